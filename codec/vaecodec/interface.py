@@ -1,0 +1,72 @@
+"""What every codec offers, so that an index, a report or a benchmark can hold any of them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+
+class Metric(StrEnum):
+    """How two vectors are compared.
+
+    ``COSINE`` and ``DOT`` are similarities (larger is nearer), ``L2`` is the squared Euclidean distance.
+    """
+
+    COSINE = "cosine"
+    DOT = "dot"
+    L2 = "l2"
+
+
+@runtime_checkable
+class VectorCodec(Protocol):
+    """A map from embeddings of width ``dim`` to latents of width ``code_dim``, and back.
+
+    Implemented by :class:`vaecodec.Codec` (an ONNX file) and :class:`vaecodec.LinearCodec` (numpy).
+    """
+
+    @property
+    def dim(self) -> int:
+        """Width of the embeddings."""
+        ...
+
+    @property
+    def code_dim(self) -> int:
+        """Width of the latents."""
+        ...
+
+    @property
+    def metric(self) -> Metric:
+        """How the embeddings are compared."""
+        ...
+
+    @property
+    def latent_metric(self) -> Metric:
+        """How an index must compare the latents."""
+        ...
+
+    @property
+    def codec_id(self) -> str:
+        """64 hexadecimal digits that name this codec's weights and metadata."""
+        ...
+
+    @property
+    def embedder(self) -> str:
+        """The embedding model's name as the user gave it, or an empty string."""
+        ...
+
+    def encode(self, vectors: Any) -> FloatArray:
+        """Documents, float (n, dim), to latents, float32 (n, code_dim)."""
+        ...
+
+    def encode_queries(self, vectors: Any) -> FloatArray:
+        """Queries, float (n, dim), to latents, float32 (n, code_dim)."""
+        ...
+
+    def decode(self, codes: Any) -> FloatArray:
+        """Latents, float (n, code_dim), to reconstructions, float32 (n, dim)."""
+        ...

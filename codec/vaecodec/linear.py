@@ -1,0 +1,166 @@
+"""Linear reductions: the baselines that every learned codec is held against, and codecs in their own right.
+
+Which linear map is right matters more than it looks: centring both sides, as PCA is usually applied, loses recall
+under cosine on real embeddings against the uncentred SVD. All of them are here so that a report can show it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from vaecodec.errors import InvalidDimensionError, InvalidVectorsError
+from vaecodec.interface import FloatArray, Metric
+from vaecodec.vectors import as_vectors, blocks, normalised
+
+
+class LinearKind(StrEnum):
+    """Which linear reduction."""
+
+    SVD = "svd"
+    """Uncentred: the top right singular vectors of the data."""
+    PCA = "pca"
+    """Documents and queries both centred."""
+    PCA_DOCUMENTS = "pca-documents"
+    """Documents centred, queries not; latents are compared by dot product, which keeps the ranking."""
+    TRUNCATION = "truncation"
+    """The first coordinates: what Matryoshka models are cut to."""
+
+
+@dataclass(frozen=True, eq=False)
+class LinearCodec:
+    """A linear reduction with orthonormal rows, in numpy; a :class:`~vaecodec.interface.VectorCodec`.
+
+    Under cosine the input is normalised first and the latents last; ``decode`` then returns unit vectors.
+
+    Attributes:
+        kind: which reduction this is.
+        components: float32 (code_dim, dim), orthonormal rows, ordered by the spread they carry.
+        mean: float32 (dim,), subtracted from documents; zero for ``SVD`` and ``TRUNCATION``.
+        metric: how the embeddings are compared.
+        embedder: the embedding model's name, or an empty string.
+    """
+
+    kind: LinearKind
+    components: FloatArray
+    mean: FloatArray
+    metric: Metric = Metric.COSINE
+    embedder: str = ""
+
+    @property
+    def dim(self) -> int:
+        """Width of the embeddings."""
+        return int(self.components.shape[1])
+
+    @property
+    def code_dim(self) -> int:
+        """Width of the latents."""
+        return int(self.components.shape[0])
+
+    @property
+    def latent_metric(self) -> Metric:
+        """How the latents are compared: as the embeddings, but by dot product when only documents are centred."""
+        return Metric.DOT if self.kind is LinearKind.PCA_DOCUMENTS and self.metric is not Metric.L2 else self.metric
+
+    @property
+    def codec_id(self) -> str:
+        """sha256 over kind, metric and weights."""
+        digest = hashlib.sha256(f"{self.kind}/{self.metric}/{self.embedder}/{self.components.shape}".encode())
+        digest.update(np.ascontiguousarray(self.components, "<f4").tobytes())
+        digest.update(np.ascontiguousarray(self.mean, "<f4").tobytes())
+        return digest.hexdigest()
+
+    @property
+    def query_mean(self) -> FloatArray:
+        """What is subtracted from queries: float32 (dim,); see :attr:`LinearKind.PCA_DOCUMENTS`."""
+        # Squared distances need the same shift on both sides; dot products only lose a constant per query.
+        centred = self.kind is LinearKind.PCA or self.metric is Metric.L2
+        return self.mean if centred else np.zeros_like(self.mean)
+
+    def truncated(self, code_dim: int) -> LinearCodec:
+        """The same codec with only its first ``code_dim`` latents."""
+        if not 1 <= code_dim <= self.code_dim:
+            raise InvalidDimensionError(f"expected a latent width from 1 to {self.code_dim}, got {code_dim}")
+        return LinearCodec(self.kind, self.components[:code_dim], self.mean, self.metric, self.embedder)
+
+    def encode(self, vectors: Any) -> FloatArray:
+        """Documents, float (n, dim), to latents, float32 (n, code_dim); raises ``InvalidVectorsError``."""
+        return self._project(vectors, self.mean, "vectors")
+
+    def encode_queries(self, vectors: Any) -> FloatArray:
+        """Queries, float (n, dim), to latents, float32 (n, code_dim); raises ``InvalidVectorsError``."""
+        return self._project(vectors, self.query_mean, "queries")
+
+    def decode(self, codes: Any) -> FloatArray:
+        """Latents, float (n, code_dim), to reconstructions, float32 (n, dim), of unit norm under cosine."""
+        # Normalised latents have lost their length; adding the mean back would then weigh it wrongly.
+        mean = self.mean if self.latent_metric is not Metric.COSINE else np.zeros_like(self.mean)
+        latents = as_vectors(codes, self.code_dim, self.latent_metric, name="codes")
+        restored = latents @ self.components + mean
+        return normalised(restored) if self.metric is Metric.COSINE else restored
+
+    def _project(self, vectors: Any, mean: FloatArray, name: str) -> FloatArray:
+        shape = np.shape(vectors)
+        latents = np.empty((shape[0] if shape else 0, self.code_dim), np.float32)
+        offset = self.components @ mean
+        for start, block in blocks(vectors, self.dim, self.metric, name=name):
+            rows = normalised(block) if self.metric is Metric.COSINE else block
+            projected = rows @ self.components.T - offset
+            if self.latent_metric is Metric.COSINE:
+                projected /= np.maximum(np.linalg.norm(projected, axis=1), np.finfo(np.float32).tiny)[:, None]
+            latents[start : start + len(block)] = projected
+        return latents
+
+
+def fit_linear(
+    vectors: Any,
+    dim: int,
+    *,
+    kind: LinearKind = LinearKind.SVD,
+    metric: Metric = Metric.COSINE,
+    embedder: str = "",
+) -> LinearCodec:
+    """Fit a linear reduction in one pass over blocks of bounded memory.
+
+    Args:
+        vectors: float (n, d), an array or a memory map; under cosine its rows are normalised first.
+        dim: width of the latents, 1 to d.
+        kind: which reduction.
+        metric: how the embeddings are compared.
+        embedder: the embedding model's name, kept with the codec.
+
+    Raises:
+        InvalidVectorsError: the array is empty or has a bad row.
+        InvalidDimensionError: ``dim`` is out of range.
+    """
+    array = np.asarray(vectors)
+    width = array.shape[1] if array.ndim == 2 else 0
+    moment = np.zeros((width, width))
+    total = np.zeros(width)
+    for _, block in blocks(array, width, metric):
+        rows = (normalised(block) if metric is Metric.COSINE else block).astype(np.float64)
+        moment += rows.T @ rows
+        total += rows.sum(axis=0)
+    if not len(array):
+        raise InvalidVectorsError("vectors: expected at least one row to fit on, got none")
+    if not 1 <= dim <= width:
+        raise InvalidDimensionError(f"expected a latent width from 1 to {width}, got {dim}")
+    mean = np.zeros(width)
+    if kind in (LinearKind.PCA, LinearKind.PCA_DOCUMENTS):
+        mean = total / len(array)
+        moment -= len(array) * np.outer(mean, mean)
+    if kind is LinearKind.TRUNCATION:
+        components = np.eye(dim, width)
+    else:
+        components = _oriented(np.linalg.eigh(moment)[1].T[::-1][:dim])
+    return LinearCodec(kind, components.astype(np.float32), mean.astype(np.float32), metric, embedder)
+
+
+def _oriented(components: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Each row signed so that its largest entry is positive: eigenvectors are otherwise free up to sign."""
+    largest = np.abs(components).argmax(axis=1)
+    return np.asarray(components * np.sign(components[np.arange(len(components)), largest])[:, None])

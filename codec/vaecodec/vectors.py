@@ -1,0 +1,101 @@
+"""The one boundary between user input and the codec: nothing behind it checks an array again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from vaecodec.errors import (
+    NonFiniteError,
+    NotFloatingPointError,
+    NotTwoDimensionalError,
+    WrongWidthError,
+    ZeroNormError,
+)
+from vaecodec.interface import FloatArray, Metric
+
+# Small enough that a block and its latents stay in the CPU's caches, large enough for full matrix-product speed.
+BLOCK_BYTES = 4 << 20
+
+# Below this the square of a norm loses its digits in float32, so the direction is noise.
+SMALLEST_NORM = 1e-12
+
+
+def blocks(
+    vectors: Any, dim: int, metric: Metric, *, name: str = "vectors", rows: int | None = None
+) -> Iterator[tuple[int, FloatArray]]:
+    """Cut an array into checked blocks of bounded memory.
+
+    Args:
+        vectors: float (n, dim) of any float dtype and layout, or a memory map; never written to.
+        dim: the width expected.
+        metric: under ``COSINE`` every row must have a direction.
+        name: what the array is called in error messages.
+        rows: rows per block; by default as many as fill 4 MiB in float32.
+
+    Yields:
+        The block's first row number, and the block: float32 (rows, dim), C-contiguous, finite. A block may be
+        a view of the caller's array.
+
+    Raises:
+        InvalidVectorsError: one of its subclasses, naming the first bad row.
+    """
+    array = _two_dimensional(vectors, dim, name)
+    step = rows if rows is not None else max(1, BLOCK_BYTES // (4 * dim))
+    for start in range(0, len(array), step):
+        with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused below
+            block = np.ascontiguousarray(array[start : start + step], dtype=np.float32)
+        _check_rows(block, start, metric, name)
+        yield start, block
+
+
+def as_vectors(vectors: Any, dim: int, metric: Metric, *, name: str = "vectors") -> FloatArray:
+    """The whole array as one checked block: float32 (n, dim), C-contiguous; raises as :func:`blocks` does."""
+    array = _two_dimensional(vectors, dim, name)
+    return next(
+        (block for _, block in blocks(array, dim, metric, name=name, rows=max(1, len(array)))),
+        np.empty((0, dim), np.float32),
+    )
+
+
+def normalised(vectors: FloatArray) -> FloatArray:
+    """Rows scaled to unit L2 norm: float32 (n, d) in and out, a new array; rows must have a direction."""
+    return np.asarray(vectors / np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None], np.float32)
+
+
+def _two_dimensional(vectors: Any, dim: int, name: str) -> np.ndarray[Any, Any]:
+    array = np.asarray(vectors)
+    if array.ndim != 2:
+        hint = f"; reshape one vector to (1, {dim})" if array.ndim == 1 else ""
+        raise NotTwoDimensionalError(f"{name}: expected a 2-D array (n, {dim}), got shape {array.shape}{hint}")
+    if not np.issubdtype(array.dtype, np.floating):
+        raise NotFloatingPointError(
+            f"{name}: expected floating point values, got dtype {array.dtype}; "
+            "cast deliberately, e.g. vectors.astype(numpy.float32)"
+        )
+    if array.shape[1] != dim:
+        raise WrongWidthError(
+            f"{name}: expected rows of width {dim}, got {array.shape[1]}; "
+            "were they made by the embedding model that the codec was trained for?"
+        )
+    return array
+
+
+def _check_rows(block: FloatArray, start: int, metric: Metric, name: str) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        squared_norms = np.einsum("ij,ij->i", block, block)
+    finite = np.isfinite(squared_norms)
+    if not finite.all():
+        row = start + int(np.argmin(finite))
+        raise NonFiniteError(
+            f"{name}: row {row} holds NaN or infinity, or its norm overflows float32; nothing was processed"
+        )
+    if metric is Metric.COSINE:
+        directed = squared_norms >= SMALLEST_NORM**2
+        if not directed.all():
+            row = start + int(np.argmin(directed))
+            raise ZeroNormError(
+                f"{name}: row {row} has zero norm, which has no direction under cosine; nothing was processed"
+            )
