@@ -16,9 +16,26 @@
     │   ├── WrongWidthError              the rows are not as wide as the codec expects
     │   ├── NonFiniteError               a row holds NaN or infinity
     │   └── ZeroNormError                a row has no direction, and the metric is cosine
+    ├── SourceError                      vectors cannot be read from where they are kept
+    │   ├── SourceNotFoundError          (FileNotFoundError) there is no such file, or no file in the folder
+    │   ├── UnknownSourceError           (ValueError) nothing here reads that suffix or address
+    │   ├── MalformedSourceError         (ValueError) the content is not what the format demands
+    │   ├── TruncatedSourceError         (ValueError) the file ends before its header says
+    │   ├── PickledSourceError           (ValueError) the file holds Python objects
+    │   ├── RaggedVectorsError           (ValueError) rows differ in width
+    │   ├── MissingVectorError           (ValueError) a row has no vector
+    │   ├── MissingColumnError           (LookupError) there is no column of that name
+    │   ├── NoVectorColumnError          (LookupError) no column holds vectors
+    │   └── AmbiguousColumnError         (LookupError) several columns hold vectors
+    ├── UnusableDataError                (ValueError) a collection cannot be trained on
     ├── InvalidDimensionError            (ValueError) the codec has no such latent width
     ├── ProviderNotAvailableError        (RuntimeError) onnxruntime lacks the provider asked for
     ├── CodecMismatchError               (ValueError) an index was filled by another codec
+    ├── UntranslatableError              (TypeError) a request carries vectors that no codec can encode
+    ├── UnsupportedRequestError          (ValueError) a request that compressed vectors cannot answer
+    ├── OriginalsError                   (ValueError) a file of originals cannot be used
+    │   └── MissingOriginalsError        (LookupError) points without a row in the file of originals
+    ├── MigrationError                   (RuntimeError) a collection cannot be migrated
     └── MissingExtraError                (ImportError) an optional library is not installed
 """
 
@@ -81,6 +98,54 @@ class ZeroNormError(InvalidVectorsError):
     """A row has no direction although the metric is cosine."""
 
 
+class SourceError(VaecodecError):
+    """Vectors cannot be read from where they are kept."""
+
+
+class SourceNotFoundError(SourceError, FileNotFoundError):
+    """There is no such file, or the folder holds none that can be read."""
+
+
+class UnknownSourceError(SourceError, ValueError):
+    """Neither the suffix nor the address's scheme is one that anything installed reads."""
+
+
+class MalformedSourceError(SourceError, ValueError):
+    """The content is not what the file's format demands."""
+
+
+class TruncatedSourceError(SourceError, ValueError):
+    """The file ends before its header says."""
+
+
+class PickledSourceError(SourceError, ValueError):
+    """The file holds Python objects, which are never loaded."""
+
+
+class RaggedVectorsError(SourceError, ValueError):
+    """The rows differ in width."""
+
+
+class MissingVectorError(SourceError, ValueError):
+    """A row has no vector."""
+
+
+class MissingColumnError(SourceError, LookupError):
+    """There is no column of the name asked for."""
+
+
+class NoVectorColumnError(SourceError, LookupError):
+    """No column holds vectors."""
+
+
+class AmbiguousColumnError(SourceError, LookupError):
+    """Several columns hold vectors and none was named."""
+
+
+class UnusableDataError(VaecodecError, ValueError):
+    """A collection holds rows that cannot be trained on, or too few."""
+
+
 class InvalidDimensionError(VaecodecError, ValueError):
     """The codec has no latents of the width asked for."""
 
@@ -95,3 +160,23 @@ class CodecMismatchError(VaecodecError, ValueError):
 
 class MissingExtraError(VaecodecError, ImportError):
     """An optional library is not installed."""
+
+
+class UntranslatableError(VaecodecError, TypeError):
+    """A request carries vectors in a form that no codec can encode, such as text to be embedded by a server."""
+
+
+class UnsupportedRequestError(VaecodecError, ValueError):
+    """A request that a collection of compressed vectors cannot answer or hold."""
+
+
+class OriginalsError(VaecodecError, ValueError):
+    """A file of original vectors cannot be used."""
+
+
+class MissingOriginalsError(OriginalsError, LookupError):
+    """Points have no row in the file of original vectors."""
+
+
+class MigrationError(VaecodecError, RuntimeError):
+    """A collection cannot be migrated as asked."""
