@@ -3,4 +3,25 @@
 >>> from vaecodec import Codec                          # doctest: +SKIP
 >>> codec = Codec.load("vae128.onnx")                   # doctest: +SKIP
 >>> latents = codec.encode(embeddings)                  # doctest: +SKIP
+>>> query_latents = codec.encode_queries(queries)       # doctest: +SKIP
 """
+
+from vaecodec.artifact import Kind, Metadata
+from vaecodec.codec import Codec
+from vaecodec.errors import VaecodecError
+from vaecodec.interface import Metric, VectorCodec
+from vaecodec.linear import LinearCodec, LinearKind, fit_linear
+
+__all__ = [
+    "Codec",
+    "Kind",
+    "LinearCodec",
+    "LinearKind",
+    "Metadata",
+    "Metric",
+    "VaecodecError",
+    "VectorCodec",
+    "fit_linear",
+]
+
+__version__ = "0.1.0"

@@ -15,6 +15,7 @@ import numpy as np
 
 from vaecodec.errors import InvalidDimensionError, InvalidVectorsError
 from vaecodec.interface import FloatArray, Metric
+from vaecodec.sources import ArraySource, VectorSource
 from vaecodec.vectors import as_vectors, blocks, normalised
 
 
@@ -127,7 +128,8 @@ def fit_linear(
     """Fit a linear reduction in one pass over blocks of bounded memory.
 
     Args:
-        vectors: float (n, d), an array or a memory map; under cosine its rows are normalised first.
+        vectors: float (n, d), an array, a memory map or a :class:`~vaecodec.sources.VectorSource`; under cosine its
+            rows are normalised first.
         dim: width of the latents, 1 to d.
         kind: which reduction.
         metric: how the embeddings are compared.
@@ -137,22 +139,25 @@ def fit_linear(
         InvalidVectorsError: the array is empty or has a bad row.
         InvalidDimensionError: ``dim`` is out of range.
     """
-    array = np.asarray(vectors)
-    width = array.shape[1] if array.ndim == 2 else 0
+    source = vectors if isinstance(vectors, VectorSource) else ArraySource(np.asarray(vectors))
+    width = source.dim
     moment = np.zeros((width, width))
     total = np.zeros(width)
-    for _, block in blocks(array, width, metric):
-        rows = (normalised(block) if metric is Metric.COSINE else block).astype(np.float64)
-        moment += rows.T @ rows
-        total += rows.sum(axis=0)
-    if not len(array):
+    count = 0
+    for chunk in source.blocks():
+        for _, block in blocks(chunk, width, metric, first_row=count):
+            rows = (normalised(block) if metric is Metric.COSINE else block).astype(np.float64)
+            moment += rows.T @ rows
+            total += rows.sum(axis=0)
+        count += len(chunk)
+    if not count:
         raise InvalidVectorsError("vectors: expected at least one row to fit on, got none")
     if not 1 <= dim <= width:
         raise InvalidDimensionError(f"expected a latent width from 1 to {width}, got {dim}")
     mean = np.zeros(width)
     if kind in (LinearKind.PCA, LinearKind.PCA_DOCUMENTS):
-        mean = total / len(array)
-        moment -= len(array) * np.outer(mean, mean)
+        mean = total / count
+        moment -= count * np.outer(mean, mean)
     if kind is LinearKind.TRUNCATION:
         components = np.eye(dim, width)
     else:

@@ -24,7 +24,7 @@ SMALLEST_NORM = 1e-12
 
 
 def blocks(
-    vectors: Any, dim: int, metric: Metric, *, name: str = "vectors", rows: int | None = None
+    vectors: Any, dim: int, metric: Metric, *, name: str = "vectors", rows: int | None = None, first_row: int = 0
 ) -> Iterator[tuple[int, FloatArray]]:
     """Cut an array into checked blocks of bounded memory.
 
@@ -34,6 +34,7 @@ def blocks(
         metric: under ``COSINE`` every row must have a direction.
         name: what the array is called in error messages.
         rows: rows per block; by default as many as fill 4 MiB in float32.
+        first_row: the number of the array's first row in error messages, when it is part of a larger whole.
 
     Yields:
         The block's first row number, and the block: float32 (rows, dim), C-contiguous, finite. A block may be
@@ -47,7 +48,7 @@ def blocks(
     for start in range(0, len(array), step):
         with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused below
             block = np.ascontiguousarray(array[start : start + step], dtype=np.float32)
-        _check_rows(block, start, metric, name)
+        _check_rows(block, first_row + start, metric, name)
         yield start, block
 
 

@@ -1,0 +1,284 @@
+"""The artifact: one ONNX file, its metadata and its checksum. docs/format.md is the specification.
+
+The metadata is read straight from the protobuf wire format, before onnxruntime sees the file: a file that is newer,
+damaged or not ours is refused for that reason, whatever its graph holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vaecodec.errors import (
+    ArtifactNotFoundError,
+    CorruptArtifactError,
+    ExternalDataError,
+    ForeignOnnxError,
+    NotOnnxError,
+    UnsupportedFormatError,
+)
+from vaecodec.interface import Metric
+
+FORMAT_VERSION = 1
+PREFIX = "vaecodec."
+UNSIGNED = "0" * 64
+
+
+class Kind(StrEnum):
+    """What made the weights."""
+
+    VAE = "vae"
+    AE = "ae"
+    LINEAR = "linear"
+    IDENTITY = "identity"
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a codec file says of itself.
+
+    Attributes:
+        kind: what made the weights.
+        dim: width of the embeddings.
+        code_dim: width of the latents.
+        metric: how the embeddings are compared.
+        latent_metric: how the latents must be compared.
+        nested_dims: latent widths, ascending, whose prefixes were trained to stand alone; may be empty.
+        embedder: the embedding model's name as the user gave it, or an empty string.
+        calibration: what was fitted on training data for codes and scores; JSON values only.
+        provenance: recipe, data fingerprint, seed, versions, date and validation figures; JSON values only.
+        format_version: version of the file format.
+        codec_id: sha256 over the file with this field zeroed, as 64 hexadecimal digits.
+    """
+
+    kind: Kind
+    dim: int
+    code_dim: int
+    metric: Metric
+    latent_metric: Metric
+    nested_dims: tuple[int, ...] = ()
+    embedder: str = ""
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+    codec_id: str = UNSIGNED
+
+    def to_properties(self) -> dict[str, str]:
+        """The metadata as ONNX ``metadata_props``: string keys and values."""
+        return {
+            PREFIX + "format_version": str(self.format_version),
+            PREFIX + "codec_id": self.codec_id,
+            PREFIX + "kind": str(self.kind),
+            PREFIX + "dim": str(self.dim),
+            PREFIX + "code_dim": str(self.code_dim),
+            PREFIX + "metric": str(self.metric),
+            PREFIX + "latent_metric": str(self.latent_metric),
+            PREFIX + "nested_dims": ",".join(map(str, self.nested_dims)),
+            PREFIX + "embedder": self.embedder,
+            PREFIX + "calibration": json.dumps(self.calibration, sort_keys=True, allow_nan=False),
+            PREFIX + "provenance": json.dumps(self.provenance, sort_keys=True, allow_nan=False),
+        }
+
+    @classmethod
+    def from_properties(cls, properties: Mapping[str, str]) -> Metadata:
+        """Read what :meth:`to_properties` wrote; raises ``KeyError`` or ``ValueError`` when it did not."""
+        nested = properties[PREFIX + "nested_dims"]
+        return cls(
+            kind=Kind(properties[PREFIX + "kind"]),
+            dim=int(properties[PREFIX + "dim"]),
+            code_dim=int(properties[PREFIX + "code_dim"]),
+            metric=Metric(properties[PREFIX + "metric"]),
+            latent_metric=Metric(properties[PREFIX + "latent_metric"]),
+            nested_dims=tuple(int(width) for width in nested.split(",") if width),
+            embedder=properties[PREFIX + "embedder"],
+            calibration=json.loads(properties[PREFIX + "calibration"]),
+            provenance=json.loads(properties[PREFIX + "provenance"]),
+            format_version=int(properties[PREFIX + "format_version"]),
+            codec_id=properties[PREFIX + "codec_id"],
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The metadata as one JSON object."""
+        return {key.removeprefix(PREFIX): value for key, value in self.to_properties().items()} | {
+            "format_version": self.format_version,
+            "dim": self.dim,
+            "code_dim": self.code_dim,
+            "nested_dims": list(self.nested_dims),
+            "calibration": dict(self.calibration),
+            "provenance": dict(self.provenance),
+        }
+
+
+def read_artifact(path: str | os.PathLike[str]) -> tuple[bytes, Metadata]:
+    """Read and verify a codec file; the bytes returned are those that were verified.
+
+    Raises:
+        ArtifactError: one of its subclasses says what is wrong with the file.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ArtifactNotFoundError(f"{path}: there is no such codec file") from error
+    try:
+        properties = dict(_properties(data))
+        external = _has_external_data(data)
+    except (ValueError, IndexError) as error:
+        raise NotOnnxError(f"{path}: expected an ONNX model, but the bytes are not one") from error
+    version = properties.get(PREFIX + "format_version")
+    digest = properties.get(PREFIX + "codec_id")
+    if version is None or digest is None:
+        raise ForeignOnnxError(
+            f"{path}: an ONNX model, but not a vaecodec codec (no '{PREFIX}' metadata); make one with: vaecodec export"
+        )
+    if version.text.isdecimal() and int(version.text) > FORMAT_VERSION:
+        raise UnsupportedFormatError(
+            f"{path}: format version {version.text} is newer than the {FORMAT_VERSION} that this vaecodec reads; "
+            "upgrade with: pip install --upgrade vaecodec"
+        )
+    expected = _digest(data, digest)
+    if expected != digest.text:
+        raise CorruptArtifactError(
+            f"{path}: the content has checksum {expected[:12]}…, but the file says {digest.text[:12]}…; "
+            "it was damaged or changed: copy or export it again"
+        )
+    if external:
+        raise ExternalDataError(f"{path}: keeps weights outside the file, which a codec must not; export it again")
+    try:
+        metadata = Metadata.from_properties({key: value.text for key, value in properties.items()})
+    except (KeyError, ValueError) as error:
+        raise CorruptArtifactError(f"{path}: the codec metadata is incomplete or malformed: {error}") from error
+    return data, metadata
+
+
+def sign(data: bytes) -> bytes:
+    """The serialised model with its ``codec_id`` filled in; the field must be there, 64 characters wide.
+
+    The identity is the sha256 over the whole file with this field set to 64 zeros.
+    """
+    field_ = dict(_properties(data))[PREFIX + "codec_id"]
+    digest = _digest(data, field_)
+    return data[: field_.start] + digest.encode() + data[field_.start + len(digest) :]
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write to a temporary sibling, flush it to disk, rename: the target is the old file or the new, never half."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+class _Text(NamedTuple):
+    """A string in the file, and where its bytes begin."""
+
+    text: str
+    start: int
+
+
+class _Field(NamedTuple):
+    """One field of a protobuf message: a number, or the range of bytes of a string or message."""
+
+    number: int
+    value: int
+    start: int
+    stop: int
+
+
+# Field numbers of onnx.proto3 (onnx/onnx.proto3 in the ONNX repository).
+_MODEL_GRAPH, _MODEL_METADATA = 7, 14
+_GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
+_NODE_ATTRIBUTE, _ATTRIBUTE_TENSOR = 5, 5
+_TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
+_ENTRY_KEY, _ENTRY_VALUE = 1, 2
+
+
+def _digest(data: bytes, codec_id: _Text) -> str:
+    digest = hashlib.sha256(data[: codec_id.start])
+    digest.update(UNSIGNED.encode())
+    digest.update(memoryview(data)[codec_id.start + len(UNSIGNED) :])
+    return digest.hexdigest()
+
+
+def _properties(data: bytes) -> Iterator[tuple[str, _Text]]:
+    """The model's metadata_props; raises ``ValueError`` or ``IndexError`` when the bytes are not a model."""
+    graphs = 0
+    for entry in _fields(data, 0, len(data)):
+        graphs += entry.number == _MODEL_GRAPH
+        if entry.number == _MODEL_METADATA:
+            parts = {part.number: part for part in _fields(data, entry.start, entry.stop)}
+            key, value = parts[_ENTRY_KEY], parts.get(_ENTRY_VALUE)  # protobuf omits an empty string
+            start, stop = (value.start, value.stop) if value else (entry.stop, entry.stop)
+            yield data[key.start : key.stop].decode(), _Text(data[start:stop].decode(), start)
+    if graphs != 1:
+        raise ValueError("a model holds exactly one graph")
+
+
+def _has_external_data(data: bytes) -> bool:
+    return any(
+        entry.number == _TENSOR_EXTERNAL_DATA or (entry.number == _TENSOR_DATA_LOCATION and entry.value != 0)
+        for tensor in _tensors(data)
+        for entry in _fields(data, tensor.start, tensor.stop)
+    )
+
+
+def _tensors(data: bytes) -> Iterator[_Field]:
+    """Every tensor of the graph: initializers, and attributes of nodes."""
+    for graph in _children(data, _Field(0, 0, 0, len(data)), _MODEL_GRAPH):
+        yield from _children(data, graph, _GRAPH_INITIALIZER)
+        for node in _children(data, graph, _GRAPH_NODE):
+            for attribute in _children(data, node, _NODE_ATTRIBUTE):
+                yield from _children(data, attribute, _ATTRIBUTE_TENSOR)
+
+
+def _children(data: bytes, parent: _Field, number: int) -> Iterator[_Field]:
+    for entry in _fields(data, parent.start, parent.stop):
+        if entry.number == number and entry.stop > entry.start:
+            yield entry
+
+
+def _fields(data: bytes, start: int, stop: int) -> Iterator[_Field]:
+    """The fields of one message (https://protobuf.dev/programming-guides/encoding)."""
+    while start < stop:
+        tag, start = _varint(data, start)
+        number, wire_type = tag >> 3, tag & 7
+        value = 0
+        if wire_type == 0:
+            value, end = _varint(data, start)
+        elif wire_type == 1:
+            end = start + 8
+        elif wire_type == 2:
+            length, start = _varint(data, start)
+            end = start + length
+        elif wire_type == 5:
+            end = start + 4
+        else:
+            raise ValueError(f"wire type {wire_type} is not in use")
+        if number == 0 or end > stop:
+            raise ValueError("a field reaches past its message")
+        yield _Field(number, value, start, end)
+        start = end
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[position]
+        position += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, position
+    raise ValueError("a varint is longer than ten bytes")

@@ -1,0 +1,100 @@
+"""``vaecodec --version`` and ``vaecodec info``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vaecodec import __version__
+from vaecodec.artifact import Metadata, read_artifact
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"vaecodec {__version__}")
+        raise typer.Exit
+
+
+def root(
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Learned compression of embedding vectors: train, export, encode, index, and report what it cost."""
+
+
+def info(
+    file: Annotated[Path, typer.Argument(help="A codec file, e.g. vae128.onnx.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole metadata as JSON.")] = False,
+) -> None:
+    """Show what a codec file says of itself: widths, metric, identity, origin, and what was measured."""
+    data, metadata = read_artifact(file)
+    if as_json:
+        print(json.dumps(metadata.to_json(), indent=2))
+        return
+    console = Console()
+    console.print(_summary(file, len(data), metadata))
+    validation = metadata.provenance.get("validation")
+    if validation:
+        console.print(_figures(validation))
+
+
+def _summary(file: Path, size: int, metadata: Metadata) -> Table:
+    provenance = metadata.provenance
+    rows = {
+        "codec id": metadata.codec_id,
+        "kind": " ".join(filter(None, (str(metadata.kind), provenance.get("linear", "")))),
+        "embeddings": f"{metadata.dim} dimensions, compared by {metadata.metric}",
+        "latents": f"{metadata.code_dim} dimensions, compared by {metadata.latent_metric}",
+        "nested dims": _ranges(metadata.nested_dims),
+        "embedder": metadata.embedder,
+        "file": f"{size:,} bytes, format {metadata.format_version}",
+        "created": provenance.get("created", ""),
+        "seed": provenance.get("seed", ""),
+        "data": _pairs(provenance.get("data", {})),
+        "versions": _pairs(provenance.get("versions", {})),
+    }
+    table = Table(title=str(file), show_header=False, title_justify="left")
+    for name, value in rows.items():
+        if value != "":
+            table.add_row(name, str(value))
+    return table
+
+
+def _figures(validation: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One row per codec, one column per metric: the mean and its 95 % interval."""
+    metrics = list(dict.fromkeys(metric for figures in validation.values() for metric in figures))
+    table = Table(title="Measured on held-out rows (mean, 95 % interval)", title_justify="left")
+    table.add_column("codec")
+    for metric in metrics:
+        table.add_column(metric, justify="right")
+    for name, figures in validation.items():
+        table.add_row(name, *(_figure(figures.get(metric)) for metric in metrics))
+    return table
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+def _ranges(widths: tuple[int, ...]) -> str:
+    """1, 2, 3, 4, 8 as ``1-4, 8``: a linear codec has every width."""
+    runs: list[list[int]] = []
+    for width in widths:
+        if runs and runs[-1][1] == width - 1:
+            runs[-1][1] = width
+        else:
+            runs.append([width, width])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

@@ -1,0 +1,194 @@
+"""Load a codec file and run it with onnxruntime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from vaecodec.artifact import Metadata, read_artifact
+from vaecodec.errors import CorruptArtifactError, InvalidDimensionError, ProviderNotAvailableError
+from vaecodec.interface import FloatArray, Metric
+from vaecodec.vectors import blocks, normalised
+
+_CPU = "CPUExecutionProvider"
+_ERRORS_ONLY = 3
+
+
+class Codec:
+    """A learned (or linear) codec, run by onnxruntime; a :class:`~vaecodec.interface.VectorCodec`.
+
+    Made by :meth:`load`. Safe to share between threads: a call keeps no state, and gives the same bits whichever
+    thread makes it.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, metadata: Metadata, code_dim: int) -> None:
+        self._session = session
+        self._metadata = metadata
+        self._code_dim = code_dim
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        dim: int | None = None,
+        providers: Sequence[str] | None = None,
+        threads: int | None = None,
+        strict: bool = True,
+    ) -> Codec:
+        """Load and verify a codec file.
+
+        Args:
+            path: the file that ``vaecodec export`` wrote.
+            dim: width of the latents, one of the file's ``nested_dims``; by default all of them.
+            providers: onnxruntime execution providers, most wanted first; by default the CPU.
+            threads: threads per call; by default onnxruntime's choice, one per core.
+            strict: raise when a provider asked for is not there; ``False`` goes on without it, and
+                :attr:`providers` says what is used.
+
+        Raises:
+            ArtifactError: the file is missing, damaged, foreign or too new; a subclass says which.
+            InvalidDimensionError: the file has no nested codec of width ``dim``.
+            ProviderNotAvailableError: a provider is not installed, or did not start.
+        """
+        data, metadata = read_artifact(path)
+        widths = sorted({*metadata.nested_dims, metadata.code_dim})
+        if dim is not None and dim not in widths:
+            raise InvalidDimensionError(
+                f"{path}: expected dim to be one of {', '.join(map(str, widths))}, got {dim}; "
+                "train with nested dims to have more"
+            )
+        wanted = list(providers) if providers is not None else [_CPU]
+        return cls(_session(path, data, wanted, threads, strict), metadata, dim or metadata.code_dim)
+
+    @property
+    def dim(self) -> int:
+        """Width of the embeddings."""
+        return self._metadata.dim
+
+    @property
+    def code_dim(self) -> int:
+        """Width of the latents."""
+        return self._code_dim
+
+    @property
+    def metric(self) -> Metric:
+        """How the embeddings are compared."""
+        return self._metadata.metric
+
+    @property
+    def latent_metric(self) -> Metric:
+        """How an index must compare the latents."""
+        return self._metadata.latent_metric
+
+    @property
+    def codec_id(self) -> str:
+        """sha256 of the file, 64 hexadecimal digits."""
+        return self._metadata.codec_id
+
+    @property
+    def embedder(self) -> str:
+        """The embedding model's name as the user gave it, or an empty string."""
+        return self._metadata.embedder
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the file says of itself."""
+        return self._metadata
+
+    @property
+    def providers(self) -> list[str]:
+        """The onnxruntime execution providers in use, most wanted first."""
+        return list(self._session.get_providers())
+
+    def encode(self, vectors: Any) -> FloatArray:
+        """Compress documents.
+
+        Args:
+            vectors: float (n, dim) of any float dtype and layout, or a memory map; need not be normalised.
+
+        Returns:
+            float32 (n, code_dim), C-contiguous, of unit norm when ``latent_metric`` is cosine.
+
+        Raises:
+            InvalidVectorsError: one of its subclasses, naming the first bad row; nothing is returned then.
+        """
+        return self._to_latents("embedding", "latent", vectors, "vectors")
+
+    def encode_queries(self, vectors: Any) -> FloatArray:
+        """Compress queries; as :meth:`encode`, through the query entry point of the file."""
+        return self._to_latents("query", "query_latent", vectors, "queries")
+
+    def decode(self, codes: Any) -> FloatArray:
+        """Reconstruct embeddings.
+
+        Args:
+            codes: float (n, code_dim), as :meth:`encode` returned them.
+
+        Returns:
+            float32 (n, dim), C-contiguous, of unit norm when ``metric`` is cosine.
+
+        Raises:
+            InvalidVectorsError: one of its subclasses, naming the first bad row.
+        """
+        padding = self._metadata.code_dim - self._code_dim
+        reconstructions = _output(codes, self.dim)
+        for start, block in blocks(codes, self._code_dim, self.latent_metric, name="codes"):
+            padded = np.pad(block, ((0, 0), (0, padding))) if padding else block
+            reconstructions[start : start + len(block)] = self._run("code", "reconstruction", padded)
+        return reconstructions
+
+    def _to_latents(self, feed: str, output: str, vectors: Any, name: str) -> FloatArray:
+        latents = _output(vectors, self._code_dim)
+        for start, block in blocks(vectors, self.dim, self.metric, name=name):
+            rows = self._run(feed, output, block)
+            if self._code_dim < rows.shape[1]:
+                rows = np.ascontiguousarray(rows[:, : self._code_dim])
+                if self.latent_metric is Metric.COSINE:
+                    rows = normalised(rows)
+            if len(rows) == len(latents):
+                return rows
+            latents[start : start + len(block)] = rows
+        return latents
+
+    def _run(self, feed: str, output: str, block: FloatArray) -> FloatArray:
+        result: FloatArray = self._session.run([output], {feed: block})[0]
+        return result
+
+
+def _output(rows: Any, width: int) -> FloatArray:
+    shape = np.shape(rows)  # of a wrong input too: the boundary refuses it before anything is written here
+    return np.empty((shape[0] if shape else 0, width), np.float32)
+
+
+def _session(
+    path: str | os.PathLike[str], data: bytes, wanted: list[str], threads: int | None, strict: bool
+) -> onnxruntime.InferenceSession:
+    available = onnxruntime.get_available_providers()
+    missing = [name for name in wanted if name not in available]
+    if missing and strict:
+        raise ProviderNotAvailableError(
+            f"onnxruntime has no {', '.join(missing)}; available: {', '.join(available)}; "
+            "install a build that has it (GPU: pip install 'vaecodec[gpu]') or pass strict=False"
+        )
+    options = onnxruntime.SessionOptions()
+    # Optional inputs, which the format is built on, cost a warning each at load.
+    options.log_severity_level = _ERRORS_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    usable = [name for name in wanted if name in available] or [_CPU]
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=usable)
+    except Exception as error:  # onnxruntime's exception classes share no public base
+        raise CorruptArtifactError(f"{path}: onnxruntime cannot load the graph: {error}") from error
+    failed = [name for name in usable if name not in session.get_providers()]
+    if failed and strict:
+        raise ProviderNotAvailableError(
+            f"onnxruntime could not start {', '.join(failed)} and uses {', '.join(session.get_providers())}; "
+            "check the driver and libraries, or pass strict=False"
+        )
+    return session

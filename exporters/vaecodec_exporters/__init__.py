@@ -1,0 +1,1 @@
+"""Write codecs as ONNX files: trained checkpoints (``checkpoint``) and linear reductions (``linear``)."""

@@ -1,0 +1,85 @@
+"""Write a trained checkpoint as a codec file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from vaecodec.artifact import Kind, Metadata
+from vaecodec.interface import FloatArray
+from vaecodec_exporters.graph import CodecWeights, ResidualWeights, write_codec
+from vaecodec_exporters.versions import library_versions
+from vaecodec_training.checkpoint import load_checkpoint
+from vaecodec_training.model import ResidualMap
+
+
+def export_checkpoint(run: str | os.PathLike[str], path: str | os.PathLike[str]) -> Metadata:
+    """Convert the best checkpoint of a training run to one ONNX file.
+
+    Args:
+        run: the folder that ``vaecodec train`` wrote.
+        path: the target; replaced atomically when it exists.
+
+    Returns:
+        The metadata that was written; its ``codec_id`` is known only to the file.
+
+    Raises:
+        CheckpointError: the folder holds no usable checkpoint.
+        ParityError: the graph does not compute what torch computes; no file is written.
+    """
+    checkpoint = load_checkpoint(Path(run))
+    model = checkpoint.model.eval()
+    metadata = Metadata(
+        kind=Kind(checkpoint.kind),
+        dim=model.dim,
+        code_dim=model.code_dim,
+        metric=checkpoint.metric,
+        latent_metric=checkpoint.metric,
+        nested_dims=tuple(checkpoint.nested_dims),
+        embedder=checkpoint.embedder,
+        calibration=checkpoint.calibration,
+        provenance={**checkpoint.provenance, "versions": library_versions()},
+    )
+    weights = CodecWeights(
+        encoder=_weights(model.encoder),
+        decoder=_weights(model.decoder),
+        query_encoder=_weights(model.query_encoder) if model.query_encoder is not None else None,
+    )
+    references = {
+        "embedding": _in_numpy(model.encode),
+        "query": _in_numpy(model.encode_queries),
+        "code": _in_numpy(model.decode),
+    }
+    write_codec(path, weights, metadata, references)
+    return metadata
+
+
+def _weights(residual: ResidualMap) -> ResidualWeights:
+    linear, bias = _array(residual.linear.weight), _array(residual.linear.bias)
+    if residual.hidden is None or residual.output is None:
+        return ResidualWeights(linear, bias)
+    return ResidualWeights(
+        linear=linear,
+        bias=bias + _array(residual.output.bias),
+        hidden=_array(residual.hidden.weight),
+        hidden_bias=_array(residual.hidden.bias),
+        output=_array(residual.output.weight),
+    )
+
+
+def _array(parameter: nn.Parameter | torch.Tensor) -> FloatArray:
+    array: FloatArray = parameter.detach().cpu().numpy().astype(np.float32)
+    return array
+
+
+def _in_numpy(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[FloatArray], FloatArray]:
+    def apply(batch: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            return _array(function(torch.from_numpy(batch)))
+
+    return apply

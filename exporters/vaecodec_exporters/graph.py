@@ -1,0 +1,199 @@
+"""Build a codec's ONNX graph from its weights, prove that it computes the same, and write the file.
+
+One graph, three entry points. Each is an optional input, that is a graph input with an initializer, whose default is
+an empty batch: feeding one computes that one, at no cost for the others. docs/format.md specifies the result.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from vaecodec.artifact import Metadata, sign, write_atomically
+from vaecodec.errors import VaecodecError
+from vaecodec.interface import FloatArray, Metric
+
+# Old enough for every onnxruntime since 1.14, in any language.
+_OPSET = 17
+_IR_VERSION = 8
+
+PARITY_BATCHES = (0, 1, 7, 1_000)
+PARITY_BOUND = 1e-5
+
+# As in vaecodec.vectors: what is shorter is refused there; the graph only has to stay finite.
+_SMALLEST_NORM = 1e-12
+
+
+class ParityError(VaecodecError, RuntimeError):
+    """The exported graph does not compute what the reference computes; no file was written."""
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualWeights:
+    """y = linear x + bias, and where there is a hidden layer + output relu(hidden x + hidden_bias).
+
+    Attributes:
+        linear: float32 (out, in).
+        bias: float32 (out,).
+        hidden: float32 (h, in), or None.
+        hidden_bias: float32 (h,), or None.
+        output: float32 (out, h), or None; its bias is part of ``bias``.
+    """
+
+    linear: FloatArray
+    bias: FloatArray
+    hidden: FloatArray | None = None
+    hidden_bias: FloatArray | None = None
+    output: FloatArray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class CodecWeights:
+    """The maps of one codec; queries share the documents' encoder when they have none of their own."""
+
+    encoder: ResidualWeights
+    decoder: ResidualWeights
+    query_encoder: ResidualWeights | None = None
+
+
+Reference = Callable[[FloatArray], FloatArray]
+
+
+def write_codec(
+    path: str | os.PathLike[str],
+    weights: CodecWeights,
+    metadata: Metadata,
+    references: Mapping[str, Reference],
+) -> None:
+    """Build, sign, check and write one codec file; the target appears only when everything held.
+
+    Args:
+        path: the target; replaced atomically when it exists.
+        weights: the maps.
+        metadata: its ``codec_id`` is filled in here.
+        references: for each of the inputs ``embedding``, ``query`` and ``code``, the computation that the graph must
+            reproduce: float32 (n, width) to float32 (n, width).
+
+    Raises:
+        ParityError: the graph and a reference differ by more than 1e-5 somewhere.
+    """
+    data = sign(_model(weights, metadata).SerializeToString(deterministic=True))
+    check_parity(data, references)
+    write_atomically(path, data)
+
+
+def check_parity(data: bytes, references: Mapping[str, Reference]) -> None:
+    """Compare the graph with its references on random unit vectors, in batches of 0, 1, 7 and 1,000.
+
+    Raises:
+        ParityError: the largest absolute difference exceeds 1e-5, or a shape differs.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # optional inputs cost a warning each
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    widths = {entry.name: entry.shape[1] for entry in session.get_overridable_initializers()}
+    random = np.random.default_rng(0)
+    for feed, output in (("embedding", "latent"), ("query", "query_latent"), ("code", "reconstruction")):
+        for size in PARITY_BATCHES:
+            batch = random.standard_normal((size, widths[feed]), dtype=np.float32)
+            batch /= np.linalg.norm(batch, axis=1, keepdims=True)
+            expected, computed = references[feed](batch), session.run([output], {feed: batch})[0]
+            difference = np.abs(expected - computed).max(initial=0) if expected.shape == computed.shape else np.inf
+            if not difference <= PARITY_BOUND:
+                raise ParityError(
+                    f"the exported graph differs from the model by {difference:.2g} at '{output}' on {size} rows; "
+                    f"expected at most {PARITY_BOUND:g}; no file was written"
+                )
+
+
+def _model(weights: CodecWeights, metadata: Metadata) -> onnx.ModelProto:
+    graph = _Graph()
+    graph.initializer("smallest_norm", np.array(_SMALLEST_NORM, np.float32))
+    graph.map_weights("encoder", weights.encoder)
+    graph.map_weights("decoder", weights.decoder)
+    query_encoder = "encoder"
+    if weights.query_encoder is not None:
+        query_encoder = "query_encoder"
+        graph.map_weights(query_encoder, weights.query_encoder)
+    before, after = metadata.metric is Metric.COSINE, metadata.latent_metric is Metric.COSINE
+    dim, code_dim = metadata.dim, metadata.code_dim
+    graph.entry_point("embedding", dim, "latent", code_dim, "encoder", weights.encoder, (before, after))
+    graph.entry_point(
+        "query", dim, "query_latent", code_dim, query_encoder, weights.query_encoder or weights.encoder, (before, after)
+    )
+    graph.entry_point("code", code_dim, "reconstruction", dim, "decoder", weights.decoder, (False, before))
+    model = helper.make_model(
+        helper.make_graph(graph.nodes, "vaecodec", graph.inputs, graph.outputs, graph.initializers),
+        opset_imports=[helper.make_opsetid("", _OPSET)],
+        ir_version=_IR_VERSION,
+        producer_name="vaecodec",
+    )
+    helper.set_model_props(model, metadata.to_properties())
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+class _Graph:
+    """The parts of a graph while it grows."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.outputs: list[onnx.ValueInfoProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+
+    def initializer(self, name: str, value: FloatArray) -> None:
+        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value, np.float32), name))
+
+    def map_weights(self, name: str, weights: ResidualWeights) -> None:
+        for part in ("linear", "bias", "hidden", "hidden_bias", "output"):
+            value = getattr(weights, part)
+            if value is not None:
+                self.initializer(f"{name}.{part}", value)
+
+    def entry_point(
+        self,
+        feed: str,
+        feed_width: int,
+        output: str,
+        output_width: int,
+        name: str,
+        weights: ResidualWeights,
+        normalise: tuple[bool, bool],
+    ) -> None:
+        """Optional input -> [normalise] -> residual map -> [normalise] -> output."""
+        rows = f"{feed}_rows"
+        self.inputs.append(helper.make_tensor_value_info(feed, TensorProto.FLOAT, [rows, feed_width]))
+        self.outputs.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, [rows, output_width]))
+        self.initializer(feed, np.empty((0, feed_width), np.float32))
+        before, after = normalise
+        x = self._normalised(feed, f"{feed}_unit") if before else feed
+        mapped = f"{output}_raw" if after else output
+        if weights.hidden is None:
+            self._gemm(x, f"{name}.linear", f"{name}.bias", mapped)
+        else:
+            self._gemm(x, f"{name}.linear", f"{name}.bias", f"{output}_linear")
+            self._gemm(x, f"{name}.hidden", f"{name}.hidden_bias", f"{output}_hidden")
+            self._node("Relu", [f"{output}_hidden"], f"{output}_active")
+            self._gemm(f"{output}_active", f"{name}.output", f"{output}_linear", mapped)
+        if after:
+            self._normalised(mapped, output)
+
+    def _normalised(self, rows: str, output: str) -> str:
+        self._node("ReduceL2", [rows], f"{output}_norm", axes=[1], keepdims=1)
+        self._node("Max", [f"{output}_norm", "smallest_norm"], f"{output}_divisor")
+        return self._node("Div", [rows, f"{output}_divisor"], output)
+
+    def _gemm(self, rows: str, matrix: str, added: str, output: str) -> str:
+        return self._node("Gemm", [rows, matrix, added], output, transB=1)
+
+    def _node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(operator, inputs, [output], **attributes))
+        return output

@@ -1,0 +1,65 @@
+"""The bundled sample of real vectors, and codecs fitted on it, for every test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from vaecodec import Codec, LinearCodec, fit_linear
+
+SAMPLE = Path(__file__).parent.parent / "examples" / "debian-sample"
+
+
+class Sample(NamedTuple):
+    """float32, unit norm; see examples/debian-sample/README.md."""
+
+    train: np.ndarray
+    train_queries: np.ndarray
+    base: np.ndarray
+    queries: np.ndarray
+    relevant: np.ndarray
+
+
+def _unit(name: str) -> np.ndarray:
+    rows = np.load(SAMPLE / f"{name}.npy").astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows.setflags(write=False)  # a test that writes to shared data would make others fail
+    return rows
+
+
+@pytest.fixture(scope="session")
+def sample() -> Sample:
+    return Sample(
+        _unit("train"),
+        _unit("train_queries"),
+        _unit("base"),
+        _unit("queries"),
+        np.load(SAMPLE / "relevant.npy"),
+    )
+
+
+@pytest.fixture(scope="session")
+def svd_codec(sample: Sample) -> LinearCodec:
+    return fit_linear(sample.train, 64, embedder="all-MiniLM-L6-v2")
+
+
+@pytest.fixture(scope="session")
+def svd_path(svd_codec: LinearCodec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The linear codec as a file."""
+    from vaecodec_exporters.linear import export_linear
+
+    path = tmp_path_factory.mktemp("svd") / "svd64.onnx"
+    export_linear(svd_codec, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def vae_path(svd_path: Path) -> Path:
+    return svd_path
+
+
+@pytest.fixture(scope="session")
+def vae_codec(vae_path: Path) -> Codec:
+    return Codec.load(vae_path)
