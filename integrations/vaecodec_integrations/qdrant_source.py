@@ -1,0 +1,109 @@
+"""The vectors of an existing Qdrant collection, read page by page by scrolling.
+
+Addresses for :func:`vaecodec.sources.open_source`:
+
+- ``qdrant+http://localhost:6333/docs`` and ``qdrant+https://...``: a server; the key is taken from the environment
+  variable ``QDRANT_API_KEY`` when that is set
+- ``qdrant+file:///data/qdrant/docs``: the collection ``docs`` of a local folder ``/data/qdrant``
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+from qdrant_client import QdrantClient, models
+
+from vaecodec.errors import (
+    AmbiguousColumnError,
+    MissingColumnError,
+    NotTwoDimensionalError,
+    NoVectorColumnError,
+    SourceNotFoundError,
+    UnknownSourceError,
+)
+from vaecodec.sources import Rows
+
+# Points of one request: some megabytes of JSON at the usual widths.
+_PAGE = 1000
+
+
+class QdrantSource:
+    """The dense vectors of one name in a collection, in the order of their points' ids.
+
+    The length is unknown on purpose: points may come and go while it is read. Points that lack the vector are passed
+    over. Values are what the server keeps, which under its cosine distance is normalised.
+
+    Args:
+        client: a connected client of any kind; it stays the caller's.
+        collection: the collection's name.
+        vector: the vector's name; by default the collection's only dense vector.
+
+    Raises:
+        SourceNotFoundError: there is no such collection.
+        MissingColumnError, NoVectorColumnError, AmbiguousColumnError: the vector's name does not settle one.
+        NotTwoDimensionalError: it is a multivector.
+    """
+
+    rows = None
+
+    def __init__(self, client: QdrantClient, collection: str, vector: str | None = None) -> None:
+        if not client.collection_exists(collection):
+            known = ", ".join(sorted(item.name for item in client.get_collections().collections)) or "none"
+            raise SourceNotFoundError(f"there is no Qdrant collection {collection!r}; there are: {known}")
+        vectors = client.get_collection(collection).config.params.vectors
+        named = vectors if isinstance(vectors, dict) else {"": vectors} if vectors is not None else {}
+        listed = ", ".join(repr(name) for name in sorted(named)) or "none"
+        if not named:
+            raise NoVectorColumnError(f"collection {collection!r} has no dense vectors")
+        if vector is None and len(named) > 1:
+            raise AmbiguousColumnError(f"collection {collection!r} has several vectors: {listed}; say which is meant")
+        chosen = vector if vector is not None else next(iter(named))
+        if chosen not in named:
+            raise MissingColumnError(f"collection {collection!r} has no vector {chosen!r}; it has: {listed}")
+        if named[chosen].multivector_config is not None:
+            raise NotTwoDimensionalError(f"vector {chosen!r} of collection {collection!r} is a multivector")
+        self.name = f"qdrant collection {collection!r}"
+        self.dim = named[chosen].size
+        self._client = client
+        self._collection = collection
+        self._vector = chosen
+
+    def blocks(self, rows: int | None = None) -> Iterator[Rows]:
+        """The vectors in float32 (m, dim) arrays of at most ``rows``, and at most 1,000, rows."""
+        page: models.ExtendedPointId | None = None
+        while True:
+            points, page = self._client.scroll(
+                self._collection,
+                limit=min(rows or _PAGE, _PAGE),
+                offset=page,
+                with_payload=False,
+                with_vectors=[self._vector] if self._vector else True,
+            )
+            found = [
+                point.vector.get(self._vector) if isinstance(point.vector, dict) else point.vector for point in points
+            ]
+            block = np.asarray([vector for vector in found if vector is not None], np.float32)
+            if len(block):
+                yield block
+            if page is None:
+                return
+
+
+def open_address(address: str, *, column: str | None = None) -> QdrantSource:
+    """The collection at an address (see the module); ``column`` is the vector's name."""
+    parts = urlsplit(address.removeprefix("qdrant+"))
+    place, _, collection = unquote(parts.path).rpartition("/")
+    if not collection:
+        raise UnknownSourceError(f"{address}: expected qdrant+http://host:port/collection")
+    if parts.scheme == "file":
+        if not os.path.isdir(place):
+            raise SourceNotFoundError(f"{address}: there is no folder {place}")
+        client = QdrantClient(path=place)
+    else:
+        client = QdrantClient(
+            url=f"{parts.scheme}://{parts.netloc}{place}", api_key=os.environ.get("QDRANT_API_KEY") or None
+        )
+    return QdrantSource(client, collection, column)
