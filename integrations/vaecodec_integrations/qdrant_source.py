@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
-from qdrant_client import QdrantClient, models
 
 from vaecodec.errors import (
     AmbiguousColumnError,
@@ -24,7 +24,11 @@ from vaecodec.errors import (
     SourceNotFoundError,
     UnknownSourceError,
 )
+from vaecodec.extras import require
 from vaecodec.sources import Rows
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient, models
 
 # Points of one request: some megabytes of JSON at the usual widths.
 _PAGE = 1000
@@ -94,6 +98,7 @@ class QdrantSource:
 
 def open_address(address: str, *, column: str | None = None) -> QdrantSource:
     """The collection at an address (see the module); ``column`` is the vector's name."""
+    qdrant_client = require("qdrant_client", extra="qdrant")
     parts = urlsplit(address.removeprefix("qdrant+"))
     place, _, collection = unquote(parts.path).rpartition("/")
     if not collection:
@@ -101,9 +106,9 @@ def open_address(address: str, *, column: str | None = None) -> QdrantSource:
     if parts.scheme == "file":
         if not os.path.isdir(place):
             raise SourceNotFoundError(f"{address}: there is no folder {place}")
-        client = QdrantClient(path=place)
+        client = qdrant_client.QdrantClient(path=place)
     else:
-        client = QdrantClient(
+        client = qdrant_client.QdrantClient(
             url=f"{parts.scheme}://{parts.netloc}{place}", api_key=os.environ.get("QDRANT_API_KEY") or None
         )
     return QdrantSource(client, collection, column)
