@@ -61,6 +61,8 @@ def _summary(file: Path, size: int, metadata: Metadata) -> Table:
         "versions": _pairs(provenance.get("versions", {})),
     }
     table = Table(title=str(file), show_header=False, title_justify="left")
+    table.add_column()
+    table.add_column(overflow="fold")
     for name, value in rows.items():
         if value != "":
             table.add_row(name, str(value))

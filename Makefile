@@ -1,0 +1,49 @@
+# Everything a contributor or CI types. `make demo` and `make test` work on a fresh machine with Python 3.11 and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SAMPLE := examples/debian-sample
+OUT := out/demo
+THREADS ?= 2
+
+export OMP_NUM_THREADS ?= $(THREADS)
+
+.PHONY: demo test check lint types wheel clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all]' --group dev
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/vaecodec train $(SAMPLE)/train.npy --queries $(SAMPLE)/train_queries.npy --dim 64 \
+		--embedder all-MiniLM-L6-v2 --out $(OUT)/run --export $(OUT)/vae64.onnx
+	$(BIN)/vaecodec info $(OUT)/vae64.onnx
+	$(BIN)/vaecodec report --base $(SAMPLE)/base.npy --queries $(SAMPLE)/queries.npy \
+		--relevant $(SAMPLE)/relevant.npy --train $(SAMPLE)/train.npy \
+		--codec $(OUT)/vae64.onnx --engine hnsw --out $(OUT)/report
+
+test: $(VENV)/.installed
+	$(BIN)/pytest
+
+check: lint types wheel
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+# The built wheel, in an empty environment, does what the README promises of the base install.
+wheel: $(VENV)/.installed
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --outdir dist .
+	$(PYTHON) -m venv build/empty
+	build/empty/bin/pip install --quiet dist/*.whl
+	cd build && empty/bin/python ../.ci/smoke.py
+
+clean:
+	rm -rf build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis

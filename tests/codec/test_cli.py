@@ -1,0 +1,57 @@
+"""The command line as a person types it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+from vaecodec import Codec
+
+
+def vaecodec(*arguments: object, code: int = 0) -> str:
+    """Run the console script; its standard output, or its standard error when it should fail."""
+    command = [sys.executable, "-m", "vaecodec", *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, env={"COLUMNS": "120", "PATH": "/usr/bin:/bin"})
+    assert result.returncode == code, result.stderr
+    return result.stderr if code else result.stdout
+
+
+@pytest.mark.parametrize("command", sorted(entry_points(group="vaecodec.commands").names))
+def test_every_command_explains_itself(command: str) -> None:
+    help_text = vaecodec(command, "--help")
+    assert f"vaecodec {command}" in help_text
+    assert len(help_text) > 200
+
+
+def test_info_shows_the_file_and_its_identity(vae_path: Path) -> None:
+    codec = Codec.load(vae_path)
+    shown = vaecodec("info", vae_path)
+    assert codec.codec_id in shown
+    assert re.search(rf"latents\s+│ {codec.code_dim} dimensions, compared by cosine", shown)
+    whole = json.loads(vaecodec("info", vae_path, "--json"))
+    assert whole["codec_id"] == codec.codec_id
+    assert whole["dim"] == 384
+
+
+def test_a_linear_codec_in_one_command(tmp_path: Path) -> None:
+    train = Path(__file__).parents[2] / "examples" / "debian-sample" / "train.npy"
+    vaecodec("linear", train, "--dim", 16, "--kind", "pca", "--out", tmp_path / "pca.onnx", "--embedder", "minilm")
+    codec = Codec.load(tmp_path / "pca.onnx")
+    assert (codec.dim, codec.code_dim, codec.embedder) == (384, 16, "minilm")
+    assert codec.metadata.provenance["linear"] == "pca"
+    assert codec.metadata.provenance["data"] == {"rows": 7500}
+
+
+def test_errors_of_ours_are_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    path = tmp_path / "none.onnx"
+    assert vaecodec("info", path, code=1) == f"error: {path}: there is no such codec file\n"
+
+
+def test_wrong_usage_is_exit_code_2() -> None:
+    assert "Missing argument" in vaecodec("info", code=2)

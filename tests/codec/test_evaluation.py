@@ -1,0 +1,111 @@
+"""The metric suite against independent definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import stats
+from sklearn.metrics import ndcg_score
+
+from vaecodec.evaluation import (
+    bootstrap,
+    exact_search,
+    mrr,
+    ndcg,
+    pair_similarity,
+    paired_bootstrap,
+    recall,
+    similarities,
+    spearman,
+)
+from vaecodec.interface import Metric
+
+small = st.integers(-3, 3).map(float)
+
+
+@given(
+    hnp.arrays(np.float32, st.tuples(st.integers(1, 12), st.just(3)), elements=small),
+    hnp.arrays(np.float32, st.tuples(st.integers(1, 5), st.just(3)), elements=small),
+    st.integers(1, 15),
+    st.sampled_from([Metric.DOT, Metric.L2]),
+)
+def test_exact_search_is_a_stable_sort_of_all_scores(
+    base: np.ndarray, queries: np.ndarray, k: int, metric: Metric
+) -> None:
+    ids, scores = exact_search(base, queries, k, metric)
+    expected = queries @ base.T if metric is Metric.DOT else -((queries[:, None] - base[None]) ** 2).sum(axis=2)
+    order = np.argsort(-expected, axis=1, kind="stable")[:, :k]
+    assert np.array_equal(ids, order)
+    assert np.allclose(scores, np.take_along_axis(expected, order, axis=1))
+
+
+def test_exact_search_spans_blocks_of_the_base(sample, monkeypatch) -> None:
+    whole_ids, whole_scores = exact_search(sample.base, sample.queries[:300], 10, Metric.COSINE)
+    monkeypatch.setattr("vaecodec.evaluation._BASE_ROWS", 700)
+    monkeypatch.setattr("vaecodec.evaluation._QUERY_ROWS", 64)
+    ids, scores = exact_search(sample.base, sample.queries[:300], 10, Metric.COSINE)
+    assert np.allclose(scores, whole_scores, atol=1e-6)
+    assert recall(ids, whole_ids, 10).mean() > 0.999  # scores equal but for rounding may change places
+
+
+def test_cosine_scores_do_not_depend_on_length(sample) -> None:
+    a = similarities(3 * sample.queries[:5], 7 * sample.base[:9], Metric.COSINE)
+    assert np.allclose(a, sample.queries[:5] @ sample.base[:9].T, atol=1e-6)
+
+
+def test_recall_counts_shared_ids() -> None:
+    ids, truth = np.array([[1, 2, 3], [4, 5, -1]]), np.array([[3, 2, 9], [5, 4, 6]])
+    assert recall(ids, truth, 3).tolist() == [2 / 3, 2 / 3]
+    assert recall(ids, truth, 1).tolist() == [0.0, 0.0]
+    assert recall(truth, truth, 3).tolist() == [1.0, 1.0]
+
+
+@given(st.permutations(range(8)), st.sets(st.integers(0, 7), min_size=1), st.integers(1, 8))
+def test_ndcg_is_scikit_learns(ranking: list[int], relevant: set[int], k: int) -> None:
+    gains = np.isin(ranking, list(relevant)).astype(float)
+    expected = ndcg_score([gains], [-np.arange(8.0)], k=k)
+    assert ndcg(np.array([ranking]), [list(relevant)], k)[0] == pytest.approx(expected)
+
+
+def test_mrr_is_one_over_the_first_hit() -> None:
+    ids = np.array([[5, 6, 7], [5, 6, 7], [5, 6, 7]])
+    assert mrr(ids, np.array([5, 7, 9]), 3).tolist() == [1.0, 1 / 3, 0.0]
+    assert mrr(ids, [[7, 6], [7], []], 2).tolist() == [0.5, 0.0, 0.0]
+
+
+@given(hnp.arrays(np.float64, (2, 12), elements=small))
+def test_spearman_is_scipys(values: np.ndarray) -> None:
+    a, b = values
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        assert np.isnan(spearman(a, b))
+    else:
+        assert spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
+
+
+def test_pair_similarity_is_one_for_a_rotation_and_less_for_a_projection(sample) -> None:
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((384, 384)))[0].astype(np.float32)
+    base = sample.base[:500]
+    assert pair_similarity(base, base @ rotation, Metric.COSINE, Metric.COSINE) == pytest.approx(1, abs=1e-6)
+    assert pair_similarity(base, base[:, :8].copy(), Metric.COSINE, Metric.COSINE) < 0.9
+
+
+def test_intervals_cover_the_mean_as_often_as_they_say() -> None:
+    random = np.random.default_rng(0)
+    covered = 0
+    for trial in range(300):
+        interval = bootstrap(random.normal(0.5, 0.2, 200), seed=trial, resamples=500)
+        assert interval.low <= interval.mean <= interval.high
+        covered += interval.low <= 0.5 <= interval.high
+    assert 270 <= covered <= 297
+
+
+def test_pairing_sees_a_difference_that_is_smaller_than_the_spread() -> None:
+    random = np.random.default_rng(0)
+    a = random.uniform(size=500)
+    b = a - 0.01 + random.normal(0, 0.01, 500)
+    difference = paired_bootstrap(a, b)
+    assert difference.low > 0
+    assert bootstrap(a).low < bootstrap(b).high

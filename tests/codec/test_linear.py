@@ -1,0 +1,96 @@
+"""Linear codecs against scikit-learn, against their own definitions, and on real vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA, TruncatedSVD
+
+from vaecodec import LinearCodec, LinearKind, Metric, fit_linear
+from vaecodec.errors import InvalidDimensionError, InvalidVectorsError, NonFiniteError
+from vaecodec.evaluation import exact_search, recall
+from vaecodec.vectors import normalised
+
+
+def subspace(components: np.ndarray) -> np.ndarray:
+    return components.T @ components
+
+
+def test_components_span_what_scikit_learn_finds(sample) -> None:
+    rows = sample.train[:2000]
+    svd = fit_linear(rows, 16, kind=LinearKind.SVD, metric=Metric.DOT)
+    expected = TruncatedSVD(16, algorithm="arpack", random_state=0).fit(rows).components_
+    assert np.allclose(subspace(svd.components), subspace(expected), atol=1e-4)
+
+    pca = fit_linear(rows, 16, kind=LinearKind.PCA, metric=Metric.L2)
+    reference = PCA(16, svd_solver="full").fit(rows)
+    assert np.allclose(subspace(pca.components), subspace(reference.components_), atol=1e-4)
+    assert np.allclose(np.abs(pca.encode(rows)), np.abs(reference.transform(rows)), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", LinearKind)
+@pytest.mark.parametrize("metric", Metric)
+def test_full_width_keeps_every_neighbour(sample, kind: LinearKind, metric: Metric) -> None:
+    codec = fit_linear(sample.train[:2000], 384, kind=kind, metric=metric)
+    base, queries = sample.base[:1000], sample.queries[:50]
+    truth, _ = exact_search(base, queries, 10, metric)
+    found, _ = exact_search(codec.encode(base), codec.encode_queries(queries), 10, codec.latent_metric)
+    # Centring both sides turns the angles, whichever width is kept: the loss that the report shows.
+    least = 0.6 if kind is LinearKind.PCA and metric is not Metric.L2 else 0.999
+    assert recall(found, truth, 10).mean() >= least
+    if not (kind is LinearKind.PCA and metric is Metric.COSINE):
+        assert np.allclose(codec.decode(codec.encode(base)), base, atol=1e-5)
+
+
+def test_centring_both_sides_loses_recall_and_truncation_more(sample) -> None:
+    truth, _ = exact_search(sample.base, sample.queries, 10, Metric.COSINE)
+    figures = {}
+    for kind in LinearKind:
+        codec = fit_linear(sample.train, 64, kind=kind)
+        ids, _ = exact_search(codec.encode(sample.base), codec.encode_queries(sample.queries), 10, codec.latent_metric)
+        figures[kind] = recall(ids, truth, 10).mean()
+    assert figures[LinearKind.SVD] > figures[LinearKind.PCA] + 0.03
+    assert figures[LinearKind.PCA_DOCUMENTS] > figures[LinearKind.PCA] + 0.03
+    assert figures[LinearKind.PCA] > figures[LinearKind.TRUNCATION] + 0.1
+
+
+def test_latents_are_unit_vectors_under_cosine_and_length_does_not_matter(sample, svd_codec) -> None:
+    latents = svd_codec.encode(sample.base[:100])
+    assert np.allclose(np.linalg.norm(latents, axis=1), 1, atol=1e-6)
+    assert np.allclose(svd_codec.encode(7 * sample.base[:100]), latents, atol=1e-6)
+
+
+def test_fitting_does_not_depend_on_how_the_data_is_read(sample, tmp_path) -> None:
+    np.save(tmp_path / "rows.npy", sample.train[:3000])
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    assert fit_linear(mapped, 8).codec_id == fit_linear(sample.train[:3000], 8).codec_id
+
+
+def test_a_prefix_is_the_codec_fitted_at_that_width(sample, svd_codec) -> None:
+    narrow = fit_linear(sample.train, 16, embedder="all-MiniLM-L6-v2")
+    assert np.allclose(svd_codec.truncated(16).encode(sample.base), narrow.encode(sample.base), atol=1e-5)
+    with pytest.raises(InvalidDimensionError, match="expected a latent width from 1 to 64, got 65"):
+        svd_codec.truncated(65)
+
+
+def test_identity_names_weights_metric_and_kind(sample) -> None:
+    rows = sample.train[:500]
+    codecs = [fit_linear(rows, 8, kind=kind, metric=metric) for kind in LinearKind for metric in Metric]
+    assert len({codec.codec_id for codec in codecs}) == len(codecs)
+    assert fit_linear(rows, 8).codec_id == fit_linear(rows.copy(), 8).codec_id
+
+
+def test_refuses_what_cannot_be_fitted(sample) -> None:
+    with pytest.raises(InvalidVectorsError, match="expected at least one row to fit on, got none"):
+        fit_linear(np.empty((0, 4), np.float32), 2)
+    with pytest.raises(InvalidDimensionError, match="expected a latent width from 1 to 384, got 385"):
+        fit_linear(sample.train[:10], 385)
+    bad = sample.train[:10].copy()
+    bad[7, 3] = np.nan
+    with pytest.raises(NonFiniteError, match="row 7 "):
+        fit_linear(bad, 4)
+
+
+def test_truncation_keeps_the_first_coordinates(sample) -> None:
+    codec: LinearCodec = fit_linear(sample.train[:10], 32, kind=LinearKind.TRUNCATION)
+    assert np.allclose(codec.encode(sample.base), normalised(sample.base[:, :32]), atol=1e-6)
