@@ -29,8 +29,19 @@
     │   └── AmbiguousColumnError         (LookupError) several columns hold vectors
     ├── UnusableDataError                (ValueError) a collection cannot be trained on
     ├── InvalidDimensionError            (ValueError) the codec has no such latent width
+    ├── CodesError                       latents cannot be turned into bytes, or back
+    │   ├── InvalidBudgetError           (ValueError) no code of that size or kind exists for this codec
+    │   ├── InvalidCodesError            (ValueError) an array is not codes of the expected kind
+    │   └── NotCalibratedError           (ValueError) the codec holds no calibration for codes
     ├── ProviderNotAvailableError        (RuntimeError) onnxruntime lacks the provider asked for
     ├── CodecMismatchError               (ValueError) an index was filled by another codec
+    ├── VectorIndexError                 (RuntimeError) an index cannot do what was asked; hnswlib's own type
+    │   ├── IndexNotReadyError           neither init_index nor load_index was called
+    │   ├── IndexFullError               more elements than fit
+    │   ├── LabelError                   (ValueError) ids of the wrong form or state
+    │   ├── NotEnoughNeighboursError     fewer elements found than wanted
+    │   ├── SpaceMismatchError           (ValueError) the space does not fit the codec
+    │   └── IndexFileError               (ValueError) a saved index cannot be loaded
     ├── UntranslatableError              (TypeError) a request carries vectors that no codec can encode
     ├── UnsupportedRequestError          (ValueError) a request that compressed vectors cannot answer
     ├── OriginalsError                   (ValueError) a file of originals cannot be used
@@ -150,6 +161,22 @@ class InvalidDimensionError(VaecodecError, ValueError):
     """The codec has no latents of the width asked for."""
 
 
+class CodesError(VaecodecError):
+    """Latents cannot be turned into bytes, or back."""
+
+
+class InvalidBudgetError(CodesError, ValueError):
+    """No code of the size or kind asked for exists for this codec."""
+
+
+class InvalidCodesError(CodesError, ValueError):
+    """An array is not codes of the kind expected."""
+
+
+class NotCalibratedError(CodesError, ValueError):
+    """The codec holds no calibration for codes."""
+
+
 class ProviderNotAvailableError(VaecodecError, RuntimeError):
     """onnxruntime lacks the execution provider asked for, or could not start it."""
 
@@ -160,6 +187,34 @@ class CodecMismatchError(VaecodecError, ValueError):
 
 class MissingExtraError(VaecodecError, ImportError):
     """An optional library is not installed."""
+
+
+class VectorIndexError(VaecodecError, RuntimeError):
+    """A vector index cannot do what was asked of it."""
+
+
+class IndexNotReadyError(VectorIndexError):
+    """The index was neither initialised nor loaded."""
+
+
+class IndexFullError(VectorIndexError):
+    """More elements than the index has room for."""
+
+
+class LabelError(VectorIndexError, ValueError):
+    """Ids of the wrong shape or type, unknown ids, or ids of deleted elements."""
+
+
+class NotEnoughNeighboursError(VectorIndexError):
+    """A query finds fewer elements than were asked for."""
+
+
+class SpaceMismatchError(VectorIndexError, ValueError):
+    """The index's space is not the distance that the codec was made for."""
+
+
+class IndexFileError(VectorIndexError, ValueError):
+    """A file is not a saved index, is damaged, or is of a newer format."""
 
 
 class UntranslatableError(VaecodecError, TypeError):

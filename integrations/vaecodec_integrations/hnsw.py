@@ -1,0 +1,545 @@
+"""A drop-in for ``hnswlib.Index`` that holds latents: the vectors that go in and come out keep their width.
+
+>>> from vaecodec_integrations.hnsw import CompressedIndex
+>>> index = CompressedIndex("cosine", 384, codec)                       # doctest: +SKIP
+>>> index.init_index(max_elements=1_000_000, M=16, ef_construction=200) # doctest: +SKIP
+>>> index.add_items(embeddings, ids)                                    # doctest: +SKIP
+>>> labels, distances = index.knn_query(query, k=10)                    # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import struct
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Literal, NoReturn, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecodec.errors import (
+    CodecMismatchError,
+    IndexFileError,
+    IndexFullError,
+    IndexNotReadyError,
+    LabelError,
+    NotEnoughNeighboursError,
+    NotTwoDimensionalError,
+    SpaceMismatchError,
+    VectorIndexError,
+    WrongWidthError,
+)
+from vaecodec.extras import require
+from vaecodec.interface import FloatArray, Metric, VectorCodec
+
+Labels = NDArray[np.uint64]
+
+# hnswlib's names for the distances: squared Euclidean, 1 - dot product, 1 - cosine.
+SPACES = {Metric.L2: "l2", Metric.DOT: "ip", Metric.COSINE: "cosine"}
+
+MAGIC = b"VAEHNSW\n"
+FORMAT_VERSION = 1
+
+# Magic, format version, length of the JSON header, sha256 of the file with this field zeroed; see docs/hnswlib.md.
+_PREFIX = struct.Struct("<8sII32s")
+_CHUNK_BYTES = 1 << 20
+
+
+class CompressedIndex:
+    """An hnswlib index over a codec's latents, with the interface of ``hnswlib.Index`` 0.8.
+
+    Vectors given are float (n, dim) or one vector (dim,), as arrays or lists; they are checked as the codec checks
+    them and a batch is added whole or not at all. Distances follow the space's convention and are those of the
+    latents: ``l2`` squared Euclidean, ``ip`` 1 - dot product, ``cosine`` 1 - cosine.
+
+    Threads: as hnswlib, any number of readers or any number of writers at a time, but not both.
+
+    Args:
+        space: ``cosine``, ``ip`` or ``l2``: how the embeddings are compared, which must be the codec's metric.
+        dim: width of the embeddings.
+        codec: turns embeddings into latents and back.
+
+    Raises:
+        SpaceMismatchError: the codec was made for another metric, or hnswlib has no such space.
+        WrongWidthError: the codec was made for embeddings of another width.
+        MissingExtraError: hnswlib is not installed.
+    """
+
+    def __init__(self, space: str, dim: int, codec: VectorCodec) -> None:
+        if space not in SPACES.values():
+            raise SpaceMismatchError(f"space: expected one of 'cosine', 'ip', 'l2', got {space!r}")
+        if space != SPACES[codec.metric]:
+            raise SpaceMismatchError(
+                f"space: the codec was made for the metric '{codec.metric}', which is hnswlib's "
+                f"{SPACES[codec.metric]!r}, got {space!r}; use that space, or train a codec for this one"
+            )
+        if dim != codec.dim:
+            raise WrongWidthError(f"dim: the codec takes embeddings of width {codec.dim}, got {dim}")
+        self._codec = codec
+        self._inner = self._new_inner()
+        self._ready = False
+        self._allow_replace_deleted = False
+        self._next_label = 0
+        # hnswlib does not tell which labels are deleted; without that a batch could fail half-way.
+        self._deleted: set[int] = set()
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return (
+            f"<vaecodec_integrations.hnsw.CompressedIndex(space={self.space!r}, dim={self.dim}, "
+            f"code_dim={self._codec.code_dim})>"
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a CompressedIndex cannot be pickled or copied: its codec is not part of it, and loading a pickle can "
+            "run code; use save_index and load_index"
+        )
+
+    @property
+    def codec(self) -> VectorCodec:
+        """The codec that the index was made with."""
+        return self._codec
+
+    @property
+    def space(self) -> str:
+        """The space as given: ``cosine``, ``ip`` or ``l2``."""
+        return SPACES[self._codec.metric]
+
+    @property
+    def dim(self) -> int:
+        """Width of the vectors that go in and come out."""
+        return self._codec.dim
+
+    @property
+    def M(self) -> int:  # noqa: N802 (hnswlib's name)
+        """Links per element, 0 before :meth:`init_index`."""
+        return int(self._inner.M)
+
+    @property
+    def ef_construction(self) -> int:
+        """Candidates looked at when an element is added, 0 before :meth:`init_index`."""
+        return int(self._inner.ef_construction)
+
+    @property
+    def ef(self) -> int:
+        """Candidates looked at by a query."""
+        return int(self._inner.ef)
+
+    @ef.setter
+    def ef(self, value: int) -> None:
+        self._inner.ef = value
+
+    @property
+    def num_threads(self) -> int:
+        """Threads used where a call does not say."""
+        return int(self._inner.num_threads)
+
+    @num_threads.setter
+    def num_threads(self, value: int) -> None:
+        self._inner.num_threads = value
+
+    @property
+    def element_count(self) -> int:
+        """Elements held, those marked deleted included."""
+        return int(self._inner.element_count)
+
+    @property
+    def max_elements(self) -> int:
+        """Elements that fit."""
+        return int(self._inner.max_elements)
+
+    def init_index(
+        self,
+        max_elements: int,
+        M: int = 16,
+        ef_construction: int = 200,
+        random_seed: int = 100,
+        allow_replace_deleted: bool = False,
+    ) -> None:
+        """Make the index empty and ready; see hnswlib's documentation for the parameters.
+
+        Raises:
+            VectorIndexError: M is below 2, where hnswlib crashes, or the index is already initialised.
+        """
+        if M < 2:
+            raise VectorIndexError(f"M: expected at least 2 links per element, got {M}")
+        with self._lock:
+            if self._ready:
+                raise VectorIndexError("the index is already initialised; make another CompressedIndex")
+            self._inner.init_index(max_elements, M, ef_construction, random_seed, allow_replace_deleted)
+            self._allow_replace_deleted = allow_replace_deleted
+            self._ready = True
+
+    def set_ef(self, ef: int) -> None:
+        """Set how many candidates a query looks at; more is slower and finds more."""
+        self._inner.set_ef(ef)
+
+    def set_num_threads(self, num_threads: int) -> None:
+        """Set the threads used where a call does not say."""
+        self._inner.set_num_threads(num_threads)
+
+    def add_items(self, data: Any, ids: Any = None, num_threads: int = -1, replace_deleted: bool = False) -> None:
+        """Add vectors, or update those whose ids are there. Either the whole batch goes in or nothing.
+
+        Args:
+            data: float (n, dim) or (dim,).
+            ids: n non-negative integers, or one for a single vector; counted on from the last batch by default.
+            num_threads: threads to add with; the index's own number when not positive.
+            replace_deleted: put new elements in the places of deleted ones. Ids already in the index are updated
+                in their own place (where hnswlib would leave two vectors under one id).
+
+        Raises:
+            InvalidVectorsError: naming the first bad row.
+            LabelError: ids of the wrong shape or type, or of deleted elements that may only be replaced.
+            IndexFullError: the batch does not fit into ``max_elements``.
+            VectorIndexError: ``replace_deleted`` on an index made without ``allow_replace_deleted``.
+        """
+        self._check_ready()
+        vectors = self._rows(data)
+        given = None if ids is None else _labels(ids, len(vectors))
+        if replace_deleted and not self._allow_replace_deleted:
+            raise VectorIndexError(
+                "replace_deleted: the index was made without it; pass allow_replace_deleted=True to init_index"
+            )
+        latents = self._codec.encode(vectors)
+        if not len(latents):
+            return
+        with self._lock:
+            labels = given if given is not None else self._next_label + np.arange(len(latents), dtype=np.uint64)
+            if replace_deleted and self._deleted:
+                self._add_replacing(latents, labels, num_threads)
+            else:
+                self._add(latents, labels, num_threads)
+            self._next_label += len(latents)
+
+    def knn_query(
+        self,
+        data: Any,
+        k: int = 1,
+        num_threads: int = -1,
+        filter: Callable[[int], bool] | None = None,  # noqa: A002 (hnswlib's name)
+    ) -> tuple[Labels, FloatArray]:
+        """The k nearest elements of each query.
+
+        Args:
+            data: float (n, dim) or (dim,); encoded as queries.
+            k: neighbours wanted.
+            num_threads: threads to search with; the index's own number when not positive.
+            filter: keeps the ids for which it is true. It is Python, so use it with ``num_threads=1``.
+
+        Returns:
+            Ids, uint64 (n, k), and distances between latents, float32 (n, k), nearest first.
+
+        Raises:
+            InvalidVectorsError: naming the first bad row.
+            NotEnoughNeighboursError: fewer than k elements were found.
+        """
+        self._check_ready()
+        latents = self._codec.encode_queries(self._rows(data, name="queries"))
+        available = self.element_count - len(self._deleted)
+        if len(latents) and k > available:
+            raise NotEnoughNeighboursError(
+                f"k: {k} neighbours wanted, but the index holds {available} elements that are not deleted; lower k"
+            )
+        try:
+            labels, distances = self._inner.knn_query(latents, k, num_threads, filter)
+        except RuntimeError as error:
+            if "contiguous 2D array" not in str(error):
+                raise
+            reason = "the filter passes" if filter is not None else "the graph search reached"
+            raise NotEnoughNeighboursError(
+                f"k: {k} neighbours wanted, but for at least one query {reason} fewer; lower k or raise ef "
+                f"(now {self.ef})"
+            ) from error
+        return labels, distances
+
+    @overload
+    def get_items(self, ids: Any = None, return_type: Literal["numpy"] = "numpy") -> FloatArray: ...
+    @overload
+    def get_items(self, ids: Any = None, *, return_type: Literal["list"]) -> list[list[float]]: ...
+    @overload
+    def get_items(self, ids: Any, return_type: str) -> FloatArray | list[list[float]]: ...
+    def get_items(self, ids: Any = None, return_type: str = "numpy") -> FloatArray | list[list[float]]:
+        """Vectors as the codec restores them: close to those added, of unit norm under cosine.
+
+        Args:
+            ids: n integers; none by default.
+            return_type: ``numpy`` for float32 (n, dim), ``list`` for lists of floats.
+
+        Raises:
+            LabelError: an id is not in the index or is deleted.
+        """
+        self._check_ready()
+        if return_type not in ("numpy", "list"):
+            raise LabelError(f"return_type: expected 'numpy' or 'list', got {return_type!r}")
+        labels = _labels([] if ids is None else ids, None)
+        latents = np.empty((0, self._codec.code_dim), np.float32)
+        if len(labels):
+            try:
+                latents = self._inner.get_items(labels)
+            except RuntimeError as error:
+                present = set(self._inner.get_ids_list()) - self._deleted
+                missing = next((label for label in labels.tolist() if label not in present), None)
+                raise LabelError(f"ids: {missing} is not in the index, or deleted") from error
+        vectors = self._codec.decode(latents)
+        return vectors.tolist() if return_type == "list" else vectors
+
+    def get_ids_list(self) -> list[int]:
+        """All ids, those marked deleted included, in no particular order."""
+        self._check_ready()
+        return list(self._inner.get_ids_list())
+
+    def get_max_elements(self) -> int:
+        """Elements that fit."""
+        self._check_ready()
+        return self.max_elements
+
+    def get_current_count(self) -> int:
+        """Elements held, those marked deleted included."""
+        self._check_ready()
+        return self.element_count
+
+    def mark_deleted(self, label: int) -> None:
+        """Leave an element out of results; raises ``LabelError`` when it is not there or already deleted."""
+        self._check_ready()
+        with self._lock:
+            self._on_label(self._inner.mark_deleted, label)
+            self._deleted.add(int(label))
+
+    def unmark_deleted(self, label: int) -> None:
+        """Take :meth:`mark_deleted` back; raises ``LabelError`` when the element is not there or not deleted."""
+        self._check_ready()
+        with self._lock:
+            self._on_label(self._inner.unmark_deleted, label)
+            self._deleted.discard(int(label))
+
+    def resize_index(self, new_size: int) -> None:
+        """Change how many elements fit; raises ``IndexFullError`` when more are there already."""
+        self._check_ready()
+        if new_size < 1:  # hnswlib would free its memory and fail
+            raise IndexFullError(f"new_size: expected at least 1, got {new_size}")
+        with self._lock:
+            if new_size < self.element_count:
+                raise IndexFullError(f"new_size: the index holds {self.element_count} elements, got {new_size}")
+            self._inner.resize_index(new_size)
+
+    def index_file_size(self) -> int:
+        """Bytes that :meth:`save_index` writes."""
+        self._check_ready()
+        payload = int(self._inner.index_file_size())
+        return _PREFIX.size + len(self._header(payload)) + payload
+
+    def save_index(self, path_to_index: str | os.PathLike[str]) -> None:
+        """Write the index and the identity of its codec to one file, atomically.
+
+        Until it is complete, two temporary files lie beside it.
+
+        Raises:
+            OSError: the folder is missing, not writable or full; a file that was there before is left as it was.
+        """
+        self._check_ready()
+        target = Path(path_to_index)
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        raw = temporary.with_name(temporary.name + ".hnsw")
+        try:
+            raw.touch(exist_ok=False)
+            with self._lock:
+                self._inner.save_index(str(raw))
+                size = int(self._inner.index_file_size())
+                header = self._header(size)
+            # hnswlib does not look whether its writes succeeded.
+            if raw.stat().st_size != size:
+                raise OSError(errno.ENOSPC, "hnswlib could not write the whole index", str(raw))
+            with open(raw, "rb") as source, open(temporary, "xb") as file:
+                head = _PREFIX.pack(MAGIC, FORMAT_VERSION, len(header), bytes(32)) + header
+                digest = hashlib.sha256(head)
+                file.write(head)
+                for chunk in _chunks(source):
+                    digest.update(chunk)
+                    file.write(chunk)
+                file.seek(0)
+                file.write(_PREFIX.pack(MAGIC, FORMAT_VERSION, len(header), digest.digest()))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        finally:
+            raw.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
+
+    def load_index(
+        self, path_to_index: str | os.PathLike[str], max_elements: int = 0, allow_replace_deleted: bool = False
+    ) -> None:
+        """Read what :meth:`save_index` wrote, in place of what the index holds.
+
+        Args:
+            path_to_index: the file.
+            max_elements: elements that fit from now on; by default, or when it is less than are there, as before.
+            allow_replace_deleted: as in :meth:`init_index`; hnswlib does not keep it in the file.
+
+        Raises:
+            IndexFileError: not a file of ``save_index``, truncated, changed, or of a newer format.
+            CodecMismatchError: the index was filled by another codec.
+            FileNotFoundError: there is no such file. After any error the index is as it was.
+        """
+        inner = self._new_inner()
+        with open(path_to_index, "rb") as file, _scratch_beside(Path(path_to_index)) as raw:
+            saved = _unpack(file, raw, path_to_index)
+            self._check_same_codec(saved, path_to_index)
+            inner.load_index(str(raw), max_elements, allow_replace_deleted)
+        inner.set_num_threads(self.num_threads)
+        with self._lock:
+            self._inner = inner
+            self._ready = True
+            self._allow_replace_deleted = allow_replace_deleted
+            self._next_label = self.element_count
+            self._deleted = set(saved["deleted"])
+
+    def _new_inner(self) -> Any:
+        hnswlib = require("hnswlib", extra="hnsw")
+        return hnswlib.Index(SPACES[self._codec.latent_metric], self._codec.code_dim)
+
+    def _check_ready(self) -> None:
+        if not self._ready:
+            raise IndexNotReadyError("the index has no elements and no size yet; call init_index or load_index first")
+
+    def _rows(self, data: Any, *, name: str = "vectors") -> NDArray[Any]:
+        """What hnswlib accepts as a 2-D array: one vector is one row, a list has no dtype of its own."""
+        if not isinstance(data, np.ndarray):
+            try:
+                data = np.asarray(data, None if hasattr(data, "dtype") else np.float64)
+            except (TypeError, ValueError) as error:
+                raise NotTwoDimensionalError(
+                    f"{name}: expected rows of {self.dim} numbers each, got a list that is no matrix: {error}"
+                ) from error
+        array: NDArray[Any] = data
+        return array.reshape(1, -1) if array.ndim == 1 else array
+
+    def _add(self, latents: FloatArray, labels: Labels, num_threads: int) -> None:
+        batch = set(labels.tolist())
+        if self._allow_replace_deleted and not batch.isdisjoint(self._deleted):
+            raise LabelError(
+                f"ids: {min(batch & self._deleted)} is marked deleted; call unmark_deleted first or pass "
+                "replace_deleted=True"
+            )
+        # Listing all ids is slow, so only when the batch might not fit.
+        if self.element_count + len(batch) > self.max_elements:
+            self._check_room(len(batch.difference(self._inner.get_ids_list())), places=0)
+        self._inner.add_items(latents, labels, num_threads)
+        self._deleted -= batch
+
+    def _add_replacing(self, latents: FloatArray, labels: Labels, num_threads: int) -> None:
+        # Of equal ids the last one counts, as if they had been added one by one.
+        last = np.sort(len(labels) - 1 - np.unique(labels[::-1], return_index=True)[1])
+        latents, labels = latents[last], labels[last]
+        batch = set(labels.tolist())
+        present = set(self._inner.get_ids_list())
+        known = np.array([label in present for label in labels.tolist()])
+        self._check_room(int((~known).sum()), places=len(self._deleted - batch))
+        for label in batch & self._deleted:
+            self._inner.unmark_deleted(label)
+        self._inner.add_items(latents[known], labels[known], num_threads)
+        self._inner.add_items(latents[~known], labels[~known], num_threads, True)
+        self._deleted = (self._deleted - batch).intersection(self._inner.get_ids_list())
+
+    def _check_room(self, new: int, *, places: int) -> None:
+        room = self.max_elements - self.element_count + places
+        if new > room:
+            raise IndexFullError(
+                f"the batch holds {new} new ids, but there is room for {room} (max_elements={self.max_elements}); "
+                "nothing was added; call resize_index first"
+            )
+
+    def _on_label(self, method: Callable[[int], None], label: Any) -> None:
+        number = int(_labels(label, 1)[0])
+        try:
+            method(number)
+        except RuntimeError as error:
+            raise LabelError(f"id {number}: {error}") from error
+
+    def _header(self, payload_bytes: int) -> bytes:
+        fields = {
+            "codec_id": self._codec.codec_id,
+            "embedder": self._codec.embedder,
+            "space": self.space,
+            "dim": self.dim,
+            "code_dim": self._codec.code_dim,
+            "latent_space": SPACES[self._codec.latent_metric],
+            "deleted": sorted(self._deleted),
+            "payload_bytes": payload_bytes,
+        }
+        return json.dumps(fields, sort_keys=True).encode()
+
+    def _check_same_codec(self, saved: dict[str, Any], path: str | os.PathLike[str]) -> None:
+        if saved["codec_id"] != self._codec.codec_id:
+            raise CodecMismatchError(
+                f"{os.fspath(path)}: filled by codec {saved['codec_id'][:12]}… ({saved['dim']} to {saved['code_dim']}, "
+                f"space {saved['space']!r}), but this index has codec {self._codec.codec_id[:12]}… ({self.dim} to "
+                f"{self._codec.code_dim}, space {self.space!r}); load it with the codec that filled it"
+            )
+
+
+def _labels(ids: Any, rows: int | None) -> Labels:
+    """Ids as uint64 (rows,), any number of them when ``rows`` is None; raises ``LabelError``."""
+    array = np.asarray(ids)
+    if array.ndim == 0 and rows == 1:
+        array = array.reshape(1)
+    if array.ndim != 1 or (rows is not None and len(array) != rows):
+        wanted = "a list of integers" if rows is None else f"{rows} integers, one for each vector"
+        raise LabelError(f"ids: expected {wanted}, got shape {array.shape}")
+    if len(array) and array.dtype.kind not in "iu":
+        raise LabelError(f"ids: expected integers from 0 to 2**64 - 1, got dtype {array.dtype}")
+    if array.dtype.kind == "i" and len(array) and array.min() < 0:
+        raise LabelError(f"ids: expected integers from 0 to 2**64 - 1, got {array.min()}")
+    return array.astype(np.uint64)
+
+
+def _unpack(file: IO[bytes], raw: Path, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Verify a saved index, copy hnswlib's own bytes to ``raw`` and return the header; raises ``IndexFileError``."""
+    name = os.fspath(path)
+    size = os.fstat(file.fileno()).st_size
+    prefix = file.read(_PREFIX.size)
+    if prefix[: len(MAGIC)] != MAGIC:
+        raise IndexFileError(
+            f"{name}: not a file that CompressedIndex.save_index wrote; if hnswlib wrote it, load it with "
+            "hnswlib.Index, take its vectors with get_items and add them to a CompressedIndex"
+        )
+    if len(prefix) < _PREFIX.size:
+        raise IndexFileError(f"{name}: truncated: {size} bytes are less than a header; copy or save it again")
+    _, version, header_bytes, expected = _PREFIX.unpack(prefix)
+    if version != FORMAT_VERSION:
+        raise IndexFileError(
+            f"{name}: format version {version}, but this vaecodec reads {FORMAT_VERSION}; "
+            "upgrade with: pip install --upgrade vaecodec"
+        )
+    header = file.read(min(header_bytes, size))
+    digest = hashlib.sha256(_PREFIX.pack(MAGIC, version, header_bytes, bytes(32)) + header)
+    with open(raw, "wb") as copy:
+        for chunk in _chunks(file):
+            digest.update(chunk)
+            copy.write(chunk)
+    if digest.digest() != expected:
+        raise IndexFileError(f"{name}: truncated or changed since it was saved ({size} bytes); copy or save it again")
+    saved: dict[str, Any] = json.loads(header)
+    return saved
+
+
+@contextmanager
+def _scratch_beside(path: Path) -> Iterator[Path]:
+    """A path for a temporary file, beside ``path`` where that folder can be written."""
+    folder = path.parent if os.access(path.parent, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=folder) as scratch:
+        yield Path(scratch) / "payload.hnsw"
+
+
+def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+    while chunk := file.read(_CHUNK_BYTES):
+        yield chunk
