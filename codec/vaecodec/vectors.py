@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vaecodec.errors import (
     NonFiniteError,
@@ -66,6 +67,19 @@ def normalised(vectors: FloatArray) -> FloatArray:
     return np.asarray(vectors / np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None], np.float32)
 
 
+def faults(block: FloatArray) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which rows of a float32 (n, d) array are wrong: bool (n,) each.
+
+    Returns:
+        The rows that hold NaN or infinity or whose squared norm overflows float32, and the finite rows of zero
+        norm, which are wrong under cosine.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        squared_norms = np.einsum("ij,ij->i", block, block)
+    finite = np.isfinite(squared_norms)
+    return ~finite, finite & (squared_norms < SMALLEST_NORM**2)
+
+
 def _two_dimensional(vectors: Any, dim: int, name: str) -> np.ndarray[Any, Any]:
     array = np.asarray(vectors)
     if array.ndim != 2:
@@ -85,18 +99,14 @@ def _two_dimensional(vectors: Any, dim: int, name: str) -> np.ndarray[Any, Any]:
 
 
 def _check_rows(block: FloatArray, start: int, metric: Metric, name: str) -> None:
-    with np.errstate(over="ignore", invalid="ignore"):
-        squared_norms = np.einsum("ij,ij->i", block, block)
-    finite = np.isfinite(squared_norms)
-    if not finite.all():
-        row = start + int(np.argmin(finite))
+    non_finite, undirected = faults(block)
+    if non_finite.any():
+        row = start + int(np.argmax(non_finite))
         raise NonFiniteError(
             f"{name}: row {row} holds NaN or infinity, or its norm overflows float32; nothing was processed"
         )
-    if metric is Metric.COSINE:
-        directed = squared_norms >= SMALLEST_NORM**2
-        if not directed.all():
-            row = start + int(np.argmin(directed))
-            raise ZeroNormError(
-                f"{name}: row {row} has zero norm, which has no direction under cosine; nothing was processed"
-            )
+    if metric is Metric.COSINE and undirected.any():
+        row = start + int(np.argmax(undirected))
+        raise ZeroNormError(
+            f"{name}: row {row} has zero norm, which has no direction under cosine; nothing was processed"
+        )

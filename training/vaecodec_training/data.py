@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from vaecodec.errors import UnusableDataError
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.sources import ArraySource, RandomAccessSource, VectorSource
-from vaecodec.vectors import SMALLEST_NORM, normalised
+from vaecodec.vectors import faults, normalised
 
 # Vectors held in memory at once, in bytes of float32: enough for 350,000 rows of 384 values.
 SAMPLE_BYTES = 512 << 20
@@ -175,18 +175,16 @@ def check(source: VectorSource, *, metric: Metric = Metric.COSINE) -> DataReport
         digests.append(
             b"".join([hashlib.sha256(content[at : at + size]).digest()[:8] for at in range(0, len(content), size)])
         )
-        with np.errstate(over="ignore", invalid="ignore"):
-            norms = np.sqrt(np.einsum("ij,ij->i", block, block))
-        finite = np.isfinite(norms)
-        directed = norms >= SMALLEST_NORM
-        non_finite.append(rows + np.flatnonzero(~finite))
-        zero.append(rows + np.flatnonzero(~directed & finite))
+        broken, undirected = faults(block)
+        non_finite.append(rows + np.flatnonzero(broken))
+        zero.append(rows + np.flatnonzero(undirected))
         rows += len(block)
-        usable = finite & directed if metric is Metric.COSINE else finite
-        if not usable.all():
-            block, norms = block[usable], norms[usable]
+        unusable = broken | undirected if metric is Metric.COSINE else broken
+        if unusable.any():
+            block = block[~unusable]
         if not len(block):
             continue
+        norms = np.sqrt(np.einsum("ij,ij->i", block, block))
         np.minimum(lowest, block.min(axis=0), out=lowest)
         np.maximum(highest, block.max(axis=0), out=highest)
         shortest, longest = min(shortest, float(norms.min())), max(longest, float(norms.max()))
