@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
 import vaecodec
 
 golden = Path(__file__).parent.parent / "tests" / "codec" / "golden"

@@ -47,8 +47,7 @@ def blocks(
     array = _two_dimensional(vectors, dim, name)
     step = rows if rows is not None else max(1, BLOCK_BYTES // (4 * dim))
     for start in range(0, len(array), step):
-        with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused below
-            block = np.ascontiguousarray(array[start : start + step], dtype=np.float32)
+        block = _as_float32(array[start : start + step])
         _check_rows(block, first_row + start, metric, name)
         yield start, block
 
@@ -85,7 +84,7 @@ def _two_dimensional(vectors: Any, dim: int, name: str) -> np.ndarray[Any, Any]:
     if array.ndim != 2:
         hint = f"; reshape one vector to (1, {dim})" if array.ndim == 1 else ""
         raise NotTwoDimensionalError(f"{name}: expected a 2-D array (n, {dim}), got shape {array.shape}{hint}")
-    if not np.issubdtype(array.dtype, np.floating):
+    if array.dtype.kind != "f":
         raise NotFloatingPointError(
             f"{name}: expected floating point values, got dtype {array.dtype}; "
             "cast deliberately, e.g. vectors.astype(numpy.float32)"
@@ -98,15 +97,26 @@ def _two_dimensional(vectors: Any, dim: int, name: str) -> np.ndarray[Any, Any]:
     return array
 
 
+def _as_float32(rows: np.ndarray[Any, Any]) -> FloatArray:
+    if rows.dtype == np.float32:
+        return np.ascontiguousarray(rows, dtype=np.float32)  # the byte order may still differ
+    with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused below
+        return np.ascontiguousarray(rows, dtype=np.float32)
+
+
 def _check_rows(block: FloatArray, start: int, metric: Metric, name: str) -> None:
-    non_finite, undirected = faults(block)
-    if non_finite.any():
-        row = start + int(np.argmax(non_finite))
+    smallest = SMALLEST_NORM**2 if metric is Metric.COSINE else 0.0
+    if len(block) == 1 and smallest <= np.vdot(block, block) < np.inf:  # a single query must not wait for a reduction
+        return
+    # One pass finds all of it: NaN, infinity and overflow in the sums' largest, a missing direction in their smallest.
+    squared_norms = np.einsum("ij,ij->i", block, block)
+    if squared_norms.min() >= smallest and squared_norms.max() < np.inf:
+        return
+    finite = np.isfinite(squared_norms)
+    if not finite.all():
+        row = start + int(np.argmin(finite))
         raise NonFiniteError(
             f"{name}: row {row} holds NaN or infinity, or its norm overflows float32; nothing was processed"
         )
-    if metric is Metric.COSINE and undirected.any():
-        row = start + int(np.argmax(undirected))
-        raise ZeroNormError(
-            f"{name}: row {row} has zero norm, which has no direction under cosine; nothing was processed"
-        )
+    row = start + int(np.argmax(squared_norms < smallest))
+    raise ZeroNormError(f"{name}: row {row} has zero norm, which has no direction under cosine; nothing was processed")

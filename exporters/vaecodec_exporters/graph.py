@@ -84,7 +84,7 @@ def write_codec(
     Raises:
         ParityError: the graph and a reference differ by more than 1e-5 somewhere.
     """
-    data = sign(_model(weights, metadata).SerializeToString(deterministic=True))
+    data = sign(build_model(weights, metadata))
     check_parity(data, references)
     write_atomically(path, data)
 
@@ -113,7 +113,8 @@ def check_parity(data: bytes, references: Mapping[str, Reference]) -> None:
                 )
 
 
-def _model(weights: CodecWeights, metadata: Metadata) -> onnx.ModelProto:
+def build_model(weights: CodecWeights, metadata: Metadata) -> bytes:
+    """The serialised model, unsigned: :func:`vaecodec.artifact.sign` fills in its identity."""
     graph = _Graph()
     graph.initializer("smallest_norm", np.array(_SMALLEST_NORM, np.float32))
     graph.map_weights("encoder", weights.encoder)
@@ -137,7 +138,7 @@ def _model(weights: CodecWeights, metadata: Metadata) -> onnx.ModelProto:
     )
     helper.set_model_props(model, metadata.to_properties())
     onnx.checker.check_model(model, full_check=True)
-    return model
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 class _Graph:
