@@ -27,6 +27,11 @@
     │   ├── MissingColumnError           (LookupError) there is no column of that name
     │   ├── NoVectorColumnError          (LookupError) no column holds vectors
     │   └── AmbiguousColumnError         (LookupError) several columns hold vectors
+    ├── BulkError                        a collection could not be encoded or decoded as a whole
+    │   ├── BadRowsError                 (ValueError) rows that cannot be encoded, by file and number
+    │   ├── BulkStoppedError             (RuntimeError) stopped half-way; what is finished is kept
+    │   ├── ChangedJobError              (ValueError) not the job that is to be resumed
+    │   └── OutputExistsError            (FileExistsError) something is where the output should go
     ├── UnusableDataError                (ValueError) a collection cannot be trained on
     ├── InvalidDimensionError            (ValueError) the codec has no such latent width
     ├── CodesError                       latents cannot be turned into bytes, or back
@@ -42,6 +47,7 @@
     │   ├── NotEnoughNeighboursError     fewer elements found than wanted
     │   ├── SpaceMismatchError           (ValueError) the space does not fit the codec
     │   └── IndexFileError               (ValueError) a saved index cannot be loaded
+    ├── ReportInputError                 (ValueError) what a report was asked to measure does not fit together
     ├── UntranslatableError              (TypeError) a request carries vectors that no codec can encode
     ├── UnsupportedRequestError          (ValueError) a request that compressed vectors cannot answer
     ├── OriginalsError                   (ValueError) a file of originals cannot be used
@@ -153,6 +159,26 @@ class AmbiguousColumnError(SourceError, LookupError):
     """Several columns hold vectors and none was named."""
 
 
+class BulkError(VaecodecError):
+    """A collection could not be encoded or decoded as a whole."""
+
+
+class BadRowsError(BulkError, ValueError):
+    """Rows of a collection cannot be encoded or decoded; the message names files and rows."""
+
+
+class BulkStoppedError(BulkError, RuntimeError):
+    """The work stopped half-way and can be resumed; ``__cause__`` is what stopped it."""
+
+
+class ChangedJobError(BulkError, ValueError):
+    """The unfinished output was begun with other input, another codec or other options."""
+
+
+class OutputExistsError(BulkError, FileExistsError):
+    """The output, or an unfinished one, is there already."""
+
+
 class UnusableDataError(VaecodecError, ValueError):
     """A collection holds rows that cannot be trained on, or too few."""
 
@@ -215,6 +241,10 @@ class SpaceMismatchError(VectorIndexError, ValueError):
 
 class IndexFileError(VectorIndexError, ValueError):
     """A file is not a saved index, is damaged, or is of a newer format."""
+
+
+class ReportInputError(VaecodecError, ValueError):
+    """What a report was asked to measure does not fit together."""
 
 
 class UntranslatableError(VaecodecError, TypeError):

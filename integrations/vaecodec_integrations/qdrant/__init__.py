@@ -1,0 +1,11 @@
+"""Compressed vectors in Qdrant behind Qdrant's own client interface."""
+
+from vaecodec.extras import require
+
+require("qdrant_client", extra="qdrant")
+
+from vaecodec_integrations.qdrant.async_client import AsyncCompressedQdrantClient  # noqa: E402
+from vaecodec_integrations.qdrant.client import CompressedQdrantClient  # noqa: E402
+from vaecodec_integrations.qdrant.originals import OriginalsFile  # noqa: E402
+
+__all__ = ["AsyncCompressedQdrantClient", "CompressedQdrantClient", "OriginalsFile"]

@@ -1,0 +1,134 @@
+"""The async twin of :mod:`vaecodec_integrations.qdrant.client`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine, Mapping
+from functools import wraps
+from typing import Any
+
+from qdrant_client import AsyncQdrantClient, QdrantClient
+
+from vaecodec.interface import VectorCodec
+from vaecodec_integrations.qdrant.flows import Call, Flow, Flows
+from vaecodec_integrations.qdrant.opening import KeptOriginals, settings
+from vaecodec_integrations.qdrant.surface import (
+    PASSED_THROUGH,
+    STATIC,
+    TRANSLATED,
+    bound_arguments,
+    public_methods,
+    refusal,
+    signature_without_self,
+)
+
+
+class AsyncCompressedQdrantClient(AsyncQdrantClient):
+    """Wraps an ``AsyncQdrantClient``; see :class:`CompressedQdrantClient` for the arguments and the behaviour.
+
+    As in the wrapped client, ``upload_points`` and ``upload_collection`` are plain functions that block.
+    """
+
+    def __init__(
+        self,
+        client: AsyncQdrantClient,
+        codec: VectorCodec | None = None,
+        *,
+        codecs: Mapping[str, VectorCodec] | None = None,
+        originals: KeptOriginals = None,
+        rerank: int | None = None,
+        calibrate: bool = False,
+        trust: bool = False,
+    ) -> None:
+        # The base class would open a connection of its own; only its interface is wanted.
+        self.wrapped = client
+        self._flows = Flows(settings(codec, codecs, originals, rerank, calibrate=calibrate, trust=trust))
+
+    def __getattr__(self, name: str) -> Any:
+        """Plain attributes of the wrapped client."""
+        if name.startswith("_") or name == "wrapped":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.wrapped, name)
+
+    async def _run(self, flow: Flow[Any]) -> Any:
+        response = None
+        while True:
+            try:
+                call = flow.send(response)
+            except StopIteration as done:
+                return done.value
+            response = await getattr(self.wrapped, call.method)(**call.arguments)
+
+    def _run_blocking(self, flow: Flow[Any]) -> Any:
+        response = None
+        while True:
+            try:
+                call = flow.send(response)
+            except StopIteration as done:
+                return done.value
+            response = self._send_blocking(call)
+
+    def _send_blocking(self, call: Call) -> Any:
+        """One call from a plain function, which cannot await."""
+        method = getattr(self.wrapped, call.method)
+        if not inspect.iscoroutinefunction(method):
+            return method(**call.arguments)
+        options = self.wrapped.init_options
+        if options["location"] == ":memory:" or options["path"] is not None:
+            return _finished(method(**call.arguments))
+        twin = QdrantClient(**{**options, "check_compatibility": False})
+        try:
+            return getattr(twin, call.method)(**call.arguments)
+        finally:
+            twin.close()
+
+
+def _finished(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that never waits, as those of Qdrant's local mode are."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    raise RuntimeError("expected a local client that never waits, got one that does; await an upsert instead")
+
+
+def _translated(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    signature = signature_without_self(original)
+
+    if inspect.iscoroutinefunction(original):
+
+        @wraps(original)
+        async def method(self: AsyncCompressedQdrantClient, *args: Any, **kwargs: Any) -> Any:
+            return await self._run(getattr(self._flows, name)(**bound_arguments(signature, args, kwargs)))
+
+        return method
+
+    @wraps(original)
+    def blocking(self: AsyncCompressedQdrantClient, *args: Any, **kwargs: Any) -> Any:
+        return self._run_blocking(getattr(self._flows, name)(**bound_arguments(signature, args, kwargs)))
+
+    return blocking
+
+
+def _passed(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    async def method(self: AsyncCompressedQdrantClient, *args: Any, **kwargs: Any) -> Any:
+        return await getattr(self.wrapped, name)(*args, **kwargs)
+
+    return method
+
+
+def _attribute(name: str) -> property:
+    return property(lambda self: getattr(self.wrapped, name))
+
+
+for _name, _method in public_methods(AsyncQdrantClient).items():
+    if _name in TRANSLATED:
+        setattr(AsyncCompressedQdrantClient, _name, _translated(_name, _method))
+    elif _name in PASSED_THROUGH:
+        setattr(AsyncCompressedQdrantClient, _name, _passed(_name, _method))
+    elif _name not in STATIC:
+        setattr(AsyncCompressedQdrantClient, _name, refusal(_name, _method))
+for _name, _value in vars(AsyncQdrantClient).items():
+    if isinstance(_value, property):
+        setattr(AsyncCompressedQdrantClient, _name, _attribute(_name))

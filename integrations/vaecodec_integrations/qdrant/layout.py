@@ -1,0 +1,229 @@
+"""What a collection holds, and the proof that it was filled by the codecs at hand.
+
+The identity of a codec lives in the collection's metadata, one key per compressed vector, so that several writers
+can add vectors without overwriting each other's records (Qdrant merges metadata key by key).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from qdrant_client import models
+
+from vaecodec.errors import CodecMismatchError, UnsupportedRequestError
+from vaecodec.interface import Metric, VectorCodec
+
+UNNAMED = ""
+METADATA_KEY = "vaecodec"
+
+DISTANCES = {
+    Metric.COSINE: models.Distance.COSINE,
+    Metric.DOT: models.Distance.DOT,
+    Metric.L2: models.Distance.EUCLID,
+}
+
+
+class Originals(StrEnum):
+    """Where the uncompressed vectors of a collection are kept."""
+
+    NONE = "none"
+    DISK = "disk"
+    """A second named vector of the same collection: float16, on disk, without a graph."""
+    FILE = "file"
+    """An :class:`~vaecodec_integrations.qdrant.OriginalsFile` beside the application."""
+
+
+@dataclass(frozen=True)
+class CodedVector:
+    """One compressed vector of a collection.
+
+    Attributes:
+        name: its name, empty for the unnamed vector.
+        codec: what compresses it.
+        multi: whether a point holds several rows under this name.
+        original: name of the vector that holds the uncompressed form in the same collection, if one does.
+    """
+
+    name: str
+    codec: VectorCodec
+    multi: bool = False
+    original: str | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The vectors of one collection: the compressed ones, and the names of all others that a user sees."""
+
+    coded: Mapping[str, CodedVector]
+    others: tuple[str, ...] = ()
+
+    @property
+    def hides_originals(self) -> bool:
+        """Whether the collection holds vectors that a user of the client does not see."""
+        return any(vector.original is not None for vector in self.coded.values())
+
+
+def metadata_key(name: str) -> str:
+    """The metadata key of the compressed vector ``name``."""
+    return f"{METADATA_KEY}:{name}" if name else METADATA_KEY
+
+
+def original_name(name: str) -> str:
+    """The name that new collections give to the uncompressed form of the vector ``name``."""
+    return f"{name}_original" if name else "original"
+
+
+def identity(codec: VectorCodec, originals: Originals, original: str | None) -> dict[str, Any]:
+    """What the collection's metadata says about one compressed vector."""
+    return {
+        "codec_id": codec.codec_id,
+        "dim": codec.dim,
+        "code_dim": codec.code_dim,
+        "metric": str(codec.metric),
+        "embedder": codec.embedder,
+        "originals": str(originals),
+        "original_vector": original,
+    }
+
+
+def dense_params(info: models.CollectionInfo) -> dict[str, models.VectorParams]:
+    """The dense vectors of a collection by name, the unnamed one under the empty name."""
+    vectors = info.config.params.vectors
+    if vectors is None:
+        return {}
+    return dict(vectors) if isinstance(vectors, Mapping) else {UNNAMED: vectors}
+
+
+def read_layout(
+    collection: str,
+    info: models.CollectionInfo,
+    codecs: Mapping[str, VectorCodec],
+    originals: Originals,
+    *,
+    trust: bool,
+) -> tuple[Layout, dict[str, Any]]:
+    """Compare a collection with the codecs at hand.
+
+    Returns:
+        The layout, and the identity records that the metadata lacks (empty when all are there or trusted). The
+        caller may write them to an empty collection and must refuse a filled one.
+
+    Raises:
+        CodecMismatchError: another codec, width, distance or keeping of originals.
+    """
+    stored = info.config.metadata or {}
+    params = dense_params(info)
+    coded: dict[str, CodedVector] = {}
+    missing: dict[str, Any] = {}
+    for name, codec in codecs.items():
+        if name not in params:
+            continue
+        record = stored.get(metadata_key(name))
+        _check_params(collection, name, params[name], codec)
+        if record is None:
+            original = original_name(name) if originals is Originals.DISK else None
+            if not trust:
+                missing[metadata_key(name)] = identity(codec, originals, original)
+        else:
+            _check_record(collection, name, record, codec, originals)
+            original = record["original_vector"]
+        if original is not None and (original not in params or params[original].size != codec.dim):
+            raise CodecMismatchError(
+                f"collection {collection!r}: expected the originals of vector {name!r} in a vector {original!r} of "
+                f"size {codec.dim}, got {_sizes(params)}; create the collection through this client"
+            )
+        multi = params[name].multivector_config is not None
+        if multi and originals is Originals.FILE:
+            raise UnsupportedRequestError(
+                f"collection {collection!r}: vector {name!r} is a multivector, and a file of originals holds one row "
+                "per point; keep the originals on disk: originals='disk'"
+            )
+        coded[name] = CodedVector(name, codec, multi, original)
+    hidden = {vector.original for vector in coded.values()}
+    sparse = info.config.params.sparse_vectors or {}
+    others = tuple(name for name in [*params, *sparse] if name not in coded and name not in hidden)
+    return Layout(coded, others), missing
+
+
+def _check_params(collection: str, name: str, params: models.VectorParams, codec: VectorCodec) -> None:
+    where = f"collection {collection!r}, vector {name!r}"
+    if params.size == codec.dim and codec.dim != codec.code_dim:
+        raise CodecMismatchError(
+            f"{where}: expected compressed vectors of size {codec.code_dim}, got uncompressed ones of size "
+            f"{params.size}; copy the collection with `vaecodec migrate`, or open it without this codec"
+        )
+    if params.size != codec.code_dim:
+        raise CodecMismatchError(
+            f"{where}: expected vectors of size {codec.code_dim}, got size {params.size}; "
+            "open it with the codec that filled it"
+        )
+    if params.distance != DISTANCES[codec.latent_metric]:
+        raise CodecMismatchError(
+            f"{where}: expected distance {DISTANCES[codec.latent_metric]}, got {params.distance}; "
+            "the collection must be created again through this client"
+        )
+
+
+def _check_record(
+    collection: str, name: str, record: Mapping[str, Any], codec: VectorCodec, originals: Originals
+) -> None:
+    where = f"collection {collection!r}, vector {name!r}"
+    if record["codec_id"] != codec.codec_id:
+        raise CodecMismatchError(
+            f"{where}: expected codec {codec.codec_id[:12]} ({codec.embedder or 'unnamed embedder'}), got a collection "
+            f"filled by codec {record['codec_id'][:12]} ({record['embedder'] or 'unnamed embedder'}); open it with "
+            "that codec, or migrate the collection"
+        )
+    if record["originals"] != originals:
+        raise CodecMismatchError(
+            f"{where}: expected originals kept {originals!s:}, got a collection that keeps them "
+            f"{record['originals']}; open it with the matching originals argument"
+        )
+
+
+def no_identity(collection: str, missing: Mapping[str, Any]) -> CodecMismatchError:
+    """The error for a filled collection whose metadata names no codec."""
+    return CodecMismatchError(
+        f"collection {collection!r}: expected the codec's id in its metadata ({', '.join(map(repr, missing))}), got "
+        "points but no id; if its vectors were made by this codec, open it with trust=True, otherwise copy it with "
+        "`vaecodec migrate`"
+    )
+
+
+def metadata_not_kept(collection: str) -> CodecMismatchError:
+    """The error for a server that drops collection metadata."""
+    return CodecMismatchError(
+        f"collection {collection!r}: the server did not keep the collection's metadata (Qdrant does from version "
+        "1.16 on); upgrade it, or open the collection with trust=True and see to it that one codec is used"
+    )
+
+
+def logical_info(info: models.CollectionInfo, layout: Layout) -> models.CollectionInfo:
+    """The collection as a user of the client sees it: original sizes and distances, kept originals not listed.
+
+    Frameworks compare these with their embedding model before they use a collection.
+    """
+    if not layout.coded:
+        return info
+    params = dense_params(info)
+    seen = {
+        name: params[name].model_copy(
+            update={"size": layout.coded[name].codec.dim, "distance": DISTANCES[layout.coded[name].codec.metric]}
+        )
+        if name in layout.coded
+        else params[name]
+        for name in params
+        if name in layout.coded or name in layout.others
+    }
+    vectors: Any = seen[UNNAMED] if list(seen) == [UNNAMED] else seen
+    config = info.config.model_copy(
+        update={"params": info.config.params.model_copy(update={"vectors": vectors})},
+    )
+    return info.model_copy(update={"config": config})
+
+
+def _sizes(params: Mapping[str, models.VectorParams]) -> str:
+    return ", ".join(f"{name!r} of size {value.size}" for name, value in params.items()) or "no dense vectors"

@@ -1,0 +1,94 @@
+"""Scores in the original space: exact ones from a file of originals, approximate ones by an affine calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vaecodec.errors import UnsupportedRequestError
+from vaecodec.interface import FloatArray, Metric, VectorCodec
+from vaecodec.vectors import as_vectors, normalised
+from vaecodec_integrations.qdrant.originals import OriginalsFile
+from vaecodec_integrations.qdrant.vectors import copy_with, is_dense
+
+
+class Affine(NamedTuple):
+    """original score = scale x compressed score + offset; ``scale`` is positive."""
+
+    scale: float
+    offset: float
+
+
+def calibration_of(codec: VectorCodec) -> Affine:
+    """The score calibration that the codec's artifact carries.
+
+    Raises:
+        UnsupportedRequestError: it carries none.
+    """
+    calibration = getattr(getattr(codec, "metadata", None), "calibration", {}).get("score")
+    if calibration is None:
+        raise UnsupportedRequestError(
+            f"calibrate: expected a codec whose artifact holds a score calibration, got codec {codec.codec_id[:12]} "
+            "without one; train or export it again, or open the client with calibrate=False"
+        )
+    return Affine(float(calibration["scale"]), float(calibration["offset"]))
+
+
+def to_compressed(calibration: Affine | None, threshold: float | None) -> float | None:
+    """A threshold on original scores as one on compressed scores."""
+    if calibration is None or threshold is None:
+        return threshold
+    return (threshold - calibration.offset) / calibration.scale
+
+
+def calibrated(calibration: Affine | None, points: Sequence[Any]) -> Sequence[Any]:
+    """Scored points with estimates of their original scores."""
+    if calibration is None:
+        return points
+    return [copy_with(p, score=calibration.scale * p.score + calibration.offset) for p in points]
+
+
+def by_file(
+    file: OriginalsFile,
+    metric: Metric,
+    query: Any,
+    points: Sequence[Any],
+    *,
+    limit: int,
+    offset: int,
+    score_threshold: float | None,
+) -> list[Any]:
+    """Candidates in the order of their exact scores, with these scores.
+
+    Args:
+        query: float (dim,), or the id of a point whose original is the query.
+        points: scored points, more than are wanted.
+        limit: how many are wanted after the first ``offset``.
+        score_threshold: on exact scores, in Qdrant's sense: at least this similarity, at most this distance.
+
+    Raises:
+        MissingOriginalsError: a candidate, or the query's point, has no row in the file.
+    """
+    if not points:
+        return []
+    vector = np.asarray(query, np.float32)[None] if is_dense(query) else file.get([query])
+    scores = exact_scores(as_vectors(vector, file.dim, metric, name="query"), file.get([p.id for p in points]), metric)
+    sign = 1.0 if metric is Metric.L2 else -1.0
+    order = np.argsort(sign * scores, kind="stable")
+    if score_threshold is not None:
+        order = order[sign * scores[order] <= sign * score_threshold]
+    return [copy_with(points[i], score=float(scores[i])) for i in order[offset : offset + limit]]
+
+
+def exact_scores(query: FloatArray, rows: FloatArray, metric: Metric) -> FloatArray:
+    """Qdrant's score of one query, float32 (1, d), and each row, float32 (n, d): float32 (n,).
+
+    Cosine and dot are similarities; L2 is the distance, not squared, as in Qdrant.
+    """
+    if metric is Metric.COSINE:
+        return np.asarray(normalised(rows) @ normalised(query)[0])
+    if metric is Metric.DOT:
+        return np.asarray(rows @ query[0])
+    return np.asarray(np.sqrt(((rows - query) ** 2).sum(axis=1)))

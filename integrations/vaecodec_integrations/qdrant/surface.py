@@ -1,0 +1,126 @@
+"""The public methods of the installed Qdrant client, sorted by what becomes of their vectors.
+
+A method of a newer qdrant-client that is in neither list raises instead of passing uncompressed vectors on unseen.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from vaecodec.errors import UnsupportedRequestError
+
+TRANSLATED = frozenset(
+    {
+        "batch_update_points",
+        "create_collection",
+        "create_vector_name",
+        "delete_collection",
+        "delete_vector_name",
+        "delete_vectors",
+        "get_collection",
+        "query_batch_points",
+        "query_points",
+        "query_points_groups",
+        "recreate_collection",
+        "retrieve",
+        "scroll",
+        "search_matrix_offsets",
+        "search_matrix_pairs",
+        "update_collection",
+        "update_collection_aliases",
+        "update_vectors",
+        "upload_collection",
+        "upload_points",
+        "upsert",
+    }
+)
+
+PASSED_THROUGH = frozenset(
+    {
+        "clear_payload",
+        "close",
+        "cluster_collection_update",
+        "cluster_status",
+        "cluster_telemetry",
+        "collection_cluster_info",
+        "collection_exists",
+        "count",
+        "create_full_snapshot",
+        "create_payload_index",
+        "create_shard_key",
+        "create_shard_snapshot",
+        "create_snapshot",
+        "delete",
+        "delete_full_snapshot",
+        "delete_payload",
+        "delete_payload_index",
+        "delete_shard_key",
+        "delete_shard_snapshot",
+        "delete_snapshot",
+        "facet",
+        "get_aliases",
+        "get_collection_aliases",
+        "get_collections",
+        "get_optimizations",
+        "info",
+        "list_full_snapshots",
+        "list_shard_keys",
+        "list_shard_snapshots",
+        "list_snapshots",
+        "overwrite_payload",
+        "recover_current_peer",
+        "recover_shard_snapshot",
+        "recover_snapshot",
+        "remove_peer",
+        "set_payload",
+    }
+)
+
+# Copies collections between servers as they are stored, metadata included: no vector is seen by the application.
+COPIED_AS_STORED = frozenset({"migrate"})
+
+# About embedding models, not about a collection.
+STATIC = frozenset(
+    {
+        "get_embedding_size",
+        "list_image_models",
+        "list_late_interaction_multimodal_models",
+        "list_late_interaction_text_models",
+        "list_sparse_models",
+        "list_text_models",
+    }
+)
+
+
+def public_methods(client: type) -> dict[str, Callable[..., Any]]:
+    """The methods that a user of the client can call, by name."""
+    return {name: value for name, value in inspect.getmembers(client, callable) if not name.startswith("_")}
+
+
+def bound_arguments(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name, positional ones included; raises ``TypeError`` as the call itself would."""
+    arguments = signature.bind(*args, **kwargs).arguments
+    extra = arguments.pop("kwargs", {})
+    return {**arguments, **extra}
+
+
+def refusal(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    """A stand-in for a method that this version of vaecodec does not know."""
+
+    @wraps(original)
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise UnsupportedRequestError(
+            f"{name}: expected a method that this version of vaecodec translates or passes on, got one of a newer "
+            f"qdrant-client; upgrade vaecodec, or call client.wrapped.{name} if it carries no vectors"
+        )
+
+    return refuse
+
+
+def signature_without_self(method: Callable[..., Any]) -> inspect.Signature:
+    """A method's signature as its caller sees it."""
+    signature = inspect.signature(method)
+    return signature.replace(parameters=list(signature.parameters.values())[1:])

@@ -1,0 +1,302 @@
+"""Encoding and decoding of the vectors inside Qdrant's request and response models; nothing is sent here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, get_args
+
+import numpy as np
+from pydantic import BaseModel
+from qdrant_client import grpc, models
+from qdrant_client.conversions.conversion import GrpcToRest
+
+from vaecodec.errors import InvalidVectorsError, UntranslatableError, WrongWidthError
+from vaecodec.interface import FloatArray
+from vaecodec.vectors import as_vectors
+from vaecodec_integrations.qdrant.layout import UNNAMED, CodedVector, Layout
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+VectorCall = Callable[[FloatArray], FloatArray]
+# Fetches kept originals: ids to float32 (m, dim) of those found, and which were found.
+FetchOriginals = Callable[[Sequence[Any]], tuple[FloatArray, "np.ndarray[Any, np.dtype[np.bool_]]"]]
+
+_INFERENCE = (models.Document, models.Image, models.InferenceObject)
+
+
+def copy_with(model: ModelT, **changes: Any) -> ModelT:
+    """A copy with some fields replaced, without validating vectors float by float again."""
+    return model.model_copy(update=changes)
+
+
+# ---------------------------------------------------------------- documents
+
+
+def encode_points(layout: Layout, points: Sequence[Any]) -> list[Any]:
+    """``PointStruct`` or ``PointVectors`` with their compressed vectors encoded; the rest as it is."""
+    structs = [GrpcToRest.convert_point_struct(p) if isinstance(p, grpc.PointStruct) else p for p in points]
+    encoded = encode_vectors(layout, [p.vector for p in structs], [p.id for p in structs])
+    return [copy_with(point, vector=vector) for point, vector in zip(structs, encoded, strict=True)]
+
+
+def encode_vectors(layout: Layout, vectors: Sequence[Any], labels: Sequence[Any]) -> list[Any]:
+    """One point's vectors per item, plain or by name, with the compressed ones encoded as documents.
+
+    Args:
+        vectors: per point a vector, a multivector, or a dict of these by name.
+        labels: what the points are called in error messages, usually their ids.
+
+    Raises:
+        InvalidVectorsError: naming the first bad point; nothing is returned then.
+    """
+    named = [v if isinstance(v, dict) else {UNNAMED: v} for v in vectors]
+    results: list[dict[str, Any]] = [dict(v) for v in named]
+    for name, coded in layout.coded.items():
+        rows = [i for i, point in enumerate(named) if point.get(name) is not None]
+        column = [named[i][name] for i in rows]
+        encoded = encode_column(coded, column, coded.codec.encode, [f"point {labels[i]!r}" for i in rows])
+        for row, raw, latent in zip(rows, column, encoded, strict=True):
+            results[row][name] = latent
+            if coded.original is not None:
+                results[row][coded.original] = as_lists(raw)
+    return [
+        result if isinstance(vector, dict) or len(result) > 1 else result[UNNAMED]
+        for vector, result in zip(vectors, results, strict=True)
+    ]
+
+
+def encode_batch(layout: Layout, batch: models.Batch) -> models.Batch:
+    """A ``Batch`` with its compressed columns encoded."""
+    columns: dict[str, Any] = dict(batch.vectors) if isinstance(batch.vectors, dict) else {UNNAMED: batch.vectors}
+    for name, coded in layout.coded.items():
+        if name not in columns:
+            continue
+        raw = columns[name]
+        labels = [f"point {batch.ids[i]!r}" if i < len(batch.ids) else f"row {i}" for i in range(len(raw))]
+        columns[name] = encode_column(coded, raw, coded.codec.encode, labels)
+        if coded.original is not None:
+            columns[coded.original] = as_lists(raw)
+    return copy_with(batch, vectors=columns[UNNAMED] if list(columns) == [UNNAMED] else columns)
+
+
+def encode_column(coded: CodedVector, vectors: Sequence[Any], call: VectorCall, labels: Sequence[str]) -> list[Any]:
+    """Vectors of one name as lists of floats; multivectors row by row.
+
+    Args:
+        vectors: float (dim,) each, or float (m, dim) where ``coded.multi``.
+        call: the codec's ``encode`` or ``encode_queries``.
+        labels: what each vector is called in error messages.
+    """
+    if not len(vectors):
+        return []
+    if not coded.multi:
+        return list(_call(coded, stacked(coded, vectors, labels), call, labels).tolist())
+    lengths = [len(vector) for vector in vectors]
+    flat = [row for vector in vectors for row in vector]
+    owners = [label for label, length in zip(labels, lengths, strict=True) for _ in range(length)]
+    rows = iter(_call(coded, stacked(coded, flat, owners), call, owners).tolist())
+    return [[next(rows) for _ in range(length)] for length in lengths]
+
+
+def stacked(coded: CodedVector, vectors: Sequence[Any], labels: Sequence[str]) -> FloatArray:
+    """Vectors of one name as float32 (n, dim); raises ``InvalidVectorsError`` naming the first of another shape."""
+    dim = coded.codec.dim
+    for label, vector in zip(labels, vectors, strict=True):
+        if isinstance(vector, _INFERENCE):
+            raise UntranslatableError(
+                f"{label}, vector {coded.name!r}: expected {dim} floats, got a {type(vector).__name__} to be embedded "
+                "elsewhere; embed it first, then pass the vector"
+            )
+        if isinstance(vector, models.SparseVector) or (len(vector) and isinstance(vector[0], (list, np.ndarray))):
+            raise UntranslatableError(
+                f"{label}, vector {coded.name!r}: expected {dim} floats, got a {type(vector).__name__} of another kind"
+            )
+        if len(vector) != dim:
+            raise WrongWidthError(
+                f"{label}, vector {coded.name!r}: expected width {dim}, got {len(vector)}; "
+                "was it made by the embedding model that the codec was trained for?"
+            )
+    with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused by the codec
+        return np.array(vectors, dtype=np.float32).reshape(len(vectors), dim)
+
+
+def _call(coded: CodedVector, rows: FloatArray, call: VectorCall, labels: Sequence[str]) -> FloatArray:
+    try:
+        return call(rows)
+    except InvalidVectorsError as error:
+        raise type(error)(f"{labels[_first_bad(coded, rows)]}, vector {coded.name!r}: {error}") from None
+
+
+def _first_bad(coded: CodedVector, rows: FloatArray) -> int:
+    for index in range(len(rows)):
+        try:
+            as_vectors(rows[index : index + 1], coded.codec.dim, coded.codec.metric)
+        except InvalidVectorsError:
+            return index
+    return 0
+
+
+def as_lists(vectors: Any) -> Any:
+    """Arrays at any depth of lists as lists of floats, which is what Qdrant's models hold."""
+    if isinstance(vectors, np.ndarray):
+        return vectors.tolist()
+    return [as_lists(v) if isinstance(v, (np.ndarray, list)) else v for v in vectors]
+
+
+# ---------------------------------------------------------------- queries
+
+
+def as_query(query: Any) -> Any:
+    """The short forms of a query (an id, a vector, an array) as the models they stand for."""
+    if query is None or isinstance(query, _QUERY_MODELS):
+        return query
+    if isinstance(query, np.ndarray):
+        query = query.tolist()
+    elif isinstance(query, grpc.PointId):
+        query = GrpcToRest.convert_point_id(query)
+    return models.NearestQuery(nearest=query)
+
+
+_QUERY_MODELS: tuple[type[BaseModel], ...] = get_args(models.Query)
+
+
+def is_dense(vector: Any) -> bool:
+    """Whether a query input is a vector or multivector, not an id, a sparse vector or an object to be embedded."""
+    return isinstance(vector, (list, np.ndarray))
+
+
+def map_query(query: Any, change: Callable[[Any], Any]) -> Any:
+    """A copy of a query model with ``change`` applied to each of its inputs: vectors, ids, sparse vectors."""
+    match query:
+        case models.NearestQuery():
+            return copy_with(query, nearest=change(query.nearest))
+        case models.RecommendQuery():
+            sides = {
+                side: None if values is None else [change(value) for value in values]
+                for side, values in (("positive", query.recommend.positive), ("negative", query.recommend.negative))
+            }
+            return copy_with(query, recommend=copy_with(query.recommend, **sides))
+        case models.DiscoverQuery():
+            target = change(query.discover.target)
+            context = _map_context(query.discover.context, change)
+            return copy_with(query, discover=copy_with(query.discover, target=target, context=context))
+        case models.ContextQuery():
+            return copy_with(query, context=_map_context(query.context, change))
+        case models.RelevanceFeedbackQuery():
+            asked = query.relevance_feedback
+            target = change(asked.target)
+            feedback = [copy_with(item, example=change(item.example)) for item in asked.feedback]
+            return copy_with(query, relevance_feedback=copy_with(asked, target=target, feedback=feedback))
+        case _:
+            return query
+
+
+def _map_context(context: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(context, models.ContextPair):
+        return copy_with(context, positive=change(context.positive), negative=change(context.negative))
+    return [_map_context(pair, change) for pair in context]
+
+
+def searches_vectors(query: Any) -> bool:
+    """Whether a query compares vectors at all; fusion, formula, order, text and sampling do not."""
+    return isinstance(
+        query,
+        (
+            models.NearestQuery,
+            models.RecommendQuery,
+            models.DiscoverQuery,
+            models.ContextQuery,
+            models.RelevanceFeedbackQuery,
+        ),
+    )
+
+
+class QueryVectors:
+    """Encodes all query vectors of a request in one call per codec.
+
+    A request is walked twice: the first walk hands every vector to :meth:`collect`, the second replaces each, in the
+    same order, by what :meth:`replace` returns.
+    """
+
+    def __init__(self) -> None:
+        self._gathered: dict[str, tuple[CodedVector, list[Any]]] = {}
+        self._encoded: dict[str, Iterator[Any]] = {}
+
+    def collect(self, coded: CodedVector, vector: Any) -> Any:
+        """Note one vector; returns it unchanged."""
+        self._refuse_inference(coded, vector)
+        if is_dense(vector):
+            self._gathered.setdefault(coded.name, (coded, []))[1].append(vector)
+        return vector
+
+    def encode(self) -> None:
+        """Encode what was collected; raises ``InvalidVectorsError`` naming the first bad vector."""
+        for name, (coded, vectors) in self._gathered.items():
+            # A multivector collection takes a single vector as a query too: it counts as one row.
+            multi = [coded.multi and np.ndim(vector[0]) == 1 for vector in vectors]
+            labels = [f"query {index}" for index in range(len(vectors))]
+            wrapped = [v if m else [v] for v, m in zip(vectors, multi, strict=True)]
+            column = CodedVector(name, coded.codec, multi=True)
+            encoded = encode_column(column, wrapped, coded.codec.encode_queries, labels)
+            self._encoded[name] = iter([e if m else e[0] for e, m in zip(encoded, multi, strict=True)])
+
+    def replace(self, coded: CodedVector, vector: Any) -> Any:
+        """The encoded form of the next vector."""
+        return next(self._encoded[coded.name]) if is_dense(vector) else vector
+
+    @staticmethod
+    def _refuse_inference(coded: CodedVector, vector: Any) -> None:
+        if isinstance(vector, _INFERENCE):
+            stacked(coded, [vector], ["query"])
+
+
+# ---------------------------------------------------------------- responses
+
+
+def stored_selection(layout: Layout, with_vectors: Any) -> Any:
+    """``with_vectors`` as the server must be asked: kept originals instead of their compressed form."""
+    if with_vectors is True and layout.hides_originals:
+        with_vectors = [*layout.coded, *layout.others]
+    if not isinstance(with_vectors, (list, tuple)):
+        return with_vectors
+    return [layout.coded[name].original or name if name in layout.coded else name for name in with_vectors]
+
+
+def restore_records(layout: Layout, records: Iterable[Any], fetch: FetchOriginals | None) -> list[Any]:
+    """``Record`` or ``ScoredPoint`` with vectors of the original width: the original where one is kept, otherwise
+    the reconstruction."""
+    records = list(records)
+    if not layout.coded or all(record.vector is None for record in records):
+        return records
+    restored: list[Any] = [
+        dict(r.vector) if isinstance(r.vector, Mapping) else None if r.vector is None else {UNNAMED: r.vector}
+        for r in records
+    ]
+    for name, coded in layout.coded.items():
+        rows = [i for i, vectors in enumerate(restored) if vectors and name in vectors]
+        decoded = decode_column(coded, [restored[i][name] for i in rows])
+        if fetch is not None and rows:
+            originals, found = fetch([records[i].id for i in rows])
+            kept = iter(originals.tolist())
+            decoded = [next(kept) if f else value for f, value in zip(found, decoded, strict=True)]
+        for row, value in zip(rows, decoded, strict=True):
+            restored[row][name] = value
+        for vectors in restored:
+            if vectors and coded.original is not None and coded.original in vectors:
+                vectors[name] = vectors.pop(coded.original)
+    return [
+        record
+        if vectors is None
+        else copy_with(record, vector=vectors[UNNAMED] if list(vectors) == [UNNAMED] else vectors)
+        for record, vectors in zip(records, restored, strict=True)
+    ]
+
+
+def decode_column(coded: CodedVector, codes: Sequence[Any]) -> list[Any]:
+    """Stored latents of one name as reconstructions, lists of ``dim`` floats; multivectors row by row."""
+    if not codes:
+        return []
+    if not coded.multi:
+        return list(coded.codec.decode(np.array(codes, np.float32)).tolist())
+    flat = np.array([row for multi in codes for row in multi], np.float32)
+    rows = iter(coded.codec.decode(flat).tolist())
+    return [[next(rows) for _ in multi] for multi in codes]

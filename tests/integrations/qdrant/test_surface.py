@@ -1,0 +1,167 @@
+"""Nothing of the installed Qdrant client escapes translation: found by inspecting its types, not by a list alone."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from functools import cache
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import pytest
+import qdrant_client
+from pydantic import BaseModel
+from qdrant_client import AsyncQdrantClient, QdrantClient, models
+
+from vaecodec.errors import UnsupportedRequestError
+from vaecodec_integrations.qdrant import AsyncCompressedQdrantClient, CompressedQdrantClient
+from vaecodec_integrations.qdrant.surface import (
+    COPIED_AS_STORED,
+    PASSED_THROUGH,
+    STATIC,
+    TRANSLATED,
+    public_methods,
+    refusal,
+)
+
+CLIENTS = [(QdrantClient, CompressedQdrantClient), (AsyncQdrantClient, AsyncCompressedQdrantClient)]
+
+# Every field of the models that holds vectors or their sizes. The first column is translated by the client; the
+# tests of the contract suite send and read each of them.
+TRANSLATED_FIELDS = {
+    ("Batch", "vectors"),
+    ("CollectionParams", "vectors"),
+    ("ContextPair", "negative"),
+    ("ContextPair", "positive"),
+    ("DenseVectorNameConfig", "dense"),
+    ("DiscoverInput", "target"),
+    ("FeedbackItem", "example"),
+    ("NearestQuery", "nearest"),
+    ("PointStruct", "vector"),
+    ("PointVectors", "vector"),
+    ("Prefetch", "query"),
+    ("QueryRequest", "query"),
+    ("RecommendInput", "negative"),
+    ("RecommendInput", "positive"),
+    ("Record", "vector"),
+    ("RelevanceFeedbackInput", "target"),
+    ("ScoredPoint", "vector"),
+}
+# Built inside the wrapped client from arguments that are translated.
+BUILT_BY_THE_CLIENT = {("CreateCollection", "vectors"), ("QueryGroupsRequest", "query")}
+# Lists of numbers that are no dense vectors of a collection; the last is a model that no method returns any more.
+NO_VECTORS = {
+    ("Rrf", "weights"),
+    ("SearchMatrixOffsetsResponse", "scores"),
+    ("SparseVector", "values"),
+    ("QueryResponse", "embedding"),
+}
+
+SIZED = (models.VectorParams, models.DenseVectorConfig)
+
+
+def leaves(annotation: Any) -> Iterator[Any]:
+    """The annotation and everything inside its containers and unions."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from leaves(part)
+
+
+def holds_floats(annotation: Any) -> bool:
+    """Whether a list of floats occurs in the annotation."""
+    if get_origin(annotation) is Annotated:
+        return holds_floats(get_args(annotation)[0])
+    if get_origin(annotation) is list:
+        (item,) = get_args(annotation)
+        plain = get_args(item)[0] if get_origin(item) is Annotated else item
+        return plain is float or holds_floats(item)
+    return any(holds_floats(part) for part in get_args(annotation))
+
+
+def all_models() -> list[type[BaseModel]]:
+    found = {v for v in vars(models).values() if inspect.isclass(v) and issubclass(v, BaseModel)}
+    return sorted(found, key=lambda model: model.__name__)
+
+
+@cache
+def carries_vectors(model: type[BaseModel]) -> bool:
+    """Whether vectors can be anywhere inside the model."""
+    return _reaches(model, set())
+
+
+def _reaches(model: type[BaseModel], seen: set[type[BaseModel]]) -> bool:
+    if model in seen:
+        return False
+    seen.add(model)
+    for field, info in model.model_fields.items():
+        if (model.__name__, field) in TRANSLATED_FIELDS | BUILT_BY_THE_CLIENT:
+            return True
+        for part in leaves(info.annotation):
+            if inspect.isclass(part) and issubclass(part, BaseModel) and _reaches(part, seen):
+                return True
+    return False
+
+
+def test_every_vector_field_of_the_models_is_known() -> None:
+    found = {
+        (model.__name__, field)
+        for model in all_models()
+        for field, info in model.model_fields.items()
+        if holds_floats(info.annotation) or any(leaf in SIZED for leaf in leaves(info.annotation))
+    }
+    assert found == TRANSLATED_FIELDS | BUILT_BY_THE_CLIENT | NO_VECTORS
+
+
+@pytest.mark.parametrize(("original", "wrapper"), CLIENTS)
+def test_every_public_method_is_known(original: type, wrapper: type) -> None:
+    known = TRANSLATED | PASSED_THROUGH | COPIED_AS_STORED | STATIC
+    assert set(public_methods(original)) - known == set(), "new methods of qdrant-client"
+    if original is QdrantClient:
+        assert known - set(public_methods(original)) == set(), "methods that qdrant-client no longer has"
+    for name, method in public_methods(original).items():
+        own = getattr(wrapper, name)
+        assert inspect.signature(own) == inspect.signature(method)
+        assert inspect.iscoroutinefunction(own) == inspect.iscoroutinefunction(method), name
+        assert (own is method) == (name in STATIC) or inspect.ismethod(method), name
+
+
+@pytest.mark.parametrize(("original", "wrapper"), CLIENTS)
+def test_every_method_whose_types_reach_a_vector_is_translated(original: type, wrapper: type) -> None:
+    reaching = set()
+    for name, method in public_methods(original).items():
+        for annotation in get_type_hints(method).values():
+            for leaf in leaves(annotation):
+                model = inspect.isclass(leaf) and issubclass(leaf, BaseModel)
+                if leaf in SIZED or (model and carries_vectors(leaf)) or holds_floats(annotation):
+                    reaching.add(name)
+    assert reaching - TRANSLATED == set()
+    # The inspection itself works: the best known methods are among those found.
+    assert {"upsert", "query_points", "scroll", "retrieve", "create_collection", "batch_update_points"} <= reaching
+
+
+def test_a_method_of_a_newer_client_is_refused() -> None:
+    def upsert_many(self: Any, points: Any) -> None:
+        """What a later version may bring."""
+
+    with pytest.raises(UnsupportedRequestError, match=r"^upsert_many: expected a method that this version"):
+        refusal("upsert_many", upsert_many)(object(), [])
+
+
+def test_the_client_is_accepted_where_qdrants_own_is(svd_codec: Any) -> None:
+    with_options = QdrantClient(":memory:", timeout=7)
+    client = CompressedQdrantClient(with_options, svd_codec)
+    assert isinstance(client, qdrant_client.QdrantClient)
+    assert client.init_options["timeout"] == 7
+    assert client.cloud_inference is False
+    with pytest.raises(AttributeError):
+        client._client  # noqa: B018
+    client.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        with_options.get_collection("any")
+
+
+def test_dropping_the_wrapper_leaves_the_wrapped_client_open(svd_codec: Any) -> None:
+    wrapped = QdrantClient(":memory:")
+    client = CompressedQdrantClient(wrapped, svd_codec)
+    del client
+    assert wrapped.get_collections().collections == []
+    wrapped.close()
