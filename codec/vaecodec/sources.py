@@ -309,16 +309,14 @@ class ParquetSource:
             with open_parquet(file) as parquet:
                 self.column = column = vector_column(parquet.schema_arrow, file, column)
                 self.rows += parquet.metadata.num_rows
-                self.dim = self.dim or _parquet_width(parquet, file, column)
+                self.dim = self.dim or _parquet_width(parquet.schema_arrow.field(column).type, file, column)
 
     def blocks(self, rows: int | None = None) -> Iterator[Rows]:
-        step = rows or block_rows(self.dim)
         for file in self.files:
-            with open_parquet(file) as parquet:
-                row = 0
-                for batch in parquet.iter_batches(batch_size=step, columns=[self.column]):
-                    yield list_rows(batch.column(0), self.dim, file, row)
-                    row += len(batch)
+            row = 0
+            for batch in parquet_batches(file, columns=[self.column], rows=rows or block_rows(self.dim)):
+                yield list_rows(batch.column(0), self.dim, file, row)
+                row += len(batch)
 
 
 def block_rows(dim: int) -> int:
@@ -339,14 +337,36 @@ def parquet_files(path: Path) -> list[Path]:
 def open_parquet(path: Path) -> Any:
     """A ``pyarrow.parquet.ParquetFile`` that reads page by page, or MalformedSourceError.
 
-    pyarrow would otherwise hold whole row groups, which may be the whole file.
+    pyarrow would otherwise hold whole row groups, which may be the whole file. Page checksums are verified where the
+    file has them.
     """
     arrow = require("pyarrow", extra="parquet")
     parquet = require("pyarrow.parquet", extra="parquet")
     try:
-        return parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+        return parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True)
     except arrow.ArrowInvalid as error:
         raise MalformedSourceError(f"{path}: not a complete Parquet file: {error}") from error
+
+
+def parquet_batches(
+    path: Path, *, rows: int, columns: list[str] | None = None, row_groups: list[int] | None = None
+) -> Iterator[Any]:
+    """Record batches of at most ``rows`` rows of the file or of some row groups.
+
+    Raises:
+        MalformedSourceError: the file is not complete Parquet, or damaged further in.
+    """
+    arrow = require("pyarrow", extra="parquet")
+    with open_parquet(path) as parquet:
+        batches = parquet.iter_batches(batch_size=rows, columns=columns, row_groups=row_groups)
+        while True:
+            try:
+                batch = next(batches, None)
+            except (arrow.ArrowException, OSError) as error:
+                raise MalformedSourceError(f"{path}: damaged Parquet data: {error}") from error
+            if batch is None:
+                return
+            yield batch
 
 
 def vector_column(schema: Any, path: Path, column: str | None) -> str:
@@ -393,11 +413,10 @@ def list_rows(values: Any, dim: int, path: Path, first_row: int) -> Rows:
     return flat.reshape(-1, dim)
 
 
-def _parquet_width(parquet: Any, path: Path, column: str) -> int:
-    kind = parquet.schema_arrow.field(column).type
+def _parquet_width(kind: Any, path: Path, column: str) -> int:
     if hasattr(kind, "list_size"):
         return int(kind.list_size)
-    for batch in parquet.iter_batches(batch_size=1, columns=[column]):
+    for batch in parquet_batches(path, columns=[column], rows=1):
         first = batch.column(0)
         if not first[0].is_valid:
             raise MissingVectorError(f"{path}: row 0 is null; every row needs a vector")

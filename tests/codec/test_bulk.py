@@ -1,0 +1,498 @@
+"""Whole collections through a codec: the right values, nothing half-finished under the output's name, resumable."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from vaecodec import Codec, LinearCodec, LinearKind, Metric, fit_linear
+from vaecodec.bulk import BulkOptions, FloatType, OnBadRows, decode, encode
+from vaecodec.errors import (
+    BadRowsError,
+    BulkStoppedError,
+    ChangedJobError,
+    CodecMismatchError,
+    MalformedSourceError,
+    NonFiniteError,
+    OutputExistsError,
+    UnknownSourceError,
+    VaecodecError,
+    WrongWidthError,
+)
+
+ROWS = 3000
+SHARDS = BulkOptions(shard_rows=500)
+
+
+@pytest.fixture(scope="module")
+def rows(sample: Any) -> np.ndarray:
+    return sample.base[:ROWS]
+
+
+def lists(rows: np.ndarray, fixed: bool = False) -> pa.Array:
+    flat = pa.array(rows.reshape(-1))
+    if fixed:
+        return pa.FixedSizeListArray.from_arrays(flat, rows.shape[1])
+    return pa.ListArray.from_arrays(pa.array(range(0, rows.size + 1, rows.shape[1]), pa.int32()), flat)
+
+
+def documents(rows: np.ndarray, first: int = 0, fixed: bool = False) -> pa.Table:
+    numbers = range(first, first + len(rows))
+    return pa.table(
+        {
+            "id": pa.array([f"doc-{n}" for n in numbers]),
+            "embedding": lists(rows, fixed),
+            "tags": pa.array([["a"] * (n % 3) for n in numbers]),
+        }
+    ).replace_schema_metadata({"origin": "test"})
+
+
+def write(path: Path, rows: np.ndarray) -> Path:
+    """The rows in the format of the path's suffix; a folder of two Parquet files without one."""
+    match path.suffix:
+        case ".npy":
+            np.save(path, rows)
+        case ".fvecs":
+            records = np.empty((len(rows), rows.shape[1] + 1), "<f4")
+            records[:, 1:] = rows
+            records.view("<i4")[:, 0] = rows.shape[1]
+            records.tofile(path)
+        case ".fbin":
+            path.write_bytes(np.asarray(rows.shape, "<u4").tobytes() + rows.astype("<f4").tobytes())
+        case ".hdf5":
+            with h5py.File(path, "w") as file:
+                file["train"] = rows
+        case ".parquet":
+            pq.write_table(documents(rows), path, row_group_size=250)
+        case _:
+            path.mkdir()
+            pq.write_table(documents(rows[:1000]), path / "a.parquet", row_group_size=250)
+            pq.write_table(
+                documents(rows[1000:], 1000, fixed=True),
+                path / "b.parquet",
+                row_group_size=400,
+                write_page_checksum=True,
+            )
+    return path
+
+
+def read(path: Path, column: str = "embedding") -> np.ndarray:
+    if path.suffix == ".npy":
+        return np.load(path)
+    values = pq.read_table(path)[column].combine_chunks()
+    return values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), -1)
+
+
+def content(path: Path) -> dict[str, bytes]:
+    files = [path] if path.is_file() else sorted(path.iterdir())
+    return {file.name: file.read_bytes() for file in files}
+
+
+@pytest.mark.parametrize("source", ["x.npy", "x.fvecs", "x.fbin", "x.hdf5", "x.parquet", "x"])
+@pytest.mark.parametrize("output", ["y.npy", "y"])
+def test_every_format_is_encoded_to_what_one_call_gives(
+    source: str, output: str, rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path
+) -> None:
+    result = encode(write(tmp_path / source, rows), tmp_path / output, svd_codec, options=SHARDS)
+    column = "embedding" if source in ("x", "x.parquet") else "vector"
+    latents = read(tmp_path / output, column)
+    assert latents.dtype == np.float32
+    np.testing.assert_allclose(latents, svd_codec.encode(rows), atol=1e-6)
+    assert (result.rows, result.bad_rows, result.resumed) == (ROWS, 0, 0)
+    assert result.shards == (7 if source == "x" else 6)
+    assert not (tmp_path / f"{output}.partial").exists()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_any_float_dtype_goes_in_and_half_precision_comes_out(
+    dtype: Any, rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "x.npy", rows.astype(dtype))
+    options = BulkOptions(dtype=FloatType.FLOAT16)
+    encode(tmp_path / "x.npy", tmp_path / "y.npy", svd_codec, options=options)
+    encode(tmp_path / "x.npy", tmp_path / "y", svd_codec, options=options)
+    latents = np.load(tmp_path / "y.npy")
+    assert latents.dtype == np.float16
+    np.testing.assert_allclose(latents, svd_codec.encode(rows), atol=1e-3)
+    np.testing.assert_array_equal(read(tmp_path / "y", "vector"), latents)
+
+
+def test_parquet_keeps_its_other_columns_and_its_own_metadata(
+    rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path
+) -> None:
+    encode(write(tmp_path / "x", rows), tmp_path / "y", svd_codec, options=SHARDS)
+    written, expected = pq.read_table(tmp_path / "y"), documents(rows)
+    assert written.drop(["embedding"]) == expected.drop(["embedding"])
+    assert written.schema.field("embedding").type == pa.list_(pa.float32(), 64)
+    assert written.schema.metadata == {b"origin": b"test", b"vaecodec.codec_id": svd_codec.codec_id.encode()}
+
+
+def test_decode_mirrors_encode(rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path) -> None:
+    write(tmp_path / "x", rows)
+    expected = svd_codec.decode(svd_codec.encode(rows))
+    for middle, end in (("codes.npy", "back.npy"), ("codes", "back")):
+        encode(tmp_path / "x", tmp_path / middle, svd_codec, options=SHARDS)
+        decode(tmp_path / middle, tmp_path / end, svd_codec, options=SHARDS)
+        np.testing.assert_allclose(read(tmp_path / end), expected, atol=1e-5)
+    assert pq.read_table(tmp_path / "back")["id"].to_pylist() == [f"doc-{n}" for n in range(ROWS)]
+
+
+@pytest.mark.parametrize("middle", ["codes.npy", "codes"])
+def test_latents_of_another_codec_are_not_decoded(
+    middle: str, rows: np.ndarray, svd_codec: LinearCodec, sample: Any, tmp_path: Path
+) -> None:
+    other = fit_linear(sample.train[:2000], 64)
+    encode(write(tmp_path / "x.npy", rows), tmp_path / middle, svd_codec)
+    with pytest.raises(CodecMismatchError) as raised:
+        decode(tmp_path / middle, tmp_path / "back.npy", other)
+    assert str(raised.value) == (
+        f"{tmp_path / middle}: written by codec {svd_codec.codec_id[:16]}, cannot be decoded by codec "
+        f"{other.codec_id[:16]}"
+    )
+    assert not (tmp_path / "back.npy.partial").exists()
+
+
+@pytest.mark.parametrize("output", ["y.npy", "y"])
+def test_no_rows_give_an_empty_output(output: str, svd_codec: LinearCodec, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.empty((0, 384), np.float32))
+    assert encode(tmp_path / "x.npy", tmp_path / output, svd_codec).rows == 0
+    if output == "y.npy":
+        assert np.load(tmp_path / output).shape == (0, 64)
+    else:
+        assert pq.read_table(tmp_path / output).num_rows == 0
+
+
+def test_progress_counts_every_row_once(rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    encode(
+        write(tmp_path / "x.npy", rows),
+        tmp_path / "y.npy",
+        svd_codec,
+        options=SHARDS,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1] == (ROWS, ROWS)
+
+
+# --- interruption
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from vaecodec import Codec
+from vaecodec.bulk import BulkOptions, encode
+source, output, codec = sys.argv[1:]
+encode(
+    source, output, Codec.load(codec, threads=1), options=BulkOptions(shard_rows=100, resume=True, workers=2),
+    progress=lambda *_: time.sleep(0.03),
+)
+"""
+
+
+@pytest.mark.parametrize("output", ["y.npy", "y"])
+def test_killed_and_resumed_it_ends_with_the_same_bytes(
+    output: str, rows: np.ndarray, svd_path: Path, tmp_path: Path
+) -> None:
+    source, target = write(tmp_path / "x.npy", rows), tmp_path / output
+    manifest = tmp_path / f"{output}.partial" / "manifest.jsonl"
+    for finished in (3, 9, 16):
+        process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(source), str(target), str(svd_path)])
+        deadline = time.monotonic() + 30
+        while not manifest.exists() or manifest.read_bytes().count(b"\n") <= finished:
+            assert process.poll() is None, "it ended before it was killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not target.exists()
+    with manifest.open("a") as file:
+        file.write('[29, 100, "half a li')
+    codec = Codec.load(svd_path, threads=1)
+    result = encode(source, target, codec, options=BulkOptions(shard_rows=100, resume=True))
+    assert 16 <= result.resumed < 30
+    encode(source, tmp_path / f"whole-{output}", codec, options=BulkOptions(shard_rows=100))
+    assert list(content(target).values()) == list(content(tmp_path / f"whole-{output}").values())
+    assert not manifest.parent.exists()
+
+
+def stopped(source: Path, output: Path, codec: LinearCodec, options: BulkOptions) -> BulkStoppedError:
+    with pytest.raises(BulkStoppedError) as raised:
+        encode(source, output, codec, options=options)
+    assert not output.exists()
+    return raised.value
+
+
+def test_a_finished_shard_that_was_changed_is_made_again(
+    rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path
+) -> None:
+    bad = rows.copy()
+    bad[2900] = np.nan
+    source, output = write(tmp_path / "x.npy", bad), tmp_path / "y.npy"
+    stopped(source, output, svd_codec, BulkOptions(shard_rows=500, workers=1))
+    part = tmp_path / "y.npy.partial" / "part-00002.npy"
+    part.write_bytes(bytes(len(part.read_bytes())))
+    (tmp_path / "y.npy.partial" / "part-00001.npy").unlink()
+    options = BulkOptions(shard_rows=500, resume=True, on_bad_rows=OnBadRows.SKIP)
+    result = encode(source, output, svd_codec, options=options)
+    assert (result.resumed, result.shards) == (3, 6)
+    np.testing.assert_allclose(np.load(output), svd_codec.encode(np.delete(rows, 2900, axis=0)), atol=1e-6)
+
+
+def test_an_output_that_is_there_or_unfinished_is_not_touched(
+    rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path
+) -> None:
+    source, output = write(tmp_path / "x.npy", rows), tmp_path / "y.npy"
+    output.write_text("mine")
+    with pytest.raises(OutputExistsError) as raised:
+        encode(source, output, svd_codec)
+    assert str(raised.value) == f"{output}: exists already; delete it or choose another name"
+    output.rename(tmp_path / "y.npy.partial")
+    with pytest.raises(OutputExistsError) as raised:
+        encode(source, output, svd_codec)
+    assert str(raised.value) == (
+        f"{output}.partial: an unfinished output; continue it with resume (--resume), or delete it"
+    )
+    assert (tmp_path / "y.npy.partial").read_text() == "mine"
+
+
+def test_another_job_is_not_resumed(rows: np.ndarray, svd_codec: LinearCodec, sample: Any, tmp_path: Path) -> None:
+    bad = rows.copy()
+    bad[2900] = np.nan
+    source, output = write(tmp_path / "x.npy", bad), tmp_path / "y.npy"
+    stopped(source, output, svd_codec, BulkOptions(shard_rows=500, workers=1))
+    kept = content(tmp_path / "y.npy.partial")
+
+    def refused(codec: LinearCodec, options: BulkOptions, changed: str) -> None:
+        with pytest.raises(ChangedJobError) as raised:
+            encode(source, output, codec, options=options)
+        assert str(raised.value) == (
+            f"{output}.partial: was begun with other settings ({changed} differ); run as before, or delete it"
+        )
+        assert content(tmp_path / "y.npy.partial") == kept
+
+    refused(svd_codec, BulkOptions(shard_rows=499, resume=True), "shards")
+    refused(svd_codec, BulkOptions(shard_rows=500, resume=True, dtype=FloatType.FLOAT16), "dtype")
+    refused(fit_linear(sample.train[:2000], 64), BulkOptions(shard_rows=500, resume=True), "codec")
+    np.save(source, rows)
+    refused(svd_codec, BulkOptions(shard_rows=500, resume=True), "input")
+
+
+# --- bad rows
+
+
+@pytest.fixture
+def bad_source(rows: np.ndarray, tmp_path: Path) -> Path:
+    """Two files; rows of the second are wrong in four ways."""
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    broken = rows[1000:2000].copy()
+    broken[100], broken[200, 5] = 0, np.inf
+    table = documents(broken, 1000)
+    vectors = table["embedding"].to_pylist()
+    vectors[300], vectors[400] = None, [1.0, 2.0]
+    column = pa.array(vectors, pa.list_(pa.float32()))
+    pq.write_table(documents(rows[:1000]), folder / "part-316.parquet", row_group_size=250)
+    pq.write_table(table.set_column(1, "embedding", column), folder / "part-317.parquet", row_group_size=250)
+    return folder
+
+
+BAD = [
+    (100, "zero norm"),
+    (200, "NaN, infinity or a norm beyond float32"),
+    (300, "no vector"),
+    (400, "width 2"),
+]
+
+
+def listed(output: Path) -> list[list[str]]:
+    with output.with_name(output.name + ".bad-rows.csv").open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_fail_stops_at_the_first_bad_row_and_names_it(bad_source: Path, svd_codec: LinearCodec, tmp_path: Path) -> None:
+    error = stopped(bad_source, tmp_path / "y", svd_codec, BulkOptions(shard_rows=250, workers=1))
+    assert type(error.__cause__) is BadRowsError
+    assert str(error) == (
+        f"row 100 of {bad_source}/part-317.parquet: zero norm; stopped with 4 of 8 shards finished and kept in "
+        f"{tmp_path}/y.partial; continue with resume (--resume)"
+    )
+    assert sorted(path.name for path in (tmp_path / "y.partial").iterdir()) == [
+        "manifest.jsonl",
+        *(f"part-0000{number}.parquet" for number in range(4)),
+    ]
+
+
+@pytest.mark.parametrize("output", ["y.npy", "y"])
+def test_skip_leaves_bad_rows_out_and_lists_them(
+    output: str, bad_source: Path, rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path
+) -> None:
+    result = encode(
+        bad_source,
+        tmp_path / output,
+        svd_codec,
+        options=BulkOptions(shard_rows=250, on_bad_rows=OnBadRows.SKIP),
+    )
+    kept = np.delete(np.arange(2000), [1000 + row for row, _ in BAD])
+    assert (result.rows, result.bad_rows) == (1996, 4)
+    np.testing.assert_allclose(read(tmp_path / output), svd_codec.encode(rows[kept]), atol=1e-6)
+    file = str(bad_source / "part-317.parquet")
+    assert listed(tmp_path / output) == [["file", "row", "reason"], *([file, str(n), why] for n, why in BAD)]
+    if output == "y":
+        assert pq.read_table(tmp_path / "y")["id"].to_pylist() == [f"doc-{n}" for n in kept]
+
+
+def test_report_lists_all_bad_rows_and_stops_and_skip_continues_from_there(
+    bad_source: Path, svd_codec: LinearCodec, tmp_path: Path
+) -> None:
+    output = tmp_path / "y.npy"
+    error = stopped(bad_source, output, svd_codec, BulkOptions(shard_rows=250, on_bad_rows=OnBadRows.REPORT))
+    assert str(error) == (
+        f"4 rows cannot be encoded, the first is row 100 of {bad_source}/part-317.parquet: zero norm; "
+        f"{output}.bad-rows.csv lists them all; stopped with 6 of 8 shards finished and kept in {output}.partial; "
+        "continue with resume (--resume)"
+    )
+    assert [int(row) for _, row, _ in listed(output)[1:]] == [row for row, _ in BAD]
+    options = BulkOptions(shard_rows=250, on_bad_rows=OnBadRows.SKIP, resume=True)
+    result = encode(bad_source, output, svd_codec, options=options)
+    assert (result.rows, result.bad_rows, result.resumed) == (1996, 4, 6)
+
+
+def test_zero_rows_are_bad_only_where_direction_counts(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+    codec = fit_linear(rows, 4, kind=LinearKind.SVD, metric=Metric.DOT)
+    rows[7] = 0
+    np.save(tmp_path / "x.npy", rows)
+    assert encode(tmp_path / "x.npy", tmp_path / "y.npy", codec).rows == 300
+
+
+def test_values_that_do_not_fit_half_precision_stop_it(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32) * 1e6
+    codec = fit_linear(rows, 4, kind=LinearKind.SVD, metric=Metric.DOT)
+    np.save(tmp_path / "x.npy", rows)
+    error = stopped(tmp_path / "x.npy", tmp_path / "y.npy", codec, BulkOptions(dtype=FloatType.FLOAT16))
+    assert type(error.__cause__) is NonFiniteError
+    assert "do not fit float16; use float32; stopped with 0 of 1 shards finished" in str(error)
+
+
+# --- input and output that break
+
+
+@contextmanager
+def files_at_most(size: int) -> Iterator[None]:
+    """The operating system refuses larger files, as it refuses to write to a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(("output", "limit"), [("y.npy", 200_000), ("y.npy", 20_000), ("y", 20_000)])
+def test_a_full_disk_keeps_what_is_finished(
+    output: str, limit: int, rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path
+) -> None:
+    source = write(tmp_path / "x.npy", rows)
+    with files_at_most(limit):  # a part takes 128,000 bytes, the whole 768,000
+        error = stopped(source, tmp_path / output, svd_codec, SHARDS)
+    finished = 6 if limit == 200_000 else 0
+    assert str(error).startswith("no space left: ")
+    assert f"stopped with {finished} of 6 shards finished and kept in {tmp_path / output}.partial" in str(error)
+    parts = [path for path in (tmp_path / f"{output}.partial").iterdir() if path.suffix in (".npy", ".parquet")]
+    assert len(parts) == finished
+    result = encode(source, tmp_path / output, svd_codec, options=BulkOptions(shard_rows=500, resume=True))
+    assert (result.rows, result.resumed) == (ROWS, finished)
+
+
+def test_damage_within_a_parquet_file_names_it_and_keeps_the_rest(
+    rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path
+) -> None:
+    source = write(tmp_path / "x", rows)
+    data = bytearray((source / "b.parquet").read_bytes())
+    data[200_000:200_400] = bytes(400)
+    (source / "b.parquet").write_bytes(data)
+    error = stopped(source, tmp_path / "y.npy", svd_codec, BulkOptions(shard_rows=500, workers=1))
+    assert type(error.__cause__) is MalformedSourceError
+    assert str(error).startswith(f"{source}/b.parquet: damaged Parquet data: ")
+    assert "stopped with 2 of 7 shards finished" in str(error)
+
+
+def test_what_cannot_be_encoded_is_refused_before_anything_is_written(
+    rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "narrow.npy", rows[:, :100])
+    two = write(tmp_path / "two", rows)
+    pq.write_table(documents(rows[:9]).drop(["tags"]), two / "c.parquet")
+    refused: list[tuple[str, type[VaecodecError], str]] = [
+        (
+            "narrow.npy",
+            WrongWidthError,
+            f"{tmp_path}/narrow.npy: expected rows of width 384, got 100; is this the codec's own collection?",
+        ),
+        (
+            "two",
+            MalformedSourceError,
+            f"{two}/c.parquet: its columns differ from those of {two}/a.parquet: tags",
+        ),
+    ]
+    for name, error, message in refused:
+        with pytest.raises(error) as raised:
+            encode(tmp_path / name, tmp_path / "y.npy", svd_codec)
+        assert str(raised.value) == message
+    assert not (tmp_path / "y.npy.partial").exists()
+
+
+def test_a_collection_behind_an_address_is_refused(svd_codec: LinearCodec, tmp_path: Path) -> None:
+    from qdrant_client import QdrantClient, models
+
+    client = QdrantClient(path=str(tmp_path / "store"))
+    client.create_collection("docs", vectors_config=models.VectorParams(size=384, distance=models.Distance.COSINE))
+    client.close()
+    with pytest.raises(UnknownSourceError) as raised:
+        encode(f"qdrant+file://{tmp_path}/store/docs", tmp_path / "y.npy", svd_codec)
+    assert str(raised.value) == (
+        "qdrant collection 'docs': expected a file or folder; vaecodec migrate compresses collections"
+    )
+
+
+# --- the commands
+
+
+def test_the_commands_encode_and_decode(rows: np.ndarray, svd_path: Path, tmp_path: Path) -> None:
+    write(tmp_path / "x.parquet", rows)
+
+    def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "vaecodec", *map(str, arguments)]
+        environment = {**os.environ, "COLUMNS": "200"}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    codec = ("--codec", svd_path)
+    encoded = run("encode", tmp_path / "x.parquet", *codec, "--out", tmp_path / "y", "--dim", 32, "--dtype", "float16")
+    assert encoded.returncode == 0, encoded.stderr
+    assert encoded.stdout.startswith(f"{tmp_path}/y: 3,000 rows in ")
+    expected = Codec.load(svd_path, dim=32).encode(rows)
+    np.testing.assert_allclose(read(tmp_path / "y"), expected, atol=1e-3)
+    decoded = run("decode", tmp_path / "y", *codec, "--out", tmp_path / "z.npy", "--dim", 32, "--workers", 1)
+    assert decoded.returncode == 0, decoded.stderr
+    assert np.load(tmp_path / "z.npy").shape == (ROWS, 384)
+    assert json.loads((tmp_path / "z.npy.json").read_text())["work"] == "decode"
+    again = run("decode", tmp_path / "y", *codec, "--out", tmp_path / "z.npy", "--dim", 32)
+    assert again.returncode == 1
+    assert again.stderr.strip().endswith(f"{tmp_path}/z.npy: exists already; delete it or choose another name")
