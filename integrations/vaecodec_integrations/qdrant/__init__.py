@@ -6,6 +6,7 @@ require("qdrant_client", extra="qdrant")
 
 from vaecodec_integrations.qdrant.async_client import AsyncCompressedQdrantClient  # noqa: E402
 from vaecodec_integrations.qdrant.client import CompressedQdrantClient  # noqa: E402
+from vaecodec_integrations.qdrant.config import recommended_config  # noqa: E402
 from vaecodec_integrations.qdrant.originals import OriginalsFile  # noqa: E402
 
-__all__ = ["AsyncCompressedQdrantClient", "CompressedQdrantClient", "OriginalsFile"]
+__all__ = ["AsyncCompressedQdrantClient", "CompressedQdrantClient", "OriginalsFile", "recommended_config"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,8 +39,16 @@ class Awaited:
         return call
 
 
+@pytest.fixture
+def fast_path() -> Iterator[Path]:
+    """A folder in memory where there is one: local mode waits for the disk after every single point."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(params=KINDS)
-def open_client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+def open_client(request: pytest.FixtureRequest, fast_path: Path) -> Iterator[Callable[..., Any]]:
     """Opens compressed clients over one storage: ``open_client(codec, **settings)``."""
     if request.param == "server":
         url = os.environ.get("QDRANT_URL")
@@ -49,7 +58,7 @@ def open_client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Call
     elif request.param == "async":
         raw = AsyncQdrantClient(":memory:")
     else:
-        raw = QdrantClient(":memory:") if request.param == "memory" else QdrantClient(path=str(tmp_path / "qdrant"))
+        raw = QdrantClient(":memory:") if request.param == "memory" else QdrantClient(path=str(fast_path / "qdrant"))
 
     with asyncio.Runner() as runner:
 

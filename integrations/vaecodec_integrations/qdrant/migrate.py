@@ -1,0 +1,621 @@
+"""Compress a live collection: copy it, catch up with what was written meanwhile, compare, switch an alias.
+
+The source is only read. Every step may be interrupted at any moment and run again: points are copied in the order of
+their ids, in batches that a state file counts, and writing a batch twice leaves what writing it once does.
+
+Catching up: writes go on to the source only. Each run ends by comparing all points of both sides and repairing what
+differs, so run again until nothing did; with writes paused, the last run may switch the alias.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import UnexpectedResponse
+
+from vaecodec.errors import CodecMismatchError, MigrationError
+from vaecodec.interface import VectorCodec
+from vaecodec.vectors import as_vectors
+from vaecodec_integrations.qdrant.client import CompressedQdrantClient
+from vaecodec_integrations.qdrant.layout import (
+    DISTANCES,
+    UNNAMED,
+    CodedVector,
+    Layout,
+    Originals,
+    dense_params,
+    identity,
+    metadata_key,
+    original_name,
+)
+from vaecodec_integrations.qdrant.opening import KeptOriginals
+from vaecodec_integrations.qdrant.originals import OriginalsFile
+from vaecodec_integrations.qdrant.vectors import encode_vectors
+
+# In the target's metadata, so that rolling back needs nothing but the target's name.
+MIGRATION_KEY = "vaecodec-migration"
+
+STATE_VERSION = 1
+
+# Relative distance beyond which two stored vectors differ: above float16's rounding, below any real change.
+SAME_VECTOR = 1e-2
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Migration:
+    """What goes where.
+
+    Attributes:
+        client: the uncompressed client; source and target live on the same server.
+        collection: the source.
+        codec: compresses the source's vector ``vector``.
+        state: a JSON file that remembers how far the copy came.
+        into: the name of a new collection; exactly one of ``into`` and ``named`` is given.
+        named: the name of a new vector in the source collection itself.
+        vector: the source's vector to compress, empty for the unnamed one.
+        originals: where the uncompressed vectors are kept for re-ranking; with ``named`` and ``"disk"`` the source's
+            own vector serves as the original.
+        originals_path: the file of originals, where they are kept in one.
+        batch_size: points read, encoded and written at a time.
+    """
+
+    client: QdrantClient
+    collection: str
+    codec: VectorCodec
+    state: Path
+    into: str | None = None
+    named: str | None = None
+    vector: str = UNNAMED
+    originals: Originals = Originals.NONE
+    originals_path: Path | None = None
+    batch_size: int = 1000
+
+    def __post_init__(self) -> None:
+        """Refuse arguments that contradict each other."""
+        if (self.into is None) == (self.named is None):
+            raise MigrationError("into, named: expected one, a new collection or a new vector, got both or none")
+        if (self.originals is Originals.FILE) != (self.originals_path is not None):
+            raise MigrationError("originals_path: expected a path exactly when originals are kept in a file")
+        if self.into == self.collection or self.named == self.vector:
+            raise MigrationError("into, named: expected a name of its own for the compressed vectors, got the source's")
+
+    @property
+    def target(self) -> str:
+        """The collection that holds the compressed vectors."""
+        return self.collection if self.into is None else self.into
+
+    @property
+    def target_vector(self) -> str:
+        """The name of the compressed vector."""
+        return self.vector if self.named is None else self.named
+
+    @cached_property
+    def file(self) -> OriginalsFile | None:
+        """The open file of originals."""
+        return None if self.originals_path is None else OriginalsFile(self.originals_path, self.codec.dim)
+
+    def close(self) -> None:
+        """Release the file of originals; the client stays open."""
+        if self.file is not None:
+            self.file.close()
+
+    @cached_property
+    def compressed(self) -> CompressedQdrantClient:
+        """The target as an application will open it."""
+        kept: KeptOriginals = "disk" if self.originals is Originals.DISK else self.file
+        return CompressedQdrantClient(self.client, codecs={self.target_vector: self.codec}, originals=kept)
+
+    @cached_property
+    def _params(self) -> dict[str, models.VectorParams]:
+        return dense_params(self.client.get_collection(self.collection))
+
+    def as_written(self, vector: Any) -> Any:
+        """A vector as it was read in the form it can be written.
+
+        A point that has only the unnamed vector of several reads back as a plain list, which a collection of several
+        vectors does not take.
+        """
+        return _named(vector) if len(self._params) > 1 else vector or {}
+
+    @cached_property
+    def translation(self) -> Layout:
+        """How the source's vectors become the target's."""
+        multi = self._params[self.vector].multivector_config is not None
+        keeps = self.originals is Originals.DISK and self.into is not None
+        original = original_name(self.vector) if keeps else None
+        return Layout({self.vector: CodedVector(self.vector, self.codec, multi, original)})
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a migration will do, before it does anything. Bytes are of the vectors alone, without graph or payload."""
+
+    points: int
+    source_bytes: int
+    target_bytes: int
+    originals_bytes: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did and found.
+
+    Attributes:
+        copied: points copied by this run.
+        repaired: points that differed when both sides were compared, and were written again.
+        removed: points that the source no longer had.
+        source_points: exact count at the end.
+        target_points: exact count at the end.
+        recall_before: share of the exact top 10 that searching the source returns, over a sample of its own vectors.
+        recall_after: the same for the target, against the same exact top 10.
+        queries: size of that sample.
+    """
+
+    copied: int
+    repaired: int
+    removed: int
+    source_points: int
+    target_points: int
+    recall_before: float
+    recall_after: float
+    queries: int
+
+    @property
+    def settled(self) -> bool:
+        """Whether both sides agreed without repairs, so that the alias may be switched."""
+        return not (self.repaired or self.removed) and self.source_points == self.target_points
+
+
+def estimate(migration: Migration) -> Estimate:
+    """The size of the migration; raises as :func:`migrate` does when it cannot be done."""
+    params = _source_params(migration)
+    points = migration.client.count(migration.collection, exact=True).count
+    width = 2 if params.datatype is not None and params.datatype.value == "float16" else 4
+    adds_originals = migration.originals is Originals.FILE or (
+        migration.originals is Originals.DISK and migration.into is not None
+    )
+    return Estimate(
+        points=points,
+        source_bytes=points * width * migration.codec.dim,
+        target_bytes=points * width * migration.codec.code_dim,
+        originals_bytes=points * 2 * migration.codec.dim if adds_originals else 0,
+    )
+
+
+def migrate(migration: Migration, *, advance: Advance = lambda _: None, sample: int = 100) -> Outcome:
+    """Copy what is not copied yet, repair what differs, and compare searches.
+
+    Args:
+        advance: called with the number of points just done; each point counts twice, once when it is copied (or was
+            by an earlier run) and once when it is compared.
+        sample: how many of the source's vectors are searched for on both sides.
+
+    Raises:
+        MigrationError: the source cannot be migrated as asked, or the state file belongs to another migration.
+        CodecMismatchError: the codec does not fit the source, or another codec filled the target.
+    """
+    _source_params(migration)
+    progress = _load_state(migration)
+    _prepare_target(migration)
+    advance(progress.copied)
+    before = progress.copied
+    while not progress.done:
+        records, following = migration.client.scroll(
+            migration.collection,
+            limit=progress.batch_size,
+            offset=progress.offset,
+            with_payload=migration.into is not None,
+            with_vectors=_read_selection(migration),
+        )
+        _write(migration, records)
+        progress.offset, progress.done = following, following is None
+        progress.copied += len(records)
+        _save_state(migration, progress)
+        advance(len(records))
+    repaired = sum(_repair(migration, advance))
+    removed = sum(_remove_stray(migration))
+    recall_before, recall_after, queries = _compare_searches(migration, sample)
+    source_points = migration.client.count(migration.collection, exact=True).count
+    return Outcome(
+        copied=progress.copied - before,
+        repaired=repaired,
+        removed=removed,
+        source_points=source_points,
+        target_points=source_points
+        if migration.into is None
+        else migration.client.count(migration.into, exact=True).count,
+        recall_before=recall_before,
+        recall_after=recall_after,
+        queries=queries,
+    )
+
+
+def switch_alias(migration: Migration, alias: str) -> None:
+    """Point an alias at the target in one atomic step, and remember where it pointed.
+
+    Raises:
+        MigrationError: the migration adds a vector to the source, so there is nothing to switch to, or a collection
+            bears the alias's name.
+    """
+    if migration.into is None:
+        raise MigrationError("alias: expected a migration into a new collection, got one into a named vector")
+    collections = {description.name for description in migration.client.get_collections().collections}
+    if alias in collections:
+        raise MigrationError(
+            f"alias: expected a name that no collection bears, got {alias!r}; let the application use an alias, "
+            f"or open {migration.into!r} by its own name"
+        )
+    previous = _alias_target(migration.client, alias)
+    if previous != migration.into:
+        record = {"source": migration.collection, "alias": alias, "previous": previous}
+        migration.client.update_collection(migration.into, metadata={MIGRATION_KEY: record})
+    migration.client.update_collection_aliases(_pointing(alias, migration.into, previous))
+
+
+def roll_back(client: QdrantClient, collection: str, *, into: str | None = None, named: str | None = None) -> str:
+    """Undo a migration; the source is left as it is.
+
+    After ``into``, the alias points again where it did before the switch, atomically; the compressed collection
+    stays, so that nothing written to it is lost. After ``named``, the added vector and its identity are removed.
+
+    Args:
+        collection: the source.
+
+    Returns:
+        What was done, in one sentence.
+
+    Raises:
+        MigrationError: there is no such migration.
+    """
+    if named is not None:
+        info = client.get_collection(collection)
+        if metadata_key(named) not in (info.config.metadata or {}):
+            raise MigrationError(f"collection {collection!r}: expected a compressed vector {named!r}, got none")
+        if named in dense_params(info):
+            client.delete_vector_name(collection, named)
+        client.update_collection(collection, metadata={metadata_key(named): None})
+        return f"Removed the vector {named!r} from {collection!r}."
+    if into is None:
+        raise MigrationError("into, named: expected the name of what the migration made, got neither")
+    record = (client.get_collection(into).config.metadata or {}).get(MIGRATION_KEY)
+    if record is None or record["source"] != collection:
+        raise MigrationError(f"collection {into!r}: expected a switch from {collection!r} to undo, got none")
+    alias, previous = record["alias"], record["previous"]
+    client.update_collection_aliases(_pointing(alias, previous, _alias_target(client, alias)))
+    client.update_collection(into, metadata={MIGRATION_KEY: None})
+    where = f"points at {previous!r} again" if previous else "is removed, as there was none before"
+    return f"The alias {alias!r} {where}; {into!r} is kept."
+
+
+# ---------------------------------------------------------------- the two ends
+
+
+def _source_params(migration: Migration) -> models.VectorParams:
+    """The vector to compress; raises when the source cannot be migrated."""
+    info = migration.client.get_collection(migration.collection)
+    if info.config.params.sharding_method == models.ShardingMethod.CUSTOM:
+        raise MigrationError(
+            f"collection {migration.collection!r}: expected automatic sharding, got custom shard keys; migrate it "
+            "by reading each shard key and writing it through CompressedQdrantClient"
+        )
+    params = dense_params(info)
+    if migration.vector not in params:
+        names = ", ".join(map(repr, params)) or "none"
+        raise MigrationError(
+            f"collection {migration.collection!r}: expected a dense vector {migration.vector!r}, got {names}"
+        )
+    found, codec = params[migration.vector], migration.codec
+    if (found.size, found.distance) != (codec.dim, DISTANCES[codec.metric]):
+        raise CodecMismatchError(
+            f"collection {migration.collection!r}, vector {migration.vector!r}: expected size {codec.dim} and distance "
+            f"{DISTANCES[codec.metric]}, as the codec's embeddings have, got size {found.size} and distance "
+            f"{found.distance}"
+        )
+    if found.multivector_config is not None and migration.named is not None:
+        raise MigrationError("named: expected a plain vector, got a multivector; migrate it into a new collection")
+    return found
+
+
+def _prepare_target(migration: Migration) -> None:
+    """Create what is not there yet; everything here may have been done by an interrupted run."""
+    client, codec = migration.client, migration.codec
+    if migration.named is not None:
+        original = migration.vector if migration.originals is Originals.DISK else None
+        record = identity(codec, migration.originals, original)
+        info = client.get_collection(migration.collection)
+        known = (info.config.metadata or {}).get(metadata_key(migration.named))
+        if known is None and migration.named in dense_params(info):
+            raise MigrationError(f"named: expected a new vector name, got {migration.named!r}, which is taken")
+        if known is None:
+            client.update_collection(migration.collection, metadata={metadata_key(migration.named): record})
+        if migration.named not in dense_params(info):
+            dense = models.DenseVectorConfig(size=codec.code_dim, distance=DISTANCES[codec.latent_metric])
+            client.create_vector_name(migration.collection, migration.named, models.DenseVectorNameConfig(dense=dense))
+    elif not client.collection_exists(migration.target):
+        migration.compressed.create_collection(migration.target, **_settings(client, migration.collection))
+    if migration.into is not None:
+        source = client.get_collection(migration.collection)
+        there = client.get_collection(migration.into).payload_schema
+        for key, index in source.payload_schema.items():
+            if key not in there:
+                client.create_payload_index(migration.into, key, field_schema=index.params or index.data_type)
+    # Proves that the target, old or new, was made by this codec and with these originals.
+    migration.compressed.get_collection(migration.target)
+
+
+def _settings(client: QdrantClient, collection: str) -> dict[str, Any]:
+    """The source's own parameters as arguments of ``create_collection``."""
+    config = client.get_collection(collection).config
+    params = config.params
+
+    def diff(model: type[Any], value: Any) -> Any:
+        if value is None:
+            return None
+        known = {k: v for k, v in value.model_dump(exclude_none=True).items() if k in model.model_fields}
+        return model(**known)
+
+    return {
+        "vectors_config": params.vectors,
+        "sparse_vectors_config": params.sparse_vectors,
+        "shard_number": params.shard_number,
+        "replication_factor": params.replication_factor,
+        "write_consistency_factor": params.write_consistency_factor,
+        "on_disk_payload": params.on_disk_payload,
+        "payload": params.payload,
+        "id_tracker": params.id_tracker,
+        "hnsw_config": diff(models.HnswConfigDiff, config.hnsw_config),
+        "optimizers_config": diff(models.OptimizersConfigDiff, config.optimizer_config),
+        "wal_config": diff(models.WalConfigDiff, config.wal_config),
+        "quantization_config": config.quantization_config,
+        "strict_mode_config": diff(models.StrictModeConfig, config.strict_mode_config),
+        "metadata": config.metadata,
+    }
+
+
+def _write(migration: Migration, records: list[models.Record]) -> None:
+    """Write one batch of the source's points to the target."""
+    if not records:
+        return
+    if migration.into is not None:
+        points = [
+            models.PointStruct.model_construct(id=r.id, vector=migration.as_written(r.vector), payload=r.payload)
+            for r in records
+        ]
+        migration.compressed.upsert(migration.into, points, wait=True)
+        return
+    assert migration.named is not None
+    holding = [r for r in records if _named(r.vector).get(migration.vector) is not None]
+    if not holding:
+        return
+    rows = as_vectors(
+        np.array([_named(r.vector)[migration.vector] for r in holding], np.float32),
+        migration.codec.dim,
+        migration.codec.metric,
+        name=f"points from {holding[0].id!r} on",
+    )
+    if migration.file is not None:
+        migration.file.append([r.id for r in holding], rows)
+    latents = migration.codec.encode(rows).tolist()
+    updates = [
+        models.PointVectors.model_construct(id=r.id, vector={migration.named: latent})
+        for r, latent in zip(holding, latents, strict=True)
+    ]
+    try:
+        migration.client.update_vectors(migration.collection, updates, wait=True)
+    except (KeyError, UnexpectedResponse) as error:
+        # A point deleted since it was read: all others of the batch are written, it needs nothing.
+        if isinstance(error, UnexpectedResponse) and error.status_code != 404:
+            raise
+
+
+def _repair(migration: Migration, advance: Advance) -> Iterator[int]:
+    """Compare both sides point by point and write again what differs; yields how many per batch."""
+    for records in _pages(migration, migration.collection, with_vectors=_read_selection(migration)):
+        held = [_named(record.vector) for record in records]
+        sources = held if migration.into is not None else [_only(vectors, migration.vector) for vectors in held]
+        wanted = encode_vectors(migration.translation, sources, [record.id for record in records])
+        if migration.into is not None:
+            found = migration.client.retrieve(migration.into, [r.id for r in records], with_vectors=True)
+            stored = {record.id: (record.payload or {}, _named(record.vector)) for record in found}
+            same = [
+                r.id in stored and (r.payload or {}) == stored[r.id][0] and _same(vectors, stored[r.id][1])
+                for r, vectors in zip(records, wanted, strict=True)
+            ]
+        else:
+            assert migration.named is not None
+            same = [
+                _same(dict(zip([migration.named], vectors.values(), strict=False)), _only(holding, migration.named))
+                for vectors, holding in zip(wanted, held, strict=True)
+            ]
+        differing = [record for record, equal in zip(records, same, strict=True) if not equal]
+        _write(migration, differing)
+        advance(len(records))
+        yield len(differing)
+
+
+def _read_selection(migration: Migration) -> Any:
+    """Which vectors of the source are read."""
+    return True if migration.named is None else [migration.vector, migration.named]
+
+
+def _only(vectors: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {name: vectors[name]} if name in vectors else {}
+
+
+def _remove_stray(migration: Migration) -> Iterator[int]:
+    """Delete from the target the points that the source no longer has; yields how many per batch."""
+    if migration.into is None:
+        return
+    for records in _pages(migration, migration.into, with_vectors=False, with_payload=False):
+        ids = [record.id for record in records]
+        there = {record.id for record in migration.client.retrieve(migration.collection, ids, with_payload=False)}
+        stray = [point_id for point_id in ids if point_id not in there]
+        if stray:
+            migration.client.delete(migration.into, models.PointIdsList(points=stray), wait=True)
+        yield len(stray)
+
+
+def _pages(migration: Migration, collection: str, **selection: Any) -> Iterator[list[models.Record]]:
+    offset = None
+    while True:
+        records, offset = migration.client.scroll(collection, limit=migration.batch_size, offset=offset, **selection)
+        yield records
+        if offset is None:
+            return
+
+
+def _same(expected: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
+    """Whether two points hold the same vectors, up to the storage's rounding."""
+    if expected.keys() != stored.keys():
+        return False
+    for name, wanted in expected.items():
+        found = stored[name]
+        if isinstance(wanted, models.SparseVector):
+            if sorted(zip(wanted.indices, wanted.values, strict=True)) != sorted(
+                zip(found.indices, found.values, strict=True)
+            ):
+                return False
+            continue
+        left, right = np.asarray(wanted, np.float32), np.asarray(found, np.float32)
+        if left.shape != right.shape or np.linalg.norm(left - right) > SAME_VECTOR * np.linalg.norm(left):
+            return False
+    return True
+
+
+def _named(vector: Any) -> dict[str, Any]:
+    if vector is None:
+        return {}
+    return dict(vector) if isinstance(vector, Mapping) else {UNNAMED: vector}
+
+
+# ---------------------------------------------------------------- comparing searches
+
+
+def _compare_searches(migration: Migration, sample: int, k: int = 10) -> tuple[float, float, int]:
+    """Recall of the source's and of the target's search against the source's exact search.
+
+    The queries are vectors of the collection itself, each without its own point among the answers.
+    """
+    client, compressed = migration.client, migration.compressed
+    drawn = client.query_points(
+        migration.collection,
+        models.SampleQuery(sample=models.Sample.RANDOM),
+        limit=sample,
+        with_payload=False,
+        with_vectors=[migration.vector],
+    ).points
+    queries = [(p.id, _named(p.vector)[migration.vector]) for p in drawn if migration.vector in _named(p.vector)]
+    # Local mode always searches exactly, and warns when it is asked to.
+    exact = None if _is_local(client) else models.SearchParams(exact=True)
+
+    def found(searcher: QdrantClient, query: tuple[Any, Any], params: Any = None) -> set[Any]:
+        small = searcher is compressed
+        points = searcher.query_points(
+            migration.target if small else migration.collection,
+            query[1],
+            using=(migration.target_vector if small else migration.vector) or None,
+            limit=k + 1,
+            with_payload=False,
+            search_params=params,
+        ).points
+        return {point.id for point in [p for p in points if p.id != query[0]][:k]}
+
+    before, after = [], []
+    for query in queries:
+        truth = found(client, query, exact)
+        if truth:
+            before.append(len(truth & found(client, query)) / len(truth))
+            after.append(len(truth & found(compressed, query)) / len(truth))
+    if not before:
+        return float("nan"), float("nan"), 0
+    return float(np.mean(before)), float(np.mean(after)), len(before)
+
+
+def _is_local(client: QdrantClient) -> bool:
+    options = client.init_options
+    return options["location"] == ":memory:" or options["path"] is not None
+
+
+def _alias_target(client: QdrantClient, alias: str) -> str | None:
+    return next((a.collection_name for a in client.get_aliases().aliases if a.alias_name == alias), None)
+
+
+def _pointing(alias: str, collection: str | None, current: str | None) -> list[models.AliasOperations]:
+    """The operations that make an alias point at a collection, or at none; sent together they are atomic."""
+    operations: list[models.AliasOperations] = []
+    if current is not None:
+        operations.append(models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias)))
+    if collection is not None:
+        create = models.CreateAlias(collection_name=collection, alias_name=alias)
+        operations.append(models.CreateAliasOperation(create_alias=create))
+    return operations
+
+
+# ---------------------------------------------------------------- state
+
+
+@dataclass
+class _Progress:
+    """How far the copy came. Batches must not change between runs, so their size is kept too."""
+
+    batch_size: int
+    offset: Any = None
+    copied: int = 0
+    done: bool = False
+    subject: dict[str, Any] = field(default_factory=dict)
+
+
+def _subject(migration: Migration) -> dict[str, Any]:
+    return {
+        "version": STATE_VERSION,
+        "collection": migration.collection,
+        "vector": migration.vector,
+        "into": migration.into,
+        "named": migration.named,
+        "codec_id": migration.codec.codec_id,
+        "code_dim": migration.codec.code_dim,
+        "originals": str(migration.originals),
+    }
+
+
+def _load_state(migration: Migration) -> _Progress:
+    subject = _subject(migration)
+    if not migration.state.exists():
+        return _Progress(migration.batch_size, subject=subject)
+    stored = json.loads(migration.state.read_text())
+    if stored["subject"] != subject:
+        changed = ", ".join(
+            f"{key} {stored['subject'].get(key)!r}" for key in subject if stored["subject"].get(key) != subject[key]
+        )
+        raise MigrationError(
+            f"{migration.state}: expected the state of this migration, got that of another one ({changed}); "
+            "name another state file, or remove this one to start again"
+        )
+    return _Progress(stored["batch_size"], stored["offset"], stored["copied"], stored["done"], subject)
+
+
+def _save_state(migration: Migration, progress: _Progress) -> None:
+    content = {
+        "subject": progress.subject,
+        "batch_size": progress.batch_size,
+        "offset": str(progress.offset) if isinstance(progress.offset, UUID) else progress.offset,
+        "copied": progress.copied,
+        "done": progress.done,
+    }
+    temporary = migration.state.with_name(migration.state.name + ".tmp")
+    with open(temporary, "w") as file:
+        json.dump(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(migration.state)

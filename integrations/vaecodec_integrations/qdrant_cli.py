@@ -1,0 +1,171 @@
+"""``vaecodec migrate`` and ``vaecodec rollback``."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from vaecodec.errors import MigrationError
+from vaecodec.extras import require
+
+if TYPE_CHECKING:
+    from vaecodec_integrations.qdrant.migrate import Estimate, Migration, Outcome
+
+
+class Keep(StrEnum):
+    """Where uncompressed vectors are kept."""
+
+    DISK = "disk"
+    FILE = "file"
+    NONE = "none"
+
+
+Url = Annotated[str | None, typer.Option(help="Qdrant's address; the key is taken from QDRANT_API_KEY.")]
+LocalPath = Annotated[Path | None, typer.Option("--path", help="A folder of Qdrant's local mode, instead of --url.")]
+Collection = Annotated[str, typer.Option(help="The collection to compress; it is never deleted.")]
+Into = Annotated[str | None, typer.Option(help="Name of the compressed collection.")]
+Named = Annotated[str | None, typer.Option(help="Instead of --into: add the latents to the collection as this vector.")]
+
+
+def migrate(
+    collection: Collection,
+    codec: Annotated[Path, typer.Option(help="The codec file; with --train it is written.")],
+    url: Url = None,
+    path: LocalPath = None,
+    into: Into = None,
+    named: Named = None,
+    vector: Annotated[str, typer.Option(help="Which vector to compress; by default the unnamed one.")] = "",
+    keep_originals: Annotated[
+        Keep, typer.Option(help="Where to keep uncompressed vectors to re-rank with.")
+    ] = Keep.NONE,
+    originals_path: Annotated[Path | None, typer.Option("--originals", help="File for --keep-originals file.")] = None,
+    switch_alias: Annotated[
+        str | None, typer.Option(help="Point this alias at the compressed collection once both sides agree.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check, and estimate the size.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Points per request.")] = 1000,
+    state: Annotated[Path | None, typer.Option(help="State file; remembers how far the copy came.")] = None,
+) -> None:
+    """Compress an existing Qdrant collection: copy, catch up, compare searches, switch an alias.
+
+    May be interrupted and run again at any time. Runs while the application writes to the source: run it again until
+    it repairs nothing, then pause writes for the last run.
+    """
+    require("qdrant_client", extra="qdrant")
+    from vaecodec import Codec
+    from vaecodec_integrations.qdrant import migrate as work
+    from vaecodec_integrations.qdrant.layout import Originals
+
+    console = Console()
+    loaded = Codec.load(codec)
+    if keep_originals is Keep.FILE and originals_path is None:
+        raise typer.BadParameter("--keep-originals file needs --originals PATH")
+    client = _open(url, path)
+    try:
+        migration = work.Migration(
+            client,
+            collection,
+            loaded,
+            state or Path(f"vaecodec-migrate-{collection}-{into or named}.json"),
+            into=into,
+            named=named,
+            vector=vector,
+            originals=Originals(keep_originals),
+            originals_path=originals_path,
+            batch_size=batch_size,
+        )
+        estimate = work.estimate(migration)
+        console.print(_estimated(migration, estimate))
+        if dry_run:
+            return
+        with closing(migration), _progress(console) as progress:
+            # Each point is copied and then compared.
+            task = progress.add_task(f"{collection} -> {into or named}", total=2 * estimate.points)
+            outcome = work.migrate(migration, advance=lambda points: progress.advance(task, points))
+        console.print(_result(outcome))
+        if switch_alias is not None:
+            if not outcome.settled:
+                raise MigrationError(
+                    f"expected both sides to agree before the alias {switch_alias!r} is switched, got "
+                    f"{outcome.repaired} points repaired, {outcome.removed} removed, {outcome.source_points} against "
+                    f"{outcome.target_points} points; pause writes and run the same command again"
+                )
+            work.switch_alias(migration, switch_alias)
+            console.print(f"The alias {switch_alias!r} now points at {into!r}.")
+        elif not outcome.settled:
+            console.print("Some points were repaired: writes went on. Run the same command again.")
+    finally:
+        client.close()
+
+
+def rollback(
+    collection: Collection, url: Url = None, path: LocalPath = None, into: Into = None, named: Named = None
+) -> None:
+    """Undo a migration: the alias points at the source again, or the added vector is removed."""
+    require("qdrant_client", extra="qdrant")
+    from vaecodec_integrations.qdrant.migrate import roll_back
+
+    client = _open(url, path)
+    try:
+        Console().print(roll_back(client, collection, into=into, named=named))
+    finally:
+        client.close()
+
+
+def _open(url: str | None, path: Path | None) -> Any:
+    from qdrant_client import QdrantClient
+
+    if (url is None) == (path is None):
+        raise typer.BadParameter("give one of --url and --path")
+    if path is not None:
+        return QdrantClient(path=str(path))
+    return QdrantClient(url=url, api_key=os.environ.get("QDRANT_API_KEY"))
+
+
+class _Rate(ProgressColumn):
+    """Points per second, each counted when it is copied and when it is compared."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:,.0f} points/s")
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    return Progress(*columns, console=console)
+
+
+def _estimated(migration: Migration, estimate: Estimate) -> Table:
+    table = Table(title=f"{migration.collection} -> {migration.target}", show_header=False, title_justify="left")
+    table.add_row("points", f"{estimate.points:,}")
+    table.add_row("vectors now", f"{estimate.source_bytes:,} bytes")
+    table.add_row("compressed", f"{estimate.target_bytes:,} bytes")
+    table.add_row("originals added", f"{estimate.originals_bytes:,} bytes")
+    return table
+
+
+def _result(outcome: Outcome) -> Table:
+    table = Table(show_header=False)
+    table.add_row("copied", f"{outcome.copied:,} points")
+    table.add_row("repaired", f"{outcome.repaired:,} points")
+    table.add_row("removed", f"{outcome.removed:,} points")
+    table.add_row("source, target", f"{outcome.source_points:,}, {outcome.target_points:,} points")
+    table.add_row("recall@10 before", f"{outcome.recall_before:.3f} ({outcome.queries} of its own vectors)")
+    table.add_row("recall@10 after", f"{outcome.recall_after:.3f}")
+    return table

@@ -1,0 +1,344 @@
+"""Migrating a live collection: complete, repeatable, resumable, reversible."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from qdrant_client import QdrantClient, models
+from typer.testing import CliRunner
+
+from vaecodec import LinearCodec, fit_linear
+from vaecodec.errors import CodecMismatchError, MigrationError
+from vaecodec_integrations import qdrant_cli
+from vaecodec_integrations.qdrant import CompressedQdrantClient, OriginalsFile
+from vaecodec_integrations.qdrant.layout import Originals
+from vaecodec_integrations.qdrant.migrate import Migration, estimate, migrate, roll_back, switch_alias
+
+N = 230
+Make = Callable[..., Migration]
+
+# Local mode has no payload indexes, and says so once.
+pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning")
+
+
+def ids() -> list[Any]:
+    """Integers and UUIDs, as real collections mix them."""
+    random = np.random.default_rng(0)
+    return [*range(N - 30), *(str(uuid.UUID(bytes=random.bytes(16))) for _ in range(30))]
+
+
+def fill(client: QdrantClient, base: np.ndarray, collection: str = "docs") -> None:
+    client.create_collection(
+        collection,
+        {
+            "": models.VectorParams(size=384, distance=models.Distance.COSINE),
+            "small": models.VectorParams(size=3, distance=models.Distance.DOT),
+        },
+        sparse_vectors_config={"words": models.SparseVectorParams()},
+        metadata={"owner": "search"},
+    )
+    points = [
+        models.PointStruct(
+            id=point_id,
+            vector={
+                "": base[row].tolist(),
+                "small": [float(row), 1.0, 2.0],
+                "words": models.SparseVector(indices=[row, 7 + N], values=[1.0, 0.5]),
+            },
+            payload={"row": row, "tags": ["a", {"deep": row}]},
+        )
+        for row, point_id in enumerate(ids())
+    ]
+    points[11].vector = {"small": [0.0, 0.0, 1.0]}  # a point that lacks the vector to compress
+    client.upsert(collection, points)
+
+
+def contents(client: QdrantClient, collection: str) -> dict[Any, tuple[Any, dict[str, Any]]]:
+    records, _ = client.scroll(collection, limit=10_000, with_vectors=True)
+    return {r.id: (r.payload, r.vector if isinstance(r.vector, dict) else {"": r.vector}) for r in records}
+
+
+def assert_same(found: dict[Any, Any], expected: dict[Any, Any]) -> None:
+    """Equal points; local mode normalises vectors again whenever it searches, so floats may move by one rounding."""
+    assert {key: value[0] for key, value in found.items()} == {key: value[0] for key, value in expected.items()}
+    for key, (_, vectors) in expected.items():
+        assert found[key][1].keys() == vectors.keys()
+        for name, vector in vectors.items():
+            if isinstance(vector, models.SparseVector):
+                assert found[key][1][name] == vector
+            else:
+                np.testing.assert_allclose(found[key][1][name], vector, atol=1e-6)
+
+
+@pytest.fixture
+def client(sample: Any) -> Iterator[QdrantClient]:
+    client = QdrantClient(":memory:")
+    fill(client, sample.base)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def make(client: QdrantClient, svd_codec: LinearCodec, tmp_path: Path) -> Make:
+    def make_it(**settings: Any) -> Migration:
+        given = {"into": "docs_small"} if "named" not in settings else {}
+        defaults = {"state": tmp_path / "state.json", "batch_size": 40, **given}
+        return Migration(client, "docs", svd_codec, **{**defaults, **settings})
+
+    return make_it
+
+
+class TestIntoACollection:
+    def test_everything_arrives_and_the_source_is_untouched(
+        self, client: QdrantClient, make: Make, svd_codec: LinearCodec, sample: Any
+    ) -> None:
+        before = contents(client, "docs")
+        done: list[int] = []
+        outcome = migrate(make(), advance=done.append)
+        assert (outcome.copied, outcome.repaired, outcome.removed) == (N, 0, 0)
+        assert (outcome.source_points, outcome.target_points, outcome.settled) == (N, N, True)
+        assert sum(done) == 2 * N
+        assert_same(contents(client, "docs"), before)
+        after = contents(client, "docs_small")
+        assert {key: payload for key, (payload, _) in after.items()} == {
+            k: payload for k, (payload, _) in before.items()
+        }
+        for key, (payload, vectors) in before.items():
+            small = after[key][1]
+            assert {n: v for n, v in small.items() if n} == {n: v for n, v in vectors.items() if n}
+            if "" in vectors:
+                latent = svd_codec.encode(sample.base[payload["row"]][None])[0]
+                np.testing.assert_allclose(small[""], latent, atol=1e-6)
+            else:
+                assert "" not in small
+        assert client.get_collection("docs_small").config.metadata["owner"] == "search"
+
+    def test_recall_is_measured_on_both_sides(self, make: Make) -> None:
+        outcome = migrate(make(), sample=40)
+        assert outcome.recall_before == 1.0  # local mode searches exactly
+        assert 0.4 < outcome.recall_after < 0.95
+        assert 38 <= outcome.queries <= 40
+        kept = make(originals=Originals.DISK, into="kept", state=make().state.with_name("kept.json"))
+        assert migrate(kept, sample=40).recall_after > 0.95
+
+    def test_what_was_written_meanwhile_is_caught_up(self, client: QdrantClient, make: Make, sample: Any) -> None:
+        migrate(make())
+        client.delete("docs", [3, 4])
+        client.set_payload("docs", {"tags": []}, points=[5])
+        client.update_vectors("docs", [models.PointVectors(id=6, vector={"": sample.base[999].tolist()})])
+        client.upsert(
+            "docs", [models.PointStruct(id=5000, vector={"": sample.base[998].tolist()}, payload={"row": 998})]
+        )
+        words = models.SparseVector(indices=[1], values=[9.0])
+        client.update_vectors("docs", [models.PointVectors(id=7, vector={"words": words})])
+        outcome = migrate(make())
+        assert (outcome.copied, outcome.repaired, outcome.removed, outcome.settled) == (0, 4, 2, False)
+        assert migrate(make()).settled
+        again = make(into="fresh_small", state=make().state.with_name("other.json"))
+        migrate(again)
+        assert_same(contents(client, "docs_small"), contents(client, "fresh_small"))
+
+    def test_originals_on_disk_rerank(
+        self, client: QdrantClient, make: Make, svd_codec: LinearCodec, sample: Any
+    ) -> None:
+        migrate(make(originals=Originals.DISK))
+        compressed = CompressedQdrantClient(client, svd_codec, originals="disk")
+        found = compressed.query_points("docs_small", sample.queries[0], limit=5).points
+        exact = client.query_points("docs", sample.queries[0], limit=5).points
+        assert [point.id for point in found] == [point.id for point in exact]
+
+    def test_originals_in_a_file_rerank(
+        self, client: QdrantClient, make: Make, svd_codec: LinearCodec, sample: Any, tmp_path: Path
+    ) -> None:
+        migration = make(originals=Originals.FILE, originals_path=tmp_path / "docs.f16")
+        migrate(migration)
+        migration.close()
+        with OriginalsFile(tmp_path / "docs.f16", 384) as file:
+            assert len(file) == N - 1
+            compressed = CompressedQdrantClient(client, svd_codec, originals=file)
+            found = compressed.query_points("docs_small", sample.queries[0], limit=5).points
+        exact = client.query_points("docs", sample.queries[0], limit=5).points
+        assert [point.id for point in found] == [point.id for point in exact]
+
+    def test_the_size_is_estimated_before_anything_happens(self, client: QdrantClient, make: Make) -> None:
+        plan = estimate(make(originals=Originals.DISK))
+        assert (plan.points, plan.source_bytes, plan.target_bytes, plan.originals_bytes) == (
+            N,
+            N * 384 * 4,
+            N * 64 * 4,
+            N * 384 * 2,
+        )
+        assert not client.collection_exists("docs_small")
+
+
+class TestIntoANamedVector:
+    def test_the_collection_gains_a_vector(
+        self, client: QdrantClient, make: Make, svd_codec: LinearCodec, sample: Any
+    ) -> None:
+        before = contents(client, "docs")
+        outcome = migrate(make(named="latent"))
+        assert outcome.settled
+        after = contents(client, "docs")
+        assert {key for key in after if "latent" in after[key][1]} == {key for key in before if "" in before[key][1]}
+        rest = {k: (p, {n: v for n, v in vectors.items() if n != "latent"}) for k, (p, vectors) in after.items()}
+        assert_same(rest, before)
+        compressed = CompressedQdrantClient(client, codecs={"latent": svd_codec})
+        found = compressed.query_points("docs", sample.queries[0], using="latent", limit=5).points
+        latents = (
+            svd_codec.encode(np.delete(sample.base[:N], 11, axis=0)) @ svd_codec.encode_queries(sample.queries[:1])[0]
+        )
+        assert found[0].score == pytest.approx(latents.max(), abs=1e-5)
+
+    def test_the_sources_own_vector_reranks(
+        self, client: QdrantClient, make: Make, svd_codec: LinearCodec, sample: Any
+    ) -> None:
+        migrate(make(named="latent", originals=Originals.DISK))
+        compressed = CompressedQdrantClient(client, codecs={"latent": svd_codec}, originals="disk")
+        found = compressed.query_points("docs", sample.queries[0], using="latent", limit=5).points
+        exact = client.query_points("docs", sample.queries[0], limit=5).points
+        assert [(p.id, p.score) for p in found] == [(p.id, p.score) for p in exact]
+
+    def test_changes_are_caught_up(self, client: QdrantClient, make: Make, sample: Any) -> None:
+        migrate(make(named="latent"))
+        client.update_vectors("docs", [models.PointVectors(id=6, vector={"": sample.base[999].tolist()})])
+        client.upsert("docs", [models.PointStruct(id=5000, vector={"": sample.base[998].tolist()})])
+        assert migrate(make(named="latent")).repaired == 2
+        assert migrate(make(named="latent")).settled
+
+    def test_rolling_back_removes_the_vector(self, client: QdrantClient, make: Make) -> None:
+        before, config = contents(client, "docs"), client.get_collection("docs").config
+        migrate(make(named="latent"))
+        assert roll_back(client, "docs", named="latent") == "Removed the vector 'latent' from 'docs'."
+        assert_same(contents(client, "docs"), before)
+        assert client.get_collection("docs").config == config
+
+
+class TestAliases:
+    def test_an_alias_is_switched_and_rolled_back(self, client: QdrantClient, make: Make, sample: Any) -> None:
+        def target() -> str:
+            (alias,) = client.get_aliases().aliases
+            return alias.collection_name
+
+        create = models.CreateAlias(collection_name="docs", alias_name="live")
+        client.update_collection_aliases([models.CreateAliasOperation(create_alias=create)])
+        migration = make()
+        migrate(migration)
+        switch_alias(migration, "live")
+        assert target() == "docs_small"
+        found = migration.compressed.query_points("live", sample.queries[0], limit=3).points
+        assert len(found) == 3
+        switch_alias(migration, "live")  # again, as after an interruption
+        assert roll_back(client, "docs", into="docs_small") == (
+            "The alias 'live' points at 'docs' again; 'docs_small' is kept."
+        )
+        assert target() == "docs"
+        assert client.count("docs_small").count == N
+        with pytest.raises(MigrationError, match="expected a switch from 'docs' to undo, got none"):
+            roll_back(client, "docs", into="docs_small")
+
+    def test_a_new_alias_is_removed_again(self, client: QdrantClient, make: Make) -> None:
+        migration = make()
+        migrate(migration)
+        switch_alias(migration, "live")
+        assert "is removed, as there was none before" in roll_back(client, "docs", into="docs_small")
+        assert client.get_aliases().aliases == []
+
+    def test_a_collections_name_is_no_alias(self, make: Make) -> None:
+        migration = make()
+        migrate(migration)
+        with pytest.raises(MigrationError, match="expected a name that no collection bears, got 'docs'"):
+            switch_alias(migration, "docs")
+
+
+class TestRefusals:
+    def test_another_codec(self, client: QdrantClient, make: Make, sample: Any, tmp_path: Path) -> None:
+        migrate(make())
+        other = fit_linear(sample.base, 64)
+        with pytest.raises(CodecMismatchError, match="got a collection filled by codec"):
+            migrate(Migration(client, "docs", other, tmp_path / "new.json", into="docs_small"))
+
+    def test_another_migrations_state(self, make: Make) -> None:
+        migrate(make())
+        with pytest.raises(MigrationError, match=r"got that of another one \(into 'docs_small'\)"):
+            migrate(make(into="elsewhere"))
+
+    def test_a_vector_that_is_not_there(self, make: Make) -> None:
+        with pytest.raises(MigrationError, match="expected a dense vector 'title', got '', 'small'"):
+            migrate(make(vector="title"))
+
+    def test_a_vector_of_another_size(self, make: Make) -> None:
+        with pytest.raises(CodecMismatchError, match="got size 3 and distance Dot"):
+            migrate(make(vector="small"))
+
+    @pytest.mark.parametrize("targets", [{"into": None}, {"into": "a", "named": "b"}, {"into": "docs"}])
+    def test_contradictory_targets(self, make: Make, targets: dict[str, Any]) -> None:
+        with pytest.raises(MigrationError, match="into, named: expected"):
+            make(**targets)
+
+
+def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(fast_path: Path, sample: Any) -> None:
+    """Ten kill -9 in one migration of a real folder, against an uninterrupted one: same ids, payloads and vectors."""
+    script = Path(__file__).parent / "killed_migration.py"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    np.save(fast_path / "base.npy", sample.base[:600])
+    np.save(fast_path / "train.npy", sample.train[:3000])
+    done = subprocess.run(
+        [sys.executable, str(script), str(fast_path)], env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    kills, identical = done.stdout.split()
+    assert int(kills) == 10
+    assert identical == "identical"
+
+
+class TestCommandLine:
+    @pytest.fixture
+    def folder(self, tmp_path: Path, sample: Any) -> Path:
+        client = QdrantClient(path=str(tmp_path / "qdrant"))
+        client.create_collection("docs", models.VectorParams(size=384, distance=models.Distance.COSINE))
+        client.upload_collection("docs", sample.base[:60], ids=range(60))
+        client.close()
+        return tmp_path / "qdrant"
+
+    @pytest.fixture
+    def run(self, folder: Path, svd_path: Path, tmp_path: Path) -> Callable[..., Any]:
+        import typer
+
+        app = typer.Typer()
+        app.command()(qdrant_cli.migrate)
+        app.command()(qdrant_cli.rollback)
+
+        def call(command: str, *arguments: str, codec: bool = True) -> Any:
+            given = ["--path", str(folder), "--collection", "docs"]
+            if codec:
+                given += ["--codec", str(svd_path), "--state", str(tmp_path / "state.json")]
+            return CliRunner().invoke(app, [command, *given, *arguments], env={"COLUMNS": "200"})
+
+        return call
+
+    def test_dry_run_then_migrate_then_switch_then_roll_back(self, run: Any, folder: Path) -> None:
+        dry = run("migrate", "--into", "docs_small", "--dry-run")
+        assert dry.exit_code == 0, dry.output
+        assert "92,160 bytes" in dry.output
+        assert "15,360 bytes" in dry.output
+        real = run("migrate", "--into", "docs_small", "--switch-alias", "live")
+        assert real.exit_code == 0, real.output
+        assert "recall@10 after" in real.output
+        assert "The alias 'live' now points at 'docs_small'." in real.output
+        back = run("rollback", "--into", "docs_small", codec=False)
+        assert "The alias 'live' is removed" in back.output
+        client = QdrantClient(path=str(folder))
+        assert {c.name for c in client.get_collections().collections} == {"docs", "docs_small"}
+        assert client.get_collection("docs_small").config.params.vectors.size == 64
+        client.close()
+
+    def test_file_originals_need_a_path(self, run: Any) -> None:
+        assert run("migrate", "--into", "x", "--keep-originals", "file").exit_code == 2
