@@ -7,6 +7,7 @@ return one figure per query; :func:`bootstrap` and :func:`paired_bootstrap` turn
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -153,16 +154,21 @@ def bootstrap(values: NDArray[Any], *, seed: int = 0, resamples: int = 2_000) ->
         values: (nq,), at least one.
     """
     values = np.asarray(values, np.float64)
-    random = np.random.default_rng(seed)
-    # Resampling n of n is drawing multinomial counts; a matrix product then gives all means at once.
-    counts = random.multinomial(len(values), np.full(len(values), 1 / len(values)), size=resamples)
-    low, high = np.percentile(counts @ values / len(values), [2.5, 97.5])
+    low, high = np.percentile(_resampling(len(values), seed, resamples) @ values / len(values), [2.5, 97.5])
     return Interval(float(values.mean()), float(low), float(high))
 
 
 def paired_bootstrap(a: NDArray[Any], b: NDArray[Any], *, seed: int = 0, resamples: int = 2_000) -> Interval:
     """Mean of a - b over the same queries with its 95 % interval; above zero means that a is better."""
     return bootstrap(np.asarray(a, np.float64) - np.asarray(b, np.float64), seed=seed, resamples=resamples)
+
+
+@lru_cache(maxsize=1)
+def _resampling(n: int, seed: int, resamples: int) -> Figures:
+    """How often each value is drawn in each resampling, (resamples, n); kept, as drawing it is what takes long."""
+    # Resampling n of n is drawing multinomial counts; a matrix product then gives all means at once.
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    return np.asarray(counts, np.float64)
 
 
 def _unit(rows: FloatArray) -> FloatArray:

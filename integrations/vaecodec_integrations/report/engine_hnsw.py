@@ -1,0 +1,66 @@
+"""hnswlib as a report's engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vaecodec.evaluation import IdArray
+from vaecodec.extras import require
+from vaecodec.interface import FloatArray, Metric
+from vaecodec_integrations.hnsw import SPACES
+from vaecodec_integrations.report.engine import EngineName, Index
+
+_M, _EF_CONSTRUCTION, _EF = 16, 200, 128
+
+
+class HnswEngine:
+    """hnswlib with its default graph and ef 128, on all cores."""
+
+    name = EngineName.HNSW
+
+    def __init__(self) -> None:
+        self._hnswlib = require("hnswlib", extra="hnsw")
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """Library version and graph settings."""
+        return {"hnswlib": version("hnswlib"), "M": _M, "ef_construction": _EF_CONSTRUCTION, "ef": _EF}
+
+    def build(self, vectors: FloatArray, metric: Metric, folder: Path) -> Index:
+        """Build the graph and save it, to know its size."""
+        index = self._hnswlib.Index(SPACES[metric], vectors.shape[1])
+        index.init_index(len(vectors), M=_M, ef_construction=_EF_CONSTRUCTION)
+        index.add_items(vectors)
+        index.set_ef(_EF)
+        index.save_index(str(folder / "index.hnsw"))
+        return _HnswIndex(index, (folder / "index.hnsw").stat().st_size)
+
+
+class _HnswIndex:
+    def __init__(self, index: Any, size_bytes: int) -> None:
+        self._index = index
+        self.size_bytes = size_bytes
+
+    def search(self, queries: FloatArray, k: int) -> IdArray:
+        try:
+            return np.asarray(self._index.knn_query(queries, k)[0], np.int64)
+        except RuntimeError:  # for some query the graph leads to fewer than k: then each on its own
+            return np.concatenate([self._search_one(query, k) for query in queries])
+
+    def _search_one(self, query: FloatArray, k: int) -> IdArray:
+        ids = np.full((1, k), -1, np.int64)
+        for found in range(k, 0, -1):
+            try:
+                ids[:, :found] = self._index.knn_query(query, found)[0]
+                break
+            except RuntimeError:
+                continue
+        return ids
+
+    def close(self) -> None:
+        """hnswlib frees its memory with the object."""

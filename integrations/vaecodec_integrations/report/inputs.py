@@ -1,0 +1,82 @@
+"""What a report is made from, read from files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecodec.errors import ReportInputError
+from vaecodec.sources import open_source
+
+
+def read_vectors(location: str) -> NDArray[Any]:
+    """All vectors of a file, folder or address that ``open_source`` reads, float (n, d); raises ``SourceError``."""
+    source = open_source(location)
+    blocks = list(source.blocks())
+    return np.concatenate(blocks) if blocks else np.empty((0, source.dim), np.float32)
+
+
+def read_relevant(path: Path) -> list[list[int]]:
+    """The rows of the base that answer each query.
+
+    Args:
+        path: ``.npy`` with integers (nq,), one row for each query, or ``.json`` with a list of rows for each.
+
+    Raises:
+        ReportInputError: there is no such file, or it holds something else.
+    """
+    if path.suffix == ".npy":
+        array = _load(path)
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise ReportInputError(
+                f"{path}: expected one integer for each query, got dtype {array.dtype} and shape {array.shape}; "
+                "several for a query need a .json file with a list for each"
+            )
+        return [[row] for row in array.tolist()]
+    try:
+        lists = json.loads(_text(path))
+    except ValueError as error:
+        raise ReportInputError(f"{path}: expected .npy or JSON, got text that is neither: {error}") from error
+    if not isinstance(lists, list) or not all(isinstance(rows, list) and all(map(_is_row, rows)) for rows in lists):
+        raise ReportInputError(f"{path}: expected a JSON list that holds a list of row numbers for each query")
+    return lists
+
+
+def read_labels(path: Path) -> Sequence[str]:
+    """A label for each query: ``.npy`` with strings or integers (nq,), or text with one line for each.
+
+    Raises:
+        ReportInputError: there is no such file, or it holds something else.
+    """
+    if path.suffix != ".npy":
+        return _text(path).splitlines()
+    array = _load(path)
+    if array.ndim != 1 or array.dtype.kind not in "iuU":
+        raise ReportInputError(
+            f"{path}: expected one string or integer for each query, got dtype {array.dtype} and shape {array.shape}"
+        )
+    return [str(label) for label in array.tolist()]
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _load(path: Path) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ReportInputError(f"{path}: cannot be read as a .npy file: {error}") from error
+    return array
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReportInputError(f"{path}: cannot be read as text: {error}") from error

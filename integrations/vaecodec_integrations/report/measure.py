@@ -1,0 +1,319 @@
+"""Run everything once and keep what came back: ids and times. No metric is computed here except those that need the
+vectors themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from vaecodec import __version__
+from vaecodec.errors import ReportInputError
+from vaecodec.evaluation import IdArray, exact_search, pair_similarity
+from vaecodec.interface import FloatArray, Metric, VectorCodec
+from vaecodec.linear import LinearKind, fit_linear
+from vaecodec.vectors import as_vectors, normalised
+from vaecodec_integrations.report.engine import Engine
+
+T = TypeVar("T")
+
+UNCOMPRESSED = "uncompressed"
+
+NEIGHBOURS = 100
+_FEWEST_ROWS = 11  # a document and 10 neighbours
+_TIMED_RUNS = 3
+_RECONSTRUCTED_ROWS = 2_000
+_NEIGHBOURHOOD = 10
+_NEIGHBOURHOOD_DOCUMENTS = 1_000
+_CURVE_STEPS = (0.25, 0.5, 1, 2, 4)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to store the vectors, and what came back from it.
+
+    Attributes:
+        name: ``uncompressed``, a linear kind, or the codec's name.
+        width: dimensions stored.
+        bytes_per_vector: of the stored vectors alone, float32.
+        index_bytes: of the whole index on disk.
+        encode_seconds: to encode the base; 0 where nothing is encoded.
+        build_seconds: to index it, encoding not included.
+        encode_queries_seconds: to encode the queries.
+        search_seconds: to search them all in one batch, the median of three runs after a warm-up.
+        pair_similarity: Spearman correlation of pair scores before and after.
+        reconstruction: mean cosine between embeddings and what the codec restores.
+        unreached: numbers of those sampled documents that no document of their own neighbourhood finds any more.
+        exact_ids: (nq, k) by exact search on what is stored.
+        engine_ids: (nq, k) by the engine's index, -1 where fewer were found.
+    """
+
+    name: str
+    width: int
+    bytes_per_vector: int
+    index_bytes: int
+    encode_seconds: float
+    build_seconds: float
+    encode_queries_seconds: float
+    search_seconds: float
+    pair_similarity: float
+    reconstruction: float
+    unreached: list[int]
+    exact_ids: IdArray
+    engine_ids: IdArray
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that a report is made from.
+
+    Attributes:
+        codec: name of the codec that is judged.
+        setting: what was measured on what: JSON values only.
+        truth: (nq, k) by exact search on the uncompressed vectors.
+        relevant: rows of the base that answer each query, where known.
+        labels: a label for each query, where given.
+        sampled: how many documents were looked at for :attr:`Method.unreached`.
+        methods: uncompressed first, the codec last.
+        svd_curve: (nq, 10) by exact search on SVD latents, for several widths.
+    """
+
+    codec: str
+    setting: Mapping[str, Any]
+    truth: IdArray
+    relevant: Sequence[Sequence[int]] | None
+    labels: Sequence[str] | None
+    sampled: int
+    methods: Sequence[Method]
+    svd_curve: Mapping[int, IdArray]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values only; :meth:`from_json` reads them."""
+        return {
+            **{field: getattr(self, field) for field in ("codec", "setting", "relevant", "labels", "sampled")},
+            "truth": self.truth.tolist(),
+            "methods": [
+                {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in fields.items()}
+                for fields in map(asdict, self.methods)
+            ],
+            "svd_curve": {str(width): ids.tolist() for width, ids in self.svd_curve.items()},
+        }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Run:
+        """Read what :meth:`to_json` returned; raises ``KeyError`` or ``TypeError`` when it did not."""
+        methods = [_method(method) for method in fields["methods"]]
+        curve = {int(width): _ids(ids) for width, ids in fields["svd_curve"].items()}
+        return cls(**{**fields, "truth": _ids(fields["truth"]), "methods": methods, "svd_curve": curve})
+
+
+def measure(
+    base: Any,
+    queries: Any,
+    codec: VectorCodec,
+    engine: Engine,
+    *,
+    name: str,
+    train: Any = None,
+    relevant: Sequence[Sequence[int]] | None = None,
+    labels: Sequence[str] | None = None,
+    on_method: Callable[[str], None] = lambda _: None,
+) -> Run:
+    """Measure the codec, the uncompressed vectors and the linear baselines of the same width.
+
+    Args:
+        base: float (nb, d), at least 11 rows: what is indexed.
+        queries: float (nq, d), at least 1 row.
+        codec: what is judged.
+        engine: builds an index for each, with the same parameters.
+        name: what the codec is called in the report.
+        train: float (n, d), what the linear baselines are fitted on; the base itself by default.
+        relevant: for each query the rows of ``base`` that answer it; empty where unknown.
+        labels: for each query the slice that it belongs to.
+        on_method: called with the name of each method before it is measured.
+
+    Raises:
+        InvalidVectorsError: naming the first bad row.
+        ReportInputError: too few rows, or relevance or labels that do not fit the queries.
+    """
+    metric = codec.metric
+    base = as_vectors(base, codec.dim, metric, name="base")
+    queries = as_vectors(queries, codec.dim, metric, name="queries")
+    _check(base, queries, relevant, labels, name)
+    if metric is Metric.COSINE:
+        base, queries = normalised(base), normalised(queries)
+    setting = {
+        "engine": str(engine.name),
+        "engine_parameters": dict(engine.parameters),
+        "metric": str(metric),
+        "base": {"rows": len(base), "dim": codec.dim, "fingerprint": _fingerprint(base)},
+        "queries": {"rows": len(queries), "fingerprint": _fingerprint(queries)},
+        "codec": {"id": codec.codec_id, "code_dim": codec.code_dim, "embedder": codec.embedder},
+        "linear_fitted_on": "base" if train is None else "train",
+        "created": datetime.now(UTC).date().isoformat(),
+        "versions": {"vaecodec": __version__, "numpy": np.__version__, "python": platform.python_version()},
+        "cores": os.cpu_count(),
+    }
+    fitted_on = base if train is None else train
+    linear = {
+        str(kind): fit_linear(fitted_on, codec.code_dim, kind=kind, metric=metric)
+        for kind in (LinearKind.TRUNCATION, LinearKind.SVD, LinearKind.PCA, LinearKind.PCA_DOCUMENTS)
+        # Squared distances do not change with the origin: both kinds of PCA are one.
+        if not (metric is Metric.L2 and kind is LinearKind.PCA_DOCUMENTS)
+    }
+    truth = exact_search(base, queries, NEIGHBOURS, metric)[0]
+    hood = _Neighbourhoods(base, metric)
+    methods = []
+    for method, reduction in [(UNCOMPRESSED, None), *linear.items(), (name, codec)]:
+        on_method(method)
+        methods.append(_measure(method, reduction, base, queries, metric, engine, hood))
+    on_method("SVD at other widths")
+    return Run(
+        codec=name,
+        setting=setting,
+        truth=truth,
+        relevant=relevant,
+        labels=labels,
+        sampled=len(hood.documents),
+        methods=methods,
+        svd_curve=_svd_curve(fitted_on, base, queries, codec.code_dim, metric),
+    )
+
+
+def _check(
+    base: FloatArray,
+    queries: FloatArray,
+    relevant: Sequence[Sequence[int]] | None,
+    labels: Sequence[str] | None,
+    name: str,
+) -> None:
+    if len(base) < _FEWEST_ROWS or not len(queries):
+        raise ReportInputError(
+            f"expected at least {_FEWEST_ROWS} rows in base and 1 in queries, got {len(base)} and {len(queries)}"
+        )
+    for what, given in (("relevant", relevant), ("labels", labels)):
+        if given is not None and len(given) != len(queries):
+            raise ReportInputError(f"{what}: expected {len(queries)} entries, one for each query, got {len(given)}")
+    for query, rows in enumerate(relevant or ()):
+        if any(not 0 <= row < len(base) for row in rows):
+            raise ReportInputError(f"relevant: query {query} names a row outside the base of {len(base)} rows")
+    if name in (UNCOMPRESSED, *LinearKind):
+        raise ReportInputError(f"name: {name!r} is the name of a baseline; call the codec something else")
+
+
+def _measure(
+    name: str,
+    codec: VectorCodec | None,
+    base: FloatArray,
+    queries: FloatArray,
+    metric: Metric,
+    engine: Engine,
+    hood: _Neighbourhoods,
+) -> Method:
+    stored, encode_seconds = _timed(lambda: codec.encode(base) if codec else base)
+    encoded, encode_queries_seconds = _timed(lambda: codec.encode_queries(queries) if codec else queries)
+    stored_metric = codec.latent_metric if codec else metric
+    k = min(NEIGHBOURS, len(base))
+    with tempfile.TemporaryDirectory(prefix="vaecodec-report-") as folder:
+        index, build_seconds = _timed(lambda: engine.build(stored, stored_metric, Path(folder)))
+        try:
+            index.search(encoded[:_NEIGHBOURHOOD], k)  # first calls load what later ones find loaded
+            runs = [_timed(lambda: index.search(encoded, k)) for _ in range(_TIMED_RUNS)]
+            size_bytes = index.size_bytes
+        finally:
+            index.close()
+    sample = base[:: max(1, len(base) // _RECONSTRUCTED_ROWS)]
+    restored = codec.decode(codec.encode(sample)) if codec else sample
+    return Method(
+        name=name,
+        width=stored.shape[1],
+        bytes_per_vector=stored.itemsize * stored.shape[1],
+        index_bytes=size_bytes,
+        encode_seconds=encode_seconds if codec else 0.0,
+        build_seconds=build_seconds,
+        encode_queries_seconds=encode_queries_seconds if codec else 0.0,
+        search_seconds=statistics.median(seconds for _, seconds in runs),
+        pair_similarity=pair_similarity(base, stored, metric, stored_metric),
+        reconstruction=_mean_cosine(sample, restored),
+        unreached=hood.unreached(stored, codec.encode_queries if codec else None, stored_metric),
+        exact_ids=exact_search(stored, encoded, k, stored_metric)[0],
+        engine_ids=runs[0][0],
+    )
+
+
+class _Neighbourhoods:
+    """Sampled documents and, for each, its 10 nearest others by exact search on the uncompressed vectors.
+
+    A document is reached when at least one of these has it among its own 10 nearest. Many are not even without
+    compression (anti-hubs: Radovanović, Nanopoulos and Ivanović, JMLR 11, 2010); those are left out.
+    """
+
+    def __init__(self, base: FloatArray, metric: Metric) -> None:
+        self._base = base
+        # One more than wanted, because a document finds itself.
+        self._k = _NEIGHBOURHOOD + 1
+        count = min(_NEIGHBOURHOOD_DOCUMENTS, len(base))
+        self.documents = np.sort(np.random.default_rng(0).permutation(len(base))[:count])
+        found = exact_search(base, base[self.documents], self._k, metric)[0]
+        pairs = [
+            (document, neighbour)
+            for document, row in zip(self.documents.tolist(), found.tolist(), strict=True)
+            for neighbour in row
+            if neighbour != document
+        ]
+        self._document, neighbour = np.array(pairs).T
+        self._neighbours, self._neighbour = np.unique(neighbour, return_inverse=True)
+        self.documents = np.setdiff1d(self.documents, self.unreached(base, None, metric))
+
+    def unreached(
+        self, stored: FloatArray, encode_queries: Callable[[FloatArray], FloatArray] | None, metric: Metric
+    ) -> list[int]:
+        """Which of the documents none of its neighbours finds in ``stored``."""
+        asking = self._base[self._neighbours]
+        found = exact_search(stored, encode_queries(asking) if encode_queries else asking, self._k, metric)[0]
+        hits = (found[self._neighbour] == self._document[:, None]).any(axis=1)
+        return [int(document) for document in np.setdiff1d(self.documents, self._document[hits])]
+
+
+def _svd_curve(train: Any, base: FloatArray, queries: FloatArray, code_dim: int, metric: Metric) -> dict[int, IdArray]:
+    widths = [int(code_dim * step) for step in _CURVE_STEPS if 1 <= code_dim * step <= base.shape[1]]
+    widest = fit_linear(train, widths[-1], metric=metric)
+    curve = {}
+    for width in widths:
+        svd = widest.truncated(width)
+        curve[width] = exact_search(svd.encode(base), svd.encode_queries(queries), 10, svd.latent_metric)[0]
+    return curve
+
+
+def _timed(call: Callable[[], T]) -> tuple[T, float]:
+    start = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - start
+
+
+def _mean_cosine(left: FloatArray, right: FloatArray) -> float:
+    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    return float((np.einsum("ij,ij->i", left, right) / np.maximum(norms, np.finfo(np.float32).tiny)).mean())
+
+
+def _fingerprint(vectors: FloatArray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(vectors, "<f4").tobytes()).hexdigest()
+
+
+def _method(fields: Mapping[str, Any]) -> Method:
+    ids: dict[str, Any] = {name: _ids(fields[name]) for name in ("exact_ids", "engine_ids")}
+    return Method(**{**fields, **ids})
+
+
+def _ids(rows: Any) -> IdArray:
+    return np.asarray(rows, np.int64)

@@ -1,0 +1,217 @@
+"""From raw ids and times to figures, each with its 95 % interval. Nothing is measured here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vaecodec.evaluation import Figures, IdArray, Interval, bootstrap, mrr, ndcg, paired_bootstrap, recall
+from vaecodec_integrations.report.measure import UNCOMPRESSED, Method, Run
+
+# What the codec is judged by.
+JUDGED = "recall@10"
+
+RERANKED = (1, 2, 4, 8)
+_RECALL_AT = (1, 10, 100)
+_RELEVANCE_AT = 10
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Where recall@10 goes, as means over the queries; with ``found`` the first two add up to 1.
+
+    Attributes:
+        codec: lost by exact search on the stored vectors.
+        graph: lost in addition by the engine's index; may be slightly negative, when it errs on the right side.
+        found: recall@10 of the engine.
+        reranked: recall@10 after the engine's first 10, 20, 40 and 80 candidates are scored again with the
+            original vectors.
+    """
+
+    codec: float
+    graph: float
+    found: float
+    reranked: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """The figures of one way to store the vectors.
+
+    Attributes:
+        name, width, bytes_per_vector, index_bytes, pair_similarity, reconstruction: see :class:`Method`.
+        build_seconds: encoding and indexing the base.
+        queries_per_second: encoding and searching the queries, in one batch.
+        metrics: recall@k, and nDCG@10 and MRR@10 where relevance is known, by name.
+        worst_decile: mean recall@10 of the tenth of the queries that lost most.
+        unreached: share of documents that their own neighbourhood found before and does not find any more.
+        losses: where recall@10 goes.
+    """
+
+    name: str
+    width: int
+    bytes_per_vector: int
+    index_bytes: int
+    build_seconds: float
+    queries_per_second: float
+    metrics: Mapping[str, Interval]
+    worst_decile: float
+    pair_similarity: float
+    reconstruction: float
+    unreached: float
+    losses: Losses
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Codec - best linear baseline by one metric, paired over the queries, and the name of that baseline."""
+
+    linear: str
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Recall@10 over the queries with one label, and the paired difference codec - best linear."""
+
+    label: str
+    queries: int
+    codec: Interval
+    linear: Interval
+    difference: Interval
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a report says.
+
+    Attributes:
+        headline: one sentence: does the codec beat the best linear baseline.
+        codec, best_linear: names of methods; the best linear baseline is the one with the highest recall@10.
+        differences: for each metric, against the baseline that is best by that metric.
+        methods: in the order measured.
+        slices: by label, most queries first.
+        svd_curve: bytes per vector and recall@10 of SVD at several widths, by exact search.
+    """
+
+    headline: str
+    codec: str
+    best_linear: str
+    differences: Mapping[str, Difference]
+    methods: Sequence[MethodSummary]
+    slices: Sequence[Slice]
+    svd_curve: Sequence[tuple[int, float]]
+
+    def method(self, name: str) -> MethodSummary:
+        """The method of that name."""
+        return next(method for method in self.methods if method.name == name)
+
+
+def summarise(run: Run) -> Summary:
+    """Derive every figure of a report from what was measured."""
+    figures = {method.name: per_query(run, method) for method in run.methods}
+    linear = [method.name for method in run.methods if method.name not in (UNCOMPRESSED, run.codec)]
+    differences = {}
+    for metric, values in figures[run.codec].items():
+        rival = max(linear, key=lambda name: float(figures[name][metric].mean()))
+        differences[metric] = Difference(rival, paired_bootstrap(values, figures[rival][metric]))
+    best = differences[JUDGED].linear
+    width = next(method.width for method in run.methods if method.name == run.codec)
+    return Summary(
+        headline=_headline(run.codec, best, width, figures, differences[JUDGED].interval),
+        codec=run.codec,
+        best_linear=best,
+        differences=differences,
+        methods=[_summarise(run, method, figures[method.name]) for method in run.methods],
+        slices=_slices(run, figures[run.codec][JUDGED], figures[best][JUDGED]),
+        svd_curve=[
+            (width * _FLOAT_BYTES, float(recall(ids, run.truth, 10).mean())) for width, ids in run.svd_curve.items()
+        ],
+    )
+
+
+def per_query(run: Run, method: Method) -> dict[str, Figures]:
+    """Every retrieval metric of the engine's answers, one figure per query (those with known relevance)."""
+    figures = {f"recall@{k}": recall(method.engine_ids, run.truth, k) for k in _RECALL_AT if k <= run.truth.shape[1]}
+    if run.relevant is not None:
+        judged = [query for query, rows in enumerate(run.relevant) if len(rows)]
+        relevant = [np.asarray(run.relevant[query]) for query in judged]
+        if judged:
+            figures["nDCG@10"] = ndcg(method.engine_ids[judged], relevant, _RELEVANCE_AT)
+            figures["MRR@10"] = mrr(method.engine_ids[judged], relevant, _RELEVANCE_AT)
+    return figures
+
+
+def _summarise(run: Run, method: Method, figures: Mapping[str, Figures]) -> MethodSummary:
+    judged = np.sort(figures[JUDGED])
+    queries = len(run.truth)
+    return MethodSummary(
+        name=method.name,
+        width=method.width,
+        bytes_per_vector=method.bytes_per_vector,
+        index_bytes=method.index_bytes,
+        build_seconds=method.encode_seconds + method.build_seconds,
+        queries_per_second=queries / (method.encode_queries_seconds + method.search_seconds),
+        metrics={metric: bootstrap(values) for metric, values in figures.items()},
+        worst_decile=float(judged[: max(1, queries // 10)].mean()),
+        pair_similarity=method.pair_similarity,
+        reconstruction=method.reconstruction,
+        unreached=len(method.unreached) / max(1, run.sampled),
+        losses=_losses(run, method),
+    )
+
+
+def _losses(run: Run, method: Method) -> Losses:
+    exact = float(recall(method.exact_ids, run.truth, 10).mean())
+    found = float(recall(method.engine_ids, run.truth, 10).mean())
+    reranked = {
+        times: _among(method.engine_ids[:, : 10 * times], run.truth[:, :10])
+        for times in RERANKED
+        if 10 * times <= run.truth.shape[1]
+    }
+    return Losses(codec=1 - exact, graph=exact - found, found=found, reranked=reranked)
+
+
+def _among(candidates: IdArray, truth: IdArray) -> float:
+    """Share of the true neighbours among the candidates.
+
+    That is the recall after scoring the candidates with the original vectors, since every true neighbour among them
+    then comes before all others.
+    """
+    return float((truth[:, :, None] == candidates[:, None, :]).any(axis=2).mean())
+
+
+def _slices(run: Run, codec: Figures, linear: Figures) -> list[Slice]:
+    labels = np.asarray(run.labels if run.labels is not None else [], np.str_)
+    slices = []
+    for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
+        rows = labels == label
+        slices.append(
+            Slice(
+                label=str(label),
+                queries=int(count),
+                codec=bootstrap(codec[rows]),
+                linear=bootstrap(linear[rows]),
+                difference=paired_bootstrap(codec[rows], linear[rows]),
+            )
+        )
+    return sorted(slices, key=lambda part: (-part.queries, part.label))
+
+
+def _headline(
+    codec: str, best: str, width: int, figures: Mapping[str, Mapping[str, Figures]], difference: Interval
+) -> str:
+    if difference.low > 0:
+        verdict = f"{codec} beats the best linear baseline"
+    elif difference.high < 0:
+        verdict = f"{codec} is worse than the best linear baseline"
+    else:
+        verdict = f"{codec} does not beat the best linear baseline"
+    ours, theirs = figures[codec][JUDGED].mean(), figures[best][JUDGED].mean()
+    return (
+        f"{verdict} ({best}, {width} dimensions): {JUDGED} {ours:.3f} against {theirs:.3f}, "
+        f"paired difference {difference.mean:+.3f}, 95 % interval [{difference.low:+.3f}, {difference.high:+.3f}]."
+    )

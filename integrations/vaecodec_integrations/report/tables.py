@@ -1,0 +1,175 @@
+"""The report's tables as text, the same on the terminal, in Markdown and on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vaecodec.evaluation import Interval
+from vaecodec_integrations.report.measure import UNCOMPRESSED, Run
+from vaecodec_integrations.report.summarise import JUDGED, MethodSummary, Summary
+
+_LABELS_OF_LINEAR = {
+    "truncation": "truncation (first coordinates)",
+    "svd": "SVD, uncentred",
+    "pca": "PCA, both sides centred",
+    "pca-documents": "PCA, documents centred, dot product",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; the first column names the row.
+
+    Attributes:
+        title: a heading.
+        note: what the reader must know to read it, one or two sentences.
+        columns: headings, one per cell of a row.
+        rows: the cells.
+        emphasised: the row of the codec that is judged, if any.
+    """
+
+    title: str
+    note: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    emphasised: int | None = None
+
+
+def tables(summary: Summary, run: Run) -> list[Table]:
+    """Everything that the report shows in tables, in order."""
+    shown = [_quality(summary), _costs(summary), _difference(summary), _losses(summary), _geometry(summary, run)]
+    if summary.slices:
+        shown.append(_slices(summary))
+    return [*shown, _setting(run)]
+
+
+def interval(value: Interval, sign: str = "") -> str:
+    """A mean with its 95 % interval."""
+    return f"{value.mean:{sign}.3f} [{value.low:{sign}.3f}, {value.high:{sign}.3f}]"
+
+
+def label(name: str) -> str:
+    """What a method is called in print."""
+    return _LABELS_OF_LINEAR.get(name, name)
+
+
+def _methods(summary: Summary, title: str, note: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
+    rows = [(label(method.name), *row) for method, row in zip(summary.methods, cells, strict=True)]
+    return Table(title, note, ("stored as", *columns), rows, emphasised=len(rows) - 1)
+
+
+def _quality(summary: Summary) -> Table:
+    metrics = list(summary.methods[0].metrics)
+    cells = [
+        [interval(method.metrics[metric]) for metric in metrics] + [f"{method.worst_decile:.3f}"]
+        for method in summary.methods
+    ]
+    note = (
+        "Mean over the queries with its 95 % bootstrap interval. Recall: share of the exact nearest neighbours of the "
+        "uncompressed vectors that the index returns. Worst tenth: mean recall@10 of the queries that lose most."
+    )
+    return _methods(summary, "What is found", note, (*metrics, "worst tenth"), cells)
+
+
+def _costs(summary: Summary) -> Table:
+    whole = summary.method(UNCOMPRESSED)
+
+    def cells(method: MethodSummary) -> list[str]:
+        share = method.index_bytes / whole.index_bytes
+        return [
+            f"{method.width}",
+            f"{method.bytes_per_vector:,}",
+            f"{method.index_bytes / 1e6:,.1f} MB ({share:.0%})",
+            f"{method.build_seconds:.2f}",
+            f"{method.queries_per_second:,.0f}",
+        ]
+
+    note = (
+        "Index: bytes on disk. Build and queries include encoding; queries are searched in one batch for 100 "
+        "neighbours, on all cores."
+    )
+    columns = ("dimensions", "bytes per vector", "index", "build, s", "queries per s")
+    return _methods(summary, "What it costs", note, columns, [cells(method) for method in summary.methods])
+
+
+def _difference(summary: Summary) -> Table:
+    rows = [
+        (metric, label(difference.linear), interval(difference.interval, "+"))
+        for metric, difference in summary.differences.items()
+    ]
+    note = (
+        "Against the linear baseline that is best by that metric, paired over the queries. An interval above zero "
+        "means that the codec is better."
+    )
+    return Table(f"{summary.codec} minus the best linear baseline", note, ("metric", "baseline", "difference"), rows)
+
+
+def _losses(summary: Summary) -> Table:
+    times = list(summary.methods[0].losses.reranked)
+    cells = [
+        [
+            f"{method.losses.codec:.3f}",
+            f"{method.losses.graph:.3f}",
+            *(f"{method.losses.reranked[factor]:.3f}" for factor in times),
+        ]
+        for method in summary.methods
+    ]
+    note = (
+        f"{JUDGED}. Lost by the codec: exact search on what is stored misses them. Lost by the index: its graph misses "
+        "them in addition. Re-ranked: so many times 10 candidates are scored again with the original vectors."
+    )
+    columns = ("lost by the codec", "lost by the index", *(f"re-ranked {factor}x" for factor in times))
+    return _methods(summary, "Where it is lost, and what re-ranking brings back", note, columns, cells)
+
+
+def _geometry(summary: Summary, run: Run) -> Table:
+    cells = [
+        [f"{method.pair_similarity:.3f}", f"{method.reconstruction:.3f}", f"{method.unreached:.1%}"]
+        for method in summary.methods
+    ]
+    note = (
+        "Pair similarity: Spearman correlation of the scores of 20,000 random pairs before and after. Reconstruction: "
+        "mean cosine between embeddings and what is restored. Unreached: share of "
+        f"{run.sampled:,} sampled documents that one of their 10 nearest neighbours had among its own 10 nearest, and "
+        "none has any more."
+    )
+    columns = ("pair similarity", "reconstruction", "unreached")
+    return _methods(summary, "What happens to the geometry", note, columns, cells)
+
+
+def _slices(summary: Summary) -> Table:
+    rows = [
+        (
+            part.label,
+            f"{part.queries:,}",
+            interval(part.codec),
+            interval(part.linear),
+            interval(part.difference, "+"),
+        )
+        for part in summary.slices
+    ]
+    columns = ("slice", "queries", summary.codec, label(summary.best_linear), "difference")
+    return Table(f"{JUDGED} by slice", "Paired differences, 95 % intervals.", columns, rows)
+
+
+def _setting(run: Run) -> Table:
+    setting = run.setting
+    parameters = ", ".join(f"{key} {value}" for key, value in setting["engine_parameters"].items())
+    versions = ", ".join(f"{key} {value}" for key, value in setting["versions"].items())
+    fitted_on = {
+        "train": "the training vectors given",
+        "base": "the base itself, which favours them: they have seen what they are measured on",
+    }[setting["linear_fitted_on"]]
+    rows = [
+        ("base", f"{setting['base']['rows']:,} x {setting['base']['dim']}"),
+        ("queries", f"{setting['queries']['rows']:,}"),
+        ("metric", setting["metric"]),
+        ("engine", f"{setting['engine']} ({parameters})" if parameters else f"{setting['engine']} search"),
+        ("linear baselines fitted on", fitted_on),
+        ("codec", f"{run.codec}, id {setting['codec']['id']}"),
+        ("embedder", setting["codec"]["embedder"] or "not given"),
+        ("cores", f"{setting['cores']}"),
+        ("measured", f"{setting['created']}, {versions}"),
+    ]
+    return Table("What was measured", "", ("", ""), rows)

@@ -1,0 +1,36 @@
+"""A report on disk: report.md, report.html, report.json and the pictures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from vaecodec.artifact import write_atomically
+from vaecodec_integrations.report.markdown import markdown
+from vaecodec_integrations.report.measure import Run
+from vaecodec_integrations.report.picture import losses, recall_against_bytes
+from vaecodec_integrations.report.summarise import Summary
+from vaecodec_integrations.report.tables import tables
+
+FORMAT_VERSION = 1
+
+_PICTURES = (
+    ("recall.png", "recall against bytes per vector", recall_against_bytes),
+    ("losses.png", "where recall is lost, and what re-ranking brings back", losses),
+)
+
+
+def write(folder: Path, run: Run, summary: Summary) -> None:
+    """Write a report; one that was there is replaced.
+
+    Everything is rendered before the first file is written, and each file appears whole.
+    """
+    text = markdown(summary.headline, tables(summary, run), [(name, caption) for name, caption, _ in _PICTURES])
+    document = {"format_version": FORMAT_VERSION, "summary": asdict(summary), "run": run.to_json()}
+    files = {name: draw(summary, "png") for name, _, draw in _PICTURES}
+    files["report.md"] = text.encode()
+    files["report.json"] = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_atomically(folder / name, content)

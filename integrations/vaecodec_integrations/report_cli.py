@@ -1,0 +1,74 @@
+"""``vaecodec report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from vaecodec.codec import Codec
+from vaecodec.extras import require
+from vaecodec_integrations.report import measure, summarise, write
+from vaecodec_integrations.report.engine import EngineName, open_engine
+from vaecodec_integrations.report.inputs import read_labels, read_relevant, read_vectors
+from vaecodec_integrations.report.tables import Table as TextTable
+from vaecodec_integrations.report.tables import tables
+
+
+def report(
+    base: Annotated[str, typer.Option(help="Vectors to index: a .npy file or any other source of vectors.")],
+    queries: Annotated[str, typer.Option(help="Vectors to search with.")],
+    codec: Annotated[Path, typer.Option(help="The codec file.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; a report that is there is replaced.")],
+    engine: Annotated[EngineName, typer.Option(help="Index to measure on.")] = EngineName.EXACT,
+    train: Annotated[
+        str | None,
+        typer.Option(help="Vectors that the linear baselines are fitted on; by default the base, which favours them."),
+    ] = None,
+    relevant: Annotated[
+        Path | None,
+        typer.Option(help="Rows of the base that answer each query: .npy of one each, or .json with a list for each."),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="The slice that each query belongs to: .npy, or text with one line for each.")
+    ] = None,
+) -> None:
+    """Measure what a codec costs, beside uncompressed vectors and linear baselines on the same index."""
+    require("matplotlib", extra="report")
+    measured_on = open_engine(engine)
+    loaded = Codec.load(codec)
+    answers = None if relevant is None else read_relevant(relevant)
+    slices = None if labels is None else read_labels(labels)
+    console = Console()
+    with console.status("reading vectors") as status:
+        run = measure(
+            read_vectors(base),
+            read_vectors(queries),
+            loaded,
+            measured_on,
+            name=codec.name,
+            train=None if train is None else read_vectors(train),
+            relevant=answers,
+            labels=slices,
+            on_method=lambda name: status.update(f"measuring {escape(name)}"),
+        )
+        status.update("writing the report")
+        summary = summarise(run)
+        write(out, run, summary)
+    console.print(escape(summary.headline), style="bold", highlight=False)
+    for table in tables(summary, run):
+        console.print(_rendered(table))
+    console.print(f"written to {escape(str(out))}", highlight=False)
+
+
+def _rendered(table: TextTable) -> Table:
+    shown = Table(title=escape(table.title), title_justify="left", show_header=any(table.columns))
+    for number, column in enumerate(table.columns):
+        shown.add_column(escape(column), justify="right" if number and table.columns[0] else "left")
+    for number, row in enumerate(table.rows):
+        shown.add_row(*map(escape, row), style="bold" if number == table.emphasised else None)
+    return shown

@@ -1,0 +1,332 @@
+"""The report: what is measured, what is concluded, what is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.neighbors import NearestNeighbors
+
+from vaecodec import LinearCodec, LinearKind, Metric, fit_linear
+from vaecodec.errors import NonFiniteError, ReportInputError, WrongWidthError
+from vaecodec.evaluation import exact_search, recall
+from vaecodec_integrations.report import Run, measure, summarise, write
+from vaecodec_integrations.report.engine import EngineName, open_engine
+from vaecodec_integrations.report.inputs import read_labels, read_relevant
+from vaecodec_integrations.report.markdown import markdown
+from vaecodec_integrations.report.tables import tables
+
+SAMPLE = Path(__file__).parents[2] / "examples" / "debian-sample"
+BASE, QUERIES = 1_500, 200
+
+
+@pytest.fixture(scope="module")
+def small(sample):
+    """1,500 documents, and 200 queries of which 100 have their document among them."""
+    found = np.flatnonzero(sample.relevant < BASE)[: QUERIES // 2]
+    others = np.flatnonzero(sample.relevant >= BASE)[: QUERIES // 2]
+    rows = np.concatenate([found, others])
+    relevant = [[int(row)] if row < BASE else [] for row in sample.relevant[rows]]
+    return sample.base[:BASE], sample.queries[rows], relevant
+
+
+@pytest.fixture(scope="module")
+def run(small, sample, svd_codec) -> Run:
+    base, queries, relevant = small
+    return measure(
+        base,
+        queries,
+        svd_codec.truncated(32),
+        open_engine(EngineName.EXACT),
+        name="svd32.onnx",
+        train=sample.train,
+        relevant=relevant,
+        labels=["even" if query % 2 == 0 else "odd" for query in range(QUERIES)],
+    )
+
+
+def judge(codec, small, **options) -> str:
+    base, queries, _ = small
+    return summarise(
+        measure(base, queries, codec, open_engine(EngineName.EXACT), name="codec.onnx", **options)
+    ).headline
+
+
+def test_recall_is_that_of_scikit_learns_neighbours(run, small, svd_codec):
+    base, queries, _ = small
+    codec = svd_codec.truncated(32)
+    true = NearestNeighbors(n_neighbors=10, metric="cosine").fit(base).kneighbors(queries, return_distance=False)
+    latents = NearestNeighbors(n_neighbors=10, metric="cosine").fit(codec.encode(base))
+    found = latents.kneighbors(codec.encode_queries(queries), return_distance=False)
+    expected = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(true, found, strict=True)])
+
+    summary = summarise(run)
+
+    assert summary.method("svd32.onnx").metrics["recall@10"].mean == pytest.approx(expected, abs=0.002)
+    assert summary.method("uncompressed").metrics["recall@10"] == (1.0, 1.0, 1.0)
+
+
+def test_relevance_counts_only_queries_that_have_an_answer(run, small):
+    _, _, relevant = small
+    method = summarise(run).method("uncompressed")
+    ranks = [
+        list(ids[:10]).index(answers[0]) + 1 if answers[0] in ids[:10] else None
+        for ids, answers in zip(run.truth.tolist(), relevant, strict=True)
+        if answers
+    ]
+    assert len(ranks) == QUERIES // 2
+    assert method.metrics["MRR@10"].mean == pytest.approx(np.mean([1 / rank if rank else 0 for rank in ranks]))
+    assert method.metrics["nDCG@10"].mean == pytest.approx(
+        np.mean([1 / np.log2(rank + 1) if rank else 0 for rank in ranks])
+    )
+
+
+def test_methods_and_their_sizes(run):
+    summary = summarise(run)
+    names = ["uncompressed", "truncation", "svd", "pca", "pca-documents", "svd32.onnx"]
+    assert [method.name for method in summary.methods] == names
+    assert [method.bytes_per_vector for method in summary.methods] == [4 * 384] + 5 * [4 * 32]
+    assert [method.index_bytes for method in summary.methods] == [4 * 384 * BASE] + 5 * [4 * 32 * BASE]
+    assert all(method.queries_per_second > 0 for method in summary.methods)
+    assert summary.method("uncompressed").reconstruction == pytest.approx(1, abs=1e-5)
+    assert summary.method("svd").reconstruction == pytest.approx(summary.method("svd32.onnx").reconstruction)
+    assert [width for width, _ in summary.svd_curve] == [4 * 8, 4 * 16, 4 * 32, 4 * 64, 4 * 128]
+    assert summary.svd_curve[2][1] == pytest.approx(summary.method("svd").metrics["recall@10"].mean, abs=0.002)
+    assert [value for _, value in summary.svd_curve] == sorted(value for _, value in summary.svd_curve)
+
+
+def test_losses_add_up_and_reranking_is_what_scoring_the_candidates_again_gives(run, small):
+    base, queries, _ = small
+    for method, raw in zip(summarise(run).methods, run.methods, strict=True):
+        losses = method.losses
+        assert losses.codec + losses.graph + losses.found == pytest.approx(1)
+        assert losses.found == pytest.approx(method.metrics["recall@10"].mean)
+        for times, figure in losses.reranked.items():
+            candidates = raw.engine_ids[:, : 10 * times]
+            scores = np.einsum("qcd,qd->qc", base[candidates], queries)
+            again = np.take_along_axis(candidates, np.argsort(-scores, axis=1), axis=1)
+            assert figure == pytest.approx(recall(again, run.truth, 10).mean(), abs=0.001), (method.name, times)
+
+
+def test_unreached_documents_are_those_that_no_neighbour_finds(run, small, svd_codec):
+    base, _, _ = small
+    codec = svd_codec.truncated(32)
+    near = exact_search(base, base, 11, Metric.COSINE)[0]
+    near_latents = exact_search(codec.encode(base), codec.encode_queries(base), 11, Metric.COSINE)[0]
+    near_sets, latent_sets = [set(row) for row in near.tolist()], [set(row) for row in near_latents.tolist()]
+    before = {
+        document: any(document in near_sets[n] for n in near_sets[document] - {document}) for document in range(BASE)
+    }
+    after = {
+        document: any(document in latent_sets[n] for n in near_sets[document] - {document}) for document in range(BASE)
+    }
+
+    unreached = set(run.methods[-1].unreached)
+
+    assert unreached
+    assert all(before[document] and not after[document] for document in unreached)
+    expected = np.mean([not after[document] for document in range(BASE) if before[document]])
+    assert summarise(run).method("svd32.onnx").unreached == pytest.approx(expected, abs=0.02)
+    assert run.methods[0].unreached == []
+
+
+def test_worst_tenth_and_slices(run):
+    summary = summarise(run)
+    figures = recall(run.methods[-1].engine_ids, run.truth, 10)
+    assert summary.method("svd32.onnx").worst_decile == pytest.approx(np.sort(figures)[: QUERIES // 10].mean())
+    assert [(part.label, part.queries) for part in summary.slices] == [("even", 100), ("odd", 100)]
+    assert summary.slices[1].codec.mean == pytest.approx(figures[1::2].mean())
+    assert summary.slices[1].linear.mean + summary.slices[1].difference.mean == pytest.approx(figures[1::2].mean())
+
+
+def test_the_headline_says_who_wins(small, sample):
+    base, _, _ = small
+    elsewhere = sample.train[:40]  # too few to fit a good baseline on
+    won = judge(fit_linear(base, 24), small, train=elsewhere)
+    drawn = judge(fit_linear(sample.train, 24), small, train=sample.train)
+    lost = judge(fit_linear(base, 24, kind=LinearKind.TRUNCATION), small)
+
+    assert won.startswith("codec.onnx beats the best linear baseline (")
+    assert drawn.startswith("codec.onnx does not beat the best linear baseline (")
+    assert lost.startswith("codec.onnx is worse than the best linear baseline (")
+    figures = re.search(r"24 dimensions\): recall@10 (\S+) against (\S+), paired difference \+(\S+), .*\[\+", won)
+    assert figures is not None
+    assert float(figures[1]) - float(figures[2]) == pytest.approx(float(figures[3]), abs=0.0011)
+
+
+@pytest.mark.parametrize("engine", list(EngineName))
+@pytest.mark.parametrize("metric", list(Metric))
+def test_every_engine_finds_what_exact_search_finds(small, engine, metric, tmp_path):
+    base, queries, _ = small
+    # Rows of different lengths, so that the three metrics disagree.
+    base = base * np.linspace(0.5, 2, len(base), dtype=np.float32)[:, None]
+    (tmp_path / "wide").mkdir()
+    (tmp_path / "narrow").mkdir()
+    wide = open_engine(engine).build(base, metric, tmp_path / "wide")
+    narrow = open_engine(engine).build(np.ascontiguousarray(base[:, :48]), metric, tmp_path / "narrow")
+
+    ids = wide.search(queries, 100)
+
+    assert ids.dtype == np.int64
+    assert ids.shape == (QUERIES, 100)
+    assert recall(ids, exact_search(base, queries, 100, metric)[0], 100).mean() > 0.95
+    assert wide.size_bytes - narrow.size_bytes == pytest.approx(BASE * 4 * (384 - 48), rel=0.1)
+    wide.close()
+    narrow.close()
+
+
+def test_an_index_that_finds_too_few_says_so_by_minus_one(tmp_path):
+    """Equal vectors make a graph of islands."""
+    base = np.repeat(np.eye(4, dtype=np.float32), 60, axis=0)
+    index = open_engine(EngineName.HNSW).build(base, Metric.COSINE, tmp_path)
+    ids = index.search(base[:1], 240)
+    found = ids[ids >= 0]
+    assert len(set(found.tolist())) == len(found) >= 10
+    assert (ids[0, len(found) :] == -1).all()
+
+
+def test_l2_has_one_pca(small):
+    base, queries, _ = small
+    codec = LinearCodec(LinearKind.TRUNCATION, np.eye(16, 384, dtype=np.float32), np.zeros(384, np.float32), Metric.L2)
+    methods = measure(base, queries, codec, open_engine(EngineName.EXACT), name="first16").methods
+    assert [method.name for method in methods] == ["uncompressed", "truncation", "svd", "pca", "first16"]
+    np.testing.assert_array_equal(methods[1].engine_ids, methods[-1].engine_ids)
+
+
+@pytest.fixture(scope="module")
+def folder(run, tmp_path_factory) -> Path:
+    """The report as written."""
+    folder = tmp_path_factory.mktemp("written") / "report"
+    write(folder, run, summarise(run))
+    return folder
+
+
+def test_what_is_written_can_be_summarised_again(run, folder):
+    written = json.loads((folder / "report.json").read_text())
+
+    assert sorted(os.listdir(folder)) == ["losses.png", "recall.png", "report.json", "report.md"]
+    assert json.loads(json.dumps(asdict(summarise(Run.from_json(written["run"]))))) == written["summary"]
+    assert written["run"]["methods"][-1]["engine_ids"] == run.methods[-1].engine_ids.tolist()
+    for picture in ("losses.png", "recall.png"):
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_markdown_begins_with_the_verdict_and_holds_every_figure(run, folder):
+    summary = summarise(run)
+    text = (folder / "report.md").read_text()
+    assert text.splitlines()[0].replace("\\", "") == f"# {summary.headline}"
+    for method in summary.methods:
+        for value in method.metrics.values():
+            assert f"{value.mean:.3f}" in text
+        assert f"{method.queries_per_second:,.0f}" in text
+    assert "fitted on | the training vectors given" in text
+    for line in text.splitlines():
+        if line.startswith("|"):
+            assert len(re.findall(r"(?<!\\)\|", line)) >= 3
+    setting = {**run.setting, "linear_fitted_on": "base"}
+    favoured = markdown("", tables(summary, replace(run, setting=setting)), [])
+    assert "fitted on | the base itself, which favours them" in favoured
+
+
+def test_names_cannot_break_the_tables():
+    text = markdown("a_b*c", [], [("recall.png", "[x]|`y`<z>")])
+    assert text == "# a\\_b\\*c\n\n![\\[x]\\|\\`y\\`\\<z>](recall.png)\n"
+
+
+def test_a_report_that_fails_leaves_the_old_one(run, folder):
+    before = {name: (folder / name).read_bytes() for name in os.listdir(folder)}
+    broken = replace(run, setting={**run.setting, "cores": object()})
+    with pytest.raises(TypeError):
+        write(folder, broken, replace(summarise(run), headline="another"))
+    assert {name: (folder / name).read_bytes() for name in os.listdir(folder)} == before
+
+
+def test_bad_input_is_refused_before_anything_is_measured(small, svd_codec):
+    base, queries, relevant = small
+
+    def refused(error, message, base=base, queries=queries, name="codec", **options):
+        measured = []
+        with pytest.raises(error, match=re.escape(message)):
+            measure(
+                base,
+                queries,
+                svd_codec,
+                open_engine(EngineName.EXACT),
+                name=name,
+                on_method=measured.append,
+                **options,
+            )
+        assert measured == []
+
+    spoiled = queries.copy()
+    spoiled[7, 3] = np.nan
+    refused(NonFiniteError, "queries: row 7 holds NaN", queries=spoiled)
+    refused(WrongWidthError, "base: expected rows of width 384, got 100", base=base[:, :100])
+    refused(ReportInputError, "at least 11 rows in base and 1 in queries, got 10 and 200", base=base[:10])
+    refused(ReportInputError, "at least 11 rows in base and 1 in queries, got 1500 and 0", queries=queries[:0])
+    refused(ReportInputError, "relevant: expected 200 entries, one for each query, got 3", relevant=[[1], [2], [3]])
+    refused(ReportInputError, "labels: expected 200 entries", labels=["a"])
+    refused(ReportInputError, "relevant: query 1 names a row outside the base", relevant=[[0], [BASE], *relevant[2:]])
+    refused(ReportInputError, "name: 'svd' is the name of a baseline", name="svd")
+
+
+def test_relevance_and_labels_from_files(tmp_path):
+    np.save(tmp_path / "one.npy", np.array([3, 1, 2], np.int32))
+    (tmp_path / "lists.json").write_text("[[3], [], [1, 2]]")
+    np.save(tmp_path / "labels.npy", np.array(["de", "en"]))
+    (tmp_path / "labels.txt").write_text("de\nen\n")
+
+    assert read_relevant(tmp_path / "one.npy") == [[3], [1], [2]]
+    assert read_relevant(tmp_path / "lists.json") == [[3], [], [1, 2]]
+    assert list(read_labels(tmp_path / "labels.npy")) == list(read_labels(tmp_path / "labels.txt")) == ["de", "en"]
+
+    np.save(tmp_path / "floats.npy", np.ones(3))
+    np.save(tmp_path / "objects.npy", np.array([[1], None], dtype=object), allow_pickle=True)
+    (tmp_path / "mixed.json").write_text('[[3], ["a"]]')
+    (tmp_path / "text.json").write_text("no json")
+    for name, message in {
+        "floats.npy": "expected one integer for each query, got dtype float64",
+        "objects.npy": "cannot be read as a .npy file",
+        "mixed.json": "a list of row numbers for each query",
+        "text.json": "expected .npy or JSON",
+        "absent.json": "cannot be read as text",
+    }.items():
+        with pytest.raises(ReportInputError, match=re.escape(message)):
+            read_relevant(tmp_path / name)
+    with pytest.raises(ReportInputError, match="expected one string or integer for each query, got dtype float64"):
+        read_labels(tmp_path / "floats.npy")
+
+
+def test_command(vae_path, tmp_path):
+    """As a person types it, on the bundled sample."""
+    for name, rows in [("base", 1_000), ("queries", 100), ("train", 2_000)]:
+        np.save(tmp_path / f"{name}.npy", np.load(SAMPLE / f"{name}.npy")[:rows])
+    (tmp_path / "relevant.json").write_text(json.dumps([[query] for query in range(100)]))
+    (tmp_path / "labels.txt").write_text("a\n" * 60 + "b\n" * 40)
+    command = [sys.executable, "-m", "vaecodec", "report", "--codec", str(vae_path), "--out", str(tmp_path / "report")]
+    command += ["--base", str(tmp_path / "base.npy"), "--queries", str(tmp_path / "queries.npy"), "--engine", "hnsw"]
+    command += ["--train", str(tmp_path / "train.npy"), "--relevant", str(tmp_path / "relevant.json")]
+    command += ["--labels", str(tmp_path / "labels.txt")]
+    environment = {**os.environ, "COLUMNS": "200"}
+
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "report" / "report.json").read_text())["summary"]
+    assert result.stdout.startswith(summary["headline"])
+    assert summary["headline"].startswith(vae_path.name)
+    assert (tmp_path / "report" / "report.md").read_text().replace("\\", "").startswith(f"# {summary['headline']}\n")
+    assert [part["label"] for part in summary["slices"]] == ["a", "b"]
+
+    (tmp_path / "relevant.json").write_text("[[1]]")
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 1
+    assert "relevant: expected 100 entries, one for each query, got 1" in result.stderr
+    assert "Traceback" not in result.stderr
