@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, overload
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 from vaecodec.artifact import Metadata, read_artifact
-from vaecodec.errors import CorruptArtifactError, InvalidDimensionError, ProviderNotAvailableError
+from vaecodec.codes import Calibration, Code
+from vaecodec.errors import (
+    CorruptArtifactError,
+    InvalidDimensionError,
+    NotCalibratedError,
+    ProviderNotAvailableError,
+)
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.vectors import blocks, normalised
 
@@ -105,36 +113,72 @@ class Codec:
         """The onnxruntime execution providers in use, most wanted first."""
         return list(self._session.get_providers())
 
-    def encode(self, vectors: Any) -> FloatArray:
-        """Compress documents.
+    @cached_property
+    def calibration(self) -> Calibration:
+        """What the file knows of its latents, for :meth:`code`; raises ``NotCalibratedError`` when it knows nothing."""
+        stored = self._metadata.calibration.get("codes")
+        if stored is None:
+            raise NotCalibratedError("this codec file holds no calibration for codes; export it again from its run")
+        return Calibration.from_json(stored).prefix(self._code_dim)
+
+    def code(self, *, dtype: str | None = None, bytes: int | None = None) -> Code:  # noqa: A002
+        """One way to write latents as bytes.
+
+        Args:
+            dtype: a uniform code: ``float32``, ``float16``, ``int8``, ``int4``, ``int2`` or ``binary``.
+            bytes: or a trellis code of so many bytes per vector, from 8 up; to encode it takes the extra ``packed``.
+
+        Raises:
+            InvalidBudgetError: neither or both are given, or there is no such code.
+            NotCalibratedError: the file holds no calibration.
+        """
+        return self.calibration.code(dtype=dtype, bytes=bytes)
+
+    @overload
+    def encode(self, vectors: Any) -> FloatArray: ...
+    @overload
+    def encode(self, vectors: Any, *, dtype: str | None = ..., bytes: int | None = ...) -> NDArray[Any]: ...
+    def encode(self, vectors: Any, *, dtype: str | None = None, bytes: int | None = None) -> NDArray[Any]:  # noqa: A002
+        """Compress documents, to latents or, with ``dtype`` or ``bytes``, to codes.
 
         Args:
             vectors: float (n, dim) of any float dtype and layout, or a memory map; need not be normalised.
+            dtype: see :meth:`code`.
+            bytes: see :meth:`code`.
 
         Returns:
-            float32 (n, code_dim), C-contiguous, of unit norm when ``latent_metric`` is cosine.
+            float32 (n, code_dim), C-contiguous, of unit norm when ``latent_metric`` is cosine; or codes, (n, width) of
+            ``uint8``, or of the ``dtype`` when numpy has it. A row's code is the same alone and in any batch.
 
         Raises:
             InvalidVectorsError: one of its subclasses, naming the first bad row; nothing is returned then.
+            InvalidBudgetError, NotCalibratedError: see :meth:`code`.
         """
-        return self._to_latents("embedding", "latent", vectors, "vectors")
+        latents = self._to_latents("embedding", "latent", vectors, "vectors")
+        return latents if dtype is None and bytes is None else self.code(dtype=dtype, bytes=bytes).encode(latents)
 
     def encode_queries(self, vectors: Any) -> FloatArray:
         """Compress queries; as :meth:`encode`, through the query entry point of the file."""
         return self._to_latents("query", "query_latent", vectors, "queries")
 
-    def decode(self, codes: Any) -> FloatArray:
+    def decode(self, codes: Any, *, dtype: str | None = None, bytes: int | None = None) -> FloatArray:  # noqa: A002
         """Reconstruct embeddings.
 
         Args:
-            codes: float (n, code_dim), as :meth:`encode` returned them.
+            codes: float (n, code_dim) latents, or codes, as :meth:`encode` returned them.
+            dtype: what they were encoded with.
+            bytes: what they were encoded with.
 
         Returns:
             float32 (n, dim), C-contiguous, of unit norm when ``metric`` is cosine.
 
         Raises:
             InvalidVectorsError: one of its subclasses, naming the first bad row.
+            InvalidCodesError: the array is not of that code's dtype and width.
+            InvalidBudgetError, NotCalibratedError: see :meth:`code`.
         """
+        if dtype is not None or bytes is not None:
+            codes = self.code(dtype=dtype, bytes=bytes).decode(codes)
         padding = self._metadata.code_dim - self._code_dim
         reconstructions = _output(codes, self.dim)
         for start, block in blocks(codes, self._code_dim, self.latent_metric, name="codes"):

@@ -46,6 +46,7 @@
     │   ├── LabelError                   (ValueError) ids of the wrong form or state
     │   ├── NotEnoughNeighboursError     fewer elements found than wanted
     │   ├── SpaceMismatchError           (ValueError) the space does not fit the codec
+    │   ├── InvalidSearchError           (ValueError) a search with impossible arguments
     │   └── IndexFileError               (ValueError) a saved index cannot be loaded
     ├── ReportInputError                 (ValueError) what a report was asked to measure does not fit together
     ├── UntranslatableError              (TypeError) a request carries vectors that no codec can encode
@@ -237,6 +238,10 @@ class NotEnoughNeighboursError(VectorIndexError):
 
 class SpaceMismatchError(VectorIndexError, ValueError):
     """The index's space is not the distance that the codec was made for."""
+
+
+class InvalidSearchError(VectorIndexError, ValueError):
+    """A search was asked for with impossible arguments."""
 
 
 class IndexFileError(VectorIndexError, ValueError):

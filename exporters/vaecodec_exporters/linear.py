@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vaecodec.artifact import Kind, Metadata
+from vaecodec.codes import Calibration
 from vaecodec.interface import Metric
 from vaecodec.linear import LinearCodec, LinearKind
 from vaecodec_exporters.graph import CodecWeights, ResidualWeights, write_codec
@@ -16,7 +17,11 @@ from vaecodec_exporters.versions import library_versions
 
 
 def export_linear(
-    codec: LinearCodec, path: str | os.PathLike[str], *, provenance: dict[str, Any] | None = None
+    codec: LinearCodec,
+    path: str | os.PathLike[str],
+    *,
+    provenance: dict[str, Any] | None = None,
+    calibration: Calibration | None = None,
 ) -> None:
     """Write a linear codec as one ONNX file; every width below its own is a nested codec of it.
 
@@ -24,6 +29,7 @@ def export_linear(
         codec: as :func:`vaecodec.fit_linear` returned it.
         path: the target; replaced atomically when it exists.
         provenance: JSON values kept in the file, such as what the codec was fitted on.
+        calibration: fitted on the codec's latents; without it the file offers latents but no codes.
 
     Raises:
         ParityError: the graph does not compute what numpy computes; no file is written.
@@ -48,6 +54,7 @@ def export_linear(
             latent_metric=codec.latent_metric,
             nested_dims=tuple(range(1, codec.code_dim + 1)),
             embedder=codec.embedder,
+            calibration={"codes": calibration.to_json()} if calibration is not None else {},
             provenance={
                 "linear": str(codec.kind),
                 "created": datetime.now(UTC).date().isoformat(),

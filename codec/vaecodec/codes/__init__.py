@@ -1,0 +1,7 @@
+"""Latents as bytes: uniform codes that engines understand, and trellis codes of any byte budget."""
+
+from vaecodec.codes.calibration import Calibration
+from vaecodec.codes.code import Code, CodeType
+from vaecodec.codes.trellis import TrellisCode, TrellisTables
+
+__all__ = ["Calibration", "Code", "CodeType", "TrellisCode", "TrellisTables"]

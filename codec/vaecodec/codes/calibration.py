@@ -1,0 +1,193 @@
+"""What codes need to know of the latents: fitted once on training data, kept in the codec file."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecodec.codes.code import Code, CodeType
+from vaecodec.codes.trellis import TrellisCode, TrellisTables
+from vaecodec.codes.uniform import ROTATION_ROUNDS, FloatCode, Int8Code, RotatedCode
+from vaecodec.errors import InvalidBudgetError, InvalidDimensionError, InvalidVectorsError
+from vaecodec.interface import FloatArray, Metric
+from vaecodec.vectors import as_vectors
+
+# One row in a thousand may have a coordinate that int8 clips: a single outlier would coarsen all others.
+_PEAK_QUANTILE = 0.999
+_TINY = np.float32(1e-30)
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Statistics of the latents of a codec, and the tables of its codes.
+
+    Attributes:
+        metric: how the latents are compared.
+        mean: float32 (k,), mean of each dimension over the training documents.
+        spread: float32 (k,), standard deviation of each dimension.
+        importance: float32 (k,), what a squared error of one spread costs in each dimension when bits are handed out.
+        peak: float32 (k,), for each width w the largest absolute value that int8 must hold among the first w
+            dimensions, when these are a codec of their own.
+        signs: float32 (4, k) of -1 and 1, for the rotation before 4 bits and fewer.
+        trellis: the trellis and its levels.
+    """
+
+    metric: Metric
+    mean: FloatArray
+    spread: FloatArray
+    importance: FloatArray
+    peak: FloatArray
+    signs: FloatArray
+    trellis: TrellisTables
+
+    @classmethod
+    def fit(
+        cls,
+        latents: Any,
+        metric: Metric,
+        *,
+        importance: FloatArray | None = None,
+        memory: int = 10,
+        seed: int = 0,
+    ) -> Calibration:
+        """Measure the latents of training documents.
+
+        Args:
+            latents: float (n, k) as the codec's ``encode`` returns them, all dimensions; n >= 2.
+            metric: how they are compared.
+            importance: float32 (k,); by default the variances, which makes the bits minimise the squared error.
+            memory: bits of the trellis's state, 8, 10 or 12: less error against encoding time.
+            seed: for the rotation.
+
+        Raises:
+            InvalidVectorsError: fewer than two rows, or a bad one.
+            InvalidBudgetError: there is no trellis of that memory.
+        """
+        width = np.shape(latents)[1] if np.ndim(latents) == 2 else 0
+        rows = as_vectors(latents, width, metric, name="latents")
+        if len(rows) < 2:
+            raise InvalidVectorsError(f"latents: expected at least two rows to calibrate codes, got {len(rows)}")
+        spread = rows.std(axis=0, dtype=np.float64).astype(np.float32)
+        signs = np.random.default_rng(seed).integers(0, 2, (ROTATION_ROUNDS, width))
+        return cls(
+            metric=metric,
+            mean=rows.mean(axis=0, dtype=np.float64).astype(np.float32),
+            spread=spread,
+            importance=spread**2 if importance is None else np.asarray(importance, np.float32),
+            peak=_peaks(rows, metric),
+            signs=(2 * signs - 1).astype(np.float32),
+            trellis=TrellisTables.standard(memory),
+        )
+
+    @property
+    def code_dim(self) -> int:
+        """Width of the latents."""
+        return len(self.mean)
+
+    def prefix(self, code_dim: int) -> Calibration:
+        """The calibration of a nested codec: the first ``code_dim`` dimensions, normalised again under cosine.
+
+        The mean squares of unit vectors add up to one, so what the prefix is divided by is known from its moments.
+
+        Raises:
+            InvalidDimensionError: the codec has fewer dimensions.
+        """
+        if not 1 <= code_dim <= self.code_dim:
+            raise InvalidDimensionError(f"expected a latent width from 1 to {self.code_dim}, got {code_dim}")
+        if code_dim == self.code_dim:
+            return self
+        mean, spread = self.mean[:code_dim], self.spread[:code_dim]
+        norm = np.float32(1)
+        if self.metric is Metric.COSINE:
+            norm = np.float32(np.sqrt(np.sum(mean.astype(np.float64) ** 2 + spread.astype(np.float64) ** 2)))
+        return Calibration(
+            self.metric,
+            mean / norm,
+            spread / norm,
+            self.importance[:code_dim],
+            self.peak[:code_dim],
+            self.signs[:, :code_dim],
+            self.trellis,
+        )
+
+    def code(self, *, dtype: str | None = None, bytes: int | None = None) -> Code:  # noqa: A002
+        """One code of these latents.
+
+        Args:
+            dtype: a uniform code: ``float32``, ``float16``, ``int8``, ``int4``, ``int2`` or ``binary``.
+            bytes: or a trellis code of so many bytes per vector, from 8 up.
+
+        Raises:
+            InvalidBudgetError: neither or both are given, or there is no such code.
+        """
+        if (dtype is None) == (bytes is None):
+            raise InvalidBudgetError(f"expected either dtype or bytes, got dtype={dtype!r} and bytes={bytes!r}")
+        if bytes is not None:
+            return TrellisCode(bytes, self.mean, self.spread, self.importance, self.trellis, self.metric)
+        if dtype not in list(CodeType):
+            raise InvalidBudgetError(f"dtype: expected one of {', '.join(CodeType)}, got {dtype!r}")
+        type_ = CodeType(dtype)
+        if type_ in (CodeType.FLOAT32, CodeType.FLOAT16):
+            return FloatCode(type_, self.code_dim)
+        if type_ is CodeType.INT8:
+            return Int8Code(self.code_dim, np.maximum(self.peak[-1], _TINY) / np.float32(127), self.metric)
+        mean = np.zeros_like(self.mean) if self.metric is Metric.COSINE else self.mean
+        return RotatedCode(type_, mean, self.signs, self.metric)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; docs/codes.md specifies it."""
+        return {
+            "metric": str(self.metric),
+            "mean": _text(self.mean),
+            "spread": _text(self.spread),
+            "importance": _text(self.importance),
+            "peak": _text(self.peak),
+            "signs": _text(np.packbits(self.signs > 0, axis=1)),
+            "trellis": {
+                "memory": self.trellis.memory,
+                "levels": _text(self.trellis.levels),
+                "distortion": _text(self.trellis.distortion),
+            },
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Calibration:
+        """Read what :meth:`to_json` wrote; raises ``KeyError`` or ``ValueError`` when it did not."""
+        mean = _array(stored["mean"], "<f4")
+        signs = np.unpackbits(_array(stored["signs"], "u1").reshape(ROTATION_ROUNDS, -1), axis=1, count=len(mean))
+        memory = int(stored["trellis"]["memory"])
+        return cls(
+            metric=Metric(stored["metric"]),
+            mean=mean,
+            spread=_array(stored["spread"], "<f4"),
+            importance=_array(stored["importance"], "<f4"),
+            peak=_array(stored["peak"], "<f4"),
+            signs=2 * signs.astype(np.float32) - 1,
+            trellis=TrellisTables(
+                memory,
+                _array(stored["trellis"]["levels"], "<f2").reshape(-1, 1 << memory),
+                _array(stored["trellis"]["distortion"], "<f4"),
+            ),
+        )
+
+
+def _peaks(rows: FloatArray, metric: Metric) -> FloatArray:
+    peaks = np.maximum.accumulate(np.abs(rows), axis=1)
+    if metric is Metric.COSINE:
+        norms = np.sqrt(np.cumsum(rows**2, axis=1, dtype=np.float64))
+        peaks = peaks / np.maximum(norms, np.finfo(np.float32).tiny)
+    return np.asarray(np.quantile(peaks, _PEAK_QUANTILE, axis=0), np.float32)
+
+
+def _text(array: NDArray[Any]) -> str:
+    return base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode()
+
+
+def _array(text: str, dtype: str) -> NDArray[Any]:
+    array = np.frombuffer(base64.b64decode(text, validate=True), dtype)
+    return array.astype(array.dtype.newbyteorder("="))

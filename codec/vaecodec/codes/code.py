@@ -1,0 +1,90 @@
+"""What every code offers: latents to bytes and back, and the form in which float queries meet it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecodec.errors import InvalidCodesError
+from vaecodec.interface import FloatArray
+
+
+class CodeType(StrEnum):
+    """Uniform codes: as many bits for every latent dimension."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+    INT4 = "int4"
+    INT2 = "int2"
+    BINARY = "binary"
+
+
+class Code(Protocol):
+    """One way to write latents as bytes, with everything it needs fixed beforehand.
+
+    A row's code depends on that row alone. Some codes drop dimensions or rotate them; scores are cheaper in those
+    coordinates, so a code can also be expanded to them: the dot product of ``query_steps(q)`` with ``expand(codes)``,
+    plus that of q with ``mean``, is that of q with the latents, before these are normalised.
+    """
+
+    @property
+    def name(self) -> str:
+        """Its type, such as ``int4``, or its budget, such as ``48 bytes``."""
+        ...
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """Bytes of one code, all of it counted."""
+        ...
+
+    @property
+    def mean(self) -> FloatArray:
+        """What is left out of :meth:`expand`: float32 (k,)."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Width of :meth:`expand`."""
+        ...
+
+    def encode(self, latents: FloatArray, *, threads: int | None = None) -> NDArray[Any]:
+        """Codes, (n, width) of the code's dtype, of float32 (n, k) latents; what is out of range is clipped."""
+        ...
+
+    def decode(self, codes: Any, *, threads: int | None = None) -> FloatArray:
+        """Latents, float32 (n, k), of unit norm under cosine; raises ``InvalidCodesError``."""
+        ...
+
+    def expand(self, codes: NDArray[Any], out: FloatArray) -> None:
+        """Write the codes' values into ``out``, float32 (n, steps), on the calling thread; nothing is checked."""
+        ...
+
+    def query_steps(self, queries: FloatArray) -> FloatArray:
+        """Queries, float32 (n, k), in the coordinates of :meth:`expand`: float32 (n, steps)."""
+        ...
+
+
+def checked_codes(codes: Any, dtype: Any, width: int, name: str) -> NDArray[Any]:
+    """The array, C-contiguous, if it has two dimensions, this dtype and this width.
+
+    Raises:
+        InvalidCodesError: it has not.
+    """
+    array = np.asarray(codes)
+    if array.ndim != 2 or array.shape[1] != width or array.dtype != dtype:
+        raise InvalidCodesError(
+            f"codes: expected {np.dtype(dtype)} (n, {width}) for {name}, got {array.dtype} {array.shape}; "
+            "decode with the same codec, dtype and bytes that they were encoded with"
+        )
+    return np.ascontiguousarray(array)
+
+
+def unit_rows(latents: FloatArray) -> FloatArray:
+    """Rows scaled to unit norm in place, zero rows left alone."""
+    norms = np.sqrt(np.einsum("ij,ij->i", latents, latents))
+    latents /= np.where(norms > 0, norms, 1)[:, None]
+    return latents

@@ -1,0 +1,240 @@
+"""Trellis-coded quantisation: variable bits per latent dimension, one bit stream per vector.
+
+The bit-shift trellis of QTIP (Tseng et al. 2024, arXiv 2406.11235): the state is the last L bits of the stream, a
+step appends the bits that its dimension was given, and the dimension's value is looked up by the state in a table of
+2^L levels for that number of bits. Looking back over L bits shapes the quantisation cells in many dimensions at once,
+which rounding each dimension on its own cannot. The stream is a circle (tail-biting), so no bits go to a start state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecodec.codes.allocation import allocate_bits
+from vaecodec.codes.code import checked_codes, unit_rows
+from vaecodec.codes.parallel import over_rows
+from vaecodec.errors import InvalidBudgetError, MissingExtraError
+from vaecodec.extras import require
+from vaecodec.interface import FloatArray, Metric
+
+MEMORIES = (8, 10, 12)
+SMALLEST_BYTES = 8
+
+# How far the search for the junction's state looks to each side, in units of the memory.
+_OVERLAP = 6
+_ENCODE_ROWS = 64
+_DECODE_ROWS = 512
+_TABLES = Path(__file__).parent / "trellis_tables.npz"
+
+
+@dataclass(frozen=True, eq=False)
+class TrellisTables:
+    """The levels of a trellis, for a source of zero mean and unit variance.
+
+    Attributes:
+        memory: L, the bits of a state.
+        levels: float16 (r, 2^L), the level of each state when the step appended 1 to r = L / 2 bits.
+        distortion: float32 (r,), mean squared error at 1 to r bits on a Gaussian source.
+    """
+
+    memory: int
+    levels: NDArray[np.float16]
+    distortion: FloatArray
+
+    @classmethod
+    def standard(cls, memory: int = 10) -> TrellisTables:
+        """The tables that come with the library, trained on Gaussian samples by ``benchmarks/trellis_tables.py``.
+
+        Args:
+            memory: 8, 10 or 12; each step of two costs four times the encoding time and lowers the distortion.
+
+        Raises:
+            InvalidBudgetError: another memory was asked for.
+        """
+        if memory not in MEMORIES:
+            raise InvalidBudgetError(f"trellis memory: expected one of {MEMORIES} bits, got {memory}")
+        with np.load(_TABLES, allow_pickle=False) as tables:
+            return cls(memory, tables[f"levels_{memory}"], tables[f"distortion_{memory}"])
+
+
+@dataclass(frozen=True, eq=False)
+class TrellisCode:
+    """Latents to codes of ``bytes_per_vector`` bytes and back; made by :meth:`vaecodec.codes.Calibration.code`.
+
+    Attributes:
+        bytes_per_vector: the budget; every bit of it is spent.
+        mean: float32 (k,), what a dimension without bits decodes to.
+        spread: float32 (k,), standard deviation of each dimension.
+        importance: float32 (k,), see :func:`vaecodec.codes.allocation.allocate_bits`.
+        tables: the trellis.
+        metric: how the latents are compared; under cosine decoded latents have unit norm.
+    """
+
+    bytes_per_vector: int
+    mean: FloatArray
+    spread: FloatArray
+    importance: FloatArray
+    tables: TrellisTables
+    metric: Metric
+
+    def __post_init__(self) -> None:
+        largest = len(self.mean) * len(self.tables.distortion) // 8
+        if not SMALLEST_BYTES <= self.bytes_per_vector <= largest:
+            raise InvalidBudgetError(
+                f"bytes: expected {SMALLEST_BYTES} to {largest} for {len(self.mean)} latents, "
+                f"got {self.bytes_per_vector}; beyond that use dtype='float16' or 'float32'"
+            )
+
+    @property
+    def name(self) -> str:
+        """The budget."""
+        return f"{self.bytes_per_vector} bytes"
+
+    @property
+    def steps(self) -> int:
+        """How many dimensions were given bits."""
+        return len(self.order)
+
+    @cached_property
+    def bits(self) -> NDArray[np.int64]:
+        """Bits given to each latent dimension: int64 (k,), of sum ``8 * bytes_per_vector``."""
+        return allocate_bits(self.importance, self.tables.distortion, 8 * self.bytes_per_vector)
+
+    @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """The dimensions in the order of the stream, fewest bits first, without those that have none: int64 (T,)."""
+        by_bits = np.argsort(self.bits, kind="stable")
+        return by_bits[self.bits[by_bits] > 0]
+
+    @cached_property
+    def rates(self) -> NDArray[np.int64]:
+        """Bits of each step: int64 (T,)."""
+        return self.bits[self.order]
+
+    @cached_property
+    def levels(self) -> FloatArray:
+        """The tables by number of bits: float32 (r + 1, 2^L); the row for no bits is zero."""
+        return np.concatenate([np.zeros_like(self.tables.levels[:1]), self.tables.levels]).astype(np.float32)
+
+    @cached_property
+    def columns(self) -> FloatArray:
+        """The tables that encoding reads, the newest bits of the state as the slowest index: float32 (r + 1, 2^L)."""
+        return np.stack([row.reshape(-1, 1 << rate).T.ravel() for rate, row in enumerate(self.levels)])
+
+    @cached_property
+    def windows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where the state after each step lies in a code.
+
+        Returns:
+            The number of the byte in which each state begins, int64 (T,), and how many bits follow the state when
+            three bytes from there on, circularly, are read as one big-endian word, int64 (T,).
+        """
+        starts = (np.cumsum(self.rates) - self.tables.memory) % (8 * self.bytes_per_vector)
+        return starts // 8, 24 - starts % 8 - self.tables.memory
+
+    def encode(self, latents: FloatArray, *, threads: int | None = None) -> NDArray[np.uint8]:
+        """Codes, uint8 (n, bytes_per_vector), of float32 (n, k) latents; each row's code depends on that row only.
+
+        Raises:
+            MissingExtraError: numba is not installed.
+        """
+        require("numba", extra="packed")
+        from vaecodec.codes import kernels
+
+        order, bits_before = self.order, np.cumsum(self.rates)
+        reach = _OVERLAP * self.tables.memory
+        head = int(np.searchsorted(bits_before, reach)) + 1
+        tail = min(int(np.searchsorted(np.cumsum(self.rates[::-1]), reach)) + 1, len(order))
+        head = min(head, len(order) - tail)
+        spread = self.spread[order]
+        inverse = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
+        codes = np.zeros((len(latents), self.bytes_per_vector), np.uint8)
+
+        def work(start: int, stop: int) -> None:
+            kernels.encode_rows(
+                latents[start:stop],
+                order,
+                self.mean[order],
+                inverse,
+                self.importance[order],
+                self.rates,
+                self.levels,
+                self.columns,
+                self.tables.memory,
+                head,
+                tail,
+                codes[start:stop],
+            )
+
+        over_rows(work, len(latents), _ENCODE_ROWS, threads)
+        return codes
+
+    def decode(self, codes: Any, *, threads: int | None = None) -> FloatArray:
+        """Latents, float32 (n, k), of uint8 (n, bytes_per_vector) codes: the same bits with numba and without."""
+        codes = checked_codes(codes, np.uint8, self.bytes_per_vector, self.name)
+        latents = np.empty((len(codes), len(self.mean)), np.float32)
+
+        def work(start: int, stop: int) -> None:
+            block = latents[start:stop]
+            block[:] = self.mean
+            self._expand(codes[start:stop], self.order, self.mean[self.order], block)
+            if self.metric is Metric.COSINE:
+                unit_rows(block)
+
+        over_rows(work, len(codes), _DECODE_ROWS, threads)
+        return latents
+
+    def expand(self, codes: NDArray[Any], out: FloatArray) -> None:
+        """See :class:`~vaecodec.codes.Code`; the coordinates are the steps of the stream, without their means."""
+        self._expand(codes, np.arange(self.steps), np.zeros(self.steps, np.float32), out)
+
+    def query_steps(self, queries: FloatArray) -> FloatArray:
+        """The queries' dimensions in the order of the stream."""
+        return np.ascontiguousarray(queries[:, self.order])
+
+    def add_scores(self, codes: NDArray[np.uint8], query: FloatArray, scores: FloatArray) -> None:
+        """Add one query's dot products with :meth:`expand` to ``scores``, without writing the values out.
+
+        Args:
+            codes: uint8 (n, bytes_per_vector).
+            query: float32 (T,), a row of :meth:`query_steps`.
+            scores: float32 (n,), added to in place.
+
+        Raises:
+            MissingExtraError: numba is not installed.
+        """
+        require("numba", extra="packed")
+        from vaecodec.codes import kernels
+
+        windows, shifts = self.windows
+        weights = query * self.spread[self.order]
+        kernels.score_rows(codes, windows, shifts, self.tables.memory, self.rates, self.levels, weights, scores)
+
+    def _expand(self, codes: NDArray[np.uint8], columns: NDArray[np.int64], mean: FloatArray, out: FloatArray) -> None:
+        """Write ``mean + spread * level`` of each step of the stream into one column of ``out``."""
+        windows, shifts = self.windows
+        memory, spread = self.tables.memory, self.spread[self.order]
+        kernels = compiled_kernels()
+        if kernels is not None:
+            kernels.decode_rows(codes, windows, shifts, memory, self.rates, self.levels, mean, spread, columns, out)
+            return
+        high, middle, low = (codes[:, (windows + i) % self.bytes_per_vector].astype(np.int64) for i in range(3))
+        states = (((high << 16) | (middle << 8) | low) >> shifts) & ((1 << memory) - 1)
+        out[:, columns] = mean + spread * self.levels[self.rates, states]
+
+
+def compiled_kernels() -> Any | None:
+    """The numba kernels, or None where numba is not installed."""
+    try:
+        require("numba", extra="packed")
+    except MissingExtraError:
+        return None
+    from vaecodec.codes import kernels
+
+    return kernels

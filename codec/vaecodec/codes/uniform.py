@@ -1,0 +1,287 @@
+"""Uniform codes: the same number of bits for every latent dimension, as engines keep them.
+
+``int8`` is a rounded multiple of one stored step. With 4 bits and fewer the latents are first rotated at random, which
+makes every coordinate of a unit vector close to Gaussian (the idea of TurboQuant, arXiv 2504.19874, and RaBitQ,
+arXiv 2405.12497), and each coordinate becomes the nearest level of Lloyd and Max's quantiser for that distribution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecodec.codes.code import CodeType, checked_codes, unit_rows
+from vaecodec.codes.parallel import over_rows
+from vaecodec.interface import FloatArray, Metric
+
+ROTATION_ROUNDS = 4
+_BLOCK_ROWS = 2048
+
+# The positive levels of the optimal quantisers of a standard Gaussian (Max 1960, doi:10.1109/TIT.1960.1057548).
+_LEVELS = {
+    CodeType.BINARY: (0.797885,),
+    CodeType.INT2: (0.452780, 1.510418),
+    CodeType.INT4: (0.128395, 0.388048, 0.656759, 0.942340, 1.256231, 1.618046, 2.069017, 2.732590),
+}
+_BITS = {CodeType.BINARY: 1, CodeType.INT2: 2, CodeType.INT4: 4}
+
+
+@dataclass(frozen=True, eq=False)
+class FloatCode:
+    """Latents as ``float32`` or ``float16``."""
+
+    type: CodeType
+    code_dim: int
+
+    @property
+    def name(self) -> str:
+        """The type."""
+        return str(self.type)
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """4 or 2 bytes per dimension."""
+        return self.code_dim * np.dtype(self.name).itemsize
+
+    @property
+    def mean(self) -> FloatArray:
+        """Zeros."""
+        return np.zeros(self.code_dim, np.float32)
+
+    @property
+    def steps(self) -> int:
+        """Width of the latents."""
+        return self.code_dim
+
+    def encode(self, latents: FloatArray, *, threads: int | None = None) -> NDArray[Any]:  # noqa: ARG002
+        """Codes: float32 or float16 (n, k); what float16 cannot hold becomes its largest value."""
+        if self.type is CodeType.FLOAT32:
+            return latents
+        largest = np.finfo(np.float16).max
+        return latents.clip(-largest, largest).astype(np.float16)
+
+    def decode(self, codes: Any, *, threads: int | None = None) -> FloatArray:  # noqa: ARG002
+        """Latents: float32 (n, k)."""
+        return checked_codes(codes, self.name, self.code_dim, self.name).astype(np.float32)
+
+    def expand(self, codes: NDArray[Any], out: FloatArray) -> None:
+        """See :class:`~vaecodec.codes.Code`."""
+        out[:] = codes
+
+    def query_steps(self, queries: FloatArray) -> FloatArray:
+        """The queries as they are."""
+        return queries
+
+
+@dataclass(frozen=True, eq=False)
+class Int8Code:
+    """Latents as int8 (n, k): ``round(latent / step)``, clipped to -127..127, half to even.
+
+    One step for all dimensions, so that integer dot products and distances of codes rank as those of the latents.
+
+    Attributes:
+        code_dim: width of the latents.
+        step: the stored step.
+        metric: how the latents are compared.
+    """
+
+    code_dim: int
+    step: np.float32
+    metric: Metric
+
+    @property
+    def name(self) -> str:
+        """The type."""
+        return str(CodeType.INT8)
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """One byte per dimension."""
+        return self.code_dim
+
+    @property
+    def mean(self) -> FloatArray:
+        """Zeros."""
+        return np.zeros(self.code_dim, np.float32)
+
+    @property
+    def steps(self) -> int:
+        """Width of the latents."""
+        return self.code_dim
+
+    def encode(self, latents: FloatArray, *, threads: int | None = None) -> NDArray[np.int8]:  # noqa: ARG002
+        """Codes: int8 (n, k)."""
+        return np.asarray(np.rint(latents / self.step).clip(-127, 127), np.int8)
+
+    def decode(self, codes: Any, *, threads: int | None = None) -> FloatArray:  # noqa: ARG002
+        """Latents: float32 (n, k)."""
+        codes = checked_codes(codes, np.int8, self.code_dim, self.name)
+        latents = np.empty(codes.shape, np.float32)
+        self.expand(codes, latents)
+        return unit_rows(latents) if self.metric is Metric.COSINE else latents
+
+    def expand(self, codes: NDArray[Any], out: FloatArray) -> None:
+        """See :class:`~vaecodec.codes.Code`."""
+        np.multiply(codes, self.step, out=out)
+
+    def query_steps(self, queries: FloatArray) -> FloatArray:
+        """The queries as they are."""
+        return queries
+
+
+@dataclass(frozen=True, eq=False)
+class RotatedCode:
+    """Rotated latents as ``int4``, ``int2`` or ``binary``: uint8 (n, ceil(k * bits / 8)), first dimension highest.
+
+    Unless the metric is cosine two more bytes hold the row's norm as little-endian float16, and the mean is
+    subtracted first.
+
+    Attributes:
+        type: how many bits.
+        mean: float32 (k,); zero under cosine.
+        signs: float32 (4, k) of -1 and 1, what each round of the rotation multiplies by.
+        metric: how the latents are compared.
+    """
+
+    type: CodeType
+    mean: FloatArray
+    signs: FloatArray
+    metric: Metric
+
+    @property
+    def name(self) -> str:
+        """The type."""
+        return str(self.type)
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """Bits per dimension, filled up to whole bytes, and two bytes for the norm unless the metric is cosine."""
+        return self._packed_bytes + (0 if self.metric is Metric.COSINE else 2)
+
+    @property
+    def steps(self) -> int:
+        """Width of the latents."""
+        return len(self.mean)
+
+    @property
+    def _packed_bytes(self) -> int:
+        return -(-len(self.mean) * _BITS[self.type] // 8)
+
+    @cached_property
+    def levels(self) -> FloatArray:
+        """The levels in ascending order, for coordinates of unit variance: float32 (2^bits,)."""
+        positive = np.array(_LEVELS[self.type], np.float32)
+        return np.concatenate([-positive[::-1], positive])
+
+    @cached_property
+    def _by_byte(self) -> FloatArray:
+        """The levels in each byte: float32 (256, 8 / bits)."""
+        bits = _BITS[self.type]
+        shifts = np.arange(8 - bits, -1, -bits)
+        return np.asarray(self.levels[(np.arange(256)[:, None] >> shifts) & ((1 << bits) - 1)])
+
+    def encode(self, latents: FloatArray, *, threads: int | None = None) -> NDArray[np.uint8]:
+        """Codes: uint8 (n, bytes_per_vector)."""
+        codes = np.empty((len(latents), self.bytes_per_vector), np.uint8)
+
+        def work(start: int, stop: int) -> None:
+            codes[start:stop] = self._encode_block(latents[start:stop])
+
+        over_rows(work, len(latents), _BLOCK_ROWS, threads)
+        return codes
+
+    def _encode_block(self, latents: FloatArray) -> NDArray[np.uint8]:
+        centred = latents - self.mean
+        norms = np.sqrt(np.einsum("ij,ij->i", centred, centred))
+        scales = np.sqrt(np.float32(self.steps)) / np.where(norms > 0, norms, 1)
+        rotated = rotate(centred * scales[:, None], self.signs)
+        edges = (self.levels[1:] + self.levels[:-1]) / 2
+        numbers = np.searchsorted(edges, rotated).astype(np.uint8)
+        bits = _BITS[self.type]
+        numbers = np.pad(numbers, ((0, 0), (0, self._packed_bytes * 8 // bits - self.steps)))
+        shifts = np.arange(8 - bits, -1, -bits, dtype=np.uint8)
+        packed = np.bitwise_or.reduce(numbers.reshape(len(numbers), -1, 8 // bits) << shifts, axis=2)
+        if self.metric is Metric.COSINE:
+            return np.asarray(packed, np.uint8)
+        stored = norms.clip(max=np.finfo(np.float16).max).astype("<f2")[:, None].view(np.uint8)
+        return np.concatenate([packed, stored], axis=1)
+
+    def decode(self, codes: Any, *, threads: int | None = None) -> FloatArray:
+        """Latents: float32 (n, k)."""
+        codes = checked_codes(codes, np.uint8, self.bytes_per_vector, self.name)
+        latents = np.empty((len(codes), self.steps), np.float32)
+
+        def work(start: int, stop: int) -> None:
+            block = np.empty((stop - start, self.steps), np.float32)
+            self.expand(codes[start:stop], block)
+            block = rotate_back(block, self.signs) + self.mean
+            latents[start:stop] = unit_rows(block) if self.metric is Metric.COSINE else block
+
+        over_rows(work, len(codes), _BLOCK_ROWS, threads)
+        return latents
+
+    def expand(self, codes: NDArray[Any], out: FloatArray) -> None:
+        """See :class:`~vaecodec.codes.Code`; the coordinates are the rotated ones."""
+        values = self._by_byte[codes[:, : self._packed_bytes]].reshape(len(codes), -1)[:, : self.steps]
+        scale = 1 / np.sqrt(np.float32(self.steps))
+        if self.metric is Metric.COSINE:
+            np.multiply(values, scale, out=out)
+        else:
+            norms = np.ascontiguousarray(codes[:, self._packed_bytes :]).view("<f2").astype(np.float32)
+            np.multiply(values, norms * scale, out=out)
+
+    def query_steps(self, queries: FloatArray) -> FloatArray:
+        """The queries, rotated."""
+        return rotate(queries, self.signs)
+
+
+def rotate(rows: FloatArray, signs: FloatArray) -> FloatArray:
+    """A fixed random rotation: float32 (n, k) to float32 (n, k).
+
+    Each round flips signs and applies a Walsh-Hadamard transform to the first 2^m dimensions, or in every other round
+    to the last 2^m, where 2^m is the largest power of two within k. Additions only, in a fixed order: a row's result
+    does not depend on its batch.
+    """
+    rows = rows.copy()
+    for number, flips in enumerate(signs):
+        rows *= flips
+        _transform(_window(rows, number))
+    return rows
+
+
+def rotate_back(rows: FloatArray, signs: FloatArray) -> FloatArray:
+    """The inverse of :func:`rotate`."""
+    rows = rows.copy()
+    for number in reversed(range(len(signs))):
+        _transform(_window(rows, number))
+        rows *= signs[number]
+    return rows
+
+
+def _window(rows: FloatArray, number: int) -> FloatArray:
+    size = 1 << (rows.shape[1].bit_length() - 1)
+    return rows[:, :size] if number % 2 == 0 else rows[:, rows.shape[1] - size :]
+
+
+def _transform(rows: FloatArray) -> None:
+    """The orthonormal Walsh-Hadamard transform of each row, in place; its own inverse."""
+    size = rows.shape[1]
+    half = 1
+    while half < size:
+        pairs = rows.reshape(len(rows), -1, 2, half) if rows.flags.c_contiguous else _strided_pairs(rows, half)
+        sums = pairs[:, :, 0] + pairs[:, :, 1]
+        np.subtract(pairs[:, :, 0], pairs[:, :, 1], out=pairs[:, :, 1])
+        pairs[:, :, 0] = sums
+        half *= 2
+    rows *= 1 / np.sqrt(np.float32(size))
+
+
+def _strided_pairs(rows: FloatArray, half: int) -> FloatArray:
+    """A view of a window as (n, groups, 2, half): reshape would copy it."""
+    row, item = rows.strides
+    shape = (len(rows), rows.shape[1] // (2 * half), 2, half)
+    return np.lib.stride_tricks.as_strided(rows, shape, (row, 2 * half * item, half * item, item))

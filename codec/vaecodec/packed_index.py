@@ -1,0 +1,322 @@
+"""Exact search over codes, kept packed in memory or in a memory-mapped file.
+
+For files, tests and up to a few million vectors: every query is compared with every code, which are turned into floats
+one block at a time. To serve larger collections, or many writers, use an engine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecodec.codec import Codec
+from vaecodec.codes import Code, TrellisCode
+from vaecodec.codes.parallel import over_rows
+from vaecodec.codes.trellis import compiled_kernels
+from vaecodec.errors import CodecMismatchError, IndexFileError, InvalidSearchError
+from vaecodec.evaluation import similarities
+from vaecodec.interface import FloatArray, Metric
+from vaecodec.vectors import as_vectors, blocks
+
+IdArray = NDArray[np.int64]
+
+# magic, format version, length of the JSON header; little-endian. docs/codes.md specifies the file.
+_PREAMBLE = struct.Struct("<8sII")
+_MAGIC = b"VAECPACK"
+_VERSION = 1
+_ALIGNMENT = 64
+
+# A block of codes, expanded to floats, and its scores against a block of queries stay within tens of megabytes.
+_BASE_ROWS = 8192
+_THREAD_ROWS = 512
+_QUERY_ROWS = 1024
+
+# With so few queries, looking values up while adding beats writing them out for a matrix product.
+_FEW_QUERIES = 2
+
+
+class _Segment(NamedTuple):
+    """Codes (n, width) and, unless latents are compared by dot product, the norms of what they decode to."""
+
+    codes: NDArray[Any]
+    norms: FloatArray
+
+
+class PackedIndex:
+    """Vectors as codes, searched by float queries; rows are numbered in the order in which they were added.
+
+    >>> index = PackedIndex(codec, bytes=64)             # doctest: +SKIP
+    >>> index.add(embeddings)                            # doctest: +SKIP
+    >>> ids, scores = index.search(queries, 10)          # doctest: +SKIP
+    """
+
+    def __init__(self, codec: Codec, *, dtype: str | None = None, bytes: int | None = None) -> None:  # noqa: A002
+        """An empty index.
+
+        Args:
+            codec: what encodes vectors and queries.
+            dtype: see :meth:`vaecodec.Codec.code`.
+            bytes: see :meth:`vaecodec.Codec.code`.
+
+        Raises:
+            InvalidBudgetError, NotCalibratedError: see :meth:`vaecodec.Codec.code`.
+        """
+        self._codec = codec
+        self._parameters = {"dtype": dtype} if bytes is None else {"bytes": bytes}
+        self._code: Code = codec.code(dtype=dtype, bytes=bytes)
+        self._segments: list[_Segment] = []
+
+    def __len__(self) -> int:
+        return sum(len(segment.codes) for segment in self._segments)
+
+    @property
+    def code(self) -> Code:
+        """How vectors are written as bytes."""
+        return self._code
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """Bytes that each vector takes in memory and on disk: its code, and 4 for its norm unless compared by dot."""
+        return self._code.bytes_per_vector + (0 if self._codec.latent_metric is Metric.DOT else 4)
+
+    def add(self, vectors: Any) -> None:
+        """Append vectors, float (n, dim), an array or a memory map.
+
+        Raises:
+            InvalidVectorsError: one of its subclasses, naming the first bad row; nothing was added then.
+            MissingExtraError: the code needs numba, which is not installed.
+        """
+        added = []
+        for _, block in blocks(vectors, self._codec.dim, self._codec.metric):
+            codes = self._code.encode(self._codec.encode(block))
+            added.append(_Segment(codes, self._norms(codes)))
+        if added:
+            joined = _Segment(*(np.concatenate(parts) for parts in zip(*added, strict=True)))
+            self._segments.append(joined)
+
+    def search(
+        self, queries: Any, k: int, *, originals: Any = None, oversample: int = 4, threads: int | None = None
+    ) -> tuple[IdArray, FloatArray]:
+        """The exact k nearest codes to each query.
+
+        Args:
+            queries: float (nq, dim).
+            k: neighbours asked for; at most ``len(self)`` are returned.
+            originals: float (len(self), dim), the vectors that were added, an array or a memory map: the best
+                ``k * oversample`` are ranked again by them.
+            oversample: see ``originals``.
+            threads: for expanding codes; by default one per core. Matrix products use BLAS's own threads.
+
+        Returns:
+            Row numbers, int64 (nq, min(k, n)), and scores, float32, nearest first, at equal scores the lower row first.
+            Scores are cosines, dot products or negated squared distances of the latents, of the originals if given.
+
+        Raises:
+            InvalidSearchError: ``k`` or ``oversample`` is not positive, or ``originals`` has other rows.
+            InvalidVectorsError: one of its subclasses, naming the first bad query.
+        """
+        if k < 1 or oversample < 1:
+            raise InvalidSearchError(f"expected k and oversample of at least 1, got k={k} and oversample={oversample}")
+        if originals is not None and np.shape(originals) != (len(self), self._codec.dim):
+            raise InvalidSearchError(
+                f"originals: expected shape ({len(self)}, {self._codec.dim}), got {np.shape(originals)}"
+            )
+        rows = as_vectors(queries, self._codec.dim, self._codec.metric, name="queries")
+        latents = self._codec.encode_queries(rows)
+        wanted = min(k if originals is None else k * oversample, len(self))
+        ids = np.empty((len(rows), wanted), np.int64)
+        scores = np.empty((len(rows), wanted), np.float32)
+        for start in range(0, len(rows) if wanted else 0, _QUERY_ROWS):
+            part = slice(start, start + _QUERY_ROWS)
+            ids[part], scores[part] = self._search_block(latents[part], wanted, threads)
+        return (ids, scores) if originals is None else self._rerank(rows, ids, originals, min(k, wanted))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the index to one file, atomically: the target is the old file or the new one, never half."""
+        target = Path(path)
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        header = json.dumps(
+            {
+                "codec_id": self._codec.codec_id,
+                "code_dim": self._codec.code_dim,
+                "code": self._parameters,
+                "rows": len(self),
+            }
+        ).encode()
+        header += b" " * (-(_PREAMBLE.size + len(header)) % _ALIGNMENT)
+        try:
+            with temporary.open("xb") as file:
+                file.write(_PREAMBLE.pack(_MAGIC, _VERSION, len(header)) + header)
+                for part in ("norms", "codes"):
+                    for segment in self._segments:
+                        array = getattr(segment, part)
+                        file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], codec: Codec) -> PackedIndex:
+        """Open a saved index; the codes stay in the file, memory-mapped.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            IndexFileError: it is not an index, newer than this version reads, or cut short.
+            CodecMismatchError: another codec, or another width of it, filled the index.
+        """
+        with open(path, "rb") as file:
+            preamble = file.read(_PREAMBLE.size)
+            if len(preamble) < _PREAMBLE.size or not preamble.startswith(_MAGIC):
+                raise IndexFileError(f"{path}: expected a file that PackedIndex.save wrote")
+            _, version, length = _PREAMBLE.unpack(preamble)
+            if version > _VERSION:
+                raise IndexFileError(f"{path}: format version {version} is newer than the {_VERSION} known here")
+            try:
+                header = json.loads(file.read(length))
+            except ValueError as error:
+                raise IndexFileError(f"{path}: the header is damaged") from error
+        if (header["codec_id"], header["code_dim"]) != (codec.codec_id, codec.code_dim):
+            raise CodecMismatchError(
+                f"{path}: filled by codec {header['codec_id'][:16]} at {header['code_dim']} dimensions, cannot be "
+                f"searched with codec {codec.codec_id[:16]} at {codec.code_dim}"
+            )
+        index = cls(codec, **header["code"])
+        rows = header["rows"]
+        start = _PREAMBLE.size + length
+        expected = start + rows * index.bytes_per_vector
+        if os.path.getsize(path) != expected:
+            raise IndexFileError(f"{path}: expected {expected} bytes, found {os.path.getsize(path)}")
+        if rows:
+            empty = index._code.encode(np.empty((0, codec.code_dim), np.float32))
+            norms = 0 if codec.latent_metric is Metric.DOT else rows
+            index._segments.append(
+                _Segment(
+                    np.memmap(path, empty.dtype, "r", start + 4 * norms, (rows, empty.shape[1])),
+                    np.memmap(path, "<f4", "r", start, (norms,)) if norms else np.empty(0, np.float32),
+                )
+            )
+        return index
+
+    def _norms(self, codes: NDArray[Any]) -> FloatArray:
+        if self._codec.latent_metric is Metric.DOT:
+            return np.empty(0, np.float32)
+        values = np.empty((len(codes), self._code.steps), np.float32)
+        self._code.expand(codes, values)
+        mean = self._code.mean
+        squares = np.einsum("ij,ij->i", values, values) + mean @ mean
+        squares += 2 * (values @ self._code.query_steps(mean[None])[0])
+        return np.asarray(np.sqrt(squares.clip(0)), np.float32)
+
+    def _blocks(self) -> Iterator[tuple[int, _Segment]]:
+        """The base in blocks, each with the number of its first row."""
+        first = 0
+        for codes, norms in self._segments:
+            for start in range(0, len(codes), _BASE_ROWS):
+                part = slice(start, start + _BASE_ROWS)
+                yield first + start, _Segment(codes[part], norms[part])
+            first += len(codes)
+
+    def _search_block(self, queries: FloatArray, k: int, threads: int | None) -> tuple[IdArray, FloatArray]:
+        best = _Best(len(queries), k)
+        metric = self._codec.latent_metric
+        steps, offsets = self._code.query_steps(queries), queries @ self._code.mean
+        factor = np.float32(2 if metric is Metric.L2 else 1)
+        few = len(queries) <= _FEW_QUERIES and isinstance(self._code, TrellisCode) and compiled_kernels() is not None
+        # One more column for the mean and one for the norm, so that a matrix product gives finished scores.
+        widened = np.column_stack([factor * steps, factor * offsets, np.ones_like(offsets)])
+        rows = np.empty((min(len(self), _BASE_ROWS), widened.shape[1]), np.float32)
+        for first, (codes, norms) in self._blocks():
+            scale, bias = np.ones(len(codes), np.float32), np.zeros(len(codes), np.float32)
+            if metric is Metric.COSINE:
+                np.divide(1, norms, out=scale, where=norms > 0)
+            elif metric is Metric.L2:
+                np.negative(norms**2, out=bias)
+            if few:
+                scores = factor * (self._look_up(codes, steps, threads) + offsets[:, None]) * scale + bias
+            else:
+                self._expand(codes, scale, bias, rows, threads)
+                scores = widened @ rows[: len(codes)].T
+            best.update(first, scores)
+        if metric is Metric.L2:
+            best.scores -= np.einsum("ij,ij->i", queries, queries)[:, None]
+        return best.ids, best.scores
+
+    def _expand(
+        self, codes: NDArray[Any], scale: FloatArray, bias: FloatArray, rows: FloatArray, threads: int | None
+    ) -> None:
+        """Write ``scale * values``, ``scale`` and ``bias`` of each code into ``rows``, float32 (n, steps + 2)."""
+        rows[: len(codes), -2] = scale
+        rows[: len(codes), -1] = bias
+
+        def work(start: int, stop: int) -> None:
+            values = np.empty((stop - start, self._code.steps), np.float32)
+            self._code.expand(codes[start:stop], values)
+            np.multiply(values, scale[start:stop, None], out=rows[start:stop, :-2])
+
+        over_rows(work, len(codes), _THREAD_ROWS, threads)
+
+    def _look_up(self, codes: NDArray[Any], steps: FloatArray, threads: int | None) -> FloatArray:
+        """Dot products of each query with each code's values, without writing the values out."""
+        assert isinstance(self._code, TrellisCode)
+        code = self._code
+        scores = np.zeros((len(steps), len(codes)), np.float32)
+
+        def work(start: int, stop: int) -> None:
+            for query, row in zip(steps, scores, strict=True):
+                code.add_scores(codes[start:stop], query, row[start:stop])
+
+        over_rows(work, len(codes), _THREAD_ROWS, threads)
+        return scores
+
+    def _rerank(self, queries: FloatArray, ids: IdArray, originals: Any, k: int) -> tuple[IdArray, FloatArray]:
+        best_ids = np.empty((len(queries), k), np.int64)
+        best_scores = np.empty((len(queries), k), np.float32)
+        for number, query in enumerate(queries):
+            candidates = np.sort(ids[number])  # ascending: a memory map is read forwards, ties keep the lower row
+            rows = as_vectors(originals[candidates], self._codec.dim, self._codec.metric, name="originals")
+            scores = similarities(query[None], rows, self._codec.metric)[0]
+            order = np.argsort(-scores, kind="stable")[:k]
+            best_ids[number], best_scores[number] = candidates[order], scores[order]
+        return best_ids, best_scores
+
+
+class _Best:
+    """The k best rows of each query so far; rows arrive in ascending order."""
+
+    def __init__(self, queries: int, k: int) -> None:
+        self._k = k
+        self.ids: IdArray = np.empty((queries, 0), np.int64)
+        self.scores: FloatArray = np.empty((queries, 0), np.float32)
+
+    def update(self, first: int, scores: FloatArray) -> None:
+        """Take in the scores of the rows from ``first`` on: float32 (queries, rows)."""
+        if self.scores.shape[1] < self._k:
+            kept = min(scores.shape[1], self._k)
+            passing = scores >= np.partition(scores, -kept, axis=1)[:, -kept, None]
+        else:  # a row that only ties with the k-th loses to it, as its number is higher
+            passing = scores > self.scores[:, -1:]
+        queries, columns = np.nonzero(passing)
+        if len(queries):
+            self._merge(queries, columns + first, scores[queries, columns])
+
+    def _merge(self, queries: IdArray, ids: IdArray, scores: FloatArray) -> None:
+        total = len(self.scores)
+        queries = np.concatenate([np.repeat(np.arange(total), self.ids.shape[1]), queries])
+        ids = np.concatenate([self.ids.ravel(), ids])
+        scores = np.concatenate([self.scores.ravel(), scores])
+        order = np.lexsort((ids, -scores, queries))
+        counts = np.bincount(queries, minlength=total)
+        starts = np.cumsum(counts) - counts
+        kept = order[starts[:, None] + np.arange(min(self._k, int(counts.min())))]
+        self.ids, self.scores = ids[kept], scores[kept]
