@@ -1,0 +1,145 @@
+"""The real engine, in-process: the settings we recommend, filled with the vectors that the client sends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import qdrant_edge as edge
+from qdrant_client import QdrantClient, models
+
+from vaecodec import LinearCodec, evaluation, fit_linear
+from vaecodec.errors import UnsupportedRequestError
+from vaecodec.interface import Metric
+from vaecodec_integrations.qdrant import CompressedQdrantClient, recommended_config
+
+BITS = {
+    models.TurboQuantBitSize.BITS1: edge.TurboQuantBitSize.Bits1,
+    models.TurboQuantBitSize.BITS2: edge.TurboQuantBitSize.Bits2,
+    models.TurboQuantBitSize.BITS4: edge.TurboQuantBitSize.Bits4,
+    models.TurboQuantBitSize.BITS8: edge.TurboQuantBitSize.Bits8,
+}
+
+
+def shard_like(collection: models.CollectionInfo, quantization: Any, folder: Path) -> Any:
+    """A shard of the engine with the parameters that the client gave to a collection."""
+    params = collection.config.params.vectors
+    by_name = params if isinstance(params, dict) else {"": params}
+    turbo = None
+    if quantization is not None:
+        turbo = edge.TurboQuantQuantizationConfig(bits=BITS[quantization.turbo.bits], always_ram=True)
+    vectors = {
+        name: edge.EdgeVectorParams(
+            size=value.size,
+            distance=edge.Distance.Cosine,
+            on_disk=value.on_disk,
+            datatype=edge.VectorStorageDatatype.Float16 if value.datatype == models.Datatype.FLOAT16 else None,
+            quantization_config=None if value.hnsw_config and value.hnsw_config.m == 0 else turbo,
+            # A low threshold builds the graph on a small collection too.
+            hnsw_config=edge.HnswIndexConfig(
+                m=16 if value.hnsw_config is None else value.hnsw_config.m, ef_construct=100, full_scan_threshold=1
+            ),
+        )
+        for name, value in by_name.items()
+    }
+    optimizers = edge.EdgeOptimizersConfig(indexing_threshold=1, default_segment_number=1)
+    return edge.EdgeShard.create(str(folder), edge.EdgeConfig(vectors=vectors, optimizers=optimizers))
+
+
+def fill(shard: Any, vectors: list[Any]) -> None:
+    for start in range(0, len(vectors), 500):
+        points = [edge.Point(start + i, v, {}) for i, v in enumerate(vectors[start : start + 500])]
+        shard.update(edge.UpdateOperation.upsert_points(points))
+    shard.optimize()
+
+
+@pytest.mark.parametrize(("bytes_", "bits", "single_pass"), [(48, "bits2", 0.80), (96, "bits4", 0.88)])
+def test_the_recommended_settings_give_the_recall_that_the_report_promises(
+    sample: Any, tmp_path: Path, bytes_: int, bits: str, single_pass: float
+) -> None:
+    """The report promises what exact search over the latents finds. The engine finds as much from its codes when it
+    rescores three times the candidates by the latents on its disk, and a known share in a single pass.
+    """
+    codec = fit_linear(sample.train, 192)
+    config = recommended_config(codec, bytes=bytes_)
+    assert config["quantization_config"].turbo.bits.value == bits
+    local = QdrantClient(":memory:")
+    client = CompressedQdrantClient(local, codec)
+    client.create_collection("docs", **config)
+    shard = shard_like(local.get_collection("docs"), config["quantization_config"], tmp_path)
+    latents, queries = codec.encode(sample.base), codec.encode_queries(sample.queries[:300])
+    fill(shard, latents.tolist())
+    truth, _ = evaluation.exact_search(sample.base, sample.queries[:300], 10, Metric.COSINE)
+    promised_ids, _ = evaluation.exact_search(latents, queries, 10, Metric.COSINE)
+    promised = evaluation.recall(promised_ids, truth, 10)
+
+    def searched(**quantization: Any) -> np.ndarray:
+        params = edge.SearchParams(hnsw_ef=128, quantization=edge.QuantizationSearchParams(**quantization))
+        requests = [
+            edge.QueryRequest(limit=10, query=edge.Query.Nearest(query), params=params) for query in queries.tolist()
+        ]
+        answers = shard.query_batch(edge.QueryBatchRequest(requests))
+        return evaluation.recall(np.array([[point.id for point in answer] for answer in answers]), truth, 10)
+
+    interval = evaluation.bootstrap(promised)
+    assert interval.low <= searched(rescore=True, oversampling=3.0).mean() <= interval.high
+    assert searched(rescore=False).mean() > single_pass
+    shard.close()
+    local.close()
+
+
+def test_originals_beside_the_unnamed_vector_rerank_in_the_engine(
+    sample: Any, svd_codec: LinearCodec, tmp_path: Path
+) -> None:
+    """The layout that originals='disk' makes, and the prefetch that the client sends, in the real engine."""
+    local = QdrantClient(":memory:")
+    client = CompressedQdrantClient(local, svd_codec, originals="disk", rerank=8)
+    client.create_collection("docs")
+    base = sample.base[:2000]
+    client.upload_collection("docs", base[:5], ids=range(5))
+    info = local.get_collection("docs")
+    shard = shard_like(info, None, tmp_path)
+    latents = svd_codec.encode(base).tolist()
+    fill(shard, [{"": z, "original": x} for z, x in zip(latents, base.tolist(), strict=True)])
+    truth, exact = evaluation.exact_search(base, sample.queries[:60], 10, Metric.COSINE)
+    found, scores = [], []
+    for query, latent in zip(sample.queries[:60], svd_codec.encode_queries(sample.queries[:60]), strict=True):
+        prefetch = edge.Prefetch(limit=80, query=edge.Query.Nearest(latent.tolist(), using=""))
+        request = edge.QueryRequest(
+            limit=10, query=edge.Query.Nearest(query.tolist(), using="original"), prefetches=[prefetch]
+        )
+        points = shard.query(request)
+        found.append([point.id for point in points])
+        scores.append([point.score for point in points])
+    assert evaluation.recall(np.array(found), truth, 10).mean() > 0.97
+    same = np.array(found) == truth
+    np.testing.assert_allclose(np.array(scores)[same], exact[same], atol=2e-3)
+    shard.close()
+    local.close()
+
+
+class TestRecommendedConfig:
+    @pytest.mark.parametrize(
+        ("bytes_", "bits"),
+        [(8, "bits1"), (12, "bits1_5"), (16, "bits2"), (31, "bits2"), (32, "bits4"), (64, "bits8"), (100, "bits8")],
+    )
+    def test_the_most_bits_that_fit(self, svd_codec: LinearCodec, bytes_: int, bits: str) -> None:
+        config = recommended_config(svd_codec, bytes=bytes_)
+        assert config["quantization_config"].turbo.bits.value == bits
+        assert config["vectors_config"].size == 384
+        assert config["vectors_config"].on_disk is True
+
+    @pytest.mark.parametrize(("bytes_", "datatype"), [(128, "float16"), (256, "float32"), (5000, "float32")])
+    def test_floats_where_they_fit(self, svd_codec: LinearCodec, bytes_: int, datatype: str) -> None:
+        config = recommended_config(svd_codec, bytes=bytes_)
+        assert set(config) == {"vectors_config"}
+        assert config["vectors_config"].datatype.value == datatype
+        assert config["vectors_config"].on_disk is False
+
+    def test_too_few_bytes_name_the_width_that_fits(self, svd_codec: LinearCodec) -> None:
+        with pytest.raises(
+            UnsupportedRequestError, match=r"expected at least 8, .* got 7; .*Codec\.load\(path, dim=56\)"
+        ):
+            recommended_config(svd_codec, bytes=7)

@@ -1,0 +1,333 @@
+"""What is sent: REST bodies against the client's own request models, gRPC through the client's own converter."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter
+from qdrant_client import AsyncQdrantClient, QdrantClient, models
+from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
+
+from vaecodec import LinearCodec
+from vaecodec_integrations.qdrant import AsyncCompressedQdrantClient, CompressedQdrantClient
+
+# (method, path) of every request that the translated methods send, and the model of its body.
+BODIES: list[tuple[str, str, Any]] = [
+    ("PUT", r"/collections/[^/]+", models.CreateCollection),
+    ("PATCH", r"/collections/[^/]+", models.UpdateCollection),
+    ("PUT", r"/collections/[^/]+/points", models.PointInsertOperations),
+    ("PUT", r"/collections/[^/]+/points/vectors", models.UpdateVectors),
+    ("POST", r"/collections/[^/]+/points/vectors/delete", models.DeleteVectors),
+    ("POST", r"/collections/[^/]+/points/batch", models.UpdateOperations),
+    ("POST", r"/collections/[^/]+/points/query", models.QueryRequest),
+    ("POST", r"/collections/[^/]+/points/query/batch", models.QueryRequestBatch),
+    ("POST", r"/collections/[^/]+/points/query/groups", models.QueryGroupsRequest),
+    ("POST", r"/collections/[^/]+/points", models.PointRequest),
+    ("POST", r"/collections/[^/]+/points/scroll", models.ScrollRequest),
+    ("POST", r"/collections/[^/]+/points/count", models.CountRequest),
+]
+
+UPDATED = {"operation_id": 1, "status": "completed"}
+
+
+class Recorder:
+    """A loopback server that validates and keeps every body, and answers as Qdrant would about one collection."""
+
+    def __init__(self, latent: list[float]) -> None:
+        self.requests: list[tuple[str, str, Any]] = []
+        self.problems: list[str] = []
+        self.collection: dict[str, Any] = {}
+        self.latent = latent
+        recorder = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_: Any) -> None:
+                """Stay silent."""
+
+            def answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                result = recorder.handle(self.command, self.path.split("?")[0], json.loads(body) if body else None)
+                content = json.dumps({"result": result, "status": "ok", "time": 0.0}).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = answer  # noqa: N815
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+    def handle(self, method: str, path: str, body: Any) -> Any:
+        parsed = None
+        if body is not None:
+            found = [model for verb, pattern, model in BODIES if verb == method and re.fullmatch(pattern, path)]
+            if not found:
+                self.problems.append(f"unexpected {method} {path}")
+            else:
+                try:
+                    parsed = TypeAdapter(found[0]).validate_python(body)
+                except ValueError as error:
+                    self.problems.append(f"{method} {path}: {error}")
+        self.requests.append((method, path, parsed))
+        scored = {"id": 1, "version": 1, "score": 0.5, "payload": {"n": 1}, "vector": self.latent}
+        record = {"id": 1, "payload": {"n": 1}, "vector": self.latent}
+        if isinstance(parsed, models.CreateCollection):
+            self.collection = body
+            return True
+        if method == "GET":
+            return self.info()
+        tail = path.split("/points")[-1] if "/points" in path else None
+        answers: dict[str | None, Any] = {
+            "/query": {"points": [scored]},
+            "/query/batch": [{"points": [scored]}] * (len(parsed.searches) if tail == "/query/batch" else 0),
+            "/query/groups": {"groups": [{"id": "a", "hits": [scored]}]},
+            "/scroll": {"points": [record], "next_page_offset": None},
+            "/count": {"count": 0},
+            "/batch": [UPDATED],
+            None: True,
+        }
+        if method == "POST" and tail == "":
+            return [record]
+        return answers.get(tail, UPDATED)
+
+    def info(self) -> dict[str, Any]:
+        return {
+            "status": "green",
+            "optimizer_status": "ok",
+            "segments_count": 1,
+            "payload_schema": {},
+            "points_count": 1,
+            "config": {
+                "params": {"vectors": self.collection["vectors"]},
+                "hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000},
+                "optimizer_config": {
+                    "deleted_threshold": 0.2,
+                    "vacuum_min_vector_number": 1000,
+                    "default_segment_number": 0,
+                    "flush_interval_sec": 5,
+                },
+                "metadata": self.collection.get("metadata"),
+            },
+        }
+
+    def bodies(self, kind: Any) -> list[Any]:
+        return [body for _, _, body in self.requests if isinstance(body, kind)]
+
+
+@pytest.fixture
+def recorder(svd_codec: LinearCodec, sample: Any) -> Iterator[Recorder]:
+    recorder = Recorder(svd_codec.encode(sample.base[:1])[0].tolist())
+    yield recorder
+    recorder.close()
+    assert recorder.problems == []
+
+
+def exercise(client: Any, sample: Any) -> Iterator[Any]:
+    """One call of every translated method that carries vectors; the caller runs and awaits them."""
+    raw = sample.base[:4].tolist()
+    points = [models.PointStruct(id=i, vector=vector, payload={"n": i}) for i, vector in enumerate(raw)]
+    yield client.create_collection, ("docs",), {}
+    yield client.upsert, ("docs", points), {}
+    yield client.upsert, ("docs", models.Batch(ids=[0, 1], vectors=raw[:2])), {}
+    yield client.upload_points, ("docs", iter(points)), {"batch_size": 2}
+    yield client.upload_collection, ("docs", sample.base[:4]), {"ids": range(4)}
+    yield client.update_vectors, ("docs", [models.PointVectors(id=1, vector=raw[1])]), {}
+    yield client.delete_vectors, ("docs", [""]), {"points": [1]}
+    yield client.batch_update_points, ("docs", [models.UpsertOperation(upsert=models.PointsList(points=points))]), {}
+    pair = models.ContextPair(positive=raw[0], negative=2)
+    for query in (
+        raw[0],
+        sample.base[0],
+        models.RecommendQuery(recommend=models.RecommendInput(positive=[raw[0], 1], negative=[raw[1]])),
+        models.DiscoverQuery(discover=models.DiscoverInput(target=raw[0], context=[pair])),
+        models.ContextQuery(context=pair),
+        models.NearestQuery(nearest=raw[0], mmr=models.Mmr(diversity=0.5)),
+    ):
+        yield client.query_points, ("docs", query), {"with_vectors": True}
+    fusion = models.FusionQuery(fusion=models.Fusion.RRF)
+    prefetch = [models.Prefetch(query=raw[0], prefetch=models.Prefetch(query=raw[1])), models.Prefetch(query=3)]
+    yield client.query_points, ("docs", fusion), {"prefetch": prefetch}
+    yield client.query_batch_points, ("docs", [models.QueryRequest(query=vector) for vector in raw]), {}
+    yield client.query_points_groups, ("docs", "n"), {"query": raw[0], "with_vectors": True}
+    yield client.retrieve, ("docs", [1]), {"with_vectors": True}
+    yield client.scroll, ("docs",), {"with_vectors": True}
+
+
+def floats(value: Any) -> Iterator[list[float]]:
+    """Every list of floats inside dumped models."""
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from floats(item)
+    elif isinstance(value, list):
+        if value and all(isinstance(item, float) for item in value):
+            yield value
+        else:
+            for item in value:
+                yield from floats(item)
+
+
+def check(recorder: Recorder, answers: list[Any]) -> None:
+    sent = [body.model_dump() for _, _, body in recorder.requests if body is not None]
+    widths = [len(vector) for body in sent for vector in floats(body)]
+    assert widths == [64] * 34
+    returned = [vector for answer in answers for vector in floats(TypeAdapter(Any).dump_python(answer))]
+    assert len(returned) > 8
+    assert {len(vector) for vector in returned} == {384}
+
+
+def test_rest_sends_valid_requests(recorder: Recorder, svd_codec: LinearCodec, sample: Any) -> None:
+    raw = QdrantClient(url=recorder.url, check_compatibility=False)
+    client = CompressedQdrantClient(raw, svd_codec)
+    check(recorder, [call(*args, **kwargs) for call, args, kwargs in exercise(client, sample)])
+    (created,) = recorder.bodies(models.CreateCollection)
+    assert created.vectors == models.VectorParams(size=64, distance=models.Distance.COSINE)
+    assert created.metadata["vaecodec"]["codec_id"] == svd_codec.codec_id
+    upserted = [body for body in recorder.bodies(models.PointsList) if len(body.points) == 4]
+    np.testing.assert_allclose([p.vector for p in upserted[0].points], svd_codec.encode(sample.base[:4]), atol=1e-6)
+    nearest = recorder.bodies(models.QueryRequest)[0].query
+    np.testing.assert_allclose(nearest.nearest, svd_codec.encode_queries(sample.base[:1])[0], atol=1e-6)
+    client.close()
+
+
+def test_async_rest_sends_the_same(recorder: Recorder, svd_codec: LinearCodec, sample: Any) -> None:
+    async def run() -> list[Any]:
+        client = AsyncCompressedQdrantClient(AsyncQdrantClient(url=recorder.url, check_compatibility=False), svd_codec)
+        answers = []
+        for call, args, kwargs in exercise(client, sample):
+            result = call(*args, **kwargs)
+            answers.append(await result if asyncio.iscoroutine(result) else result)
+        await client.close()
+        return answers
+
+    check(recorder, asyncio.run(run()))
+
+
+def test_a_plain_async_upload_proves_the_codec_first(recorder: Recorder, svd_codec: LinearCodec, sample: Any) -> None:
+    async def run() -> None:
+        raw = AsyncQdrantClient(url=recorder.url, check_compatibility=False)
+        await AsyncCompressedQdrantClient(raw, svd_codec).create_collection("docs")
+        fresh = AsyncCompressedQdrantClient(raw, svd_codec)
+        fresh.upload_collection("docs", sample.base[:3], ids=[1, 2, 3])
+        await fresh.close()
+
+    asyncio.run(run())
+    assert [method for method, _, _ in recorder.requests] == ["PUT", "GET", "PUT"]
+    assert [len(point.vector) for point in recorder.bodies(models.PointsList)[0].points] == [64] * 3
+
+
+def test_uploads_in_parallel_processes(recorder: Recorder, svd_codec: LinearCodec, sample: Any) -> None:
+    client = CompressedQdrantClient(QdrantClient(url=recorder.url, check_compatibility=False), svd_codec)
+    client.create_collection("docs")
+    client.upload_collection("docs", iter(sample.base[:20].tolist()), ids=range(20), batch_size=5, parallel=2)
+    sent = {point.id: point.vector for body in recorder.bodies(models.PointsList) for point in body.points}
+    assert sorted(sent) == list(range(20))
+    np.testing.assert_allclose([sent[i] for i in range(20)], svd_codec.encode(sample.base[:20]), atol=1e-6)
+    client.close()
+
+
+def test_a_generator_is_read_no_further_than_the_batch_that_is_sent(
+    recorder: Recorder, svd_codec: LinearCodec, sample: Any
+) -> None:
+    client = CompressedQdrantClient(QdrantClient(url=recorder.url, check_compatibility=False), svd_codec)
+    client.create_collection("docs")
+    ahead = []
+
+    def points() -> Iterator[models.PointStruct]:
+        for number in range(40):
+            sent = sum(len(body.points) for body in recorder.bodies(models.PointsList))
+            ahead.append(number - sent)
+            yield models.PointStruct(id=number, vector=sample.base[number].tolist())
+
+    client.upload_points("docs", points(), batch_size=8)
+    assert len(ahead) == 40
+    assert max(ahead) <= 8 + 1
+    client.close()
+
+
+def test_grpc_conversion_keeps_every_request(svd_codec: LinearCodec, sample: Any) -> None:
+    """The models that the flows hand to the wrapped client survive the client's own way to gRPC and back."""
+    sent: list[tuple[str, dict[str, Any]]] = []
+
+    class Recording(QdrantClient):
+        """A real local client that keeps the arguments of its calls."""
+
+        def __getattribute__(self, name: str) -> Any:
+            value = super().__getattribute__(name)
+            if name in CONVERSIONS:
+
+                def call(**kwargs: Any) -> Any:
+                    sent.append((name, kwargs))
+                    return value(**kwargs)
+
+                return call
+            return value
+
+    client = CompressedQdrantClient(Recording(":memory:"), svd_codec, originals="disk")
+    for call, args, kwargs in exercise(client, sample):
+        if call.__name__ not in ("batch_update_points", "upload_points", "upload_collection", "delete_vectors"):
+            call(*args, **kwargs)
+    converted = [name for name, arguments in sent for _ in [CONVERSIONS[name](arguments)]]
+    assert {"create_collection", "upsert", "update_vectors", "query_points"} <= set(converted)
+    assert len(converted) > 9
+    client.close()
+
+
+def grpc_vectors(arguments: dict[str, Any]) -> None:
+    config = arguments["vectors_config"]
+    back = GrpcToRest.convert_vectors_config(RestToGrpc.convert_vectors_config(config))
+    assert {name: (p.size, p.distance) for name, p in back.items()} == {
+        name: (p.size, p.distance) for name, p in config.items()
+    }
+
+
+def grpc_points(arguments: dict[str, Any]) -> None:
+    points = arguments["points"]
+    for point in [] if isinstance(points, models.Batch) else points:
+        if isinstance(point, models.PointVectors):
+            back: Any = GrpcToRest.convert_point_vectors(RestToGrpc.convert_point_vectors(point))
+        else:
+            back = GrpcToRest.convert_point_struct(RestToGrpc.convert_point_struct(point))
+        assert back.id == point.id
+        assert back.vector.keys() == point.vector.keys()
+        for name, vector in point.vector.items():
+            np.testing.assert_allclose(back.vector[name], vector, rtol=1e-6)
+
+
+def grpc_query(arguments: dict[str, Any]) -> None:
+    query = RestToGrpc.convert_query(arguments["query"])
+    assert RestToGrpc.convert_query(GrpcToRest.convert_query(query)) == query
+    prefetches = arguments["prefetch"]
+    for prefetch in prefetches if isinstance(prefetches, list) else [prefetches]:
+        message = RestToGrpc.convert_prefetch_query(prefetch)
+        assert RestToGrpc.convert_prefetch_query(GrpcToRest.convert_prefetch_query(message)) == message
+
+
+CONVERSIONS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "create_collection": grpc_vectors,
+    "upsert": grpc_points,
+    "update_vectors": grpc_points,
+    "query_points": grpc_query,
+}
