@@ -33,6 +33,10 @@
     │   ├── ChangedJobError              (ValueError) not the job that is to be resumed
     │   └── OutputExistsError            (FileExistsError) something is where the output should go
     ├── UnusableDataError                (ValueError) a collection cannot be trained on
+    ├── TrainingError                    a codec cannot be trained
+    │   ├── RecipeError                  (ValueError) a recipe has an unknown key or a value out of range
+    │   ├── CheckpointError              (ValueError) a run folder cannot be read or continued
+    │   └── DivergedError                (RuntimeError) training stayed unstable after every remedy
     ├── InvalidDimensionError            (ValueError) the codec has no such latent width
     ├── CodesError                       latents cannot be turned into bytes, or back
     │   ├── InvalidBudgetError           (ValueError) no code of that size or kind exists for this codec
@@ -182,6 +186,22 @@ class OutputExistsError(BulkError, FileExistsError):
 
 class UnusableDataError(VaecodecError, ValueError):
     """A collection holds rows that cannot be trained on, or too few."""
+
+
+class TrainingError(VaecodecError):
+    """A codec cannot be trained."""
+
+
+class RecipeError(TrainingError, ValueError):
+    """A recipe has an unknown key, or a value of the wrong type or out of range."""
+
+
+class CheckpointError(TrainingError, ValueError):
+    """A run folder is missing, damaged, or belongs to another recipe or collection."""
+
+
+class DivergedError(TrainingError, RuntimeError):
+    """Training stayed unstable although the learning rate was lowered several times."""
 
 
 class InvalidDimensionError(VaecodecError, ValueError):

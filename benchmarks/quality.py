@@ -1,0 +1,118 @@
+"""The quality bars: train through the public interface, export, and measure the codec file on data it never saw.
+
+    python benchmarks/quality.py --data ../shared/data/debian-minilm --dims 64,128 --seeds 3
+
+The folder holds train, train_queries, base and queries as .npy, and the queries' relevant rows of base as .npy (one
+each) or .json (lists). Prints mean and range over the seeds, the training seconds, and the best linear codec fitted on
+the same documents. With --nested one file is trained for all dims.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from vaecodec_exporters.checkpoint import export_checkpoint
+from vaecodec_training.collection import Collection
+from vaecodec_training.recipe import Recipe
+from vaecodec_training.trainer import train
+
+from vaecodec import Codec, LinearKind, fit_linear
+from vaecodec.evaluation import exact_search, ndcg, recall
+from vaecodec.interface import Metric, VectorCodec
+from vaecodec.sources import ArraySource, open_source
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--dims", default="64,128")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--recipe", type=Path, help="TOML file; by default the default recipe")
+    parser.add_argument("--nested", action="store_true", help="one file for all dims")
+    parser.add_argument("--json", type=Path, help="write every single figure there")
+    arguments = parser.parse_args()
+    dims = sorted(int(dim) for dim in arguments.dims.split(","))
+    recipe = Recipe.load(arguments.recipe) if arguments.recipe else Recipe()
+    test = Test(arguments.data)
+    print(f"{arguments.data.name}: uncompressed nDCG@10 {test.uncompressed():.3f}", flush=True)
+    print("| codec | k | recall@10 | range | nDCG@10 | range | train s |\n|---|---|---|---|---|---|---|")
+    documents = np.load(arguments.data / "train.npy")
+    results: list[dict[str, Any]] = []
+    for dim in dims:
+        best = max((test.measure(fit_linear(documents, dim, kind=kind)), str(kind)) for kind in LinearKind)
+        print(f"| {best[1]} | {dim} | {best[0][0]:.3f} | | {best[0][1]:.3f} | | |", flush=True)
+    for groups in [dims] if arguments.nested else [[dim] for dim in dims]:
+        own = recipe.but(dim=groups[-1], nested_dims=tuple(groups[:-1]))
+        runs = [_run(arguments.data, own.but(seed=seed), groups, test) for seed in range(arguments.seeds)]
+        for dim in groups:
+            rows = [run[dim] for run in runs]
+            results += [{"dim": dim, "nested": arguments.nested, **row} for row in rows]
+            recalls, ndcgs, seconds = ([row[key] for row in rows] for key in ("recall@10", "ndcg@10", "seconds"))
+            print(
+                f"| {'nested' if arguments.nested else 'learned'} | {dim} | {np.mean(recalls):.3f} | "
+                f"{_range(recalls)} | {np.mean(ndcgs):.3f} | {_range(ndcgs)} | {np.mean(seconds):.0f} |",
+                flush=True,
+            )
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"recipe": recipe.to_dict(), "results": results}, indent=1))
+
+
+class Test:
+    """What the figures are measured on; nothing is chosen here."""
+
+    def __init__(self, folder: Path) -> None:
+        self.base = _unit(np.load(folder / "base.npy"))
+        self.queries = _unit(np.load(folder / "queries.npy"))
+        self.relevant: Any
+        if (folder / "relevant.npy").exists():
+            self.relevant = np.load(folder / "relevant.npy")
+        else:
+            self.relevant = json.loads((folder / "relevant.json").read_text())
+        self.truth, _ = exact_search(self.base, self.queries, 10, Metric.COSINE)
+
+    def uncompressed(self) -> float:
+        return float(ndcg(self.truth, self.relevant, 10).mean())
+
+    def measure(self, codec: VectorCodec) -> tuple[float, float]:
+        """Mean recall@10 and nDCG@10, by exact search on the latents."""
+        base, queries = codec.encode(self.base), codec.encode_queries(self.queries)
+        ids, _ = exact_search(base, queries, 10, codec.latent_metric)
+        return float(recall(ids, self.truth, 10).mean()), float(ndcg(ids, self.relevant, 10).mean())
+
+
+def _run(folder: Path, recipe: Recipe, dims: Sequence[int], test: Test) -> dict[int, dict[str, float]]:
+    """Train once, from opening the files to the exported codec, and measure every width."""
+    with tempfile.TemporaryDirectory() as temporary:
+        run, path = Path(temporary) / "run", Path(temporary) / "codec.onnx"
+        start = time.perf_counter()
+        collection = Collection.open(
+            open_source(folder / "train.npy"), ArraySource(np.load(folder / "train_queries.npy")), seed=recipe.seed
+        )
+        train(collection, recipe, run)
+        export_checkpoint(run, path)
+        seconds = time.perf_counter() - start
+        figures = {}
+        for dim in dims:
+            recalled, gained = test.measure(Codec.load(path, dim=dim))
+            figures[dim] = {"seed": recipe.seed, "recall@10": recalled, "ndcg@10": gained, "seconds": seconds}
+    return figures
+
+
+def _unit(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    rows = rows.astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{min(values):.3f}-{max(values):.3f}"
+
+
+if __name__ == "__main__":
+    main()

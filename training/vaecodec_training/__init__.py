@@ -1,0 +1,1 @@
+"""Learn a codec from a collection's own embeddings; needs the extra ``train``."""

@@ -1,0 +1,146 @@
+"""``vaecodec train`` and ``vaecodec fit``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from vaecodec.extras import require
+from vaecodec.interface import Metric
+
+if TYPE_CHECKING:
+    from vaecodec_training.collection import Collection
+    from vaecodec_training.trainer import Observer, TrainedRun
+    from vaecodec_training.trainer import Progress as StepProgress
+
+
+def train(
+    data: Annotated[str, typer.Argument(help="Documents' embeddings: a file of vectors, one row each, or an address.")],
+    out: Annotated[Path, typer.Option(help="Folder for the run.")],
+    queries: Annotated[str | None, typer.Option(help="Queries' embeddings; a few thousand are worth having.")] = None,
+    pairs: Annotated[
+        str | None, typer.Option(help="Integer .npy (p, 2): rows of queries and their documents; or 'aligned'.")
+    ] = None,
+    dim: Annotated[int | None, typer.Option(help="Width of the latents.")] = None,
+    nested: Annotated[str, typer.Option(help="Smaller widths that shall stand alone, e.g. 32,64.")] = "",
+    recipe: Annotated[Path | None, typer.Option(help="TOML file of settings; see docs/training.md.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the documents.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    metric: Annotated[Metric, typer.Option(help="How the embeddings are compared.")] = Metric.COSINE,
+    embedder: Annotated[str, typer.Option(help="Name of the embedding model, kept in the file.")] = "",
+    export: Annotated[Path | None, typer.Option(help="Codec file to write at the end, e.g. vae128.onnx.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log every step to OUT/tensorboard.")] = False,
+) -> None:
+    """Train a codec on a collection's embeddings and keep its best checkpoint."""
+    _require_libraries(export is not None)
+    from vaecodec_training.monitor import TensorBoard
+    from vaecodec_training.recipe import Recipe
+    from vaecodec_training.trainer import train as run_training
+
+    settings = Recipe.load(recipe) if recipe else Recipe()
+    changes = {"dim": dim, "epochs": epochs, "seed": seed, "nested_dims": _widths(nested) or None}
+    settings = settings.but(**{key: value for key, value in changes.items() if value is not None})
+    console = Console()
+    collection = _opened(data, queries, pairs, metric, embedder, 0.0)
+    console.print(str(collection.report), highlight=False)
+    if collection.shift is not None:
+        console.print(str(collection.shift), highlight=False)
+    with _Bar(console) as bar:
+        observers: list[Observer] = [bar, TensorBoard(out / "tensorboard")] if tensorboard else [bar]
+        result = run_training(collection, settings, out, resume=resume, observers=observers)
+    console.print(_figures(result))
+    if export is not None:
+        from vaecodec_exporters.checkpoint import export_checkpoint
+
+        export_checkpoint(out, export)
+        console.print(f"[bold]{export}[/]: {result.checkpoint.kind}, {collection.dim} -> {settings.dim}")
+
+
+def _opened(
+    data: str, queries: str | None, pairs: str | None, metric: Metric, embedder: str, confirmation: float
+) -> Collection:
+    import numpy as np
+
+    from vaecodec.sources import open_source
+    from vaecodec_training.collection import Collection
+
+    return Collection.open(
+        open_source(data),
+        open_source(queries) if queries else None,
+        pairs="aligned" if pairs == "aligned" else np.load(pairs, allow_pickle=False) if pairs else None,
+        metric=metric,
+        embedder=embedder,
+        confirmation=confirmation,
+    )
+
+
+def _require_libraries(export: bool) -> None:
+    for module in ("torch", "lightning_fabric", "safetensors"):
+        require(module, extra="train")
+    if export:
+        require("onnx", extra="export")
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(width) for width in text.split(",") if width.strip())
+    except ValueError:
+        raise typer.BadParameter(f"expected widths such as 32,64, got {text!r}") from None
+
+
+class _Bar:
+    """A progress bar with the live figures of a run."""
+
+    def __init__(self, console: Console) -> None:
+        self._bar = Progress(
+            TextColumn("step {task.completed}/{task.total}"),
+            BarColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=console,
+        )
+        self._task = self._bar.add_task("train", total=None, figures="")
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, progress: StepProgress) -> None:
+        figures = [f"loss {progress.loss:.4f}", f"best recall@10 {progress.best:.3f}"]
+        if progress.record is not None:
+            record = progress.record
+            figures.append(f"now {record.recall:.3f}, rank {record.effective_rank:.0f}")
+            if record.kl:
+                figures.append(f"KL {sum(record.kl):.0f} nats, {record.active_dims} active")
+            if record.queue_age:
+                figures.append(f"queue {record.queue_age:.0f} steps old")
+        figures.append(f"gradient {progress.gradient_norm:.2g}")
+        self._bar.update(self._task, total=progress.steps, completed=progress.step, figures=", ".join(figures))
+
+
+def _figures(result: TrainedRun) -> Table:
+    """The codec beside the linear baselines on the held-out rows."""
+    provenance = result.checkpoint.provenance
+    metrics = list(result.figures)
+    table = Table(title="Held-out rows, mean [95 % interval]", title_justify="left")
+    table.add_column("codec")
+    for metric in metrics:
+        table.add_column(metric, justify="right")
+    for name, figures in provenance["validation"].items():
+        table.add_row(name, *(_cell(figures[metric]) for metric in metrics))
+    over = provenance["gain"]["over"]
+    table.add_row(f"codec - {over}", *(_cell(provenance["gain"][metric]) for metric in metrics), style="bold")
+    return table
+
+
+def _cell(interval: dict[str, float]) -> str:
+    return f"{interval['mean']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"

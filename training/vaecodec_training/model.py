@@ -1,0 +1,176 @@
+"""The model: a residual encoder that starts at the best linear map, a log-variance head, and a decoder."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vaecodec.interface import Metric
+from vaecodec.linear import LinearCodec
+
+# A posterior's variance at the start, relative to the spread of its latent: about 1.5 nats per dimension.
+_START_NOISE = 0.05
+
+
+class ResidualMap(nn.Module):
+    """y = linear(x) + output(relu(hidden(x))), without the second part when ``hidden`` is 0.
+
+    The output layer starts at zero, so the map starts linear.
+    """
+
+    def __init__(self, inputs: int, outputs: int, hidden: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.linear = _linear(inputs, outputs, generator)
+        self.hidden = _linear(inputs, hidden, generator) if hidden else None
+        self.output = _linear(hidden, outputs, generator) if hidden else None
+        if self.output is not None:
+            nn.init.zeros_(self.output.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x)
+        if self.hidden is not None and self.output is not None:
+            y = y + self.output(torch.relu(self.hidden(x)))
+        return y
+
+
+class Posterior(NamedTuple):
+    """What a training step needs of a batch.
+
+    Attributes:
+        mean: (n, k) latents before normalisation.
+        log_var: (n, k) logarithm of the posterior's variance, or None for a plain autoencoder.
+        query_mean: (m, k), or None without queries.
+        reconstructions: one (n, d) per width, of sampled latents cut to that width; empty when nothing asks for them.
+    """
+
+    mean: Tensor
+    log_var: Tensor | None
+    query_mean: Tensor | None
+    reconstructions: tuple[Tensor, ...]
+
+
+class VariationalCodec(nn.Module):
+    """Embeddings (n, d) to latents (n, k) and back.
+
+    Under cosine the embeddings are normalised on the way in and the latents on the way out; ``decode`` returns unit
+    vectors. Only the posterior's mean is served.
+
+    Args:
+        dim: width d of the embeddings.
+        code_dim: width k of the latents.
+        hidden, decoder_hidden: units of the hidden layers, 0 for none.
+        asymmetric: queries have an encoder of their own.
+        metric: how embeddings, and latents, are compared.
+        seed: of the random weights.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        code_dim: int,
+        *,
+        hidden: int,
+        decoder_hidden: int = 0,
+        asymmetric: bool = False,
+        metric: Metric = Metric.COSINE,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.dim = dim
+        self.code_dim = code_dim
+        self.metric = metric
+        self.encoder = ResidualMap(dim, code_dim, hidden, generator)
+        self.log_var = _linear(dim, code_dim, generator)
+        self.decoder = ResidualMap(code_dim, dim, decoder_hidden, generator)
+        self.query_encoder = ResidualMap(dim, code_dim, hidden, generator) if asymmetric else None
+        self._share_start()
+
+    @torch.no_grad()
+    def start_at(self, linear: LinearCodec, spread: Tensor) -> None:
+        """Set the weights so that the model is the linear codec.
+
+        Args:
+            linear: of the same widths.
+            spread: (k,) variance of each of its latents, which scales the posterior's.
+        """
+        components, mean = torch.from_numpy(linear.components), torch.from_numpy(linear.mean)
+        self.encoder.linear.weight.copy_(components)
+        self.encoder.linear.bias.copy_(-components @ mean)
+        self.decoder.linear.weight.copy_(components.T)
+        self.decoder.linear.bias.copy_(mean)
+        nn.init.zeros_(self.log_var.weight)
+        self.log_var.bias.copy_(torch.log(_START_NOISE * spread.clamp_min(1e-12)))
+        self._share_start()
+
+    @torch.no_grad()
+    def reorder(self, order: Tensor) -> None:
+        """Permute the latents: the new i-th is the old ``order[i]``; what the model computes stays the same."""
+        maps = [self.encoder.linear, self.encoder.output, self.log_var]
+        if self.query_encoder is not None:
+            maps += [self.query_encoder.linear, self.query_encoder.output]
+        for layer in maps:
+            if layer is not None:
+                layer.weight.copy_(layer.weight[order])
+                layer.bias.copy_(layer.bias[order])
+        for layer in (self.decoder.linear, self.decoder.hidden):
+            if layer is not None:
+                layer.weight.copy_(layer.weight[:, order])
+
+    def encode(self, documents: Tensor) -> Tensor:
+        """Documents (n, d) to latents (n, k), of unit norm under cosine."""
+        return self._out(self.encoder(self._in(documents)))
+
+    def encode_queries(self, queries: Tensor) -> Tensor:
+        """Queries (n, d) to latents (n, k), of unit norm under cosine."""
+        return self._out(self._query_map(self._in(queries)))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Latents (n, k) to reconstructions (n, d), of unit norm under cosine."""
+        return self._out(self.decoder(codes))
+
+    def forward(
+        self, documents: Tensor, queries: Tensor | None, noise: Tensor | None, widths: tuple[int, ...]
+    ) -> Posterior:
+        """One training pass.
+
+        Args:
+            documents: (n, d).
+            queries: (m, d), or None.
+            noise: (n, k) standard normal, which samples the latents; None decodes the mean.
+            widths: those to reconstruct from.
+        """
+        inputs = self._in(documents)
+        mean = self.encoder(inputs)
+        log_var = self.log_var(inputs) if noise is not None else None
+        query_mean = None if queries is None else self._query_map(self._in(queries))
+        sample = mean if noise is None or log_var is None else mean + noise * torch.exp(0.5 * log_var)
+        reconstructions = []
+        for width in widths:
+            prefix = self._out(sample[:, :width])
+            reconstructions.append(self.decode(F.pad(prefix, (0, self.code_dim - width))))
+        return Posterior(mean, log_var, query_mean, tuple(reconstructions))
+
+    @property
+    def _query_map(self) -> ResidualMap:
+        return self.encoder if self.query_encoder is None else self.query_encoder
+
+    def _share_start(self) -> None:
+        if self.query_encoder is not None:
+            self.query_encoder.load_state_dict(self.encoder.state_dict())
+
+    def _in(self, vectors: Tensor) -> Tensor:
+        return F.normalize(vectors, dim=1) if self.metric is Metric.COSINE else vectors
+
+    _out = _in
+
+
+def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
+    """PyTorch's own initialisation from a given generator, and a bias of zero."""
+    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
+    nn.init.kaiming_uniform_(layer.weight, a=5**0.5, generator=generator)
+    nn.init.zeros_(layer.bias)
+    return layer

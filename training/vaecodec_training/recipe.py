@@ -1,0 +1,214 @@
+"""The recipe: every setting that shapes a training run, in one frozen dataclass that is also a TOML file."""
+
+from __future__ import annotations
+
+import math
+import os
+import tomllib
+from dataclasses import asdict, dataclass, field, fields, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from vaecodec.errors import RecipeError
+
+
+class Start(StrEnum):
+    """Where the encoder's linear map starts."""
+
+    LINEAR = "linear"
+    """At the best linear reduction, with the non-linear part silent: step 0 is the linear baseline."""
+    RANDOM = "random"
+
+
+class Schedule(StrEnum):
+    """How the learning rate falls after its warm-up."""
+
+    COSINE = "cosine"
+    STEPS = "steps"
+    """Divided by ten at 60 % and again at 85 % of the run."""
+
+
+class Precision(StrEnum):
+    """Arithmetic of the matrix products, in Lightning Fabric's names."""
+
+    FULL = "32-true"
+    BFLOAT16 = "bf16-mixed"
+
+
+def _between(default: Any, low: float, high: float = math.inf) -> Any:
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All settings of a run. A weight of zero switches its term off. docs/training.md says what each one is worth.
+
+    The defaults are what ``vaecodec train`` uses.
+    """
+
+    # Shape
+    dim: int = _between(128, 1)
+    """Width of the latents."""
+    nested_dims: tuple[int, ...] = ()
+    """Smaller widths whose prefixes are trained to stand alone, ascending."""
+    hidden: int = _between(512, 0)
+    """Units of the encoder's hidden layer; 0 leaves a linear encoder."""
+    decoder_hidden: int = _between(0, 0)
+    """Units of the decoder's hidden layer; 0 leaves a linear decoder."""
+    asymmetric: bool = False
+    """Queries get an encoder of their own, started from the documents'."""
+    start: Start = Start.LINEAR
+
+    # Objective
+    alignment: float = _between(1.0, 0)
+    """Weight of similarity distillation."""
+    temperature: float = _between(0.05, 1e-4)
+    """Of the softmax over similarities, in units of the embeddings' mean squared norm (1 under cosine)."""
+    reconstruction: float = _between(0.1, 0)
+    """Weight of one minus the cosine between input and reconstruction."""
+    reconstruction_mse: float = _between(0.0, 0)
+    """Weight of the squared error of the reconstruction over the input's mean squared norm."""
+    kl: float = _between(1e-4, 0)
+    """Weight of the KL divergence, in nats per vector. 0 trains a plain autoencoder."""
+    kl_warmup: float = _between(0.2, 0, 1)
+    """Share of the run (or of each cycle) over which the KL weight rises linearly from 0."""
+    kl_cycles: int = _between(1, 1)
+    """How often that rise is repeated."""
+    kl_target: float = _between(0.0, 0)
+    """Nats per vector that a controller holds the KL at by moving its weight; 0 switches it off."""
+    free_bits: float = _between(0.05, 0)
+    """Nats per dimension below which the KL costs nothing."""
+    contrastive: float = _between(0.0, 0)
+    """Weight of InfoNCE over (query, document) pairs, or over perturbed copies where there are no pairs."""
+    contrastive_temperature: float = _between(0.05, 1e-4)
+    contrastive_noise: float = _between(0.3, 0)
+    """Norm of the perturbation of a copy, relative to the vector's."""
+    queue: int = _between(0, 0)
+    """Documents of past batches kept as further negatives, for distillation and InfoNCE."""
+    momentum: float = _between(0.99, 0, 1)
+    """Decay of the averaged encoder that fills the queue; 0 uses the encoder as it is."""
+
+    # Optimisation
+    batch: int = _between(1024, 2)
+    """Documents per step and accumulation; half as many queries join them."""
+    accumulate: int = _between(1, 1)
+    """Batches per step of the optimiser. Each batch sees only its own negatives and the queue."""
+    epochs: float = _between(16.0, 0)
+    """Passes over the documents."""
+    learning_rate: float = _between(2e-3, 0)
+    schedule: Schedule = Schedule.COSINE
+    warmup: float = _between(0.2, 0, 1)
+    """Share of the run over which the learning rate rises linearly."""
+    weight_decay: float = _between(0.05, 0)
+    """Of matrices; biases and the log-variance head are not decayed."""
+    clip: float = _between(1.0, 0)
+    """Largest gradient norm; 0 does not clip."""
+    average: float = _between(0.0, 0, 1)
+    """Decay of the weight average that is validated and served; 0 serves the weights as they are."""
+    precision: Precision = Precision.FULL
+    seed: int = _between(0, 0, 2**31)
+
+    # The run
+    checkpoints: int = _between(10, 1)
+    """How often in the run it is validated and saved."""
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if not entry.metadata:
+                continue
+            low, high = entry.metadata["low"], entry.metadata["high"]
+            if not (math.isfinite(value) and low <= value <= high):
+                wanted = f"from {low:g} to {high:g}" if math.isfinite(high) else f"at least {low:g}"
+                raise RecipeError(f"{entry.name}: expected {wanted}, got {value}")
+        widths = (*self.nested_dims, self.dim)
+        if list(widths) != sorted(set(widths)) or widths[0] < 1:
+            raise RecipeError(
+                f"nested_dims: expected ascending widths below dim = {self.dim}, got {list(self.nested_dims)}"
+            )
+        if not any((self.alignment, self.reconstruction, self.reconstruction_mse, self.contrastive)):
+            raise RecipeError(
+                "alignment, reconstruction, reconstruction_mse, contrastive: expected a weight above 0, got none; "
+                "there is nothing to learn"
+            )
+        if self.kl_target and not self.kl:
+            raise RecipeError("kl_target: expected kl above 0 to start the controller from, got kl = 0")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Every latent width that is trained, ascending."""
+        return (*self.nested_dims, self.dim)
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether the decoder takes part in training."""
+        return self.reconstruction > 0 or self.reconstruction_mse > 0
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        """Read plain values, as in TOML or JSON; strings become enums, integers may stand for floats.
+
+        Raises:
+            RecipeError: a key is unknown, or a value has the wrong type or lies outside its range.
+        """
+        defaults = cls()
+        known = {entry.name for entry in fields(cls)}
+        unknown = sorted(values.keys() - known)
+        if unknown:
+            raise RecipeError(f"unknown keys {', '.join(unknown)}; a recipe knows {', '.join(sorted(known))}")
+        return cls(**{key: _converted(key, value, getattr(defaults, key)) for key, value in values.items()})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Recipe:
+        """Read a TOML file; keys left out have their default.
+
+        Raises:
+            RecipeError: there is no such file, it is not TOML, or :meth:`from_dict` refuses it.
+        """
+        try:
+            return cls.from_dict(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise RecipeError(f"{path}: no such file") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{path}: not a TOML file: {error}") from None
+        except RecipeError as error:
+            raise RecipeError(f"{path}: {error}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as :meth:`from_dict` reads them."""
+        return {
+            key: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, StrEnum) else value
+            for key, value in asdict(self).items()
+        }
+
+    def to_toml(self) -> str:
+        """The recipe as TOML, every key written out."""
+        return "".join(f"{key} = {_toml(value)}\n" for key, value in self.to_dict().items())
+
+    def but(self, **changes: Any) -> Recipe:
+        """The same recipe with some settings changed."""
+        return replace(self, **changes)
+
+
+def _converted(key: str, value: Any, default: Any) -> Any:
+    if isinstance(default, StrEnum):
+        try:
+            return type(default)(value)
+        except ValueError:
+            raise RecipeError(f"{key}: expected one of {', '.join(type(default))}, got {value!r}") from None
+    if isinstance(default, tuple):
+        if isinstance(value, list | tuple) and all(type(entry) is int for entry in value):
+            return tuple(value)
+        raise RecipeError(f"{key}: expected a list of integers, got {value!r}")
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if type(value) is not type(default):
+        raise RecipeError(f"{key}: expected {type(default).__name__}, got {value!r}")
+    return value
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else repr(value)
