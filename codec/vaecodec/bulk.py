@@ -32,20 +32,24 @@ from typing import IO, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vaecodec.codec import Codec
+from vaecodec.codes import Code, CodeType
+from vaecodec.codes.uniform import FloatCode
 from vaecodec.errors import (
     BadRowsError,
     BulkStoppedError,
     ChangedJobError,
     CodecMismatchError,
+    InvalidBudgetError,
     MalformedSourceError,
-    NonFiniteError,
+    NotCalibratedError,
     OutputExistsError,
     UnknownSourceError,
     VaecodecError,
     WrongWidthError,
 )
 from vaecodec.extras import require
-from vaecodec.interface import FloatArray, Metric, VectorCodec
+from vaecodec.interface import Metric, VectorCodec
 from vaecodec.sources import (
     ParquetSource,
     RandomAccessSource,
@@ -65,7 +69,7 @@ SHARD_BYTES = 256 << 20
 # Parquet rows are gathered up to this size before they are written as a row group.
 _ROW_GROUP_BYTES = 32 << 20
 
-_CODEC_ID = b"vaecodec.codec_id"
+_FACTS = b"vaecodec"
 
 # A file size limit says on some systems what a full disk says on others.
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -82,13 +86,6 @@ class OnBadRows(StrEnum):
     """Read everything, list them all in ``OUT.bad-rows.csv``, and stop if there are any."""
 
 
-class FloatType(StrEnum):
-    """How values are stored in the output."""
-
-    FLOAT32 = "float32"
-    FLOAT16 = "float16"
-
-
 class BadRow(NamedTuple):
     """A row that cannot be encoded: its file, its number within the file, and why."""
 
@@ -103,7 +100,9 @@ class BulkOptions:
 
     Attributes:
         column: see :func:`vaecodec.sources.open_source`.
-        dtype: of the values in the output.
+        dtype: of the output: a code's type, see :meth:`vaecodec.Codec.code`; only floats without a calibration, and
+            when decoding.
+        bytes: or a trellis code of so many bytes per vector.
         on_bad_rows: what to do with rows that cannot be encoded.
         resume: continue an unfinished output; where there is none, begin.
         workers: threads; by default one per core.
@@ -111,7 +110,8 @@ class BulkOptions:
     """
 
     column: str | None = None
-    dtype: FloatType = FloatType.FLOAT32
+    dtype: CodeType = CodeType.FLOAT32
+    bytes: int | None = None
     on_bad_rows: OnBadRows = OnBadRows.FAIL
     resume: bool = False
     workers: int | None = None
@@ -153,19 +153,34 @@ def encode(
 
     Args:
         source: what :func:`vaecodec.sources.open_source` reads, except collections behind an address.
-        output: a name ending in ``.npy`` for one array (n, code_dim), with the codec's id in ``OUT.json`` beside it;
-            any other name for a folder of Parquet files. From Parquet to Parquet all columns are kept and the
-            latents take the place of the vectors; other input gives the columns ``row`` and ``vector``.
+        output: a name ending in ``.npy`` for one array (n, width), with the codec's id in ``OUT.json`` beside it; any
+            other name for a folder of Parquet files. From Parquet to Parquet all columns are kept and the latents
+            or codes take the place of the vectors; other input gives the columns ``row`` and ``vector``.
         codec: called from several threads at once.
 
     Raises:
         OutputExistsError: the output exists, or an unfinished one does and is not to be resumed.
         ChangedJobError: the unfinished output belongs to other input, another codec or other options.
+        NotCalibratedError, InvalidBudgetError: the codec cannot write such codes.
         WrongWidthError: the vectors are not ``codec.dim`` wide.
         SourceError: the source cannot be opened.
         BulkStoppedError: a bad row, damaged input or a full disk stopped the work; what is finished is kept.
     """
-    work = _Work("encode", codec.encode, codec.dim, codec.code_dim, codec.metric, codec.codec_id, options.dtype)
+    code = _code(codec, str(options.dtype) if options.bytes is None else None, options.bytes)
+    empty = code.encode(np.empty((0, codec.code_dim), np.float32))
+    work = _Work(
+        lambda rows: code.encode(codec.encode(rows), threads=1),
+        codec.dim,
+        codec.metric,
+        empty,
+        {
+            "work": "encode",
+            "codec_id": codec.codec_id,
+            "code_dim": codec.code_dim,
+            "dtype": str(options.dtype) if options.bytes is None else None,
+            "bytes": options.bytes,
+        },
+    )
     return _run(work, source, Path(output), options, progress)
 
 
@@ -177,26 +192,42 @@ def decode(
     options: BulkOptions = BulkOptions(),
     progress: Progress | None = None,
 ) -> BulkResult:
-    """Reconstruct the embeddings of a file or folder of latents: the mirror of :func:`encode`.
+    """Reconstruct the embeddings of a file or folder of latents or codes: the mirror of :func:`encode`.
+
+    What :func:`encode` wrote says how it is to be decoded; anything else is taken for latents.
 
     Raises:
-        CodecMismatchError: the latents say that another codec wrote them.
+        CodecMismatchError: another codec wrote it, or the same at another width.
+        InvalidBudgetError: the options ask for codes as output.
     """
-    _check_writer(Path(source), codec)
-    work = _Work("decode", codec.decode, codec.code_dim, codec.dim, codec.latent_metric, codec.codec_id, options.dtype)
+    if options.bytes is not None or options.dtype not in (CodeType.FLOAT32, CodeType.FLOAT16):
+        raise InvalidBudgetError("embeddings are decoded to float32 or float16, not to codes")
+    written = _written(Path(source), codec)
+    code = _code(codec, written["dtype"], written["bytes"])
+    out = FloatCode(options.dtype, codec.dim)
+    is_latents = isinstance(code, FloatCode)
+    work = _Work(
+        lambda rows: out.encode(codec.decode(rows if is_latents else code.decode(rows, threads=1))),
+        codec.code_dim if is_latents else code.bytes_per_vector,
+        codec.latent_metric if is_latents else None,
+        np.empty((0, codec.dim), np.dtype(options.dtype)),
+        {"work": "decode", "codec_id": codec.codec_id, "dtype": str(options.dtype)},
+    )
     return _run(work, source, Path(output), options, progress)
 
 
 class _Work(NamedTuple):
-    """One direction through a codec."""
+    """One direction through a codec.
 
-    name: str
-    call: Callable[[Any], FloatArray]
+    ``call`` takes checked rows of ``width``, float32, or codes where ``metric`` is None, to the rows of the output,
+    of which ``empty`` has none; ``facts`` are kept with the output.
+    """
+
+    call: Callable[[NDArray[Any]], NDArray[Any]]
     width: int
-    output_width: int
-    metric: Metric
-    codec_id: str
-    dtype: FloatType
+    metric: Metric | None
+    empty: NDArray[Any]
+    facts: dict[str, Any]
 
 
 class _Shard(NamedTuple):
@@ -247,9 +278,7 @@ def _run(work: _Work, source: str | Path, output: Path, options: BulkOptions, pr
     shards = reader.shards
     suffix = ".npy" if output.suffix == ".npy" else ".parquet"
     job = {
-        "work": work.name,
-        "codec": work.codec_id,
-        "dtype": str(work.dtype),
+        **work.facts,
         "output": suffix,
         "column": options.column,
         "shards": [shard.rows for shard in shards],
@@ -285,7 +314,7 @@ def _run(work: _Work, source: str | Path, output: Path, options: BulkOptions, pr
                     raise BadRowsError(f"row {bad[0].row} of {bad[0].file}: {bad[0].reason}")
                 if bad and options.on_bad_rows is OnBadRows.REPORT:
                     continue  # nothing of this shard is kept, but all of it is looked at
-                part.write(good, _stored(work.call(good.vectors), work.dtype))
+                part.write(good, work.call(good.vectors))
                 rows += len(good.numbers)
         if bad and options.on_bad_rows is OnBadRows.REPORT:
             begun.unlink()
@@ -303,7 +332,7 @@ def _run(work: _Work, source: str | Path, output: Path, options: BulkOptions, pr
             _list_bad_rows(output, bad)
         if reported:
             raise BadRowsError(
-                f"{len(bad):,} rows cannot be {work.name}d, the first is row {bad[0].row} of {bad[0].file}: "
+                f"{len(bad):,} rows cannot be {work.facts['work']}d, the first is row {bad[0].row} of {bad[0].file}: "
                 f"{bad[0].reason}; {_bad_rows_path(output)} lists them all"
             )
         entries = [finished[shard.number] for shard in shards]
@@ -382,7 +411,7 @@ class _MatrixInput:
     def output_schema(self, work: _Work) -> tuple[Any, str]:
         arrow = require("pyarrow", extra="parquet")
         fields = [arrow.field("row", arrow.int64()), arrow.field("vector", _list_type(work))]
-        return arrow.schema(fields, metadata={_CODEC_ID: work.codec_id}), "vector"
+        return arrow.schema(fields, metadata={_FACTS: json.dumps(work.facts)}), "vector"
 
 
 class _ParquetInput:
@@ -442,11 +471,11 @@ class _ParquetInput:
         arrow = require("pyarrow", extra="parquet")
         at = self._schema.get_field_index(self._column)
         schema = self._schema.set(at, arrow.field(self._column, _list_type(work)))
-        return schema.with_metadata({**(schema.metadata or {}), _CODEC_ID: work.codec_id}), self._column
+        return schema.with_metadata({**(schema.metadata or {}), _FACTS: json.dumps(work.facts)}), self._column
 
 
 def _open_input(location: str | Path, work: _Work, options: BulkOptions) -> _MatrixInput | _ParquetInput:
-    source = open_source(location, column=options.column)
+    source = open_source(location, column=options.column, codes=work.metric is None)
     if source.dim != work.width and source.rows != 0:
         raise WrongWidthError(
             f"{source.name}: expected rows of width {work.width}, got {source.dim}; is this the codec's own collection?"
@@ -465,8 +494,10 @@ def _identity(files: list[Path]) -> str:
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
-def _sort_out(piece: _Piece, file: Path, metric: Metric) -> tuple[_Piece, list[BadRow]]:
-    """The piece with its vectors in float32 and without its bad rows, and these."""
+def _sort_out(piece: _Piece, file: Path, metric: Metric | None) -> tuple[_Piece, list[BadRow]]:
+    """The piece with its vectors in float32 and without its bad rows, and these; any code is good."""
+    if metric is None:
+        return piece, piece.bad
     with np.errstate(over="ignore"):  # what overflows becomes infinite and is found below
         piece = piece._replace(vectors=np.ascontiguousarray(piece.vectors, np.float32))
     broken, undirected = faults(piece.vectors)
@@ -564,15 +595,7 @@ def _close(file: IO[bytes], path: Path, failed: type[BaseException] | None) -> N
 
 def _list_type(work: _Work) -> Any:
     arrow = require("pyarrow", extra="parquet")
-    return arrow.list_(arrow.from_numpy_dtype(np.dtype(work.dtype)), work.output_width)
-
-
-def _stored(values: FloatArray, dtype: FloatType) -> NDArray[Any]:
-    with np.errstate(over="ignore"):
-        stored = values.astype(np.dtype(dtype), copy=False)
-    if not np.isfinite(stored).all():
-        raise NonFiniteError(f"values up to {np.abs(values).max():.4g} do not fit {dtype}; use float32")
-    return stored
+    return arrow.list_(arrow.from_numpy_dtype(work.empty.dtype), work.empty.shape[1])
 
 
 class _Manifest:
@@ -594,9 +617,7 @@ class _Manifest:
             lines = [json.loads(line) for line in self.path.read_text().splitlines(keepends=True) if line[-1] == "\n"]
         if lines and lines[0] != self._job:
             changed = ", ".join(sorted(key for key in self._job if lines[0].get(key) != self._job[key]))
-            raise ChangedJobError(
-                f"{self.folder}: was begun with other settings ({changed} differ); run as before, or delete it"
-            )
+            raise ChangedJobError(f"{self.folder}: was begun with different {changed}; run as before, or delete it")
         entries = [_Entry(shard, rows, sha, [BadRow(*row) for row in bad]) for shard, rows, sha, bad in lines[1:]]
         finished = {
             entry.shard: entry
@@ -624,7 +645,7 @@ def _finish_array(manifest: _Manifest, entries: list[_Entry], output: Path, work
     """Join the parts behind an ``.npy`` header; they are deleted only when the output has its name."""
     joined = manifest.folder / "joined"
     rows = sum(entry.rows for entry in entries)
-    header = {"shape": (rows, work.output_width), "fortran_order": False, "descr": np.dtype(work.dtype).str}
+    header = {"shape": (rows, work.empty.shape[1]), "fortran_order": False, "descr": work.empty.dtype.str}
     with joined.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for entry in entries:
@@ -632,24 +653,42 @@ def _finish_array(manifest: _Manifest, entries: list[_Entry], output: Path, work
                 shutil.copyfileobj(part, file, 1 << 20)
         file.flush()
         os.fsync(file.fileno())
-    facts = {"codec_id": work.codec_id, "work": work.name, "rows": rows, "width": work.output_width}
-    _facts_path(output).write_text(json.dumps(facts) + "\n")
+    _facts_path(output).write_text(json.dumps(work.facts) + "\n")
     joined.replace(output)
     shutil.rmtree(manifest.folder)
 
 
-def _check_writer(source: Path, codec: VectorCodec) -> None:
-    """Latents name the codec that wrote them, unless they were written by other means."""
-    codec_id = None
+def _code(codec: VectorCodec, dtype: str | None, budget: int | None) -> Code:
+    """A code of the codec; floats need no calibration."""
+    if dtype in (CodeType.FLOAT32, CodeType.FLOAT16):
+        return FloatCode(CodeType(dtype), codec.code_dim)
+    if not isinstance(codec, Codec):
+        raise NotCalibratedError("only codec files hold a calibration for codes; export the codec and load it")
+    return codec.code(dtype=dtype, bytes=budget)
+
+
+def _written(source: Path, codec: VectorCodec) -> dict[str, Any]:
+    """How the latents or codes were written: ``dtype`` and ``bytes`` of their code."""
+    facts = None
     if source.suffix == ".npy" and _facts_path(source).exists():
-        codec_id = json.loads(_facts_path(source).read_text())["codec_id"]
+        facts = _facts_path(source).read_text()
     elif source.is_dir() or source.suffix == ".parquet":
         with open_parquet(parquet_files(source)[0]) as parquet:
-            codec_id = (parquet.schema_arrow.metadata or {}).get(_CODEC_ID, b"").decode() or None
-    if codec_id not in (None, codec.codec_id):
+            facts = (parquet.schema_arrow.metadata or {}).get(_FACTS)
+    if facts is None:
+        return {"dtype": "float32", "bytes": None}
+    written: dict[str, Any] = json.loads(facts)
+    if written["work"] != "encode":
+        raise CodecMismatchError(f"{source}: holds reconstructed embeddings, which cannot be decoded once more")
+    if written["codec_id"] != codec.codec_id:
         raise CodecMismatchError(
-            f"{source}: written by codec {codec_id[:16]}, cannot be decoded by codec {codec.codec_id[:16]}"
+            f"{source}: written by codec {written['codec_id'][:16]}, cannot be decoded by codec {codec.codec_id[:16]}"
         )
+    if written["code_dim"] != codec.code_dim:
+        raise CodecMismatchError(
+            f"{source}: written with dim {written['code_dim']}, cannot be decoded with dim {codec.code_dim}"
+        )
+    return written
 
 
 def _facts_path(output: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from vaecodec import bulk
 from vaecodec.codec import Codec
+from vaecodec.codes import CodeType
 
 Source = Annotated[
     str, typer.Argument(help="A .npy, .npz, .fvecs, .fbin, .hdf5 or .parquet file, or a folder of Parquet.")
@@ -22,7 +24,17 @@ CodecFile = Annotated[Path, typer.Option("--codec", help="A codec file, e.g. vae
 Out = Annotated[Path, typer.Option("--out", help="NAME.npy for one array, any other name for a folder of Parquet.")]
 Dim = Annotated[int | None, typer.Option(help="Width of the latents, where the codec file has several.")]
 Column = Annotated[str | None, typer.Option(help="Column, dataset or array of the vectors, where there are several.")]
-DType = Annotated[bulk.FloatType, typer.Option(help="How values are stored.")]
+DType = Annotated[CodeType, typer.Option(help="How latents are stored.")]
+Bytes = Annotated[int | None, typer.Option(help="Or a trellis code of so many bytes per vector, from 8 up.")]
+
+
+class FloatType(StrEnum):
+    """What embeddings are decoded to."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+
 OnBadRows = Annotated[
     bulk.OnBadRows,
     typer.Option(help="Rows with NaN, no direction or no vector: stop, leave out and list, or list all and stop."),
@@ -37,13 +49,16 @@ def encode(
     out: Out,
     dim: Dim = None,
     column: Column = None,
-    dtype: DType = bulk.FloatType.FLOAT32,
+    dtype: DType = CodeType.FLOAT32,
+    bytes: Bytes = None,  # noqa: A002
     on_bad_rows: OnBadRows = bulk.OnBadRows.FAIL,
     resume: Resume = False,
     workers: Workers = None,
 ) -> None:
     """Encode a file or folder of embeddings of any size; can be interrupted and resumed."""
-    options = bulk.BulkOptions(column=column, dtype=dtype, on_bad_rows=on_bad_rows, resume=resume, workers=workers)
+    options = bulk.BulkOptions(
+        column=column, dtype=dtype, bytes=bytes, on_bad_rows=on_bad_rows, resume=resume, workers=workers
+    )
     _run(bulk.encode, source, out, codec, dim, options)
 
 
@@ -53,13 +68,15 @@ def decode(
     out: Out,
     dim: Dim = None,
     column: Column = None,
-    dtype: DType = bulk.FloatType.FLOAT32,
+    dtype: Annotated[FloatType, typer.Option(help="How embeddings are stored.")] = FloatType.FLOAT32,
     on_bad_rows: OnBadRows = bulk.OnBadRows.FAIL,
     resume: Resume = False,
     workers: Workers = None,
 ) -> None:
     """Reconstruct embeddings from a file or folder of latents."""
-    options = bulk.BulkOptions(column=column, dtype=dtype, on_bad_rows=on_bad_rows, resume=resume, workers=workers)
+    options = bulk.BulkOptions(
+        column=column, dtype=CodeType(dtype), on_bad_rows=on_bad_rows, resume=resume, workers=workers
+    )
     _run(bulk.decode, source, out, codec, dim, options)
 
 

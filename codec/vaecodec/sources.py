@@ -48,13 +48,16 @@ from vaecodec.errors import (
 )
 from vaecodec.extras import require
 
-Rows = NDArray[np.floating[Any]]
+Rows = NDArray[Any]
+"""Vectors of any floating point dtype, or codes."""
 
 # A block is large enough that its overhead vanishes, small enough that a pipeline of several fits anywhere.
 BLOCK_BYTES = 8 << 20
 
 # Rows copied from a memory map before its pages are given back.
 _CHUNK_ROWS = 1024
+
+_VALUES = {False: "floating point values", True: "int8 or uint8 codes"}
 
 # Wider rows than this are a misread header.
 _WIDEST = 1 << 20
@@ -105,7 +108,7 @@ class RandomAccessSource(VectorSource, Protocol):
         ...
 
 
-def open_source(location: str | Path, *, column: str | None = None) -> VectorSource:
+def open_source(location: str | Path, *, column: str | None = None, codes: bool = False) -> VectorSource:
     """Open a file, folder or address for reading.
 
     Args:
@@ -113,6 +116,7 @@ def open_source(location: str | Path, *, column: str | None = None) -> VectorSou
             such as ``qdrant+http://localhost:6333/docs``.
         column: the array of an ``.npz``, dataset of an HDF5 file, column of a Parquet file or vector name of a
             collection. By default the only one that holds vectors (``train`` in an HDF5 file that has it).
+        codes: read the codes of a codec, int8 or uint8, instead of vectors; from ``.npy`` and Parquet.
 
     Returns:
         A :class:`RandomAccessSource`, except for Parquet and addresses.
@@ -128,21 +132,21 @@ def open_source(location: str | Path, *, column: str | None = None) -> VectorSou
     path = Path(location)
     if not path.exists():
         raise SourceNotFoundError(f"{path}: no such file or folder")
-    if path.is_dir():
-        return ParquetSource(path, column)
+    if path.is_dir() or path.suffix.lower() == ".parquet":
+        return ParquetSource(path, column, codes=codes)
+    if codes and path.suffix.lower() != ".npy":
+        raise UnknownSourceError(f"{path}: codes are read from .npy and Parquet")
     match path.suffix.lower():
         case ".npz":
             return _open_npz(path, column)
         case ".hdf5" | ".h5":
             return Hdf5Source(path, column)
-        case ".parquet":
-            return ParquetSource(path, column)
-        case suffix if suffix in _PLAIN:
+        case ".npy" | ".fvecs" | ".bvecs" | ".fbin" | ".ibin" as suffix:
             if column is not None:
                 raise MissingColumnError(f"{path}: a {suffix} file has no columns; leave out the column {column!r}")
-            return _PLAIN[suffix](path)
+            return _open_npy(path, codes) if suffix == ".npy" else _PLAIN[suffix](path)
         case suffix:
-            known = ", ".join([*_PLAIN, ".npz", ".hdf5", ".h5", ".parquet"])
+            known = ", ".join([".npy", *_PLAIN, ".npz", ".hdf5", ".h5", ".parquet"])
             raise UnknownSourceError(
                 f"{path}: the suffix {suffix!r} is not one of {known} or a folder of Parquet files"
             )
@@ -183,14 +187,15 @@ class ArraySource(_Matrix):
         array: float (n, d) of any float dtype and layout. The pages of a memory map are given back after each
             read, so that a file of any size leaves the process's memory constant.
         name: what error messages call it.
+        codes: the array holds codes, int8 or uint8.
 
     Raises:
         NotTwoDimensionalError: the array is not (n, d).
         NotFloatingPointError: the array does not hold floating point values.
     """
 
-    def __init__(self, array: NDArray[Any], *, name: str = "vectors") -> None:
-        _check_matrix(name, array.shape, array.dtype)
+    def __init__(self, array: NDArray[Any], *, name: str = "vectors", codes: bool = False) -> None:
+        _check_matrix(name, array.shape, array.dtype, codes=codes)
         super().__init__(name, (array.shape[0], array.shape[1]), array.dtype)
         self._array = array
         self._map = _map_of(array)
@@ -292,6 +297,7 @@ class ParquetSource:
     Args:
         path: the file or folder. Files whose name starts with ``.`` or ``_`` are left out, as other readers do.
         column: the column's name; by default the only column of lists of floating point values.
+        codes: the lists hold codes, int8 or uint8.
 
     Raises:
         MissingExtraError: pyarrow is not installed.
@@ -300,14 +306,14 @@ class ParquetSource:
             as their names say; which file is in the message.
     """
 
-    def __init__(self, path: Path, column: str | None = None) -> None:
+    def __init__(self, path: Path, column: str | None = None, *, codes: bool = False) -> None:
         self.name = str(path)
         self.files = parquet_files(path)
         self.rows = 0
         self.dim = 0
         for file in self.files:
             with open_parquet(file) as parquet:
-                self.column = column = vector_column(parquet.schema_arrow, file, column)
+                self.column = column = vector_column(parquet.schema_arrow, file, column, codes=codes)
                 self.rows += parquet.metadata.num_rows
                 self.dim = self.dim or _parquet_width(parquet.schema_arrow.field(column).type, file, column)
 
@@ -369,20 +375,22 @@ def parquet_batches(
             yield batch
 
 
-def vector_column(schema: Any, path: Path, column: str | None) -> str:
+def vector_column(schema: Any, path: Path, column: str | None, *, codes: bool = False) -> str:
     """The name of the column of vectors in an Arrow schema; raises as :class:`ParquetSource` does."""
     arrow = require("pyarrow", extra="parquet")
 
     types = arrow.types
 
     def holds_vectors(kind: Any) -> bool:
-        is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-        return bool(is_list and types.is_floating(kind.value_type))
+        if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
+            return False
+        values = kind.value_type
+        return bool(values in (arrow.int8(), arrow.uint8()) if codes else types.is_floating(values))
 
     kinds = {field.name: field.type for field in schema}
     chosen = _choose_column(str(path), "column", list(kinds), [k for k in kinds if holds_vectors(kinds[k])], column)
     if not holds_vectors(kinds[chosen]):
-        raise NotFloatingPointError(f"{path}[{chosen}]: expected lists of floating point values, got {kinds[chosen]}")
+        raise NotFloatingPointError(f"{path}[{chosen}]: expected lists of {_VALUES[codes]}, got {kinds[chosen]}")
     return chosen
 
 
@@ -424,14 +432,14 @@ def _parquet_width(kind: Any, path: Path, column: str) -> int:
     return 0
 
 
-def _open_npy(path: Path) -> VectorSource:
+def _open_npy(path: Path, codes: bool) -> VectorSource:
     with path.open("rb") as file:
         shape, fortran, dtype = _npy_header(file, str(path))
         offset = file.tell()
-    _check_matrix(str(path), shape, dtype)
+    _check_matrix(str(path), shape, dtype, codes=codes)
     _check_size(path, offset, shape, dtype)
     array = _map(path, dtype, offset, shape, "F" if fortran else "C")
-    return ArraySource(array, name=str(path))
+    return ArraySource(array, name=str(path), codes=codes)
 
 
 def _open_npz(path: Path, column: str | None) -> VectorSource:
@@ -497,7 +505,6 @@ def _map_bin(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 _PLAIN = {
-    ".npy": _open_npy,
     ".fvecs": _open_fvecs,
     ".bvecs": _open_bvecs,
     ".fbin": _open_fbin,
@@ -537,11 +544,11 @@ def _npy_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.d
     return shape, fortran, dtype
 
 
-def _check_matrix(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+def _check_matrix(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], *, codes: bool = False) -> None:
     if len(shape) != 2:
         raise NotTwoDimensionalError(f"{name}: expected a 2-D array (rows, width), got shape {shape}")
-    if not np.issubdtype(dtype, np.floating):
-        raise NotFloatingPointError(f"{name}: expected floating point values, got dtype {dtype}")
+    if not (dtype in (np.int8, np.uint8) if codes else np.issubdtype(dtype, np.floating)):
+        raise NotFloatingPointError(f"{name}: expected {_VALUES[codes]}, got dtype {dtype}")
 
 
 def _check_size(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
