@@ -12,6 +12,7 @@ from vaecodec.artifact import Kind, Metadata
 from vaecodec.codes import Calibration
 from vaecodec.interface import Metric
 from vaecodec.linear import LinearCodec, LinearKind
+from vaecodec.scores import KEY, ScoreCalibration
 from vaecodec_exporters.graph import CodecWeights, ResidualWeights, write_codec
 from vaecodec_exporters.versions import library_versions
 
@@ -22,6 +23,7 @@ def export_linear(
     *,
     provenance: dict[str, Any] | None = None,
     calibration: Calibration | None = None,
+    scores: ScoreCalibration | None = None,
 ) -> None:
     """Write a linear codec as one ONNX file; every width below its own is a nested codec of it.
 
@@ -30,6 +32,7 @@ def export_linear(
         path: the target; replaced atomically when it exists.
         provenance: JSON values kept in the file, such as what the codec was fitted on.
         calibration: fitted on the codec's latents; without it the file offers latents but no codes.
+        scores: fitted on training data; without it clients cannot estimate original scores.
 
     Raises:
         ParityError: the graph does not compute what numpy computes; no file is written.
@@ -54,7 +57,10 @@ def export_linear(
             latent_metric=codec.latent_metric,
             nested_dims=tuple(range(1, codec.code_dim + 1)),
             embedder=codec.embedder,
-            calibration={"codes": calibration.to_json()} if calibration is not None else {},
+            calibration={
+                **({"codes": calibration.to_json()} if calibration is not None else {}),
+                **({KEY: scores.to_json()} if scores is not None else {}),
+            },
             provenance={
                 "linear": str(codec.kind),
                 "created": datetime.now(UTC).date().isoformat(),

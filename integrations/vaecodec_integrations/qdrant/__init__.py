@@ -7,6 +7,12 @@ require("qdrant_client", extra="qdrant")
 from vaecodec_integrations.qdrant.async_client import AsyncCompressedQdrantClient  # noqa: E402
 from vaecodec_integrations.qdrant.client import CompressedQdrantClient  # noqa: E402
 from vaecodec_integrations.qdrant.config import recommended_config  # noqa: E402
-from vaecodec_integrations.qdrant.originals import OriginalsFile  # noqa: E402
+from vaecodec_integrations.qdrant.originals import OriginalsFile, PackedRows  # noqa: E402
 
-__all__ = ["AsyncCompressedQdrantClient", "CompressedQdrantClient", "OriginalsFile", "recommended_config"]
+__all__ = [
+    "AsyncCompressedQdrantClient",
+    "CompressedQdrantClient",
+    "OriginalsFile",
+    "PackedRows",
+    "recommended_config",
+]

@@ -19,6 +19,7 @@ from qdrant_client.common.validation import require_length, vectors_length
 
 from vaecodec.errors import CodecMismatchError, UnsupportedRequestError
 from vaecodec.interface import VectorCodec
+from vaecodec.scores import ScoreCalibration
 from vaecodec.vectors import blocks
 from vaecodec_integrations.qdrant import rescoring
 from vaecodec_integrations.qdrant.layout import (
@@ -684,13 +685,13 @@ class Flows:
             and not isinstance(query.nearest, models.SparseVector)
         )
 
-    def _calibration(self, layout: Layout, search: Search) -> rescoring.Affine | None:
+    def _calibration(self, layout: Layout, search: Search) -> ScoreCalibration | None:
         """The map from compressed to original scores, where the search's scores are compressed similarities."""
         coded = layout.coded.get(search.using or UNNAMED)
         plain = isinstance(as_query(search.query), models.NearestQuery)
         if not self._settings.calibrate or coded is None or coded.original is not None or not plain:
             return None
-        return rescoring.calibration_of(coded.codec)
+        return ScoreCalibration.of(coded.codec)
 
 
 # ---------------------------------------------------------------- parts of requests

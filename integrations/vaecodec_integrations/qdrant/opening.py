@@ -7,10 +7,10 @@ from typing import Literal
 
 from vaecodec.errors import OriginalsError, UnsupportedRequestError
 from vaecodec.interface import VectorCodec
+from vaecodec.scores import ScoreCalibration
 from vaecodec_integrations.qdrant.flows import Settings
 from vaecodec_integrations.qdrant.layout import UNNAMED, Originals
 from vaecodec_integrations.qdrant.originals import OriginalsFile
-from vaecodec_integrations.qdrant.rescoring import calibration_of
 
 KeptOriginals = Literal["disk"] | OriginalsFile | None
 
@@ -31,6 +31,7 @@ def settings(
     Raises:
         UnsupportedRequestError: arguments that contradict each other.
         OriginalsError: a file of originals of another width than the codec's.
+        NotCalibratedError: a codec file without a calibration of scores, where one is asked for.
     """
     by_name = dict(codecs or {})
     if codec is not None:
@@ -57,6 +58,6 @@ def settings(
         )
     if calibrate:
         for value in by_name.values():
-            calibration_of(value)
+            ScoreCalibration.of(value)
     kept = Originals.NONE if originals is None else Originals.DISK if file is None else Originals.FILE
     return Settings(by_name, kept, file, rerank or DEFAULT_RERANK, calibrate, trust)

@@ -19,6 +19,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
+from vaecodec.codec import Codec
 from vaecodec.errors import MissingOriginalsError, OriginalsError, WrongWidthError
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.vectors import as_vectors
@@ -54,10 +55,13 @@ class RowEncoding(Protocol):
 class Float16Rows:
     """Half precision, little-endian: two bytes per dimension."""
 
-    name = "float16"
-
     def __init__(self, dim: int) -> None:
         self._dim = dim
+
+    @property
+    def name(self) -> str:
+        """The name in the header."""
+        return "float16"
 
     @property
     def row_bytes(self) -> int:
@@ -81,6 +85,39 @@ class Float16Rows:
         return np.ascontiguousarray(rows).view("<f2").astype(np.float32)
 
 
+class PackedRows:
+    """Codes of a codec file instead of floats, e.g. 96 bytes instead of 768; rows read back as reconstructions.
+
+    The codec may be another one than that of the index: one with more latents and a byte budget of its own.
+
+    Args:
+        codec: a loaded codec file that holds a calibration for codes.
+        bytes: bytes per row; see :meth:`vaecodec.Codec.code`. Packing takes the extra ``packed``.
+    """
+
+    def __init__(self, codec: Codec, *, bytes: int) -> None:  # noqa: A002 - as in Codec.encode
+        self._codec = codec
+        self._bytes = bytes
+
+    @property
+    def name(self) -> str:
+        """The code and the codec it belongs to."""
+        return f"{self._codec.code(bytes=self._bytes).name} of codec {self._codec.codec_id}"
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes per row."""
+        return self._codec.code(bytes=self._bytes).bytes_per_vector
+
+    def pack(self, vectors: FloatArray) -> NDArray[np.uint8]:
+        """float32 (n, dim) to uint8 (n, row_bytes); raises ``InvalidVectorsError`` as the codec does."""
+        return self._codec.encode(vectors, bytes=self._bytes)
+
+    def unpack(self, rows: NDArray[np.uint8]) -> FloatArray:
+        """uint8 (n, row_bytes) to reconstructions, float32 (n, dim), of unit norm under cosine."""
+        return self._codec.decode(rows, bytes=self._bytes)
+
+
 class OriginalsFile:
     """Vectors by point id, on disk, in constant memory.
 
@@ -90,15 +127,16 @@ class OriginalsFile:
     Args:
         path: the file of rows; created, with its ``.ids`` beside it, when there is none.
         dim: width of the vectors.
+        encoding: how a vector is stored; by default in half precision.
 
     Raises:
         OriginalsError: the file holds vectors of another width or encoding, or was written by a newer version.
     """
 
-    def __init__(self, path: str | os.PathLike[str], dim: int) -> None:
+    def __init__(self, path: str | os.PathLike[str], dim: int, *, encoding: RowEncoding | None = None) -> None:
         self.path = Path(path)
         self.dim = dim
-        self._encoding: RowEncoding = Float16Rows(dim)
+        self._encoding = encoding if encoding is not None else Float16Rows(dim)
         self._lock = threading.Lock()
         self._rows: NDArray[np.uint8] = np.empty((0, self._encoding.row_bytes), np.uint8)
         self._ids = sqlite3.connect(self._ids_path, check_same_thread=False, isolation_level=None, timeout=60)

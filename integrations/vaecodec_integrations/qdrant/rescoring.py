@@ -3,47 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from vaecodec.errors import UnsupportedRequestError
-from vaecodec.interface import FloatArray, Metric, VectorCodec
+from vaecodec.interface import FloatArray, Metric
+from vaecodec.scores import ScoreCalibration
 from vaecodec.vectors import as_vectors, normalised
 from vaecodec_integrations.qdrant.originals import OriginalsFile
 from vaecodec_integrations.qdrant.vectors import copy_with, is_dense
 
 
-class Affine(NamedTuple):
-    """original score = scale x compressed score + offset; ``scale`` is positive."""
-
-    scale: float
-    offset: float
-
-
-def calibration_of(codec: VectorCodec) -> Affine:
-    """The score calibration that the codec's artifact carries.
-
-    Raises:
-        UnsupportedRequestError: it carries none.
-    """
-    calibration = getattr(getattr(codec, "metadata", None), "calibration", {}).get("score")
-    if calibration is None:
-        raise UnsupportedRequestError(
-            f"calibrate: expected a codec whose artifact holds a score calibration, got codec {codec.codec_id[:12]} "
-            "without one; train or export it again, or open the client with calibrate=False"
-        )
-    return Affine(float(calibration["scale"]), float(calibration["offset"]))
-
-
-def to_compressed(calibration: Affine | None, threshold: float | None) -> float | None:
+def to_compressed(calibration: ScoreCalibration | None, threshold: float | None) -> float | None:
     """A threshold on original scores as one on compressed scores."""
     if calibration is None or threshold is None:
         return threshold
     return (threshold - calibration.offset) / calibration.scale
 
 
-def calibrated(calibration: Affine | None, points: Sequence[Any]) -> Sequence[Any]:
+def calibrated(calibration: ScoreCalibration | None, points: Sequence[Any]) -> Sequence[Any]:
     """Scored points with estimates of their original scores."""
     if calibration is None:
         return points

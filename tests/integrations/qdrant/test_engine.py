@@ -55,7 +55,7 @@ def fill(shard: Any, vectors: list[Any]) -> None:
     shard.optimize()
 
 
-@pytest.mark.parametrize(("bytes_", "bits", "single_pass"), [(48, "bits2", 0.80), (96, "bits4", 0.88)])
+@pytest.mark.parametrize(("bytes_", "bits", "single_pass"), [(48, "bits2", 0.78), (96, "bits4", 0.88)])
 def test_the_recommended_settings_give_the_recall_that_the_report_promises(
     sample: Any, tmp_path: Path, bytes_: int, bits: str, single_pass: float
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 from qdrant_client import models
 
 from vaecodec import LinearCodec, fit_linear
-from vaecodec.errors import CodecMismatchError, OriginalsError, UnsupportedRequestError
+from vaecodec.errors import CodecMismatchError, NotCalibratedError, OriginalsError, UnsupportedRequestError
 from vaecodec_integrations.qdrant import OriginalsFile, flows
 from vaecodec_integrations.qdrant.layout import Originals, read_layout
 
@@ -239,5 +239,5 @@ class TestArguments:
             open_client(codecs={"a": svd_codec, "b": svd_codec}, originals=file)
 
     def test_calibration_needs_an_artifact_that_has_one(self, open_client: Open, svd_codec: LinearCodec) -> None:
-        with pytest.raises(UnsupportedRequestError, match="expected a codec whose artifact holds a score calibration"):
+        with pytest.raises(NotCalibratedError, match="expected a codec file with a calibration of scores for 64 dim"):
             open_client(svd_codec, calibrate=True)

@@ -1,0 +1,94 @@
+"""What a score between latents says about the score between the embeddings: an affine map, fitted on training data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from vaecodec.errors import InvalidVectorsError, NotCalibratedError
+from vaecodec.evaluation import exact_search
+from vaecodec.interface import Metric, VectorCodec
+from vaecodec.vectors import as_vectors, normalised
+
+# Where the codec file's calibration keeps it.
+KEY = "score"
+
+
+@dataclass(frozen=True)
+class ScoreCalibration:
+    """original score = ``scale`` x score of the latents + ``offset``, for cosine and dot.
+
+    Attributes:
+        scale: positive.
+        offset: in units of the original score.
+        code_dim: width of the latents it holds for.
+        residual: standard deviation of what the map leaves unexplained, in units of the original score.
+    """
+
+    scale: float
+    offset: float
+    code_dim: int
+    residual: float
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values for the codec file's calibration."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, codec: VectorCodec) -> ScoreCalibration:
+        """The calibration that a codec's file holds.
+
+        Raises:
+            NotCalibratedError: it holds none, or one for another width of the latents.
+        """
+        metadata = getattr(codec, "metadata", None)
+        stored: Mapping[str, Any] | None = metadata.calibration.get(KEY) if metadata is not None else None
+        if stored is None or stored["code_dim"] != codec.code_dim:
+            found = "none" if stored is None else f"one for {stored['code_dim']} dimensions"
+            raise NotCalibratedError(
+                f"expected a codec file with a calibration of scores for {codec.code_dim} dimensions, got {found}; "
+                "train and export the codec again, or do without calibrated scores"
+            )
+        return cls(**stored)
+
+
+def fit_score_calibration(
+    codec: VectorCodec, documents: Any, queries: Any, *, neighbours: int = 100
+) -> ScoreCalibration:
+    """Fit the map on the pairs that a search returns, by least squares.
+
+    Far pairs would dominate a fit over all pairs, and their scores are never shown.
+
+    Args:
+        codec: of metric cosine or dot.
+        documents: float (n, dim), n >= 2; training rows, never the user's index.
+        queries: float (m, dim), m >= 1; documents may serve where there are no queries.
+        neighbours: nearest documents of each query that take part.
+
+    Raises:
+        InvalidVectorsError: a bad row, too few rows, or scores that do not vary together.
+        NotCalibratedError: the metric is L2, whose distances have no such map.
+    """
+    if codec.metric is Metric.L2:
+        raise NotCalibratedError("expected a codec of metric cosine or dot, got l2: distances are not calibrated")
+    base = as_vectors(documents, codec.dim, codec.metric, name="documents")
+    asked = as_vectors(queries, codec.dim, codec.metric, name="queries")
+    ids, scores = exact_search(codec.encode(base), codec.encode_queries(asked), neighbours, codec.latent_metric)
+    if codec.metric is Metric.COSINE:
+        base, asked = normalised(base), normalised(asked)
+    original = np.einsum("qnd,qd->qn", base[ids], asked).astype(np.float64).ravel()
+    compressed = scores.astype(np.float64).ravel()
+    spread = float(compressed.var()) if compressed.size else 0.0
+    shared = float((compressed - compressed.mean()) @ (original - original.mean())) / len(original) if spread else 0.0
+    if not shared > 0:
+        raise InvalidVectorsError(
+            "documents, queries: expected pairs whose original and compressed scores vary together, got "
+            f"{len(original)} pairs that do not; give more rows of the kind that the codec was trained on"
+        )
+    scale = shared / spread
+    offset = float(original.mean() - scale * compressed.mean())
+    residual = float((original - scale * compressed - offset).std())
+    return ScoreCalibration(scale, offset, codec.code_dim, residual)
