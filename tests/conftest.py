@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+
 from vaecodec import Codec, LinearCodec, fit_linear
 
 SAMPLE = Path(__file__).parent.parent / "examples" / "debian-sample"
@@ -56,8 +57,29 @@ def svd_path(svd_codec: LinearCodec, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
-def vae_path(svd_path: Path) -> Path:
-    return svd_path
+def vae_run(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short training run of a nested codec on the sample."""
+    from vaecodec.sources import ArraySource
+    from vaecodec_training.collection import Collection
+    from vaecodec_training.recipe import Recipe
+    from vaecodec_training.trainer import train
+
+    run = tmp_path_factory.mktemp("vae") / "run"
+    collection = Collection.open(
+        ArraySource(sample.train), ArraySource(sample.train_queries), embedder="all-MiniLM-L6-v2"
+    )
+    train(collection, Recipe(dim=64, nested_dims=(16, 32), hidden=128, epochs=3, checkpoints=1), run)
+    return run
+
+
+@pytest.fixture(scope="session")
+def vae_path(vae_run: Path) -> Path:
+    """That run, exported."""
+    from vaecodec_exporters.checkpoint import export_checkpoint
+
+    path = vae_run.parent / "vae64.onnx"
+    export_checkpoint(vae_run, path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,54 @@
+"""A training run becomes a codec file that computes what the model computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vaecodec import Codec, Kind
+from vaecodec.errors import CheckpointError
+from vaecodec_exporters.checkpoint import export_checkpoint
+from vaecodec_training.checkpoint import load_checkpoint
+
+
+def test_the_file_computes_what_the_model_computes(sample, vae_run: Path, vae_codec: Codec) -> None:
+    model = load_checkpoint(vae_run).model.eval()
+    with torch.inference_mode():
+        latents = model.encode(torch.from_numpy(sample.base[:700].copy()))
+        query_latents = model.encode_queries(torch.from_numpy(sample.queries[:100].copy()))
+        restored = model.decode(latents)
+    assert np.allclose(vae_codec.encode(sample.base[:700]), latents.numpy(), atol=1e-5)
+    assert np.allclose(vae_codec.encode_queries(sample.queries[:100]), query_latents.numpy(), atol=1e-5)
+    assert np.allclose(vae_codec.decode(latents.numpy()), restored.numpy(), atol=1e-5)
+
+
+def test_the_file_says_where_it_comes_from(vae_codec: Codec) -> None:
+    metadata = vae_codec.metadata
+    assert metadata.kind is Kind.VAE
+    assert metadata.nested_dims == (16, 32)
+    assert metadata.embedder == "all-MiniLM-L6-v2"
+    provenance = metadata.provenance
+    assert provenance["recipe"]["dim"] == 64
+    assert provenance["data"]["rows"] == 7500
+    assert len(provenance["data"]["fingerprint"]) == 64
+    assert {"vaecodec", "torch", "onnx"} <= provenance["versions"].keys()
+    for codec in ("codec", "svd", "pca", "pca-documents", "truncation"):
+        figure = provenance["validation"][codec]["recall@10"]
+        assert 0 < figure["low"] <= figure["mean"] <= figure["high"] < 1
+
+
+def test_a_nested_width_is_its_own_codec(sample, vae_path: Path, vae_codec: Codec) -> None:
+    narrow = Codec.load(vae_path, dim=16)
+    latents = narrow.encode(sample.base[:50])
+    prefix = vae_codec.encode(sample.base[:50])[:, :16]
+    assert np.allclose(latents, prefix / np.linalg.norm(prefix, axis=1, keepdims=True), atol=1e-6)
+    assert narrow.codec_id == vae_codec.codec_id
+
+
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError):
+        export_checkpoint(tmp_path, tmp_path / "codec.onnx")
+    assert list(tmp_path.iterdir()) == []
