@@ -14,7 +14,7 @@ from vaecodec.codec import Codec
 from vaecodec.extras import require
 from vaecodec_integrations.report import measure, summarise, write
 from vaecodec_integrations.report.engine import EngineName, open_engine
-from vaecodec_integrations.report.inputs import read_labels, read_relevant, read_vectors
+from vaecodec_integrations.report.inputs import read_labels, read_relevant, read_report, read_vectors
 from vaecodec_integrations.report.tables import Table as TextTable
 from vaecodec_integrations.report.tables import tables
 
@@ -36,6 +36,9 @@ def report(
     labels: Annotated[
         Path | None, typer.Option(help="The slice that each query belongs to: .npy, or text with one line for each.")
     ] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="The report.json of an earlier report, to show what changed.")
+    ] = None,
 ) -> None:
     """Measure what a codec costs, beside uncompressed vectors and linear baselines on the same index."""
     require("matplotlib", extra="report")
@@ -43,6 +46,7 @@ def report(
     loaded = Codec.load(codec)
     answers = None if relevant is None else read_relevant(relevant)
     slices = None if labels is None else read_labels(labels)
+    earlier = None if compare is None else read_report(compare)
     console = Console()
     with console.status("reading vectors") as status:
         run = measure(
@@ -57,7 +61,7 @@ def report(
             on_method=lambda name: status.update(f"measuring {escape(name)}"),
         )
         status.update("writing the report")
-        summary = summarise(run)
+        summary = summarise(run, earlier)
         write(out, run, summary)
     console.print(escape(summary.headline), style="bold", highlight=False)
     for table in tables(summary, run):

@@ -19,7 +19,7 @@ from vaecodec.errors import NonFiniteError, ReportInputError, WrongWidthError
 from vaecodec.evaluation import exact_search, recall
 from vaecodec_integrations.report import Run, measure, summarise, write
 from vaecodec_integrations.report.engine import EngineName, open_engine
-from vaecodec_integrations.report.inputs import read_labels, read_relevant
+from vaecodec_integrations.report.inputs import read_labels, read_relevant, read_report
 from vaecodec_integrations.report.markdown import markdown
 from vaecodec_integrations.report.tables import tables
 
@@ -46,7 +46,7 @@ def run(small, sample, svd_codec) -> Run:
         svd_codec.truncated(32),
         open_engine(EngineName.EXACT),
         name="svd32.onnx",
-        train=sample.train,
+        train=sample.train[:2_000],
         relevant=relevant,
         labels=["even" if query % 2 == 0 else "odd" for query in range(QUERIES)],
     )
@@ -150,7 +150,7 @@ def test_the_headline_says_who_wins(small, sample):
     base, _, _ = small
     elsewhere = sample.train[:40]  # too few to fit a good baseline on
     won = judge(fit_linear(base, 24), small, train=elsewhere)
-    drawn = judge(fit_linear(sample.train, 24), small, train=sample.train)
+    drawn = judge(fit_linear(sample.train[:2_000], 24), small, train=sample.train[:2_000])
     lost = judge(fit_linear(base, 24, kind=LinearKind.TRUNCATION), small)
 
     assert won.startswith("codec.onnx beats the best linear baseline (")
@@ -211,7 +211,7 @@ def folder(run, tmp_path_factory) -> Path:
 def test_what_is_written_can_be_summarised_again(run, folder):
     written = json.loads((folder / "report.json").read_text())
 
-    assert sorted(os.listdir(folder)) == ["losses.png", "recall.png", "report.json", "report.md"]
+    assert sorted(os.listdir(folder)) == ["losses.png", "recall.png", "report.html", "report.json", "report.md"]
     assert json.loads(json.dumps(asdict(summarise(Run.from_json(written["run"]))))) == written["summary"]
     assert written["run"]["methods"][-1]["engine_ids"] == run.methods[-1].engine_ids.tolist()
     for picture in ("losses.png", "recall.png"):
@@ -233,6 +233,57 @@ def test_markdown_begins_with_the_verdict_and_holds_every_figure(run, folder):
     setting = {**run.setting, "linear_fitted_on": "base"}
     favoured = markdown("", tables(summary, replace(run, setting=setting)), [])
     assert "fitted on | the base itself, which favours them" in favoured
+
+
+def test_an_earlier_report_shows_what_changed(run, small, sample, svd_codec, folder):
+    base, queries, relevant = small
+    now = measure(
+        base,
+        queries,
+        svd_codec,
+        open_engine(EngineName.EXACT),
+        name="svd64.onnx",
+        train=sample.train[:2_000],
+        relevant=relevant,
+    )
+    changes = {
+        (change.method, change.metric): change for change in summarise(now, read_report(folder / "report.json")).changes
+    }
+
+    assert [metric for method, metric in changes if method == "svd64.onnx"] == [
+        "recall@1",
+        "recall@10",
+        "recall@100",
+        "nDCG@10",
+        "MRR@10",
+    ]
+    change = changes["svd64.onnx", "recall@10"]
+    assert change.before == pytest.approx(summarise(run).method("svd32.onnx").metrics["recall@10"].mean)
+    assert change.now == pytest.approx(summarise(now).method("svd64.onnx").metrics["recall@10"].mean)
+    assert change.difference is not None
+    assert change.difference.low > 0
+    assert changes["uncompressed", "recall@10"].difference == (0, 0, 0)
+    text = markdown("", tables(summarise(now, run), now), [])
+    assert f"| svd64.onnx | recall@10 | {change.before:.3f} | {change.now:.3f} | {change.difference.mean:+.3f}" in text
+
+    other = measure(base[::-1], queries, svd_codec, open_engine(EngineName.EXACT), name="svd64.onnx")
+    assert {change.difference for change in summarise(other, run).changes} == {None}
+    assert "not paired" in markdown("", tables(summarise(other, run), other), [])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "expected the report.json of an earlier report, got something else"),
+        ("{", "expected the report.json"),
+        ('{"format_version": 1, "run": {"methods": 3}}', "expected the report.json"),
+        ('{"format_version": 2}', "a report of format 2, but this vaecodec reads 1"),
+    ],
+)
+def test_what_is_no_report_is_not_compared_with(content, message, tmp_path):
+    (tmp_path / "report.json").write_text(content)
+    with pytest.raises(ReportInputError, match=message):
+        read_report(tmp_path / "report.json")
 
 
 def test_names_cannot_break_the_tables():

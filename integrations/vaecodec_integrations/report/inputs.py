@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vaecodec.errors import ReportInputError
 from vaecodec.sources import open_source
+from vaecodec_integrations.report.measure import FORMAT_VERSION, Run
 
 
 def read_vectors(location: str) -> NDArray[Any]:
@@ -61,6 +62,18 @@ def read_labels(path: Path) -> Sequence[str]:
             f"{path}: expected one string or integer for each query, got dtype {array.dtype} and shape {array.shape}"
         )
     return [str(label) for label in array.tolist()]
+
+
+def read_report(path: Path) -> Run:
+    """What an earlier report measured, from its ``report.json``; raises ``ReportInputError``."""
+    try:
+        document = json.loads(_text(path))
+        version = document["format_version"]
+        if version == FORMAT_VERSION:
+            return Run.from_json(document["run"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ReportInputError(f"{path}: expected the report.json of an earlier report, got something else") from error
+    raise ReportInputError(f"{path}: a report of format {version}, but this vaecodec reads {FORMAT_VERSION}")
 
 
 def _is_row(value: Any) -> bool:

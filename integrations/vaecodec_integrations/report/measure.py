@@ -27,6 +27,9 @@ from vaecodec_integrations.report.engine import Engine
 
 T = TypeVar("T")
 
+# Of report.json.
+FORMAT_VERSION = 1
+
 UNCOMPRESSED = "uncompressed"
 
 NEIGHBOURS = 100

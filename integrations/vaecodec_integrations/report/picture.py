@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 from vaecodec.extras import require
 from vaecodec_integrations.report.measure import UNCOMPRESSED
-from vaecodec_integrations.report.summarise import JUDGED, RERANKED, Summary
-from vaecodec_integrations.report.tables import label
+from vaecodec_integrations.report.summarise import JUDGED, RERANKED, Summary, label
 
 _CODEC, _LINEAR, _PLAIN, _LOST = "#0b6e4f", "#b5651d", "#555555", "#d9d9d9"
 _REGAINED = ("#0b6e4f", "#3f9b7a", "#7fbfa3", "#bfe0d0")
@@ -19,14 +18,13 @@ _STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "svg.fonttype": "none",
     "svg.hashsalt": "vaecodec",
 }
 
 
 def recall_against_bytes(summary: Summary, form: Literal["png", "svg"]) -> bytes:
     """Recall@10 of each method over bytes per vector, and the curve of SVD at other widths."""
-    figure, axes = _figure(4.4)
+    figure, axes = _figure(3.9)
     curve_bytes, curve_recall = zip(*summary.svd_curve, strict=True)
     axes.plot(curve_bytes, curve_recall, "--", color=_LINEAR, linewidth=1, label="SVD at other widths, exact search")
     means = [method.metrics[JUDGED].mean for method in summary.methods]
@@ -68,7 +66,7 @@ def recall_against_bytes(summary: Summary, form: Literal["png", "svg"]) -> bytes
 
 def losses(summary: Summary, form: Literal["png", "svg"]) -> bytes:
     """For each method two stacked bars: where recall@10 was lost, and what re-ranking brings back."""
-    figure, axes = _figure(0.9 + 0.62 * len(summary.methods))
+    figure, axes = _figure(1.0 + 0.5 * len(summary.methods))
     names = [label(method.name) for method in summary.methods]
     for row, method in enumerate(summary.methods):
         parts = method.losses
@@ -95,7 +93,7 @@ def losses(summary: Summary, form: Literal["png", "svg"]) -> bytes:
         )
     ]
     handles = [axes.barh(0, 0, color=colour, label=text) for colour, text in patches]
-    axes.legend(handles=handles, ncols=4, loc="lower center", bbox_to_anchor=(0.42, 1.0), frameon=False, fontsize=8)
+    axes.legend(handles=handles, ncols=3, loc="lower center", bbox_to_anchor=(0.3, 1.0), frameon=False, fontsize=8)
     return _rendered(figure, form)
 
 
@@ -105,7 +103,7 @@ def _figure(height: float) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     with rc_context(_STYLE):
-        figure = Figure(figsize=(7.2, height), layout="constrained")
+        figure = Figure(figsize=(5.2, height), layout="constrained")
         return figure, figure.subplots()
 
 
@@ -131,5 +129,5 @@ def _rendered(figure: Any, form: Literal["png", "svg"]) -> bytes:
     buffer = io.BytesIO()
     with rc_context(_STYLE):
         # Without a date the same figures give the same bytes.
-        figure.savefig(buffer, format=form, dpi=160, metadata={"Date": None} if form == "svg" else None)
+        figure.savefig(buffer, format=form, dpi=200, metadata={"Date": None} if form == "svg" else None)
     return buffer.getvalue()

@@ -8,10 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from vaecodec.evaluation import Figures, IdArray, Interval, bootstrap, mrr, ndcg, paired_bootstrap, recall
+from vaecodec.linear import LinearKind
 from vaecodec_integrations.report.measure import UNCOMPRESSED, Method, Run
 
 # What the codec is judged by.
 JUDGED = "recall@10"
+
+# What the baselines are called in print.
+LABELS = {
+    LinearKind.TRUNCATION: "truncation",
+    LinearKind.SVD: "SVD",
+    LinearKind.PCA: "PCA, both sides centred",
+    LinearKind.PCA_DOCUMENTS: "PCA, documents centred",
+}
 
 RERANKED = (1, 2, 4, 8)
 _RECALL_AT = (1, 10, 100)
@@ -85,6 +94,23 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class Change:
+    """One metric of one method in an earlier report and now.
+
+    Attributes:
+        method: the method's name now; the codec is held against the codec, whatever it was called.
+        before, now: the means.
+        difference: now - before, paired over the queries; none when these or the base are not the same.
+    """
+
+    method: str
+    metric: str
+    before: float
+    now: float
+    difference: Interval | None
+
+
+@dataclass(frozen=True)
 class Summary:
     """What a report says.
 
@@ -95,6 +121,7 @@ class Summary:
         methods: in the order measured.
         slices: by label, most queries first.
         svd_curve: bytes per vector and recall@10 of SVD at several widths, by exact search.
+        changes: against an earlier report, where one was given.
     """
 
     headline: str
@@ -104,14 +131,15 @@ class Summary:
     methods: Sequence[MethodSummary]
     slices: Sequence[Slice]
     svd_curve: Sequence[tuple[int, float]]
+    changes: Sequence[Change]
 
     def method(self, name: str) -> MethodSummary:
         """The method of that name."""
         return next(method for method in self.methods if method.name == name)
 
 
-def summarise(run: Run) -> Summary:
-    """Derive every figure of a report from what was measured."""
+def summarise(run: Run, earlier: Run | None = None) -> Summary:
+    """Derive every figure of a report from what was measured, and what changed since an earlier one."""
     figures = {method.name: per_query(run, method) for method in run.methods}
     linear = [method.name for method in run.methods if method.name not in (UNCOMPRESSED, run.codec)]
     differences = {}
@@ -130,7 +158,13 @@ def summarise(run: Run) -> Summary:
         svd_curve=[
             (width * _FLOAT_BYTES, float(recall(ids, run.truth, 10).mean())) for width, ids in run.svd_curve.items()
         ],
+        changes=[] if earlier is None else _changes(earlier, run),
     )
+
+
+def label(method: str) -> str:
+    """What a method is called in print: the codec and the uncompressed vectors by their name."""
+    return LABELS[LinearKind(method)] if method in LABELS else method
 
 
 def per_query(run: Run, method: Method) -> dict[str, Figures]:
@@ -143,6 +177,27 @@ def per_query(run: Run, method: Method) -> dict[str, Figures]:
             figures["nDCG@10"] = ndcg(method.engine_ids[judged], relevant, _RELEVANCE_AT)
             figures["MRR@10"] = mrr(method.engine_ids[judged], relevant, _RELEVANCE_AT)
     return figures
+
+
+def _changes(earlier: Run, run: Run) -> list[Change]:
+    paired = all(
+        earlier.setting[data]["fingerprint"] == run.setting[data]["fingerprint"] for data in ("base", "queries")
+    )
+    before = {
+        run.codec if method.name == earlier.codec else method.name: per_query(earlier, method)
+        for method in earlier.methods
+    }
+    changes = []
+    for method in run.methods:
+        for metric, values in per_query(run, method).items():
+            old = before.get(method.name, {}).get(metric)
+            # Of the baselines only what the codec is judged by.
+            if old is None or not (method.name == run.codec or metric == JUDGED):
+                continue
+            same_queries = paired and len(old) == len(values)
+            difference = paired_bootstrap(values, old) if same_queries else None
+            changes.append(Change(method.name, metric, float(old.mean()), float(values.mean()), difference))
+    return changes
 
 
 def _summarise(run: Run, method: Method, figures: Mapping[str, Figures]) -> MethodSummary:
@@ -212,6 +267,6 @@ def _headline(
         verdict = f"{codec} does not beat the best linear baseline"
     ours, theirs = figures[codec][JUDGED].mean(), figures[best][JUDGED].mean()
     return (
-        f"{verdict} ({best}, {width} dimensions): {JUDGED} {ours:.3f} against {theirs:.3f}, "
+        f"{verdict} ({label(best)}; {width} dimensions): {JUDGED} {ours:.3f} against {theirs:.3f}, "
         f"paired difference {difference.mean:+.3f}, 95 % interval [{difference.low:+.3f}, {difference.high:+.3f}]."
     )

@@ -7,14 +7,7 @@ from dataclasses import dataclass
 
 from vaecodec.evaluation import Interval
 from vaecodec_integrations.report.measure import UNCOMPRESSED, Run
-from vaecodec_integrations.report.summarise import JUDGED, MethodSummary, Summary
-
-_LABELS_OF_LINEAR = {
-    "truncation": "truncation (first coordinates)",
-    "svd": "SVD, uncentred",
-    "pca": "PCA, both sides centred",
-    "pca-documents": "PCA, documents centred, dot product",
-}
+from vaecodec_integrations.report.summarise import JUDGED, MethodSummary, Summary, label
 
 
 @dataclass(frozen=True)
@@ -41,17 +34,14 @@ def tables(summary: Summary, run: Run) -> list[Table]:
     shown = [_quality(summary), _costs(summary), _difference(summary), _losses(summary), _geometry(summary, run)]
     if summary.slices:
         shown.append(_slices(summary))
+    if summary.changes:
+        shown.append(_changes(summary))
     return [*shown, _setting(run)]
 
 
 def interval(value: Interval, sign: str = "") -> str:
     """A mean with its 95 % interval."""
     return f"{value.mean:{sign}.3f} [{value.low:{sign}.3f}, {value.high:{sign}.3f}]"
-
-
-def label(name: str) -> str:
-    """What a method is called in print."""
-    return _LABELS_OF_LINEAR.get(name, name)
 
 
 def _methods(summary: Summary, title: str, note: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
@@ -151,6 +141,22 @@ def _slices(summary: Summary) -> Table:
     ]
     columns = ("slice", "queries", summary.codec, label(summary.best_linear), "difference")
     return Table(f"{JUDGED} by slice", "Paired differences, 95 % intervals.", columns, rows)
+
+
+def _changes(summary: Summary) -> Table:
+    rows = [
+        (
+            label(change.method),
+            change.metric,
+            f"{change.before:.3f}",
+            f"{change.now:.3f}",
+            interval(change.difference, "+") if change.difference else f"{change.now - change.before:+.3f}, not paired",
+        )
+        for change in summary.changes
+    ]
+    note = "Now minus before, paired over the queries where base and queries are the same vectors."
+    columns = ("stored as", "metric", "before", "now", "difference")
+    return Table("What changed since the earlier report", note, columns, rows)
 
 
 def _setting(run: Run) -> Table:

@@ -8,16 +8,15 @@ from pathlib import Path
 
 from vaecodec.artifact import write_atomically
 from vaecodec_integrations.report.markdown import markdown
-from vaecodec_integrations.report.measure import Run
+from vaecodec_integrations.report.measure import FORMAT_VERSION, Run
+from vaecodec_integrations.report.page import page
 from vaecodec_integrations.report.picture import losses, recall_against_bytes
 from vaecodec_integrations.report.summarise import Summary
 from vaecodec_integrations.report.tables import tables
 
-FORMAT_VERSION = 1
-
 _PICTURES = (
-    ("recall.png", "recall against bytes per vector", recall_against_bytes),
-    ("losses.png", "where recall is lost, and what re-ranking brings back", losses),
+    ("recall", "recall against bytes per vector", recall_against_bytes),
+    ("losses", "where recall is lost, and what re-ranking brings back", losses),
 )
 
 
@@ -26,10 +25,13 @@ def write(folder: Path, run: Run, summary: Summary) -> None:
 
     Everything is rendered before the first file is written, and each file appears whole.
     """
-    text = markdown(summary.headline, tables(summary, run), [(name, caption) for name, caption, _ in _PICTURES])
+    shown = tables(summary, run)
+    text = markdown(summary.headline, shown, [(f"{name}.png", caption) for name, caption, _ in _PICTURES])
+    drawings = [(draw(summary, "svg"), caption) for _, caption, draw in _PICTURES]
     document = {"format_version": FORMAT_VERSION, "summary": asdict(summary), "run": run.to_json()}
-    files = {name: draw(summary, "png") for name, _, draw in _PICTURES}
+    files = {f"{name}.png": draw(summary, "png") for name, _, draw in _PICTURES}
     files["report.md"] = text.encode()
+    files["report.html"] = page(summary.headline, shown, drawings).encode()
     files["report.json"] = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():

@@ -1,0 +1,98 @@
+"""report.html in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vaecodec_integrations.report import measure, summarise, write
+from vaecodec_integrations.report.engine import EngineName, open_engine
+from vaecodec_integrations.report.page import page
+from vaecodec_integrations.report.tables import Table
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+PHONE = """<!DOCTYPE html><body><iframe src="report.html" width="390" height="800"></iframe><script>
+const frame = document.querySelector("iframe");
+frame.onload = () => { document.body.dataset.width = frame.contentDocument.documentElement.scrollWidth; };
+</script></body>"""
+
+
+@pytest.fixture(scope="module")
+def report(sample, svd_codec, tmp_path_factory):
+    """The folder of a report, and its summary."""
+    codec = svd_codec.truncated(32)
+    run = measure(
+        sample.base[:600],
+        sample.queries[:60],
+        codec,
+        open_engine(EngineName.EXACT),
+        name="svd32.onnx",
+        relevant=[[0]] * 60,
+        labels=["<b>&amp;"] * 60,
+    )
+    summary = summarise(run, run)
+    folder = tmp_path_factory.mktemp("report")
+    write(folder, run, summary)
+    return folder, summary
+
+
+def browse(path: Path, *options: str) -> tuple[str, list[str]]:
+    """The document after scripts have run, and what the console said."""
+    command = [str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    command += [f"--user-data-dir={path.parent / 'profile'}", "--allow-file-access-from-files", *options]
+    result = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=60, check=True)
+    return result.stdout, [line for line in result.stderr.splitlines() if "CONSOLE" in line]
+
+
+def test_nothing_is_fetched(report):
+    text = (report[0] / "report.html").read_text()
+    assert not re.search(r"(src|href)=\"(?!data:)|url\(|@import|<script", text)
+    for svg in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", text):
+        assert b"<svg" in base64.b64decode(svg)[:1000]
+    assert text.count("data:image/svg+xml") == 2
+
+
+def test_text_cannot_break_the_page():
+    text = page("<i>&", [Table("<t>", "<n>", ("<c>", ""), [("<r>", "1 [<a>]")])], [(b"<svg/>", '"<p>"')])
+    assert not re.search(r"<[itncra]>", text)
+    assert 'alt="&quot;&lt;p&gt;&quot;"' in text
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs chromium or google-chrome on the PATH")
+class TestInABrowser:
+    def test_shows_every_figure_and_the_console_stays_silent(self, report):
+        folder, summary = report
+        document, console = browse(folder / "report.html", "--dump-dom")
+        text = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", document))
+        assert console == []
+        assert re.search(r"<h1>(.*?)</h1>", document)[1] == summary.headline
+        for method in summary.methods:
+            for value in method.metrics.values():
+                assert f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]" in text
+        assert "&lt;b&gt;&amp;amp;" in document
+        assert "What changed since the earlier report" in text
+
+    def test_a_console_message_would_be_seen(self, tmp_path):
+        (tmp_path / "loud.html").write_text("<script>console.error('heard')</script>")
+        assert "heard" in browse(tmp_path / "loud.html", "--dump-dom")[1][0]
+
+    def test_fits_a_phone(self, report):
+        folder, _ = report
+        (folder / "phone.html").write_text(PHONE)
+        document, _ = browse(folder / "phone.html", "--dump-dom")
+        assert int(re.search(r'data-width="(\d+)"', document)[1]) <= 390
+
+    def test_draws_the_pictures(self, report):
+        folder, _ = report
+        browse(folder / "report.html", f"--screenshot={folder / 'shot.png'}", "--window-size=800,1000")
+        colours = Image.open(folder / "shot.png").convert("RGB").getcolors(1 << 20)
+        shares = {colour: count for count, colour in colours}
+        assert shares[11, 110, 79] > 2_000  # the codec's green, in the bars
+        assert shares[200, 85, 61] > 2_000  # what the codec lost
