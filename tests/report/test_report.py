@@ -46,7 +46,7 @@ def run(small, sample, svd_codec) -> Run:
         svd_codec.truncated(32),
         open_engine(EngineName.EXACT),
         name="svd32.onnx",
-        train=sample.train[:2_000],
+        train=sample.train,
         relevant=relevant,
         labels=["even" if query % 2 == 0 else "odd" for query in range(QUERIES)],
     )
