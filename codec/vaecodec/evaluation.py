@@ -123,6 +123,15 @@ def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(ranks_a @ ranks_b / scale) if scale > 0 else float("nan")
 
 
+def pair_scores(left: FloatArray, right: FloatArray, metric: Metric) -> NDArray[Any]:
+    """Scores of pairs, row by row, (n,), as :func:`similarities` gives them; ``left`` and ``right`` are (n, d)."""
+    if metric is Metric.L2:
+        return -np.asarray(((left - right) ** 2).sum(axis=1))
+    if metric is Metric.COSINE:
+        left, right = _unit(left), _unit(right)
+    return np.asarray(np.einsum("ij,ij->i", left, right))
+
+
 def pair_similarity(
     original: FloatArray,
     latents: FloatArray,
@@ -142,8 +151,8 @@ def pair_similarity(
     left = random.integers(0, len(original), pairs)
     right = (left + random.integers(1, len(original), pairs)) % len(original)
     return spearman(
-        _pair_scores(original[left], original[right], metric),
-        _pair_scores(latents[left], latents[right], latent_metric),
+        pair_scores(original[left], original[right], metric),
+        pair_scores(latents[left], latents[right], latent_metric),
     )
 
 
@@ -190,14 +199,6 @@ def _top(scores: FloatArray, k: int) -> tuple[IdArray, FloatArray]:
 
 def _answers(relevant: Sequence[Any] | NDArray[Any]) -> list[NDArray[Any]]:
     return [np.atleast_1d(np.asarray(answers)) for answers in relevant]
-
-
-def _pair_scores(left: FloatArray, right: FloatArray, metric: Metric) -> NDArray[Any]:
-    if metric is Metric.L2:
-        return -np.asarray(((left - right) ** 2).sum(axis=1))
-    if metric is Metric.COSINE:
-        left, right = _unit(left), _unit(right)
-    return np.asarray(np.einsum("ij,ij->i", left, right))
 
 
 def _ranks(values: NDArray[Any]) -> Figures:

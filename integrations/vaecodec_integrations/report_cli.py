@@ -14,7 +14,7 @@ from vaecodec.codec import Codec
 from vaecodec.extras import require
 from vaecodec_integrations.report import measure, summarise, write
 from vaecodec_integrations.report.engine import EngineName, open_engine
-from vaecodec_integrations.report.inputs import read_labels, read_relevant, read_report, read_vectors
+from vaecodec_integrations.report.inputs import read_labels, read_relevant, read_report, read_scored_pairs, read_vectors
 from vaecodec_integrations.report.tables import Table as TextTable
 from vaecodec_integrations.report.tables import tables
 
@@ -36,6 +36,10 @@ def report(
     labels: Annotated[
         Path | None, typer.Option(help="The slice that each query belongs to: .npy, or text with one line for each.")
     ] = None,
+    scored_pairs: Annotated[
+        Path | None,
+        typer.Option(help="Pairs whose similarity people scored: .npz with the arrays first, second and scores."),
+    ] = None,
     compare: Annotated[
         Path | None, typer.Option(help="The report.json of an earlier report, to show what changed.")
     ] = None,
@@ -46,6 +50,7 @@ def report(
     loaded = Codec.load(codec)
     answers = None if relevant is None else read_relevant(relevant)
     slices = None if labels is None else read_labels(labels)
+    pairs = None if scored_pairs is None else read_scored_pairs(scored_pairs)
     earlier = None if compare is None else read_report(compare)
     console = Console()
     with console.status("reading vectors") as status:
@@ -58,6 +63,7 @@ def report(
             train=None if train is None else read_vectors(train),
             relevant=answers,
             labels=slices,
+            scored_pairs=pairs,
             on_method=lambda name: status.update(f"measuring {escape(name)}"),
         )
         status.update("writing the report")

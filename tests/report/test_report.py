@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 from sklearn.neighbors import NearestNeighbors
 
 from vaecodec import LinearCodec, LinearKind, Metric, fit_linear
@@ -19,8 +20,9 @@ from vaecodec.errors import NonFiniteError, ReportInputError, WrongWidthError
 from vaecodec.evaluation import exact_search, recall
 from vaecodec_integrations.report import Run, measure, summarise, write
 from vaecodec_integrations.report.engine import EngineName, open_engine
-from vaecodec_integrations.report.inputs import read_labels, read_relevant, read_report
+from vaecodec_integrations.report.inputs import read_labels, read_relevant, read_report, read_scored_pairs
 from vaecodec_integrations.report.markdown import markdown
+from vaecodec_integrations.report.measure import ScoredPairs
 from vaecodec_integrations.report.tables import tables
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "debian-sample"
@@ -135,6 +137,28 @@ def test_unreached_documents_are_those_that_no_neighbour_finds(run, small, svd_c
     expected = np.mean([not after[document] for document in range(BASE) if before[document]])
     assert summarise(run).method("svd32.onnx").unreached == pytest.approx(expected, abs=0.02)
     assert run.methods[0].unreached == []
+
+
+def test_scored_pairs_are_correlated_as_scipy_does(sample, svd_codec):
+    codec = svd_codec.truncated(16)
+    first, second = sample.base[:60], sample.base[60:120]
+    scores = np.random.default_rng(0).integers(0, 6, 60)
+    run = measure(
+        sample.base[:200],
+        sample.queries[:20],
+        codec,
+        open_engine(EngineName.EXACT),
+        name="codec",
+        scored_pairs=ScoredPairs(first, second, scores),
+    )
+    summary = summarise(run)
+
+    for name, a, b in [("uncompressed", first, second), ("codec", codec.encode(first), codec.encode(second))]:
+        cosines = np.einsum("ij,ij->i", a, b)
+        assert summary.method(name).scored_pairs == pytest.approx(spearmanr(cosines, scores).statistic, abs=1e-6)
+    text = markdown("", tables(summary, run), [])
+    assert "| stored as | pair similarity | scored pairs | reconstruction | unreached |" in text
+    assert f"{summary.method('codec').scored_pairs:.3f}" in text
 
 
 def test_worst_tenth_and_slices(run):
@@ -326,6 +350,15 @@ def test_bad_input_is_refused_before_anything_is_measured(small, svd_codec):
     refused(ReportInputError, "relevant: expected 100 entries, one for each query, got 3", relevant=[[1], [2], [3]])
     refused(ReportInputError, "labels: expected 100 entries", labels=["a"])
     refused(ReportInputError, "relevant: query 1 names a row outside the base", relevant=[[0], [BASE], *relevant[2:]])
+    refused(ReportInputError, "base: all rows are the same vector", base=np.repeat(base[:1], 20, axis=0))
+    three = np.arange(3.0)
+    for pairs, message in [
+        (ScoredPairs(base[:3], base[:2], three), "got 3, 2 and scores of shape (3,)"),
+        (ScoredPairs(base[:3], base[:3], np.ones(3)), "finite scores that are not all the same"),
+        (ScoredPairs(base[:3], base[:3], np.array([1, 2, np.nan])), "finite scores"),
+    ]:
+        refused(ReportInputError, message, scored_pairs=pairs)
+    refused(WrongWidthError, "scored pairs, second: expected", scored_pairs=ScoredPairs(base[:3], base[:3, :9], three))
     refused(ReportInputError, "name: 'svd' is the name of a baseline", name="svd")
 
 
@@ -338,6 +371,12 @@ def test_relevance_and_labels_from_files(tmp_path):
     assert read_relevant(tmp_path / "one.npy") == [[3], [1], [2]]
     assert read_relevant(tmp_path / "lists.json") == [[3], [], [1, 2]]
     assert list(read_labels(tmp_path / "labels.npy")) == list(read_labels(tmp_path / "labels.txt")) == ["de", "en"]
+
+    np.savez(tmp_path / "pairs.npz", first=np.eye(3), second=np.eye(3), scores=[1, 2, 3])
+    assert read_scored_pairs(tmp_path / "pairs.npz").scores.tolist() == [1, 2, 3]
+    for name in ("one.npy", "labels.txt", "absent.npz"):
+        with pytest.raises(ReportInputError, match=r"expected a \.npz file with first, second and scores"):
+            read_scored_pairs(tmp_path / name)
 
     np.save(tmp_path / "floats.npy", np.ones(3))
     np.save(tmp_path / "objects.npy", np.array([[1], None], dtype=object), allow_pickle=True)

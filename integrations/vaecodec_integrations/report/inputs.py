@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vaecodec.errors import ReportInputError
 from vaecodec.sources import open_source
-from vaecodec_integrations.report.measure import FORMAT_VERSION, Run
+from vaecodec_integrations.report.measure import FORMAT_VERSION, Run, ScoredPairs
 
 
 def read_vectors(location: str) -> NDArray[Any]:
@@ -62,6 +62,22 @@ def read_labels(path: Path) -> Sequence[str]:
             f"{path}: expected one string or integer for each query, got dtype {array.dtype} and shape {array.shape}"
         )
     return [str(label) for label in array.tolist()]
+
+
+def read_scored_pairs(path: Path) -> ScoredPairs:
+    """Pairs of embeddings and how alike people found them.
+
+    Args:
+        path: ``.npz`` with float (n, d) arrays ``first`` and ``second``, and ``scores`` (n,).
+
+    Raises:
+        ReportInputError: there is no such file, or it holds something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return ScoredPairs(arrays["first"], arrays["second"], arrays["scores"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ReportInputError(f"{path}: expected a .npz file with first, second and scores: {error}") from error
 
 
 def read_report(path: Path) -> Run:

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vaecodec import __version__
 from vaecodec.errors import ReportInputError
-from vaecodec.evaluation import IdArray, exact_search, pair_similarity
+from vaecodec.evaluation import IdArray, exact_search, pair_scores, pair_similarity, spearman
 from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec.linear import LinearKind, fit_linear
 from vaecodec.vectors import as_vectors, normalised
@@ -42,6 +43,20 @@ _CURVE_STEPS = (0.25, 0.5, 1, 2, 4)
 
 
 @dataclass(frozen=True)
+class ScoredPairs:
+    """Pairs of embeddings whose similarity people have scored, as in the STS benchmarks.
+
+    Attributes:
+        first, second: float (n, d), row for row one pair.
+        scores: (n,), larger is more alike.
+    """
+
+    first: Any
+    second: Any
+    scores: NDArray[Any]
+
+
+@dataclass(frozen=True)
 class Method:
     """One way to store the vectors, and what came back from it.
 
@@ -55,6 +70,7 @@ class Method:
         encode_queries_seconds: to encode the queries.
         search_seconds: to search them all in one batch, the median of three runs after a warm-up.
         pair_similarity: Spearman correlation of pair scores before and after.
+        scored_pairs: Spearman correlation of pair scores with those that people gave; none where not given.
         reconstruction: mean cosine between embeddings and what the codec restores.
         unreached: numbers of those sampled documents that no document of their own neighbourhood finds any more.
         exact_ids: (nq, k) by exact search on what is stored.
@@ -70,6 +86,7 @@ class Method:
     encode_queries_seconds: float
     search_seconds: float
     pair_similarity: float
+    scored_pairs: float | None
     reconstruction: float
     unreached: list[int]
     exact_ids: IdArray
@@ -130,6 +147,7 @@ def measure(
     train: Any = None,
     relevant: Sequence[Sequence[int]] | None = None,
     labels: Sequence[str] | None = None,
+    scored_pairs: ScoredPairs | None = None,
     on_method: Callable[[str], None] = lambda _: None,
 ) -> Run:
     """Measure the codec, the uncompressed vectors and the linear baselines of the same width.
@@ -143,16 +161,20 @@ def measure(
         train: float (n, d), what the linear baselines are fitted on; the base itself by default.
         relevant: for each query the rows of ``base`` that answer it; empty where unknown.
         labels: for each query the slice that it belongs to.
+        scored_pairs: pairs of embeddings whose similarity people have scored.
         on_method: called with the name of each method before it is measured.
 
     Raises:
         InvalidVectorsError: naming the first bad row.
-        ReportInputError: too few rows, or relevance or labels that do not fit the queries.
+        ReportInputError: too few rows, rows that are all the same, relevance or labels that do not fit the queries,
+            or scores that do not fit the pairs.
     """
     metric = codec.metric
     base = as_vectors(base, codec.dim, metric, name="base")
     queries = as_vectors(queries, codec.dim, metric, name="queries")
     _check(base, queries, relevant, labels, name)
+    if scored_pairs is not None:
+        scored_pairs = _checked(scored_pairs, codec.dim, metric)
     if metric is Metric.COSINE:
         base, queries = normalised(base), normalised(queries)
     setting = {
@@ -179,7 +201,7 @@ def measure(
     methods = []
     for method, reduction in [(UNCOMPRESSED, None), *linear.items(), (name, codec)]:
         on_method(method)
-        methods.append(_measure(method, reduction, base, queries, metric, engine, hood))
+        methods.append(_measure(method, reduction, base, queries, metric, engine, hood, scored_pairs))
     on_method("SVD at other widths")
     return Run(
         codec=name,
@@ -204,6 +226,8 @@ def _check(
         raise ReportInputError(
             f"expected at least {_FEWEST_ROWS} rows in base and 1 in queries, got {len(base)} and {len(queries)}"
         )
+    if (base == base[0]).all():
+        raise ReportInputError("base: all rows are the same vector, so that there is nothing to rank")
     for what, given in (("relevant", relevant), ("labels", labels)):
         if given is not None and len(given) != len(queries):
             raise ReportInputError(f"{what}: expected {len(queries)} entries, one for each query, got {len(given)}")
@@ -214,6 +238,20 @@ def _check(
         raise ReportInputError(f"name: {name!r} is the name of a baseline; call the codec something else")
 
 
+def _checked(pairs: ScoredPairs, dim: int, metric: Metric) -> ScoredPairs:
+    first = as_vectors(pairs.first, dim, metric, name="scored pairs, first")
+    second = as_vectors(pairs.second, dim, metric, name="scored pairs, second")
+    scores = np.asarray(pairs.scores, np.float64)
+    if not (scores.ndim == 1 and len(first) == len(second) == len(scores)):
+        raise ReportInputError(
+            f"scored pairs: expected as many first and second rows as scores, got {len(first)}, {len(second)} and "
+            f"scores of shape {scores.shape}"
+        )
+    if not np.isfinite(scores).all() or len(np.unique(scores)) < 2:
+        raise ReportInputError("scored pairs: expected finite scores that are not all the same")
+    return ScoredPairs(first, second, scores)
+
+
 def _measure(
     name: str,
     codec: VectorCodec | None,
@@ -222,6 +260,7 @@ def _measure(
     metric: Metric,
     engine: Engine,
     hood: _Neighbourhoods,
+    scored: ScoredPairs | None,
 ) -> Method:
     stored, encode_seconds = _timed(lambda: codec.encode(base) if codec else base)
     encoded, encode_queries_seconds = _timed(lambda: codec.encode_queries(queries) if codec else queries)
@@ -235,6 +274,7 @@ def _measure(
             size_bytes = index.size_bytes
         finally:
             index.close()
+    encode = codec.encode if codec else _unchanged
     sample = base[:: max(1, len(base) // _RECONSTRUCTED_ROWS)]
     restored = codec.decode(codec.encode(sample)) if codec else sample
     return Method(
@@ -247,6 +287,9 @@ def _measure(
         encode_queries_seconds=encode_queries_seconds if codec else 0.0,
         search_seconds=statistics.median(seconds for _, seconds in runs),
         pair_similarity=pair_similarity(base, stored, metric, stored_metric),
+        scored_pairs=None
+        if scored is None
+        else spearman(pair_scores(encode(scored.first), encode(scored.second), stored_metric), scored.scores),
         reconstruction=_mean_cosine(sample, restored),
         unreached=hood.unreached(stored, codec.encode_queries if codec else None, stored_metric),
         exact_ids=exact_search(stored, encoded, k, stored_metric)[0],
@@ -296,6 +339,10 @@ def _svd_curve(train: Any, base: FloatArray, queries: FloatArray, code_dim: int,
         svd = widest.truncated(width)
         curve[width] = exact_search(svd.encode(base), svd.encode_queries(queries), 10, svd.latent_metric)[0]
     return curve
+
+
+def _unchanged(vectors: FloatArray) -> FloatArray:
+    return vectors
 
 
 def _timed(call: Callable[[], T]) -> tuple[T, float]:

@@ -51,7 +51,8 @@ class MethodSummary:
     """The figures of one way to store the vectors.
 
     Attributes:
-        name, width, bytes_per_vector, index_bytes, pair_similarity, reconstruction: see :class:`Method`.
+        name, width, bytes_per_vector, index_bytes, pair_similarity, scored_pairs, reconstruction: see
+            :class:`Method`.
         build_seconds: encoding and indexing the base.
         queries_per_second: encoding and searching the queries, in one batch.
         metrics: recall@k, and nDCG@10 and MRR@10 where relevance is known, by name.
@@ -69,6 +70,7 @@ class MethodSummary:
     metrics: Mapping[str, Interval]
     worst_decile: float
     pair_similarity: float
+    scored_pairs: float | None
     reconstruction: float
     unreached: float
     losses: Losses
@@ -213,6 +215,7 @@ def _summarise(run: Run, method: Method, figures: Mapping[str, Figures]) -> Meth
         metrics={metric: bootstrap(values) for metric, values in figures.items()},
         worst_decile=float(judged[: max(1, queries // 10)].mean()),
         pair_similarity=method.pair_similarity,
+        scored_pairs=method.scored_pairs,
         reconstruction=method.reconstruction,
         unreached=len(method.unreached) / max(1, run.sampled),
         losses=_losses(run, method),

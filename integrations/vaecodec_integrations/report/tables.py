@@ -114,18 +114,22 @@ def _losses(summary: Summary) -> Table:
 
 
 def _geometry(summary: Summary, run: Run) -> Table:
-    cells = [
-        [f"{method.pair_similarity:.3f}", f"{method.reconstruction:.3f}", f"{method.unreached:.1%}"]
-        for method in summary.methods
-    ]
+    def cells(method: MethodSummary) -> list[str]:
+        scored = [] if method.scored_pairs is None else [f"{method.scored_pairs:.3f}"]
+        return [f"{method.pair_similarity:.3f}", *scored, f"{method.reconstruction:.3f}", f"{method.unreached:.1%}"]
+
+    scored = summary.methods[0].scored_pairs is not None
     note = (
-        "Pair similarity: Spearman correlation of the scores of 20,000 random pairs before and after. Reconstruction: "
-        "mean cosine between embeddings and what is restored. Unreached: share of "
+        "Pair similarity: Spearman correlation of the scores of 20,000 random pairs before and after. "
+        + ("Scored pairs: Spearman correlation with the scores that people gave. " if scored else "")
+        + "Reconstruction: mean cosine between embeddings and what is restored. Unreached: share of "
         f"{run.sampled:,} sampled documents that one of their 10 nearest neighbours had among its own 10 nearest, and "
         "none has any more."
     )
-    columns = ("pair similarity", "reconstruction", "unreached")
-    return _methods(summary, "What happens to the geometry", note, columns, cells)
+    columns = ("pair similarity", *(("scored pairs",) if scored else ()), "reconstruction", "unreached")
+    return _methods(
+        summary, "What happens to the geometry", note, columns, [cells(method) for method in summary.methods]
+    )
 
 
 def _slices(summary: Summary) -> Table:
