@@ -17,9 +17,9 @@ from vaecodec_integrations.qdrant.surface import (
     STATIC,
     TRANSLATED,
     bound_arguments,
+    parameter_names,
     public_methods,
     refusal,
-    signature_without_self,
 )
 
 
@@ -93,19 +93,19 @@ def _finished(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 def _translated(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-    signature = signature_without_self(original)
+    names = parameter_names(original)
 
     if inspect.iscoroutinefunction(original):
 
         @wraps(original)
         async def method(self: AsyncCompressedQdrantClient, *args: Any, **kwargs: Any) -> Any:
-            return await self._run(getattr(self._flows, name)(**bound_arguments(signature, args, kwargs)))
+            return await self._run(getattr(self._flows, name)(**bound_arguments(names, args, kwargs)))
 
         return method
 
     @wraps(original)
     def blocking(self: AsyncCompressedQdrantClient, *args: Any, **kwargs: Any) -> Any:
-        return self._run_blocking(getattr(self._flows, name)(**bound_arguments(signature, args, kwargs)))
+        return self._run_blocking(getattr(self._flows, name)(**bound_arguments(names, args, kwargs)))
 
     return blocking
 

@@ -17,9 +17,9 @@ from vaecodec_integrations.qdrant.surface import (
     STATIC,
     TRANSLATED,
     bound_arguments,
+    parameter_names,
     public_methods,
     refusal,
-    signature_without_self,
 )
 
 
@@ -85,11 +85,11 @@ class CompressedQdrantClient(QdrantClient):
 
 
 def _translated(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-    signature = signature_without_self(original)
+    names = parameter_names(original)
 
     @wraps(original)
     def method(self: CompressedQdrantClient, *args: Any, **kwargs: Any) -> Any:
-        return self._run(getattr(self._flows, name)(**bound_arguments(signature, args, kwargs)))
+        return self._run(getattr(self._flows, name)(**bound_arguments(names, args, kwargs)))
 
     return method
 

@@ -6,7 +6,7 @@ A method of a newer qdrant-client that is in neither list raises instead of pass
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -100,11 +100,17 @@ def public_methods(client: type) -> dict[str, Callable[..., Any]]:
     return {name: value for name, value in inspect.getmembers(client, callable) if not name.startswith("_")}
 
 
-def bound_arguments(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by name, positional ones included; raises ``TypeError`` as the call itself would."""
-    arguments = signature.bind(*args, **kwargs).arguments
-    extra = arguments.pop("kwargs", {})
-    return {**arguments, **extra}
+def bound_arguments(names: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name, positional ones included.
+
+    ``inspect.Signature.bind`` would do the same, but takes as long as encoding a vector.
+    """
+    arguments = dict(zip(names, args, strict=False))
+    repeated = arguments.keys() & kwargs.keys()
+    if len(args) > len(names) or repeated:
+        detail = f"{sorted(repeated)} given twice" if repeated else f"at most {len(names)} positional arguments"
+        raise TypeError(f"expected each argument once, got {len(args)} positional ones: {detail}")
+    return arguments | kwargs
 
 
 def refusal(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -120,7 +126,7 @@ def refusal(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     return refuse
 
 
-def signature_without_self(method: Callable[..., Any]) -> inspect.Signature:
-    """A method's signature as its caller sees it."""
-    signature = inspect.signature(method)
-    return signature.replace(parameters=list(signature.parameters.values())[1:])
+def parameter_names(method: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of a method's parameters that can be given by position, without ``self``."""
+    parameters = list(inspect.signature(method).parameters.values())[1:]
+    return tuple(p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)

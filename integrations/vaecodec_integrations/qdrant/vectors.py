@@ -17,6 +17,7 @@ from vaecodec_integrations.qdrant.layout import UNNAMED, CodedVector, Layout
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 VectorCall = Callable[[FloatArray], FloatArray]
+Label = Callable[[int], str]
 # Fetches kept originals: ids to float32 (m, dim) of those found, and which were found.
 FetchOriginals = Callable[[Sequence[Any]], tuple[FloatArray, "np.ndarray[Any, np.dtype[np.bool_]]"]]
 
@@ -38,22 +39,22 @@ def encode_points(layout: Layout, points: Sequence[Any]) -> list[Any]:
     return [copy_with(point, vector=vector) for point, vector in zip(structs, encoded, strict=True)]
 
 
-def encode_vectors(layout: Layout, vectors: Sequence[Any], labels: Sequence[Any]) -> list[Any]:
+def encode_vectors(layout: Layout, vectors: Sequence[Any], ids: Sequence[Any]) -> list[Any]:
     """One point's vectors per item, plain or by name, with the compressed ones encoded as documents.
 
     Args:
         vectors: per point a vector, a multivector, or a dict of these by name.
-        labels: what the points are called in error messages, usually their ids.
+        ids: of the points, for error messages.
 
     Raises:
         InvalidVectorsError: naming the first bad point; nothing is returned then.
     """
     named = [v if isinstance(v, dict) else {UNNAMED: v} for v in vectors]
-    results: list[dict[str, Any]] = [dict(v) for v in named]
+    results = [dict(v) for v in named]
     for name, coded in layout.coded.items():
         rows = [i for i, point in enumerate(named) if point.get(name) is not None]
         column = [named[i][name] for i in rows]
-        encoded = encode_column(coded, column, coded.codec.encode, [f"point {labels[i]!r}" for i in rows])
+        encoded = encode_column(coded, column, coded.codec.encode, _point_label([ids[i] for i in rows]))
         for row, raw, latent in zip(rows, column, encoded, strict=True):
             results[row][name] = latent
             if coded.original is not None:
@@ -64,66 +65,92 @@ def encode_vectors(layout: Layout, vectors: Sequence[Any], labels: Sequence[Any]
     ]
 
 
+def _point_label(ids: Sequence[Any]) -> Label:
+    return lambda number: f"point {ids[number]!r}"
+
+
 def encode_batch(layout: Layout, batch: models.Batch) -> models.Batch:
     """A ``Batch`` with its compressed columns encoded."""
     columns: dict[str, Any] = dict(batch.vectors) if isinstance(batch.vectors, dict) else {UNNAMED: batch.vectors}
+
+    def label(row: int) -> str:
+        return f"point {batch.ids[row]!r}" if row < len(batch.ids) else f"row {row}"
+
     for name, coded in layout.coded.items():
         if name not in columns:
             continue
         raw = columns[name]
-        labels = [f"point {batch.ids[i]!r}" if i < len(batch.ids) else f"row {i}" for i in range(len(raw))]
-        columns[name] = encode_column(coded, raw, coded.codec.encode, labels)
+        columns[name] = encode_column(coded, raw, coded.codec.encode, label)
         if coded.original is not None:
             columns[coded.original] = as_lists(raw)
     return copy_with(batch, vectors=columns[UNNAMED] if list(columns) == [UNNAMED] else columns)
 
 
-def encode_column(coded: CodedVector, vectors: Sequence[Any], call: VectorCall, labels: Sequence[str]) -> list[Any]:
+def encode_column(coded: CodedVector, vectors: Sequence[Any], call: VectorCall, label: Label) -> list[Any]:
     """Vectors of one name as lists of floats; multivectors row by row.
 
     Args:
         vectors: float (dim,) each, or float (m, dim) where ``coded.multi``.
         call: the codec's ``encode`` or ``encode_queries``.
-        labels: what each vector is called in error messages.
+        label: what the vector of a number is called in error messages.
     """
     if not len(vectors):
         return []
     if not coded.multi:
-        return list(_call(coded, stacked(coded, vectors, labels), call, labels).tolist())
+        return list(_call(coded, stacked(coded, vectors, label), call, label).tolist())
     lengths = [len(vector) for vector in vectors]
     flat = [row for vector in vectors for row in vector]
-    owners = [label for label, length in zip(labels, lengths, strict=True) for _ in range(length)]
-    rows = iter(_call(coded, stacked(coded, flat, owners), call, owners).tolist())
+    owners = [number for number, length in enumerate(lengths) for _ in range(length)]
+
+    def owner(row: int) -> str:
+        return label(owners[row])
+
+    rows = iter(_call(coded, stacked(coded, flat, owner), call, owner).tolist())
     return [[next(rows) for _ in range(length)] for length in lengths]
 
 
-def stacked(coded: CodedVector, vectors: Sequence[Any], labels: Sequence[str]) -> FloatArray:
-    """Vectors of one name as float32 (n, dim); raises ``InvalidVectorsError`` naming the first of another shape."""
+def stacked(coded: CodedVector, vectors: Sequence[Any], label: Label) -> FloatArray:
+    """Vectors of one name as float32 (n, dim).
+
+    Raises:
+        UntranslatableError, WrongWidthError: naming the first vector that is none of this width.
+    """
+    shape = (len(vectors), coded.codec.dim)
+    try:
+        with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused by the codec
+            rows = np.array(vectors, dtype=np.float32)
+    except (TypeError, ValueError):
+        rows = np.empty((0, 0), np.float32)
+    if rows.shape != shape:
+        for number, vector in enumerate(vectors):
+            _check_form(coded, vector, label(number))
+        raise UntranslatableError(f"vector {coded.name!r}: expected {shape[1]} floats per point, got other values")
+    return rows
+
+
+def _check_form(coded: CodedVector, vector: Any, label: str) -> None:
     dim = coded.codec.dim
-    for label, vector in zip(labels, vectors, strict=True):
-        if isinstance(vector, _INFERENCE):
-            raise UntranslatableError(
-                f"{label}, vector {coded.name!r}: expected {dim} floats, got a {type(vector).__name__} to be embedded "
-                "elsewhere; embed it first, then pass the vector"
-            )
-        if isinstance(vector, models.SparseVector) or (len(vector) and isinstance(vector[0], (list, np.ndarray))):
-            raise UntranslatableError(
-                f"{label}, vector {coded.name!r}: expected {dim} floats, got a {type(vector).__name__} of another kind"
-            )
-        if len(vector) != dim:
-            raise WrongWidthError(
-                f"{label}, vector {coded.name!r}: expected width {dim}, got {len(vector)}; "
-                "was it made by the embedding model that the codec was trained for?"
-            )
-    with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused by the codec
-        return np.array(vectors, dtype=np.float32).reshape(len(vectors), dim)
+    if isinstance(vector, _INFERENCE):
+        raise UntranslatableError(
+            f"{label}, vector {coded.name!r}: expected {dim} floats, got a {type(vector).__name__} to be embedded "
+            "elsewhere; embed it first, then pass the vector"
+        )
+    if isinstance(vector, models.SparseVector) or (len(vector) and isinstance(vector[0], (list, np.ndarray))):
+        raise UntranslatableError(
+            f"{label}, vector {coded.name!r}: expected {dim} floats, got a {type(vector).__name__} of another kind"
+        )
+    if len(vector) != dim:
+        raise WrongWidthError(
+            f"{label}, vector {coded.name!r}: expected width {dim}, got {len(vector)}; "
+            "was it made by the embedding model that the codec was trained for?"
+        )
 
 
-def _call(coded: CodedVector, rows: FloatArray, call: VectorCall, labels: Sequence[str]) -> FloatArray:
+def _call(coded: CodedVector, rows: FloatArray, call: VectorCall, label: Label) -> FloatArray:
     try:
         return call(rows)
     except InvalidVectorsError as error:
-        raise type(error)(f"{labels[_first_bad(coded, rows)]}, vector {coded.name!r}: {error}") from None
+        raise type(error)(f"{label(_first_bad(coded, rows))}, vector {coded.name!r}: {error}") from None
 
 
 def _first_bad(coded: CodedVector, rows: FloatArray) -> int:
@@ -153,7 +180,8 @@ def as_query(query: Any) -> Any:
         query = query.tolist()
     elif isinstance(query, grpc.PointId):
         query = GrpcToRest.convert_point_id(query)
-    return models.NearestQuery(nearest=query)
+    # Not validated float by float: the codec checks the vector, and anything else was checked by the wrapped client.
+    return models.NearestQuery.model_construct(nearest=query)
 
 
 _QUERY_MODELS: tuple[type[BaseModel], ...] = get_args(models.Query)
@@ -233,10 +261,9 @@ class QueryVectors:
         for name, (coded, vectors) in self._gathered.items():
             # A multivector collection takes a single vector as a query too: it counts as one row.
             multi = [coded.multi and np.ndim(vector[0]) == 1 for vector in vectors]
-            labels = [f"query {index}" for index in range(len(vectors))]
             wrapped = [v if m else [v] for v, m in zip(vectors, multi, strict=True)]
             column = CodedVector(name, coded.codec, multi=True)
-            encoded = encode_column(column, wrapped, coded.codec.encode_queries, labels)
+            encoded = encode_column(column, wrapped, coded.codec.encode_queries, lambda i: f"query {i}")
             self._encoded[name] = iter([e if m else e[0] for e, m in zip(encoded, multi, strict=True)])
 
     def replace(self, coded: CodedVector, vector: Any) -> Any:
@@ -246,7 +273,7 @@ class QueryVectors:
     @staticmethod
     def _refuse_inference(coded: CodedVector, vector: Any) -> None:
         if isinstance(vector, _INFERENCE):
-            stacked(coded, [vector], ["query"])
+            _check_form(coded, vector, "query")
 
 
 # ---------------------------------------------------------------- responses
