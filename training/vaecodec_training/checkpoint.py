@@ -50,8 +50,8 @@ class Checkpoint:
 
     @property
     def kind(self) -> str:
-        """``vae``, or ``ae`` when the recipe has no KL term."""
-        return "vae" if self.recipe.kl else "ae"
+        """``vae``, or ``ae`` when nothing limits the rate: neither a KL term nor a code."""
+        return "vae" if self.recipe.kl or self.recipe.for_codes else "ae"
 
     @property
     def nested_dims(self) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ Figures = Mapping[str, NDArray[np.float64]]
 _MOST_DOCUMENTS = 8_192
 _MOST_QUERIES = 2_000
 # Rows that linear codecs are fitted on; their subspace does not change beyond that.
-_LINEAR_ROWS = 200_000
+_SAMPLE_ROWS = 200_000
 
 DEPTH = 10
 
@@ -212,7 +212,7 @@ class Collection:
         """Unit of similarities: mean squared norm of the training documents, centred under L2; 1 under cosine."""
         if self.metric is Metric.COSINE:
             return 1.0
-        rows = self._linear_rows
+        rows = self.sample
         if self.metric is Metric.L2:
             rows = rows - rows.mean(0)
         return float(np.square(rows).sum(1).mean())
@@ -221,7 +221,7 @@ class Collection:
         """A linear codec fitted on the training documents."""
         if (dim, kind) not in self._fitted:
             self._fitted[dim, kind] = fit_linear(
-                self._linear_rows, dim, kind=kind, metric=self.metric, embedder=self.embedder
+                self.sample, dim, kind=kind, metric=self.metric, embedder=self.embedder
             )
         return self._fitted[dim, kind]
 
@@ -253,8 +253,9 @@ class Collection:
         return content
 
     @cached_property
-    def _linear_rows(self) -> FloatArray:
-        return _taken(self.documents, _thinned(self.document_rows, _LINEAR_ROWS), self.metric)
+    def sample(self) -> FloatArray:
+        """At most 200,000 training documents, evenly spaced, float32 (n, d): what is fitted in one piece."""
+        return _taken(self.documents, _thinned(self.document_rows, _SAMPLE_ROWS), self.metric)
 
     @cached_property
     def _fitted(self) -> dict[tuple[int, LinearKind], LinearCodec]:

@@ -36,6 +36,9 @@ class Precision(StrEnum):
     BFLOAT16 = "bf16-mixed"
 
 
+_TARGETS = ("int4", "int2", "binary")
+
+
 def _between(default: Any, low: float, high: float = math.inf) -> Any:
     return field(default=default, metadata={"low": low, "high": high})
 
@@ -89,6 +92,16 @@ class Recipe:
     momentum: float = _between(0.99, 0, 1)
     """Decay of the averaged encoder that fills the queue; 0 uses the encoder as it is."""
 
+    # Codes
+    target: str = ""
+    """Uniform code that the documents' latents shall survive, as engines keep it: ``int4``, ``int2`` or ``binary``."""
+    target_bytes: tuple[int, ...] = ()
+    """Or the budgets of trellis codes, ascending, that they shall survive; several take turns."""
+    straight_through: bool = False
+    """Quantise for real and pass the gradient through unchanged, instead of sampling at the code's distortion."""
+    reallocate: bool = True
+    """Hand the bits of trellis codes out anew as the latents' spreads change."""
+
     # Optimisation
     batch: int = _between(1024, 2)
     """Documents per step and accumulation; half as many queries join them."""
@@ -132,6 +145,14 @@ class Recipe:
                 "alignment, reconstruction, reconstruction_mse, contrastive: expected a weight above 0, got none; "
                 "there is nothing to learn"
             )
+        if self.target and self.target_bytes:
+            raise RecipeError("target, target_bytes: expected one of them, got both")
+        if self.target and self.target not in _TARGETS:
+            raise RecipeError(f"target: expected one of {', '.join(_TARGETS)}, got {self.target!r}")
+        if list(self.target_bytes) != sorted(set(self.target_bytes)) or any(size < 8 for size in self.target_bytes):
+            raise RecipeError(f"target_bytes: expected ascending numbers from 8 up, got {list(self.target_bytes)}")
+        if self.for_codes and self.kl:
+            raise RecipeError(f"kl: expected 0, as the code fixes the posterior's noise and its rate, got {self.kl:g}")
         if self.kl_target and not self.kl:
             raise RecipeError("kl_target: expected kl above 0 to start the controller from, got kl = 0")
 
@@ -139,6 +160,11 @@ class Recipe:
     def widths(self) -> tuple[int, ...]:
         """Every latent width that is trained, ascending."""
         return (*self.nested_dims, self.dim)
+
+    @property
+    def for_codes(self) -> bool:
+        """Whether the documents' latents pass through a quantiser."""
+        return bool(self.target or self.target_bytes)
 
     @property
     def reconstructs(self) -> bool:
@@ -198,6 +224,8 @@ def _converted(key: str, value: Any, default: Any) -> Any:
         except ValueError:
             raise RecipeError(f"{key}: expected one of {', '.join(type(default))}, got {value!r}") from None
     if isinstance(default, tuple):
+        if type(value) is int:
+            return (value,)
         if isinstance(value, list | tuple) and all(type(entry) is int for entry in value):
             return tuple(value)
         raise RecipeError(f"{key}: expected a list of integers, got {value!r}")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vaecodec.codes import Calibration
 from vaecodec.errors import CheckpointError, DivergedError
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.sources import RandomAccessSource
 from vaecodec_training import losses
+from vaecodec_training.channel import Channel, in_units_of_spread
 from vaecodec_training.checkpoint import (
     STATE,
     Checkpoint,
@@ -62,6 +65,9 @@ _REGULARISER_GROWTH = 1.5
 _KL_GAIN = 0.05
 
 _ENCODE_ROWS = 4096
+
+# Steps between two measurements of the latents for a codec that is trained for codes.
+_MEASURE_EVERY = 50
 
 
 @dataclass(frozen=True)
@@ -203,7 +209,7 @@ class _Trainer:
         self.observers = observers
         self.found: list[TrainingWarning] = []
         self.at = _Position()
-        self.baselines = collection.baselines(recipe.dim)
+        self.baselines = self._coded_baselines() if recipe.for_codes else collection.baselines(recipe.dim)
         self.batches = _Batches(collection, recipe, fabric.world_size)
         self.steps = max(1, round(recipe.epochs * self.batches.per_epoch / recipe.accumulate))
         self.every = max(1, self.steps // recipe.checkpoints)
@@ -214,6 +220,7 @@ class _Trainer:
         needs_keys = recipe.momentum > 0 and (recipe.queue > 0 or recipe.contrastive > 0)
         self.key_encoder = copy.deepcopy(self.model.encoder).requires_grad_(False) if needs_keys else None
         self.queue = Queue(recipe.queue, collection.dim, recipe.dim, fabric.device)
+        self.channel = Channel(recipe, collection.metric).to(fabric.device) if recipe.for_codes else None
         self.served_figures: Figures | None = None
         self.kl = torch.zeros(recipe.dim)
         if resume:
@@ -239,6 +246,8 @@ class _Trainer:
     def _step(self) -> str | None:
         """One step of the optimiser; what went wrong, if anything, before any weight changed."""
         recipe, at = self.recipe, self.at
+        if self.channel is not None and at.step % _MEASURE_EVERY == 0:
+            self.channel.measure(_in_numpy(self.model.encode, self.model)(self.collection.validation.documents))
         progress = at.step / self.steps
         share = learning_rate_factor((at.step + 0.5) / self.steps, recipe)
         rate = recipe.learning_rate * at.learning_rate_scale * share
@@ -329,7 +338,9 @@ class _Trainer:
         """
         recipe = self.recipe
         columns = torch.cat([self._gathered(batch.documents), self.queue.vectors])
-        latent_columns = self._gathered(mean)
+        latent_columns = coded_columns = self._gathered(mean)
+        if self.channel is not None:
+            coded_columns = self._gathered(self.channel(self._cut(mean, recipe.dim), batch.noise, self.at.step))
         stride = 1 if query_mean is None else 2
         first = self.fabric.global_rank * len(mean)
         own = torch.arange(first, first + len(mean), stride, device=mean.device)
@@ -341,9 +352,11 @@ class _Trainer:
         for vectors, latents, itself in rows:
             teacher = losses.comparable(vectors, columns, self.collection.metric)
             for width in recipe.widths:
+                # Nested widths are served as floats, the whole width as codes.
+                searched = coded_columns if width == recipe.dim else latent_columns
                 student = losses.comparable(
                     self._cut(latents, width),
-                    torch.cat([self._cut(latent_columns, width), self._cut(self.queue.latents, width)]),
+                    torch.cat([self._cut(searched, width), self._cut(self.queue.latents, width)]),
                     self.collection.metric,
                 )
                 total = total + losses.distillation(*teacher, *student, temperature, itself)
@@ -472,7 +485,9 @@ class _Trainer:
 
     def _served(self, model: VariationalCodec, figures: Figures) -> Checkpoint:
         """The model with its latents ordered by variance within each nested width, and where it came from."""
-        ordered = copy.deepcopy(model).cpu().eval()
+        ordered = new_model(self.collection.dim, self.recipe, self.collection.metric).eval()
+        # By attribute: a parameter in units of the spread gives its value.
+        ordered.load_state_dict({name: attrgetter(name)(model) for name in ordered.state_dict()})
         raw = _in_numpy(ordered.encoder, ordered)(self.collection.validation.documents)
         variance = raw.var(axis=0)
         bounds = [0, *self.recipe.widths]
@@ -495,9 +510,32 @@ class _Trainer:
         return Checkpoint(ordered, self.recipe, self.collection.metric, self.collection.embedder, provenance)
 
     def _figures(self, model: VariationalCodec) -> Figures:
+        """Of the latents, or of what their codes decode to when it is these that are trained for."""
+        encode = _in_numpy(model.encode, model)
         return self.collection.validation.figures(
-            _in_numpy(model.encode, model), _in_numpy(model.encode_queries, model), self.collection.metric
+            self._through_code(encode) if self.recipe.for_codes else encode,
+            _in_numpy(model.encode_queries, model),
+            self.collection.metric,
         )
+
+    def _coded_baselines(self) -> dict[str, Figures]:
+        """The same code on the latents that training starts from."""
+        kind = self.collection.start_kind
+        linear = self.collection.linear(self.recipe.dim, kind)
+        encode = self._through_code(linear.encode)
+        return {str(kind): self.collection.validation.figures(encode, linear.encode_queries, self.collection.metric)}
+
+    def _through_code(self, encode: Callable[[FloatArray], FloatArray]) -> Callable[[FloatArray], FloatArray]:
+        """An encoder whose latents have been through the code trained for, the middle one of several."""
+        recipe = self.recipe
+        size = recipe.target_bytes[len(recipe.target_bytes) // 2] if recipe.target_bytes else None
+
+        def encode_and_decode(rows: FloatArray) -> FloatArray:
+            latents = encode(rows)
+            code = Calibration.fit(latents, self.collection.metric).code(dtype=recipe.target or None, bytes=size)
+            return code.decode(code.encode(latents))
+
+        return encode_and_decode
 
     def _finish(self) -> TrainedRun:
         """Write the whole history beside the best model and return both."""
@@ -519,7 +557,13 @@ class _Trainer:
             **checkpoint.provenance,
             "diagnostics": {"history": self.at.history, "warnings": self.at.warnings},
         }
-        final = Checkpoint(checkpoint.model, self.recipe, checkpoint.metric, checkpoint.embedder, provenance)
+        if self.channel is not None:
+            provenance["rates"] = self.channel.rates
+        latents = _in_numpy(checkpoint.model.encode, checkpoint.model)(self.collection.sample)
+        calibration = {**checkpoint.calibration, "codes": Calibration.fit(latents, checkpoint.metric).to_json()}
+        final = Checkpoint(
+            checkpoint.model, self.recipe, checkpoint.metric, checkpoint.embedder, provenance, calibration
+        )
         if self.fabric.is_global_zero:
             save_checkpoint(self.folder, final)
         history = tuple(Record.from_json(entry) for entry in self.at.history)
@@ -562,7 +606,12 @@ class _Trainer:
         self.at = _Position(**copy.deepcopy(values))
 
     def _modules(self) -> dict[str, nn.Module]:
-        modules = {"model": self.model, "average": self.average, "keys": self.key_encoder}
+        modules: dict[str, nn.Module | None] = {
+            "model": self.model,
+            "average": self.average,
+            "keys": self.key_encoder,
+            "channel": self.channel,
+        }
         return {name: module for name, module in modules.items() if module is not None}
 
     def _identity(self) -> dict[str, Any]:
@@ -616,6 +665,11 @@ class _Trainer:
             linear = collection.linear(recipe.dim, collection.start_kind)
             raw = (collection.validation.documents - linear.mean) @ linear.components.T
             model.start_at(linear, torch.from_numpy(raw.var(axis=0)))
+        if recipe.for_codes:
+            variance = _in_numpy(model.encoder, model)(collection.validation.documents).var(axis=0)
+            for encoder in (model.encoder, model.query_encoder):
+                if encoder is not None:
+                    in_units_of_spread(encoder, torch.from_numpy(variance))
         # Several processes demand a gradient for every parameter that has not been declared fixed.
         model.log_var.requires_grad_(recipe.kl > 0)
         model.decoder.requires_grad_(recipe.reconstructs)

@@ -1,0 +1,157 @@
+"""Training for codes: the channel that stands for the quantiser, and what it leads to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vaecodec import Codec, Metric
+from vaecodec.codes import Calibration, TrellisTables
+from vaecodec.errors import RecipeError
+from vaecodec.evaluation import exact_search, recall
+from vaecodec_exporters.checkpoint import export_checkpoint
+from vaecodec_training.channel import Channel, in_units_of_spread
+from vaecodec_training.collection import Collection
+from vaecodec_training.model import ResidualMap
+from vaecodec_training.recipe import Recipe
+from vaecodec_training.trainer import train
+
+
+def recipe_for(**settings) -> Recipe:
+    return Recipe(**{"dim": 32, "kl": 0.0, "hidden": 0, **settings})
+
+
+def latents(rows: int) -> np.ndarray:
+    random = np.random.default_rng(0)
+    return (random.standard_normal((rows, 32)) * np.geomspace(1, 0.1, 32) + 0.1).astype(np.float32)
+
+
+def measured(recipe: Recipe) -> Channel:
+    channel = Channel(recipe, Metric.DOT)
+    channel.measure(latents(4000))
+    return channel
+
+
+def test_the_channel_has_the_distortion_of_the_code() -> None:
+    rows = latents(4000)
+    channel = measured(recipe_for(target_bytes=(12,)))
+    noise = torch.from_numpy(np.random.default_rng(1).standard_normal(rows.shape).astype(np.float32))
+    sampled = channel(torch.from_numpy(rows), noise, 0).numpy()
+    code = Calibration.fit(rows, Metric.DOT).code(bytes=12)
+    coded = code.decode(code.encode(rows))
+    variance = rows.var(axis=0)
+    bits = code.bits
+    assert np.allclose(((sampled - rows) ** 2).mean(axis=0) / variance, _distortion(bits), rtol=0.08)
+    assert ((sampled - rows) ** 2).sum() == pytest.approx(((coded - rows) ** 2).sum(), rel=0.08)
+    assert np.allclose(sampled.var(axis=0), variance * (1 - _distortion(bits)), rtol=0.1, atol=1e-9)
+
+
+def _distortion(bits: np.ndarray) -> np.ndarray:
+    return np.concatenate([[1], TrellisTables.standard().distortion])[bits]
+
+
+def test_several_budgets_take_turns() -> None:
+    channel = measured(recipe_for(target_bytes=(8, 16)))
+    rows = torch.from_numpy(latents(2000))
+    noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0))
+    errors = [float((channel(rows, noise, step) - rows).square().mean()) for step in range(4)]
+    assert errors[0] == errors[2] > 2 * errors[1] == 2 * errors[3]
+
+
+def test_straight_through_is_the_code_with_the_gradient_of_the_identity() -> None:
+    rows = latents(50)
+    channel = measured(recipe_for(target_bytes=(10,), straight_through=True))
+    parameter = torch.from_numpy(rows.copy()).requires_grad_()
+    passed = channel(parameter, torch.zeros_like(parameter), 0)
+    code = Calibration.fit(latents(4000), Metric.DOT).code(bytes=10)
+    assert np.allclose(passed.detach().numpy(), code.decode(code.encode(rows)), atol=1e-6)
+    passed.sum().backward()
+    assert torch.equal(parameter.grad, torch.ones_like(parameter))
+
+
+def test_the_kl_is_the_rate_of_the_code_up_to_the_loss_of_the_trellis() -> None:
+    (rate,) = measured(recipe_for(target_bytes=(12,))).rates
+    assert rate["code_bits"] == 96
+    assert 0.85 * 96 < rate["kl_bits"] < 96
+
+
+def test_fixed_bits_stay_where_they_were() -> None:
+    reversed_spread = latents(4000)[:, ::-1].copy()
+    for reallocate in (True, False):
+        channel = measured(recipe_for(target_bytes=(12,), reallocate=reallocate))
+        before = channel.distortion.clone()
+        channel.measure(reversed_spread)
+        assert torch.equal(channel.distortion, before) != reallocate
+
+
+def test_units_of_spread_change_nothing_but_the_steps() -> None:
+    encoder = ResidualMap(8, 4, 6, torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(encoder.output.weight)
+    rows = torch.randn(10, 8)
+    before = encoder(rows)
+    in_units_of_spread(encoder, torch.tensor([1.0, 0.1, 0.01, 0.0]))
+    assert torch.allclose(encoder(rows), before, atol=1e-6)
+    for parameter in encoder.parameters():
+        parameter.grad = None
+    encoder(rows).sum().backward()
+    optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-3)
+    weight = encoder.linear.weight.detach().clone()
+    optimizer.step()
+    moved = (encoder.linear.weight - weight).abs().mean(dim=1)
+    assert torch.allclose(moved[:3] / moved[0], torch.tensor([1.0, 0.1, 0.01]).sqrt(), rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target": "int3"}, "target: expected one of int4, int2, binary, got 'int3'"),
+        ({"target": "int4", "target_bytes": (32,)}, "target, target_bytes: expected one of them, got both"),
+        ({"target_bytes": (48, 32)}, "target_bytes: expected ascending numbers from 8 up, got [48, 32]"),
+        (
+            {"target_bytes": (48,), "kl": 0.01},
+            "kl: expected 0, as the code fixes the posterior's noise and its rate, got 0.01",
+        ),
+    ],
+)
+def test_contradictions_are_refused(settings, message) -> None:
+    with pytest.raises(RecipeError) as refusal:
+        recipe_for(**settings)
+    assert str(refusal.value) == message
+
+
+def test_one_number_of_bytes_will_do_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text("target_bytes = 48\nkl = 0\n")
+    assert Recipe.load(path).target_bytes == (48,)
+    path.write_text(Recipe.load(path).to_toml())
+    assert Recipe.load(path).target_bytes == (48,)
+
+
+@pytest.mark.filterwarnings("ignore::vaecodec_training.diagnostics.TrainingWarning")
+def test_training_for_a_code_beats_the_same_code_untrained(sample, tmp_path: Path) -> None:
+    np.save(tmp_path / "documents.npy", sample.train)
+    np.save(tmp_path / "queries.npy", sample.train_queries)
+    from vaecodec.sources import open_source
+
+    collection = Collection.open(open_source(tmp_path / "documents.npy"), open_source(tmp_path / "queries.npy"))
+    recipe = Recipe(dim=160, hidden=0, kl=0.0, target_bytes=(24,), epochs=8.0, learning_rate=1e-3, checkpoints=2)
+    result = train(collection, recipe, tmp_path / "run", accelerator="cpu")
+    assert result.checkpoint.kind == "vae"
+    export_checkpoint(tmp_path / "run", tmp_path / "codec.onnx")
+    codec = Codec.load(tmp_path / "codec.onnx")
+    linear = collection.linear(160, collection.start_kind)
+    untrained = Calibration.fit(linear.encode(sample.train), Metric.COSINE).code(bytes=24)
+    truth, _ = exact_search(sample.base, sample.queries, 10, Metric.COSINE)
+
+    def recall_of(decoded: np.ndarray, queries: np.ndarray) -> float:
+        return float(recall(exact_search(decoded, queries, 10, Metric.COSINE)[0], truth, 10).mean())
+
+    before = recall_of(
+        untrained.decode(untrained.encode(linear.encode(sample.base))), linear.encode_queries(sample.queries)
+    )
+    code = codec.code(bytes=24)
+    after = recall_of(code.decode(codec.encode(sample.base, bytes=24)), codec.encode_queries(sample.queries))
+    assert after > before + 0.004

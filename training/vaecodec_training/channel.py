@@ -1,0 +1,153 @@
+"""The quantiser in training: what codes will do to the latents, as the VAE's own noisy channel.
+
+A quantiser that spends R bits on a Gaussian dimension of variance s^2 leaves a distortion D s^2. Shannon's test channel
+has the same distortion: u' = (1 - D) u + sqrt(D (1 - D)) e, with u in units of s and e standard normal (Cover & Thomas,
+Elements of Information Theory, 10.3). It is a posterior whose KL from its prior is log(1 / D) / 2 nats, so the rate of
+the codes is the rate of the VAE, and the byte budget takes the place of the KL weight.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from vaecodec.codes import Calibration, Code, CodeType, TrellisCode, TrellisTables
+from vaecodec.interface import FloatArray, Metric
+from vaecodec_training.recipe import Recipe
+
+# Mean squared error per unit variance of the optimal uniform-rate quantisers of a Gaussian (Max 1960).
+_UNIFORM_DISTORTION = {CodeType.BINARY: 0.36338, CodeType.INT2: 0.11748, CodeType.INT4: 0.009497}
+
+
+class Channel(nn.Module):
+    """Latents (n, k) to what decoding their codes would give, with a gradient.
+
+    Its buffers are part of a run's state: the latents' moments, as last measured, and each dimension's distortion.
+
+    Args:
+        recipe: its ``target`` or ``target_bytes``, ``straight_through`` and ``reallocate`` are read.
+        metric: how the latents are compared.
+    """
+
+    mean: Tensor
+    spread: Tensor
+    peak: Tensor
+    signs: Tensor
+    distortion: Tensor
+
+    def __init__(self, recipe: Recipe, metric: Metric) -> None:
+        super().__init__()
+        self._recipe = recipe
+        self._metric = metric
+        self._trellis = TrellisTables.standard()
+        self._codes: list[Code] = []
+        for name in ("mean", "spread", "peak"):
+            self.register_buffer(name, torch.zeros(recipe.dim))
+        self.register_buffer("signs", torch.zeros(4, recipe.dim))
+        self.register_buffer("distortion", torch.full((max(1, len(recipe.target_bytes)), recipe.dim), torch.nan))
+
+    def measure(self, latents: FloatArray) -> None:
+        """Take in the moments of the latents, float32 (n, k), as they are now, and hand the bits out anew."""
+        calibration = Calibration.fit(latents, self._metric)
+        for name in ("mean", "spread", "peak", "signs"):
+            getattr(self, name).copy_(torch.from_numpy(getattr(calibration, name)))
+        self._codes = []
+        if self._recipe.target:
+            self.distortion.fill_(_UNIFORM_DISTORTION[CodeType(self._recipe.target)])
+        elif self._recipe.reallocate or self.distortion.isnan().any():
+            left = np.concatenate([np.ones(1, np.float32), self._trellis.distortion])
+            for row, code in zip(self.distortion, self.codes, strict=True):
+                assert isinstance(code, TrellisCode)
+                row.copy_(torch.from_numpy(left[code.bits]))
+
+    @property
+    def codes(self) -> list[Code]:
+        """The codes trained for, calibrated as last measured: one, or one per byte budget."""
+        if not self._codes:
+            mean, spread, peak, signs = (
+                getattr(self, name).cpu().numpy() for name in ("mean", "spread", "peak", "signs")
+            )
+            calibration = Calibration(self._metric, mean, spread, spread**2, peak, signs, self._trellis)
+            if self._recipe.target:
+                self._codes = [calibration.code(dtype=self._recipe.target)]
+            else:
+                self._codes = [calibration.code(bytes=size) for size in self._recipe.target_bytes]
+        return self._codes
+
+    @property
+    def rates(self) -> list[dict[str, float]]:
+        """Per code the bits that the channel's KL stands for, and the bits that the code really takes."""
+        thought = -0.5 * torch.log2(self.distortion.double()).sum(1)
+        return [
+            {"kl_bits": float(bits), "code_bits": 8.0 * code.bytes_per_vector}
+            for bits, code in zip(thought, self.codes, strict=True)
+        ]
+
+    def forward(self, latents: Tensor, noise: Tensor, step: int) -> Tensor:
+        """One pass; several budgets take turns.
+
+        Args:
+            latents: (n, k), of unit norm under cosine.
+            noise: (n, k) standard normal.
+            step: of the optimiser.
+        """
+        turn = step % len(self.distortion)
+        if self._recipe.straight_through:
+            code = self.codes[turn]
+            rows = latents.detach().float().cpu().numpy()
+            coded = torch.from_numpy(code.decode(code.encode(rows))).to(latents.device)
+            return latents + (coded - latents).detach()
+        distortion = self.distortion[turn]
+        mean, spread = self.mean, self.spread
+        if self._recipe.target:
+            # A random rotation spreads the error evenly over all dimensions.
+            mean = torch.zeros_like(mean) if self._metric is Metric.COSINE else mean
+            spread = (latents.detach() - mean).square().mean().sqrt().expand_as(spread)
+        spread = spread.clamp_min(torch.finfo(spread.dtype).tiny)
+        units = (latents - mean) / spread
+        sampled = (1 - distortion) * units + torch.sqrt(distortion * (1 - distortion)) * noise
+        return mean + spread * sampled
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        """As usual; the codes follow."""
+        self._codes = []
+        return super().load_state_dict(*arguments, **options)
+
+
+class _InUnits(nn.Module):
+    """A parameter kept in units of the latents' spread."""
+
+    spread: Tensor
+
+    def __init__(self, spread: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("spread", spread.clamp_min(1e-6))
+
+    def forward(self, parameter: Tensor) -> Tensor:
+        return parameter * self._like(parameter)
+
+    def right_inverse(self, parameter: Tensor) -> Tensor:
+        return parameter / self._like(parameter)
+
+    def _like(self, parameter: Tensor) -> Tensor:
+        return self.spread[:, None] if parameter.ndim > 1 else self.spread
+
+
+def in_units_of_spread(encoder: nn.Module, variance: Tensor) -> None:
+    """Let the optimiser see what leads to each latent in units of its standard deviation.
+
+    Steps of Adam have one size for all weights, but a codec for codes keeps dimensions whose spread differs
+    a hundredfold: a rate that suits the widest would drown the narrowest.
+
+    Args:
+        encoder: a :class:`~vaecodec_training.model.ResidualMap`.
+        variance: (k,) of its outputs.
+    """
+    for layer in (getattr(encoder, name) for name in ("linear", "output")):
+        if layer is not None:
+            for name in ("weight", "bias"):
+                parametrize.register_parametrization(layer, name, _InUnits(variance.sqrt()))
