@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice, repeat
 from typing import Any, NamedTuple, TypeVar
 
@@ -81,8 +81,7 @@ class Settings:
     trust: bool
 
 
-@dataclass(frozen=True)
-class Search:
+class Search(NamedTuple):
     """The parts of a query that translation touches, the same for a request, a prefetch and a call."""
 
     query: Any
@@ -595,7 +594,7 @@ class Flows:
         self, collection: str, layout: Layout, searches: Sequence[Search], *, by_file: bool = True
     ) -> Flow[tuple[list[Search], list[Search]]]:
         """The searches with their queries as models, and the same as they are sent."""
-        searches = [replace(search, query=as_query(search.query)) for search in searches]
+        searches = [search._replace(query=as_query(search.query)) for search in searches]
         lookups: dict[str, Layout] = {}
         for name in {name for search in searches for name in _lookup_collections(search)}:
             lookups[name] = layout if name == collection else (yield from self.layout(name))
@@ -608,7 +607,7 @@ class Flows:
             rewritten = self._rewritten(layout, lookups, search, vectors.replace)
             if by_file and self._ranks_by_file(layout, search):
                 candidates = (search.limit + search.offset) * self._settings.rerank
-                rewritten = replace(rewritten, limit=candidates, offset=0, score_threshold=None)
+                rewritten = rewritten._replace(limit=candidates, offset=0, score_threshold=None)
             sent.append(rewritten)
         return searches, sent
 
@@ -622,12 +621,12 @@ class Flows:
         query = as_query(search.query)
         coded = layout.coded.get(search.using or UNNAMED) if searches_vectors(query) else None
         if coded is None:
-            return replace(search, query=query, prefetch=prefetch)
+            return search._replace(query=query, prefetch=prefetch)
         lookup = _lookup_vector(coded, search, lookups)
         encoded = map_query(query, lambda vector: change(coded, vector))
         if coded.original is None:
             threshold = rescoring.to_compressed(self._calibration(layout, search), search.score_threshold)
-            return replace(search, query=encoded, prefetch=prefetch, score_threshold=threshold)
+            return search._replace(query=encoded, prefetch=prefetch, score_threshold=threshold)
         raw = map_query(query, lambda vector: vector.tolist() if isinstance(vector, np.ndarray) else vector)
         if not prefetch:
             wanted, candidates = search.limit + search.offset, encoded
@@ -643,10 +642,10 @@ class Flows:
                 limit=wanted * self._settings.rerank,
                 lookup_from=search.lookup_from,
             )
-            search = replace(search, filter=None, params=None)
+            search = search._replace(filter=None, params=None)
         if search.lookup_from is not None and lookup is not None:
-            search = replace(search, lookup_from=copy_with(search.lookup_from, vector=lookup.original))
-        return replace(search, query=raw, using=coded.original, prefetch=prefetch)
+            search = search._replace(lookup_from=copy_with(search.lookup_from, vector=lookup.original))
+        return search._replace(query=raw, using=coded.original, prefetch=prefetch)
 
     def _prefetches(self, layout: Layout, lookups: Mapping[str, Layout], prefetch: Any, change: ChangeInput) -> Any:
         if prefetch is None:

@@ -25,8 +25,17 @@ _INFERENCE = (models.Document, models.Image, models.InferenceObject)
 
 
 def copy_with(model: ModelT, **changes: Any) -> ModelT:
-    """A copy with some fields replaced, without validating vectors float by float again."""
-    return model.model_copy(update=changes)
+    """A copy with some fields replaced, without validating vectors float by float again.
+
+    What ``model_copy(update=changes)`` returns for models without extra or private attributes, as all of Qdrant's are,
+    in a fifth of the time: it would be most of what this package adds to the upsert of a point.
+    """
+    copied = model.__class__.__new__(model.__class__)
+    object.__setattr__(copied, "__dict__", model.__dict__ | changes)
+    object.__setattr__(copied, "__pydantic_fields_set__", model.__pydantic_fields_set__ | changes.keys())
+    object.__setattr__(copied, "__pydantic_extra__", model.__pydantic_extra__)
+    object.__setattr__(copied, "__pydantic_private__", None)
+    return copied
 
 
 # ---------------------------------------------------------------- documents
@@ -49,6 +58,9 @@ def encode_vectors(layout: Layout, vectors: Sequence[Any], ids: Sequence[Any]) -
     Raises:
         InvalidVectorsError: naming the first bad point; nothing is returned then.
     """
+    alone = layout.coded.get(UNNAMED)
+    if len(layout.coded) == 1 and alone is not None and alone.original is None and _all_plain(vectors):
+        return encode_column(alone, vectors, alone.codec.encode, _point_label(ids))
     named = [v if isinstance(v, dict) else {UNNAMED: v} for v in vectors]
     results = [dict(v) for v in named]
     for name, coded in layout.coded.items():
@@ -63,6 +75,10 @@ def encode_vectors(layout: Layout, vectors: Sequence[Any], ids: Sequence[Any]) -
         result if isinstance(vector, dict) or len(result) > 1 else result[UNNAMED]
         for vector, result in zip(vectors, results, strict=True)
     ]
+
+
+def _all_plain(vectors: Sequence[Any]) -> bool:
+    return all(vector.__class__ is list for vector in vectors)
 
 
 def _point_label(ids: Sequence[Any]) -> Label:
