@@ -331,6 +331,10 @@ def test_an_output_that_is_there_or_unfinished_is_not_touched(
     with pytest.raises(OutputExistsError) as raised:
         encode(source, output, svd_codec)
     assert str(raised.value) == f"{output}: exists already; delete it or choose another name"
+    assert output.read_text() == "mine"
+    (tmp_path / "z.npy.json").write_text("mine")
+    with pytest.raises(OutputExistsError):
+        encode(source, tmp_path / "z.npy", svd_codec)
     output.rename(tmp_path / "y.npy.partial")
     with pytest.raises(OutputExistsError) as raised:
         encode(source, output, svd_codec)

@@ -1,0 +1,322 @@
+"""The pieces of a bulk job: shards read from files, written to parts, and listed in a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock
+from typing import IO, Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecodec.errors import ChangedJobError, MalformedSourceError
+from vaecodec.extras import require
+from vaecodec.interface import Metric
+from vaecodec.sources import (
+    ParquetSource,
+    RandomAccessSource,
+    Rows,
+    block_rows,
+    list_rows,
+    open_parquet,
+    parquet_batches,
+)
+from vaecodec.vectors import faults
+
+# The key of Parquet's schema metadata that says which codec wrote the file and how, as JSON.
+FACTS = b"vaecodec"
+
+# Parquet rows are gathered up to this size before they are written as a row group.
+_ROW_GROUP_BYTES = 32 << 20
+
+
+class BadRow(NamedTuple):
+    """A row that cannot be encoded: its file, its number within the file, and why."""
+
+    file: str
+    row: int
+    reason: str
+
+
+class Shard(NamedTuple):
+    number: int
+    file: Path
+    first_row: int
+    rows: int
+    row_groups: list[int]
+
+
+class Piece(NamedTuple):
+    """Some rows of a shard.
+
+    ``numbers`` int64 (m,) within the file, ``vectors`` float (m, width), ``batch`` the Arrow record batch of the same
+    rows or None, ``bad`` the rows that lack a vector of the right width and so are not among them.
+    """
+
+    numbers: NDArray[np.int64]
+    vectors: Rows
+    batch: Any
+    bad: list[BadRow]
+
+    def only(self, rows: NDArray[np.bool_]) -> Piece:
+        """The piece with some of its rows: bool (m,)."""
+        batch = self.batch.filter(rows) if self.batch is not None else None
+        return Piece(self.numbers[rows], self.vectors[rows], batch, self.bad)
+
+
+class Entry(NamedTuple):
+    """A finished shard, as the manifest has it."""
+
+    shard: int
+    rows: int
+    sha256: str
+    bad: list[BadRow]
+
+
+class MatrixInput:
+    """Row ranges of a file that holds one matrix."""
+
+    def __init__(self, source: RandomAccessSource, path: Path, shard_rows: int) -> None:
+        self.files = [path]
+        self._source = source
+        self.shards = [
+            Shard(number, path, start, min(shard_rows, source.rows - start), [])
+            for number, start in enumerate(range(0, max(1, source.rows), shard_rows))
+        ]
+
+    def read(self, shard: Shard) -> Iterator[Piece]:
+        """The shard's rows in order."""
+        step = block_rows(self._source.dim)
+        for start in range(shard.first_row, shard.first_row + shard.rows, step):
+            numbers = np.arange(start, min(start + step, shard.first_row + shard.rows))
+            yield Piece(numbers, self._source.take(numbers), None, [])
+
+    def output_schema(self, empty: NDArray[Any], facts: dict[str, Any]) -> tuple[Any, str]:
+        """The Arrow schema of the output, with rows like those of ``empty``, and the name of their column."""
+        arrow = require("pyarrow", extra="parquet")
+        fields = [arrow.field("row", arrow.int64()), arrow.field("vector", _list_type(empty))]
+        return arrow.schema(fields, metadata={FACTS: json.dumps(facts)}), "vector"
+
+
+class ParquetInput:
+    """Consecutive row groups of Parquet files."""
+
+    def __init__(self, source: ParquetSource, width: int, shard_rows: int) -> None:
+        self.files = source.files
+        self._column = source.column
+        self._width = width
+        self._compute = require("pyarrow.compute", extra="parquet")
+        with open_parquet(source.files[0]) as parquet:
+            self._schema = parquet.schema_arrow
+        self.shards: list[Shard] = []
+        for file in source.files:
+            with open_parquet(file) as parquet:
+                self._check_columns(parquet.schema_arrow, file)
+                sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+            start = 0
+            groups: list[int] = []
+            for group, size in enumerate([*sizes, None]):
+                rows = sum(sizes[taken] for taken in groups)
+                if groups and (size is None or rows + size > shard_rows):
+                    self.shards.append(Shard(len(self.shards), file, start, rows, groups))
+                    start, groups = start + rows, []
+                groups.append(group)
+        if not self.shards:
+            self.shards = [Shard(0, source.files[0], 0, 0, [])]
+
+    def read(self, shard: Shard) -> Iterator[Piece]:
+        """The shard's rows in order, with their other columns."""
+        first = shard.first_row
+        for batch in parquet_batches(shard.file, rows=block_rows(self._width), row_groups=shard.row_groups):
+            lists = batch.column(self._column)
+            widths = self._compute.list_value_length(lists).fill_null(-1).to_numpy(zero_copy_only=False)
+            bad = [
+                BadRow(str(shard.file), first + int(at), "no vector" if widths[at] < 0 else f"width {widths[at]}")
+                for at in np.flatnonzero(widths != self._width)
+            ]
+            good = widths == self._width
+            if bad:
+                batch = batch.filter(good)
+            vectors = list_rows(batch.column(self._column), self._width, shard.file, first)
+            yield Piece(first + np.flatnonzero(good), vectors, batch, bad)
+            first += len(good)
+
+    def _check_columns(self, schema: Any, file: Path) -> None:
+        """All files need the same columns; the vectors' own may be lists of any kind."""
+        columns, expected = (
+            {field.name: field.type for field in fields if field.name != self._column}
+            for fields in (schema, self._schema)
+        )
+        if columns != expected:
+            differing = ", ".join(sorted({name for name, _ in columns.items() ^ expected.items()}))
+            raise MalformedSourceError(f"{file}: its columns differ from those of {self.files[0]}: {differing}")
+
+    def output_schema(self, empty: NDArray[Any], facts: dict[str, Any]) -> tuple[Any, str]:
+        """The first file's columns, with the latents in the place of the vectors."""
+        arrow = require("pyarrow", extra="parquet")
+        at = self._schema.get_field_index(self._column)
+        schema = self._schema.set(at, arrow.field(self._column, _list_type(empty)))
+        return schema.with_metadata({**(schema.metadata or {}), FACTS: json.dumps(facts)}), self._column
+
+
+def identity(files: list[Path]) -> str:
+    """A digest of names, sizes and times, which tells whether the input is still the same."""
+    found = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+
+def sort_out(piece: Piece, file: Path, metric: Metric | None) -> tuple[Piece, list[BadRow]]:
+    """The piece with its vectors in float32 and without its bad rows, and these; any code is good."""
+    if metric is None:
+        return piece, piece.bad
+    with np.errstate(over="ignore"):  # what overflows becomes infinite and is found below
+        piece = piece._replace(vectors=np.ascontiguousarray(piece.vectors, np.float32))
+    broken, undirected = faults(piece.vectors)
+    wrong = broken | undirected if metric is Metric.COSINE else broken
+    if not wrong.any():
+        return piece, piece.bad
+    reasons = np.where(broken, "NaN, infinity or a norm beyond float32", "zero norm")
+    bad = [BadRow(str(file), int(piece.numbers[at]), str(reasons[at])) for at in np.flatnonzero(wrong)]
+    return piece.only(~wrong), sorted([*piece.bad, *bad])
+
+
+class Part(Protocol):
+    """The file of one shard, a context manager that has it safely on disk when it ends well."""
+
+    def __enter__(self) -> Part: ...
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None: ...
+    def write(self, piece: Piece, values: NDArray[Any]) -> None: ...
+
+
+class ArrayPart:
+    """Rows as raw bytes; they become one array in the end."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> ArrayPart:
+        self._file = self._path.open("wb")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        _close(self._file, self._path, kind)
+
+    def write(self, _: Piece, values: NDArray[Any]) -> None:
+        self._file.write(np.ascontiguousarray(values).data)
+
+
+class ParquetPart:
+    """Rows with their other columns, gathered into row groups of a useful size."""
+
+    def __init__(self, path: Path, schema: Any, column: str) -> None:
+        self._path, self._schema, self._column = path, schema, column
+        self._arrow = require("pyarrow", extra="parquet")
+        self._gathered: list[Any] = []
+
+    def __enter__(self) -> ParquetPart:
+        self._file = self._path.open("wb")
+        self._writer = require("pyarrow.parquet", extra="parquet").ParquetWriter(self._file, self._schema)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._flush()
+                self._writer.close()
+            else:
+                with suppress(Exception):  # an open writer would try again when it is collected
+                    self._writer.close()
+        except BaseException as error:
+            kind = type(error)
+            raise
+        finally:
+            _close(self._file, self._path, kind)
+
+    def write(self, piece: Piece, values: NDArray[Any]) -> None:
+        lists = self._arrow.FixedSizeListArray.from_arrays(self._arrow.array(values.reshape(-1)), values.shape[1])
+        if piece.batch is None:
+            batch = self._arrow.record_batch([self._arrow.array(piece.numbers), lists], schema=self._schema)
+        else:
+            columns = [lists if n == self._column else piece.batch.column(n) for n in self._schema.names]
+            batch = self._arrow.record_batch(columns, schema=self._schema)
+        self._gathered.append(batch)
+        if sum(batch.nbytes for batch in self._gathered) > _ROW_GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._gathered:
+            table = self._arrow.Table.from_batches(self._gathered)
+            self._writer.write_table(table, row_group_size=max(1, len(table)))
+            self._gathered = []
+
+
+def _close(file: IO[bytes], path: Path, failed: type[BaseException] | None) -> None:
+    if failed is None:
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+    else:
+        with suppress(OSError):  # closing writes what is buffered, which fails again on a full disk
+            file.close()
+        path.unlink()
+
+
+def _list_type(empty: NDArray[Any]) -> Any:
+    arrow = require("pyarrow", extra="parquet")
+    return arrow.list_(arrow.from_numpy_dtype(empty.dtype), empty.shape[1])
+
+
+class Manifest:
+    """``manifest.jsonl`` and the parts beside it."""
+
+    def __init__(self, folder: Path, job: dict[str, Any], suffix: str) -> None:
+        self.folder, self._job, self._suffix = folder, job, suffix
+        self.path = folder / "manifest.jsonl"
+        self._lock = Lock()
+
+    def part(self, number: int) -> Path:
+        """Where a shard's file is once it is finished."""
+        return self.folder / f"part-{number:05d}{self._suffix}"
+
+    def open(self) -> dict[int, Entry]:
+        """Begin, or find the shards that are finished and whose files still have the content written."""
+        lines = []
+        if self.path.exists():
+            # A killed process may leave half a last line.
+            lines = [json.loads(line) for line in self.path.read_text().splitlines(keepends=True) if line[-1] == "\n"]
+        if lines and lines[0] != self._job:
+            changed = ", ".join(sorted(key for key in self._job if lines[0].get(key) != self._job[key]))
+            raise ChangedJobError(f"{self.folder}: was begun with different {changed}; run as before, or delete it")
+        entries = [Entry(shard, rows, sha, [BadRow(*row) for row in bad]) for shard, rows, sha, bad in lines[1:]]
+        finished = {
+            entry.shard: entry
+            for entry in entries
+            if self.part(entry.shard).exists() and sha256(self.part(entry.shard)) == entry.sha256
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        kept = {self.part(number) for number in finished}
+        for file in self.folder.iterdir():
+            if file not in kept:
+                file.unlink()
+        begun = self.path.with_suffix(".begun")
+        begun.write_text("".join(json.dumps(line) + "\n" for line in (self._job, *finished.values())))
+        begun.replace(self.path)
+        return finished
+
+    def add(self, entry: Entry) -> None:
+        """Note a finished shard, safely on disk; may be called from several threads."""
+        with self._lock, self.path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
