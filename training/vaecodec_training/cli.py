@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -12,6 +15,7 @@ from rich.table import Table
 
 from vaecodec.extras import require
 from vaecodec.interface import Metric
+from vaecodec.linear import LinearKind
 
 if TYPE_CHECKING:
     from vaecodec_training.collection import Collection
@@ -51,15 +55,77 @@ def train(
     console.print(str(collection.report), highlight=False)
     if collection.shift is not None:
         console.print(str(collection.shift), highlight=False)
-    with _Bar(console) as bar:
+    with _warnings_on(console), _Bar(console) as bar:
         observers: list[Observer] = [bar, TensorBoard(out / "tensorboard")] if tensorboard else [bar]
         result = run_training(collection, settings, out, resume=resume, observers=observers)
     console.print(_figures(result))
     if export is not None:
-        from vaecodec_exporters.checkpoint import export_checkpoint
+        from vaecodec_training.export import exporter
 
-        export_checkpoint(out, export)
+        exporter("checkpoint")(out, export)
         console.print(f"[bold]{export}[/]: {result.checkpoint.kind}, {collection.dim} -> {settings.dim}")
+
+
+def fit(
+    data: Annotated[str, typer.Argument(help="Documents' embeddings: a file of vectors, one row each, or an address.")],
+    out: Annotated[Path, typer.Option(help="Folder for the fit; the codec file is OUT/codec.onnx.")],
+    queries: Annotated[str | None, typer.Option(help="Queries' embeddings; a few thousand are worth having.")] = None,
+    pairs: Annotated[
+        str | None, typer.Option(help="Integer .npy (p, 2): rows of queries and their documents; or 'aligned'.")
+    ] = None,
+    dims: Annotated[str, typer.Option(help="Widths to choose among.")] = "32,64,128,192",
+    budget: Annotated[str, typer.Option(help="Time for all training, e.g. 90s, 10m, 1.5h.")] = "10m",
+    recipe: Annotated[Path | None, typer.Option(help="TOML file to start from; see docs/training.md.")] = None,
+    metric: Annotated[Metric, typer.Option(help="How the embeddings are compared.")] = Metric.COSINE,
+    embedder: Annotated[str, typer.Option(help="Name of the embedding model, kept in the file.")] = "",
+) -> None:
+    """Choose width and settings, train, and export what a held-out split confirms; resumes what it finds in OUT."""
+    _require_libraries(export=True)
+    from importlib.util import find_spec
+
+    from vaecodec_training import fit as fitting
+    from vaecodec_training.export import exporter
+    from vaecodec_training.recipe import Recipe
+
+    seconds = fitting.seconds(budget)
+    console = Console()
+    collection = _opened(data, queries, pairs, metric, embedder, confirmation=0.05)
+    console.print(str(collection.report), highlight=False)
+    if collection.shift is not None:
+        console.print(str(collection.shift), highlight=False)
+
+    def on_step(name: str, figures: dict[str, Any]) -> None:
+        if "validation" in figures:
+            console.print(f"{name}: recall@10 {_cell(figures['validation']['recall@10'])}", highlight=False)
+
+    with _warnings_on(console), _Bar(console) as bar:
+        result = fitting.fit(
+            collection,
+            out,
+            dims=_widths(dims),
+            budget=seconds,
+            recipe=Recipe.load(recipe) if recipe else Recipe(),
+            observers=[bar],
+            on_step=on_step,
+        )
+    file = out / "codec.onnx"
+    if result.gate.passed:
+        exporter("checkpoint")(result.run, file)
+    else:
+        provenance = {
+            "data": collection.to_json(),
+            "gate": str(result.gate),
+            "confirmation": result.content["steps"]["gate"]["confirmation"],
+        }
+        exporter("linear")(collection.linear(result.dim, LinearKind(result.gate.over)), file, provenance=provenance)
+    for line in fitting.first_lines(result):
+        console.print(line, highlight=False)
+    if find_spec("matplotlib"):
+        fitting.draw(result, out / "recall.png")
+        console.print(f"Recall against bytes: {out / 'recall.png'}", highlight=False)
+    else:
+        console.print('No picture: pip install "vaecodec[report]" for one.', markup=False, highlight=False)
+    console.print(f"[bold]{file}[/]: {collection.dim} -> {result.dim}; every figure is in {out / fitting.RUN}")
 
 
 def _opened(
@@ -92,6 +158,18 @@ def _widths(text: str) -> tuple[int, ...]:
         return tuple(int(width) for width in text.split(",") if width.strip())
     except ValueError:
         raise typer.BadParameter(f"expected widths such as 32,64, got {text!r}") from None
+
+
+@contextmanager
+def _warnings_on(console: Console) -> Iterator[None]:
+    """Show warnings as lines of text, without the place in the code that found them."""
+
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        console.print(f"[yellow]{category.__name__}[/]: {message}", highlight=False)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = cast(Any, show)
+        yield
 
 
 class _Bar:

@@ -247,7 +247,7 @@ class _Trainer:
         """One step of the optimiser; what went wrong, if anything, before any weight changed."""
         recipe, at = self.recipe, self.at
         if self.channel is not None and at.step % _MEASURE_EVERY == 0:
-            self.channel.measure(_in_numpy(self.model.encode, self.model)(self.collection.validation.documents))
+            self.channel.measure(in_numpy(self.model.encode, self.model)(self.collection.validation.documents))
         progress = at.step / self.steps
         share = learning_rate_factor((at.step + 0.5) / self.steps, recipe)
         rate = recipe.learning_rate * at.learning_rate_scale * share
@@ -469,7 +469,7 @@ class _Trainer:
         figures = self._figures(served)
         recall = float(figures["recall@10"].mean())
         if record is not None:
-            latents = _in_numpy(served.encoder, served)(self.collection.validation.documents)
+            latents = in_numpy(served.encoder, served)(self.collection.validation.documents)
             measured = Record(**{**record.__dict__, "recall": recall, "effective_rank": effective_rank(latents)})
             self.at.history.append(measured.to_json())
             self._warn(inspect([Record.from_json(entry) for entry in self.at.history], self.recipe))
@@ -488,7 +488,7 @@ class _Trainer:
         ordered = new_model(self.collection.dim, self.recipe, self.collection.metric).eval()
         # By attribute: a parameter in units of the spread gives its value.
         ordered.load_state_dict({name: attrgetter(name)(model) for name in ordered.state_dict()})
-        raw = _in_numpy(ordered.encoder, ordered)(self.collection.validation.documents)
+        raw = in_numpy(ordered.encoder, ordered)(self.collection.validation.documents)
         variance = raw.var(axis=0)
         bounds = [0, *self.recipe.widths]
         order = [low + np.argsort(-variance[low:high], kind="stable") for low, high in pairwise(bounds)]
@@ -511,10 +511,10 @@ class _Trainer:
 
     def _figures(self, model: VariationalCodec) -> Figures:
         """Of the latents, or of what their codes decode to when it is these that are trained for."""
-        encode = _in_numpy(model.encode, model)
+        encode = in_numpy(model.encode, model)
         return self.collection.validation.figures(
             self._through_code(encode) if self.recipe.for_codes else encode,
-            _in_numpy(model.encode_queries, model),
+            in_numpy(model.encode_queries, model),
             self.collection.metric,
         )
 
@@ -559,7 +559,7 @@ class _Trainer:
         }
         if self.channel is not None:
             provenance["rates"] = self.channel.rates
-        latents = _in_numpy(checkpoint.model.encode, checkpoint.model)(self.collection.sample)
+        latents = in_numpy(checkpoint.model.encode, checkpoint.model)(self.collection.sample)
         calibration = {**checkpoint.calibration, "codes": Calibration.fit(latents, checkpoint.metric).to_json()}
         final = Checkpoint(
             checkpoint.model, self.recipe, checkpoint.metric, checkpoint.embedder, provenance, calibration
@@ -666,7 +666,7 @@ class _Trainer:
             raw = (collection.validation.documents - linear.mean) @ linear.components.T
             model.start_at(linear, torch.from_numpy(raw.var(axis=0)))
         if recipe.for_codes:
-            variance = _in_numpy(model.encoder, model)(collection.validation.documents).var(axis=0)
+            variance = in_numpy(model.encoder, model)(collection.validation.documents).var(axis=0)
             for encoder in (model.encoder, model.query_encoder):
                 if encoder is not None:
                     in_units_of_spread(encoder, torch.from_numpy(variance))
@@ -798,7 +798,7 @@ class _Chosen:
         return taken
 
 
-def _in_numpy(function: Callable[[Tensor], Tensor], model: nn.Module) -> Callable[[FloatArray], FloatArray]:
+def in_numpy(function: Callable[[Tensor], Tensor], model: nn.Module) -> Callable[[FloatArray], FloatArray]:
     """Run a model's function over arrays in blocks."""
     device = next(model.parameters()).device
 
