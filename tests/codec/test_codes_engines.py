@@ -1,0 +1,68 @@
+"""Engines that compare codes themselves rank as docs/codes.md says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vaecodec import Codec, Metric, fit_linear
+from vaecodec.codes import Calibration
+from vaecodec_exporters.linear import export_linear
+
+ROWS, QUERIES, K = 400, 25, 10
+
+
+@pytest.fixture(scope="module")
+def codec(sample, tmp_path_factory: pytest.TempPathFactory) -> Codec:
+    linear = fit_linear(sample.train, 64)
+    path = tmp_path_factory.mktemp("engines") / "svd64.onnx"
+    export_linear(linear, path, calibration=Calibration.fit(linear.encode(sample.train), Metric.COSINE))
+    return Codec.load(path)
+
+
+def same_order(distances: np.ndarray, ids: np.ndarray) -> bool:
+    """Whether the ids are nearest first by these distances (queries, rows); equal distances may come in any order."""
+    found = np.take_along_axis(distances, ids.astype(np.int64), axis=1)
+    return np.array_equal(found, np.sort(distances, axis=1)[:, : ids.shape[1]])
+
+
+@pytest.mark.parametrize(("dtype", "engine_dtype", "metric"), [("int8", "i8", "ip"), ("binary", "b1", "hamming")])
+def test_usearch(sample, codec: Codec, dtype: str, engine_dtype: str, metric: str) -> None:
+    usearch = pytest.importorskip("usearch.index")
+    codes = codec.encode(sample.base[:ROWS], dtype=dtype)
+    # A query is coded as a document is: the codec is symmetric.
+    queries = codec.encode(sample.queries[:QUERIES], dtype=dtype)
+    index = usearch.Index(ndim=64, dtype=engine_dtype, metric=metric)
+    index.add(np.arange(ROWS), codes)
+    found = index.search(queries, K, exact=True).keys
+    if dtype == "int8":
+        distances = -(queries.astype(np.int64) @ codes.T.astype(np.int64))
+    else:
+        distances = np.unpackbits(queries[:, None] ^ codes, axis=2).sum(axis=2, dtype=np.int64)
+    assert same_order(distances, found)
+
+
+def test_qdrant_uint8(sample, codec: Codec) -> None:
+    qdrant_client = pytest.importorskip("qdrant_client")
+    models = qdrant_client.models
+    codes = codec.encode(sample.base[:ROWS], dtype="int8").astype(np.int64) + 128
+    queries = codec.encode(sample.queries[:QUERIES], dtype="int8").astype(np.int64) + 128
+    client = qdrant_client.QdrantClient(":memory:")
+    vectors = models.VectorParams(size=64, distance=models.Distance.EUCLID, datatype=models.Datatype.UINT8)
+    client.create_collection("codes", vectors_config=vectors)
+    client.upload_collection("codes", codes.astype(np.float32), ids=range(ROWS))
+    found = np.array(
+        [[hit.id for hit in client.query_points("codes", list(map(float, query)), limit=K).points] for query in queries]
+    )
+    assert same_order(((queries[:, None] - codes) ** 2).sum(axis=2), found)
+
+
+def test_faiss_signed_bytes(sample, codec: Codec) -> None:
+    faiss = pytest.importorskip("faiss")
+    codes = codec.encode(sample.base[:ROWS], dtype="int8").astype(np.float32)
+    queries = codec.encode(sample.queries[:QUERIES], dtype="int8").astype(np.float32)
+    index = faiss.IndexScalarQuantizer(64, faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT)
+    index.train(codes)
+    index.add(codes)
+    found = index.search(queries, K)[1]
+    assert same_order(-(queries @ codes.T), found)
