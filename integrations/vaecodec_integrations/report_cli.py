@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from vaecodec.codec import Codec
 from vaecodec.extras import require
@@ -80,5 +81,7 @@ def _rendered(table: TextTable) -> Table:
     for number, column in enumerate(table.columns):
         shown.add_column(escape(column), justify="right" if number and table.columns[0] else "left")
     for number, row in enumerate(table.rows):
-        shown.add_row(*map(escape, row), style="bold" if number == table.emphasised else None)
+        # A mean with its interval takes two lines, so that a row of them fits on a screen.
+        cells = (Text(cell.replace(" [", "\n[")) for cell in row)
+        shown.add_row(*cells, style="bold" if number == table.emphasised else None)
     return shown
