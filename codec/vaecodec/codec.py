@@ -154,8 +154,13 @@ class Codec:
             InvalidVectorsError: one of its subclasses, naming the first bad row; nothing is returned then.
             InvalidBudgetError, NotCalibratedError: see :meth:`code`.
         """
-        latents = self._to_latents("embedding", "latent", vectors, "vectors")
-        return latents if dtype is None and bytes is None else self.code(dtype=dtype, bytes=bytes).encode(latents)
+        if dtype is None and bytes is None:
+            return self._to_latents("embedding", "latent", vectors, "vectors")
+        code = self.code(dtype=dtype, bytes=bytes)
+        parts = [code.encode(np.empty((0, self._code_dim), np.float32))]
+        for _, block in blocks(vectors, self.dim, self.metric):
+            parts.append(code.encode(self._to_latents("embedding", "latent", block, "vectors")))
+        return np.concatenate(parts)
 
     def encode_queries(self, vectors: Any) -> FloatArray:
         """Compress queries; as :meth:`encode`, through the query entry point of the file."""

@@ -12,6 +12,8 @@ from vaecodec.extras import require
 from vaecodec.interface import Metric
 from vaecodec.linear import LinearKind
 
+_CALIBRATION_ROWS = 50_000
+
 
 def export(
     run: Annotated[Path, typer.Argument(help="Folder that 'vaecodec train' wrote.")],
@@ -36,13 +38,19 @@ def linear(
 ) -> None:
     """Fit a linear reduction and write it in the format of the learned codecs."""
     require("onnx", extra="export")
+    import numpy as np
+
+    from vaecodec.codes import Calibration
     from vaecodec.linear import fit_linear
     from vaecodec.sources import open_source
     from vaecodec_exporters.linear import export_linear
 
     source = open_source(data)
     codec = fit_linear(source, dim, kind=kind, metric=metric, embedder=embedder)
-    export_linear(codec, out, provenance={"data": {"rows": source.rows}})
+    step = max(1, (source.rows or 0) // _CALIBRATION_ROWS)
+    latents = np.concatenate([codec.encode(block[::step]) for block in source.blocks()])
+    calibration = Calibration.fit(latents, codec.latent_metric)
+    export_linear(codec, out, provenance={"data": {"rows": source.rows}}, calibration=calibration)
     Console().print(f"[bold]{out}[/]: {kind}, {codec.dim} -> {codec.code_dim}, {_size(out)}")
 
 

@@ -32,6 +32,9 @@ def train(
     ] = None,
     dim: Annotated[int | None, typer.Option(help="Width of the latents.")] = None,
     nested: Annotated[str, typer.Option(help="Smaller widths that shall stand alone, e.g. 32,64.")] = "",
+    target: Annotated[
+        str, typer.Option(help="Train for codes: bytes per vector such as 48 or 32,48,64; or int4, int2, binary.")
+    ] = "",
     recipe: Annotated[Path | None, typer.Option(help="TOML file of settings; see docs/training.md.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the documents.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
@@ -52,6 +55,8 @@ def train(
     settings = settings.but(**{key: value for key, value in changes.items() if value is not None})
     console = Console()
     collection = _opened(data, queries, pairs, metric, embedder, 0.0)
+    if target:
+        settings = settings.but(**_for_codes(target, dim or collection.dim))
     console.print(str(collection.report), highlight=False)
     if collection.shift is not None:
         console.print(str(collection.shift), highlight=False)
@@ -151,6 +156,13 @@ def _require_libraries(export: bool) -> None:
         require(module, extra="train")
     if export:
         require("onnx", extra="export")
+
+
+def _for_codes(target: str, dim: int) -> dict[str, Any]:
+    """What a target changes in a recipe. Trellis codes choose among all latents, so these are as many as can be."""
+    if not target[0].isdecimal():
+        return {"target": target, "kl": 0.0}
+    return {"target_bytes": tuple(sorted(_widths(target))), "kl": 0.0, "dim": dim}
 
 
 def _widths(text: str) -> tuple[int, ...]:
