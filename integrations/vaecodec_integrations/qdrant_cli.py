@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Callable
 from contextlib import closing
 from enum import StrEnum
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +27,7 @@ from rich.text import Text
 
 from vaecodec.errors import MigrationError
 from vaecodec.extras import require
+from vaecodec.interface import Metric
 
 if TYPE_CHECKING:
     from vaecodec_integrations.qdrant.migrate import Estimate, Migration, Outcome
@@ -59,6 +63,10 @@ def migrate(
     switch_alias: Annotated[
         str | None, typer.Option(help="Point this alias at the compressed collection once both sides agree.")
     ] = None,
+    train: Annotated[bool, typer.Option("--train", help="Train the codec on the collection first.")] = False,
+    queries: Annotated[Path | None, typer.Option(help="For --train: embeddings of real queries.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="For --train: TOML file of settings.")] = None,
+    dim: Annotated[int | None, typer.Option(help="For --train: width of the latents.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check, and estimate the size.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Points per request.")] = 1000,
     state: Annotated[Path | None, typer.Option(help="State file; remembers how far the copy came.")] = None,
@@ -74,15 +82,16 @@ def migrate(
     from vaecodec_integrations.qdrant.layout import Originals
 
     console = Console()
-    loaded = Codec.load(codec)
     if keep_originals is Keep.FILE and originals_path is None:
         raise typer.BadParameter("--keep-originals file needs --originals PATH")
     client = _open(url, path)
     try:
+        if train and not codec.exists():
+            _train(work.training_rows, client, collection, vector, codec, queries, recipe, dim)
         migration = work.Migration(
             client,
             collection,
-            loaded,
+            Codec.load(codec),
             state or Path(f"vaecodec-migrate-{collection}-{into or named}.json"),
             into=into,
             named=named,
@@ -127,6 +136,33 @@ def rollback(
         Console().print(roll_back(client, collection, into=into, named=named))
     finally:
         client.close()
+
+
+def _train(
+    training_rows: Callable[[Any, str, str, Path], Metric],
+    client: Any,
+    collection: str,
+    vector: str,
+    codec: Path,
+    queries: Path | None,
+    recipe: Path | None,
+    dim: int | None,
+) -> None:
+    """Write the codec file by ``vaecodec train`` over the collection's vectors; the run stays beside the file."""
+    # Reached by its entry point: the integrations do not import the training package.
+    commands = entry_points(group="vaecodec.commands")
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows.npy"
+        metric = training_rows(client, collection, vector, rows)
+        commands["train"].load()(
+            str(rows),
+            codec.with_suffix(".run"),
+            queries=None if queries is None else str(queries),
+            recipe=recipe,
+            dim=dim,
+            metric=metric,
+            export=codec,
+        )
 
 
 def _open(url: str | None, path: Path | None) -> Any:

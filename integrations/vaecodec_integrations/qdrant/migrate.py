@@ -23,7 +23,7 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
 from vaecodec.errors import CodecMismatchError, MigrationError
-from vaecodec.interface import VectorCodec
+from vaecodec.interface import Metric, VectorCodec
 from vaecodec.vectors import as_vectors
 from vaecodec_integrations.qdrant.client import CompressedQdrantClient
 from vaecodec_integrations.qdrant.layout import (
@@ -296,6 +296,42 @@ def roll_back(client: QdrantClient, collection: str, *, into: str | None = None,
     client.update_collection(into, metadata={MIGRATION_KEY: None})
     where = f"points at {previous!r} again" if previous else "is removed, as there was none before"
     return f"The alias {alias!r} {where}; {into!r} is kept."
+
+
+def training_rows(client: QdrantClient, collection: str, vector: str, path: Path) -> Metric:
+    """Write a collection's vectors to a ``.npy`` file, float32 (n, dim), in constant memory.
+
+    Returns:
+        How the collection compares them.
+
+    Raises:
+        MigrationError: there is no such dense vector, or no codec can keep its distance.
+    """
+    params = dense_params(client.get_collection(collection)).get(vector)
+    metrics = {distance: metric for metric, distance in DISTANCES.items()}
+    if params is None or params.distance not in metrics or params.multivector_config is not None:
+        raise MigrationError(
+            f"collection {collection!r}: expected a plain dense vector {vector!r} compared by "
+            f"{', '.join(map(str, metrics))}, got {params!r}"
+        )
+    expected = client.count(collection, exact=True).count
+    rows = np.lib.format.open_memmap(path, "w+", np.float32, (expected, params.size))
+    filled, offset = 0, None
+    while filled < expected:
+        records, offset = client.scroll(
+            collection, limit=1000, offset=offset, with_payload=False, with_vectors=[vector]
+        )
+        found = [_named(record.vector)[vector] for record in records if vector in _named(record.vector)]
+        found = found[: expected - filled]  # points may have come since they were counted
+        rows[filled : filled + len(found)] = np.array(found, np.float32).reshape(-1, params.size)
+        filled += len(found)
+        if offset is None:
+            break
+    rows.flush()
+    if filled < expected:
+        np.save(path.with_suffix(".cut.npy"), rows[:filled])
+        path.with_suffix(".cut.npy").replace(path)
+    return metrics[params.distance]
 
 
 # ---------------------------------------------------------------- the two ends

@@ -15,7 +15,7 @@ import pytest
 from qdrant_client import QdrantClient, models
 from typer.testing import CliRunner
 
-from vaecodec import LinearCodec, fit_linear
+from vaecodec import Codec, LinearCodec, fit_linear
 from vaecodec.errors import CodecMismatchError, MigrationError
 from vaecodec_integrations import qdrant_cli
 from vaecodec_integrations.qdrant import CompressedQdrantClient, OriginalsFile
@@ -301,12 +301,12 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(fast_path: Path,
 
 class TestCommandLine:
     @pytest.fixture
-    def folder(self, tmp_path: Path, sample: Any) -> Path:
-        client = QdrantClient(path=str(tmp_path / "qdrant"))
+    def folder(self, fast_path: Path, sample: Any) -> Path:
+        client = QdrantClient(path=str(fast_path / "qdrant"))
         client.create_collection("docs", models.VectorParams(size=384, distance=models.Distance.COSINE))
         client.upload_collection("docs", sample.base[:60], ids=range(60))
         client.close()
-        return tmp_path / "qdrant"
+        return fast_path / "qdrant"
 
     @pytest.fixture
     def run(self, folder: Path, svd_path: Path, tmp_path: Path) -> Callable[..., Any]:
@@ -338,6 +338,30 @@ class TestCommandLine:
         client = QdrantClient(path=str(folder))
         assert {c.name for c in client.get_collections().collections} == {"docs", "docs_small"}
         assert client.get_collection("docs_small").config.params.vectors.size == 64
+        client.close()
+
+    @pytest.mark.filterwarnings("ignore:recall@10 .* is not surely above that of the linear codec")
+    def test_a_codec_can_be_trained_on_the_collection_first(self, folder: Path, run: Any, tmp_path: Path) -> None:
+        client = QdrantClient(path=str(folder))
+        base = np.load(Path(__file__).parents[3] / "examples" / "debian-sample" / "base.npy").astype(np.float32)
+        client.upload_collection("docs", base[:400], ids=range(400))
+        client.close()
+        (tmp_path / "quick.toml").write_text("epochs = 1\nhidden = 0\n")
+        arguments = ["--train", "--recipe", str(tmp_path / "quick.toml"), "--dim", "32", "--into", "docs_small"]
+        codec = tmp_path / "own.onnx"
+        first = run("migrate", "--codec", str(codec), "--state", str(tmp_path / "s.json"), *arguments, codec=False)
+        assert first.exit_code == 0, first.output
+        assert Codec.load(codec).code_dim == 32
+        written = codec.read_bytes()
+        assert (
+            run(
+                "migrate", "--codec", str(codec), "--state", str(tmp_path / "s.json"), *arguments, codec=False
+            ).exit_code
+            == 0
+        )
+        assert codec.read_bytes() == written
+        client = QdrantClient(path=str(folder))
+        assert client.count("docs_small").count == 400
         client.close()
 
     def test_file_originals_need_a_path(self, run: Any) -> None:

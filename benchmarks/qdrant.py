@@ -1,0 +1,414 @@
+"""Qdrant: what the adapter costs, what re-ranking recovers, what a million vectors take, and what migrating takes.
+
+    python benchmarks/qdrant.py overhead
+    python benchmarks/qdrant.py rerank
+    python benchmarks/qdrant.py sizes
+    python benchmarks/qdrant.py migrate --points 200000
+
+Vectors: the folder given by --data (`base.npy`, `queries.npy`, `train.npy`), by default the bundled sample. The engine
+is Qdrant's own, in-process (qdrant-edge-py); the client is qdrant-client in local mode. Each part prints a table; the
+codec is a linear one unless --codec names a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import qdrant_edge as edge
+from qdrant_client import QdrantClient, models
+
+from vaecodec import Codec, evaluation, fit_linear
+from vaecodec.interface import FloatArray, Metric, VectorCodec
+from vaecodec_integrations.qdrant import CompressedQdrantClient, OriginalsFile
+from vaecodec_integrations.qdrant.migrate import Migration, migrate
+from vaecodec_integrations.qdrant.rescoring import exact_scores
+
+SAMPLE = Path(__file__).parent.parent / "examples" / "debian-sample"
+BATCH = 64
+
+
+class Data:
+    """float32 rows of unit norm."""
+
+    def __init__(self, folder: Path, rows: int | None, queries: int) -> None:
+        self.train = np.load(folder / "train.npy", mmap_mode="r")
+        self.base = np.array(np.load(folder / "base.npy", mmap_mode="r")[:rows], np.float32)
+        self.queries = np.array(np.load(folder / "queries.npy", mmap_mode="r")[:queries], np.float32)
+
+
+def table(rows: list[dict[str, Any]]) -> None:
+    """A Markdown table; floats with as many digits as they are worth."""
+    print("| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0]))
+    for row in rows:
+        print(
+            "| "
+            + " | ".join(
+                f"{v:,.3f}" if isinstance(v, float) else f"{v:,}" if isinstance(v, int) else str(v)
+                for v in row.values()
+            )
+            + " |"
+        )
+
+
+def cpu_seconds(work: Callable[[], None]) -> float:
+    """CPU time of the process: on one thread it is the wall time of a quiet machine."""
+    gc.collect()
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+# ---------------------------------------------------------------- overhead
+
+
+def overhead(data: Data, codec: VectorCodec, repeats: int = 5) -> None:
+    """Upserts and queries through the adapter, less the encoding, against the same latents and against the original
+    vectors through the plain client. Encoding starts from the lists of floats that a caller of Qdrant holds.
+    """
+
+    def points(vectors: FloatArray) -> list[list[models.PointStruct]]:
+        made = [models.PointStruct(id=i, vector=v, payload={"n": i}) for i, v in enumerate(vectors.tolist())]
+        return [made[start : start + BATCH] for start in range(0, len(made), BATCH)]
+
+    def upserts(client: QdrantClient, batches: list[list[models.PointStruct]]) -> Callable[[], None]:
+        def work() -> None:
+            for batch in batches:
+                client.upsert("docs", batch)
+
+        return work
+
+    def searches(client: QdrantClient, queries: list[list[float]]) -> Callable[[], None]:
+        def work() -> None:
+            for query in queries:
+                client.query_points("docs", query)
+
+        return work
+
+    original, latent = points(data.base), points(codec.encode(data.base))
+    lists = [[point.vector for point in batch] for batch in original]
+    asked, asked_latents = data.queries.tolist(), codec.encode_queries(data.queries).tolist()
+    gc.collect()
+    gc.freeze()  # the points of the benchmark itself are not what the collector should walk
+
+    def encode_documents() -> None:
+        for batch in lists:
+            codec.encode(np.array(batch, np.float32)).tolist()
+
+    def encode_queries() -> None:
+        for query in asked:
+            codec.encode_queries(np.array([query], np.float32)).tolist()
+
+    times: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        for kind, batches, queries, size in (
+            ("latents", latent, asked_latents, codec.code_dim),
+            ("original", original, asked, codec.dim),
+            ("adapter", original, asked, codec.dim),
+        ):
+            plain = QdrantClient(":memory:")
+            client = CompressedQdrantClient(plain, codec) if kind == "adapter" else plain
+            client.create_collection("docs", models.VectorParams(size=size, distance=models.Distance.COSINE))
+            times.setdefault(f"upsert {kind}", []).append(cpu_seconds(upserts(client, batches)) / len(data.base))
+            times.setdefault(f"query {kind}", []).append(cpu_seconds(searches(client, queries)) / len(queries))
+            plain.close()
+        times.setdefault("upsert encode", []).append(cpu_seconds(encode_documents) / len(data.base))
+        times.setdefault("query encode", []).append(cpu_seconds(encode_queries) / len(asked))
+    best = {name: min(values) * 1e6 for name, values in times.items()}
+    table(
+        [
+            {
+                "": operation,
+                "original, plain client (us)": best[f"{operation} original"],
+                "latents, plain client (us)": best[f"{operation} latents"],
+                "encoding (us)": best[f"{operation} encode"],
+                "adapter, all (us)": best[f"{operation} adapter"],
+                "beyond encoding, of latents": (best[f"{operation} adapter"] - best[f"{operation} encode"])
+                / best[f"{operation} latents"]
+                - 1,
+                "beyond encoding, of original": (best[f"{operation} adapter"] - best[f"{operation} encode"])
+                / best[f"{operation} original"]
+                - 1,
+            }
+            for operation in ("upsert", "query")
+        ]
+    )
+
+
+# ---------------------------------------------------------------- the engine
+
+
+def shard(folder: Path, vectors: dict[str, Any]) -> Any:
+    """An empty shard that builds its graph however small it is, without a log of fixed size."""
+    optimizers = edge.EdgeOptimizersConfig(indexing_threshold=1, default_segment_number=1)
+    config = edge.EdgeConfig(vectors=vectors, optimizers=optimizers, wal_enabled=False)
+    return edge.EdgeShard.create(str(folder), config)
+
+
+def params(size: int, *, m: int = 16, turbo: Any = None, on_disk: bool = False, half: bool = False) -> Any:
+    return edge.EdgeVectorParams(
+        size=size,
+        distance=edge.Distance.Cosine,
+        on_disk=on_disk,
+        datatype=edge.VectorStorageDatatype.Float16 if half else None,
+        quantization_config=None if turbo is None else edge.TurboQuantQuantizationConfig(bits=turbo, always_ram=True),
+        hnsw_config=edge.HnswIndexConfig(m=m, ef_construct=100, full_scan_threshold=1),
+    )
+
+
+def fill(filled: Any, vectors: dict[str, FloatArray]) -> None:
+    count = len(next(iter(vectors.values())))
+    for start in range(0, count, 1000):
+        rows = {name: values[start : start + 1000].tolist() for name, values in vectors.items()}
+        points = [
+            edge.Point(start + i, {name: column[i] for name, column in rows.items()}, {})
+            for i in range(min(1000, count - start))
+        ]
+        filled.update(edge.UpdateOperation.upsert_points(points))
+    filled.optimize()
+    filled.flush()
+
+
+def disk_bytes(folder: Path) -> int:
+    """What the files take on the disk, sparse ones at their allocated size."""
+    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
+
+
+def rerank(data: Data, codec: VectorCodec) -> None:
+    """Recall@10 against exact search on the originals, and latency, one query at a time."""
+    truth, _ = evaluation.exact_search(data.base, data.queries, 10, Metric.COSINE)
+    latents = codec.encode_queries(data.queries)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        kept = shard(folder, {"": params(codec.code_dim), "original": params(codec.dim, m=0, on_disk=True, half=True)})
+        fill(kept, {"": codec.encode(data.base), "original": data.base})
+        file = OriginalsFile(folder / "originals.f16", codec.dim)
+        file.append(range(len(data.base)), data.base)
+        search = edge.SearchParams(hnsw_ef=128)
+
+        def nearest(latent: FloatArray, limit: int) -> list[int]:
+            query = edge.Query.Nearest(latent.tolist())
+            return [p.id for p in kept.query(edge.QueryRequest(limit=limit, query=query, params=search))]
+
+        def none(row: int, times: int) -> list[int]:
+            return nearest(latents[row], 10 * times)
+
+        def on_disk(row: int, times: int) -> list[int]:
+            first = edge.Query.Nearest(latents[row].tolist())
+            prefetch = edge.Prefetch(limit=10 * times, query=first, params=search)
+            exact = edge.Query.Nearest(data.queries[row].tolist(), using="original")
+            return [p.id for p in kept.query(edge.QueryRequest(limit=10, query=exact, prefetches=[prefetch]))]
+
+        def in_file(row: int, times: int) -> list[int]:
+            ids = nearest(latents[row], 10 * times)
+            scores = exact_scores(data.queries[row : row + 1], file.get(ids), Metric.COSINE)
+            return [ids[i] for i in np.argsort(-scores, kind="stable")[:10]]
+
+        for place, work in {"none": none, "disk": on_disk, "file": in_file}.items():
+            for row in range(len(data.queries)):
+                work(row, 1)  # read the files once, so that the order of the rows of the table does not matter
+            for times in (1,) if place == "none" else (1, 2, 4, 8):
+                found, seconds = [], []
+                for row in range(len(data.queries)):
+                    start = time.perf_counter()
+                    found.append(work(row, times))
+                    seconds.append(time.perf_counter() - start)
+                recall = evaluation.bootstrap(evaluation.recall(np.array(found), truth, 10))
+                rows.append(
+                    {
+                        "originals": place,
+                        "rerank": f"{times}x",
+                        "recall@10": recall.mean,
+                        "95 %": f"{recall.low:.3f} to {recall.high:.3f}",
+                        "median (ms)": float(np.median(seconds)) * 1e3,
+                        "p95 (ms)": float(np.percentile(seconds, 95)) * 1e3,
+                    }
+                )
+        file.close()
+        kept.close()
+    table(rows)
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "original float32": {"dim": "dim"},
+    "latents float32": {"dim": "code_dim"},
+    "latents float16": {"dim": "code_dim", "half": True},
+    "latents, 4 bit codes in RAM": {"dim": "code_dim", "turbo": edge.TurboQuantBitSize.Bits4, "on_disk": True},
+    "latents, 2 bit codes in RAM": {"dim": "code_dim", "turbo": edge.TurboQuantBitSize.Bits2, "on_disk": True},
+    "latents float32 + originals on disk": {"dim": "code_dim", "originals": True},
+}
+
+
+def sizes(data: Data, codec: VectorCodec) -> None:
+    """Disk, RAM and network of each setting, measured on all rows given and stated per million of them.
+
+    RAM is what a fresh process gains in private and mapped pages when it opens the shard and answers the queries.
+    """
+    rows = []
+    for name, setting in SETTINGS.items():
+        compressed = setting["dim"] == "code_dim"
+        vectors = codec.encode(data.base) if compressed else data.base
+        with tempfile.TemporaryDirectory() as folder:
+            made = {k: v for k, v in setting.items() if k in ("half", "turbo", "on_disk")}
+            config = {"": params(vectors.shape[1], **made)}
+            filled = {"": vectors}
+            if setting.get("originals"):
+                config["original"], filled["original"] = params(codec.dim, m=0, on_disk=True, half=True), data.base
+            one = shard(Path(folder), config)
+            fill(one, filled)
+            one.close()
+            queries = codec.encode_queries(data.queries) if compressed else data.queries
+            np.save(Path(folder) / "queries.npy", queries)
+            program = [sys.executable, __file__, "--resident", folder]
+            resident = int(subprocess.run(program, capture_output=True, text=True, check=True).stdout)
+            (Path(folder) / "queries.npy").unlink()
+            body = json.dumps([{"id": i, "vector": v} for i, v in enumerate(vectors[:1000].tolist())])
+            scale = 1e6 / len(data.base) / 1e6
+            rows.append(
+                {
+                    "stored": name,
+                    "dims": vectors.shape[1],
+                    "disk (MB)": round(disk_bytes(Path(folder)) * scale),
+                    "RAM (MB)": round(resident * scale),
+                    "upsert by REST (MB)": round(len(body) / 1000),
+                }
+            )
+    print(f"Per million vectors, from {len(data.base):,}:\n")
+    table(rows)
+
+
+def resident(folder: Path) -> None:
+    """Printed by a process of its own: bytes gained by opening a shard and searching it.
+
+    A shard of two points is opened first, so that the engine's threads and buffers are not counted.
+    """
+    queries = np.load(folder / "queries.npy").tolist()
+    search = edge.SearchParams(hnsw_ef=128)
+
+    def answer(opened: Any) -> None:
+        for query in queries:
+            opened.query(edge.QueryRequest(limit=10, query=edge.Query.Nearest(query), params=search))
+
+    with tempfile.TemporaryDirectory() as name:
+        small = shard(Path(name), {"": params(len(queries[0]))})
+        fill(small, {"": np.array(queries[:2], np.float32)})
+        answer(small)
+        before = psutil.Process().memory_info().rss
+        opened = edge.EdgeShard.load(str(folder))
+        answer(opened)
+        print(psutil.Process().memory_info().rss - before)
+        opened.close()
+        small.close()
+
+
+# ---------------------------------------------------------------- migration
+
+
+@contextmanager
+def peak_rss() -> Iterator[list[int]]:
+    """The largest resident size seen while the block ran, sampled every 20 ms."""
+    process, seen, stop = psutil.Process(), [psutil.Process().memory_info().rss], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.02):
+            seen[0] = max(seen[0], process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def migration(data: Data, codec: VectorCodec, points: int, folder: Path) -> None:
+    """A folder of local mode migrated in place; its rows are the data's, repeated with a little noise."""
+    shutil.rmtree(folder, ignore_errors=True)
+    client = QdrantClient(path=str(folder))
+    client.create_collection("docs", models.VectorParams(size=codec.dim, distance=models.Distance.COSINE))
+    random = np.random.default_rng(0)
+    for start in range(0, points, 2000):
+        rows = data.base[np.arange(start, min(start + 2000, points)) % len(data.base)]
+        rows = rows + random.normal(scale=0.002, size=rows.shape).astype(np.float32)
+        ids = range(start, start + len(rows))
+        client.upload_collection("docs", rows, ids=ids, payload=({"row": i, "group": i % 7} for i in ids))
+    gc.collect()
+    before = psutil.Process().memory_info().rss
+    job = Migration(client, "docs", codec, folder / "state.json", into="small")
+    start = time.perf_counter()
+    with peak_rss() as peak:
+        outcome = migrate(job, sample=20)
+    seconds = time.perf_counter() - start
+
+    def digest(collection: str) -> Iterator[tuple[Any, Any]]:
+        offset = None
+        while True:
+            records, offset = client.scroll(collection, limit=5000, offset=offset)
+            yield from ((record.id, json.dumps(record.payload, sort_keys=True)) for record in records)
+            if offset is None:
+                return
+
+    same = all(a == b for a, b in zip(digest("docs"), digest("small"), strict=True))
+    table(
+        [
+            {
+                "points": points,
+                "seconds": seconds,
+                "points/s (copied and compared)": round(points / seconds),
+                "RSS before (MB)": round(before / 1e6),
+                "peak gained (MB)": round((peak[0] - before) / 1e6),
+                "the target's vectors, in RAM in local mode (MB)": round(points * codec.code_dim * 4 / 1e6),
+                "ids and payloads identical": str(same),
+                "repaired": outcome.repaired,
+            }
+        ]
+    )
+    client.close()
+    shutil.rmtree(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", nargs="?", choices=["overhead", "rerank", "sizes", "migrate"])
+    parser.add_argument("--data", type=Path, default=SAMPLE)
+    parser.add_argument("--codec", type=Path, help="a codec file; by default an SVD of --dim is fitted")
+    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--rows", type=int, help="rows of the base to use; by default all")
+    parser.add_argument("--queries", type=int, default=300)
+    parser.add_argument("--points", type=int, default=200_000, help="for migrate")
+    scratch = Path(tempfile.gettempdir()) / "vaecodec-migrate"
+    parser.add_argument("--folder", type=Path, default=scratch, help="for migrate; removed afterwards")
+    parser.add_argument("--resident", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if arguments.resident is not None:
+        resident(arguments.resident)
+        return
+    data = Data(arguments.data, arguments.rows, arguments.queries)
+    codec: VectorCodec
+    codec = fit_linear(data.train, arguments.dim) if arguments.codec is None else Codec.load(arguments.codec)
+    print(f"{len(data.base):,} x {codec.dim}, codec {codec.codec_id[:12]} with {codec.code_dim} dimensions\n")
+    if arguments.part == "migrate":
+        migration(data, codec, arguments.points, arguments.folder)
+    else:
+        {"overhead": overhead, "rerank": rerank, "sizes": sizes}[arguments.part or "overhead"](data, codec)
+
+
+if __name__ == "__main__":
+    main()
