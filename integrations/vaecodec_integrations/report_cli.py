@@ -41,6 +41,10 @@ def report(
         Path | None,
         typer.Option(help="Pairs whose similarity people scored: .npz with the arrays first, second and scores."),
     ] = None,
+    budget: Annotated[
+        list[int] | None,
+        typer.Option("--bytes", help="Bytes per vector at which the codec's codes are measured too; may be repeated."),
+    ] = None,
     compare: Annotated[
         Path | None, typer.Option(help="The report.json of an earlier report, to show what changed.")
     ] = None,
@@ -65,6 +69,7 @@ def report(
             relevant=answers,
             labels=slices,
             scored_pairs=pairs,
+            budgets=budget or (),
             on_method=lambda name: status.update(f"measuring {escape(name)}"),
         )
         status.update("writing the report")

@@ -161,6 +161,31 @@ def test_scored_pairs_are_correlated_as_scipy_does(sample, svd_codec):
     assert f"{summary.method('codec').scored_pairs:.3f}" in text
 
 
+def test_codes_lose_by_their_bits(small, vae_codec):
+    base, queries, _ = small
+    run = measure(
+        base, queries, vae_codec, open_engine(EngineName.HNSW), name="vae64.onnx", budgets=[16, 32], labels=["a"] * 100
+    )
+    summary = summarise(run)
+    small_code, large_code = summary.method("vae64.onnx, 16 bytes"), summary.method("vae64.onnx, 32 bytes")
+    floats = summary.method("vae64.onnx")
+
+    assert [method.packed for method in summary.methods] == 6 * [False] + 2 * [True]
+    assert (small_code.bytes_per_vector, large_code.bytes_per_vector) == (16 + 4, 32 + 4)
+    assert large_code.index_bytes - small_code.index_bytes == pytest.approx(16 * BASE, rel=0.01)
+    assert small_code.losses.bits > large_code.losses.bits > -0.01
+    assert small_code.losses.codec == large_code.losses.codec == floats.losses.codec
+    assert small_code.losses.graph == floats.losses.bits == 0
+    assert small_code.losses.codec + small_code.losses.bits + small_code.losses.found == pytest.approx(1)
+    assert small_code.reconstruction < large_code.reconstruction < floats.reconstruction
+    latents, coded = vae_codec.encode(base), vae_codec.code(bytes=16)
+    ids = exact_search(coded.decode(coded.encode(latents)), vae_codec.encode_queries(queries), 10, Metric.COSINE)[0]
+    assert small_code.metrics["recall@10"].mean == pytest.approx(recall(ids, run.truth, 10).mean(), abs=0.002)
+    text = markdown("", tables(summary, run), [])
+    assert "| stored as | lost by the codec | lost by the bits | lost by the index |" in text
+    assert "| **vae64.onnx** |" in text
+
+
 def test_worst_tenth_and_slices(run):
     summary = summarise(run)
     figures = recall(run.methods[-1].engine_ids, run.truth, 10)
@@ -359,6 +384,7 @@ def test_bad_input_is_refused_before_anything_is_measured(small, svd_codec):
     ]:
         refused(ReportInputError, message, scored_pairs=pairs)
     refused(WrongWidthError, "scored pairs, second: expected", scored_pairs=ScoredPairs(base[:3], base[:3, :9], three))
+    refused(ReportInputError, "codes need a codec loaded from a file", budgets=[32])
     refused(ReportInputError, "name: 'svd' is the name of a baseline", name="svd")
 
 

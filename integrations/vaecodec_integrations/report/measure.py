@@ -19,10 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecodec import __version__
+from vaecodec.codec import Codec
 from vaecodec.errors import ReportInputError
 from vaecodec.evaluation import IdArray, exact_search, pair_scores, pair_similarity, spearman
 from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec.linear import LinearKind, fit_linear
+from vaecodec.packed_index import PackedIndex
 from vaecodec.vectors import as_vectors, normalised
 from vaecodec_integrations.report.engine import Engine
 
@@ -61,23 +63,25 @@ class Method:
     """One way to store the vectors, and what came back from it.
 
     Attributes:
-        name: ``uncompressed``, a linear kind, or the codec's name.
+        name: ``uncompressed``, a linear kind, or the codec's name, with the bytes where it is stored as codes.
+        packed: stored as the codec's codes in a ``PackedIndex``, searched exactly, instead of in the engine.
         width: dimensions stored.
-        bytes_per_vector: of the stored vectors alone, float32.
+        bytes_per_vector: of the stored vectors alone: float32, or a code and its norm.
         index_bytes: of the whole index on disk.
         encode_seconds: to encode the base; 0 where nothing is encoded.
-        build_seconds: to index it, encoding not included.
-        encode_queries_seconds: to encode the queries.
+        build_seconds: to index it, encoding included only where packed.
+        encode_queries_seconds: to encode the queries; 0 where nothing is encoded or the search does it.
         search_seconds: to search them all in one batch, the median of three runs after a warm-up.
         pair_similarity: Spearman correlation of pair scores before and after.
         scored_pairs: Spearman correlation of pair scores with those that people gave; none where not given.
         reconstruction: mean cosine between embeddings and what the codec restores.
         unreached: numbers of those sampled documents that no document of their own neighbourhood finds any more.
-        exact_ids: (nq, k) by exact search on what is stored.
-        engine_ids: (nq, k) by the engine's index, -1 where fewer were found.
+        exact_ids: (nq, k) by exact search on the float32 vectors that are stored, or would be.
+        engine_ids: (nq, k) by the index, -1 where fewer were found.
     """
 
     name: str
+    packed: bool
     width: int
     bytes_per_vector: int
     index_bytes: int
@@ -104,7 +108,7 @@ class Run:
         relevant: rows of the base that answer each query, where known.
         labels: a label for each query, where given.
         sampled: how many documents were looked at for :attr:`Method.unreached`.
-        methods: uncompressed first, the codec last.
+        methods: uncompressed, the linear baselines, the codec, the codec's codes.
         svd_curve: (nq, 10) by exact search on SVD latents, for several widths.
     """
 
@@ -148,6 +152,7 @@ def measure(
     relevant: Sequence[Sequence[int]] | None = None,
     labels: Sequence[str] | None = None,
     scored_pairs: ScoredPairs | None = None,
+    budgets: Sequence[int] = (),
     on_method: Callable[[str], None] = lambda _: None,
 ) -> Run:
     """Measure the codec, the uncompressed vectors and the linear baselines of the same width.
@@ -162,17 +167,20 @@ def measure(
         relevant: for each query the rows of ``base`` that answer it; empty where unknown.
         labels: for each query the slice that it belongs to.
         scored_pairs: pairs of embeddings whose similarity people have scored.
+        budgets: bytes per vector at which the codec's codes are measured too; needs a :class:`vaecodec.Codec`.
         on_method: called with the name of each method before it is measured.
 
     Raises:
         InvalidVectorsError: naming the first bad row.
         ReportInputError: too few rows, rows that are all the same, relevance or labels that do not fit the queries,
-            or scores that do not fit the pairs.
+            scores that do not fit the pairs, or a codec that has no codes.
+        InvalidBudgetError, NotCalibratedError: the codec has no code of that many bytes.
     """
     metric = codec.metric
     base = as_vectors(base, codec.dim, metric, name="base")
     queries = as_vectors(queries, codec.dim, metric, name="queries")
     _check(base, queries, relevant, labels, name)
+    codes = [(f"{name}, {budget} bytes", _packed_index(codec, budget)) for budget in budgets]
     if scored_pairs is not None:
         scored_pairs = _checked(scored_pairs, codec.dim, metric)
     if metric is Metric.COSINE:
@@ -202,6 +210,9 @@ def measure(
     for method, reduction in [(UNCOMPRESSED, None), *linear.items(), (name, codec)]:
         on_method(method)
         methods.append(_measure(method, reduction, base, queries, metric, engine, hood, scored_pairs))
+    for method, index in codes:
+        on_method(method)
+        methods.append(_measure_packed(method, codec, index, base, queries, hood, scored_pairs))
     on_method("SVD at other widths")
     return Run(
         codec=name,
@@ -279,6 +290,7 @@ def _measure(
     restored = codec.decode(codec.encode(sample)) if codec else sample
     return Method(
         name=name,
+        packed=False,
         width=stored.shape[1],
         bytes_per_vector=stored.itemsize * stored.shape[1],
         index_bytes=size_bytes,
@@ -293,6 +305,57 @@ def _measure(
         reconstruction=_mean_cosine(sample, restored),
         unreached=hood.unreached(stored, codec.encode_queries if codec else None, stored_metric),
         exact_ids=exact_search(stored, encoded, k, stored_metric)[0],
+        engine_ids=runs[0][0],
+    )
+
+
+def _packed_index(codec: VectorCodec, budget: int) -> PackedIndex:
+    if not isinstance(codec, Codec):
+        raise ReportInputError("budgets: codes need a codec loaded from a file, which holds their calibration")
+    return PackedIndex(codec, bytes=budget)
+
+
+def _measure_packed(
+    name: str,
+    codec: VectorCodec,
+    index: PackedIndex,
+    base: FloatArray,
+    queries: FloatArray,
+    hood: _Neighbourhoods,
+    scored: ScoredPairs | None,
+) -> Method:
+    def quantised(vectors: FloatArray) -> FloatArray:
+        return index.code.decode(index.code.encode(codec.encode(vectors)))
+
+    k = min(NEIGHBOURS, len(base))
+    quantised(base[:_NEIGHBOURHOOD])  # compiles what the times below would otherwise hold
+    _, build_seconds = _timed(lambda: index.add(base))
+    index.search(queries[:_NEIGHBOURHOOD], k)
+    runs = [_timed(lambda: index.search(queries, k)[0]) for _ in range(_TIMED_RUNS)]
+    with tempfile.TemporaryDirectory(prefix="vaecodec-report-") as folder:
+        index.save(Path(folder) / "codes")
+        size_bytes = (Path(folder) / "codes").stat().st_size
+    stored = quantised(base)
+    sample = slice(None, None, max(1, len(base) // _RECONSTRUCTED_ROWS))
+    return Method(
+        name=name,
+        packed=True,
+        width=codec.code_dim,
+        bytes_per_vector=index.bytes_per_vector,
+        index_bytes=size_bytes,
+        encode_seconds=0.0,
+        build_seconds=build_seconds,
+        encode_queries_seconds=0.0,
+        search_seconds=statistics.median(seconds for _, seconds in runs),
+        pair_similarity=pair_similarity(base, stored, codec.metric, codec.latent_metric),
+        scored_pairs=None
+        if scored is None
+        else spearman(
+            pair_scores(quantised(scored.first), quantised(scored.second), codec.latent_metric), scored.scores
+        ),
+        reconstruction=_mean_cosine(base[sample], codec.decode(stored[sample])),
+        unreached=hood.unreached(stored, codec.encode_queries, codec.latent_metric),
+        exact_ids=exact_search(codec.encode(base), codec.encode_queries(queries), k, codec.latent_metric)[0],
         engine_ids=runs[0][0],
     )
 

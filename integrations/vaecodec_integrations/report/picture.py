@@ -13,7 +13,7 @@ from vaecodec_integrations.report.summarise import JUDGED, RERANKED, Summary, la
 
 _CODEC, _LINEAR, _PLAIN, _LOST = "#0b6e4f", "#b5651d", "#555555", "#d9d9d9"
 _REGAINED = ("#0b6e4f", "#3f9b7a", "#7fbfa3", "#bfe0d0")
-_LOSSES = ("#0b6e4f", "#e0b04a", "#c8553d")
+_LOSSES = ("#0b6e4f", "#e0b04a", "#8d6cab", "#c8553d")
 _STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -33,7 +33,7 @@ def recall_against_bytes(summary: Summary, form: Literal["png", "svg"]) -> bytes
     for method, height in zip(summary.methods, heights, strict=True):
         value = method.metrics[JUDGED]
         ours = method.name == summary.codec
-        colour = _CODEC if ours else _PLAIN if method.name == UNCOMPRESSED else _LINEAR
+        colour = _CODEC if ours or method.packed else _PLAIN if method.name == UNCOMPRESSED else _LINEAR
         around = [[value.mean - value.low], [value.high - value.mean]]
         axes.errorbar(
             method.bytes_per_vector, value.mean, around, fmt="o", color=colour, capsize=3, markersize=7 if ours else 4
@@ -70,7 +70,7 @@ def losses(summary: Summary, form: Literal["png", "svg"]) -> bytes:
     names = [label(method.name) for method in summary.methods]
     for row, method in enumerate(summary.methods):
         parts = method.losses
-        _stack(axes, row - 0.19, (parts.found, max(0.0, parts.graph), parts.codec), _LOSSES)
+        _stack(axes, row - 0.19, (parts.found, max(0.0, parts.graph), max(0.0, parts.bits), parts.codec), _LOSSES)
         steps = [0.0, *parts.reranked.values()]
         gains = [after - before for before, after in pairwise(steps)]
         _stack(axes, row + 0.19, (*gains, 1 - sum(gains)), (*_REGAINED[: len(gains)], _LOST))
@@ -83,7 +83,8 @@ def losses(summary: Summary, form: Literal["png", "svg"]) -> bytes:
         for colour, text in (
             (_LOSSES[0], "found"),
             (_LOSSES[1], "lost by the index"),
-            (_LOSSES[2], "lost by the codec"),
+            *([(_LOSSES[2], "lost by the bits")] if any(method.packed for method in summary.methods) else []),
+            (_LOSSES[3], "lost by the codec"),
             *(
                 (colour, f"re-ranking {times}x")
                 for colour, times in zip(_REGAINED[1:], RERANKED[1:], strict=True)

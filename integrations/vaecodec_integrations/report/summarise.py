@@ -9,7 +9,7 @@ import numpy as np
 
 from vaecodec.evaluation import Figures, IdArray, Interval, bootstrap, mrr, ndcg, paired_bootstrap, recall
 from vaecodec.linear import LinearKind
-from vaecodec_integrations.report.measure import UNCOMPRESSED, Method, Run
+from vaecodec_integrations.report.measure import Method, Run
 
 # What the codec is judged by.
 JUDGED = "recall@10"
@@ -30,17 +30,20 @@ _FLOAT_BYTES = 4
 
 @dataclass(frozen=True)
 class Losses:
-    """Where recall@10 goes, as means over the queries; with ``found`` the first two add up to 1.
+    """Where recall@10 goes, as means over the queries; with ``found`` the first three add up to 1.
 
     Attributes:
-        codec: lost by exact search on the stored vectors.
-        graph: lost in addition by the engine's index; may be slightly negative, when it errs on the right side.
-        found: recall@10 of the engine.
-        reranked: recall@10 after the engine's first 10, 20, 40 and 80 candidates are scored again with the
+        codec: lost by exact search on the float32 vectors.
+        bits: lost in addition by writing them as codes.
+        graph: lost in addition by the engine's index. This and ``bits`` may be slightly negative: they can err on the
+            right side.
+        found: recall@10 of the index.
+        reranked: recall@10 after the index's first 10, 20, 40 and 80 candidates are scored again with the
             original vectors.
     """
 
     codec: float
+    bits: float
     graph: float
     found: float
     reranked: Mapping[int, float]
@@ -51,7 +54,7 @@ class MethodSummary:
     """The figures of one way to store the vectors.
 
     Attributes:
-        name, width, bytes_per_vector, index_bytes, pair_similarity, scored_pairs, reconstruction: see
+        name, packed, width, bytes_per_vector, index_bytes, pair_similarity, scored_pairs, reconstruction: see
             :class:`Method`.
         build_seconds: encoding and indexing the base.
         queries_per_second: encoding and searching the queries, in one batch.
@@ -62,6 +65,7 @@ class MethodSummary:
     """
 
     name: str
+    packed: bool
     width: int
     bytes_per_vector: int
     index_bytes: int
@@ -143,7 +147,7 @@ class Summary:
 def summarise(run: Run, earlier: Run | None = None) -> Summary:
     """Derive every figure of a report from what was measured, and what changed since an earlier one."""
     figures = {method.name: per_query(run, method) for method in run.methods}
-    linear = [method.name for method in run.methods if method.name not in (UNCOMPRESSED, run.codec)]
+    linear = [method.name for method in run.methods if method.name in LABELS]
     differences = {}
     for metric, values in figures[run.codec].items():
         rival = max(linear, key=lambda name: float(figures[name][metric].mean()))
@@ -207,6 +211,7 @@ def _summarise(run: Run, method: Method, figures: Mapping[str, Figures]) -> Meth
     queries = len(run.truth)
     return MethodSummary(
         name=method.name,
+        packed=method.packed,
         width=method.width,
         bytes_per_vector=method.bytes_per_vector,
         index_bytes=method.index_bytes,
@@ -230,7 +235,8 @@ def _losses(run: Run, method: Method) -> Losses:
         for times in RERANKED
         if 10 * times <= run.truth.shape[1]
     }
-    return Losses(codec=1 - exact, graph=exact - found, found=found, reranked=reranked)
+    bits, graph = (exact - found, 0.0) if method.packed else (0.0, exact - found)
+    return Losses(codec=1 - exact, bits=bits, graph=graph, found=found, reranked=reranked)
 
 
 def _among(candidates: IdArray, truth: IdArray) -> float:

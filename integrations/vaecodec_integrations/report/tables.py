@@ -46,7 +46,13 @@ def interval(value: Interval, sign: str = "") -> str:
 
 def _methods(summary: Summary, title: str, note: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
     rows = [(label(method.name), *row) for method, row in zip(summary.methods, cells, strict=True)]
-    return Table(title, note, ("stored as", *columns), rows, emphasised=len(rows) - 1)
+    return Table(
+        title,
+        note,
+        ("stored as", *columns),
+        rows,
+        emphasised=[method.name for method in summary.methods].index(summary.codec),
+    )
 
 
 def _quality(summary: Summary) -> Table:
@@ -77,7 +83,7 @@ def _costs(summary: Summary) -> Table:
 
     note = (
         "Index: bytes on disk. Build and queries include encoding; queries are searched in one batch for 100 "
-        "neighbours, on all cores."
+        "neighbours, on all cores." + (" Codes are searched exactly, in a PackedIndex." if _packed(summary) else "")
     )
     columns = ("dimensions", "bytes per vector", "index", "build, s", "queries per s")
     return _methods(summary, "What it costs", note, columns, [cells(method) for method in summary.methods])
@@ -97,20 +103,27 @@ def _difference(summary: Summary) -> Table:
 
 def _losses(summary: Summary) -> Table:
     times = list(summary.methods[0].losses.reranked)
-    cells = [
-        [
-            f"{method.losses.codec:.3f}",
-            f"{method.losses.graph:.3f}",
-            *(f"{method.losses.reranked[factor]:.3f}" for factor in times),
-        ]
-        for method in summary.methods
-    ]
+    packed = _packed(summary)
+
+    def cells(method: MethodSummary) -> list[str]:
+        losses = method.losses
+        lost = [losses.codec, *([losses.bits] if packed else []), losses.graph]
+        return [f"{figure:.3f}" for figure in (*lost, *losses.reranked.values())]
+
     note = (
-        f"{JUDGED}. Lost by the codec: exact search on what is stored misses them. Lost by the index: its graph misses "
-        "them in addition. Re-ranked: so many times 10 candidates are scored again with the original vectors."
+        f"{JUDGED}. Lost by the codec: exact search on its float32 latents misses them. "
+        + ("Lost by the bits: exact search on what the codes stand for misses them in addition. " if packed else "")
+        + "Lost by the index: its graph misses them in addition. Re-ranked: so many times 10 candidates are scored "
+        "again with the original vectors."
     )
-    columns = ("lost by the codec", "lost by the index", *(f"re-ranked {factor}x" for factor in times))
-    return _methods(summary, "Where it is lost, and what re-ranking brings back", note, columns, cells)
+    lost_by = ("codec", "bits", "index") if packed else ("codec", "index")
+    columns = (*(f"lost by the {part}" for part in lost_by), *(f"re-ranked {factor}x" for factor in times))
+    title = "Where it is lost, and what re-ranking brings back"
+    return _methods(summary, title, note, columns, [cells(method) for method in summary.methods])
+
+
+def _packed(summary: Summary) -> bool:
+    return any(method.packed for method in summary.methods)
 
 
 def _geometry(summary: Summary, run: Run) -> Table:
