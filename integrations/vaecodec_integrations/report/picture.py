@@ -29,7 +29,7 @@ def recall_against_bytes(summary: Summary, form: Literal["png", "svg"]) -> bytes
     axes.plot(curve_bytes, curve_recall, "--", color=_LINEAR, linewidth=1, label="SVD at other widths, exact search")
     means = [method.metrics[JUDGED].mean for method in summary.methods]
     bottom = min(0.9, *means, *curve_recall) - 0.05
-    heights = _spread(means, gap=(1.03 - bottom) / 18)
+    heights = _spread(means, [method.bytes_per_vector for method in summary.methods], gap=(1.03 - bottom) / 18)
     for method, height in zip(summary.methods, heights, strict=True):
         value = method.metrics[JUDGED]
         ours = method.name == summary.codec
@@ -57,7 +57,7 @@ def recall_against_bytes(summary: Summary, form: Literal["png", "svg"]) -> bytes
     axes.set_ylim(bottom, 1.03)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.set_xlabel("bytes per vector (float32)")
+    axes.set_xlabel("bytes per vector")
     axes.set_ylabel(f"{JUDGED} against exact search")
     axes.grid(alpha=0.25)
     axes.legend(loc="upper left", frameon=False)
@@ -108,12 +108,14 @@ def _figure(height: float) -> tuple[Any, Any]:
         return figure, figure.subplots()
 
 
-def _spread(values: Sequence[float], gap: float) -> list[float]:
-    """Heights for labels: each near its value, in the same order, at least ``gap`` apart."""
-    order = sorted(range(len(values)), key=lambda row: values[row], reverse=True)
+def _spread(values: Sequence[float], columns: Sequence[int], gap: float) -> list[float]:
+    """Heights for labels: each near its value, those of one column in the same order and at least ``gap`` apart."""
     heights = list(values)
-    for above, below in pairwise(order):
-        heights[below] = min(heights[below], heights[above] - gap)
+    for column in set(columns):
+        rows = [row for row in range(len(values)) if columns[row] == column]
+        rows.sort(key=lambda row: values[row], reverse=True)
+        for above, below in pairwise(rows):
+            heights[below] = min(heights[below], heights[above] - gap)
     return heights
 
 
