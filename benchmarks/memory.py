@@ -40,21 +40,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("subject", choices=("train", "encode"))
     parser.add_argument("--gigabytes", type=float, default=20.0)
-    parser.add_argument("--folder", type=Path, help="where the file is written and removed again")
+    parser.add_argument("--folder", type=Path, help="where files are written and removed again")
+    parser.add_argument("--data", type=Path, help="a file to use instead of writing one")
     parser.add_argument("--steps", type=int, default=100, help="steps of training")
     parser.add_argument("--workers", type=int, help="threads that encode; by default one per core")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        path = Path(folder) / "vectors.npy"
-        with step("write the file"):
-            write_rows(path, int(arguments.gigabytes * 1e9))
+        path = arguments.data or Path(folder) / "vectors.npy"
+        if arguments.data is None:
+            with step("write the file"):
+                write_rows(path, int(arguments.gigabytes * 1e9))
         if arguments.subject == "train":
-            train_on(path, arguments.steps)
+            train_on(path, Path(folder), arguments.steps)
         else:
-            encode_file(path, arguments.workers)
+            encode_file(path, Path(folder), arguments.workers)
 
 
-def train_on(path: Path, steps: int) -> None:
+def train_on(path: Path, folder: Path, steps: int) -> None:
     with step("check, split, sample, search baselines"):
         collection = Collection.open(open_source(path))
     print(collection.report)
@@ -65,15 +67,15 @@ def train_on(path: Path, steps: int) -> None:
             assert len(batch) == BATCH
     recipe = Recipe(dim=64, batch=BATCH, epochs=steps / per_epoch)
     with step(f"train {steps} steps"):
-        train(collection, recipe, path.with_name("run"))
+        train(collection, recipe, folder / "run")
 
 
-def encode_file(path: Path, workers: int | None) -> None:
+def encode_file(path: Path, folder: Path, workers: int | None) -> None:
     with step("fit and load a codec"):
-        export_linear(fit_linear(np.load(SAMPLE), 64), path.with_name("svd64.onnx"))
-        codec = Codec.load(path.with_name("svd64.onnx"), threads=1)
+        export_linear(fit_linear(np.load(SAMPLE), 64), folder / "svd64.onnx")
+        codec = Codec.load(folder / "svd64.onnx", threads=1)
     with step("encode") as seconds:
-        result = encode(path, path.with_name("latents.npy"), codec, options=BulkOptions(workers=workers))
+        result = encode(path, folder / "latents.npy", codec, options=BulkOptions(workers=workers))
     print(f"{result.rows:,} rows, {result.rows / seconds():,.0f} a second")
 
 
