@@ -61,8 +61,11 @@ SPIKE_WINDOW = 64
 MOST_ROLLBACKS = 4
 _REGULARISER_GROWTH = 1.5
 
-# Relative change of the KL weight per step for a KL that is off its target by 100 %.
-_KL_GAIN = 0.05
+# The KL weight's logarithm moves each step by this share of the logarithm of KL over target, at most by this much.
+_KL_GAIN = 0.1
+
+# Variances span orders of magnitude where weights move by fractions, so their head learns so much faster.
+_HEAD_RATE = 20.0
 
 _ENCODE_ROWS = 4096
 
@@ -252,7 +255,7 @@ class _Trainer:
         share = learning_rate_factor((at.step + 0.5) / self.steps, recipe)
         rate = recipe.learning_rate * at.learning_rate_scale * share
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate"]
             group["weight_decay"] = recipe.weight_decay * at.regulariser_scale if group["decays"] else 0.0
         kl_weight = recipe.kl * at.regulariser_scale * at.kl_multiplier * kl_factor(progress, recipe)
         means: dict[str, Tensor] = {}
@@ -293,7 +296,7 @@ class _Trainer:
         at.step += 1
         self._follow()
         if recipe.kl_target and at.step / self.steps > recipe.kl_warmup:
-            error = (figures["kl"] - recipe.kl_target) / recipe.kl_target
+            error = math.log(max(figures["kl"], 1e-6) / recipe.kl_target)
             at.kl_multiplier *= math.exp(_KL_GAIN * max(-1.0, min(1.0, error)))
         self._report(figures, norm, rate)
         return None
@@ -679,10 +682,13 @@ class _Trainer:
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """Matrices are decayed; biases are not, nor is the log-variance head, whose zero means a variance of 1."""
-        named = [(name, entry) for name, entry in self.model.named_parameters() if entry.requires_grad]
-        decays = [entry for name, entry in named if entry.ndim > 1 and not name.startswith("log_var")]
-        others = [entry for name, entry in named if entry.ndim <= 1 or name.startswith("log_var")]
-        return [{"params": entries, "decays": flag} for entries, flag in ((decays, True), (others, False)) if entries]
+        groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+        for name, entry in self.model.named_parameters():
+            if entry.requires_grad:
+                head = name.startswith("log_var")
+                key = (entry.ndim > 1 and not head, _HEAD_RATE if head else 1.0)
+                groups.setdefault(key, []).append(entry)
+        return [{"params": entries, "decays": key[0], "rate": key[1]} for key, entries in groups.items()]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,127 @@
+"""The automatic recipe and its gate, on data where each side must win."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vaecodec_training.fit as fitting
+from vaecodec import Codec
+from vaecodec.__main__ import main
+from vaecodec.errors import CheckpointError, RecipeError
+from vaecodec.sources import ArraySource
+from vaecodec_training.collection import Collection
+from vaecodec_training.recipe import Recipe
+
+pytestmark = pytest.mark.filterwarnings("ignore::vaecodec_training.diagnostics.TrainingWarning")
+SMALL = Recipe(hidden=32, batch=512, checkpoints=2, learning_rate=4e-3)
+
+
+def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    captured = capsys.readouterr()
+    assert ended.value.code == 0, captured.err
+    return captured.out
+
+
+def test_a_fit_ships_the_learned_codec_where_it_wins(sample, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for name in ("train", "train_queries"):
+        np.save(tmp_path / f"{name}.npy", getattr(sample, name)[:4_000])
+    (tmp_path / "recipe.toml").write_text("hidden = 32\nbatch = 512\ncheckpoints = 2\nlearning_rate = 4e-3\n")
+    out = tmp_path / "fit"
+    arguments = ["fit", str(tmp_path / "train.npy"), "--queries", str(tmp_path / "train_queries.npy")]
+    arguments += ["--pairs", "aligned", "--dims", "16,32,64", "--budget", "15s"]
+    arguments += ["--recipe", str(tmp_path / "recipe.toml"), "--out", str(out)]
+    text = run(arguments, capsys)
+    assert "The learned codec ships: recall@10 minus that of svd: +0." in text
+    content = json.loads((out / "run.json").read_text())
+    assert list(content["steps"])[:6] == ["baselines", "pace", "autoencoder", "vae", "alignment", "queue"]
+    assert list(content["steps"])[-2:] == ["final", "gate"]
+    codec = Codec.load(out / "codec.onnx")
+    assert codec.code_dim == content["steps"]["knee"]["dim"] == 32
+    assert codec.metadata.provenance["confirmation"]["codec"]["recall@10"]["mean"] > 0.4
+    assert (out / "recall.png").stat().st_size > 5_000
+
+
+def test_a_fit_ships_the_linear_codec_where_that_wins(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(size=(3_000, 32)).astype(np.float32)
+    collection = Collection.open(ArraySource(noise), confirmation=0.1)
+    result = fitting.fit(collection, tmp_path, dims=(16,), budget=1.0, recipe=SMALL)
+    assert not result.gate.passed
+    assert fitting.first_lines(result)[0].startswith(f"The linear codec {result.gate.over} ships, because")
+
+
+def test_an_interrupted_fit_goes_on_where_it_was(sample, tmp_path: Path) -> None:
+    collection = Collection.open(ArraySource(sample.train[:2_000]), confirmation=0.1)
+
+    def stop_after_vae(name: str, figures: dict) -> None:
+        if name == "vae":
+            raise KeyboardInterrupt
+
+    settings = {"dims": (16,), "budget": 2.0, "recipe": SMALL}
+    with pytest.raises(KeyboardInterrupt):
+        fitting.fit(collection, tmp_path, **settings, on_step=stop_after_vae)
+    kept = json.loads((tmp_path / "run.json").read_text())["steps"]
+    assert list(kept) == ["baselines", "pace", "autoencoder", "vae"]
+    result = fitting.fit(collection, tmp_path, **settings)
+    assert {name: result.content["steps"][name] for name in kept} == kept
+    with pytest.raises(CheckpointError, match="expected a fit of the same budget"):
+        fitting.fit(collection, tmp_path, **{**settings, "budget": 3.0})
+
+
+def test_the_gate_asks_for_the_whole_interval() -> None:
+    random = np.random.default_rng(0)
+    base = random.uniform(0, 0.8, 500)
+    linear = {"svd": {"recall@10": base}, "truncation": {"recall@10": base / 2}}
+    better = fitting.gate({"recall@10": base + 0.05}, linear)
+    assert better.passed
+    assert better.over == "svd"
+    assert better.difference.mean == pytest.approx(0.05)
+    unsure = fitting.gate({"recall@10": base + random.normal(0.005, 0.2, 500)}, linear)
+    assert unsure.difference.low < 0 < unsure.difference.high
+    assert not unsure.passed
+
+
+def test_the_knee_lies_where_bytes_begin_to_buy_less() -> None:
+    dim, reason = fitting.knee({32: 0.45, 64: 0.66, 128: 0.71, 192: 0.75})
+    assert dim == 64
+    assert reason == (
+        "from 32 to 64 latents recall@10 rises by 0.210 for 128 bytes, from there to 128 by only 0.050 for 256"
+    )
+    assert fitting.knee({64: 0.6})[0] == 64
+
+
+@pytest.mark.parametrize(("text", "expected"), [("90s", 90), ("10m", 600), ("1.5h", 5400)])
+def test_budgets_are_durations(text: str, expected: float) -> None:
+    assert fitting.seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["10", "m", "-1m", "nans", ""])
+def test_other_budgets_are_refused(text: str) -> None:
+    with pytest.raises(RecipeError, match=r"expected a duration such as 90s, 10m or 1\.5h"):
+        fitting.seconds(text)
+
+
+def test_widths_and_a_confirmation_part_are_asked_for(sample, tmp_path: Path) -> None:
+    collection = Collection.open(ArraySource(sample.train[:1_000]))
+    with pytest.raises(RecipeError, match="expected widths from 1 to 384"):
+        fitting.fit(collection, tmp_path, dims=(500,))
+    with pytest.raises(RecipeError, match="expected a collection with a confirmation part"):
+        fitting.fit(collection, tmp_path, dims=(64,))
+
+
+def test_train_and_export_from_the_command_line(sample, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    np.save(tmp_path / "train.npy", sample.train[:2_000])
+    arguments = ["train", str(tmp_path / "train.npy"), "--dim", "32", "--nested", "8,16", "--epochs", "1"]
+    arguments += ["--out", str(tmp_path / "run"), "--export", str(tmp_path / "vae32.onnx"), "--tensorboard"]
+    text = run(arguments, capsys)
+    assert "vectors of 384 dimensions, cosine" in text
+    assert "codec - " in text
+    assert Codec.load(tmp_path / "vae32.onnx", dim=16).encode(sample.base[:3]).shape == (3, 16)
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))

@@ -1,0 +1,77 @@
+"""Recipes: the TOML round trip, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vaecodec.errors import RecipeError
+from vaecodec_training.recipe import Precision, Recipe, Schedule, Start
+from vaecodec_training.trainer import kl_factor, learning_rate_factor
+
+
+@given(
+    st.builds(
+        Recipe,
+        dim=st.integers(65, 512),
+        nested_dims=st.sets(st.integers(1, 64), max_size=3).map(lambda widths: tuple(sorted(widths))),
+        temperature=st.floats(1e-4, 10),
+        asymmetric=st.booleans(),
+        start=st.sampled_from(Start),
+        schedule=st.sampled_from(Schedule),
+        precision=st.sampled_from(Precision),
+        queue=st.integers(0, 10**6),
+    )
+)
+def test_a_recipe_survives_its_file(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe) -> None:
+    path = tmp_path_factory.mktemp("recipe") / "recipe.toml"
+    path.write_text(recipe.to_toml())
+    assert Recipe.load(path) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("wieght_decay = 1.0", "unknown keys wieght_decay; a recipe knows accumulate, alignment"),
+        ("dim = 64.0", "dim: expected int, got 64.0"),
+        ("kl = true", "kl: expected float, got True"),
+        ("dim = 0", "dim: expected at least 1, got 0"),
+        ("momentum = 1.5", "momentum: expected from 0 to 1, got 1.5"),
+        ("kl = nan", "kl: expected at least 0, got nan"),
+        ('start = "svd"', "start: expected one of linear, random, got 'svd'"),
+        ('nested_dims = ["a"]', "nested_dims: expected a list of integers, got ['a']"),
+        ("dim = 64\nnested_dims = [64]", "nested_dims: expected ascending widths below dim = 64, got [64]"),
+        ("alignment = 0\nreconstruction = 0", "there is nothing to learn"),
+        ("kl = 0\nkl_target = 20", "expected kl above 0 to start the controller from"),
+        ("dim = ", "not a TOML file"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_with_its_file_and_its_reason(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        Recipe.load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+
+
+def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"none\.toml: no such file"):
+        Recipe.load(tmp_path / "none.toml")
+
+
+def test_the_learning_rate_rises_then_falls() -> None:
+    cosine = Recipe(warmup=0.2)
+    assert [learning_rate_factor(at, cosine) for at in (0.1, 0.2, 0.6, 1.0)] == pytest.approx([0.5, 1, 0.5, 0])
+    steps = Recipe(warmup=0.2, schedule=Schedule.STEPS)
+    assert [learning_rate_factor(at, steps) for at in (0.1, 0.2, 0.7, 0.9)] == pytest.approx([0.5, 1, 0.1, 0.01])
+
+
+def test_the_kl_weight_rises_once_or_in_cycles() -> None:
+    assert [kl_factor(at, Recipe(kl_warmup=0.5)) for at in (0, 0.25, 0.5, 1)] == pytest.approx([0, 0.5, 1, 1])
+    cycles = Recipe(kl_warmup=0.5, kl_cycles=2)
+    assert [kl_factor(at, cycles) for at in (0, 0.125, 0.25, 0.5, 0.75, 1)] == pytest.approx([0, 0.5, 1, 0, 1, 1])
+    assert kl_factor(0, Recipe(kl_warmup=0)) == 1

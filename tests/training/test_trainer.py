@@ -1,0 +1,412 @@
+"""Training on the bundled sample of real vectors: what it reaches, repeats, survives and warns of."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vaecodec.errors import CheckpointError, DivergedError, UnusableDataError, WrongWidthError
+from vaecodec.interface import Metric
+from vaecodec.sources import ArraySource
+from vaecodec_training.checkpoint import MODEL, RUN, STATE, load_checkpoint
+from vaecodec_training.collection import Collection, measure_shift
+from vaecodec_training.diagnostics import (
+    BelowBaselineWarning,
+    HeavyContrastiveWarning,
+    InstabilityWarning,
+    PosteriorCollapseWarning,
+    QueryShiftWarning,
+    ReconstructionOverfitWarning,
+    Record,
+    effective_rank,
+    inspect,
+    inspect_shift,
+)
+from vaecodec_training.recipe import Recipe, Schedule, Start
+from vaecodec_training.trainer import MOST_ROLLBACKS, Progress, train
+
+SMALL = Recipe(dim=32, hidden=32, batch=256, epochs=2, checkpoints=3)
+# Two epochs do not beat the linear codec surely; the tests that are about something else do not mind.
+pytestmark = pytest.mark.filterwarnings("ignore::vaecodec_training.diagnostics.BelowBaselineWarning")
+
+
+@pytest.fixture(scope="module")
+def collection(sample) -> Collection:
+    return Collection.open(
+        ArraySource(sample.train[:2_500]), ArraySource(sample.train_queries[:2_500]), pairs="aligned"
+    )
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / MODEL)
+
+
+def same(left: Path, right: Path) -> bool:
+    return all(torch.equal(value, weights(right)[name]) for name, value in weights(left).items())
+
+
+# What it reaches
+
+
+def test_training_beats_every_linear_codec_on_held_out_queries(sample, tmp_path: Path) -> None:
+    collection = Collection.open(ArraySource(sample.train), ArraySource(sample.train_queries), pairs="aligned")
+    result = train(collection, Recipe(dim=64, hidden=64, batch=512, epochs=4, checkpoints=4), tmp_path)
+    provenance = result.checkpoint.provenance
+    assert provenance["gain"]["over"] == "svd"
+    assert provenance["gain"]["recall@10"]["low"] > 0
+    assert provenance["gain"]["ndcg@10"]["mean"] > 0
+    assert set(provenance["validation"]) == {"codec", "svd", "pca", "pca-documents", "truncation"}
+    assert result.warnings == ()
+    rows = provenance["data"]
+    assert rows["rows"] == 7_500
+    assert rows["queries"] == 7_500
+    assert 300 < rows["held_out_rows"] < 450
+
+
+def test_the_best_checkpoint_is_what_is_kept(collection: Collection, tmp_path: Path) -> None:
+    result = train(collection, SMALL.but(epochs=3), tmp_path)
+    model = load_checkpoint(tmp_path).model
+    served = collection.validation.figures(
+        lambda rows: model.encode(torch.from_numpy(rows)).detach().numpy(),
+        lambda rows: model.encode_queries(torch.from_numpy(rows)).detach().numpy(),
+        Metric.COSINE,
+    )
+    best = max(record.recall for record in result.history)
+    assert served["recall@10"].mean() == pytest.approx(best, abs=1e-3)
+
+
+def test_latents_are_ordered_by_variance_within_each_nested_width(collection: Collection, tmp_path: Path) -> None:
+    model = train(collection, SMALL.but(nested_dims=(8, 16)), tmp_path).checkpoint.model
+    variance = model.encoder(torch.from_numpy(collection.validation.documents)).var(0)
+    for low, high in ((0, 8), (8, 16), (16, 32)):
+        assert (variance[low:high].diff() <= 0).all()
+
+
+@pytest.mark.parametrize("metric", [Metric.DOT, Metric.L2])
+def test_vectors_of_other_metrics_are_learned_too(sample, metric: Metric, tmp_path: Path) -> None:
+    scales = np.random.default_rng(0).uniform(0.5, 2, (2_500, 1)).astype(np.float32)
+    collection = Collection.open(ArraySource(sample.train[:2_500] * scales), metric=metric)
+    result = train(collection, SMALL.but(epochs=4), tmp_path)
+    start = result.baselines[str(collection.start_kind)]["recall@10"].mean()
+    assert result.figures["recall@10"].mean() > start
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"asymmetric": True, "average": 0.9, "accumulate": 2},
+        {"contrastive": 0.1, "queue": 512, "momentum": 0.9, "nested_dims": (8,)},
+        {"kl": 0.0, "decoder_hidden": 16, "reconstruction_mse": 1.0, "schedule": Schedule.STEPS},
+        {"kl_cycles": 2, "queue": 512, "momentum": 0.0},
+    ],
+    ids=lambda changes: ",".join(changes),
+)
+def test_every_option_trains_above_its_start(collection: Collection, changes: dict, tmp_path: Path) -> None:
+    result = train(collection, SMALL.but(**changes), tmp_path)
+    assert result.figures["recall@10"].mean() > result.baselines["svd"]["recall@10"].mean()
+    assert load_checkpoint(tmp_path).kind == ("vae" if result.checkpoint.recipe.kl else "ae")
+
+
+def test_the_controller_brings_the_kl_to_its_target(collection: Collection, tmp_path: Path) -> None:
+    free = train(collection, SMALL.but(epochs=6), tmp_path / "free").history[-1]
+    held = train(collection, SMALL.but(epochs=6, kl_target=25.0, kl=0.001), tmp_path / "held").history[-1]
+    assert sum(free.kl) > 35
+    assert sum(held.kl) == pytest.approx(25, abs=5)
+
+
+@pytest.mark.filterwarnings("ignore::vaecodec_training.diagnostics.DegenerateLatentsWarning")
+def test_free_bits_keep_latents_alive_under_a_heavy_prior(collection: Collection, tmp_path: Path) -> None:
+    heavy = SMALL.but(
+        start=Start.RANDOM, epochs=4, learning_rate=0.01, kl=1.0, kl_warmup=0.0, alignment=0.0, reconstruction=1.0
+    )
+    with pytest.warns(PosteriorCollapseWarning, match="only .* of 32 latents carry more than 0.02 nats; lower kl"):
+        bare = train(collection, heavy.but(free_bits=0.0), tmp_path / "bare").history[-1]
+    kept = train(collection, heavy.but(free_bits=0.3), tmp_path / "kept").history[-1]
+    assert bare.active_dims < 16
+    assert kept.active_dims == 32
+
+
+# What it repeats
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(collection: Collection, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(collection, SMALL.but(seed=seed), tmp_path / name)
+    assert same(tmp_path / "a", tmp_path / "b")
+    assert not same(tmp_path / "a", tmp_path / "c")
+
+
+RESUMABLE = SMALL.but(checkpoints=8, epochs=4, contrastive=0.05, queue=512, average=0.9, kl_target=30.0)
+CHILD = """
+import sys, warnings
+from pathlib import Path
+import numpy as np
+from vaecodec.sources import ArraySource
+from vaecodec_training.collection import Collection
+from vaecodec_training.recipe import Recipe
+from vaecodec_training.trainer import train
+warnings.simplefilter("ignore")
+folder, out, recipe = map(Path, sys.argv[1:])
+documents, queries = (ArraySource(np.load(folder / f"{name}.npy")) for name in ("train", "queries"))
+collection = Collection.open(documents, queries, pairs="aligned")
+train(collection, Recipe.load(recipe), out, accelerator="cpu")
+"""
+
+
+def child(sample, tmp_path: Path, recipe: Recipe, *launcher: str) -> list[str]:
+    np.save(tmp_path / "train.npy", sample.train[:2_500])
+    np.save(tmp_path / "queries.npy", sample.train_queries[:2_500])
+    (tmp_path / "recipe.toml").write_text(recipe.to_toml())
+    (tmp_path / "child.py").write_text(CHILD)
+    paths = [tmp_path / "child.py", tmp_path, tmp_path / "run", tmp_path / "recipe.toml"]
+    return [sys.executable, *launcher, *map(str, paths)]
+
+
+def test_a_run_killed_at_any_time_resumes_to_the_same_bits(sample, collection: Collection, tmp_path: Path) -> None:
+    train(collection, RESUMABLE, tmp_path / "whole")
+    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(child(sample, tmp_path, RESUMABLE), env=threads)
+    # Killed in the middle of writing or computing, whichever it is, once the second state has appeared.
+    state, seen = tmp_path / "run" / STATE, set()
+    while len(seen) < 3 and process.poll() is None:
+        if state.exists():
+            seen.add(state.stat().st_mtime_ns)
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    result = train(collection, RESUMABLE, tmp_path / "run", resume=True)
+    assert same(tmp_path / "whole", tmp_path / "run")
+    assert [record.step for record in result.history] == [
+        entry["step"] for entry in load_checkpoint(tmp_path / "whole").provenance["diagnostics"]["history"]
+    ]
+
+
+def test_two_processes_match_one(sample, collection: Collection, tmp_path: Path) -> None:
+    recipe = SMALL.but(kl=0.001, contrastive=0.05, queue=512)
+    alone = train(collection, recipe, tmp_path / "alone")
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
+    subprocess.run(
+        child(sample, tmp_path, recipe, *launcher),
+        check=True,
+        capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    both = load_checkpoint(tmp_path / "run")
+    rows = torch.from_numpy(collection.validation.documents)
+    torch.testing.assert_close(both.model.encode(rows), alone.checkpoint.model.encode(rows), atol=2e-3, rtol=0)
+    history = both.provenance["diagnostics"]["history"]
+    assert history[-1]["loss"] == pytest.approx(alone.history[-1].loss, rel=1e-3)
+
+
+@pytest.mark.parametrize("what", ["recipe", "data"])
+def test_resuming_something_else_is_refused(sample, collection: Collection, what: str, tmp_path: Path) -> None:
+    train(collection, SMALL.but(epochs=0.5), tmp_path)
+    other = Collection.open(ArraySource(sample.train[:2_000])) if what == "data" else collection
+    recipe = SMALL.but(epochs=0.5) if what == "data" else SMALL
+    with pytest.raises(CheckpointError, match=f"expected a run of the same {what}, but .* changed"):
+        train(other, recipe, tmp_path, resume=True)
+
+
+def test_there_may_be_nothing_to_resume(collection: Collection, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nothing to resume, state\.safetensors is not there"):
+        train(collection, SMALL, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda run: (run / RUN).unlink(), r"run\.json is not there"),
+        (lambda run: (run / MODEL).write_bytes(b"12345678"), "damaged"),
+        (lambda run: (run / RUN).write_text('{"format": 99}'), "written by another version"),
+        (lambda run: _change_recipe(run, hidden=64), r"model\.safetensors does not fit run\.json"),
+    ],
+)
+def test_a_damaged_run_is_refused(collection: Collection, damage, message: str, tmp_path: Path) -> None:
+    train(collection, SMALL.but(epochs=0.2), tmp_path)
+    damage(tmp_path)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path)
+
+
+def _change_recipe(run: Path, **changes: object) -> None:
+    content = json.loads((run / RUN).read_text())
+    content["recipe"] |= changes
+    (run / RUN).write_text(json.dumps(content))
+
+
+# What it survives
+
+
+class Poisoned(ArraySource):
+    """A source whose values turn bad after the check has read it, as a faulty disk or network mount would do."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        super().__init__(array)
+        self.bad: np.ndarray = np.empty(0, np.int64)
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        taken = super().take(rows)
+        taken[np.isin(rows, self.bad)] = np.nan
+        return taken
+
+
+def test_a_poisoned_batch_is_undone_and_passed_over(sample, tmp_path: Path) -> None:
+    source = Poisoned(sample.train[:2_500])
+    collection = Collection.open(source)
+    collection.baselines(32)  # measured before the rows turn bad
+    source.bad = collection.document_rows[100:101]
+    seen: list[Progress] = []
+    with pytest.warns(InstabilityWarning, match="not finite; went back to step"):
+        result = train(collection, SMALL.but(epochs=2), tmp_path, observers=[seen.append])
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path).values())
+    assert result.figures["recall@10"].mean() > result.baselines["svd"]["recall@10"].mean()
+    assert seen[-1].step == seen[-1].steps
+    kinds = [name for name, _ in result.checkpoint.provenance["diagnostics"]["warnings"]]
+    assert "InstabilityWarning" in kinds
+
+
+def test_an_absurd_learning_rate_is_lowered_a_few_times_then_reported(collection: Collection, tmp_path: Path) -> None:
+    with (
+        pytest.warns(InstabilityWarning, match="half the learning rate"),
+        pytest.raises(DivergedError, match=f"after {MOST_ROLLBACKS} rollbacks .* start with a lower learning_rate"),
+    ):
+        train(collection, SMALL.but(learning_rate=1e6), tmp_path)
+    linear = collection.baselines(32)["svd"]["recall@10"].mean()
+    figures = load_checkpoint(tmp_path).provenance["validation"]["codec"]["recall@10"]
+    assert figures["mean"] >= linear - 1e-6
+
+
+def test_duplicated_and_nearly_constant_vectors_train_without_breaking(sample, tmp_path: Path) -> None:
+    few = np.repeat(sample.train[:200], 10, axis=0)
+    few[:, 100:] = 0.05
+    noise = np.random.default_rng(0).normal(scale=1e-4, size=few.shape).astype(np.float32)
+    noise[:1_000] = 0
+    collection = Collection.open(ArraySource(few + noise))
+    result = train(collection, SMALL, tmp_path)
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path).values())
+    assert np.isfinite(result.history[-1].loss)
+
+
+# What it warns of
+
+
+def record(**changes: object) -> Record:
+    values: dict = {
+        "step": 10,
+        "recall": 0.5,
+        "loss": 1.0,
+        "terms": {"alignment": 0.9, "reconstruction": 0.3},
+        "kl": (1.0,) * 32,
+        "kl_weight": 1e-4,
+        "gradient_norm": 1.0,
+        "learning_rate": 1e-3,
+        "effective_rank": 30.0,
+        "queue_age": 0.0,
+    }
+    return Record(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "recipe"),
+    [
+        ("PosteriorCollapseWarning", {"kl": (0.0,) * 20 + (1.0,) * 12}, SMALL),
+        ("DegenerateLatentsWarning", {"effective_rank": 3.0}, SMALL),
+        (
+            "HeavyContrastiveWarning",
+            {"terms": {"alignment": 0.1, "contrastive": 3.0}, "loss": 3.1},
+            SMALL.but(contrastive=1.0),
+        ),
+        ("StaleQueueWarning", {"queue_age": 40.0}, SMALL.but(queue=10_000, momentum=0.9)),
+    ],
+)
+def test_each_pitfall_has_a_name_and_a_remedy(name: str, changes: dict, recipe: Recipe) -> None:
+    assert inspect([record()], recipe) == []
+    (warning,) = inspect([record(**changes)], recipe)
+    assert type(warning).__name__ == name
+    assert str(warning).startswith("step 10: ")
+
+
+def test_overfitting_to_reconstruction_is_seen_over_three_checkpoints() -> None:
+    recalls, errors = (0.50, 0.49, 0.48), (0.30, 0.29, 0.28)
+    history = [
+        record(recall=recall, terms={"alignment": 0.9, "reconstruction": error})
+        for recall, error in zip(recalls, errors, strict=True)
+    ]
+    (warning,) = inspect(history, SMALL)
+    assert isinstance(warning, ReconstructionOverfitWarning)
+    assert "fell from 0.500 to 0.480" in str(warning)
+    assert inspect(history[::-1], SMALL) == []
+
+
+def test_a_heavy_contrastive_weight_is_warned_of_in_a_real_run(collection: Collection, tmp_path: Path) -> None:
+    with pytest.warns(HeavyContrastiveWarning, match="lower contrastive"):
+        train(collection, SMALL.but(contrastive=2.0), tmp_path)
+
+
+def test_a_run_that_does_not_beat_the_linear_codec_says_so(collection: Collection, tmp_path: Path) -> None:
+    with pytest.warns(BelowBaselineWarning, match="use the linear codec"):
+        train(collection, SMALL.but(start=Start.RANDOM, kl=0.0, epochs=0.5), tmp_path)
+
+
+def test_the_shift_of_queries_is_measured_and_warned_of(sample) -> None:
+    near = measure_shift(sample.train, sample.train[::-1].copy())
+    assert near.mean_gap == pytest.approx(0, abs=1e-5)
+    assert max(near.angles) < 1
+    moved = np.roll(sample.train_queries, 192, axis=1) + 0.05
+    far = measure_shift(sample.train, moved)
+    assert inspect_shift(near, SMALL) == []
+    (warning,) = inspect_shift(far, SMALL)
+    assert isinstance(warning, QueryShiftWarning)
+    assert inspect_shift(far, SMALL.but(asymmetric=True)) == []
+
+
+def test_effective_rank_counts_dimensions_in_use() -> None:
+    latents = np.random.default_rng(0).normal(size=(5_000, 8))
+    assert effective_rank(latents) == pytest.approx(8, abs=0.1)
+    latents[:, 4:] = 0
+    assert effective_rank(latents) == pytest.approx(4, abs=0.1)
+    assert effective_rank(np.ones((10, 4))) == 0
+
+
+# Collections
+
+
+def test_held_out_queries_follow_their_documents(collection: Collection) -> None:
+    assert collection.pairs is not None
+    assert np.array_equal(collection.pairs[:, 0], collection.query_rows)
+    assert np.array_equal(collection.query_rows, collection.document_rows)
+    validation = collection.validation
+    assert validation.relevant is not None
+    for query, answers in zip(validation.queries, validation.relevant, strict=True):
+        scores = validation.documents @ query
+        assert scores[answers[0]] > np.median(scores)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ("aligned", "aligned queries and documents must be as many, got 900 queries and 1,000 documents"),
+        (np.array([[0.5, 1]]), r"expected integers \(p, 2\)"),
+        (np.array([[0, 1], [900, 0]]), r"row 1 is \[900, 0\], but there are 900 queries and 1,000 documents"),
+    ],
+)
+def test_pairs_that_do_not_fit_are_refused(sample, pairs, message: str) -> None:
+    with pytest.raises(UnusableDataError, match=message):
+        Collection.open(ArraySource(sample.train[:1_000]), ArraySource(sample.train_queries[:900]), pairs=pairs)
+
+
+def test_pairs_without_queries_and_queries_of_another_width_are_refused(sample) -> None:
+    with pytest.raises(UnusableDataError, match="expected queries to go with them"):
+        Collection.open(ArraySource(sample.train[:1_000]), pairs="aligned")
+    with pytest.raises(WrongWidthError, match="expected queries of width 384"):
+        Collection.open(ArraySource(sample.train[:1_000]), ArraySource(sample.train_queries[:1_000, :100]))
