@@ -140,7 +140,7 @@ class SameAsHnswlib(RuleBasedStateMachine):
 
 
 TestSameAsHnswlib = SameAsHnswlib.TestCase
-TestSameAsHnswlib.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestSameAsHnswlib.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 
 
 @given(
