@@ -41,7 +41,14 @@ UNIFORM = {
     128: [(256, "int4"), (128, "int8")],
     192: [(384, "int4"), (192, "int8")],
 }
-TRELLIS_RECIPE = {"hidden": 0, "kl": 0.0, "reconstruction": 0.0, "learning_rate": 1e-3, "epochs": 20.0}
+TRELLIS_RECIPE = {
+    "hidden": 0,
+    "kl": 0.0,
+    "reconstruction": 0.0,
+    "learning_rate": 1e-3,
+    "epochs": 12.0,
+    "checkpoints": 4,
+}
 UNIFORM_RECIPE = {**TRELLIS_RECIPE, "straight_through": True}
 K = 10
 

@@ -19,6 +19,7 @@ from vaecodec.vectors import as_vectors
 
 # One row in a thousand may have a coordinate that int8 clips: a single outlier would coarsen all others.
 _PEAK_QUANTILE = 0.999
+_PEAK_ROWS = 8192
 _TINY = np.float32(1e-30)
 
 
@@ -177,6 +178,7 @@ class Calibration:
 
 
 def _peaks(rows: FloatArray, metric: Metric) -> FloatArray:
+    rows = rows[:: -(-len(rows) // _PEAK_ROWS)]
     peaks = np.maximum.accumulate(np.abs(rows), axis=1)
     if metric is Metric.COSINE:
         norms = np.sqrt(np.cumsum(rows**2, axis=1, dtype=np.float64))
