@@ -298,7 +298,8 @@ def resident(folder: Path) -> None:
     A shard of two points is opened first, so that the engine's threads and buffers are not counted.
     """
     queries = np.load(folder / "queries.npy").tolist()
-    search = edge.SearchParams(hnsw_ef=128)
+    codes_only = edge.QuantizationSearchParams(rescore=False)
+    search = edge.SearchParams(hnsw_ef=128, quantization=codes_only)
 
     def answer(opened: Any) -> None:
         for query in queries:

@@ -46,6 +46,7 @@ from vaecodec_integrations.qdrant.vectors import (
     encode_batch,
     encode_points,
     map_query,
+    rest_points,
     restore_records,
     searches_vectors,
     stored_selection,
@@ -304,32 +305,27 @@ class Flows:
         return (yield Call("upsert", arguments))
 
     def _encoded(self, layout: Layout, points: Any) -> Any:
-        if not layout.coded:
-            return points
-        if isinstance(points, models.Batch):
-            encoded: Any = encode_batch(layout, points)
-            if self._settings.file is not None:
-                column = points.vectors
-                self._keep(points.ids, column if isinstance(column, dict) else {UNNAMED: column}, layout)
-            return encoded
-        points = list(points)
-        encoded = encode_points(layout, points)
-        self._keep_vectors([p.id for p in encoded], [p.vector for p in points], layout)
+        """Points or a batch as they are sent, their originals kept."""
+        points = rest_points(points)
+        encoded = _encode(layout, points)
+        self._keep(layout, points)
         return encoded
 
-    def _keep_vectors(self, ids: Sequence[Any], vectors: Sequence[Any], layout: Layout) -> None:
+    def _keep(self, layout: Layout, points: Any) -> None:
         """Originals go to the file before the server sees the point: a row too many is harmless, one too few not."""
-        if self._settings.file is None:
+        file = self._settings.file
+        if file is None:
             return
         for name in layout.coded:
-            named = [v.get(name) if isinstance(v, dict) else v for v in vectors]
-            rows = [i for i, vector in enumerate(named) if vector is not None]
-            self._keep([ids[i] for i in rows], {name: [named[i] for i in rows]}, layout)
-
-    def _keep(self, ids: Sequence[Any], columns: Mapping[str, Any], layout: Layout) -> None:
-        for name in layout.coded:
-            if self._settings.file is not None and len(columns.get(name, ())):
-                self._settings.file.append(ids, np.array(columns[name], np.float32))
+            if isinstance(points, models.Batch):
+                columns = points.vectors if isinstance(points.vectors, dict) else {UNNAMED: points.vectors}
+                held = list(zip(points.ids, columns.get(name, ()), strict=False))
+            else:
+                vectors = [p.vector if isinstance(p.vector, dict) else {UNNAMED: p.vector} for p in points]
+                held = [(p.id, v[name]) for p, v in zip(points, vectors, strict=True) if v.get(name) is not None]
+            if held:
+                ids, rows = zip(*held, strict=True)
+                file.append(ids, np.array(rows, np.float32))
 
     def _refuse_conditional(self, update_filter: Any, update_mode: Any) -> None:
         if self._settings.file is not None and (
@@ -424,6 +420,8 @@ class Flows:
         """Each operation translated; all of them before any is sent."""
         layout = yield from self.layout(collection_name)
         operations = [self._operation(layout, operation) for operation in update_operations]
+        for operation in update_operations:  # none before the last operation has been found good
+            self._keep(layout, _written_points(operation))
         arguments = {"collection_name": collection_name, "update_operations": operations, **rest}
         return (yield Call("batch_update_points", arguments))
 
@@ -431,13 +429,13 @@ class Flows:
         match operation:
             case models.UpsertOperation(upsert=models.PointsBatch() as batch):
                 self._refuse_conditional(batch.update_filter, batch.update_mode)
-                return copy_with(operation, upsert=copy_with(batch, batch=self._encoded(layout, batch.batch)))
+                return copy_with(operation, upsert=copy_with(batch, batch=_encode(layout, batch.batch)))
             case models.UpsertOperation(upsert=models.PointsList() as listed):
                 self._refuse_conditional(listed.update_filter, listed.update_mode)
-                return copy_with(operation, upsert=copy_with(listed, points=self._encoded(layout, listed.points)))
+                return copy_with(operation, upsert=copy_with(listed, points=_encode(layout, listed.points)))
             case models.UpdateVectorsOperation(update_vectors=update):
                 self._refuse_conditional(update.update_filter, None)
-                points = self._encoded(layout, update.points)
+                points = _encode(layout, update.points)
                 return copy_with(operation, update_vectors=copy_with(update, points=points))
             case models.DeleteVectorsOperation(delete_vectors=deletion):
                 names = _with_originals(layout, deletion.vector)
@@ -694,6 +692,26 @@ class Flows:
 
 
 # ---------------------------------------------------------------- parts of requests
+
+
+def _encode(layout: Layout, points: Any) -> Any:
+    """Points or a batch with their compressed vectors encoded."""
+    if not layout.coded:
+        return points
+    return encode_batch(layout, points) if isinstance(points, models.Batch) else encode_points(layout, points)
+
+
+def _written_points(operation: Any) -> Any:
+    """The points or the batch that an update operation writes vectors of; none for the others."""
+    match operation:
+        case models.UpsertOperation(upsert=models.PointsBatch(batch=batch)):
+            return batch
+        case models.UpsertOperation(upsert=models.PointsList(points=points)):
+            return points
+        case models.UpdateVectorsOperation(update_vectors=update):
+            return update.points
+        case _:
+            return []
 
 
 def _refuse_reserved(metadata: Any) -> None:

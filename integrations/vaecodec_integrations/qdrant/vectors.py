@@ -41,11 +41,17 @@ def copy_with(model: ModelT, **changes: Any) -> ModelT:
 # ---------------------------------------------------------------- documents
 
 
+def rest_points(points: Any) -> Any:
+    """A batch, or a list of ``PointStruct`` or ``PointVectors``, with gRPC structures converted."""
+    if isinstance(points, models.Batch):
+        return points
+    return [GrpcToRest.convert_point_struct(p) if isinstance(p, grpc.PointStruct) else p for p in points]
+
+
 def encode_points(layout: Layout, points: Sequence[Any]) -> list[Any]:
     """``PointStruct`` or ``PointVectors`` with their compressed vectors encoded; the rest as it is."""
-    structs = [GrpcToRest.convert_point_struct(p) if isinstance(p, grpc.PointStruct) else p for p in points]
-    encoded = encode_vectors(layout, [p.vector for p in structs], [p.id for p in structs])
-    return [copy_with(point, vector=vector) for point, vector in zip(structs, encoded, strict=True)]
+    encoded = encode_vectors(layout, [p.vector for p in points], [p.id for p in points])
+    return [copy_with(point, vector=vector) for point, vector in zip(points, encoded, strict=True)]
 
 
 def encode_vectors(layout: Layout, vectors: Sequence[Any], ids: Sequence[Any]) -> list[Any]:

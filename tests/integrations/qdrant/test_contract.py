@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from qdrant_client import models
+from qdrant_client.conversions.conversion import RestToGrpc
 
 from vaecodec import LinearCodec, evaluation, fit_linear
 from vaecodec.errors import (
@@ -157,6 +158,13 @@ class TestWriting:
         )
         client.upsert(name, batch)
         self.check(client, svd_codec, name, sample.base[:30])
+
+    def test_grpc_points(self, open_client: Open, svd_codec: LinearCodec, sample: Any, name: str) -> None:
+        client = open_client(svd_codec)
+        client.create_collection(name)
+        points = self.points(sample.base[:3])
+        client.upsert(name, [RestToGrpc.convert_point_struct(point) for point in points])
+        self.check(client, svd_codec, name, sample.base[:3])
 
     def test_upload_points_reads_a_generator_lazily(
         self, open_client: Open, svd_codec: LinearCodec, sample: Any, name: str

@@ -11,7 +11,7 @@ import pytest
 from qdrant_client import models
 
 from vaecodec import LinearCodec, evaluation, fit_linear
-from vaecodec.errors import CodecMismatchError, MissingOriginalsError, UnsupportedRequestError
+from vaecodec.errors import CodecMismatchError, MissingOriginalsError, UnsupportedRequestError, ZeroNormError
 from vaecodec.interface import Metric
 from vaecodec_integrations.qdrant import OriginalsFile
 
@@ -253,6 +253,20 @@ class TestInAFile:
         with pytest.raises(UnsupportedRequestError, match="expected neither beside a file of originals"):
             client.upsert(name, points, update_mode=models.UpdateMode.INSERT_ONLY)
         np.testing.assert_allclose(file.get([1])[0], sample.base[1], atol=5e-4)
+
+    def test_a_bad_operation_keeps_the_originals_of_the_whole_batch_as_they_were(
+        self, open_client: Open, svd_codec: LinearCodec, sample: Any, name: str, file: OriginalsFile
+    ) -> None:
+        client = fill(open_client(svd_codec, originals=file), name, sample.base)
+        good = models.PointVectors(id=1, vector=sample.base[700].tolist())
+        bad = models.PointVectors(id=2, vector=[0.0] * 384)
+        operations = [
+            models.UpdateVectorsOperation(update_vectors=models.UpdateVectors(points=[points]))
+            for points in (good, bad)
+        ]
+        with pytest.raises(ZeroNormError, match=r"^point 2, vector ''"):
+            client.batch_update_points(name, operations)
+        np.testing.assert_allclose(file.get([1, 2]), sample.base[1:3], atol=5e-4)
 
     def test_distances_are_those_of_qdrant(
         self, open_client: Open, sample: Any, name: str, file: OriginalsFile
