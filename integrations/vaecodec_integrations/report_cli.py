@@ -14,7 +14,8 @@ from rich.text import Text
 from vaecodec.codec import Codec
 from vaecodec.extras import require
 from vaecodec_integrations.report import measure, summarise, write
-from vaecodec_integrations.report.engine import EngineName, open_engine
+from vaecodec_integrations.report.engine import EngineName
+from vaecodec_integrations.report.engines import open_engine
 from vaecodec_integrations.report.inputs import read_labels, read_relevant, read_report, read_scored_pairs, read_vectors
 from vaecodec_integrations.report.tables import Table as TextTable
 from vaecodec_integrations.report.tables import tables

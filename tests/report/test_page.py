@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from vaecodec_integrations.report import measure, summarise, write
-from vaecodec_integrations.report.engine import EngineName, open_engine
+from vaecodec_integrations.report.engine import EngineName
+from vaecodec_integrations.report.engines import open_engine
 from vaecodec_integrations.report.page import page
 from vaecodec_integrations.report.tables import Table
 

@@ -19,7 +19,8 @@ from vaecodec import LinearCodec, LinearKind, Metric, fit_linear
 from vaecodec.errors import NonFiniteError, ReportInputError, WrongWidthError
 from vaecodec.evaluation import exact_search, recall
 from vaecodec_integrations.report import Run, measure, summarise, write
-from vaecodec_integrations.report.engine import EngineName, open_engine
+from vaecodec_integrations.report.engine import EngineName
+from vaecodec_integrations.report.engines import open_engine
 from vaecodec_integrations.report.inputs import read_labels, read_relevant, read_report, read_scored_pairs
 from vaecodec_integrations.report.markdown import markdown
 from vaecodec_integrations.report.measure import ScoredPairs

@@ -1,4 +1,4 @@
-"""Engines to measure on: anything that indexes vectors, and exact search as the one without a graph."""
+"""What the report measures on: anything that indexes vectors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
-from vaecodec.evaluation import IdArray, exact_search
+from vaecodec.evaluation import IdArray
 from vaecodec.interface import FloatArray, Metric
 
 
@@ -52,46 +52,3 @@ class Engine(Protocol):
     def build(self, vectors: FloatArray, metric: Metric, folder: Path) -> Index:
         """Index vectors, float32 (n, d); their ids are their row numbers. ``folder`` is empty and the index's own."""
         ...
-
-
-def open_engine(name: EngineName) -> Engine:
-    """The engine of that name; raises ``MissingExtraError`` when its library is not installed."""
-    match name:
-        case EngineName.HNSW:
-            from vaecodec_integrations.report.engine_hnsw import HnswEngine
-
-            return HnswEngine()
-        case EngineName.QDRANT:
-            from vaecodec_integrations.report.engine_qdrant import QdrantEngine
-
-            return QdrantEngine()
-        case EngineName.EXACT:
-            return ExactEngine()
-
-
-class ExactEngine:
-    """Brute force in numpy; its size is that of the vectors."""
-
-    name = EngineName.EXACT
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        """None: there is nothing to choose."""
-        return {}
-
-    def build(self, vectors: FloatArray, metric: Metric, folder: Path) -> Index:  # noqa: ARG002
-        """Keep the vectors as they are."""
-        return _ExactIndex(vectors, metric)
-
-
-class _ExactIndex:
-    def __init__(self, vectors: FloatArray, metric: Metric) -> None:
-        self._vectors = vectors
-        self._metric = metric
-        self.size_bytes = vectors.nbytes
-
-    def search(self, queries: FloatArray, k: int) -> IdArray:
-        return exact_search(self._vectors, queries, k, self._metric)[0]
-
-    def close(self) -> None:
-        """Nothing is held."""

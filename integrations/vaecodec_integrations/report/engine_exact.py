@@ -1,0 +1,39 @@
+"""Exact search: the engine without a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vaecodec.evaluation import IdArray, exact_search
+from vaecodec.interface import FloatArray, Metric
+from vaecodec_integrations.report.engine import EngineName, Index
+
+
+class ExactEngine:
+    """Brute force in numpy; its size is that of the vectors."""
+
+    name = EngineName.EXACT
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """None: there is nothing to choose."""
+        return {}
+
+    def build(self, vectors: FloatArray, metric: Metric, folder: Path) -> Index:  # noqa: ARG002
+        """Keep the vectors as they are."""
+        return _ExactIndex(vectors, metric)
+
+
+class _ExactIndex:
+    def __init__(self, vectors: FloatArray, metric: Metric) -> None:
+        self._vectors = vectors
+        self._metric = metric
+        self.size_bytes = vectors.nbytes
+
+    def search(self, queries: FloatArray, k: int) -> IdArray:
+        return exact_search(self._vectors, queries, k, self._metric)[0]
+
+    def close(self) -> None:
+        """Nothing is held."""
