@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from quality import Test
+from quality import Test, known_pairs
 
 from vaecodec.evaluation import exact_search, ndcg, recall
 from vaecodec.interface import Metric
-from vaecodec.sources import ArraySource, open_source
+from vaecodec.sources import open_source
 from vaecodec_training.collection import Collection
 from vaecodec_training.recipe import Recipe, Start
 from vaecodec_training.trainer import in_numpy, train
@@ -81,7 +81,7 @@ def main() -> None:
     warnings.simplefilter("ignore")  # several variants are here because they go wrong
     test = Test(arguments.data)
     documents, queries = (open_source(arguments.data / f"{name}.npy") for name in ("train", "train_queries"))
-    pairs: Any = "aligned" if documents.rows == queries.rows else None
+    pairs = known_pairs(documents, queries)
     opened: dict[bool, Collection] = {}
     done = _read(arguments.out)
     finish = time.monotonic() + 60 * arguments.minutes
@@ -93,7 +93,7 @@ def main() -> None:
             asks = settings.pop("queries", True)
             if asks not in opened:
                 opened[asks] = Collection.open(
-                    ArraySource(np.load(arguments.data / "train.npy")),
+                    documents,
                     queries if asks else None,
                     pairs=pairs if asks else None,
                 )

@@ -16,14 +16,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from vaecodec import Codec, LinearKind, fit_linear
 from vaecodec.evaluation import exact_search, ndcg, recall
 from vaecodec.interface import Metric, VectorCodec
-from vaecodec.sources import ArraySource, open_source
+from vaecodec.sources import VectorSource, open_source
 from vaecodec_exporters.checkpoint import export_checkpoint
 from vaecodec_training.collection import Collection
 from vaecodec_training.recipe import Recipe
@@ -97,9 +97,8 @@ def _run(folder: Path, recipe: Recipe, dims: Sequence[int], test: Test) -> dict[
     with tempfile.TemporaryDirectory() as temporary:
         run, path = Path(temporary) / "run", Path(temporary) / "codec.onnx"
         start, cpu_start = time.perf_counter(), time.process_time()
-        collection = Collection.open(
-            open_source(folder / "train.npy"), ArraySource(np.load(folder / "train_queries.npy")), seed=recipe.seed
-        )
+        documents, queries = (open_source(folder / f"{name}.npy") for name in ("train", "train_queries"))
+        collection = Collection.open(documents, queries, pairs=known_pairs(documents, queries), seed=recipe.seed)
         train(collection, recipe, run)
         export_checkpoint(run, path)
         times = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start}
@@ -108,6 +107,11 @@ def _run(folder: Path, recipe: Recipe, dims: Sequence[int], test: Test) -> dict[
             recalled, gained = test.measure(Codec.load(path, dim=dim))
             figures[dim] = {"seed": recipe.seed, "recall@10": recalled, "ndcg@10": gained, **times}
     return figures
+
+
+def known_pairs(documents: VectorSource, queries: VectorSource) -> Literal["aligned"] | None:
+    """In the folders measured, as many queries as documents means that they belong together row for row."""
+    return "aligned" if documents.rows == queries.rows else None
 
 
 def _unit(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

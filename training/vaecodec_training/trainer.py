@@ -696,7 +696,7 @@ class _Batch:
     """This process's share of a batch.
 
     Attributes:
-        documents: (n, d); where pairs are in use the first of them belong to ``queries``, row for row.
+        documents: (n, d); where pairs are known the first of them belong to ``queries``, row for row.
         queries: (n // 2, d), or None.
         noise: (n, k) standard normal, for the posterior.
         perturbation: (n, d) standard normal, for InfoNCE without pairs; otherwise empty.
@@ -723,7 +723,8 @@ class _Batches:
         self.per_epoch = max(1, len(rows) // size)
         self.pairs = self.queries = None
         alone = size
-        if recipe.contrastive and collection.pairs is not None and collection.queries is not None:
+        if collection.pairs is not None and collection.queries is not None:
+            # A query meets its own document: without it the one neighbour that matters most is missing.
             alone = size // 2
             sources = [_Chosen(collection.queries, collection.pairs[:, 0])]
             sources.append(_Chosen(collection.documents, collection.pairs[:, 1]))
