@@ -75,3 +75,8 @@ def test_the_kl_weight_rises_once_or_in_cycles() -> None:
     cycles = Recipe(kl_warmup=0.5, kl_cycles=2)
     assert [kl_factor(at, cycles) for at in (0, 0.125, 0.25, 0.5, 0.75, 1)] == pytest.approx([0, 0.5, 1, 0, 1, 1])
     assert kl_factor(0, Recipe(kl_warmup=0)) == 1
+
+
+def test_the_documented_recipe_is_the_default_one() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    assert page.split("```toml\n")[1].split("```")[0] == Recipe().to_toml()
