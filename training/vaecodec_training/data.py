@@ -194,7 +194,8 @@ def check(source: VectorSource, *, metric: Metric = Metric.COSINE) -> DataReport
         gram += directions.T @ directions
     none = np.empty(0, np.int64)
     _refuse(source.name, rows, np.concatenate([none, *non_finite]), np.concatenate([none, *zero]), metric)
-    row_digests = np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
+    row_digests = np.frombuffer(b"".join(digests), "<u8").astype(np.uint64, copy=False)
+    digests.clear()
     distinct = len(np.unique(row_digests))
     if distinct < 2:
         raise UnusableDataError(
@@ -368,6 +369,7 @@ class ShuffledBatches:
             window = [_take(source, self._rows[positions[ascending]]) for source in self._sources]
             for at in range(0, len(positions), self.batch):
                 yield tuple(held[back[at : at + self.batch]] for held in window)
+            del window  # before the next one is read, so that there is never room taken for two
 
     @cached_property
     def _held(self) -> list[FloatArray]:
