@@ -18,7 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/vaecodec train $(SAMPLE)/train.npy --queries $(SAMPLE)/train_queries.npy --dim 64 \
+	$(BIN)/vaecodec train $(SAMPLE)/train.npy --queries $(SAMPLE)/train_queries.npy --pairs aligned --dim 64 \
 		--embedder all-MiniLM-L6-v2 --out $(OUT)/run --export $(OUT)/vae64.onnx
 	$(BIN)/vaecodec info $(OUT)/vae64.onnx
 	$(BIN)/vaecodec report --base $(SAMPLE)/base.npy --queries $(SAMPLE)/queries.npy \
