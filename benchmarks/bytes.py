@@ -111,8 +111,10 @@ def trained(data: Data, folder: Path, name: str, dim: int, seed: int, **target: 
         from vaecodec_training.trainer import train
 
         folder.mkdir(parents=True, exist_ok=True)
-        queries = ArraySource(np.load(data.folder / "train_queries.npy"))
-        collection = Collection.open(ArraySource(np.load(data.folder / "train.npy")), queries)
+        documents, queries = (ArraySource(np.load(data.folder / f"train{part}.npy")) for part in ("", "_queries"))
+        # In these folders as many queries as documents means that they belong together row for row.
+        pairs: Any = "aligned" if documents.rows == queries.rows else None
+        collection = Collection.open(documents, queries, pairs=pairs)
         settings = UNIFORM_RECIPE if "target" in target else TRELLIS_RECIPE
         train(collection, Recipe(**settings, **target, dim=dim, seed=seed), folder / path.stem)
         export_checkpoint(folder / path.stem, path)
