@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -42,19 +44,22 @@ def test_usearch(sample, codec: Codec, dtype: str, engine_dtype: str, metric: st
     assert same_order(distances, found)
 
 
-def test_qdrant_uint8(sample, codec: Codec) -> None:
-    qdrant_client = pytest.importorskip("qdrant_client")
-    models = qdrant_client.models
+def test_qdrant_uint8(sample, codec: Codec, tmp_path: Path) -> None:
+    edge = pytest.importorskip("qdrant_edge")
     codes = codec.encode(sample.base[:ROWS], dtype="int8").astype(np.int64) + 128
     queries = codec.encode(sample.queries[:QUERIES], dtype="int8").astype(np.int64) + 128
-    client = qdrant_client.QdrantClient(":memory:")
-    vectors = models.VectorParams(size=64, distance=models.Distance.EUCLID, datatype=models.Datatype.UINT8)
-    client.create_collection("codes", vectors_config=vectors)
-    client.upload_collection("codes", codes.astype(np.float32), ids=range(ROWS))
-    found = np.array(
-        [[hit.id for hit in client.query_points("codes", list(map(float, query)), limit=K).points] for query in queries]
-    )
-    assert same_order(((queries[:, None] - codes) ** 2).sum(axis=2), found)
+    vectors = edge.EdgeVectorParams(size=64, distance=edge.Distance.Euclid, datatype=edge.VectorStorageDatatype.Uint8)
+    shard = edge.EdgeShard.create(str(tmp_path), edge.EdgeConfig(vectors=vectors))
+    points = [edge.Point(row, list(map(float, code)), {}) for row, code in enumerate(codes)]
+    shard.update(edge.UpdateOperation.upsert_points(points))
+    search = edge.SearchParams(exact=True)
+    found = [
+        shard.query(edge.QueryRequest(limit=K, query=edge.Query.Nearest(list(map(float, query))), params=search))
+        for query in queries
+    ]
+    shard.close()
+    ids = np.array([[point.id for point in points] for points in found])
+    assert same_order(((queries[:, None] - codes) ** 2).sum(axis=2), ids)
 
 
 def test_faiss_signed_bytes(sample, codec: Codec) -> None:
