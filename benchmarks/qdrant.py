@@ -351,7 +351,7 @@ def migration(data: Data, codec: VectorCodec, points: int, folder: Path) -> None
         client.upload_collection("docs", rows, ids=ids, payload=({"row": i, "group": i % 7} for i in ids))
     gc.collect()
     before = psutil.Process().memory_info().rss
-    job = Migration(client, "docs", codec, folder / "state.json", into="small", batch_size=5000)
+    job = Migration(client, "docs", codec, folder / "state.json", into="small")
     start = time.perf_counter()
     with peak_rss() as peak:
         outcome = migrate(job, sample=20)
