@@ -30,7 +30,8 @@ from vaecodec_training.trainer import in_numpy, train
 _PLAIN = {"alignment": 0.0, "reconstruction": 1.0}
 _PUBLISHED = {**_PLAIN, "start": Start.RANDOM, "decoder_hidden": 512}
 
-# Name: changes to the base recipe; "queries": False trains on documents alone.
+# Name: changes to the base recipe; "queries": False trains on documents alone, "pairs": False does not say which
+# query belongs to which document.
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "from scratch, MLP decoder, AE": {**_PUBLISHED, "kl": 0.0},
@@ -49,6 +50,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "default, reconstruction 1": {"reconstruction": 1.0},
     "default, start from scratch": {"start": Start.RANDOM},
     "default, documents only": {"queries": False},
+    "default, queries without pairs": {"pairs": False},
     "default, linear encoder": {"hidden": 0},
     "default, MLP 128": {"hidden": 128},
     "default, MLP 1024": {"hidden": 1024},
@@ -82,7 +84,7 @@ def main() -> None:
     test = Test(arguments.data)
     documents, queries = (open_source(arguments.data / f"{name}.npy") for name in ("train", "train_queries"))
     pairs = known_pairs(documents, queries)
-    opened: dict[bool, Collection] = {}
+    opened: dict[tuple[bool, bool], Collection] = {}
     done = _read(arguments.out)
     finish = time.monotonic() + 60 * arguments.minutes
     for seed in range(arguments.seeds):
@@ -90,12 +92,10 @@ def main() -> None:
             if any(row["name"] == name and row["seed"] == seed for row in done) or time.monotonic() > finish:
                 continue
             settings = dict(changes)
-            asks = settings.pop("queries", True)
+            asks = settings.pop("queries", True), settings.pop("pairs", True)
             if asks not in opened:
                 opened[asks] = Collection.open(
-                    documents,
-                    queries if asks else None,
-                    pairs=pairs if asks else None,
+                    documents, queries if asks[0] else None, pairs=pairs if all(asks) else None
                 )
             recipe = Recipe(dim=arguments.dim, epochs=arguments.epochs, seed=seed).but(**settings)
             row = {"name": name, "seed": seed, **_measure(opened[asks], recipe, test)}

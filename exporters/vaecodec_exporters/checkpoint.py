@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from vaecodec_training.checkpoint import load_checkpoint
-from vaecodec_training.model import ResidualMap
 
 from vaecodec.artifact import Kind, Metadata
 from vaecodec.interface import FloatArray
 from vaecodec_exporters.graph import CodecWeights, ResidualWeights, write_codec
 from vaecodec_exporters.versions import library_versions
+from vaecodec_training.checkpoint import load_checkpoint
+from vaecodec_training.model import ResidualMap
 
 
 def export_checkpoint(run: str | os.PathLike[str], path: str | os.PathLike[str]) -> Metadata:
