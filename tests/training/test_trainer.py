@@ -410,3 +410,12 @@ def test_pairs_without_queries_and_queries_of_another_width_are_refused(sample) 
         Collection.open(ArraySource(sample.train[:1_000]), pairs="aligned")
     with pytest.raises(WrongWidthError, match="expected queries of width 384"):
         Collection.open(ArraySource(sample.train[:1_000]), ArraySource(sample.train_queries[:1_000, :100]))
+
+
+def test_queries_without_pairs_share_a_batch_with_their_nearest_document(sample) -> None:
+    collection = Collection.open(ArraySource(sample.train[:1_000]), ArraySource(sample.train_queries[:500]))
+    assert collection.companions is not None
+    assert np.array_equal(collection.companions[:, 0], collection.query_rows)
+    scores = sample.train_queries[:500][collection.query_rows] @ sample.train[:1_000][collection.document_rows].T
+    nearest = collection.document_rows[scores.argmax(axis=1)]
+    assert np.array_equal(collection.companions[:, 1], nearest)

@@ -696,7 +696,7 @@ class _Batch:
     """This process's share of a batch.
 
     Attributes:
-        documents: (n, d); where pairs are known the first of them belong to ``queries``, row for row.
+        documents: (n, d); the first of them are the companions of ``queries``, row for row.
         queries: (n // 2, d), or None.
         noise: (n, k) standard normal, for the posterior.
         perturbation: (n, d) standard normal, for InfoNCE without pairs; otherwise empty.
@@ -721,20 +721,15 @@ class _Batches:
         unit = 4 * processes
         size = max(unit, min(recipe.batch, len(rows)) // unit * unit)
         self.per_epoch = max(1, len(rows) // size)
-        self.pairs = self.queries = None
-        alone = size
-        if collection.pairs is not None and collection.queries is not None:
+        self.pairs, alone = None, size
+        companions = collection.companions
+        if companions is not None and collection.queries is not None:
             # A query meets its own document: without it the one neighbour that matters most is missing.
             alone = size // 2
-            sources = [_Chosen(collection.queries, collection.pairs[:, 0])]
-            sources.append(_Chosen(collection.documents, collection.pairs[:, 1]))
-            count = min(size // 2, len(collection.pairs)) // (2 * processes) * 2 * processes
-            self.pairs = _Numbered(ShuffledBatches(sources, np.arange(len(collection.pairs)), count, recipe.seed + 1))
-        elif collection.queries is not None:
-            count = min(size // 2, len(collection.query_rows)) // processes * processes
-            self.queries = _Numbered(
-                ShuffledBatches([collection.queries], collection.query_rows, count, recipe.seed + 1)
-            )
+            sources = [_Chosen(collection.queries, companions[:, 0]), _Chosen(collection.documents, companions[:, 1])]
+            count = min(size // 2, len(companions)) // (2 * processes) * 2 * processes
+            self.pairs = _Numbered(ShuffledBatches(sources, np.arange(len(companions)), count, recipe.seed + 1))
+        self.perturbs = recipe.contrastive > 0 and collection.pairs is None
         self.documents = _Numbered(ShuffledBatches([collection.documents], rows, alone, recipe.seed))
 
     def at(self, number: int, rank: int, device: torch.device) -> _Batch:
@@ -742,16 +737,14 @@ class _Batches:
         (documents,) = self.documents[number]
         generator = torch.Generator().manual_seed((self.recipe.seed << 32) + number)
         parts, queries = [documents], None
-        if self.queries is not None:
-            (queries,) = self.queries[number]
-        elif self.pairs is not None:
+        if self.pairs is not None:
             queries, paired = self.pairs[number]
             parts = [paired, documents]
         shares, noises, perturbations = [], [], []
         for part in parts:
             shares.append(self._share(torch.from_numpy(part), rank))
             noises.append(self._share(torch.randn(len(part), self.recipe.dim, generator=generator), rank))
-            if self.recipe.contrastive and self.pairs is None:
+            if self.perturbs:
                 perturbations.append(self._share(torch.randn(part.shape, generator=generator), rank))
         return _Batch(
             self._compared(torch.cat(shares)).to(device),
