@@ -362,8 +362,9 @@ class _Trainer:
                     torch.cat([self._cut(searched, width), self._cut(self.queue.latents, width)]),
                     self.collection.metric,
                 )
-                total = total + losses.distillation(*teacher, *student, temperature, itself)
-        return total / (len(rows) * len(recipe.widths))
+                # Narrow prefixes err more; in proportion to their widths the wide ones are not sacrificed to them.
+                total = total + width * losses.distillation(*teacher, *student, temperature, itself)
+        return total / (len(rows) * sum(recipe.widths))
 
     def _contrastive(self, batch: _Batch, mean: Tensor, query_mean: Tensor | None, keys: Tensor | None) -> Tensor:
         """InfoNCE of queries against their documents, or of perturbed copies against the documents themselves."""
