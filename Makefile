@@ -26,7 +26,7 @@ demo: $(VENV)/.installed
 		--codec $(OUT)/vae64.onnx --engine hnsw --out $(OUT)/report
 
 test: $(VENV)/.installed
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(THREADS) --dist worksteal
 
 check: lint types wheel
 

@@ -83,8 +83,8 @@ def test_importing_the_runtime_is_quick_and_pulls_in_nothing_large() -> None:
         "import vaecodec\n"
         "print(time.process_time() - start, *{'torch', 'onnx', 'numba', 'typer', 'scipy'} & set(sys.modules))\n"
     )
-    outputs = [run(code).split() for _ in range(3)]
-    assert [output[1:] for output in outputs] == [[]] * 3
+    outputs = [run(code).split() for _ in range(5)]
+    assert [output[1:] for output in outputs] == [[]] * 5
     assert min(float(output[0]) for output in outputs) < 0.3
 
 
