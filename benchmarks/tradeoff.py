@@ -1,0 +1,76 @@
+"""The README's picture: recall against bytes per vector, learned codecs beside linear ones.
+
+    python benchmarks/quality.py --data ../shared/data/debian-minilm --dims 64,128 --seeds 3 --json quality.json
+    python benchmarks/tradeoff.py --data ../shared/data/debian-minilm --results quality.json
+
+The learned points are those of `quality.py` (mean over the seeds; float32 latents); the linear codecs are fitted here
+on the same training documents and measured on the same base and queries.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated
+
+import matplotlib as mpl
+import numpy as np
+import typer
+
+from vaecodec import LinearKind, fit_linear
+from vaecodec.evaluation import exact_search, recall
+from vaecodec.interface import Metric
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+WIDTHS = (16, 32, 64, 96, 128, 192, 256, 384)
+OUT = Path(__file__).resolve().parent.parent / "docs" / "images" / "tradeoff.png"
+NAMES = {
+    LinearKind.SVD: "SVD, uncentred",
+    LinearKind.PCA: "PCA, both sides centred",
+    LinearKind.TRUNCATION: "first coordinates",
+}
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder with train, base and queries as .npy.")],
+    results: Annotated[list[Path], typer.Option(help="What quality.py --json wrote; may be repeated.")],
+    out: Annotated[Path, typer.Option(help="Picture to write.")] = OUT,
+) -> None:
+    """Measure the linear codecs, draw all."""
+    train, base, queries = (np.load(data / f"{name}.npy").astype(np.float32) for name in ("train", "base", "queries"))
+    truth, _ = exact_search(base, queries, 10, Metric.COSINE)
+    figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
+    for kind, colour in zip(NAMES, ("#b8641b", "#d9a066", "#999999"), strict=True):
+        whole = fit_linear(train, base.shape[1], kind=kind)
+        recalls = []
+        for width in WIDTHS:
+            codec = whole.truncated(width)
+            ids, _ = exact_search(codec.encode(base), codec.encode_queries(queries), 10, codec.latent_metric)
+            recalls.append(recall(ids, truth, 10).mean())
+        axes.plot([4 * width for width in WIDTHS], recalls, "o--", color=colour, markersize=4, label=NAMES[kind])
+    learned = defaultdict(list)
+    for path in results:
+        for row in json.loads(path.read_text())["results"]:
+            learned[row["dim"]].append(row["recall@10"])
+    widths = sorted(learned)
+    means = [float(np.mean(learned[width])) for width in widths]
+    axes.plot([4 * width for width in widths], means, "o-", color="#0b6e4f", linewidth=2, label="vaecodec, learned")
+    for width, mean in zip(widths, means, strict=True):
+        axes.annotate(f"{width} dims: {mean:.3f}", (4 * width, mean), (-8, 8), textcoords="offset points", ha="right")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([4 * width for width in WIDTHS], [f"{4 * width:,}" for width in WIDTHS])
+    axes.set(xlabel="bytes per vector (float32)", ylabel="recall@10 against exact search, uncompressed")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    axes.set_title(
+        f"{data.name}: {len(base):,} documents of {base.shape[1]} dimensions, {len(queries):,} queries", size=11
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=120)
+
+
+if __name__ == "__main__":
+    typer.run(main)
