@@ -107,7 +107,7 @@ class Recipe:
     """Documents per step and accumulation; half as many queries join them."""
     accumulate: int = _between(1, 1)
     """Batches per step of the optimiser. Each batch sees only its own negatives and the queue."""
-    epochs: float = _between(16.0, 0)
+    epochs: float = _between(10.0, 0)
     """Passes over the documents."""
     learning_rate: float = _between(2e-3, 0)
     schedule: Schedule = Schedule.COSINE
