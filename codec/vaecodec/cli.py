@@ -88,7 +88,8 @@ def _figure(value: Any) -> str:
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in values.items())
+    """Plain values on one line; what is nested is for ``--json``."""
+    return ", ".join(f"{key} {value}" for key, value in values.items() if isinstance(value, str | int | float))
 
 
 def _ranges(widths: tuple[int, ...]) -> str:
