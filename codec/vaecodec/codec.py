@@ -20,7 +20,7 @@ from vaecodec.errors import (
     ProviderNotAvailableError,
 )
 from vaecodec.interface import FloatArray, Metric
-from vaecodec.vectors import blocks, normalised
+from vaecodec.vectors import blocks, is_checked_row, normalised
 
 _CPU = "CPUExecutionProvider"
 _ERRORS_ONLY = 3
@@ -192,17 +192,22 @@ class Codec:
         return reconstructions
 
     def _to_latents(self, feed: str, output: str, vectors: Any, name: str) -> FloatArray:
+        if is_checked_row(vectors, self._metadata.dim, self._metadata.metric):
+            return self._prefix(self._run(feed, output, vectors))
         latents = _output(vectors, self._code_dim)
         for start, block in blocks(vectors, self.dim, self.metric, name=name):
-            rows = self._run(feed, output, block)
-            if self._code_dim < rows.shape[1]:
-                rows = np.ascontiguousarray(rows[:, : self._code_dim])
-                if self.latent_metric is Metric.COSINE:
-                    rows = normalised(rows)
+            rows = self._prefix(self._run(feed, output, block))
             if len(rows) == len(latents):
                 return rows
             latents[start : start + len(block)] = rows
         return latents
+
+    def _prefix(self, latents: FloatArray) -> FloatArray:
+        """The first ``code_dim`` of all the file's latents, as a codec of that width."""
+        if self._code_dim == latents.shape[1]:
+            return latents
+        cut = np.ascontiguousarray(latents[:, : self._code_dim])
+        return normalised(cut) if self.latent_metric is Metric.COSINE else cut
 
     def _run(self, feed: str, output: str, block: FloatArray) -> FloatArray:
         result: FloatArray = self._session.run([output], {feed: block})[0]
