@@ -69,7 +69,7 @@ def is_checked_row(vectors: Any, dim: int, metric: Metric) -> bool:
     Between two products of weights the processor's caches are cold for Python, so that every line here costs
     microseconds of a query's latency.
     """
-    return (
+    return bool(
         type(vectors) is np.ndarray
         and vectors.shape == (1, dim)
         and vectors.dtype is _FLOAT32
