@@ -48,12 +48,22 @@ def test_a_fit_ships_the_learned_codec_where_it_wins(sample, tmp_path: Path, cap
     assert (out / "recall.png").stat().st_size > 5_000
 
 
-def test_a_fit_ships_the_linear_codec_where_that_wins(tmp_path: Path) -> None:
+def test_a_fit_ships_the_linear_codec_where_that_wins(tmp_path: Path, capsys) -> None:
     noise = np.random.default_rng(0).normal(size=(3_000, 32)).astype(np.float32)
-    collection = Collection.open(ArraySource(noise), confirmation=0.1)
-    result = fitting.fit(collection, tmp_path, dims=(16,), budget=1.0, recipe=SMALL)
-    assert not result.gate.passed
-    assert fitting.first_lines(result)[0].startswith(f"The linear codec {result.gate.over} ships, because")
+    np.save(tmp_path / "noise.npy", noise)
+    (tmp_path / "recipe.toml").write_text("hidden = 32\nbatch = 512\ncheckpoints = 2\nlearning_rate = 4e-3\n")
+    arguments = ["fit", str(tmp_path / "noise.npy"), "--dims", "16", "--budget", "1s", "--out", str(tmp_path / "fit")]
+    text = run([*arguments, "--recipe", str(tmp_path / "recipe.toml")], capsys)
+    content = json.loads((tmp_path / "fit" / "run.json").read_text())
+    assert not content["steps"]["gate"]["passed"]
+    over = content["steps"]["gate"]["over"]
+    assert f"The linear codec {over} ships, because" in text
+    codec = Codec.load(tmp_path / "fit" / "codec.onnx")
+    assert codec.metadata.kind == "linear"
+    assert over in codec.metadata.provenance["gate"]
+    codes = codec.encode(noise, dtype="int8")
+    similar = np.einsum("ij,ij->i", codec.decode(codes, dtype="int8"), codec.decode(codec.encode(noise)))
+    assert similar.min() > 0.99
 
 
 def test_an_interrupted_fit_goes_on_where_it_was(sample, tmp_path: Path) -> None:

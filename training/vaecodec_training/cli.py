@@ -88,6 +88,7 @@ def fit(
     _require_libraries(export=True)
     from importlib.util import find_spec
 
+    from vaecodec.codes import Calibration
     from vaecodec_training import fit as fitting
     from vaecodec_training.export import exporter
     from vaecodec_training.recipe import Recipe
@@ -122,7 +123,9 @@ def fit(
             "gate": str(result.gate),
             "confirmation": result.content["steps"]["gate"]["confirmation"],
         }
-        exporter("linear")(collection.linear(result.dim, LinearKind(result.gate.over)), file, provenance=provenance)
+        linear = collection.linear(result.dim, LinearKind(result.gate.over))
+        calibration = Calibration.fit(linear.encode(collection.sample), linear.latent_metric)
+        exporter("linear")(linear, file, provenance=provenance, calibration=calibration)
     for line in fitting.first_lines(result):
         console.print(line, highlight=False)
     if find_spec("matplotlib"):
