@@ -10,7 +10,7 @@ import numpy as np
 
 from vaecodec.errors import InvalidVectorsError, NotCalibratedError
 from vaecodec.evaluation import exact_search
-from vaecodec.interface import Metric, VectorCodec
+from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec.vectors import as_vectors, normalised
 
 # Where the codec file's calibration keeps it.
@@ -50,7 +50,7 @@ class ScoreCalibration:
             found = "none" if stored is None else f"one for {stored['code_dim']} dimensions"
             raise NotCalibratedError(
                 f"expected a codec file with a calibration of scores for {codec.code_dim} dimensions, got {found}; "
-                "train and export the codec again, or do without calibrated scores"
+                "load the file at its full width, train and export the codec again, or do without calibrated scores"
             )
         return cls(**stored)
 
@@ -76,10 +76,34 @@ def fit_score_calibration(
         raise NotCalibratedError("expected a codec of metric cosine or dot, got l2: distances are not calibrated")
     base = as_vectors(documents, codec.dim, codec.metric, name="documents")
     asked = as_vectors(queries, codec.dim, codec.metric, name="queries")
-    ids, scores = exact_search(codec.encode(base), codec.encode_queries(asked), neighbours, codec.latent_metric)
+    latents, query_latents = codec.encode(base), codec.encode_queries(asked)
     if codec.metric is Metric.COSINE:
         base, asked = normalised(base), normalised(asked)
-    original = np.einsum("qnd,qd->qn", base[ids], asked).astype(np.float64).ravel()
+    return calibrate_scores(base, asked, latents, query_latents, codec.latent_metric, neighbours=neighbours)
+
+
+def calibrate_scores(
+    documents: FloatArray,
+    queries: FloatArray,
+    latents: FloatArray,
+    query_latents: FloatArray,
+    latent_metric: Metric,
+    *,
+    neighbours: int = 100,
+) -> ScoreCalibration:
+    """The fit itself, for whoever has encoded already.
+
+    Args:
+        documents, queries: float32 (n, dim) and (m, dim), checked; of unit norm under cosine.
+        latents, query_latents: float32 (n, code_dim) and (m, code_dim).
+        latent_metric: cosine or dot.
+        neighbours: as for :func:`fit_score_calibration`.
+
+    Raises:
+        InvalidVectorsError: scores do not vary together.
+    """
+    ids, scores = exact_search(latents, query_latents, neighbours, latent_metric)
+    original = np.einsum("qnd,qd->qn", documents[ids], queries).astype(np.float64).ravel()
     compressed = scores.astype(np.float64).ravel()
     spread = float(compressed.var()) if compressed.size else 0.0
     shared = float((compressed - compressed.mean()) @ (original - original.mean())) / len(original) if spread else 0.0
@@ -91,4 +115,4 @@ def fit_score_calibration(
     scale = shared / spread
     offset = float(original.mean() - scale * compressed.mean())
     residual = float((original - scale * compressed - offset).std())
-    return ScoreCalibration(scale, offset, codec.code_dim, residual)
+    return ScoreCalibration(scale, offset, latents.shape[1], residual)

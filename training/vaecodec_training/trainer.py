@@ -25,8 +25,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vaecodec.codes import Calibration
-from vaecodec.errors import CheckpointError, DivergedError
+from vaecodec.errors import CheckpointError, DivergedError, InvalidVectorsError
 from vaecodec.interface import FloatArray, Metric
+from vaecodec.scores import KEY as SCORE_KEY
+from vaecodec.scores import calibrate_scores
 from vaecodec.sources import RandomAccessSource
 from vaecodec_training import losses
 from vaecodec_training.channel import Channel, in_units_of_spread
@@ -68,6 +70,9 @@ _KL_GAIN = 0.1
 _HEAD_RATE = 20.0
 
 _ENCODE_ROWS = 4096
+
+# Held-out queries whose nearest documents say how scores between latents relate to those between embeddings.
+_SCORED_QUERIES = 512
 
 # Steps between two measurements of the latents for a codec that is trained for codes.
 _MEASURE_EVERY = 50
@@ -564,7 +569,11 @@ class _Trainer:
         if self.channel is not None:
             provenance["rates"] = self.channel.rates
         latents = in_numpy(checkpoint.model.encode, checkpoint.model)(self.collection.sample)
-        calibration = {**checkpoint.calibration, "codes": Calibration.fit(latents, checkpoint.metric).to_json()}
+        calibration = {
+            **checkpoint.calibration,
+            "codes": Calibration.fit(latents, checkpoint.metric).to_json(),
+            **self._score_calibration(checkpoint.model),
+        }
         final = Checkpoint(
             checkpoint.model, self.recipe, checkpoint.metric, checkpoint.embedder, provenance, calibration
         )
@@ -572,6 +581,22 @@ class _Trainer:
             save_checkpoint(self.folder, final)
         history = tuple(Record.from_json(entry) for entry in self.at.history)
         return TrainedRun(final, figures, self.baselines, history, tuple(self.found))
+
+    def _score_calibration(self, model: VariationalCodec) -> dict[str, Any]:
+        """What scores between latents say about those between embeddings, where they say anything."""
+        held_out, metric = self.collection.validation, self.collection.metric
+        if metric is Metric.L2:
+            return {}
+        queries = held_out.queries[:_SCORED_QUERIES]
+        latents, query_latents = (
+            in_numpy(model.encode, model)(held_out.documents),
+            in_numpy(model.encode_queries, model)(queries),
+        )
+        try:
+            fitted = calibrate_scores(held_out.documents, queries, latents, query_latents, metric)
+        except InvalidVectorsError:  # a collection without neighbours still gets its codec
+            return {}
+        return {SCORE_KEY: fitted.to_json()}
 
     def _warn(self, found: Sequence[TrainingWarning]) -> None:
         """Each kind once a run."""

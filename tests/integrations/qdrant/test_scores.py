@@ -13,6 +13,7 @@ from qdrant_client import models
 from vaecodec import Codec, LinearCodec, fit_linear
 from vaecodec.codes import Calibration
 from vaecodec.errors import InvalidVectorsError, NotCalibratedError
+from vaecodec.evaluation import exact_search
 from vaecodec.interface import Metric
 from vaecodec.scores import ScoreCalibration, fit_score_calibration
 from vaecodec_exporters.linear import export_linear
@@ -51,6 +52,16 @@ def test_the_fit_is_the_least_squares_line(svd_codec: LinearCodec, sample: Any) 
     assert fitted.offset == pytest.approx(offset, abs=1e-5)
     assert fitted.residual == pytest.approx((original - scale * compressed - offset).std(), rel=1e-3)
     assert fitted.code_dim == 64
+
+
+def test_training_leaves_a_calibration_in_the_file(vae_codec: Codec, sample: Any) -> None:
+    fitted = ScoreCalibration.of(vae_codec)
+    ids, scores = exact_search(
+        vae_codec.encode(sample.base), vae_codec.encode_queries(sample.queries), 10, Metric.COSINE
+    )
+    original = np.einsum("qnd,qd->qn", sample.base[ids], sample.queries)
+    estimated = fitted.scale * scores + fitted.offset
+    assert np.abs(estimated - original).mean() < 0.7 * np.abs(scores - original).mean()
 
 
 def test_calibrated_scores_are_nearer_to_the_original_ones(
