@@ -10,6 +10,7 @@ Addresses for :func:`vaecodec.sources.open_source`:
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -111,4 +112,11 @@ def open_address(address: str, *, column: str | None = None) -> QdrantSource:
         client = qdrant_client.QdrantClient(
             url=f"{parts.scheme}://{parts.netloc}{place}", api_key=os.environ.get("QDRANT_API_KEY") or None
         )
-    return QdrantSource(client, collection, column)
+    try:
+        source = QdrantSource(client, collection, column)
+    except BaseException:
+        client.close()
+        raise
+    # Nobody else holds this client, and a local folder stays locked until it is closed.
+    weakref.finalize(source, client.close)
+    return source

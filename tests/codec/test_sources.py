@@ -511,3 +511,7 @@ def test_an_address_opens_a_local_collection(tmp_path: Path) -> None:
     client.close()
     source = open_source(f"qdrant+file://{tmp_path}/store/docs")
     np.testing.assert_array_equal(np.concatenate(list(source.blocks())), ROWS[:50])
+    del source
+    with pytest.raises(SourceNotFoundError):
+        open_source(f"qdrant+file://{tmp_path}/store/others")
+    QdrantClient(path=str(tmp_path / "store")).close()  # neither of them keeps the folder locked
