@@ -10,7 +10,6 @@ Addresses for :func:`vaecodec.sources.open_source`:
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -113,10 +112,7 @@ def open_address(address: str, *, column: str | None = None) -> QdrantSource:
             url=f"{parts.scheme}://{parts.netloc}{place}", api_key=os.environ.get("QDRANT_API_KEY") or None
         )
     try:
-        source = QdrantSource(client, collection, column)
+        return QdrantSource(client, collection, column)
     except BaseException:
-        client.close()
+        client.close()  # whoever keeps the error would keep a local folder locked
         raise
-    # Nobody else holds this client, and a local folder stays locked until it is closed.
-    weakref.finalize(source, client.close)
-    return source

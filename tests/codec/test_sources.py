@@ -511,7 +511,11 @@ def test_an_address_opens_a_local_collection(tmp_path: Path) -> None:
     client.close()
     source = open_source(f"qdrant+file://{tmp_path}/store/docs")
     np.testing.assert_array_equal(np.concatenate(list(source.blocks())), ROWS[:50])
-    del source
-    with pytest.raises(SourceNotFoundError):
+
+
+def test_an_address_that_is_refused_leaves_the_folder_unlocked(tmp_path: Path) -> None:
+    QdrantClient(path=str(tmp_path / "store")).close()
+    with pytest.raises(SourceNotFoundError) as kept:
         open_source(f"qdrant+file://{tmp_path}/store/others")
-    QdrantClient(path=str(tmp_path / "store")).close()  # neither of them keeps the folder locked
+    QdrantClient(path=str(tmp_path / "store")).close()
+    assert "'others'" in str(kept.value)

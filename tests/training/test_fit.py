@@ -32,7 +32,7 @@ def test_a_fit_ships_the_learned_codec_where_it_wins(sample, tmp_path: Path, cap
     monkeypatch.setenv("COLUMNS", "200")
     for name in ("train", "train_queries"):
         np.save(tmp_path / f"{name}.npy", getattr(sample, name)[:4_000])
-    (tmp_path / "recipe.toml").write_text("hidden = 32\nbatch = 512\ncheckpoints = 2\nlearning_rate = 4e-3\n")
+    (tmp_path / "recipe.toml").write_text(SMALL.to_toml())
     out = tmp_path / "fit"
     arguments = ["fit", str(tmp_path / "train.npy"), "--queries", str(tmp_path / "train_queries.npy")]
     arguments += ["--pairs", "aligned", "--dims", "16,32,64", "--budget", "15s"]
@@ -48,16 +48,19 @@ def test_a_fit_ships_the_learned_codec_where_it_wins(sample, tmp_path: Path, cap
     assert (out / "recall.png").stat().st_size > 5_000
 
 
-def test_a_fit_ships_the_linear_codec_where_that_wins(tmp_path: Path, capsys) -> None:
+def test_a_fit_ships_the_linear_codec_where_that_wins(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
     noise = np.random.default_rng(0).normal(size=(3_000, 32)).astype(np.float32)
     np.save(tmp_path / "noise.npy", noise)
-    (tmp_path / "recipe.toml").write_text("hidden = 32\nbatch = 512\ncheckpoints = 2\nlearning_rate = 4e-3\n")
+    (tmp_path / "recipe.toml").write_text(SMALL.to_toml())
     arguments = ["fit", str(tmp_path / "noise.npy"), "--dims", "16", "--budget", "1s", "--out", str(tmp_path / "fit")]
     text = run([*arguments, "--recipe", str(tmp_path / "recipe.toml")], capsys)
     content = json.loads((tmp_path / "fit" / "run.json").read_text())
     assert not content["steps"]["gate"]["passed"]
     over = content["steps"]["gate"]["over"]
-    assert f"The linear codec {over} ships, because" in text
+    lines = text.splitlines()
+    width = next(number for number, line in enumerate(lines) if line.startswith("Width 16: "))
+    assert lines[width - 1].startswith(f"The linear codec {over} ships, because")
     codec = Codec.load(tmp_path / "fit" / "codec.onnx")
     assert codec.metadata.kind == "linear"
     assert over in codec.metadata.provenance["gate"]
