@@ -74,6 +74,9 @@ _ENCODE_ROWS = 4096
 # Held-out queries whose nearest documents say how scores between latents relate to those between embeddings.
 _SCORED_QUERIES = 512
 
+# Nested widths share the weight of the distillation in proportion to this power of theirs.
+_NESTED_POWER = 1.0
+
 # Steps between two measurements of the latents for a codec that is trained for codes.
 _MEASURE_EVERY = 50
 
@@ -367,9 +370,10 @@ class _Trainer:
                     torch.cat([self._cut(searched, width), self._cut(self.queue.latents, width)]),
                     self.collection.metric,
                 )
-                # Narrow prefixes err more; in proportion to their widths the wide ones are not sacrificed to them.
-                total = total + width * losses.distillation(*teacher, *student, temperature, itself)
-        return total / (len(rows) * sum(recipe.widths))
+                # Narrow prefixes err more; weighed by their widths the wide ones are not sacrificed to them.
+                weight = width**_NESTED_POWER
+                total = total + weight * losses.distillation(*teacher, *student, temperature, itself)
+        return total / (len(rows) * sum(width**_NESTED_POWER for width in recipe.widths))
 
     def _contrastive(self, batch: _Batch, mean: Tensor, query_mean: Tensor | None, keys: Tensor | None) -> Tensor:
         """InfoNCE of queries against their documents, or of perturbed copies against the documents themselves."""
