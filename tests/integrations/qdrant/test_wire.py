@@ -1,4 +1,4 @@
-"""What is sent: REST bodies against the client's own request models, gRPC through the client's own converter."""
+"""What is sent: REST bodies against the client's own request models, gRPC messages at a real gRPC server."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
 import pytest
+from grpc import server as grpc_server
 from pydantic import TypeAdapter
-from qdrant_client import AsyncQdrantClient, QdrantClient, models
-from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
+from qdrant_client import AsyncQdrantClient, QdrantClient, grpc, models
+from qdrant_client.conversions.conversion import RestToGrpc
 
 from vaecodec import LinearCodec
 from vaecodec_integrations.qdrant import AsyncCompressedQdrantClient, CompressedQdrantClient
@@ -267,67 +269,146 @@ def test_a_generator_is_read_no_further_than_the_batch_that_is_sent(
     client.close()
 
 
-def test_grpc_conversion_keeps_every_request(svd_codec: LinearCodec, sample: Any) -> None:
-    """The models that the flows hand to the wrapped client survive the client's own way to gRPC and back."""
-    sent: list[tuple[str, dict[str, Any]]] = []
+class GrpcRecorder:
+    """A loopback gRPC server that keeps every message, and answers as Qdrant would about one collection."""
 
-    class Recording(QdrantClient):
-        """A real local client that keeps the arguments of its calls."""
+    def __init__(self, latent: list[float]) -> None:
+        self.messages: list[Any] = []
+        self.collection: Any = None
+        vectors = RestToGrpc.convert_vector_struct_output(latent)
+        one = {"id": grpc.PointId(num=1), "vectors": vectors, "payload": RestToGrpc.convert_payload({"n": 1})}
+        hit, record = grpc.ScoredPoint(**one, score=0.5, version=1), grpc.RetrievedPoint(**one)
+        updated = grpc.UpdateResult(operation_id=1, status=grpc.UpdateStatus.Completed)
+        operation = grpc.PointsOperationResponse(result=updated)
+        group = grpc.PointGroup(id=grpc.GroupId(string_value="a"), hits=[hit])
+        points: dict[str, Callable[[Any], Any]] = {
+            "Upsert": lambda _: operation,
+            "UpdateVectors": lambda _: operation,
+            "DeleteVectors": lambda _: operation,
+            "UpdateBatch": lambda asked: grpc.UpdateBatchResponse(result=[updated] * len(asked.operations)),
+            "Query": lambda _: grpc.QueryResponse(result=[hit]),
+            "QueryBatch": lambda asked: grpc.QueryBatchResponse(
+                result=[grpc.BatchResult(result=[hit])] * len(asked.query_points)
+            ),
+            "QueryGroups": lambda _: grpc.QueryGroupsResponse(result=grpc.GroupsResult(groups=[group])),
+            "Get": lambda _: grpc.GetResponse(result=[record]),
+            "Scroll": lambda _: grpc.ScrollResponse(result=[record]),
+        }
+        collections: dict[str, Callable[[Any], Any]] = {"Create": self.create, "Get": lambda _: self.info()}
+        self.server = grpc_server(ThreadPoolExecutor(4))
+        grpc.add_PointsServicer_to_server(self.servicer(grpc.PointsServicer, points), self.server)
+        grpc.add_CollectionsServicer_to_server(self.servicer(grpc.CollectionsServicer, collections), self.server)
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+        self.server.start()
 
-        def __getattribute__(self, name: str) -> Any:
-            value = super().__getattribute__(name)
-            if name in CONVERSIONS:
+    def servicer(self, base: type, answers: dict[str, Callable[[Any], Any]]) -> Any:
+        def method(answer: Callable[[Any], Any]) -> Any:
+            def handle(_: Any, request: Any, __: Any) -> Any:
+                self.messages.append(request)
+                return answer(request)
 
-                def call(**kwargs: Any) -> Any:
-                    sent.append((name, kwargs))
-                    return value(**kwargs)
+            return handle
 
-                return call
-            return value
+        return type("Servicer", (base,), {name: method(answer) for name, answer in answers.items()})()
 
-    client = CompressedQdrantClient(Recording(":memory:"), svd_codec, originals="disk")
-    for call, args, kwargs in exercise(client, sample):
-        if call.__name__ not in ("batch_update_points", "upload_points", "upload_collection", "delete_vectors"):
-            call(*args, **kwargs)
-    converted = [name for name, arguments in sent for _ in [CONVERSIONS[name](arguments)]]
-    assert {"create_collection", "upsert", "update_vectors", "query_points"} <= set(converted)
-    assert len(converted) > 9
+    def create(self, request: Any) -> Any:
+        self.collection = request
+        return grpc.CollectionOperationResponse(result=True)
+
+    def info(self) -> Any:
+        params = grpc.CollectionParams(vectors_config=self.collection.vectors_config)
+        config = grpc.CollectionConfig(
+            params=params,
+            hnsw_config=grpc.HnswConfigDiff(m=16, ef_construct=100, full_scan_threshold=10_000),
+            optimizer_config=grpc.OptimizersConfigDiff(
+                deleted_threshold=0.2, vacuum_min_vector_number=1000, default_segment_number=0, flush_interval_sec=5
+            ),
+            wal_config=grpc.WalConfigDiff(wal_capacity_mb=32, wal_segments_ahead=0),
+            metadata=self.collection.metadata,
+        )
+        optimizer = grpc.OptimizerStatus(ok=True)
+        green = grpc.CollectionStatus.Green
+        info = grpc.CollectionInfo(status=green, optimizer_status=optimizer, config=config, points_count=1)
+        return grpc.GetCollectionInfoResponse(result=info)
+
+
+@pytest.fixture
+def grpc_recorder(svd_codec: LinearCodec, sample: Any) -> Iterator[GrpcRecorder]:
+    recorder = GrpcRecorder(svd_codec.encode(sample.base[:1])[0].tolist())
+    yield recorder
+    recorder.server.stop(None).wait()
+
+
+def message_floats(message: Any) -> Iterator[list[float]]:
+    """Every list of floats inside a gRPC message."""
+    for field, value in message.ListFields():
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            values = list(value.values())
+        else:
+            values = list(value) if field.is_repeated else [value]
+        if field.message_type is not None:
+            for item in values:
+                yield from message_floats(item) if hasattr(item, "ListFields") else ()
+        elif field.is_repeated and field.cpp_type == field.CPPTYPE_FLOAT:
+            yield values
+
+
+def check_grpc(recorder: GrpcRecorder, answers: list[Any], codec: LinearCodec, sample: Any) -> None:
+    assert recorder.collection.vectors_config.params.size == 64
+    assert [len(vector) for message in recorder.messages for vector in message_floats(message)] == [64] * 34
+    first = next(message for message in recorder.messages if isinstance(message, grpc.UpsertPoints))
+    latents = [next(message_floats(point)) for point in first.points]
+    np.testing.assert_allclose(latents, codec.encode(sample.base[:4]), atol=1e-6)
+    query = next(message for message in recorder.messages if isinstance(message, grpc.QueryPoints))
+    np.testing.assert_allclose(next(message_floats(query)), codec.encode_queries(sample.base[:1])[0], atol=1e-6)
+    returned = [vector for answer in answers for vector in floats(TypeAdapter(Any).dump_python(answer))]
+    assert len(returned) > 8
+    assert {len(vector) for vector in returned} == {384}
+
+
+def test_grpc_sends_the_same(grpc_recorder: GrpcRecorder, svd_codec: LinearCodec, sample: Any) -> None:
+    raw = QdrantClient("127.0.0.1", grpc_port=grpc_recorder.port, prefer_grpc=True, check_compatibility=False)
+    client = CompressedQdrantClient(raw, svd_codec)
+    answers = [call(*args, **kwargs) for call, args, kwargs in exercise(client, sample)]
+    check_grpc(grpc_recorder, answers, svd_codec, sample)
     client.close()
 
 
-def grpc_vectors(arguments: dict[str, Any]) -> None:
-    config = arguments["vectors_config"]
-    back = GrpcToRest.convert_vectors_config(RestToGrpc.convert_vectors_config(config))
-    assert {name: (p.size, p.distance) for name, p in back.items()} == {
-        name: (p.size, p.distance) for name, p in config.items()
+def test_async_grpc_sends_the_same(grpc_recorder: GrpcRecorder, svd_codec: LinearCodec, sample: Any) -> None:
+    async def run() -> list[Any]:
+        raw = AsyncQdrantClient("127.0.0.1", grpc_port=grpc_recorder.port, prefer_grpc=True, check_compatibility=False)
+        client = AsyncCompressedQdrantClient(raw, svd_codec)
+        answers = []
+        for call, args, kwargs in exercise(client, sample):
+            result = call(*args, **kwargs)
+            answers.append(await result if asyncio.iscoroutine(result) else result)
+        await client.close()
+        return answers
+
+    check_grpc(grpc_recorder, asyncio.run(run()), svd_codec, sample)
+
+
+def test_grpc_sends_originals_and_prefetches(grpc_recorder: GrpcRecorder, svd_codec: LinearCodec, sample: Any) -> None:
+    raw = QdrantClient("127.0.0.1", grpc_port=grpc_recorder.port, prefer_grpc=True, check_compatibility=False)
+    client = CompressedQdrantClient(raw, svd_codec, originals="disk", rerank=3)
+    client.create_collection("docs")
+    client.upsert("docs", [models.PointStruct(id=1, vector=sample.base[0].tolist())])
+    client.query_points("docs", sample.queries[0], limit=5)
+    created = grpc_recorder.collection.vectors_config.params_map.map
+    assert {name: (params.size, params.on_disk) for name, params in created.items()} == {
+        "": (64, False),
+        "original": (384, True),
     }
-
-
-def grpc_points(arguments: dict[str, Any]) -> None:
-    points = arguments["points"]
-    for point in [] if isinstance(points, models.Batch) else points:
-        if isinstance(point, models.PointVectors):
-            back: Any = GrpcToRest.convert_point_vectors(RestToGrpc.convert_point_vectors(point))
-        else:
-            back = GrpcToRest.convert_point_struct(RestToGrpc.convert_point_struct(point))
-        assert back.id == point.id
-        assert back.vector.keys() == point.vector.keys()
-        for name, vector in point.vector.items():
-            np.testing.assert_allclose(back.vector[name], vector, rtol=1e-6)
-
-
-def grpc_query(arguments: dict[str, Any]) -> None:
-    query = RestToGrpc.convert_query(arguments["query"])
-    assert RestToGrpc.convert_query(GrpcToRest.convert_query(query)) == query
-    prefetches = arguments["prefetch"]
-    for prefetch in prefetches if isinstance(prefetches, list) else [prefetches]:
-        message = RestToGrpc.convert_prefetch_query(prefetch)
-        assert RestToGrpc.convert_prefetch_query(GrpcToRest.convert_prefetch_query(message)) == message
-
-
-CONVERSIONS: dict[str, Callable[[dict[str, Any]], None]] = {
-    "create_collection": grpc_vectors,
-    "upsert": grpc_points,
-    "update_vectors": grpc_points,
-    "query_points": grpc_query,
-}
+    sent, asked = grpc_recorder.messages[-2:]
+    vectors = sent.points[0].vectors.vectors.vectors
+    assert {name: next(map(len, message_floats(vector))) for name, vector in vectors.items()} == {
+        "": 64,
+        "original": 384,
+    }
+    (prefetch,) = asked.prefetch
+    assert (prefetch.limit, asked.limit, asked.using) == (15, 5, "original")
+    np.testing.assert_allclose(
+        next(message_floats(prefetch)), svd_codec.encode_queries(sample.queries[:1])[0], atol=1e-6
+    )
+    np.testing.assert_allclose(next(message_floats(asked.query)), sample.queries[0], atol=1e-6)
+    client.close()
