@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,13 @@ from qdrant_client.conversions.conversion import RestToGrpc
 
 from vaecodec import LinearCodec
 from vaecodec_integrations.qdrant import AsyncCompressedQdrantClient, CompressedQdrantClient
+from vaecodec_integrations.qdrant.migrate import Migration, migrate
 
 # (method, path) of every request that the translated methods send, and the model of its body.
 BODIES: list[tuple[str, str, Any]] = [
     ("PUT", r"/collections/[^/]+", models.CreateCollection),
     ("PATCH", r"/collections/[^/]+", models.UpdateCollection),
+    ("PUT", r"/collections/[^/]+/index", models.CreateFieldIndex),
     ("PUT", r"/collections/[^/]+/points", models.PointInsertOperations),
     ("PUT", r"/collections/[^/]+/points/vectors", models.UpdateVectors),
     ("POST", r"/collections/[^/]+/points/vectors/delete", models.DeleteVectors),
@@ -123,7 +126,7 @@ class Recorder:
             "payload_schema": {},
             "points_count": 1,
             "config": {
-                "params": {"vectors": self.collection["vectors"]},
+                "params": {"vectors": self.collection.get("vectors")},
                 "hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000},
                 "optimizer_config": {
                     "deleted_threshold": 0.2,
@@ -267,6 +270,62 @@ def test_a_generator_is_read_no_further_than_the_batch_that_is_sent(
     assert len(ahead) == 40
     assert max(ahead) <= 8 + 1
     client.close()
+
+
+def test_a_migrated_collection_gets_the_settings_and_indexes_of_its_source(
+    recorder: Recorder, svd_codec: LinearCodec, tmp_path: Path
+) -> None:
+    """Over REST, because local mode has no such settings; the source is empty."""
+    parameters = {
+        "vectors": {"size": 384, "distance": "Cosine", "on_disk": True, "hnsw_config": {"m": 24}},
+        "sparse_vectors": {"words": {"modifier": "idf"}},
+        "shard_number": 3,
+        "replication_factor": 2,
+        "write_consistency_factor": 2,
+        "on_disk_payload": True,
+    }
+    own = {
+        "hnsw_config": {"m": 20, "ef_construct": 150, "full_scan_threshold": 5000, "max_indexing_threads": 2},
+        "optimizer_config": {
+            "deleted_threshold": 0.3,
+            "vacuum_min_vector_number": 500,
+            "default_segment_number": 4,
+            "flush_interval_sec": 7,
+        },
+        "wal_config": {"wal_capacity_mb": 64, "wal_segments_ahead": 1, "wal_retain_closed": 2},
+        "quantization_config": {"scalar": {"type": "int8", "always_ram": True}},
+        "strict_mode_config": {"enabled": True, "max_query_limit": 500},
+    }
+    answer = recorder.handle
+
+    def handle(method: str, path: str, body: Any) -> Any:
+        if method == "GET" and path == "/collections/docs":
+            index = {"data_type": "text", "points": 0, "params": {"type": "text", "tokenizer": "word"}}
+            schema = {"owner": {"data_type": "keyword", "points": 0}, "title": index}
+            config = {**recorder.info()["config"], "params": parameters, **own, "metadata": {"owner": "search"}}
+            return {**recorder.info(), "payload_schema": schema, "config": config}
+        if path == "/collections/small/exists":
+            return {"exists": bool(recorder.collection)}
+        result = answer(method, path, body)
+        if path in ("/collections/docs/points/scroll", "/collections/docs/points/query"):
+            return {"points": []}
+        return UPDATED if path.endswith("/index") else result
+
+    recorder.handle = handle  # type: ignore[method-assign]
+    client = QdrantClient(url=recorder.url, check_compatibility=False)
+    migrate(Migration(client, "docs", svd_codec, tmp_path / "state.json", into="small"))
+    client.close()
+
+    (created,) = recorder.bodies(models.CreateCollection)
+    sent = created.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+    assert sent.pop("vectors") == {**parameters["vectors"], "size": 64}
+    assert sent.pop("metadata").keys() == {"owner", "vaecodec"}
+    assert sent.pop("optimizers_config") == own.pop("optimizer_config")
+    assert sent == {**{key: value for key, value in parameters.items() if key != "vectors"}, **own}
+    assert [(index.field_name, index.field_schema) for index in recorder.bodies(models.CreateFieldIndex)] == [
+        ("owner", models.PayloadSchemaType.KEYWORD),
+        ("title", models.TextIndexParams(type="text", tokenizer="word")),
+    ]
 
 
 class GrpcRecorder:
