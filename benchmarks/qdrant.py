@@ -84,7 +84,7 @@ def overhead(data: Data, codec: VectorCodec, repeats: int = 9) -> None:
 
     The loop by hand encodes each batch from the lists of floats that a caller of Qdrant holds, drops the result, and
     sends points made of the same latents beforehand. Both are in one loop because encoding, which reads the
-    batch's original vectors, leaves the client with cold caches whoever calls it.
+    batch's original vectors, leaves the client with cold caches whoever calls it; encoding alone is shown too.
     """
     made: dict[str, Any] = {}
     for kind, documents, queries in (
@@ -100,26 +100,30 @@ def overhead(data: Data, codec: VectorCodec, repeats: int = 9) -> None:
     gc.collect()
     gc.freeze()  # the points of the benchmark itself are not what the collector should walk
 
+    by_hand = ("encoding", "by hand")
+
     def upsert(client: QdrantClient, way: str) -> None:
-        kind = "latents" if way == "by hand" else way
+        kind = "latents" if way in by_hand else way
         for raw, batch in zip(made["upsert original"], made[f"upsert {kind}"], strict=True):
-            if way == "by hand":
+            if way in by_hand:
                 codec.encode(np.array([point.vector for point in raw], np.float32)).tolist()
-            client.upsert("docs", batch)
+            if way != "encoding":
+                client.upsert("docs", batch)
 
     def query(client: QdrantClient, way: str) -> None:
-        kind = "latents" if way == "by hand" else way
+        kind = "latents" if way in by_hand else way
         for raw, vector in zip(made["query original"], made[f"query {kind}"], strict=True):
-            if way == "by hand":
+            if way in by_hand:
                 codec.encode_queries(np.array([raw], np.float32)).tolist()
-            client.query_points("docs", vector)
+            if way != "encoding":
+                client.query_points("docs", vector)
 
     times: dict[str, list[float]] = {}
     for _ in range(repeats):
-        for way in ("original", "latents", "by hand", "adapter"):
+        for way in ("original", "latents", "encoding", "by hand", "adapter"):
             plain = QdrantClient(":memory:")
             client = CompressedQdrantClient(plain, codec) if way == "adapter" else plain
-            size = codec.code_dim if way in ("latents", "by hand") else codec.dim
+            size = codec.dim if way in ("original", "adapter") else codec.code_dim
             client.create_collection("docs", models.VectorParams(size=size, distance=models.Distance.COSINE))
             for work, count in ((upsert, len(data.base)), (query, len(data.queries))):
                 seconds = cpu_seconds(partial(work, client, way))
@@ -132,11 +136,15 @@ def overhead(data: Data, codec: VectorCodec, repeats: int = 9) -> None:
                 "": operation,
                 "original, plain client (us)": best[f"{operation} original"],
                 "latents, plain client (us)": best[f"{operation} latents"],
+                "encoding alone (us)": best[f"{operation} encoding"],
                 "encoded by hand, plain client (us)": best[f"{operation} by hand"],
                 "adapter (us)": best[f"{operation} adapter"],
-                "adapter beyond by hand, of latents": (best[f"{operation} adapter"] - best[f"{operation} by hand"])
+                "beyond by hand, of latents": (best[f"{operation} adapter"] - best[f"{operation} by hand"])
                 / best[f"{operation} latents"],
-                "adapter against original": best[f"{operation} adapter"] / best[f"{operation} original"] - 1,
+                "beyond encoding alone, of latents": (best[f"{operation} adapter"] - best[f"{operation} encoding"])
+                / best[f"{operation} latents"]
+                - 1,
+                "against original": best[f"{operation} adapter"] / best[f"{operation} original"] - 1,
             }
             for operation in ("upsert", "query")
         ]
@@ -366,45 +374,36 @@ def peak_rss() -> Iterator[list[int]]:
         watcher.join()
 
 
-def migration(data: Data, points: int, folder: Path, same: list[str]) -> None:
-    """A folder of local mode migrated, and copied by hand; its rows are the data's, repeated with a little noise.
+def migration(points: int, folder: Path, same: list[str]) -> None:
+    """A folder of local mode migrated, and copied by hand, each by a process of its own.
 
     Local mode keeps the copy in memory, and a search takes as much again as the vectors searched. Copying by hand, and
-    searching both collections once, shows how much of the growth is that. Each is done by a process of its own that
-    opens the folder, as `vaecodec migrate --path` does.
+    searching both collections once, shows how much of the growth is that.
+    """
+    rows = []
+    for way in ("by hand", "migrate"):
+        program = [sys.executable, __file__, "--copying", str(folder / way), "--points", str(points), *same]
+        rows.append(json.loads(subprocess.run(program, capture_output=True, text=True, check=True).stdout))
+        shutil.rmtree(folder)
+    table(rows)
+
+
+def copying(data: Data, codec: VectorCodec, points: int, folder: Path) -> None:
+    """Printed by a process of its own: what copying a collection took, in the way that the folder names.
+
+    The collection's rows are the data's, repeated with a little noise.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    client = QdrantClient(path=str(folder / "migrate"))
-    client.create_collection("docs", models.VectorParams(size=data.base.shape[1], distance=models.Distance.COSINE))
+    client = QdrantClient(path=str(folder))
+    client.create_collection("docs", models.VectorParams(size=codec.dim, distance=models.Distance.COSINE))
     random = np.random.default_rng(0)
     for start in range(0, points, 2000):
         rows = data.base[np.arange(start, min(start + 2000, points)) % len(data.base)]
         rows = rows + random.normal(scale=0.002, size=rows.shape).astype(np.float32)
         ids = range(start, start + len(rows))
         client.upload_collection("docs", rows, ids=ids, payload=({"row": i, "group": i % 7} for i in ids))
-    client.close()
-    shutil.copytree(folder / "migrate", folder / "by hand")
-    table(
-        [
-            json.loads(
-                subprocess.run(
-                    [sys.executable, __file__, "--copying", str(folder / way), *same],
-                    capture_output=True,
-                    text=True,
-                    check=True,
-                ).stdout
-            )
-            for way in ("by hand", "migrate")
-        ]
-    )
-    shutil.rmtree(folder)
-
-
-def copying(folder: Path, codec: VectorCodec) -> None:
-    """Printed by a process of its own: what copying the folder's collection took, in the way that the folder names."""
-    client = QdrantClient(path=str(folder))
     gc.collect()
-    before, start = psutil.Process().memory_info().rss, time.perf_counter()
+    before, begin = psutil.Process().memory_info().rss, time.perf_counter()
     with peak_rss() as peak:
         if folder.name == "migrate":
             migrate(Migration(client, "docs", codec, folder / "state.json", into="small"), sample=20)
@@ -422,14 +421,13 @@ def copying(folder: Path, codec: VectorCodec) -> None:
                 )
             for collection in ("docs", "small"):
                 client.query_points(collection, 0)
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - begin
 
     def contents(collection: str) -> Iterator[tuple[Any, Any]]:
         for records in pages(client, collection):
             yield from ((record.id, record.payload) for record in records)
 
     same = all(a == b for a, b in zip(contents("docs"), contents("small"), strict=True))
-    points = client.count("docs").count
     print(
         json.dumps(
             {
@@ -478,13 +476,13 @@ def main() -> None:
     codec: VectorCodec
     codec = fit_linear(data.train, arguments.dim) if arguments.codec is None else Codec.load(arguments.codec)
     if arguments.copying is not None:
-        copying(arguments.copying, codec)
+        copying(data, codec, arguments.points, arguments.copying)
         return
     print(f"{len(data.base):,} x {codec.dim}, codec {codec.codec_id[:12]} with {codec.code_dim} dimensions\n")
     if arguments.part == "migrate":
         codec_given = [] if arguments.codec is None else ["--codec", str(arguments.codec)]
         same = ["--data", str(arguments.data), "--dim", str(arguments.dim), *codec_given]
-        migration(data, arguments.points, arguments.folder, same)
+        migration(arguments.points, arguments.folder, same)
     else:
         {"overhead": overhead, "rerank": rerank, "sizes": sizes}[arguments.part or "overhead"](data, codec)
 
