@@ -463,7 +463,7 @@ class Flows:
         records, following = yield Call("scroll", arguments)
         return self._restored(layout, records), following
 
-    def _restored(self, layout: Layout, records: Iterable[Any]) -> list[Any]:
+    def _restored(self, layout: Layout, records: Sequence[Any]) -> Sequence[Any]:
         file = self._settings.file
         return restore_records(layout, records, None if file is None else file.find)
 
@@ -684,7 +684,8 @@ class Flows:
             )
         else:
             points = rescoring.calibrated(self._calibration(layout, search), points)
-        return copy_with(response, points=self._restored(layout, points))
+        points = self._restored(layout, points)
+        return response if points is response.points else copy_with(response, points=points)
 
     def _ranks_by_file(self, layout: Layout, search: Search) -> bool:
         query = search.query
@@ -699,9 +700,10 @@ class Flows:
 
     def _calibration(self, layout: Layout, search: Search) -> ScoreCalibration | None:
         """The map from compressed to original scores, where the search's scores are compressed similarities."""
+        if not self._settings.calibrate:
+            return None
         coded = layout.coded.get(search.using or UNNAMED)
-        plain = isinstance(search.query, models.NearestQuery)
-        if not self._settings.calibrate or coded is None or coded.original is not None or not plain:
+        if coded is None or coded.original is not None or not isinstance(search.query, models.NearestQuery):
             return None
         return ScoreCalibration.of(coded.codec)
 

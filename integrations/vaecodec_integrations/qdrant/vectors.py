@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 import numpy as np
@@ -216,9 +216,10 @@ def as_query(query: Any) -> Any:
     elif query is None or (not isinstance(query, list) and isinstance(query, _QUERY_MODELS)):
         return query
     # Not validated float by float: the codec checks the vector, and anything else was checked by the wrapped client.
-    return models.NearestQuery.model_construct(nearest=query)
+    return copy_with(_NEAREST, nearest=query)
 
 
+_NEAREST = models.NearestQuery(nearest=0)
 _QUERY_MODELS: tuple[type[BaseModel], ...] = get_args(models.Query)
 
 
@@ -316,10 +317,9 @@ def stored_selection(layout: Layout, with_vectors: Any) -> Any:
     return [layout.coded[name].original or name if name in layout.coded else name for name in with_vectors]
 
 
-def restore_records(layout: Layout, records: Iterable[Any], fetch: FetchOriginals | None) -> list[Any]:
+def restore_records(layout: Layout, records: Sequence[Any], fetch: FetchOriginals | None) -> Sequence[Any]:
     """``Record`` or ``ScoredPoint`` with vectors of the original width: the original where one is kept, otherwise
     the reconstruction."""
-    records = list(records)
     if not layout.coded or all(record.vector is None for record in records):
         return records
     restored: list[Any] = [
