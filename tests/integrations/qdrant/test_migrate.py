@@ -297,7 +297,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(fast_path: Path,
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout)
     assert outcome["kills"] == 10
-    assert len(set(outcome["copied at each"])) > 5, "the kills hit the copy at work"
+    assert len(set(outcome["copied at each"])) > 3, "the kills hit the copy at work"
     assert outcome["identical"]
 
 
