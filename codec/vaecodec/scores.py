@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vaecodec.errors import InvalidVectorsError, NotCalibratedError
-from vaecodec.evaluation import exact_search
+from vaecodec.evaluation import IdArray, exact_search
 from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec.vectors import as_vectors, normalised
 
@@ -103,7 +103,32 @@ def calibrate_scores(
         InvalidVectorsError: scores do not vary together.
     """
     ids, scores = exact_search(latents, query_latents, neighbours, latent_metric)
-    original = np.einsum("qnd,qd->qn", documents[ids], queries).astype(np.float64).ravel()
+    return fit_line(scores, original_scores(documents, queries, ids), latents.shape[1])
+
+
+def original_scores(documents: FloatArray, queries: FloatArray, ids: IdArray) -> FloatArray:
+    """The scores between the embeddings of found pairs.
+
+    Args:
+        documents, queries: float32 (n, dim) and (m, dim); of unit norm under cosine.
+        ids: int64 (m, k), rows of ``documents`` for each query.
+
+    Returns:
+        float32 (m, k).
+    """
+    scores = np.empty(ids.shape, np.float32)
+    for row, query in enumerate(queries):
+        scores[row] = documents[ids[row]] @ query
+    return scores
+
+
+def fit_line(scores: FloatArray, originals: FloatArray, code_dim: int) -> ScoreCalibration:
+    """The least-squares line through pairs of scores, between latents and between embeddings: float32 (m, k) each.
+
+    Raises:
+        InvalidVectorsError: they do not vary together.
+    """
+    original = originals.astype(np.float64).ravel()
     compressed = scores.astype(np.float64).ravel()
     spread = float(compressed.var()) if compressed.size else 0.0
     shared = float((compressed - compressed.mean()) @ (original - original.mean())) / len(original) if spread else 0.0
@@ -115,4 +140,4 @@ def calibrate_scores(
     scale = shared / spread
     offset = float(original.mean() - scale * compressed.mean())
     residual = float((original - scale * compressed - offset).std())
-    return ScoreCalibration(scale, offset, latents.shape[1], residual)
+    return ScoreCalibration(scale, offset, code_dim, residual)

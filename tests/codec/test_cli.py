@@ -9,9 +9,15 @@ import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vaecodec import Codec
+from vaecodec.errors import NotCalibratedError
+from vaecodec.evaluation import exact_search
+from vaecodec.interface import Metric
+from vaecodec.scores import ScoreCalibration
+from vaecodec_exporters.cli import linear
 
 
 def vaecodec(*arguments: object, code: int = 0) -> str:
@@ -46,6 +52,19 @@ def test_a_linear_codec_in_one_command(tmp_path: Path) -> None:
     assert (codec.dim, codec.code_dim, codec.embedder) == (384, 16, "minilm")
     assert codec.metadata.provenance["linear"] == "pca"
     assert codec.metadata.provenance["data"] == {"rows": 7500}
+
+
+def test_a_linear_codec_says_what_its_scores_mean(sample, tmp_path: Path) -> None:
+    np.save(tmp_path / "train.npy", sample.train)
+    vaecodec("linear", tmp_path / "train.npy", "--dim", 64, "--out", tmp_path / "svd.onnx")
+    codec = Codec.load(tmp_path / "svd.onnx")
+    fitted = ScoreCalibration.of(codec)
+    ids, scores = exact_search(codec.encode(sample.base), codec.encode_queries(sample.queries), 10, Metric.COSINE)
+    original = np.einsum("qnd,qd->qn", sample.base[ids], sample.queries)
+    assert np.abs(fitted.scale * scores + fitted.offset - original).mean() < 0.4 * np.abs(scores - original).mean()
+    linear(tmp_path / "train.npy", 16, tmp_path / "l2.onnx", metric=Metric.L2)
+    with pytest.raises(NotCalibratedError):
+        ScoreCalibration.of(Codec.load(tmp_path / "l2.onnx"))
 
 
 def test_errors_of_ours_are_one_line_and_exit_code_1(tmp_path: Path) -> None:

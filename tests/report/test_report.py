@@ -162,6 +162,33 @@ def test_scored_pairs_are_correlated_as_scipy_does(sample, svd_codec):
     assert f"{summary.method('codec').scored_pairs:.3f}" in text
 
 
+def test_scores_are_compared_with_the_original_ones(run, small, svd_codec):
+    base, queries, _ = small
+    codec = svd_codec.truncated(32)
+    ids, stored = exact_search(codec.encode(base), codec.encode_queries(queries), 100, Metric.COSINE)
+    original = np.einsum("qnd,qd->qn", base[ids], queries)
+    scale, offset = np.polyfit(stored.ravel(), original.ravel(), 1)
+    summary = summarise(run)
+    uncompressed, scores = summary.method("uncompressed").scores, summary.method("svd32.onnx").scores
+
+    assert (scores.scale, scores.offset) == (pytest.approx(scale, abs=1e-4), pytest.approx(offset, abs=1e-4))
+    assert scores.residual == pytest.approx((original - scale * stored - offset).std(), abs=1e-5)
+    assert scores.error == pytest.approx(np.abs(stored - original).mean(), abs=1e-5)
+    assert (uncompressed.scale, uncompressed.error) == (pytest.approx(1, abs=1e-5), pytest.approx(0, abs=1e-5))
+    assert scores.calibrated_error is None, "this codec comes from no file"
+    text = markdown("", tables(summary, run), [])
+    assert f"| {scores.error:.3f} |  | {scores.scale:.3f} | {scores.offset:+.3f} | {scores.residual:.3f} |" in text
+    assert Run.from_json(json.loads(json.dumps(run.to_json()))).methods[-1].scores == run.methods[-1].scores
+
+
+def test_distances_are_not_compared(small, sample):
+    base, queries, _ = small
+    run = measure(
+        base, queries, fit_linear(sample.train, 8, metric=Metric.L2), open_engine(EngineName.EXACT), name="codec"
+    )
+    assert "What happens to the scores" not in [table.title for table in tables(summarise(run), run)]
+
+
 def test_codes_lose_by_their_bits(small, vae_codec):
     base, queries, _ = small
     run = measure(
@@ -175,6 +202,8 @@ def test_codes_lose_by_their_bits(small, vae_codec):
     assert (small_code.bytes_per_vector, large_code.bytes_per_vector) == (16 + 4, 32 + 4)
     assert large_code.index_bytes - small_code.index_bytes == pytest.approx(16 * BASE, rel=0.01)
     assert small_code.losses.bits > large_code.losses.bits > -0.01
+    assert small_code.scores.residual > large_code.scores.residual > floats.scores.residual > 0
+    assert floats.scores.calibrated_error < 0.7 * floats.scores.error
     assert small_code.losses.codec == large_code.losses.codec == floats.losses.codec
     assert small_code.losses.graph == floats.losses.bits == 0
     assert small_code.losses.codec + small_code.losses.bits + small_code.losses.found == pytest.approx(1)

@@ -12,6 +12,7 @@ import vaecodec_training.fit as fitting
 from vaecodec import Codec
 from vaecodec.__main__ import main
 from vaecodec.errors import CheckpointError, RecipeError
+from vaecodec.scores import ScoreCalibration
 from vaecodec.sources import ArraySource
 from vaecodec_training.collection import Collection
 from vaecodec_training.recipe import Recipe
@@ -64,6 +65,7 @@ def test_a_fit_ships_the_linear_codec_where_that_wins(tmp_path: Path, capsys, mo
     codec = Codec.load(tmp_path / "fit" / "codec.onnx")
     assert codec.metadata.kind == "linear"
     assert over in codec.metadata.provenance["gate"]
+    assert 0 < ScoreCalibration.of(codec).scale < 1  # noise is nearer to its neighbours in fewer dimensions
     codes = codec.encode(noise, dtype="int8")
     similar = np.einsum("ij,ij->i", codec.decode(codes, dtype="int8"), codec.decode(codec.encode(noise)))
     assert similar.min() > 0.99

@@ -125,7 +125,8 @@ def fit(
         }
         linear = collection.linear(result.dim, LinearKind(result.gate.over))
         calibration = Calibration.fit(linear.encode(collection.sample), linear.latent_metric)
-        exporter("linear")(linear, file, provenance=provenance, calibration=calibration)
+        scores = collection.validation.score_calibration(linear.encode, linear.encode_queries, linear.latent_metric)
+        exporter("linear")(linear, file, provenance=provenance, calibration=calibration, scores=scores)
     for line in fitting.first_lines(result):
         console.print(line, highlight=False)
     if find_spec("matplotlib"):

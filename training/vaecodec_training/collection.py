@@ -10,10 +10,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.errors import UnusableDataError, WrongWidthError
+from vaecodec.errors import InvalidVectorsError, UnusableDataError, WrongWidthError
 from vaecodec.evaluation import IdArray, bootstrap, exact_search, mrr, ndcg, paired_bootstrap, recall
 from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec.linear import LinearCodec, LinearKind, fit_linear
+from vaecodec.scores import ScoreCalibration, calibrate_scores
 from vaecodec.sources import RandomAccessSource, VectorSource
 from vaecodec.vectors import normalised
 from vaecodec_training.data import DataReport, Split, check, split, with_random_access
@@ -24,6 +25,8 @@ Figures = Mapping[str, NDArray[np.float64]]
 # Documents searched and queries asked at most: a checkpoint is then validated in about a second.
 _MOST_DOCUMENTS = 8_192
 _MOST_QUERIES = 2_000
+# Of these, as many take part in the calibration of scores.
+_SCORED_QUERIES = 512
 # Rows that linear codecs are fitted on; their subspace does not change beyond that.
 _SAMPLE_ROWS = 200_000
 # Bounds of the search for the nearest document of each training query: seconds on two cores.
@@ -64,6 +67,22 @@ class HeldOut:
         if self.relevant is not None:
             figures |= {"ndcg@10": ndcg(ids, self.relevant, DEPTH), "mrr@10": mrr(ids, self.relevant, DEPTH)}
         return figures
+
+    def score_calibration(
+        self, encode: Encode, encode_queries: Encode, latent_metric: Metric
+    ) -> ScoreCalibration | None:
+        """What a codec's scores say about those of the embeddings.
+
+        None for L2, and where scores do not vary together: a collection without neighbours still gets its codec.
+        """
+        if self.metric is Metric.L2:
+            return None
+        queries = self.queries[:_SCORED_QUERIES]
+        latents, query_latents = encode(self.documents), encode_queries(queries)
+        try:
+            return calibrate_scores(self.documents, queries, latents, query_latents, latent_metric)
+        except InvalidVectorsError:
+            return None
 
     def figures_of(self, codec: VectorCodec) -> Figures:
         """The same for a codec object."""

@@ -25,10 +25,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vaecodec.codes import Calibration
-from vaecodec.errors import CheckpointError, DivergedError, InvalidVectorsError
+from vaecodec.errors import CheckpointError, DivergedError
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.scores import KEY as SCORE_KEY
-from vaecodec.scores import calibrate_scores
 from vaecodec.sources import RandomAccessSource
 from vaecodec_training import losses
 from vaecodec_training.channel import Channel, in_units_of_spread
@@ -572,11 +571,13 @@ class _Trainer:
         }
         if self.channel is not None:
             provenance["rates"] = self.channel.rates
-        latents = in_numpy(checkpoint.model.encode, checkpoint.model)(self.collection.sample)
+        model = checkpoint.model
+        encode, encode_queries = in_numpy(model.encode, model), in_numpy(model.encode_queries, model)
+        scores = self.collection.validation.score_calibration(encode, encode_queries, checkpoint.metric)
         calibration = {
             **checkpoint.calibration,
-            "codes": Calibration.fit(latents, checkpoint.metric).to_json(),
-            **self._score_calibration(checkpoint.model),
+            "codes": Calibration.fit(encode(self.collection.sample), checkpoint.metric).to_json(),
+            **({SCORE_KEY: scores.to_json()} if scores is not None else {}),
         }
         final = Checkpoint(
             checkpoint.model, self.recipe, checkpoint.metric, checkpoint.embedder, provenance, calibration
@@ -585,22 +586,6 @@ class _Trainer:
             save_checkpoint(self.folder, final)
         history = tuple(Record.from_json(entry) for entry in self.at.history)
         return TrainedRun(final, figures, self.baselines, history, tuple(self.found))
-
-    def _score_calibration(self, model: VariationalCodec) -> dict[str, Any]:
-        """What scores between latents say about those between embeddings, where they say anything."""
-        held_out, metric = self.collection.validation, self.collection.metric
-        if metric is Metric.L2:
-            return {}
-        queries = held_out.queries[:_SCORED_QUERIES]
-        latents, query_latents = (
-            in_numpy(model.encode, model)(held_out.documents),
-            in_numpy(model.encode_queries, model)(queries),
-        )
-        try:
-            fitted = calibrate_scores(held_out.documents, queries, latents, query_latents, metric)
-        except InvalidVectorsError:  # a collection without neighbours still gets its codec
-            return {}
-        return {SCORE_KEY: fitted.to_json()}
 
     def _warn(self, found: Sequence[TrainingWarning]) -> None:
         """Each kind once a run."""

@@ -6,7 +6,7 @@ require("qdrant_client", extra="qdrant")
 
 from vaecodec_integrations.qdrant.async_client import AsyncCompressedQdrantClient  # noqa: E402
 from vaecodec_integrations.qdrant.client import CompressedQdrantClient  # noqa: E402
-from vaecodec_integrations.qdrant.config import recommended_config  # noqa: E402
+from vaecodec_integrations.qdrant.config import recommended_config, recommended_search_params  # noqa: E402
 from vaecodec_integrations.qdrant.originals import OriginalsFile, PackedRows  # noqa: E402
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "OriginalsFile",
     "PackedRows",
     "recommended_config",
+    "recommended_search_params",
 ]

@@ -1,4 +1,4 @@
-"""Settings for a compressed collection at a given size in memory."""
+"""Settings for a compressed collection at a given size in memory, and for searching it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,16 @@ _TURBO = {
 }
 _FLOAT = {16.0: models.Datatype.FLOAT16, 32.0: models.Datatype.FLOAT32}
 
+# Candidates per result that the latents on disk re-score: with three, two bits per dimension lose nothing.
+_OVERSAMPLING = 3.0
+
 
 def recommended_config(codec: VectorCodec, *, bytes: int) -> dict[str, Any]:  # noqa: A002 - the user's word for it
     """Arguments of ``create_collection`` for the unnamed vector: the most precise search within the given memory.
 
-    Up to 8 bits per dimension the latents stay on disk as floats and Qdrant's TurboQuant codes of them in RAM; with
-    more, the floats themselves are searched. The graph keeps Qdrant's own defaults.
+    Up to 8 bits per dimension the latents stay on disk as floats and Qdrant's TurboQuant codes of them in RAM (Qdrant
+    1.18 and later); with more, the floats themselves are searched. The graph keeps Qdrant's own defaults. Search with
+    the parameters of :func:`recommended_search_params`.
 
     Args:
         codec: what compresses the vectors.
@@ -35,14 +39,7 @@ def recommended_config(codec: VectorCodec, *, bytes: int) -> dict[str, Any]:  # 
     Raises:
         UnsupportedRequestError: not even one bit per dimension fits; the message says how many dimensions would.
     """
-    budget = 8 * bytes / codec.code_dim
-    fitting = [bits for bits in (*_TURBO, *_FLOAT) if bits <= budget]
-    if not fitting:
-        raise UnsupportedRequestError(
-            f"bytes: expected at least {-(-codec.code_dim // 8)}, one bit for each of {codec.code_dim} dimensions, got "
-            f"{bytes}; load the codec with fewer: Codec.load(path, dim={8 * bytes})"
-        )
-    bits = max(fitting)
+    bits = _bits(codec, bytes)
     params = models.VectorParams(size=codec.dim, distance=DISTANCES[codec.metric])
     if bits in _FLOAT:
         return {"vectors_config": params.model_copy(update={"datatype": _FLOAT[bits], "on_disk": False})}
@@ -51,3 +48,34 @@ def recommended_config(codec: VectorCodec, *, bytes: int) -> dict[str, Any]:  # 
         "vectors_config": params.model_copy(update={"on_disk": True}),
         "quantization_config": models.TurboQuantization(turbo=turbo),
     }
+
+
+def recommended_search_params(codec: VectorCodec, *, bytes: int) -> models.SearchParams:  # noqa: A002 - as above
+    """``search_params`` for a collection that :func:`recommended_config` describes: what exact search over the float
+    latents finds.
+
+    Codes find three times the candidates wanted, the latents on the disk order them. Without these parameters Qdrant
+    decides by itself whether to re-score, and takes no more candidates than are wanted.
+
+    Args:
+        codec, bytes: as for :func:`recommended_config`.
+
+    Raises:
+        UnsupportedRequestError: as :func:`recommended_config` does.
+    """
+    if _bits(codec, bytes) in _FLOAT:
+        return models.SearchParams()
+    again = models.QuantizationSearchParams(rescore=True, oversampling=_OVERSAMPLING)
+    return models.SearchParams(quantization=again)
+
+
+def _bits(codec: VectorCodec, bytes: int) -> float:  # noqa: A002 - as above
+    """Bits per dimension: the most that fit."""
+    budget = 8 * bytes / codec.code_dim
+    fitting = [bits for bits in (*_TURBO, *_FLOAT) if bits <= budget]
+    if not fitting:
+        raise UnsupportedRequestError(
+            f"bytes: expected at least {-(-codec.code_dim // 8)}, one bit for each of {codec.code_dim} dimensions, got "
+            f"{bytes}; load the codec with fewer: Codec.load(path, dim={8 * bytes})"
+        )
+    return max(fitting)

@@ -83,7 +83,10 @@ class Settings:
 
 
 class Search(NamedTuple):
-    """The parts of a query that translation touches, the same for a request, a prefetch and a call."""
+    """The parts of a query that translation touches, the same for a request, a prefetch and a call.
+
+    ``query`` is a model, or None.
+    """
 
     query: Any
     using: str | None
@@ -460,7 +463,7 @@ class Flows:
         records, following = yield Call("scroll", arguments)
         return self._restored(layout, records), following
 
-    def _restored(self, layout: Layout, records: Iterable[Any]) -> list[Any]:
+    def _restored(self, layout: Layout, records: Sequence[Any]) -> Sequence[Any]:
         file = self._settings.file
         return restore_records(layout, records, None if file is None else file.find)
 
@@ -495,9 +498,17 @@ class Flows:
         """Query vectors encoded as queries, candidates re-ranked, vectors restored."""
         layout = yield from self.layout(collection_name)
         search = Search(
-            query, using, prefetch, query_filter, search_params, score_threshold, limit, offset or 0, lookup_from
+            as_query(query),
+            using,
+            prefetch,
+            query_filter,
+            search_params,
+            score_threshold,
+            limit,
+            offset or 0,
+            lookup_from,
         )
-        (asked,), (sent,) = yield from self._translate(collection_name, layout, [search])
+        (sent,) = yield from self._translate(collection_name, layout, [search])
         arguments = {
             "collection_name": collection_name,
             "query": sent.query,
@@ -513,13 +524,13 @@ class Flows:
             **rest,
         }
         response = yield Call("query_points", arguments)
-        return self._answer(layout, asked, response)
+        return self._answer(layout, search, response)
 
     def query_batch_points(self, *, collection_name: str, requests: Sequence[Any], **rest: Any) -> Flow[Any]:
         """All query vectors of the batch encoded in one call per codec."""
         layout = yield from self.layout(collection_name)
         searches = [_from_model(request) for request in requests]
-        asked, sent = yield from self._translate(collection_name, layout, searches)
+        sent = yield from self._translate(collection_name, layout, searches)
         translated = [
             copy_with(
                 request,
@@ -531,7 +542,7 @@ class Flows:
         ]
         arguments = {"collection_name": collection_name, "requests": translated, **rest}
         responses = yield Call("query_batch_points", arguments)
-        return [self._answer(layout, search, r) for search, r in zip(asked, responses, strict=True)]
+        return [self._answer(layout, search, r) for search, r in zip(searches, responses, strict=True)]
 
     def query_points_groups(
         self,
@@ -554,9 +565,17 @@ class Flows:
         """As :meth:`query_points`; a file of originals does not re-rank groups, originals on disk do."""
         layout = yield from self.layout(collection_name)
         search = Search(
-            query, using, prefetch, query_filter, search_params, score_threshold, limit * group_size, 0, lookup_from
+            as_query(query),
+            using,
+            prefetch,
+            query_filter,
+            search_params,
+            score_threshold,
+            limit * group_size,
+            0,
+            lookup_from,
         )
-        _, (sent,) = yield from self._translate(collection_name, layout, [search], by_file=False)
+        (sent,) = yield from self._translate(collection_name, layout, [search], by_file=False)
         looked_up = None
         if isinstance(with_lookup, models.WithLookup) and with_lookup.with_vectors:
             looked_up = yield from self.layout(with_lookup.collection)
@@ -590,16 +609,12 @@ class Flows:
 
     def _translate(
         self, collection: str, layout: Layout, searches: Sequence[Search], *, by_file: bool = True
-    ) -> Flow[tuple[list[Search], list[Search]]]:
-        """The searches with their queries as models, and the same as they are sent."""
-        searches = [search._replace(query=as_query(search.query)) for search in searches]
+    ) -> Flow[list[Search]]:
+        """The searches as they are sent."""
         lookups: dict[str, Layout] = {}
         for name in {name for search in searches for name in _lookup_collections(search)}:
             lookups[name] = layout if name == collection else (yield from self.layout(name))
         vectors = QueryVectors()
-        for search in searches:
-            self._rewritten(layout, lookups, search, vectors.collect)
-        vectors.encode()
         sent = []
         for search in searches:
             rewritten = self._rewritten(layout, lookups, search, vectors.replace)
@@ -607,7 +622,8 @@ class Flows:
                 candidates = (search.limit + search.offset) * self._settings.rerank
                 rewritten = rewritten._replace(limit=candidates, offset=0, score_threshold=None)
             sent.append(rewritten)
-        return searches, sent
+        vectors.encode()
+        return sent
 
     def _rewritten(self, layout: Layout, lookups: Mapping[str, Layout], search: Search, change: ChangeInput) -> Search:
         """One search as it is sent, its prefetches first.
@@ -616,16 +632,15 @@ class Flows:
         the originals.
         """
         prefetch = self._prefetches(layout, lookups, search.prefetch, change)
-        query = as_query(search.query)
-        coded = layout.coded.get(search.using or UNNAMED) if searches_vectors(query) else None
+        coded = layout.coded.get(search.using or UNNAMED) if searches_vectors(search.query) else None
         if coded is None:
-            return search._replace(query=query, prefetch=prefetch)
+            return search._replace(prefetch=prefetch)
         lookup = _lookup_vector(coded, search, lookups)
-        encoded = map_query(query, lambda vector: change(coded, vector))
+        encoded = map_query(search.query, lambda vector: change(coded, vector))
         if coded.original is None:
             threshold = rescoring.to_compressed(self._calibration(layout, search), search.score_threshold)
             return search._replace(query=encoded, prefetch=prefetch, score_threshold=threshold)
-        raw = map_query(query, lambda vector: vector.tolist() if isinstance(vector, np.ndarray) else vector)
+        raw = map_query(search.query, lambda vector: vector.tolist() if isinstance(vector, np.ndarray) else vector)
         if not prefetch:
             wanted, candidates = search.limit + search.offset, encoded
             if isinstance(encoded, models.NearestQuery) and encoded.mmr is not None:
@@ -669,7 +684,8 @@ class Flows:
             )
         else:
             points = rescoring.calibrated(self._calibration(layout, search), points)
-        return copy_with(response, points=self._restored(layout, points))
+        points = self._restored(layout, points)
+        return response if points is response.points else copy_with(response, points=points)
 
     def _ranks_by_file(self, layout: Layout, search: Search) -> bool:
         query = search.query
@@ -684,9 +700,10 @@ class Flows:
 
     def _calibration(self, layout: Layout, search: Search) -> ScoreCalibration | None:
         """The map from compressed to original scores, where the search's scores are compressed similarities."""
+        if not self._settings.calibrate:
+            return None
         coded = layout.coded.get(search.using or UNNAMED)
-        plain = isinstance(as_query(search.query), models.NearestQuery)
-        if not self._settings.calibrate or coded is None or coded.original is not None or not plain:
+        if coded is None or coded.original is not None or not isinstance(search.query, models.NearestQuery):
             return None
         return ScoreCalibration.of(coded.codec)
 
@@ -780,7 +797,7 @@ def _plain(vector: Any) -> Any:
 def _from_model(request: Any) -> Search:
     """A ``QueryRequest`` or ``Prefetch`` as a search."""
     return Search(
-        request.query,
+        as_query(request.query),
         request.using,
         request.prefetch,
         request.filter,

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from vaecodec import __version__
 from vaecodec.codec import Codec
-from vaecodec.errors import ReportInputError
+from vaecodec.errors import InvalidVectorsError, NotCalibratedError, ReportInputError
 from vaecodec.evaluation import IdArray, exact_search, pair_scores, pair_similarity, spearman
 from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec.linear import LinearKind, fit_linear
 from vaecodec.packed_index import PackedIndex
+from vaecodec.scores import ScoreCalibration, fit_line, original_scores
 from vaecodec.vectors import as_vectors, normalised
 from vaecodec_integrations.report.engine import Engine
 
@@ -59,6 +60,24 @@ class ScoredPairs:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """Scores as stored against original scores, over the nearest stored vectors of each query, up to 100.
+
+    Attributes:
+        scale, offset: the least-squares line, original score = ``scale`` x score + ``offset``.
+        residual: standard deviation of what the line leaves unexplained, in units of the original score.
+        error: mean absolute difference of the two.
+        calibrated_error: the same after the calibration in the codec's file; none where it holds none.
+    """
+
+    scale: float
+    offset: float
+    residual: float
+    error: float
+    calibrated_error: float | None
+
+
+@dataclass(frozen=True)
 class Method:
     """One way to store the vectors, and what came back from it.
 
@@ -75,6 +94,7 @@ class Method:
         pair_similarity: Spearman correlation of pair scores before and after.
         scored_pairs: Spearman correlation of pair scores with those that people gave; none where not given.
         reconstruction: mean cosine between embeddings and what the codec restores.
+        scores: what scores become; none for L2, whose distances are not calibrated.
         unreached: numbers of those sampled documents that no document of their own neighbourhood finds any more.
         exact_ids: (nq, k) by exact search on the float32 vectors that are stored, or would be.
         engine_ids: (nq, k) by the index, -1 where fewer were found.
@@ -92,6 +112,7 @@ class Method:
     pair_similarity: float
     scored_pairs: float | None
     reconstruction: float
+    scores: Scores | None
     unreached: list[int]
     exact_ids: IdArray
     engine_ids: IdArray
@@ -286,6 +307,7 @@ def _measure(
         finally:
             index.close()
     encode = codec.encode if codec else _unchanged
+    exact_ids, exact_scores = exact_search(stored, encoded, k, stored_metric)
     sample = base[:: max(1, len(base) // _RECONSTRUCTED_ROWS)]
     restored = codec.decode(codec.encode(sample)) if codec else sample
     return Method(
@@ -303,8 +325,9 @@ def _measure(
         if scored is None
         else spearman(pair_scores(encode(scored.first), encode(scored.second), stored_metric), scored.scores),
         reconstruction=_mean_cosine(sample, restored),
+        scores=_scores(exact_scores, exact_ids, base, queries, metric, codec),
         unreached=hood.unreached(stored, codec.encode_queries if codec else None, stored_metric),
-        exact_ids=exact_search(stored, encoded, k, stored_metric)[0],
+        exact_ids=exact_ids,
         engine_ids=runs[0][0],
     )
 
@@ -331,7 +354,8 @@ def _measure_packed(
     quantised(base[:_NEIGHBOURHOOD])  # compiles what the times below would otherwise hold
     _, build_seconds = _timed(lambda: index.add(base))
     index.search(queries[:_NEIGHBOURHOOD], k)
-    runs = [_timed(lambda: index.search(queries, k)[0]) for _ in range(_TIMED_RUNS)]
+    runs = [_timed(lambda: index.search(queries, k)) for _ in range(_TIMED_RUNS)]
+    found, scores = runs[0][0]
     with tempfile.TemporaryDirectory(prefix="vaecodec-report-") as folder:
         index.save(Path(folder) / "codes")
         size_bytes = (Path(folder) / "codes").stat().st_size
@@ -354,9 +378,36 @@ def _measure_packed(
             pair_scores(quantised(scored.first), quantised(scored.second), codec.latent_metric), scored.scores
         ),
         reconstruction=_mean_cosine(base[sample], codec.decode(stored[sample])),
+        scores=_scores(scores, found, base, queries, codec.metric, None),
         unreached=hood.unreached(stored, codec.encode_queries, codec.latent_metric),
         exact_ids=exact_search(codec.encode(base), codec.encode_queries(queries), k, codec.latent_metric)[0],
-        engine_ids=runs[0][0],
+        engine_ids=found,
+    )
+
+
+def _scores(
+    scores: FloatArray, ids: IdArray, base: FloatArray, queries: FloatArray, metric: Metric, codec: VectorCodec | None
+) -> Scores | None:
+    """Of found pairs, (nq, k); ``codec`` is the one whose file may hold a calibration of them."""
+    if metric is Metric.L2:
+        return None
+    original = original_scores(base, queries, ids)
+    try:
+        line = fit_line(scores, original, base.shape[1] if codec is None else codec.code_dim)
+    except InvalidVectorsError:  # nothing to fit a line through
+        return None
+    try:
+        stored = None if codec is None else ScoreCalibration.of(codec)
+    except NotCalibratedError:
+        stored = None
+    return Scores(
+        scale=line.scale,
+        offset=line.offset,
+        residual=line.residual,
+        error=float(np.abs(scores - original).mean()),
+        calibrated_error=None
+        if stored is None
+        else float(np.abs(stored.scale * scores + stored.offset - original).mean()),
     )
 
 
@@ -425,7 +476,8 @@ def _fingerprint(vectors: FloatArray) -> str:
 
 def _method(fields: Mapping[str, Any]) -> Method:
     ids: dict[str, Any] = {name: _ids(fields[name]) for name in ("exact_ids", "engine_ids")}
-    return Method(**{**fields, **ids})
+    scores = None if fields["scores"] is None else Scores(**fields["scores"])
+    return Method(**{**fields, **ids, "scores": scores})
 
 
 def _ids(rows: Any) -> IdArray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from vaecodec.evaluation import Figures, IdArray, Interval, bootstrap, mrr, ndcg, paired_bootstrap, recall
 from vaecodec.linear import LinearKind
-from vaecodec_integrations.report.measure import Method, Run
+from vaecodec_integrations.report.measure import Method, Run, Scores
 
 # What the codec is judged by.
 JUDGED = "recall@10"
@@ -54,7 +54,7 @@ class MethodSummary:
     """The figures of one way to store the vectors.
 
     Attributes:
-        name, packed, width, bytes_per_vector, index_bytes, pair_similarity, scored_pairs, reconstruction: see
+        name, packed, width, bytes_per_vector, index_bytes, pair_similarity, scored_pairs, reconstruction, scores: see
             :class:`Method`.
         build_seconds: encoding and indexing the base.
         queries_per_second: encoding and searching the queries, in one batch.
@@ -76,6 +76,7 @@ class MethodSummary:
     pair_similarity: float
     scored_pairs: float | None
     reconstruction: float
+    scores: Scores | None
     unreached: float
     losses: Losses
 
@@ -222,6 +223,7 @@ def _summarise(run: Run, method: Method, figures: Mapping[str, Figures]) -> Meth
         pair_similarity=method.pair_similarity,
         scored_pairs=method.scored_pairs,
         reconstruction=method.reconstruction,
+        scores=method.scores,
         unreached=len(method.unreached) / max(1, run.sampled),
         losses=_losses(run, method),
     )

@@ -32,6 +32,8 @@ class Table:
 def tables(summary: Summary, run: Run) -> list[Table]:
     """Everything that the report shows in tables, in order."""
     shown = [_quality(summary), _costs(summary), _difference(summary), _losses(summary), _geometry(summary, run)]
+    if any(method.scores for method in summary.methods):
+        shown.append(_scores(summary))
     if summary.slices:
         shown.append(_slices(summary))
     if summary.changes:
@@ -143,6 +145,29 @@ def _geometry(summary: Summary, run: Run) -> Table:
     return _methods(
         summary, "What happens to the geometry", note, columns, [cells(method) for method in summary.methods]
     )
+
+
+def _scores(summary: Summary) -> Table:
+    def cells(method: MethodSummary) -> list[str]:
+        scores = method.scores
+        if scores is None:
+            return [""] * 5
+        calibrated = "" if scores.calibrated_error is None else f"{scores.calibrated_error:.3f}"
+        return [
+            f"{scores.error:.3f}",
+            calibrated,
+            f"{scores.scale:.3f}",
+            f"{scores.offset:+.3f}",
+            f"{scores.residual:.3f}",
+        ]
+
+    note = (
+        "Scores as stored against the original ones, over up to 100 nearest stored vectors of each query. Error: mean "
+        "absolute difference, as they are and by the calibration in the codec's file, if any. Line: original score = "
+        "scale x score + offset, as it would be fitted here, and the standard deviation that it leaves."
+    )
+    columns = ("error", "error, calibrated", "scale", "offset", "residual")
+    return _methods(summary, "What happens to the scores", note, columns, [cells(method) for method in summary.methods])
 
 
 def _slices(summary: Summary) -> Table:

@@ -1,11 +1,13 @@
 """Run by test_migrate.py as a program: migrates a folder with ten kill -9, and another one without.
 
 Children are forked from a process that has everything imported and no thread, so that a kill can hit any moment of
-the work itself.
+the work itself. Each reports every batch, copied or compared; a random number of these and a random part of the time
+that one takes decide when it is killed.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -13,6 +15,7 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,19 +25,44 @@ from vaecodec import LinearCodec, fit_linear
 from vaecodec_integrations.qdrant.migrate import Migration, migrate
 
 KILLS = 10
+BATCH = 20
+# Batches that a child may finish: on average a tenth of those to copy, so that the last kills hit the comparison.
+MOST_BATCHES = 8
 
 
-def run(folder: Path, codec: LinearCodec) -> None:
+def run(folder: Path, codec: LinearCodec, advance: Callable[[int], None] = lambda _: None) -> None:
     client = QdrantClient(path=str(folder / "qdrant"))
-    migrate(Migration(client, "docs", codec, folder / "state.json", into="small", batch_size=40), sample=5)
+    migration = Migration(client, "docs", codec, folder / "state.json", into="small", batch_size=BATCH)
+    migrate(migration, advance=advance, sample=5)
     client.close()
+
+
+def run_and_kill(folder: Path, codec: LinearCodec, batches: int, seconds: float) -> bool:
+    """Whether the migration was killed, after so many batches and seconds, before it was done."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        run(folder, codec, lambda _: os.write(writing, b".") and None)
+        os._exit(0)
+    os.close(writing)
+    while batches and os.read(reading, 1):
+        batches -= 1
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    os.close(reading)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
 def contents(folder: Path) -> dict[object, object]:
+    """Both collections as they lie in the folder: ids, payloads and vectors to the last bit."""
     client = QdrantClient(path=str(folder / "qdrant"))
-    records, _ = client.scroll("small", limit=10_000, with_vectors=True)
+    found = {
+        (name, record.id): (record.payload, record.vector)
+        for name in ("docs", "small")
+        for record in client.scroll(name, limit=10_000, with_vectors=True)[0]
+    }
     client.close()
-    return {record.id: (record.payload, record.vector) for record in records}
+    return found
 
 
 def main(folder: Path) -> None:
@@ -50,24 +78,19 @@ def main(folder: Path) -> None:
 
     started = time.perf_counter()
     run(whole, codec)
-    duration = time.perf_counter() - started
+    seconds_per_batch = (time.perf_counter() - started) / (2 * len(base) / BATCH)
 
     chance = random.Random(0)
-    kills = 0
+    kills, copied = 0, []
     while kills < KILLS:
-        child = os.fork()
-        if child == 0:
-            run(killed, codec)
-            os._exit(0)
-        # Early enough that every kill hits a migration at work, the last ones too.
-        time.sleep(chance.uniform(0.2, 1.2) * duration / KILLS)
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        if not os.WIFSIGNALED(status):
+        if not run_and_kill(killed, codec, chance.randint(0, MOST_BATCHES), chance.random() * seconds_per_batch):
             break
         kills += 1
+        state = killed / "state.json"
+        copied.append(json.loads(state.read_text())["copied"] if state.exists() else 0)
     run(killed, codec)
-    print(kills, "identical" if contents(whole) == contents(killed) else "different")
+    same = contents(whole) == contents(killed)
+    print(json.dumps({"kills": kills, "copied at each": copied, "identical": same}))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ N = 400
 BAD = {
     "nan": (np.nan, NonFiniteError, "holds NaN or infinity"),
     "inf": (np.inf, NonFiniteError, "holds NaN or infinity"),
+    "beyond float32": (1e39, NonFiniteError, "holds NaN or infinity"),
     "zero": (0.0, ZeroNormError, "has zero norm"),
 }
 Open = Callable[..., Any]
@@ -242,6 +243,19 @@ class TestWriting:
     def test_delete_vectors(self, filled: Any, name: str) -> None:
         filled.delete_vectors(name, [""], points=[4])
         assert not filled.retrieve(name, [4], with_vectors=True)[0].vector
+
+    @pytest.mark.parametrize("form", ["integers", "array", "numpy scalars"])
+    def test_vectors_of_other_numbers(
+        self, open_client: Open, svd_codec: LinearCodec, sample: Any, name: str, form: str
+    ) -> None:
+        vector = np.rint(sample.base[0] * 1000)
+        given: Any = {"integers": [int(x) for x in vector], "array": vector, "numpy scalars": list(vector)}[form]
+        client = open_client(svd_codec)
+        client.create_collection(name)
+        client.upsert(name, [models.PointStruct.model_construct(id=0, vector=given, payload={"n": 0})])
+        self.check(client, svd_codec, name, vector[None])
+        (point,) = client.query_points(name, models.NearestQuery.model_construct(nearest=given)).points
+        assert point.score == pytest.approx(1, abs=1e-5)
 
     def test_update_mode_and_filter_keep_their_meaning(self, filled: Any, sample: Any, name: str) -> None:
         point = models.PointStruct(id=2, vector=sample.base[9].tolist(), payload={"new": True})

@@ -1,4 +1,4 @@
-"""What is sent: REST bodies against the client's own request models, gRPC through the client's own converter."""
+"""What is sent: REST bodies against the client's own request models, gRPC messages at a real gRPC server."""
 
 from __future__ import annotations
 
@@ -7,22 +7,27 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from grpc import server as grpc_server
 from pydantic import TypeAdapter
-from qdrant_client import AsyncQdrantClient, QdrantClient, models
-from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
+from qdrant_client import AsyncQdrantClient, QdrantClient, grpc, models
+from qdrant_client.conversions.conversion import RestToGrpc
 
 from vaecodec import LinearCodec
 from vaecodec_integrations.qdrant import AsyncCompressedQdrantClient, CompressedQdrantClient
+from vaecodec_integrations.qdrant.migrate import Migration, migrate
 
 # (method, path) of every request that the translated methods send, and the model of its body.
 BODIES: list[tuple[str, str, Any]] = [
     ("PUT", r"/collections/[^/]+", models.CreateCollection),
     ("PATCH", r"/collections/[^/]+", models.UpdateCollection),
+    ("PUT", r"/collections/[^/]+/index", models.CreateFieldIndex),
     ("PUT", r"/collections/[^/]+/points", models.PointInsertOperations),
     ("PUT", r"/collections/[^/]+/points/vectors", models.UpdateVectors),
     ("POST", r"/collections/[^/]+/points/vectors/delete", models.DeleteVectors),
@@ -121,7 +126,7 @@ class Recorder:
             "payload_schema": {},
             "points_count": 1,
             "config": {
-                "params": {"vectors": self.collection["vectors"]},
+                "params": {"vectors": self.collection.get("vectors")},
                 "hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000},
                 "optimizer_config": {
                     "deleted_threshold": 0.2,
@@ -267,67 +272,202 @@ def test_a_generator_is_read_no_further_than_the_batch_that_is_sent(
     client.close()
 
 
-def test_grpc_conversion_keeps_every_request(svd_codec: LinearCodec, sample: Any) -> None:
-    """The models that the flows hand to the wrapped client survive the client's own way to gRPC and back."""
-    sent: list[tuple[str, dict[str, Any]]] = []
+def test_a_migrated_collection_gets_the_settings_and_indexes_of_its_source(
+    recorder: Recorder, svd_codec: LinearCodec, tmp_path: Path
+) -> None:
+    """Over REST, because local mode has no such settings; the source is empty."""
+    parameters = {
+        "vectors": {"size": 384, "distance": "Cosine", "on_disk": True, "hnsw_config": {"m": 24}},
+        "sparse_vectors": {"words": {"modifier": "idf"}},
+        "shard_number": 3,
+        "replication_factor": 2,
+        "write_consistency_factor": 2,
+        "on_disk_payload": True,
+    }
+    own = {
+        "hnsw_config": {"m": 20, "ef_construct": 150, "full_scan_threshold": 5000, "max_indexing_threads": 2},
+        "optimizer_config": {
+            "deleted_threshold": 0.3,
+            "vacuum_min_vector_number": 500,
+            "default_segment_number": 4,
+            "flush_interval_sec": 7,
+        },
+        "wal_config": {"wal_capacity_mb": 64, "wal_segments_ahead": 1, "wal_retain_closed": 2},
+        "quantization_config": {"scalar": {"type": "int8", "always_ram": True}},
+        "strict_mode_config": {"enabled": True, "max_query_limit": 500},
+    }
+    answer = recorder.handle
 
-    class Recording(QdrantClient):
-        """A real local client that keeps the arguments of its calls."""
+    def handle(method: str, path: str, body: Any) -> Any:
+        if method == "GET" and path == "/collections/docs":
+            index = {"data_type": "text", "points": 0, "params": {"type": "text", "tokenizer": "word"}}
+            schema = {"owner": {"data_type": "keyword", "points": 0}, "title": index}
+            config = {**recorder.info()["config"], "params": parameters, **own, "metadata": {"owner": "search"}}
+            return {**recorder.info(), "payload_schema": schema, "config": config}
+        if path == "/collections/small/exists":
+            return {"exists": bool(recorder.collection)}
+        result = answer(method, path, body)
+        if path in ("/collections/docs/points/scroll", "/collections/docs/points/query"):
+            return {"points": []}
+        return UPDATED if path.endswith("/index") else result
 
-        def __getattribute__(self, name: str) -> Any:
-            value = super().__getattribute__(name)
-            if name in CONVERSIONS:
+    recorder.handle = handle  # type: ignore[method-assign]
+    client = QdrantClient(url=recorder.url, check_compatibility=False)
+    migrate(Migration(client, "docs", svd_codec, tmp_path / "state.json", into="small"))
+    client.close()
 
-                def call(**kwargs: Any) -> Any:
-                    sent.append((name, kwargs))
-                    return value(**kwargs)
+    (created,) = recorder.bodies(models.CreateCollection)
+    sent = created.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+    assert sent.pop("vectors") == {**parameters["vectors"], "size": 64}
+    assert sent.pop("metadata").keys() == {"owner", "vaecodec"}
+    assert sent.pop("optimizers_config") == own.pop("optimizer_config")
+    assert sent == {**{key: value for key, value in parameters.items() if key != "vectors"}, **own}
+    assert [(index.field_name, index.field_schema) for index in recorder.bodies(models.CreateFieldIndex)] == [
+        ("owner", models.PayloadSchemaType.KEYWORD),
+        ("title", models.TextIndexParams(type="text", tokenizer="word")),
+    ]
 
-                return call
-            return value
 
-    client = CompressedQdrantClient(Recording(":memory:"), svd_codec, originals="disk")
-    for call, args, kwargs in exercise(client, sample):
-        if call.__name__ not in ("batch_update_points", "upload_points", "upload_collection", "delete_vectors"):
-            call(*args, **kwargs)
-    converted = [name for name, arguments in sent for _ in [CONVERSIONS[name](arguments)]]
-    assert {"create_collection", "upsert", "update_vectors", "query_points"} <= set(converted)
-    assert len(converted) > 9
+class GrpcRecorder:
+    """A loopback gRPC server that keeps every message, and answers as Qdrant would about one collection."""
+
+    def __init__(self, latent: list[float]) -> None:
+        self.messages: list[Any] = []
+        self.collection: Any = None
+        vectors = RestToGrpc.convert_vector_struct_output(latent)
+        one = {"id": grpc.PointId(num=1), "vectors": vectors, "payload": RestToGrpc.convert_payload({"n": 1})}
+        hit, record = grpc.ScoredPoint(**one, score=0.5, version=1), grpc.RetrievedPoint(**one)
+        updated = grpc.UpdateResult(operation_id=1, status=grpc.UpdateStatus.Completed)
+        operation = grpc.PointsOperationResponse(result=updated)
+        group = grpc.PointGroup(id=grpc.GroupId(string_value="a"), hits=[hit])
+        points: dict[str, Callable[[Any], Any]] = {
+            "Upsert": lambda _: operation,
+            "UpdateVectors": lambda _: operation,
+            "DeleteVectors": lambda _: operation,
+            "UpdateBatch": lambda asked: grpc.UpdateBatchResponse(result=[updated] * len(asked.operations)),
+            "Query": lambda _: grpc.QueryResponse(result=[hit]),
+            "QueryBatch": lambda asked: grpc.QueryBatchResponse(
+                result=[grpc.BatchResult(result=[hit])] * len(asked.query_points)
+            ),
+            "QueryGroups": lambda _: grpc.QueryGroupsResponse(result=grpc.GroupsResult(groups=[group])),
+            "Get": lambda _: grpc.GetResponse(result=[record]),
+            "Scroll": lambda _: grpc.ScrollResponse(result=[record]),
+        }
+        collections: dict[str, Callable[[Any], Any]] = {"Create": self.create, "Get": lambda _: self.info()}
+        self.server = grpc_server(ThreadPoolExecutor(4))
+        grpc.add_PointsServicer_to_server(self.servicer(grpc.PointsServicer, points), self.server)
+        grpc.add_CollectionsServicer_to_server(self.servicer(grpc.CollectionsServicer, collections), self.server)
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+        self.server.start()
+
+    def servicer(self, base: type, answers: dict[str, Callable[[Any], Any]]) -> Any:
+        def method(answer: Callable[[Any], Any]) -> Any:
+            def handle(_: Any, request: Any, __: Any) -> Any:
+                self.messages.append(request)
+                return answer(request)
+
+            return handle
+
+        return type("Servicer", (base,), {name: method(answer) for name, answer in answers.items()})()
+
+    def create(self, request: Any) -> Any:
+        self.collection = request
+        return grpc.CollectionOperationResponse(result=True)
+
+    def info(self) -> Any:
+        params = grpc.CollectionParams(vectors_config=self.collection.vectors_config)
+        config = grpc.CollectionConfig(
+            params=params,
+            hnsw_config=grpc.HnswConfigDiff(m=16, ef_construct=100, full_scan_threshold=10_000),
+            optimizer_config=grpc.OptimizersConfigDiff(
+                deleted_threshold=0.2, vacuum_min_vector_number=1000, default_segment_number=0, flush_interval_sec=5
+            ),
+            wal_config=grpc.WalConfigDiff(wal_capacity_mb=32, wal_segments_ahead=0),
+            metadata=self.collection.metadata,
+        )
+        optimizer = grpc.OptimizerStatus(ok=True)
+        green = grpc.CollectionStatus.Green
+        info = grpc.CollectionInfo(status=green, optimizer_status=optimizer, config=config, points_count=1)
+        return grpc.GetCollectionInfoResponse(result=info)
+
+
+@pytest.fixture
+def grpc_recorder(svd_codec: LinearCodec, sample: Any) -> Iterator[GrpcRecorder]:
+    recorder = GrpcRecorder(svd_codec.encode(sample.base[:1])[0].tolist())
+    yield recorder
+    recorder.server.stop(None).wait()
+
+
+def message_floats(message: Any) -> Iterator[list[float]]:
+    """Every list of floats inside a gRPC message."""
+    for field, value in message.ListFields():
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            values = list(value.values())
+        else:
+            values = list(value) if field.is_repeated else [value]
+        if field.message_type is not None:
+            for item in values:
+                yield from message_floats(item) if hasattr(item, "ListFields") else ()
+        elif field.is_repeated and field.cpp_type == field.CPPTYPE_FLOAT:
+            yield values
+
+
+def check_grpc(recorder: GrpcRecorder, answers: list[Any], codec: LinearCodec, sample: Any) -> None:
+    assert recorder.collection.vectors_config.params.size == 64
+    assert [len(vector) for message in recorder.messages for vector in message_floats(message)] == [64] * 34
+    first = next(message for message in recorder.messages if isinstance(message, grpc.UpsertPoints))
+    latents = [next(message_floats(point)) for point in first.points]
+    np.testing.assert_allclose(latents, codec.encode(sample.base[:4]), atol=1e-6)
+    query = next(message for message in recorder.messages if isinstance(message, grpc.QueryPoints))
+    np.testing.assert_allclose(next(message_floats(query)), codec.encode_queries(sample.base[:1])[0], atol=1e-6)
+    returned = [vector for answer in answers for vector in floats(TypeAdapter(Any).dump_python(answer))]
+    assert len(returned) > 8
+    assert {len(vector) for vector in returned} == {384}
+
+
+def test_grpc_sends_the_same(grpc_recorder: GrpcRecorder, svd_codec: LinearCodec, sample: Any) -> None:
+    raw = QdrantClient("127.0.0.1", grpc_port=grpc_recorder.port, prefer_grpc=True, check_compatibility=False)
+    client = CompressedQdrantClient(raw, svd_codec)
+    answers = [call(*args, **kwargs) for call, args, kwargs in exercise(client, sample)]
+    check_grpc(grpc_recorder, answers, svd_codec, sample)
     client.close()
 
 
-def grpc_vectors(arguments: dict[str, Any]) -> None:
-    config = arguments["vectors_config"]
-    back = GrpcToRest.convert_vectors_config(RestToGrpc.convert_vectors_config(config))
-    assert {name: (p.size, p.distance) for name, p in back.items()} == {
-        name: (p.size, p.distance) for name, p in config.items()
+def test_async_grpc_sends_the_same(grpc_recorder: GrpcRecorder, svd_codec: LinearCodec, sample: Any) -> None:
+    async def run() -> list[Any]:
+        raw = AsyncQdrantClient("127.0.0.1", grpc_port=grpc_recorder.port, prefer_grpc=True, check_compatibility=False)
+        client = AsyncCompressedQdrantClient(raw, svd_codec)
+        answers = []
+        for call, args, kwargs in exercise(client, sample):
+            result = call(*args, **kwargs)
+            answers.append(await result if asyncio.iscoroutine(result) else result)
+        await client.close()
+        return answers
+
+    check_grpc(grpc_recorder, asyncio.run(run()), svd_codec, sample)
+
+
+def test_grpc_sends_originals_and_prefetches(grpc_recorder: GrpcRecorder, svd_codec: LinearCodec, sample: Any) -> None:
+    raw = QdrantClient("127.0.0.1", grpc_port=grpc_recorder.port, prefer_grpc=True, check_compatibility=False)
+    client = CompressedQdrantClient(raw, svd_codec, originals="disk", rerank=3)
+    client.create_collection("docs")
+    client.upsert("docs", [models.PointStruct(id=1, vector=sample.base[0].tolist())])
+    client.query_points("docs", sample.queries[0], limit=5)
+    created = grpc_recorder.collection.vectors_config.params_map.map
+    assert {name: (params.size, params.on_disk) for name, params in created.items()} == {
+        "": (64, False),
+        "original": (384, True),
     }
-
-
-def grpc_points(arguments: dict[str, Any]) -> None:
-    points = arguments["points"]
-    for point in [] if isinstance(points, models.Batch) else points:
-        if isinstance(point, models.PointVectors):
-            back: Any = GrpcToRest.convert_point_vectors(RestToGrpc.convert_point_vectors(point))
-        else:
-            back = GrpcToRest.convert_point_struct(RestToGrpc.convert_point_struct(point))
-        assert back.id == point.id
-        assert back.vector.keys() == point.vector.keys()
-        for name, vector in point.vector.items():
-            np.testing.assert_allclose(back.vector[name], vector, rtol=1e-6)
-
-
-def grpc_query(arguments: dict[str, Any]) -> None:
-    query = RestToGrpc.convert_query(arguments["query"])
-    assert RestToGrpc.convert_query(GrpcToRest.convert_query(query)) == query
-    prefetches = arguments["prefetch"]
-    for prefetch in prefetches if isinstance(prefetches, list) else [prefetches]:
-        message = RestToGrpc.convert_prefetch_query(prefetch)
-        assert RestToGrpc.convert_prefetch_query(GrpcToRest.convert_prefetch_query(message)) == message
-
-
-CONVERSIONS: dict[str, Callable[[dict[str, Any]], None]] = {
-    "create_collection": grpc_vectors,
-    "upsert": grpc_points,
-    "update_vectors": grpc_points,
-    "query_points": grpc_query,
-}
+    sent, asked = grpc_recorder.messages[-2:]
+    vectors = sent.points[0].vectors.vectors.vectors
+    assert {name: next(map(len, message_floats(vector))) for name, vector in vectors.items()} == {
+        "": 64,
+        "original": 384,
+    }
+    (prefetch,) = asked.prefetch
+    assert (prefetch.limit, asked.limit, asked.using) == (15, 5, "original")
+    np.testing.assert_allclose(
+        next(message_floats(prefetch)), svd_codec.encode_queries(sample.queries[:1])[0], atol=1e-6
+    )
+    np.testing.assert_allclose(next(message_floats(asked.query)), sample.queries[0], atol=1e-6)
+    client.close()
