@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,7 +13,12 @@ from vaecodec.extras import require
 from vaecodec.interface import Metric
 from vaecodec.linear import LinearKind
 
+if TYPE_CHECKING:
+    from vaecodec.sources import Rows, VectorSource
+
 _CALIBRATION_ROWS = 50_000
+# One row in so many is not fitted on, for the statistics that drift is found by.
+_HOLD_OUT = 20
 
 
 def export(
@@ -41,17 +47,34 @@ def linear(
     import numpy as np
 
     from vaecodec.codes import Calibration
+    from vaecodec.drift import FEWEST_REFERENCE, MOST_REFERENCE, Encoded, Reference
     from vaecodec.linear import fit_linear
     from vaecodec.sources import open_source
+    from vaecodec.vectors import as_vectors
     from vaecodec_exporters.linear import export_linear
 
     source = open_source(data)
-    codec = fit_linear(source, dim, kind=kind, metric=metric, embedder=embedder)
-    step = max(1, (source.rows or 0) // _CALIBRATION_ROWS)
-    latents = np.concatenate([codec.encode(block[::step]) for block in source.blocks()])
+    rows = source.rows or 0
+    hold_out = max(_HOLD_OUT, rows // MOST_REFERENCE) if rows >= _HOLD_OUT * FEWEST_REFERENCE else None
+    codec = fit_linear(source, dim, kind=kind, metric=metric, embedder=embedder, hold_out=hold_out)
+    latents = np.concatenate([*map(codec.encode, _every(source, max(1, rows // _CALIBRATION_ROWS)))])
     calibration = Calibration.fit(latents, codec.latent_metric)
-    export_linear(codec, out, provenance={"data": {"rows": source.rows}}, calibration=calibration)
+    figures, reference = {"rows": source.rows}, None
+    if hold_out is not None:
+        unseen = as_vectors(np.concatenate([*_every(source, hold_out)]), codec.dim, metric)
+        figures["held_out_rows"] = len(unseen)
+        encoded = Encoded.by(codec.encode, codec.decode, unseen)
+        reference = Reference.fit(encoded, None, codec.metric, codec.latent_metric)
+    export_linear(codec, out, provenance={"data": figures}, calibration=calibration, reference=reference)
     Console().print(f"[bold]{out}[/]: {kind}, {codec.dim} -> {codec.code_dim}, {_size(out)}")
+
+
+def _every(source: VectorSource, step: int) -> Iterator[Rows]:
+    """Rows 0, step, 2 step and so on of a source, block by block."""
+    first = 0
+    for block in source.blocks():
+        yield block[-first % step :: step]
+        first += len(block)
 
 
 def _size(path: Path) -> str:

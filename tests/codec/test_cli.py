@@ -9,9 +9,11 @@ import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from vaecodec import Codec
+from vaecodec import Codec, Metric
+from vaecodec.evaluation import pair_scores
 
 
 def vaecodec(*arguments: object, code: int = 0) -> str:
@@ -45,7 +47,13 @@ def test_a_linear_codec_in_one_command(tmp_path: Path) -> None:
     codec = Codec.load(tmp_path / "pca.onnx")
     assert (codec.dim, codec.code_dim, codec.embedder) == (384, 16, "minilm")
     assert codec.metadata.provenance["linear"] == "pca"
-    assert codec.metadata.provenance["data"] == {"rows": 7500}
+    assert codec.metadata.provenance["data"] == {"rows": 7500, "held_out_rows": 375}
+    held_out, monitor = np.load(train)[::20].astype(np.float32), codec.monitor()
+    monitor.encode(np.load(train.with_name("base.npy")))
+    finding = monitor.check().findings[0]
+    cosines = pair_scores(held_out, codec.decode(codec.encode(held_out)), Metric.COSINE)
+    assert finding.expected == pytest.approx(cosines.mean(), abs=1e-4)
+    assert not finding.drifted
 
 
 def test_errors_of_ours_are_one_line_and_exit_code_1(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vaecodec.codes import Calibration
+from vaecodec.drift import KEY as DRIFT_KEY
+from vaecodec.drift import Encoded, Reference
 from vaecodec.errors import CheckpointError, DivergedError, InvalidVectorsError
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.scores import KEY as SCORE_KEY
@@ -573,6 +575,7 @@ class _Trainer:
             **checkpoint.calibration,
             "codes": Calibration.fit(latents, checkpoint.metric).to_json(),
             **self._score_calibration(checkpoint.model),
+            **self._drift_reference(checkpoint.model),
         }
         final = Checkpoint(
             checkpoint.model, self.recipe, checkpoint.metric, checkpoint.embedder, provenance, calibration
@@ -597,6 +600,20 @@ class _Trainer:
         except InvalidVectorsError:  # a collection without neighbours still gets its codec
             return {}
         return {SCORE_KEY: fitted.to_json()}
+
+    def _drift_reference(self, model: VariationalCodec) -> dict[str, Any]:
+        """What vectors that were not trained on look like to the codec, where enough of them were held out."""
+        metric, queries = self.collection.metric, self.collection.held_out_queries
+        encode, encode_queries, decode = (
+            in_numpy(function, model) for function in (model.encode, model.encode_queries, model.decode)
+        )
+        reference = Reference.fit(
+            Encoded.by(encode, decode, self.collection.held_out),
+            Encoded.by(encode_queries, decode, queries) if len(queries) else None,
+            metric,
+            metric,
+        )
+        return {} if reference is None else {DRIFT_KEY: reference.to_json()}
 
     def _warn(self, found: Sequence[TrainingWarning]) -> None:
         """Each kind once a run."""
