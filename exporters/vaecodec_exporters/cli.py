@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from vaecodec.extras import require
 from vaecodec.interface import Metric
@@ -19,6 +21,16 @@ if TYPE_CHECKING:
 _CALIBRATION_ROWS = 50_000
 # One row in so many is not fitted on, for the statistics that drift is found by.
 _HOLD_OUT = 20
+
+_BRIDGE_ROWS = 50_000
+# What each figure of a bridge is of: what is searched, and with what.
+_SEARCHES = {
+    "re-encoded": ("encoded by the new codec", "new codec"),
+    "bridged": ("encoded by the old codec", "new codec and bridge"),
+    "carried over": ("encoded by the old codec, carried over the bridge", "new codec"),
+    "decoded, re-encoded": ("encoded and decoded by the old codec, encoded by the new one", "new codec"),
+    "old": ("encoded by the old codec", "old codec"),
+}
 
 
 def export(
@@ -67,6 +79,47 @@ def linear(
         reference = Reference.fit(encoded, None, codec.metric, codec.latent_metric)
     export_linear(codec, out, provenance={"data": figures}, calibration=calibration, reference=reference)
     Console().print(f"[bold]{out}[/]: {kind}, {codec.dim} -> {codec.code_dim}, {_size(out)}")
+
+
+def bridge(
+    old: Annotated[Path, typer.Argument(help="The codec file that filled the collection.")],
+    new: Annotated[Path, typer.Argument(help="The codec file that shall be used from now on.")],
+    sample: Annotated[str, typer.Option(help="Embeddings such as the collection's: a file of vectors, one row each.")],
+    out: Annotated[Path, typer.Option(help="The bridge to write, e.g. bridge.onnx.")],
+    new_sample: Annotated[
+        str | None, typer.Option(help="Where the embedding model is another: the same texts by the new one, in order.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was measured as JSON.")] = False,
+) -> None:
+    """Make a bridge from a new codec to a collection that an old one filled, and measure the recall across it."""
+    require("onnx", extra="export")
+    import numpy as np
+
+    from vaecodec.bridge import fit_bridge
+    from vaecodec.codec import Codec
+    from vaecodec.sources import open_source
+    from vaecodec_exporters.bridge import export_bridge
+
+    codecs = Codec.load(old), Codec.load(new)
+    sources = [open_source(location) for location in (sample, new_sample) if location is not None]
+    step = max(1, -(-(sources[0].rows or 0) // _BRIDGE_ROWS))
+    samples = [np.concatenate([*_every(source, step)]) for source in sources]
+    fitted, figures = fit_bridge(*codecs, *samples)
+    summaries = export_bridge(fitted, out, figures)
+    if as_json:
+        print(json.dumps(summaries, indent=2))
+        return
+    asked = len(figures["bridged"])
+    table = Table(title=f"recall@10 of {asked:,} held-out queries, mean [95 % interval]", title_justify="left")
+    for column in ("documents", "queries", "recall@10"):
+        table.add_column(column, justify="right" if column == "recall@10" else "left")
+    for name, (documents, queries) in _SEARCHES.items():
+        if name in summaries:
+            mean, low, high = (summaries[name]["recall@10"][key] for key in ("mean", "low", "high"))
+            table.add_row(documents, queries, f"{mean:.3f} [{low:.3f}, {high:.3f}]")
+    console = Console()
+    console.print(table)
+    console.print(f"[bold]{out}[/]: latents {fitted.dim} -> {fitted.code_dim} and back, {out.stat().st_size:,} bytes")
 
 
 def _every(source: VectorSource, step: int) -> Iterator[Rows]:
