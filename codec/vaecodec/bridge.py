@@ -218,11 +218,7 @@ def fit_bridge(
             model is another; by default the sample itself.
 
     Returns:
-        The bridge, and recall@10 of held-out queries among held-out documents, one figure per query, against exact
-        search on the new embeddings: ``re-encoded`` (the new codec alone: what a finished migration gives), ``bridged``
-        (the old latents, searched through the bridge), ``carried over`` (the old latents as new ones, searched with the
-        new codec), and with one embedding model ``decoded, re-encoded`` (what the old codec restores, encoded by the
-        new one) and ``old`` (the old codec alone).
+        The bridge, and what :func:`measure_bridge` finds on held-out rows, one in five of which are queries.
 
     Raises:
         InvalidVectorsError: a sample has a bad row or another width.
@@ -239,8 +235,11 @@ def fit_bridge(
     if len(old_rows) < fewest:
         raise UnusableDataError(f"sample: expected at least {fewest:,} rows for a bridge, got {len(old_rows):,}")
     held_out = np.arange(len(old_rows)) % _SHARE == 0
+    asked = held_out & (np.arange(len(old_rows)) % _SHARE**2 == 0)
+    searched = held_out & ~asked
     bridge = _fit(old, new, old_rows[~held_out], new_rows[~held_out])
-    return bridge, _measure(old, new, bridge, old_rows[held_out], new_rows[held_out], one_model=new_sample is None)
+    across = None if new_sample is None else (new_rows[searched], new_rows[asked])
+    return bridge, measure_bridge(old, new, bridge, old_rows[searched], old_rows[asked], across)
 
 
 def _fit(old: VectorCodec, new: VectorCodec, old_rows: FloatArray, new_rows: FloatArray) -> Bridge:
@@ -260,23 +259,41 @@ def _fit(old: VectorCodec, new: VectorCodec, old_rows: FloatArray, new_rows: Flo
     )
 
 
-def _measure(
-    old: VectorCodec, new: VectorCodec, bridge: Bridge, old_rows: FloatArray, new_rows: FloatArray, *, one_model: bool
+def measure_bridge(
+    old: VectorCodec,
+    new: VectorCodec,
+    bridge: VectorCodec,
+    documents: FloatArray,
+    queries: FloatArray,
+    across: tuple[FloatArray, FloatArray] | None = None,
 ) -> dict[str, Figures]:
-    asked = np.arange(len(old_rows)) % _SHARE == 0
-    truth, _ = exact_search(new_rows[~asked], new_rows[asked], DEPTH, new.metric)
-    old_latents, queries = old.encode(old_rows[~asked]), new.encode_queries(new_rows[asked])
+    """Recall@10 in every way to search while a collection migrates, against exact search on the new embeddings.
 
-    def figures(documents: FloatArray, queries: FloatArray, metric: Metric) -> Figures:
-        return recall(exact_search(documents, queries, DEPTH, metric)[0], truth, DEPTH)
+    Args:
+        old, new: the codecs.
+        bridge: between them.
+        documents, queries: float32 (n, old.dim) and (m, old.dim), checked.
+        across: the same documents and queries by the new embedding model, where there is another.
+
+    Returns:
+        float64 (m,) each: ``re-encoded`` (the new codec alone: what a finished migration gives), ``bridged`` (the old
+        latents, searched through the bridge), ``carried over`` (the old latents as new ones, searched with the new
+        codec), and with one embedding model ``decoded, re-encoded`` (what the old codec restores, encoded by the new
+        one) and ``old`` (the old codec alone).
+    """
+    new_documents, new_queries = (documents, queries) if across is None else across
+    truth, _ = exact_search(new_documents, new_queries, DEPTH, new.metric)
+    latents, asked = old.encode(documents), new.encode_queries(new_queries)
+
+    def figures(searched: FloatArray, queries: FloatArray, metric: Metric) -> Figures:
+        return recall(exact_search(searched, queries, DEPTH, metric)[0], truth, DEPTH)
 
     found = {
-        "re-encoded": figures(new.encode(new_rows[~asked]), queries, new.latent_metric),
-        "bridged": figures(old_latents, bridge.encode_queries(queries), old.latent_metric),
-        "carried over": figures(bridge.decode(old_latents), queries, new.latent_metric),
+        "re-encoded": figures(new.encode(new_documents), asked, new.latent_metric),
+        "bridged": figures(latents, bridge.encode_queries(asked), old.latent_metric),
+        "carried over": figures(bridge.decode(latents), asked, new.latent_metric),
     }
-    if one_model:
-        restored = new.encode(old.decode(old_latents))
-        found["decoded, re-encoded"] = figures(restored, queries, new.latent_metric)
-        found["old"] = figures(old_latents, old.encode_queries(old_rows[asked]), old.latent_metric)
+    if across is None:
+        found["decoded, re-encoded"] = figures(new.encode(old.decode(latents)), asked, new.latent_metric)
+        found["old"] = figures(latents, old.encode_queries(queries), old.latent_metric)
     return found
