@@ -167,6 +167,18 @@ def test_a_qdrant_collection_of_the_old_codec_opens_with_the_bridge(
     raw.close()
 
 
+def test_originals_of_another_embedder_do_not_rerank(svd_path: Path, sample: Any, tmp_path: Path) -> None:
+    old, new = Codec.load(svd_path), fit_linear(sample.train @ rotation(384), 64, embedder="another")
+    bridge, figures = fit_bridge(old, new, sample.base, sample.base @ rotation(384))
+    export_bridge(bridge, tmp_path / "bridge.onnx", figures)
+    bridged = BridgedCodec(new, Codec.load(tmp_path / "bridge.onnx"))
+    raw = QdrantClient(":memory:")
+    CompressedQdrantClient(raw, old, originals="disk").create_collection("docs")
+    with pytest.raises(CodecMismatchError, match="keeps originals of all-MiniLM-L6-v2, which queries of another"):
+        CompressedQdrantClient(raw, bridged, originals="disk").query_points("docs", sample.base[0].tolist())
+    raw.close()
+
+
 def test_latents_on_disk_are_carried_over_in_bulk(
     bridge_path: Path, vae_codec: Codec, svd_path: Path, sample: Any, tmp_path: Path
 ) -> None:
