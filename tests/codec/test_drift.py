@@ -78,7 +78,7 @@ def test_vectors_as_at_training_raise_an_alarm_as_rarely_as_promised(sample: Any
         alarms += report.drifted
         rare.append(min(finding.p_value for finding in report.findings))
     # One check in a hundred may raise an alarm; more than eight of 300 would be a chance of one in 250.
-    assert alarms <= stats.binom.ppf(0.996, checks, ALPHA)
+    assert alarms <= stats.binom.ppf(0.996, checks, 0.01)
     # That is not because nothing ever would: the p-values reach down to where one in twenty of them should be.
     assert 0.002 < np.mean(np.array(rare) < 0.05) < stats.binom.ppf(0.996, checks, 0.05) / checks
 
