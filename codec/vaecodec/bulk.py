@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vaecodec.bridge import decoded_by
 from vaecodec.codec import Codec
 from vaecodec.codes import Code, CodeType
 from vaecodec.codes.uniform import FloatCode
@@ -407,7 +408,7 @@ def _written(source: Path, codec: VectorCodec) -> dict[str, Any]:
     written: dict[str, Any] = json.loads(facts)
     if written["work"] != "encode":
         raise CodecMismatchError(f"{source}: holds reconstructed embeddings, which cannot be decoded once more")
-    if written["codec_id"] != codec.codec_id:
+    if written["codec_id"] != decoded_by(codec):
         raise CodecMismatchError(
             f"{source}: written by codec {written['codec_id'][:16]}, cannot be decoded by codec {codec.codec_id[:16]}"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import onnxruntime
@@ -21,6 +21,9 @@ from vaecodec.errors import (
 )
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.vectors import blocks, is_checked_row, normalised
+
+if TYPE_CHECKING:
+    from vaecodec.monitor import MonitoredCodec
 
 _CPU = "CPUExecutionProvider"
 _ERRORS_ONLY = 3
@@ -133,6 +136,16 @@ class Codec:
             NotCalibratedError: the file holds no calibration.
         """
         return self.calibration.code(dtype=dtype, bytes=bytes)
+
+    def monitor(self) -> MonitoredCodec:
+        """The same codec, keeping statistics of what it encodes, to find drift; see docs/drift.md.
+
+        Raises:
+            NoReferenceError: the file holds no statistics of the training data, or not for this width.
+        """
+        from vaecodec.monitor import MonitoredCodec  # it is a Codec itself
+
+        return MonitoredCodec(self._session, self._metadata, self._code_dim)
 
     @overload
     def encode(self, vectors: Any) -> FloatArray: ...

@@ -42,6 +42,7 @@
     │   ├── InvalidBudgetError           (ValueError) no code of that size or kind exists for this codec
     │   ├── InvalidCodesError            (ValueError) an array is not codes of the expected kind
     │   └── NotCalibratedError           (ValueError) the codec holds no calibration for codes
+    ├── NoReferenceError                 (ValueError) the codec holds no statistics to find drift by
     ├── ProviderNotAvailableError        (RuntimeError) onnxruntime lacks the provider asked for
     ├── CodecMismatchError               (ValueError) an index was filled by another codec
     ├── VectorIndexError                 (RuntimeError) an index cannot do what was asked; hnswlib's own type
@@ -222,6 +223,10 @@ class InvalidCodesError(CodesError, ValueError):
 
 class NotCalibratedError(CodesError, ValueError):
     """The codec holds no calibration for codes."""
+
+
+class NoReferenceError(VaecodecError, ValueError):
+    """The codec holds no statistics of its training data, or not for this width, so that nothing can be compared."""
 
 
 class ProviderNotAvailableError(VaecodecError, RuntimeError):

@@ -127,9 +127,11 @@ def pair_scores(left: FloatArray, right: FloatArray, metric: Metric) -> NDArray[
     """Scores of pairs, row by row, (n,), as :func:`similarities` gives them; ``left`` and ``right`` are (n, d)."""
     if metric is Metric.L2:
         return -np.asarray(((left - right) ** 2).sum(axis=1))
+    products = np.einsum("ij,ij->i", left, right)
     if metric is Metric.COSINE:
-        left, right = _unit(left), _unit(right)
-    return np.asarray(np.einsum("ij,ij->i", left, right))
+        lengths = [np.sqrt(np.einsum("ij,ij->i", rows, rows)) for rows in (left, right)]
+        products /= np.maximum(lengths[0] * lengths[1], np.finfo(np.float32).tiny)
+    return np.asarray(products)
 
 
 def pair_similarity(

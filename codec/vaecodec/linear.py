@@ -124,6 +124,7 @@ def fit_linear(
     kind: LinearKind = LinearKind.SVD,
     metric: Metric = Metric.COSINE,
     embedder: str = "",
+    hold_out: int | None = None,
 ) -> LinearCodec:
     """Fit a linear reduction in one pass over blocks of bounded memory.
 
@@ -134,6 +135,7 @@ def fit_linear(
         kind: which reduction.
         metric: how the embeddings are compared.
         embedder: the embedding model's name, kept with the codec.
+        hold_out: leave rows 0, ``hold_out``, 2 ``hold_out`` and so on out, at least 2; by default none.
 
     Raises:
         InvalidVectorsError: the array is empty or has a bad row.
@@ -143,13 +145,16 @@ def fit_linear(
     width = source.dim
     moment = np.zeros((width, width))
     total = np.zeros(width)
-    count = 0
+    seen = count = 0
     for chunk in source.blocks():
-        for _, block in blocks(chunk, width, metric, first_row=count):
+        for start, block in blocks(chunk, width, metric, first_row=seen):
             rows = (normalised(block) if metric is Metric.COSINE else block).astype(np.float64)
+            if hold_out is not None:
+                rows = rows[np.arange(seen + start, seen + start + len(rows)) % hold_out != 0]
             moment += rows.T @ rows
             total += rows.sum(axis=0)
-        count += len(chunk)
+            count += len(rows)
+        seen += len(chunk)
     if not count:
         raise InvalidVectorsError("vectors: expected at least one row to fit on, got none")
     if not 1 <= dim <= width:

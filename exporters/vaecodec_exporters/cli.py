@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from vaecodec.errors import InvalidVectorsError
 from vaecodec.extras import require
 from vaecodec.interface import Metric
 from vaecodec.linear import LinearCodec, LinearKind
 from vaecodec.scores import ScoreCalibration, fit_score_calibration
-from vaecodec.sources import Rows
+
+if TYPE_CHECKING:
+    from vaecodec.sources import Rows, VectorSource
 
 _CALIBRATION_ROWS = 50_000
 # Searched, and searching, for the calibration of scores: as in training.
 _SCORED_ROWS, _SCORED_QUERIES = 8_192, 512
+# One row in so many is not fitted on, for the statistics that drift is found by.
+_HOLD_OUT = 20
+
+_BRIDGE_ROWS = 50_000
+# What each figure of a bridge is of: what is searched, and with what.
+_SEARCHES = {
+    "re-encoded": ("encoded by the new codec", "new codec"),
+    "bridged": ("encoded by the old codec", "new codec and bridge"),
+    "carried over": ("encoded by the old codec, carried over the bridge", "new codec"),
+    "decoded, re-encoded": ("encoded and decoded by the old codec, encoded by the new one", "new codec"),
+    "old": ("encoded by the old codec", "old codec"),
+}
 
 
 def export(
@@ -45,22 +62,26 @@ def linear(
     """Fit a linear reduction and write it in the format of the learned codecs."""
     require("onnx", extra="export")
     from vaecodec.codes import Calibration
+    from vaecodec.drift import FEWEST_REFERENCE, MOST_REFERENCE, Encoded, Reference
     from vaecodec.linear import fit_linear
     from vaecodec.sources import open_source
+    from vaecodec.vectors import as_vectors
     from vaecodec_exporters.linear import export_linear
 
     source = open_source(data)
-    codec = fit_linear(source, dim, kind=kind, metric=metric, embedder=embedder)
     rows = source.rows or 0
-    step, scored_step = max(1, rows // _CALIBRATION_ROWS), max(1, rows // _SCORED_ROWS)
-    latents, scored = [], []
-    for block in source.blocks():
-        latents.append(codec.encode(block[::step]))
-        scored.append(block[::scored_step].copy())
-    calibration = Calibration.fit(np.concatenate(latents), codec.latent_metric)
-    scores = _score_calibration(codec, np.concatenate(scored))
-    provenance = {"data": {"rows": source.rows}}
-    export_linear(codec, out, provenance=provenance, calibration=calibration, scores=scores)
+    hold_out = max(_HOLD_OUT, rows // MOST_REFERENCE) if rows >= _HOLD_OUT * FEWEST_REFERENCE else None
+    codec = fit_linear(source, dim, kind=kind, metric=metric, embedder=embedder, hold_out=hold_out)
+    latents = np.concatenate([*map(codec.encode, _every(source, max(1, rows // _CALIBRATION_ROWS)))])
+    calibration = Calibration.fit(latents, codec.latent_metric)
+    scores = _score_calibration(codec, np.concatenate([*_every(source, max(1, rows // _SCORED_ROWS))]))
+    figures, reference = {"rows": source.rows}, None
+    if hold_out is not None:
+        unseen = as_vectors(np.concatenate([*_every(source, hold_out)]), codec.dim, metric)
+        figures["held_out_rows"] = len(unseen)
+        encoded = Encoded.by(codec.encode, codec.decode, unseen)
+        reference = Reference.fit(encoded, None, codec.metric, codec.latent_metric)
+    export_linear(codec, out, provenance={"data": figures}, calibration=calibration, scores=scores, reference=reference)
     Console().print(f"[bold]{out}[/]: {kind}, {codec.dim} -> {codec.code_dim}, {_size(out)}")
 
 
@@ -76,6 +97,53 @@ def _score_calibration(codec: LinearCodec, rows: Rows) -> ScoreCalibration | Non
         return fit_score_calibration(codec, np.delete(rows, asking, axis=0), rows[asking])
     except InvalidVectorsError:
         return None
+
+
+def bridge(
+    old: Annotated[Path, typer.Argument(help="The codec file that filled the collection.")],
+    new: Annotated[Path, typer.Argument(help="The codec file that shall be used from now on.")],
+    sample: Annotated[str, typer.Option(help="Embeddings such as the collection's: a file of vectors, one row each.")],
+    out: Annotated[Path, typer.Option(help="The bridge to write, e.g. bridge.onnx.")],
+    new_sample: Annotated[
+        str | None, typer.Option(help="Where the embedding model is another: the same texts by the new one, in order.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was measured as JSON.")] = False,
+) -> None:
+    """Make a bridge from a new codec to a collection that an old one filled, and measure the recall across it."""
+    require("onnx", extra="export")
+    from vaecodec.bridge import fit_bridge
+    from vaecodec.codec import Codec
+    from vaecodec.sources import open_source
+    from vaecodec_exporters.bridge import export_bridge
+
+    codecs = Codec.load(old), Codec.load(new)
+    sources = [open_source(location) for location in (sample, new_sample) if location is not None]
+    step = max(1, -(-(sources[0].rows or 0) // _BRIDGE_ROWS))
+    samples = [np.concatenate([*_every(source, step)]) for source in sources]
+    fitted, figures = fit_bridge(*codecs, *samples)
+    summaries = export_bridge(fitted, out, figures)
+    if as_json:
+        print(json.dumps(summaries, indent=2))
+        return
+    asked = len(figures["bridged"])
+    table = Table(title=f"recall@10 of {asked:,} held-out queries, mean [95 % interval]", title_justify="left")
+    for column in ("documents", "queries", "recall@10"):
+        table.add_column(column, justify="right" if column == "recall@10" else "left")
+    for name, (documents, queries) in _SEARCHES.items():
+        if name in summaries:
+            mean, low, high = (summaries[name]["recall@10"][key] for key in ("mean", "low", "high"))
+            table.add_row(documents, queries, f"{mean:.3f} [{low:.3f}, {high:.3f}]")
+    console = Console()
+    console.print(table)
+    console.print(f"[bold]{out}[/]: latents {fitted.dim} -> {fitted.code_dim} and back, {out.stat().st_size:,} bytes")
+
+
+def _every(source: VectorSource, step: int) -> Iterator[Rows]:
+    """Rows 0, step, 2 step and so on of a source, block by block."""
+    first = 0
+    for block in source.blocks():
+        yield block[-first % step :: step]
+        first += len(block)
 
 
 def _size(path: Path) -> str:

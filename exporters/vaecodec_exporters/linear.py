@@ -10,9 +10,12 @@ import numpy as np
 
 from vaecodec.artifact import Kind, Metadata
 from vaecodec.codes import Calibration
+from vaecodec.drift import KEY as DRIFT_KEY
+from vaecodec.drift import Reference
 from vaecodec.interface import Metric
 from vaecodec.linear import LinearCodec, LinearKind
-from vaecodec.scores import KEY, ScoreCalibration
+from vaecodec.scores import KEY as SCORE_KEY
+from vaecodec.scores import ScoreCalibration
 from vaecodec_exporters.graph import CodecWeights, ResidualWeights, write_codec
 from vaecodec_exporters.versions import library_versions
 
@@ -24,6 +27,7 @@ def export_linear(
     provenance: dict[str, Any] | None = None,
     calibration: Calibration | None = None,
     scores: ScoreCalibration | None = None,
+    reference: Reference | None = None,
 ) -> None:
     """Write a linear codec as one ONNX file; every width below its own is a nested codec of it.
 
@@ -33,6 +37,7 @@ def export_linear(
         provenance: JSON values kept in the file, such as what the codec was fitted on.
         calibration: fitted on the codec's latents; without it the file offers latents but no codes.
         scores: fitted on training data; without it clients cannot estimate original scores.
+        reference: statistics of vectors that the codec was not fitted on; without it nobody can find drift.
 
     Raises:
         ParityError: the graph does not compute what numpy computes; no file is written.
@@ -59,7 +64,8 @@ def export_linear(
             embedder=codec.embedder,
             calibration={
                 **({"codes": calibration.to_json()} if calibration is not None else {}),
-                **({KEY: scores.to_json()} if scores is not None else {}),
+                **({SCORE_KEY: scores.to_json()} if scores is not None else {}),
+                **({DRIFT_KEY: reference.to_json()} if reference is not None else {}),
             },
             provenance={
                 "linear": str(codec.kind),

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vaecodec import Codec
+from vaecodec import Codec, Metric
 from vaecodec.errors import NotCalibratedError
-from vaecodec.evaluation import exact_search
-from vaecodec.interface import Metric
+from vaecodec.evaluation import exact_search, pair_scores
 from vaecodec.scores import ScoreCalibration
 from vaecodec_exporters.cli import linear
 
@@ -51,7 +50,13 @@ def test_a_linear_codec_in_one_command(tmp_path: Path) -> None:
     codec = Codec.load(tmp_path / "pca.onnx")
     assert (codec.dim, codec.code_dim, codec.embedder) == (384, 16, "minilm")
     assert codec.metadata.provenance["linear"] == "pca"
-    assert codec.metadata.provenance["data"] == {"rows": 7500}
+    assert codec.metadata.provenance["data"] == {"rows": 7500, "held_out_rows": 375}
+    held_out, monitor = np.load(train)[::20].astype(np.float32), codec.monitor()
+    monitor.encode(np.load(train.with_name("base.npy")))
+    finding = monitor.check().findings[0]
+    cosines = pair_scores(held_out, codec.decode(codec.encode(held_out)), Metric.COSINE)
+    assert finding.expected == pytest.approx(cosines.mean(), abs=1e-4)
+    assert not finding.drifted
 
 
 def test_a_linear_codec_says_what_its_scores_mean(sample, tmp_path: Path) -> None:

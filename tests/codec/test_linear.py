@@ -9,6 +9,7 @@ from sklearn.decomposition import PCA, TruncatedSVD
 from vaecodec import LinearCodec, LinearKind, Metric, fit_linear
 from vaecodec.errors import InvalidDimensionError, InvalidVectorsError, NonFiniteError
 from vaecodec.evaluation import exact_search, recall
+from vaecodec.sources import open_source
 from vaecodec.vectors import normalised
 
 
@@ -64,6 +65,17 @@ def test_fitting_does_not_depend_on_how_the_data_is_read(sample, tmp_path) -> No
     np.save(tmp_path / "rows.npy", sample.train[:3000])
     mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
     assert fit_linear(mapped, 8).codec_id == fit_linear(sample.train[:3000], 8).codec_id
+
+
+def test_rows_held_out_leave_no_trace(sample, tmp_path) -> None:
+    rows = sample.train[:3000].copy()
+    rows[::7] = sample.queries[:429]
+    np.save(tmp_path / "rows.npy", rows)
+    others = np.delete(sample.train[:3000], np.s_[::7], axis=0)
+    held_out = fit_linear(open_source(tmp_path / "rows.npy"), 8, kind=LinearKind.PCA, hold_out=7)
+    np.testing.assert_allclose(
+        held_out.encode(sample.base), fit_linear(others, 8, kind=LinearKind.PCA).encode(sample.base), atol=1e-5
+    )
 
 
 def test_a_prefix_is_the_codec_fitted_at_that_width(sample, svd_codec) -> None:

@@ -69,6 +69,11 @@ def test_a_fit_ships_the_linear_codec_where_that_wins(tmp_path: Path, capsys, mo
     codes = codec.encode(noise, dtype="int8")
     similar = np.einsum("ij,ij->i", codec.decode(codes, dtype="int8"), codec.decode(codec.encode(noise)))
     assert similar.min() > 0.99
+    monitor = codec.monitor()
+    monitor.encode(np.random.default_rng(1).normal(size=(1_000, 32)))
+    assert not monitor.check().drifted
+    monitor.encode(np.random.default_rng(1).normal(0.3, size=(1_000, 32)))
+    assert monitor.check().drifted
 
 
 def test_an_interrupted_fit_goes_on_where_it_was(sample, tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def fit(
     from importlib.util import find_spec
 
     from vaecodec.codes import Calibration
+    from vaecodec.drift import Encoded, Reference
     from vaecodec_training import fit as fitting
     from vaecodec_training.export import exporter
     from vaecodec_training.recipe import Recipe
@@ -126,7 +127,15 @@ def fit(
         linear = collection.linear(result.dim, LinearKind(result.gate.over))
         calibration = Calibration.fit(linear.encode(collection.sample), linear.latent_metric)
         scores = collection.validation.score_calibration(linear.encode, linear.encode_queries, linear.latent_metric)
-        exporter("linear")(linear, file, provenance=provenance, calibration=calibration, scores=scores)
+        reference = Reference.fit(
+            Encoded.by(linear.encode, linear.decode, collection.held_out),
+            Encoded.by(linear.encode_queries, linear.decode, collection.held_out_queries),
+            linear.metric,
+            linear.latent_metric,
+        )
+        exporter("linear")(
+            linear, file, provenance=provenance, calibration=calibration, scores=scores, reference=reference
+        )
     for line in fitting.first_lines(result):
         console.print(line, highlight=False)
     if find_spec("matplotlib"):

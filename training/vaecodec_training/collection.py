@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vaecodec.drift import MOST_REFERENCE
 from vaecodec.errors import InvalidVectorsError, UnusableDataError, WrongWidthError
 from vaecodec.evaluation import IdArray, bootstrap, exact_search, mrr, ndcg, paired_bootstrap, recall
 from vaecodec.interface import FloatArray, Metric, VectorCodec
@@ -293,6 +294,20 @@ class Collection:
     def sample(self) -> FloatArray:
         """At most 200,000 training documents, evenly spaced, float32 (n, d): what is fitted in one piece."""
         return _taken(self.documents, _thinned(self.document_rows, _SAMPLE_ROWS), self.metric)
+
+    @cached_property
+    def held_out(self) -> FloatArray:
+        """At most 4,096 documents that no weight is fitted to, evenly spaced, float32 (n, d)."""
+        rows = np.setdiff1d(np.arange(self.report.rows), self.document_rows, assume_unique=True)
+        return _taken(self.documents, _thinned(rows, MOST_REFERENCE), self.metric)
+
+    @cached_property
+    def held_out_queries(self) -> FloatArray:
+        """The same of the queries; (0, d) where there are none."""
+        if self.queries is None or self.query_report is None:
+            return np.empty((0, self.dim), np.float32)
+        rows = np.setdiff1d(np.arange(self.query_report.rows), self.query_rows, assume_unique=True)
+        return _taken(self.queries, _thinned(rows, MOST_REFERENCE), self.metric)
 
     @cached_property
     def _fitted(self) -> dict[tuple[int, LinearKind], LinearCodec]:

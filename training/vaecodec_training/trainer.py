@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vaecodec.codes import Calibration
+from vaecodec.drift import KEY as DRIFT_KEY
+from vaecodec.drift import Encoded, Reference
 from vaecodec.errors import CheckpointError, DivergedError
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.scores import KEY as SCORE_KEY
@@ -40,7 +42,7 @@ from vaecodec_training.checkpoint import (
     save_checkpoint,
     save_state,
 )
-from vaecodec_training.collection import Collection, Figures, best_linear, gain, intervals
+from vaecodec_training.collection import Collection, Encode, Figures, best_linear, gain, intervals
 from vaecodec_training.data import ShuffledBatches
 from vaecodec_training.diagnostics import (
     BelowBaselineWarning,
@@ -370,9 +372,9 @@ class _Trainer:
                     self.collection.metric,
                 )
                 # Narrow prefixes err more; weighed by their widths the wide ones are not sacrificed to them.
-                weight = width**_NESTED_POWER
+                weight = float(width) ** _NESTED_POWER
                 total = total + weight * losses.distillation(*teacher, *student, temperature, itself)
-        return total / (len(rows) * sum(width**_NESTED_POWER for width in recipe.widths))
+        return total / (len(rows) * sum(float(width) ** _NESTED_POWER for width in recipe.widths))
 
     def _contrastive(self, batch: _Batch, mean: Tensor, query_mean: Tensor | None, keys: Tensor | None) -> Tensor:
         """InfoNCE of queries against their documents, or of perturbed copies against the documents themselves."""
@@ -572,12 +574,16 @@ class _Trainer:
         if self.channel is not None:
             provenance["rates"] = self.channel.rates
         model = checkpoint.model
-        encode, encode_queries = in_numpy(model.encode, model), in_numpy(model.encode_queries, model)
+        encode, encode_queries, decode = (
+            in_numpy(function, model) for function in (model.encode, model.encode_queries, model.decode)
+        )
+        reference = self._drift_reference(encode, encode_queries, decode)
         scores = self.collection.validation.score_calibration(encode, encode_queries, checkpoint.metric)
         calibration = {
             **checkpoint.calibration,
             "codes": Calibration.fit(encode(self.collection.sample), checkpoint.metric).to_json(),
             **({SCORE_KEY: scores.to_json()} if scores is not None else {}),
+            **({DRIFT_KEY: reference.to_json()} if reference is not None else {}),
         }
         final = Checkpoint(
             checkpoint.model, self.recipe, checkpoint.metric, checkpoint.embedder, provenance, calibration
@@ -586,6 +592,16 @@ class _Trainer:
             save_checkpoint(self.folder, final)
         history = tuple(Record.from_json(entry) for entry in self.at.history)
         return TrainedRun(final, figures, self.baselines, history, tuple(self.found))
+
+    def _drift_reference(self, encode: Encode, encode_queries: Encode, decode: Encode) -> Reference | None:
+        """What vectors that were not trained on look like to the codec, where enough of them were held out."""
+        metric, queries = self.collection.metric, self.collection.held_out_queries
+        return Reference.fit(
+            Encoded.by(encode, decode, self.collection.held_out),
+            Encoded.by(encode_queries, decode, queries) if len(queries) else None,
+            metric,
+            metric,
+        )
 
     def _warn(self, found: Sequence[TrainingWarning]) -> None:
         """Each kind once a run."""

@@ -177,6 +177,12 @@ def _check_record(
             f"filled by codec {record['codec_id'][:12]} ({record['embedder'] or 'unnamed embedder'}); open it with "
             "that codec, or migrate the collection"
         )
+    if originals is not Originals.NONE and record["embedder"] != codec.embedder:  # only across a bridge
+        raise CodecMismatchError(
+            f"{where}: keeps originals of {record['embedder'] or 'an unnamed embedder'}, which queries of "
+            f"{codec.embedder or 'an unnamed embedder'} cannot be re-ranked by; search it with its own embedder, or "
+            "make a collection for the new one"
+        )
     if record["originals"] != originals:
         raise CodecMismatchError(
             f"{where}: expected originals kept {originals!s:}, got a collection that keeps them "

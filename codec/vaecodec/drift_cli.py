@@ -1,0 +1,47 @@
+"""``vaecodec drift``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vaecodec.codec import Codec
+from vaecodec.errors import InvalidVectorsError, NoReferenceError
+from vaecodec.sources import open_source
+from vaecodec.vectors import blocks
+
+DRIFT, NO_REFERENCE = 3, 4
+
+
+def drift(
+    codec: Annotated[Path, typer.Option("--codec", help="A codec file, e.g. vae128.onnx.")],
+    data: Annotated[str, typer.Option(help="New documents: a file of vectors, one row each, or an address.")],
+    queries: Annotated[str | None, typer.Option(help="New queries.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything that was found as JSON.")] = False,
+) -> None:
+    """Tell whether vectors are still such as the codec was trained for.
+
+    Exit code 0: they are. 3: they have drifted, train again. 4: the codec file holds no statistics to compare with.
+    1: something is wrong with a file, or there are fewer than 100 vectors. 2: wrong usage.
+    """
+    try:
+        monitor = Codec.load(codec).monitor()
+    except NoReferenceError as error:
+        print(f"error: {codec}: {error}", file=sys.stderr)
+        raise typer.Exit(NO_REFERENCE) from None
+    for location, encode in ((data, monitor.encode), (queries, monitor.encode_queries)):
+        seen = 0
+        for chunk in open_source(location).blocks() if location else ():
+            for _, block in blocks(chunk, monitor.dim, monitor.metric, name=str(location), first_row=seen):
+                encode(block)
+            seen += len(chunk)
+    report = monitor.check()
+    if not report.findings:
+        raise InvalidVectorsError(str(report))
+    print(json.dumps(report.to_json(), indent=2) if as_json else report)
+    if report.drifted:
+        raise typer.Exit(DRIFT)
