@@ -143,7 +143,8 @@ class CompressedFaissIndex(LatentIndex):
 
     def reconstruct(self, id: int) -> FloatArray:  # noqa: A002
         """One vector as the codec restores it, float32 (dim,); raises as :meth:`reconstruct_batch`."""
-        return self.reconstruct_batch([id])[0]
+        row: FloatArray = self.reconstruct_batch([id])[0]
+        return row
 
     def reconstruct_batch(self, ids: Any) -> FloatArray:
         """Vectors as the codec restores them: close to those added, of unit norm under cosine.

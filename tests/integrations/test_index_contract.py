@@ -76,7 +76,7 @@ class Usearch:
         return CompressedUsearchIndex(codec, expansion_search=100)
 
     def add(self, index: CompressedUsearchIndex, vectors: Any, ids: Any) -> None:
-        index.add(ids, vectors)
+        index.add(ids, vectors, threads=1)  # or the graph is another one each time
 
     def search(self, index: CompressedUsearchIndex, queries: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
         matches = index.search(queries, k)
