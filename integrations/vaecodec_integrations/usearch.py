@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vaecodec.errors import InvalidSearchError, LabelError, SpaceMismatchError
 from vaecodec.extras import require
-from vaecodec.interface import FloatArray, Metric, VectorCodec
+from vaecodec.interface import Metric, VectorCodec
 from vaecodec_integrations.index_file import IndexFile
 from vaecodec_integrations.latent_index import (
     Labels,
@@ -206,10 +206,11 @@ class CompressedUsearchIndex(LatentIndex):
             As usearch: for one key float32 (dim,), or ``None`` when it is not there; for several a tuple of these.
         """
         labels = as_labels(keys, 1 if np.ndim(keys) == 0 else None)
-        found = self._inner.get(labels, dtype="f32")
-        latents: list[FloatArray] = [row.reshape(-1) for row in found if row is not None]
-        restored = iter(self._codec.decode(np.array(latents, np.float32).reshape(-1, self._codec.code_dim)))
-        vectors = tuple(None if row is None else next(restored) for row in found)
+        # Some versions of usearch return whatever is in memory for a key that is not there.
+        present = self._present(labels)
+        latents = np.array(self._inner.get(labels[present], dtype="f32"), np.float32)
+        restored = iter(self._codec.decode(latents.reshape(-1, self._codec.code_dim)))
+        vectors = tuple(next(restored) if there else None for there in present)
         return vectors[0] if np.ndim(keys) == 0 else vectors
 
     def contains(self, keys: Any) -> bool | NDArray[np.bool_]:

@@ -120,6 +120,23 @@ class TestQdrantStore:
         with pytest.raises(CodecMismatchError, match="expected codec"):
             opened(CompressedQdrantClient(raw, svd_codec)).as_retriever().retrieve("query 1")
 
+    def test_hybrid_collections_name_their_vector(self, store_class, raw, codec, embed_model, expected):
+        def words(texts: list[str]) -> tuple[list[list[int]], list[list[float]]]:
+            return [[int(text.split()[1])] for text in texts], [[1.0] for _ in texts]
+
+        client = CompressedQdrantClient(raw, codecs={"text-dense": codec})
+        store = store_class(
+            "docs", client=client, index_doc_id=False, enable_hybrid=True, sparse_doc_fn=words, sparse_query_fn=words
+        )
+        context = StorageContext.from_defaults(vector_store=store)
+        index = VectorStoreIndex(nodes(), storage_context=context, embed_model=embed_model)
+        assert raw.get_collection("docs").config.params.vectors["text-dense"].size == 64
+        hybrid = {"vector_store_query_mode": "hybrid", "sparse_top_k": 5}
+        retriever = index.as_retriever(similarity_top_k=5, alpha=1.0, **hybrid)  # all weight on the dense vector
+        assert found(retriever.retrieve("query 9"))[:4] == expected[0][9].tolist()[:4]
+        sparse = index.as_retriever(similarity_top_k=5, alpha=0.0, **hybrid)
+        assert found(sparse.retrieve("query 9"))[0] == 9
+
     async def test_asynchronous_client(self, store_class, codec, embed_model, expected):
         raw = AsyncQdrantClient(":memory:")
         client = AsyncCompressedQdrantClient(raw, codec)
