@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 VENV := .venv
+# Extras that the tests use beside those of `all`.
+ADAPTERS := bitbudget,faiss,langchain,llama-index,sentence-transformers,sklearn,usearch
 BIN := $(VENV)/bin
 SAMPLE := examples/debian-sample
 OUT := out/demo
@@ -15,7 +17,7 @@ export OMP_NUM_THREADS ?= 1
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all]' --group dev
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all,$(ADAPTERS)]' --group dev
 	touch $@
 
 demo: $(VENV)/.installed

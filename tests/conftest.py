@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,9 @@ from vaecodec import Codec, LinearCodec, fit_linear
 # Time limits per example fail on a busy machine, whatever the code does.
 settings.register_profile("vaecodec", deadline=None)
 settings.load_profile("vaecodec")
+
+# sentence-transformers asks the model hub about models that are not there.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 SAMPLE = Path(__file__).parent.parent / "examples" / "debian-sample"
 

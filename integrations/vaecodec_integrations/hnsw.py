@@ -10,50 +10,46 @@
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import os
-import secrets
-import struct
-import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, Literal, NoReturn, overload
+from typing import Any, Literal, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vaecodec.errors import (
-    CodecMismatchError,
-    IndexFileError,
     IndexFullError,
     IndexNotReadyError,
     LabelError,
     NotEnoughNeighboursError,
-    NotTwoDimensionalError,
     SpaceMismatchError,
     VectorIndexError,
     WrongWidthError,
 )
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric, VectorCodec
-
-Labels = NDArray[np.uint64]
+from vaecodec_integrations.index_file import IndexFile
+from vaecodec_integrations.latent_index import (
+    Labels,
+    LatentIndex,
+    as_labels,
+    check_same_codec,
+    identity,
+    last_of_each,
+)
 
 # hnswlib's names for the distances: squared Euclidean, 1 - dot product, 1 - cosine.
 SPACES = {Metric.L2: "l2", Metric.DOT: "ip", Metric.COSINE: "cosine"}
 
-MAGIC = b"VAEHNSW\n"
-FORMAT_VERSION = 1
+FILE = IndexFile(
+    b"VAEHNSW\n",
+    "CompressedIndex.save_index",
+    "if hnswlib wrote it, load it with hnswlib.Index, take its vectors with get_items and add them to a "
+    "CompressedIndex",
+)
 
-# Magic, format version, length of the JSON header, sha256 of the file with this field zeroed; see docs/hnswlib.md.
-_PREFIX = struct.Struct("<8sII32s")
-_CHUNK_BYTES = 1 << 20
 
-
-class CompressedIndex:
+class CompressedIndex(LatentIndex):
     """An hnswlib index over a codec's latents, with the interface of ``hnswlib.Index`` 0.8.
 
     Vectors given are float (n, dim) or one vector (dim,), as arrays or lists; they are checked as the codec checks
@@ -83,31 +79,19 @@ class CompressedIndex:
             )
         if dim != codec.dim:
             raise WrongWidthError(f"dim: the codec takes embeddings of width {codec.dim}, got {dim}")
-        self._codec = codec
+        super().__init__(codec)
         self._inner = self._new_inner()
         self._ready = False
         self._allow_replace_deleted = False
         self._next_label = 0
         # hnswlib does not tell which labels are deleted; without that a batch could fail half-way.
         self._deleted: set[int] = set()
-        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return (
             f"<vaecodec_integrations.hnsw.CompressedIndex(space={self.space!r}, dim={self.dim}, "
             f"code_dim={self._codec.code_dim})>"
         )
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            "a CompressedIndex cannot be pickled or copied: its codec is not part of it, and loading a pickle can "
-            "run code; use save_index and load_index"
-        )
-
-    @property
-    def codec(self) -> VectorCodec:
-        """The codec that the index was made with."""
-        return self._codec
 
     @property
     def space(self) -> str:
@@ -205,7 +189,7 @@ class CompressedIndex:
         """
         self._check_ready()
         vectors = self._rows(data)
-        given = None if ids is None else _labels(ids, len(vectors))
+        given = None if ids is None else as_labels(ids, len(vectors))
         if replace_deleted and not self._allow_replace_deleted:
             raise VectorIndexError(
                 "replace_deleted: the index was made without it; pass allow_replace_deleted=True to init_index"
@@ -281,7 +265,7 @@ class CompressedIndex:
         self._check_ready()
         if return_type not in ("numpy", "list"):
             raise LabelError(f"return_type: expected 'numpy' or 'list', got {return_type!r}")
-        labels = _labels([] if ids is None else ids, None)
+        labels = as_labels([] if ids is None else ids, None)
         latents = np.empty((0, self._codec.code_dim), np.float32)
         if len(labels):
             try:
@@ -335,8 +319,7 @@ class CompressedIndex:
     def index_file_size(self) -> int:
         """Bytes that :meth:`save_index` writes."""
         self._check_ready()
-        payload = int(self._inner.index_file_size())
-        return _PREFIX.size + len(self._header(payload)) + payload
+        return FILE.size(self._header(), int(self._inner.index_file_size()))
 
     def save_index(self, path_to_index: str | os.PathLike[str]) -> None:
         """Write the index and the identity of its codec to one file, atomically.
@@ -347,33 +330,7 @@ class CompressedIndex:
             OSError: the folder is missing, not writable or full; a file that was there before is left as it was.
         """
         self._check_ready()
-        target = Path(path_to_index)
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-        raw = temporary.with_name(temporary.name + ".hnsw")
-        try:
-            raw.touch(exist_ok=False)
-            with self._lock:
-                self._inner.save_index(str(raw))
-                size = int(self._inner.index_file_size())
-                header = self._header(size)
-            # hnswlib does not look whether its writes succeeded.
-            if raw.stat().st_size != size:
-                raise OSError(errno.ENOSPC, "hnswlib could not write the whole index", str(raw))
-            with open(raw, "rb") as source, open(temporary, "xb") as file:
-                head = _PREFIX.pack(MAGIC, FORMAT_VERSION, len(header), bytes(32)) + header
-                digest = hashlib.sha256(head)
-                file.write(head)
-                for chunk in _chunks(source):
-                    digest.update(chunk)
-                    file.write(chunk)
-                file.seek(0)
-                file.write(_PREFIX.pack(MAGIC, FORMAT_VERSION, len(header), digest.digest()))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        finally:
-            raw.unlink(missing_ok=True)
-            temporary.unlink(missing_ok=True)
+        FILE.write(path_to_index, self._write_payload)
 
     def load_index(
         self, path_to_index: str | os.PathLike[str], max_elements: int = 0, allow_replace_deleted: bool = False
@@ -391,9 +348,8 @@ class CompressedIndex:
             FileNotFoundError: there is no such file. After any error the index is as it was.
         """
         inner = self._new_inner()
-        with open(path_to_index, "rb") as file, _scratch_beside(Path(path_to_index)) as raw:
-            saved = _unpack(file, raw, path_to_index)
-            self._check_same_codec(saved, path_to_index)
+        with FILE.read(path_to_index) as (saved, raw):
+            check_same_codec(saved, self._codec, path_to_index)
             inner.load_index(str(raw), max_elements, allow_replace_deleted)
         inner.set_num_threads(self.num_threads)
         with self._lock:
@@ -411,18 +367,6 @@ class CompressedIndex:
         if not self._ready:
             raise IndexNotReadyError("the index has no elements and no size yet; call init_index or load_index first")
 
-    def _rows(self, data: Any, *, name: str = "vectors") -> NDArray[Any]:
-        """What hnswlib accepts as a 2-D array: one vector is one row, a list has no dtype of its own."""
-        if not isinstance(data, np.ndarray):
-            try:
-                data = np.asarray(data, None if hasattr(data, "dtype") else np.float64)
-            except (TypeError, ValueError) as error:
-                raise NotTwoDimensionalError(
-                    f"{name}: expected rows of {self.dim} numbers each, got a list that is no matrix: {error}"
-                ) from error
-        array: NDArray[Any] = data
-        return array.reshape(1, -1) if array.ndim == 1 else array
-
     def _add(self, latents: FloatArray, labels: Labels, num_threads: int) -> None:
         batch = set(labels.tolist())
         if self._allow_replace_deleted and not batch.isdisjoint(self._deleted):
@@ -437,9 +381,7 @@ class CompressedIndex:
         self._deleted -= batch
 
     def _add_replacing(self, latents: FloatArray, labels: Labels, num_threads: int) -> None:
-        # Of equal ids the last one counts, as if they had been added one by one.
-        last = np.sort(len(labels) - 1 - np.unique(labels[::-1], return_index=True)[1])
-        latents, labels = latents[last], labels[last]
+        labels, latents = last_of_each(labels, latents)
         batch = set(labels.tolist())
         present = set(self._inner.get_ids_list())
         known = np.array([label in present for label in labels.tolist()])
@@ -459,87 +401,26 @@ class CompressedIndex:
             )
 
     def _on_label(self, method: Callable[[int], None], label: Any) -> None:
-        number = int(_labels(label, 1)[0])
+        number = int(as_labels(label, 1)[0])
         try:
             method(number)
         except RuntimeError as error:
             raise LabelError(f"id {number}: {error}") from error
 
-    def _header(self, payload_bytes: int) -> bytes:
-        fields = {
-            "codec_id": self._codec.codec_id,
-            "embedder": self._codec.embedder,
+    def _write_payload(self, raw: Path) -> dict[str, Any]:
+        with self._lock:
+            self._inner.save_index(str(raw))
+            size = int(self._inner.index_file_size())
+            header = self._header()
+        # hnswlib does not look whether its writes succeeded.
+        if raw.stat().st_size != size:
+            raise OSError(errno.ENOSPC, "hnswlib could not write the whole index", str(raw))
+        return header
+
+    def _header(self) -> dict[str, Any]:
+        return {
+            **identity(self._codec),
             "space": self.space,
-            "dim": self.dim,
-            "code_dim": self._codec.code_dim,
             "latent_space": SPACES[self._codec.latent_metric],
             "deleted": sorted(self._deleted),
-            "payload_bytes": payload_bytes,
         }
-        return json.dumps(fields, sort_keys=True).encode()
-
-    def _check_same_codec(self, saved: dict[str, Any], path: str | os.PathLike[str]) -> None:
-        if saved["codec_id"] != self._codec.codec_id:
-            raise CodecMismatchError(
-                f"{os.fspath(path)}: filled by codec {saved['codec_id'][:12]}… ({saved['dim']} to {saved['code_dim']}, "
-                f"space {saved['space']!r}), but this index has codec {self._codec.codec_id[:12]}… ({self.dim} to "
-                f"{self._codec.code_dim}, space {self.space!r}); load it with the codec that filled it"
-            )
-
-
-def _labels(ids: Any, rows: int | None) -> Labels:
-    """Ids as uint64 (rows,), any number of them when ``rows`` is None; raises ``LabelError``."""
-    array = np.asarray(ids)
-    if array.ndim == 0 and rows == 1:
-        array = array.reshape(1)
-    if array.ndim != 1 or (rows is not None and len(array) != rows):
-        wanted = "a list of integers" if rows is None else f"{rows} integers, one for each vector"
-        raise LabelError(f"ids: expected {wanted}, got shape {array.shape}")
-    if len(array) and array.dtype.kind not in "iu":
-        raise LabelError(f"ids: expected integers from 0 to 2**64 - 1, got dtype {array.dtype}")
-    if array.dtype.kind == "i" and len(array) and array.min() < 0:
-        raise LabelError(f"ids: expected integers from 0 to 2**64 - 1, got {array.min()}")
-    return array.astype(np.uint64)
-
-
-def _unpack(file: IO[bytes], raw: Path, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Verify a saved index, copy hnswlib's own bytes to ``raw`` and return the header; raises ``IndexFileError``."""
-    name = os.fspath(path)
-    size = os.fstat(file.fileno()).st_size
-    prefix = file.read(_PREFIX.size)
-    if prefix[: len(MAGIC)] != MAGIC:
-        raise IndexFileError(
-            f"{name}: not a file that CompressedIndex.save_index wrote; if hnswlib wrote it, load it with "
-            "hnswlib.Index, take its vectors with get_items and add them to a CompressedIndex"
-        )
-    if len(prefix) < _PREFIX.size:
-        raise IndexFileError(f"{name}: truncated: {size} bytes are less than a header; copy or save it again")
-    _, version, header_bytes, expected = _PREFIX.unpack(prefix)
-    if version != FORMAT_VERSION:
-        raise IndexFileError(
-            f"{name}: format version {version}, but this vaecodec reads {FORMAT_VERSION}; "
-            "upgrade with: pip install --upgrade vaecodec"
-        )
-    header = file.read(min(header_bytes, size))
-    digest = hashlib.sha256(_PREFIX.pack(MAGIC, version, header_bytes, bytes(32)) + header)
-    with open(raw, "wb") as copy:
-        for chunk in _chunks(file):
-            digest.update(chunk)
-            copy.write(chunk)
-    if digest.digest() != expected:
-        raise IndexFileError(f"{name}: truncated or changed since it was saved ({size} bytes); copy or save it again")
-    saved: dict[str, Any] = json.loads(header)
-    return saved
-
-
-@contextmanager
-def _scratch_beside(path: Path) -> Iterator[Path]:
-    """A path for a temporary file, beside ``path`` where that folder can be written."""
-    folder = path.parent if os.access(path.parent, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=folder) as scratch:
-        yield Path(scratch) / "payload.hnsw"
-
-
-def _chunks(file: IO[bytes]) -> Iterator[bytes]:
-    while chunk := file.read(_CHUNK_BYTES):
-        yield chunk

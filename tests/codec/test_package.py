@@ -26,7 +26,11 @@ ALLOWED = {
 # Files that wrap one engine's library each, and may import it at the top.
 ENGINES = {
     "integrations/vaecodec_integrations/hnsw.py": {"hnswlib"},
+    "integrations/vaecodec_integrations/langchain.py": {"langchain_core"},
+    "integrations/vaecodec_integrations/llama_index.py": {"llama_index"},
     "integrations/vaecodec_integrations/qdrant": {"qdrant_client", "pydantic"},
+    "integrations/vaecodec_integrations/sentence_transformers.py": {"sentence_transformers", "torch"},
+    "integrations/vaecodec_integrations/sklearn.py": {"sklearn"},
     "codec/vaecodec/codes/kernels.py": {"numba"},
 }
 

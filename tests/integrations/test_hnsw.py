@@ -390,7 +390,7 @@ def test_the_space_and_width_must_be_the_codecs(svd_codec):
 
 @pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
 def test_pickling_is_refused_with_a_reason(duplicate):
-    with pytest.raises(TypeError, match=r"cannot be pickled or copied: .* use save_index and load_index"):
+    with pytest.raises(TypeError, match=r"cannot be pickled or copied: .* save it to a file and load that"):
         duplicate(pair(Metric.L2)[1])
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import pytest
 
-from vaecodec import fit_linear
+from vaecodec import Codec, fit_linear
 from vaecodec.errors import (
     CodecMismatchError,
     IndexFileError,
@@ -24,7 +24,9 @@ from vaecodec.errors import (
 )
 from vaecodec.evaluation import exact_search, recall
 from vaecodec.interface import VectorCodec
+from vaecodec_integrations.faiss import CompressedFaissIndex
 from vaecodec_integrations.hnsw import CompressedIndex
+from vaecodec_integrations.usearch import CompressedUsearchIndex
 
 
 class Harness(Protocol):
@@ -69,9 +71,81 @@ class Hnswlib:
         return index
 
 
-@pytest.fixture(params=[Hnswlib], ids=["hnswlib"])
+class Usearch:
+    def make(self, codec: VectorCodec) -> CompressedUsearchIndex:
+        return CompressedUsearchIndex(codec, expansion_search=100)
+
+    def add(self, index: CompressedUsearchIndex, vectors: Any, ids: Any) -> None:
+        index.add(ids, vectors, threads=1)  # or the graph is another one each time
+
+    def search(self, index: CompressedUsearchIndex, queries: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
+        matches = index.search(queries, k)
+        return matches.keys.astype(np.int64), matches.distances
+
+    def restore(self, index: CompressedUsearchIndex, ids: Any) -> np.ndarray:
+        return np.stack(index.get(ids))
+
+    def count(self, index: CompressedUsearchIndex) -> int:
+        return len(index)
+
+    def save(self, index: CompressedUsearchIndex, path: Path) -> None:
+        index.save(path)
+
+    def load(self, codec: VectorCodec, path: Path) -> CompressedUsearchIndex:
+        index = self.make(codec)
+        index.load(path)
+        return index
+
+
+class FaissFlat:
+    description = "Flat"
+
+    def make(self, codec: VectorCodec) -> CompressedFaissIndex:
+        return CompressedFaissIndex(codec, self.description)
+
+    def add(self, index: CompressedFaissIndex, vectors: Any, ids: Any) -> None:
+        index.add_with_ids(vectors, ids)
+
+    def search(self, index: CompressedFaissIndex, queries: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
+        scores, ids = index.search(queries, k)
+        return ids, 1 - scores  # under cosine faiss returns similarities
+
+    def restore(self, index: CompressedFaissIndex, ids: Any) -> np.ndarray:
+        return index.reconstruct_batch(ids)
+
+    def count(self, index: CompressedFaissIndex) -> int:
+        return index.ntotal
+
+    def save(self, index: CompressedFaissIndex, path: Path) -> None:
+        index.save(path)
+
+    def load(self, codec: VectorCodec, path: Path) -> CompressedFaissIndex:
+        return CompressedFaissIndex.load(path, codec)
+
+
+class FaissInvertedLists(FaissFlat):
+    description = "IVF8,Flat"
+
+    def make(self, codec: VectorCodec) -> CompressedFaissIndex:
+        index = CompressedFaissIndex(codec, self.description)
+        index.train(np.random.default_rng(0).normal(size=(400, codec.dim)))
+        index.inner.nprobe = 8
+        return index
+
+
+@pytest.fixture(
+    params=[
+        ("hnswlib", "hnsw", Hnswlib),
+        ("usearch", "usearch", Usearch),
+        ("faiss", "faiss", FaissFlat),
+        ("faiss", "faiss", FaissInvertedLists),
+    ],
+    ids=["hnswlib", "usearch", "faiss", "faiss inverted lists"],
+)
 def harness(request: pytest.FixtureRequest) -> Harness:
-    return request.param()
+    library, extra, kind = request.param
+    pytest.importorskip(library, reason=f"{library} is not installed: pip install 'vaecodec[{extra}]'")
+    return kind()
 
 
 @pytest.fixture
@@ -168,6 +242,15 @@ def test_a_saved_index_refuses_another_codec(harness, filled, svd_codec, sample,
 
     assert svd_codec.codec_id[:12] in str(error.value)
     assert other.codec_id[:12] in str(error.value)
+
+
+def test_a_saved_index_refuses_another_width_of_the_same_codec_file(harness, vae_path, sample, tmp_path):
+    index = harness.make(Codec.load(vae_path))
+    harness.add(index, sample.base[:50], np.arange(50))
+    harness.save(index, tmp_path / "documents.index")
+
+    with pytest.raises(CodecMismatchError, match=r"filled by codec .* \(384 to 64\), .* \(384 to 32\); load it with"):
+        harness.load(Codec.load(vae_path, dim=32), tmp_path / "documents.index")
 
 
 def test_a_damaged_file_is_never_loaded(harness, svd_codec, sample, tmp_path):

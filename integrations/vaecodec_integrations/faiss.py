@@ -1,0 +1,269 @@
+"""A faiss index that holds latents: the vectors that go in and come out keep their width.
+
+>>> from vaecodec_integrations.faiss import CompressedFaissIndex
+>>> index = CompressedFaissIndex(codec, "IVF4096,SQ8")     # doctest: +SKIP
+>>> index.train(embeddings)                                # doctest: +SKIP
+>>> index.add_with_ids(embeddings, ids)                    # doctest: +SKIP
+>>> distances, ids = index.search(queries, 10)             # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecodec.errors import IndexNotReadyError, InvalidSearchError, LabelError, VectorIndexError
+from vaecodec.extras import require
+from vaecodec.interface import FloatArray, Metric, VectorCodec
+from vaecodec_integrations.index_file import IndexFile
+from vaecodec_integrations.latent_index import LatentIndex, as_labels, check_same_codec, identity, last_of_each
+
+IdArray = NDArray[np.int64]
+
+FILE = IndexFile(
+    b"VAEFAIS\n",
+    "CompressedFaissIndex.save",
+    "if faiss wrote it, read its vectors with faiss.read_index and reconstruct_n, and add them to a "
+    "CompressedFaissIndex",
+)
+
+
+class CompressedFaissIndex(LatentIndex):
+    """A faiss index over a codec's latents, with ids; width and metric are the codec's.
+
+    Vectors given are float (n, dim) or one vector (dim,), as arrays or lists; they are checked as the codec checks
+    them and a batch is added whole or not at all. Scores are faiss's, between the latents: the dot product under
+    cosine (of unit vectors) and dot, largest first; squared Euclidean distances under L2, smallest first.
+
+    Args:
+        codec: turns embeddings into latents and back.
+        description: as for ``faiss.index_factory``, of an index over latents: ``Flat``, ``HNSW32``, ``IVF4096,SQ8``,
+            ``OPQ16,IVF4096,PQ16``. Ids are taken care of, so without ``IDMap``.
+
+    Raises:
+        VectorIndexError: faiss cannot make such an index, or not one whose vectors can be found by id.
+        MissingExtraError: faiss is not installed.
+    """
+
+    def __init__(self, codec: VectorCodec, description: str) -> None:
+        super().__init__(codec)
+        self._faiss = require("faiss", extra="faiss")
+        self._description = description
+        self._inner = self._new_inner()
+
+    def __repr__(self) -> str:
+        return (
+            f"<vaecodec_integrations.faiss.CompressedFaissIndex(d={self.d}, code_dim={self._codec.code_dim}, "
+            f"description={self._description!r}, ntotal={self.ntotal})>"
+        )
+
+    @property
+    def inner(self) -> Any:
+        """faiss's own index over the latents: set its search parameters there, but add through this class."""
+        return self._inner
+
+    @property
+    def d(self) -> int:
+        """Width of the vectors that go in and come out."""
+        return self._codec.dim
+
+    @property
+    def ntotal(self) -> int:
+        """Elements held."""
+        return int(self._inner.ntotal)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether elements can be added."""
+        return bool(self._inner.is_trained)
+
+    def train(self, vectors: Any) -> None:
+        """Learn clusters and quantisers from the latents of float (n, dim) vectors.
+
+        Raises:
+            InvalidVectorsError: naming the first bad row.
+            VectorIndexError: too few vectors for faiss, or the index holds elements already.
+        """
+        latents = self._codec.encode(self._rows(vectors))
+        with self._lock:
+            if self.ntotal:
+                raise VectorIndexError(f"the index holds {self.ntotal} elements; train another one")
+            try:
+                self._inner.train(latents)
+            except RuntimeError as error:
+                raise VectorIndexError(f"faiss cannot train {self._description!r} on this: {error}") from error
+
+    def add(self, vectors: Any) -> None:
+        """Add vectors under the ids that follow on ``ntotal``; see :meth:`add_with_ids`."""
+        rows = self._rows(vectors)
+        self._add(rows, None)
+
+    def add_with_ids(self, vectors: Any, ids: Any) -> None:
+        """Add vectors, or update those whose ids are there. Either the whole batch goes in or nothing.
+
+        Args:
+            vectors: float (n, dim) or (dim,).
+            ids: n integers from 0 to 2**63 - 1, or one for a single vector.
+
+        Raises:
+            InvalidVectorsError: naming the first bad row.
+            LabelError: ids of the wrong shape, type or range, or ids that are there in a kind of index that cannot
+                remove, such as HNSW.
+            IndexNotReadyError: the index must be trained first.
+        """
+        rows = self._rows(vectors)
+        self._add(rows, self._ids(ids, len(rows)))
+
+    def search(self, vectors: Any, k: int) -> tuple[FloatArray, IdArray]:
+        """The k nearest elements of each query.
+
+        Args:
+            vectors: float (n, dim) or (dim,); encoded as queries.
+            k: neighbours wanted.
+
+        Returns:
+            As faiss: scores between latents, float32 (n, k), nearest first, and ids, int64 (n, k), with -1 where
+            fewer were found.
+
+        Raises:
+            InvalidVectorsError: naming the first bad row.
+            InvalidSearchError: ``k`` is not positive.
+            IndexNotReadyError: the index must be trained first.
+        """
+        if k < 1:
+            raise InvalidSearchError(f"k: expected at least 1, got {k}")
+        latents = self._codec.encode_queries(self._rows(vectors, name="queries"))
+        self._check_trained()
+        scores, ids = self._inner.search(latents, k)
+        return scores, ids
+
+    def reconstruct(self, id: int) -> FloatArray:  # noqa: A002
+        """One vector as the codec restores it, float32 (dim,); raises as :meth:`reconstruct_batch`."""
+        row: FloatArray = self.reconstruct_batch([id])[0]
+        return row
+
+    def reconstruct_batch(self, ids: Any) -> FloatArray:
+        """Vectors as the codec restores them: close to those added, of unit norm under cosine.
+
+        Args:
+            ids: n integers.
+
+        Returns:
+            float32 (n, dim).
+
+        Raises:
+            LabelError: an id is not in the index.
+        """
+        labels = self._ids(ids, None)
+        missing = [label for label in labels.tolist() if not self._holds(label)]
+        if missing:
+            raise LabelError(f"ids: {missing[0]} is not in the index")
+        if not len(labels):
+            return self._codec.decode(np.empty((0, self._codec.code_dim), np.float32))
+        return self._codec.decode(self._inner.reconstruct_batch(labels))
+
+    def remove_ids(self, ids: Any) -> int:
+        """Remove elements and return how many there were; ids that are not there are passed over.
+
+        Raises:
+            VectorIndexError: this kind of index cannot remove, such as HNSW.
+        """
+        labels = np.unique(self._ids(ids, None))
+        with self._lock:
+            try:
+                return int(self._inner.remove_ids(labels))
+            except RuntimeError as error:
+                raise VectorIndexError(f"faiss cannot remove from {self._description!r}: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the index and the identity of its codec to one file, atomically.
+
+        Raises:
+            OSError: the folder is missing, not writable or full; a file that was there before is left as it was.
+        """
+        FILE.write(path, self._write_payload)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], codec: VectorCodec) -> CompressedFaissIndex:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            IndexFileError: not a file of :meth:`save`, truncated, changed, or of a newer format.
+            CodecMismatchError: the index was filled by another codec.
+            FileNotFoundError: there is no such file.
+        """
+        with FILE.read(path) as (saved, raw):
+            check_same_codec(saved, codec, path)
+            index = cls(codec, saved["description"])
+            index._inner = index._faiss.read_index(str(raw))
+        return index
+
+    def _new_inner(self) -> Any:
+        faiss, codec = self._faiss, self._codec
+        metric = faiss.METRIC_L2 if codec.latent_metric is Metric.L2 else faiss.METRIC_INNER_PRODUCT
+        try:
+            index = faiss.index_factory(codec.code_dim, self._description, metric)
+        except RuntimeError as error:
+            raise VectorIndexError(
+                f"description: faiss cannot make {self._description!r} over {codec.code_dim} dimensions: {error}"
+            ) from error
+        if isinstance(index, faiss.IndexIDMap):
+            raise VectorIndexError(f"description: expected one without IDMap, got {self._description!r}")
+        inverted = faiss.try_extract_index_ivf(index)
+        if inverted is None or isinstance(index, faiss.IndexRefine):
+            return faiss.IndexIDMap2(index)
+        if isinstance(faiss.downcast_index(inverted), faiss.IndexIVFFastScan):
+            raise VectorIndexError(
+                f"description: {self._description!r} scans packed lists, from which faiss reads no vector back by "
+                "id; take one without 'fs'"
+            )
+        inverted.set_direct_map_type(faiss.DirectMap.Hashtable)
+        return index
+
+    def _add(self, rows: NDArray[Any], ids: IdArray | None) -> None:
+        latents = self._codec.encode(rows)
+        self._check_trained()
+        with self._lock:
+            counted = ids is None
+            labels = self.ntotal + np.arange(len(latents), dtype=np.int64) if ids is None else ids
+            present = [label for label in np.unique(labels).tolist() if self._holds(label)]
+            if present and counted:
+                raise LabelError(f"ids: counting on from ntotal, {present[0]} is taken; use add_with_ids")
+            if present:
+                try:
+                    self._inner.remove_ids(np.array(present, np.int64))
+                except RuntimeError as error:
+                    raise LabelError(
+                        f"ids: {present[0]} is in the index already, and faiss cannot update {self._description!r}, "
+                        "as it removes nothing from such an index; nothing was added"
+                    ) from error
+            labels, latents = last_of_each(labels, latents)
+            if len(labels):
+                self._inner.add_with_ids(latents, labels)
+
+    def _holds(self, label: int) -> bool:
+        # faiss has no other question for one id, and listing all ids takes longer than asking for a batch.
+        try:
+            self._inner.reconstruct(label)
+        except RuntimeError:
+            return False
+        return True
+
+    def _ids(self, ids: Any, rows: int | None) -> IdArray:
+        labels = as_labels(ids, rows)
+        if len(labels) and labels.max() >= 2**63:
+            raise LabelError(f"ids: faiss takes integers from 0 to 2**63 - 1, got {labels.max()}")
+        return labels.astype(np.int64)
+
+    def _check_trained(self) -> None:
+        if not self.is_trained:
+            raise IndexNotReadyError(f"an index of {self._description!r} learns from data first; call train")
+
+    def _write_payload(self, raw: Path) -> dict[str, Any]:
+        with self._lock:
+            self._faiss.write_index(self._inner, str(raw))
+        return {**identity(self._codec), "description": self._description}

@@ -1,0 +1,95 @@
+"""What the index adapters share: rows and ids checked before anything changes, and the codec's identity."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecodec.errors import CodecMismatchError, LabelError, NotTwoDimensionalError
+from vaecodec.interface import FloatArray, VectorCodec
+
+Labels = NDArray[np.uint64]
+
+
+class LatentIndex:
+    """Base of an index that holds a codec's latents and takes and gives vectors of the original width.
+
+    Args:
+        codec: turns embeddings into latents and back.
+    """
+
+    def __init__(self, codec: VectorCodec) -> None:
+        self._codec = codec
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a {type(self).__name__} cannot be pickled or copied: its codec is not part of it, and loading a pickle "
+            "can run code; save it to a file and load that"
+        )
+
+    @property
+    def codec(self) -> VectorCodec:
+        """The codec that the index was made with."""
+        return self._codec
+
+    def _rows(self, data: Any, *, name: str = "vectors") -> NDArray[Any]:
+        """A 2-D array for the codec to check: one vector is one row, a list has no dtype of its own."""
+        if not isinstance(data, np.ndarray):
+            try:
+                data = np.asarray(data, None if hasattr(data, "dtype") else np.float64)
+            except (TypeError, ValueError) as error:
+                raise NotTwoDimensionalError(
+                    f"{name}: expected rows of {self._codec.dim} numbers each, got a list that is no matrix: {error}"
+                ) from error
+        array: NDArray[Any] = data
+        return array.reshape(1, -1) if array.ndim == 1 else array
+
+
+def identity(codec: VectorCodec) -> dict[str, Any]:
+    """The header fields that every saved index has."""
+    return {
+        "codec_id": codec.codec_id,
+        "embedder": codec.embedder,
+        "dim": codec.dim,
+        "code_dim": codec.code_dim,
+    }
+
+
+def check_same_codec(saved: Mapping[str, Any], codec: VectorCodec, path: str | os.PathLike[str]) -> None:
+    """Compare a saved index's header with the codec at hand; raises ``CodecMismatchError``.
+
+    The width counts too: codecs of several widths in one file share its id.
+    """
+    if (saved["codec_id"], saved["code_dim"]) != (codec.codec_id, codec.code_dim):
+        raise CodecMismatchError(
+            f"{os.fspath(path)}: filled by codec {saved['codec_id'][:12]}… ({saved['dim']} to {saved['code_dim']}), "
+            f"but this index has codec {codec.codec_id[:12]}… ({codec.dim} to {codec.code_dim}); load it with the "
+            "codec that filled it"
+        )
+
+
+def as_labels(ids: Any, rows: int | None) -> Labels:
+    """Ids as uint64 (rows,), any number of them when ``rows`` is None; raises ``LabelError``."""
+    array = np.asarray(ids)
+    if array.ndim == 0 and rows == 1:
+        array = array.reshape(1)
+    if array.ndim != 1 or (rows is not None and len(array) != rows):
+        wanted = "a list of integers" if rows is None else f"{rows} integers, one for each vector"
+        raise LabelError(f"ids: expected {wanted}, got shape {array.shape}")
+    if len(array) and array.dtype.kind not in "iu":
+        raise LabelError(f"ids: expected integers from 0 to 2**64 - 1, got dtype {array.dtype}")
+    if array.dtype.kind == "i" and len(array) and array.min() < 0:
+        raise LabelError(f"ids: expected integers from 0 to 2**64 - 1, got {array.min()}")
+    return array.astype(np.uint64)
+
+
+def last_of_each(labels: NDArray[Any], latents: FloatArray) -> tuple[NDArray[Any], FloatArray]:
+    """Of equal ids in a batch the last row, as if the rows had been added one by one."""
+    last = np.sort(len(labels) - 1 - np.unique(labels[::-1], return_index=True)[1])
+    return labels[last], latents[last]

@@ -1,0 +1,80 @@
+"""Compressed embeddings for any vector store of LlamaIndex.
+
+For Qdrant there is a better way, which keeps the codec's identity with the collection and can re-rank: pass a
+:class:`~vaecodec_integrations.qdrant.CompressedQdrantClient` to LlamaIndex's ``QdrantVectorStore``. For every other
+store, wrap the embedding model:
+
+>>> from vaecodec_integrations.llama_index import CompressedEmbedding
+>>> index = VectorStoreIndex(nodes, embed_model=CompressedEmbedding(embed_model, codec))   # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from vaecodec.extras import require
+from vaecodec.interface import FloatArray, VectorCodec
+
+require("llama_index.core", extra="llama-index")
+
+from llama_index.core.base.embeddings.base import BaseEmbedding  # noqa: E402
+from llama_index.core.bridge.pydantic import PrivateAttr  # noqa: E402
+
+
+class CompressedEmbedding(BaseEmbedding):  # type: ignore[misc]
+    """An embedding model whose vectors are latents: documents and queries each through their own entry of the codec.
+
+    The store must compare them by ``codec.latent_metric``. It knows nothing of the codec: keep the file that filled a
+    store with the store.
+
+    Args:
+        embed_model: the model that the codec was trained for.
+        codec: compresses its embeddings.
+
+    Raises:
+        InvalidVectorsError: by any method, when the model's embeddings are not of the codec's width, are not finite,
+            or have no direction under cosine.
+    """
+
+    _embed_model: BaseEmbedding = PrivateAttr()
+    _codec: VectorCodec = PrivateAttr()
+
+    def __init__(self, embed_model: BaseEmbedding, codec: VectorCodec, **settings: Any) -> None:
+        model = {"model_name": embed_model.model_name, "embed_batch_size": embed_model.embed_batch_size}
+        super().__init__(**(model | settings))
+        self._embed_model = embed_model
+        self._codec = codec
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name that LlamaIndex writes in its records."""
+        return "CompressedEmbedding"
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        return self._get_text_embeddings([text])[0]
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return _lists(self._codec.encode(_rows(self._embed_model.get_text_embedding_batch(texts))))
+
+    def _get_query_embedding(self, query: str) -> list[float]:
+        return _lists(self._codec.encode_queries(_rows([self._embed_model.get_query_embedding(query)])))[0]
+
+    async def _aget_text_embedding(self, text: str) -> list[float]:
+        return (await self._aget_text_embeddings([text]))[0]
+
+    async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return _lists(self._codec.encode(_rows(await self._embed_model.aget_text_embedding_batch(texts))))
+
+    async def _aget_query_embedding(self, query: str) -> list[float]:
+        return _lists(self._codec.encode_queries(_rows([await self._embed_model.aget_query_embedding(query)])))[0]
+
+
+def _rows(vectors: list[list[float]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.asarray(vectors, np.float64)
+
+
+def _lists(latents: FloatArray) -> list[list[float]]:
+    lists: list[list[float]] = latents.tolist()
+    return lists
