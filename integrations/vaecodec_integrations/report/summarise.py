@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vaecodec.evaluation import Figures, IdArray, Interval, bootstrap, mrr, ndcg, paired_bootstrap, recall
+from vaecodec.evaluation import Figures, IdArray, Interval, bootstrap, mrr, ndcg, paired_bootstrap, recall, recall_among
 from vaecodec.linear import LinearKind
 from vaecodec_integrations.report.measure import Method, Run
 
@@ -231,21 +231,12 @@ def _losses(run: Run, method: Method) -> Losses:
     exact = float(recall(method.exact_ids, run.truth, 10).mean())
     found = float(recall(method.engine_ids, run.truth, 10).mean())
     reranked = {
-        times: _among(method.engine_ids[:, : 10 * times], run.truth[:, :10])
+        times: float(recall_among(method.engine_ids[:, : 10 * times], run.truth[:, :10]).mean())
         for times in RERANKED
         if 10 * times <= run.truth.shape[1]
     }
     bits, graph = (exact - found, 0.0) if method.packed else (0.0, exact - found)
     return Losses(codec=1 - exact, bits=bits, graph=graph, found=found, reranked=reranked)
-
-
-def _among(candidates: IdArray, truth: IdArray) -> float:
-    """Share of the true neighbours among the candidates.
-
-    That is the recall after scoring the candidates with the original vectors, since every true neighbour among them
-    then comes before all others.
-    """
-    return float((truth[:, :, None] == candidates[:, None, :]).any(axis=2).mean())
 
 
 def _slices(run: Run, codec: Figures, linear: Figures) -> list[Slice]:
