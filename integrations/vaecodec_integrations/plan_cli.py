@@ -17,7 +17,7 @@ from vaecodec.sources import open_source
 from vaecodec_integrations.plan import Goal, plan
 from vaecodec_integrations.plan.goal import parse_bytes, parse_count, parse_target
 from vaecodec_integrations.plan.planner import SAMPLE_ROWS
-from vaecodec_integrations.plan.text import basis, headline, rows, to_json
+from vaecodec_integrations.plan.text import LABELS, basis, headline, rows, to_json
 
 NOT_MET = 3
 
@@ -83,7 +83,7 @@ def plan_command(
         console.print(_table([[escape(cell) for cell in row] for row in rows(result)]))
         for answer in result.answers:
             if answer.instructions:
-                console.print(f"\n# {answer.store}", style="bold", highlight=False)
+                console.print(f"\n# {LABELS[answer.store]}", style="bold", highlight=False)
                 print(answer.instructions, end="")
     if not result.met:
         raise typer.Exit(NOT_MET)

@@ -78,13 +78,15 @@ class Sample:
     """What is searched, and by what.
 
     Attributes:
-        base: float32 (n, d), under cosine of unit norm.
+        fitted_on: float32 (m, d), under cosine of unit norm: what linear codecs are fitted on; the base is part of it.
+        base: float32 (n, d), the same.
         queries: float32 (nq, d), the same.
         truth: (nq, k), the exact neighbours.
         choosing, confirming: which queries choices are made on, and which confirm them.
         metric: how the vectors are compared.
     """
 
+    fitted_on: FloatArray
     base: FloatArray
     queries: FloatArray
     truth: IdArray
@@ -102,8 +104,8 @@ def candidates(
 ) -> Iterator[Candidate]:
     """Every setting that is smaller than the uncompressed vectors and not larger than ``most_bytes``.
 
-    Linear codecs are fitted on the base; of the kinds only the one that finds most at a width goes on to be quantised,
-    as in the gate of ``vaecodec fit``.
+    Of the linear kinds only the one that finds most at a width goes on to be quantised, as in the gate of ``vaecodec
+    fit``.
     """
     dim = sample.base.shape[1]
     for path in files:
@@ -113,7 +115,7 @@ def candidates(
             codec = Codec.load(path, dim=width)
             yield from _coded(sample, codec, codec.calibration, depth, most_bytes, path, whole.code_dim)
     kinds = [
-        fit_linear(sample.base, dim, kind=kind, metric=sample.metric)
+        fit_linear(sample.fitted_on, dim, kind=kind, metric=sample.metric)
         for kind in LinearKind
         # Squared distances do not change with the origin: both kinds of PCA are one.
         if not (sample.metric is Metric.L2 and kind is LinearKind.PCA_DOCUMENTS)
@@ -121,7 +123,7 @@ def candidates(
     for width in _widths(dim):
         on_step(f"linear codecs at {width} dimensions")
         best = _best_linear(sample, [kind.truncated(width) for kind in kinds])
-        calibration = Calibration.fit(best.encode(sample.base), best.latent_metric)
+        calibration = Calibration.fit(best.encode(sample.fitted_on), best.latent_metric)
         yield from _coded(sample, best, calibration, depth, most_bytes, None, width)
 
 

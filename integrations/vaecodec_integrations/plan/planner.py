@@ -19,8 +19,10 @@ from vaecodec_integrations.plan.goal import Goal
 from vaecodec_integrations.plan.stores import STORES, Store, StoreName, Use
 from vaecodec_integrations.plan.trial import Trial, try_out
 
-# Interval half-widths of about half a point of recall, in a minute or two on one core.
+# Searched: interval half-widths of about half a point of recall, in a minute or two on one core.
 SAMPLE_ROWS = 20_000
+# Linear codecs are fitted on more, as `vaecodec linear` fits them on all.
+_FITTED_ROWS = 100_000
 _MOST_QUERIES = 2_000
 _FEWEST_QUERIES = 40
 _HELD_OUT = 0.1
@@ -219,11 +221,9 @@ def _per_doubling(choice: _Choice, sample: Sample) -> Interval:
     return paired_bootstrap(recall_among(ids, truth), all_of_it)
 
 
-def _drawn(
-    data: VectorSource, queries: VectorSource | None, k: int, metric: Metric, rows: int, seed: int
-) -> Sample:
-    base = _rows(sample_rows(data, rows, seed), metric, data)
-    order = np.random.default_rng(seed)
+def _drawn(data: VectorSource, queries: VectorSource | None, k: int, metric: Metric, rows: int, seed: int) -> Sample:
+    known = _rows(sample_rows(data, max(rows, _FITTED_ROWS), seed), metric, data)
+    random = np.random.default_rng(seed)
     if queries is not None:
         if queries.dim != data.dim:
             raise PlanInputError(
@@ -231,18 +231,20 @@ def _drawn(
             )
         asked = _rows(sample_rows(queries, _MOST_QUERIES, seed), metric, queries)
     else:
-        rows_in_order = order.permutation(len(base))
-        held_out = min(_MOST_QUERIES, int(_HELD_OUT * len(base)))
-        asked, base = base[rows_in_order[:held_out]], base[np.sort(rows_in_order[held_out:])]
+        shuffled = random.permutation(len(known))
+        held_out = min(_MOST_QUERIES, int(_HELD_OUT * min(rows, len(known))))
+        asked, known = known[shuffled[:held_out]], known[np.sort(shuffled[held_out:])]
+    base = known[np.sort(random.permutation(len(known))[:rows])]
     if len(base) < 4 * k or len(asked) < _FEWEST_QUERIES:
         raise PlanInputError(
-            f"expected at least {4 * k} documents and {_FEWEST_QUERIES} queries (a tenth of the documents where none are "
-            f"given), got {len(base)} and {len(asked)}"
+            f"expected at least {4 * k} documents and {_FEWEST_QUERIES} queries (where none are given, a tenth of the "
+            f"documents), got {len(base)} and {len(asked)}"
         )
     if (base == base[0]).all():
         raise PlanInputError(f"{data.name}: all rows are the same vector, so that there is nothing to rank")
-    halves = np.sort(order.permutation(len(asked))[: len(asked) // 2])
+    halves = np.sort(random.permutation(len(asked))[: len(asked) // 2])
     return Sample(
+        fitted_on=known,
         base=base,
         queries=asked,
         truth=exact_search(base, asked, k, metric)[0],
@@ -265,6 +267,6 @@ def _check(path: Path, codec: Codec, dim: int, metric: Metric, queries: bool) ->
         )
     if not queries:
         raise PlanInputError(
-            f"{path}: a codec may have been trained on the documents that would stand in for queries; give queries that "
-            "it was not trained on"
+            f"{path}: a codec may have been trained on the documents that would stand in for queries; give queries "
+            "that it was not trained on"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -65,7 +66,11 @@ class Store(ABC):
         """Bytes of RAM for a float32 vector that is kept as it is."""
 
     @abstractmethod
-    def code(self, setting: Setting, use: Use) -> list[str]:
+    def imports(self, oversample: int) -> list[str]:
+        """What :meth:`steps` needs."""
+
+    @abstractmethod
+    def steps(self, setting: Setting, use: Use) -> list[str]:
         """Python, line by line, after the codec was loaded."""
 
     def instructions(self, setting: Setting, use: Use) -> str:
@@ -77,8 +82,14 @@ class Store(ABC):
             metric = [] if use.metric is Metric.COSINE else ["--metric", str(use.metric)]
             command = f"$ {shlex.join([*made, *metric])}\n\n"
         dim = "" if setting.width == setting.file_width else f", dim={setting.width}"
-        load = ["from vaecodec import Codec", "", f"codec = Codec.load({path!r}{dim})"]
-        return command + "\n".join([*load, *self.code(setting, use)]) + "\n"
+        lines = [
+            *self.imports(use.oversample),
+            "",
+            f"codec = Codec.load({json.dumps(path)}{dim})",
+            f"# embeddings: float (n, {setting.dim}); query: float ({setting.dim},)",
+            *self.steps(setting, use),
+        ]
+        return command + "\n".join(lines) + "\n"
 
 
 class Qdrant(Store):
@@ -86,7 +97,7 @@ class Qdrant(Store):
 
     name = StoreName.QDRANT
 
-    # Graph, ids and scales, in RAM and on disk: the most and the typical excess in the table of docs/qdrant.md, "Sizes".
+    # Graph, ids and scales, in RAM and on disk: the largest and the typical excess of docs/qdrant.md, "Sizes".
     _RAM, _DISK = 144, 80
 
     def holds(self, setting: Setting) -> bool:
@@ -103,16 +114,19 @@ class Qdrant(Store):
     def uncompressed(self, dim: int) -> int:
         return _FLOAT32 * dim + self._RAM
 
-    def code(self, setting: Setting, use: Use) -> list[str]:
+    def imports(self, oversample: int) -> list[str]:  # noqa: ARG002
+        return [
+            "from qdrant_client import QdrantClient",
+            "from vaecodec import Codec",
+            "from vaecodec_integrations.qdrant import CompressedQdrantClient, recommended_config",
+        ]
+
+    def steps(self, setting: Setting, use: Use) -> list[str]:
         rerank = f', originals="disk", rerank={use.oversample}' if use.oversample > 1 else ""
         return [
-            "",
-            "from qdrant_client import QdrantClient",
-            "from vaecodec_integrations.qdrant import CompressedQdrantClient, recommended_config",
-            "",
             f'client = CompressedQdrantClient(QdrantClient("http://localhost:6333"), codec{rerank})',
             f'client.create_collection("docs", **recommended_config(codec, bytes={setting.code_bytes}))',
-            'client.upload_collection("docs", embeddings, ids=ids)',
+            'client.upload_collection("docs", embeddings, ids=range(len(embeddings)))',
             f'client.query_points("docs", query, limit={use.k})',
         ]
 
@@ -139,23 +153,22 @@ class Hnswlib(Store):
     def uncompressed(self, dim: int) -> int:
         return _FLOAT32 * dim + self._RAM
 
-    def code(self, setting: Setting, use: Use) -> list[str]:
+    def imports(self, oversample: int) -> list[str]:
+        again = ["from vaecodec.evaluation import similarities"] if oversample > 1 else []
+        return ["from vaecodec import Codec", *again, "from vaecodec_integrations.hnsw import CompressedIndex"]
+
+    def steps(self, setting: Setting, use: Use) -> list[str]:
         found = use.k * use.oversample
         lines = [
-            "",
-            "from vaecodec_integrations.hnsw import CompressedIndex",
-            "",
             f'index = CompressedIndex("{SPACES[use.metric]}", {setting.dim}, codec)',
-            f"index.init_index(max_elements={use.vectors}, M={_M}, ef_construction={_EF_CONSTRUCTION})",
-            "index.add_items(embeddings, ids)",
+            f"index.init_index(max_elements={use.vectors:_}, M={_M}, ef_construction={_EF_CONSTRUCTION})",
+            "index.add_items(embeddings)",
             f"index.set_ef({max(_EF, 2 * found)})",
             f"labels, distances = index.knn_query(query, k={found})",
         ]
         if use.oversample > 1:
             lines += [
-                "# originals: float32, memory-mapped, row i belongs to label i",
-                "from vaecodec.evaluation import similarities",
-                "",
+                "# originals: the embeddings, memory-mapped",
                 "scores = similarities(query[None], originals[labels[0]], codec.metric)[0]",
                 f"best = labels[0][(-scores).argsort()[:{use.k}]]",
             ]
@@ -181,16 +194,17 @@ class Packed(Store):
     def uncompressed(self, dim: int) -> int:
         return _FLOAT32 * dim
 
-    def code(self, setting: Setting, use: Use) -> list[str]:
+    def imports(self, oversample: int) -> list[str]:  # noqa: ARG002
+        return ["from vaecodec import Codec", "from vaecodec.packed_index import PackedIndex"]
+
+    def steps(self, setting: Setting, use: Use) -> list[str]:
         code = f'dtype="{setting.dtype}"' if setting.dtype else f"bytes={setting.code_bytes}"
         again = f", originals=originals, oversample={use.oversample}" if use.oversample > 1 else ""
         return [
-            "",
-            "from vaecodec.packed_index import PackedIndex",
-            "",
             f"index = PackedIndex(codec, {code})",
             "index.add(embeddings)",
-            f"rows, scores = index.search(queries, {use.k}{again})",
+            *(["# originals: the embeddings, memory-mapped"] if again else []),
+            f"rows, scores = index.search(query[None], {use.k}{again})",
         ]
 
 

@@ -8,35 +8,46 @@ from typing import Any
 
 from vaecodec.evaluation import Interval
 from vaecodec_integrations.plan.planner import Answer, Plan
+from vaecodec_integrations.plan.stores import StoreName
+
+LABELS = {StoreName.QDRANT: "Qdrant", StoreName.HNSWLIB: "hnswlib", StoreName.PACKED: "PackedIndex"}
 
 
 def headline(plan: Plan) -> str:
     """One sentence: is the goal met, and where at what price."""
     stores = [
-        f"{answer.store} with {answer.ram_bytes:,} bytes of RAM per vector ({_times(answer)} less)"
+        f"{LABELS[answer.store]} {answer.recall.mean:.3f} with {answer.ram_bytes:,} bytes of RAM per vector, "
+        f"{answer.ram_bytes / answer.uncompressed_ram_bytes:.0%} of the uncompressed"
         for answer in plan.answers
-        if answer.met
+        if answer.met and answer.recall is not None
     ]
     if stores:
-        return f"{_capital(str(plan.goal))}: {', '.join(stores)}."
+        return f"{str(plan.goal).capitalize()}: {'; '.join(stores)}."
     if plan.goal.recall is not None and any(answer.setting for answer in plan.answers):
         return f"No compression here meets {plan.goal}; the table shows what comes nearest."
     return f"Nothing here fits {plan.goal}."
 
 
 def basis(plan: Plan) -> str:
-    """What the figures rest on."""
+    """What the figures rest on, and how far that carries."""
     queries = "documents held out as queries" if plan.held_out else "queries"
-    return (
+    text = (
         f"Measured among {plan.documents:,} documents of {plan.dim} dimensions; chosen on {plan.choosing:,} {queries}, "
         f"confirmed on {plan.confirming:,} others."
     )
+    times = plan.goal.vectors / plan.documents
+    if times >= 2:
+        text += (
+            f" {plan.goal.vectors:,} vectors are {times:,.0f} times as many, and neighbours lie closer in a larger "
+            "collection: leave a margin, or search a larger --sample."
+        )
+    return text
 
 
 def rows(plan: Plan) -> list[Sequence[str]]:
-    """The table: first the headings, then a row for each figure; the first column names it."""
+    """The table: first the headings, then a row for each figure; the first column names it. It fits 80 columns."""
     k, vectors = plan.goal.k, plan.goal.vectors
-    columns = [[answer.store, *_cells(answer, vectors)] for answer in plan.answers]
+    columns = [[LABELS[answer.store], *_cells(answer, vectors)] for answer in plan.answers]
     names = [
         "",
         "goal",
@@ -46,13 +57,13 @@ def rows(plan: Plan) -> list[Sequence[str]]:
         "re-ranked",
         f"recall@{k}",
         "through its index",
-        "lost per doubling",
+        "last doubling cost",
         "RAM per vector",
-        f"RAM for {vectors:,}",
+        "RAM for all",
         "disk per vector",
-        f"disk for {vectors:,}",
-        "ms per query, here",
-        "at a million",
+        "disk for all",
+        "ms per query here",
+        "ms at a million",
     ]
     return list(zip(names, *columns, strict=True))
 
@@ -89,16 +100,8 @@ def _interval(value: Interval) -> str:
     return f"{value.mean:.3f}\n[{value.low:.3f}, {value.high:.3f}]"
 
 
-def _times(answer: Answer) -> str:
-    return f"{answer.uncompressed_ram_bytes / answer.ram_bytes:.1f}x"
-
-
 def _size(count: int) -> str:
     return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.2f} MB"
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
 
 
 def _plain(value: Any) -> Any:

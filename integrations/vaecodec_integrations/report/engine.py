@@ -55,9 +55,7 @@ class Engine(Protocol):
         """How it can store the vectors that it searches."""
         ...
 
-    def build(
-        self, vectors: FloatArray, metric: Metric, folder: Path, *, dtype: CodeType = CodeType.FLOAT32
-    ) -> Index:
+    def build(self, vectors: FloatArray, metric: Metric, folder: Path, *, dtype: CodeType = CodeType.FLOAT32) -> Index:
         """Index vectors, float32 (n, d); their ids are their row numbers.
 
         Args:

@@ -39,9 +39,7 @@ class QdrantEngine:
         """Library version and graph settings."""
         return {"qdrant-edge-py": version("qdrant-edge-py"), "m": _M, "ef_construct": _EF_CONSTRUCT, "hnsw_ef": _EF}
 
-    def build(
-        self, vectors: FloatArray, metric: Metric, folder: Path, *, dtype: CodeType = CodeType.FLOAT32
-    ) -> Index:
+    def build(self, vectors: FloatArray, metric: Metric, folder: Path, *, dtype: CodeType = CodeType.FLOAT32) -> Index:
         """Insert, build the graph to the end, flush."""
         edge = self._edge
         distance = {
@@ -85,9 +83,7 @@ class _QdrantIndex:
 
     def search(self, queries: FloatArray, k: int) -> IdArray:
         edge = self._edge
-        parameters = edge.SearchParams(
-            hnsw_ef=_EF, quantization=edge.QuantizationSearchParams(rescore=False)
-        )
+        parameters = edge.SearchParams(hnsw_ef=_EF, quantization=edge.QuantizationSearchParams(rescore=False))
         requests = [
             edge.QueryRequest(limit=k, query=edge.Query.Nearest(query), params=parameters) for query in queries.tolist()
         ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vaecodec.evaluation import Figures, IdArray, Interval, bootstrap, mrr, ndcg, paired_bootstrap, recall, recall_among
+from vaecodec.evaluation import Figures, Interval, bootstrap, mrr, ndcg, paired_bootstrap, recall, recall_among
 from vaecodec.linear import LinearKind
 from vaecodec_integrations.report.measure import Method, Run
 
