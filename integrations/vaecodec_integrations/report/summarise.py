@@ -56,6 +56,7 @@ class MethodSummary:
     Attributes:
         name, packed, width, bytes_per_vector, index_bytes, pair_similarity, scored_pairs, reconstruction: see
             :class:`Method`.
+        coded: stored as codes, there or in the engine.
         build_seconds: encoding and indexing the base.
         queries_per_second: encoding and searching the queries, in one batch.
         metrics: recall@k, and nDCG@10 and MRR@10 where relevance is known, by name.
@@ -66,6 +67,7 @@ class MethodSummary:
 
     name: str
     packed: bool
+    coded: bool
     width: int
     bytes_per_vector: int
     index_bytes: int
@@ -212,6 +214,7 @@ def _summarise(run: Run, method: Method, figures: Mapping[str, Figures]) -> Meth
     return MethodSummary(
         name=method.name,
         packed=method.packed,
+        coded=method.packed or method.quantised_ids is not None,
         width=method.width,
         bytes_per_vector=method.bytes_per_vector,
         index_bytes=method.index_bytes,
@@ -235,8 +238,10 @@ def _losses(run: Run, method: Method) -> Losses:
         for times in RERANKED
         if 10 * times <= run.truth.shape[1]
     }
-    bits, graph = (exact - found, 0.0) if method.packed else (0.0, exact - found)
-    return Losses(codec=1 - exact, bits=bits, graph=graph, found=found, reranked=reranked)
+    quantised = found if method.packed else exact
+    if method.quantised_ids is not None:
+        quantised = float(recall(method.quantised_ids, run.truth, 10).mean())
+    return Losses(codec=1 - exact, bits=exact - quantised, graph=quantised - found, found=found, reranked=reranked)
 
 
 def _slices(run: Run, codec: Figures, linear: Figures) -> list[Slice]:
