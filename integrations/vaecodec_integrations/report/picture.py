@@ -60,7 +60,7 @@ def recall_against_bytes(summary: Summary, form: Literal["png", "svg"]) -> bytes
     axes.set_xlabel("bytes per vector")
     axes.set_ylabel(f"{JUDGED} against exact search")
     axes.grid(alpha=0.25)
-    axes.legend(loc="upper left", frameon=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
     return _rendered(figure, form)
 
 

@@ -36,7 +36,8 @@ class Losses:
         codec: lost by exact search on the float32 vectors.
         bits: lost in addition by writing them as codes.
         graph: lost in addition by the engine's index. This and ``bits`` may be slightly negative: they can err on the
-            right side.
+            right side. Where the engine stores codes of its own, ``bits`` is what ours of the same size lose, and what
+            its quantiser does better or worse is in ``graph``.
         found: recall@10 of the index.
         reranked: recall@10 after the index's first 10, 20, 40 and 80 candidates are scored again with the
             original vectors.

@@ -109,16 +109,19 @@ def _difference(summary: Summary) -> Table:
 def _losses(summary: Summary) -> Table:
     times = list(summary.methods[0].losses.reranked)
     coded = any(method.coded for method in summary.methods)
+    own_codes = any(method.coded and not method.packed for method in summary.methods)
 
     def cells(method: MethodSummary) -> list[str]:
         losses = method.losses
         lost = [losses.codec, *([losses.bits] if coded else []), losses.graph]
-        return [f"{figure:.3f}" for figure in (*lost, *losses.reranked.values())]
+        return [f"{figure:z.3f}" for figure in (*lost, *losses.reranked.values())]
 
     note = (
         f"{JUDGED}. Lost by the codec: exact search on its float32 latents misses them. "
         + ("Lost by the bits: exact search on what the codes stand for misses them in addition. " if coded else "")
-        + "Lost by the index: its graph misses them in addition. Re-ranked: so many times 10 candidates are scored "
+        + "Lost by the index: its graph misses them in addition"
+        + ("; its own quantiser stands in for ours there and may find more. " if own_codes else ". ")
+        + "Re-ranked: so many times 10 candidates are scored "
         "again with the original vectors."
     )
     lost_by = ("codec", "bits", "index") if coded else ("codec", "index")
