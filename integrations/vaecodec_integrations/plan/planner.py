@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,21 +130,17 @@ def plan(
         NotCalibratedError: a codec file holds no calibration for codes.
     """
     on_step("reading vectors")
-    sample = _drawn(data, queries, goal.k, metric, rows, seed)
+    sample = draw(data, queries, goal.k, metric, rows, seed)
     for path in codecs:
         _check(path, Codec.load(path), data.dim, metric, queries is not None)
     factors = sorted({1, goal.rerank, *(1 << power for power in range(1, goal.rerank.bit_length()))})
     most = min(goal.code_bytes or np.inf, (goal.ram_bytes or np.inf) / goal.vectors)
-    considered = list(candidates(sample, codecs, goal.k * factors[-1], most, on_step))
-    choices = [
-        _Choice(candidate, factor, float(candidate.recalls(sample, sample.choosing, factor).mean()))
-        for candidate in considered
-        for factor in factors
-    ]
+    considered = candidates(sample, codecs, goal.k * factors[-1], most, on_step)
+    offered = choices(considered, factors, sample)
     answers = []
     for store in STORES:
         on_step(f"choosing for {store.name}")
-        answers.append(_answer(store, choices, goal, sample, data.name))
+        answers.append(_answer(store, offered, goal, sample, data.name))
     return Plan(
         goal=goal,
         documents=len(sample.base),
@@ -153,41 +149,65 @@ def plan(
         confirming=len(sample.confirming),
         held_out=queries is None,
         answers=answers,
-        options=[Option(choice.candidate.setting, choice.oversample, choice.recall) for choice in choices],
+        options=[Option(choice.candidate.setting, choice.oversample, choice.recall) for choice in offered],
     )
 
 
 @dataclass(frozen=True, eq=False)
-class _Choice:
+class Choice:
+    """A candidate with re-ranking of ``oversample`` times k, and its recall on the choosing queries."""
+
     candidate: Candidate
     oversample: int
     recall: float
 
 
-def _answer(store: Store, choices: Sequence[_Choice], goal: Goal, sample: Sample, data: str) -> Answer:
-    def price(choice: _Choice) -> tuple[int, int]:
+def choices(considered: Iterable[Candidate], factors: Sequence[int], sample: Sample) -> list[Choice]:
+    """Every candidate with every amount of re-ranking."""
+    return [
+        Choice(candidate, factor, float(candidate.recalls(sample, sample.choosing, factor).mean()))
+        for candidate in considered
+        for factor in factors
+    ]
+
+
+def choose(store: Store, offered: Sequence[Choice], goal: Goal, sample: Sample) -> tuple[Choice, bool] | None:
+    """The cheapest choice for a store that meets the goal, or what comes nearest, and which of both it is.
+
+    None where nothing fits the limits. :func:`plan` says how it is chosen.
+    """
+
+    def price(choice: Choice) -> tuple[int, int]:
         setting = choice.candidate.setting
         return store.ram(setting), store.disk(setting, choice.oversample)
 
     affordable = [
         choice
-        for choice in sorted(choices, key=price)
+        for choice in sorted(offered, key=price)
         if store.holds(choice.candidate.setting)
         and (goal.ram_bytes is None or store.ram(choice.candidate.setting) * goal.vectors <= goal.ram_bytes)
     ]
-    if not affordable:
-        return Answer(store.name, met=False)
-    # The cheapest for each recall: every one of these finds more than all that are cheaper.
-    frontier: list[_Choice] = []
+    # Every one of these finds more than all that are cheaper.
+    frontier: list[Choice] = []
     for choice in affordable:
         if not frontier or choice.recall > frontier[-1].recall:
             frontier.append(choice)
+    if not frontier:
+        return None
     chosen, met = frontier[-1], goal.recall is None
     if goal.recall is not None:
         for choice in reversed(frontier):
             if _confirmed(choice, sample).low < goal.recall:
                 break
             chosen, met = choice, True
+    return chosen, met
+
+
+def _answer(store: Store, offered: Sequence[Choice], goal: Goal, sample: Sample, data: str) -> Answer:
+    found = choose(store, offered, goal, sample)
+    if found is None:
+        return Answer(store.name, met=False)
+    chosen, met = found
     setting = chosen.candidate.setting
     use = Use(data, sample.metric, goal.vectors, goal.k, chosen.oversample)
     return Answer(
@@ -205,11 +225,11 @@ def _answer(store: Store, choices: Sequence[_Choice], goal: Goal, sample: Sample
     )
 
 
-def _confirmed(choice: _Choice, sample: Sample) -> Interval:
+def _confirmed(choice: Choice, sample: Sample) -> Interval:
     return bootstrap(choice.candidate.recalls(sample, sample.confirming, choice.oversample))
 
 
-def _per_doubling(choice: _Choice, sample: Sample) -> Interval:
+def _per_doubling(choice: Choice, sample: Sample) -> Interval:
     """Recall in every second document minus recall in all: neighbours lie closer in a larger collection."""
     candidate, k = choice.candidate, sample.truth.shape[1]
     base, queries = sample.base[::2], sample.queries[sample.confirming]
@@ -221,7 +241,8 @@ def _per_doubling(choice: _Choice, sample: Sample) -> Interval:
     return paired_bootstrap(recall_among(ids, truth), all_of_it)
 
 
-def _drawn(data: VectorSource, queries: VectorSource | None, k: int, metric: Metric, rows: int, seed: int) -> Sample:
+def draw(data: VectorSource, queries: VectorSource | None, k: int, metric: Metric, rows: int, seed: int) -> Sample:
+    """Documents and queries at random, and the exact answers; see :func:`plan` for arguments and errors."""
     known = _rows(sample_rows(data, max(rows, _FITTED_ROWS), seed), metric, data)
     random = np.random.default_rng(seed)
     if queries is not None:
