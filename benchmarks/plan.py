@@ -49,7 +49,7 @@ def misses(data: Path, draws: int, rows: int) -> None:
     random = np.random.default_rng(0)
     print("| target | queries | plans | missed | recall above the target |\n|---|---|---|---|---|")
     for target in (0.8, 0.9, 0.95):
-        goal = Goal(recall=target, k=10, rerank=FACTORS[-1], code_bytes=None, ram_bytes=None, vectors=1_000_000)
+        goal = Goal(recall=target, rerank=FACTORS[-1], vectors=1_000_000)
         for asked in (200, 500, 1_000):
             above = []
             for _ in range(draws):

@@ -14,7 +14,7 @@ for _power, _unit in enumerate("kmgt", 1):
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Goal:
     """What a setting must reach, and what it may take.
 
@@ -30,11 +30,11 @@ class Goal:
         PlanInputError: nothing is asked for, or a value is out of range.
     """
 
-    recall: float | None
-    k: int
-    rerank: int
-    code_bytes: int | None
-    ram_bytes: int | None
+    recall: float | None = None
+    k: int = 10
+    rerank: int = 1
+    code_bytes: int | None = None
+    ram_bytes: int | None = None
     vectors: int
 
     def __post_init__(self) -> None:

@@ -129,10 +129,10 @@ def plan(
         SourceError: a source is malformed.
         NotCalibratedError: a codec file holds no calibration for codes.
     """
-    on_step("reading vectors")
-    sample = draw(data, queries, goal.k, metric, rows, seed)
     for path in codecs:
         _check(path, Codec.load(path), data.dim, metric, queries is not None)
+    on_step("reading vectors")
+    sample = draw(data, queries, goal.k, metric, rows, seed)
     factors = sorted({1, goal.rerank, *(1 << power for power in range(1, goal.rerank.bit_length()))})
     most = min(goal.code_bytes or np.inf, (goal.ram_bytes or np.inf) / goal.vectors)
     considered = candidates(sample, codecs, goal.k * factors[-1], most, on_step)
