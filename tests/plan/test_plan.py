@@ -18,17 +18,18 @@ from hypothesis import strategies as st
 
 from vaecodec import Codec, LinearKind, fit_linear
 from vaecodec.__main__ import main
-from vaecodec.codes import Calibration
+from vaecodec.codes import Calibration, CodeType
 from vaecodec.errors import NonFiniteError, PlanInputError
 from vaecodec.evaluation import exact_search, recall, similarities
 from vaecodec.interface import Metric
 from vaecodec.sources import ArraySource
 from vaecodec_integrations.plan import Answer, Goal, Plan, plan
-from vaecodec_integrations.plan.candidates import candidates
+from vaecodec_integrations.plan.candidates import Setting, candidates
 from vaecodec_integrations.plan.goal import parse_bytes, parse_count, parse_target
 from vaecodec_integrations.plan.planner import Option, choices, choose, draw
 from vaecodec_integrations.plan.stores import STORES, StoreName, Use
 from vaecodec_integrations.plan.text import headline, rows, to_json
+from vaecodec_integrations.qdrant import recommended_config
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "debian-sample"
 BASE, QUERIES, DIM = 800, 200, 96
@@ -245,6 +246,21 @@ def test_the_instructions_can_be_typed(source, tmp_path, monkeypatch, recall_wan
         assert recall(np.array(found_ids, np.int64), truth, 10).mean() > 0.4
 
 
+@pytest.mark.parametrize("width", [16, 24, 100])
+@pytest.mark.parametrize("kind", [LinearKind.SVD, LinearKind.PCA_DOCUMENTS])
+def test_qdrant_is_asked_for_the_planned_bits(sample, width, kind):
+    """Whether our codes carry a norm or not."""
+    codec = fit_linear(sample.train[:500], width, kind=kind)
+    calibration = Calibration.fit(codec.encode(sample.train[:500]), codec.latent_metric)
+    use = Use("docs.npy", Metric.COSINE, 1_000, 10, 1)
+    for dtype, bits in [("int8", "bits8"), ("int4", "bits4"), ("int2", "bits2"), ("binary", "bits1")]:
+        size = calibration.code(dtype=dtype).bytes_per_vector
+        setting = Setting(str(kind), None, width, 384, width, CodeType(dtype), size)
+        asked = int(re.search(r"recommended_config\(codec, bytes=(\d+)\)", STORES[0].instructions(setting, use))[1])
+        config = recommended_config(codec, bytes=asked)
+        assert config["quantization_config"].turbo.bits.value == bits
+
+
 def test_hnswlibs_sizes_are_those_of_its_files(source, tmp_path):
     import hnswlib
 
@@ -302,11 +318,12 @@ def test_command(source, codec_path, tmp_path):
         environment = {**os.environ, "COLUMNS": "80"}
         return subprocess.run([*command, *options], capture_output=True, text=True, cwd=tmp_path, env=environment)
 
-    shown = run("--target", "recall@10>=0.8", "--vectors", "50M", "--codec", str(codec_path))
+    shown = run("--target", "recall@10>=0.8", "--vectors", "50M", "--ram", "20GB", "--codec", str(codec_path))
     assert shown.returncode == 0, shown.stderr
-    assert shown.stdout.startswith("Recall@10 >= 0.8: Qdrant 0.")
+    words = " ".join(shown.stdout.split())
+    assert words.startswith("Recall@10 >= 0.8 within 20 GB of RAM for 50,000,000 vectors: Qdrant 0.")
     assert "…" not in shown.stdout  # nothing is cut off on a terminal of 80 columns
-    assert "50,000,000 vectors are 62,500 times as many" in " ".join(shown.stdout.split())
+    assert "50,000,000 vectors are 62,500 times as many" in words
     assert "from vaecodec_integrations.hnsw import CompressedIndex" in shown.stdout
 
     missed = run("--target", "recall@10>=0.99", "--bytes", "16", "--json")

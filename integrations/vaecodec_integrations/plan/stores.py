@@ -7,6 +7,7 @@ import shlex
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import ClassVar
 
 from vaecodec.codes import CodeType
 from vaecodec.interface import Metric
@@ -99,9 +100,17 @@ class Qdrant(Store):
 
     # Graph, ids and scales, in RAM and on disk: the largest and the typical excess of docs/qdrant.md, "Sizes".
     _RAM, _DISK = 144, 80
+    _BITS: ClassVar = {
+        CodeType.FLOAT32: 32,
+        CodeType.FLOAT16: 16,
+        CodeType.INT8: 8,
+        CodeType.INT4: 4,
+        CodeType.INT2: 2,
+        CodeType.BINARY: 1,
+    }
 
     def holds(self, setting: Setting) -> bool:
-        return setting.dtype is not None
+        return setting.dtype in self._BITS
 
     def ram(self, setting: Setting) -> int:
         return setting.code_bytes + self._RAM
@@ -122,10 +131,13 @@ class Qdrant(Store):
         ]
 
     def steps(self, setting: Setting, use: Use) -> list[str]:
+        assert setting.dtype is not None
+        # Without the norm that our codes have unless they are compared by cosine: Qdrant's scales are counted above.
+        size = -(-setting.width * self._BITS[setting.dtype] // 8)
         rerank = f', originals="disk", rerank={use.oversample}' if use.oversample > 1 else ""
         return [
             f'client = CompressedQdrantClient(QdrantClient("http://localhost:6333"), codec{rerank})',
-            f'client.create_collection("docs", **recommended_config(codec, bytes={setting.code_bytes}))',
+            f'client.create_collection("docs", **recommended_config(codec, bytes={size}))',
             'client.upload_collection("docs", embeddings, ids=range(len(embeddings)))',
             f'client.query_points("docs", query, limit={use.k})',
         ]

@@ -22,7 +22,8 @@ def headline(plan: Plan) -> str:
         if answer.met and answer.recall is not None
     ]
     if stores:
-        return f"{str(plan.goal).capitalize()}: {'; '.join(stores)}."
+        goal = str(plan.goal)
+        return f"{goal[0].upper()}{goal[1:]}: {'; '.join(stores)}."
     if plan.goal.recall is not None and any(answer.setting for answer in plan.answers):
         return f"No compression here meets {plan.goal}; the table shows what comes nearest."
     return f"Nothing here fits {plan.goal}."
