@@ -13,7 +13,11 @@ COMMANDS = "vaecodec.commands"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line: exit code 0, or 1 for an error of ours, 2 for wrong usage, 130 when interrupted."""
+    """Run the command line.
+
+    Exit codes: 0; 1 for an error of ours; 2 for wrong usage; 3 when `plan` finds nothing that meets the goal; 130 when
+    interrupted.
+    """
     try:
         typer = require("typer", extra="cli")
         app = typer.Typer(

@@ -54,6 +54,7 @@
     │   ├── InvalidSearchError           (ValueError) a search with impossible arguments
     │   └── IndexFileError               (ValueError) a saved index cannot be loaded
     ├── ReportInputError                 (ValueError) what a report was asked to measure does not fit together
+    ├── PlanInputError                   (ValueError) what a plan was asked for does not fit together
     ├── UntranslatableError              (TypeError) a request carries vectors that no codec can encode
     ├── UnsupportedRequestError          (ValueError) a request that compressed vectors cannot answer
     ├── OriginalsError                   (ValueError) a file of originals cannot be used
@@ -275,6 +276,10 @@ class IndexFileError(VectorIndexError, ValueError):
 
 class ReportInputError(VaecodecError, ValueError):
     """What a report was asked to measure does not fit together."""
+
+
+class PlanInputError(VaecodecError, ValueError):
+    """What a plan was asked for does not fit together."""
 
 
 class UntranslatableError(VaecodecError, TypeError):

@@ -82,8 +82,20 @@ def recall(ids: IdArray, truth: IdArray, k: int) -> Figures:
         ids: (nq, >= k) as returned; a negative id stands for nothing found.
         truth: (nq, >= k) the exact neighbours.
     """
-    found, true = ids[:, :k], truth[:, :k]
-    return np.asarray((found[:, :, None] == true[:, None, :]).any(axis=1).mean(axis=1), np.float64)
+    return recall_among(ids[:, :k], truth[:, :k])
+
+
+def recall_among(candidates: IdArray, truth: IdArray) -> Figures:
+    """Share of the true nearest that are among the candidates, per query: float64 (nq,).
+
+    That is the recall after the candidates were scored again with the original vectors, since every true neighbour
+    among them then comes before all others.
+
+    Args:
+        candidates: (nq, any number) as returned; a negative id stands for nothing found.
+        truth: (nq, k) the exact neighbours.
+    """
+    return np.asarray((candidates[:, :, None] == truth[:, None, :]).any(axis=1).mean(axis=1), np.float64)
 
 
 def ndcg(ids: IdArray, relevant: Sequence[Any] | NDArray[Any], k: int) -> Figures:

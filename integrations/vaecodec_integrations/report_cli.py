@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vaecodec.codec import Codec
+from vaecodec.codes import CodeType
 from vaecodec.extras import require
 from vaecodec_integrations.report import measure, summarise, write
 from vaecodec_integrations.report.engine import EngineName
@@ -19,6 +21,9 @@ from vaecodec_integrations.report.engines import open_engine
 from vaecodec_integrations.report.inputs import read_labels, read_relevant, read_report, read_scored_pairs, read_vectors
 from vaecodec_integrations.report.tables import Table as TextTable
 from vaecodec_integrations.report.tables import tables
+
+# Of a column: a space on both sides and its border.
+_PADDING = 3
 
 
 def report(
@@ -46,6 +51,10 @@ def report(
         list[int] | None,
         typer.Option("--bytes", help="Bytes per vector at which the codec's codes are measured too; may be repeated."),
     ] = None,
+    dtype: Annotated[
+        list[CodeType] | None,
+        typer.Option(help="Uniform codes that are measured too, by the engine itself where it has them; repeatable."),
+    ] = None,
     compare: Annotated[
         Path | None, typer.Option(help="The report.json of an earlier report, to show what changed.")
     ] = None,
@@ -71,6 +80,7 @@ def report(
             labels=slices,
             scored_pairs=pairs,
             budgets=budget or (),
+            dtypes=dtype or (),
             on_method=lambda name: status.update(f"measuring {escape(name)}"),
         )
         status.update("writing the report")
@@ -78,16 +88,49 @@ def report(
         write(out, run, summary)
     console.print(escape(summary.headline), style="bold", highlight=False)
     for table in tables(summary, run):
-        console.print(_rendered(table))
+        for part in _parts(table, console.width):
+            console.print(_rendered(part))
     console.print(f"written to {escape(str(out))}", highlight=False)
 
 
+def _parts(table: TextTable, width: int) -> list[TextTable]:
+    """The table itself, or, where it is too wide, several below each other that name their rows again."""
+    if not any(table.columns):
+        return [table]
+    lines = [
+        [column, *(line for row in table.rows for line in _lines(row[number]))]
+        for number, column in enumerate(table.columns)
+    ]
+    widths = [max(map(len, column)) + _PADDING for column in lines]
+    groups: list[list[int]] = [[]]
+    taken = widths[0]
+    for number in range(1, len(widths)):
+        if groups[-1] and taken + widths[number] >= width:
+            groups.append([])
+            taken = widths[0]
+        groups[-1].append(number)
+        taken += widths[number]
+    return [
+        replace(
+            table,
+            title=table.title if group is groups[0] else "",
+            columns=[table.columns[number] for number in (0, *group)],
+            rows=[[row[number] for number in (0, *group)] for row in table.rows],
+        )
+        for group in groups
+    ]
+
+
+def _lines(cell: str) -> list[str]:
+    """A mean with its interval takes two lines, so that a row of them fits on a screen."""
+    return cell.replace(" [", "\n[").splitlines() or [""]
+
+
 def _rendered(table: TextTable) -> Table:
-    shown = Table(title=escape(table.title), title_justify="left", show_header=any(table.columns))
+    shown = Table(title=escape(table.title) or None, title_justify="left", show_header=any(table.columns))
     for number, column in enumerate(table.columns):
-        shown.add_column(escape(column), justify="right" if number and table.columns[0] else "left")
+        shown.add_column(escape(column), justify="right" if number and table.columns[0] else "left", overflow="fold")
     for number, row in enumerate(table.rows):
-        # A mean with its interval takes two lines, so that a row of them fits on a screen.
-        cells = (Text(cell.replace(" [", "\n[")) for cell in row)
+        cells = (Text("\n".join(_lines(cell))) for cell in row)
         shown.add_row(*cells, style="bold" if number == table.emphasised else None)
     return shown

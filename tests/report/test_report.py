@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 from sklearn.neighbors import NearestNeighbors
 
 from vaecodec import LinearCodec, LinearKind, Metric, fit_linear
+from vaecodec.codes import CodeType
 from vaecodec.errors import NonFiniteError, ReportInputError, WrongWidthError
 from vaecodec.evaluation import exact_search, recall
 from vaecodec_integrations.report import Run, measure, summarise, write
@@ -214,6 +215,39 @@ def test_codes_lose_by_their_bits(small, vae_codec):
     text = markdown("", tables(summary, run), [])
     assert "| stored as | lost by the codec | lost by the bits | lost by the index |" in text
     assert "| **vae64.onnx** |" in text
+
+
+def test_codes_of_an_engine_lose_by_their_bits_and_by_its_graph(small, vae_codec):
+    base, queries, _ = small
+    dtypes = [CodeType.FLOAT16, CodeType.INT4, CodeType.BINARY]
+    engine = open_engine(EngineName.QDRANT)
+    run = measure(base, queries, vae_codec, engine, name="vae64.onnx", dtypes=dtypes)
+    summary = summarise(run)
+    half, four, one = (summary.method(f"vae64.onnx, {dtype}") for dtype in dtypes)
+
+    assert [method.packed for method in summary.methods] == 9 * [False]
+    assert [method.coded for method in summary.methods] == 6 * [False] + 3 * [True]
+    assert [method.bytes_per_vector for method in (half, four, one)] == [128, 32, 8]
+    for method in (half, four, one):
+        losses = method.losses
+        assert losses.codec + losses.bits + losses.graph + losses.found == pytest.approx(1)
+        assert losses.codec == summary.method("vae64.onnx").losses.codec
+        # Qdrant's own quantiser is not worse than what it is modelled by.
+        assert losses.graph < 0.02
+    assert one.losses.bits > four.losses.bits > -0.01
+    assert one.losses.bits > 0.1
+    assert half.losses.bits == pytest.approx(0, abs=0.002)
+    assert one.reconstruction < four.reconstruction < half.reconstruction
+    latents, code = vae_codec.encode(base), vae_codec.code(dtype="binary")
+    ids = exact_search(code.decode(code.encode(latents)), vae_codec.encode_queries(queries), 10, Metric.COSINE)[0]
+    exact = 1 - one.losses.codec
+    assert exact - one.losses.bits == pytest.approx(recall(ids, run.truth, 10).mean())
+    assert (
+        Run.from_json(json.loads(json.dumps(run.to_json()))).methods[-1].quantised_ids[:, :10].tolist() == ids.tolist()
+    )
+
+    elsewhere = measure(base, queries, vae_codec, open_engine(EngineName.EXACT), name="v", dtypes=[CodeType.INT4])
+    assert [method.packed for method in elsewhere.methods] == 6 * [False] + [True]
 
 
 def test_worst_tenth_and_slices(run):
@@ -461,13 +495,17 @@ def test_command(vae_path, tmp_path):
     command += ["--base", str(tmp_path / "base.npy"), "--queries", str(tmp_path / "queries.npy"), "--engine", "hnsw"]
     command += ["--train", str(tmp_path / "train.npy"), "--relevant", str(tmp_path / "relevant.json")]
     command += ["--labels", str(tmp_path / "labels.txt")]
-    environment = {**os.environ, "COLUMNS": "200"}
+    environment = {**os.environ, "COLUMNS": "80"}
 
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
 
     assert result.returncode == 0, result.stderr
     summary = json.loads((tmp_path / "report" / "report.json").read_text())["summary"]
-    assert result.stdout.startswith(summary["headline"])
+    assert " ".join(result.stdout.split()).startswith(summary["headline"])
+    # On a terminal of 80 columns nothing is cut off: tables that are too wide are continued below.
+    assert "…" not in result.stdout
+    assert all(f" {heading} " in result.stdout for heading in ("worst tenth", "bytes per vector", "re-ranked 8x"))
+    assert max(map(len, result.stdout.splitlines())) <= 80
     assert summary["headline"].startswith(vae_path.name)
     assert (tmp_path / "report" / "report.md").read_text().replace("\\", "").startswith(f"# {summary['headline']}\n")
     assert [part["label"] for part in summary["slices"]] == ["a", "b"]

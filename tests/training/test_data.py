@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from vaecodec import Metric
 from vaecodec.errors import UnusableDataError
-from vaecodec.sources import ArraySource, RandomAccessSource, Rows, open_source
-from vaecodec_training.data import ShuffledBatches, check, sample_rows, split, with_random_access
+from vaecodec.sources import ArraySource, RandomAccessSource, Rows, open_source, sample_rows
+from vaecodec_training.data import ShuffledBatches, check, split, with_random_access
 
 
 class Sequential:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from vaecodec.errors import UnusableDataError
 from vaecodec.interface import FloatArray, Metric
-from vaecodec.sources import ArraySource, RandomAccessSource, VectorSource
+from vaecodec.sources import ArraySource, RandomAccessSource, VectorSource, sample_rows
 from vaecodec.vectors import faults, normalised
 
 # Vectors held in memory at once, in bytes of float32: enough for 350,000 rows of 384 values.
@@ -262,45 +262,12 @@ def split(digests: NDArray[np.uint64], *, validation: float = 0.05, confirmation
     return Split(parts["training"], parts["validation"], parts["confirmation"])
 
 
-def sample_rows(source: VectorSource, rows: int, seed: int) -> FloatArray:
-    """Rows drawn uniformly without replacement, in the source's order; all of them when there are not more.
-
-    For a source of known length the row numbers depend on length, ``rows`` and ``seed`` alone, so equally long
-    sources give aligned samples. For one of unknown length it is a reservoir (Vitter's algorithm R), whose
-    choice does not depend on the block size.
-
-    Args:
-        source: what is drawn from; read whole unless it has random access.
-        rows: how many are wanted.
-        seed: of the draw.
-
-    Returns:
-        float32 (min(rows, n), dim), as stored: neither checked nor normalised.
-    """
-    generator = np.random.default_rng(seed)
-    if source.rows is None:
-        return _reservoir(source, rows, generator)
-    if source.rows <= rows:
-        chosen = np.arange(source.rows)
-    else:
-        chosen = np.sort(generator.choice(source.rows, rows, replace=False, shuffle=False))
-    if isinstance(source, RandomAccessSource):
-        return np.asarray(source.take(chosen), np.float32)
-    sample = np.empty((len(chosen), source.dim), np.float32)
-    start = 0
-    for block in source.blocks():
-        first, last = np.searchsorted(chosen, [start, start + len(block)])
-        sample[first:last] = block[chosen[first:last] - start]
-        start += len(block)
-    return sample
-
-
 def with_random_access(source: VectorSource, *, seed: int = 0, budget: int = SAMPLE_BYTES) -> RandomAccessSource:
     """The source itself, or, when it can only be read from first to last, a sample of it held in memory.
 
     Args:
         source: Parquet files and collections have no random access.
-        seed: of :func:`sample_rows`.
+        seed: of :func:`~vaecodec.sources.sample_rows`.
         budget: bytes of float32 that the sample may take.
     """
     if isinstance(source, RandomAccessSource):
@@ -389,23 +356,6 @@ class ShuffledBatches:
 
 def _take(source: RandomAccessSource, rows: NDArray[np.int64]) -> FloatArray:
     return np.asarray(source.take(rows), np.float32)
-
-
-def _reservoir(source: VectorSource, rows: int, generator: np.random.Generator) -> FloatArray:
-    kept = np.empty((rows, source.dim), np.float32)
-    numbers = np.full(rows, -1, np.int64)
-    start = 0
-    for block in source.blocks():
-        arriving = np.arange(start, start + len(block))
-        # Row t takes slot t while there is room, then a random one of t + 1 slots, which may lie outside. Of rows that
-        # take the same slot the last one stays, which is what assigning them one after another does.
-        slots = np.where(arriving < rows, arriving, (generator.random(len(block)) * (arriving + 1)).astype(np.int64))
-        taken = np.flatnonzero(slots < rows)
-        numbers[slots[taken]] = arriving[taken]
-        kept[slots[taken]] = block[taken]
-        start += len(block)
-    filled = np.flatnonzero(numbers >= 0)
-    return kept[filled[np.argsort(numbers[filled])]]
 
 
 def _refuse(name: str, rows: int, non_finite: NDArray[np.int64], zero: NDArray[np.int64], metric: Metric) -> None:

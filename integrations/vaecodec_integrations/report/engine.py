@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
+from vaecodec.codes import CodeType
 from vaecodec.evaluation import IdArray
 from vaecodec.interface import FloatArray, Metric
 
@@ -49,6 +50,18 @@ class Engine(Protocol):
         """What to know to build the same index again: library, version, settings; JSON values only."""
         ...
 
-    def build(self, vectors: FloatArray, metric: Metric, folder: Path) -> Index:
-        """Index vectors, float32 (n, d); their ids are their row numbers. ``folder`` is empty and the index's own."""
+    @property
+    def dtypes(self) -> frozenset[CodeType]:
+        """How it can store the vectors that it searches."""
+        ...
+
+    def build(self, vectors: FloatArray, metric: Metric, folder: Path, *, dtype: CodeType = CodeType.FLOAT32) -> Index:
+        """Index vectors, float32 (n, d); their ids are their row numbers.
+
+        Args:
+            vectors: what is indexed.
+            metric: how they are compared.
+            folder: empty, and the index's own.
+            dtype: one of :attr:`dtypes`; the engine quantises by its own means.
+        """
         ...

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vaecodec.codes import CodeType
 from vaecodec.evaluation import IdArray, exact_search
 from vaecodec.interface import FloatArray, Metric
 from vaecodec_integrations.report.engine import EngineName, Index
@@ -15,13 +16,21 @@ class ExactEngine:
     """Brute force in numpy; its size is that of the vectors."""
 
     name = EngineName.EXACT
+    dtypes = frozenset({CodeType.FLOAT32})
 
     @property
     def parameters(self) -> Mapping[str, Any]:
         """None: there is nothing to choose."""
         return {}
 
-    def build(self, vectors: FloatArray, metric: Metric, folder: Path) -> Index:  # noqa: ARG002
+    def build(
+        self,
+        vectors: FloatArray,
+        metric: Metric,
+        folder: Path,  # noqa: ARG002
+        *,
+        dtype: CodeType = CodeType.FLOAT32,  # noqa: ARG002
+    ) -> Index:
         """Keep the vectors as they are."""
         return _ExactIndex(vectors, metric)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vaecodec.codes import CodeType
 from vaecodec.evaluation import IdArray
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric
@@ -22,6 +23,7 @@ class HnswEngine:
     """hnswlib with its default graph and ef 128, on all cores."""
 
     name = EngineName.HNSW
+    dtypes = frozenset({CodeType.FLOAT32})
 
     def __init__(self) -> None:
         self._hnswlib = require("hnswlib", extra="hnsw")
@@ -31,7 +33,14 @@ class HnswEngine:
         """Library version and graph settings."""
         return {"hnswlib": version("hnswlib"), "M": _M, "ef_construction": _EF_CONSTRUCTION, "ef": _EF}
 
-    def build(self, vectors: FloatArray, metric: Metric, folder: Path) -> Index:
+    def build(
+        self,
+        vectors: FloatArray,
+        metric: Metric,
+        folder: Path,
+        *,
+        dtype: CodeType = CodeType.FLOAT32,  # noqa: ARG002
+    ) -> Index:
         """Build the graph and save it, to know its size."""
         index = self._hnswlib.Index(SPACES[metric], vectors.shape[1])
         index.init_index(len(vectors), M=_M, ef_construction=_EF_CONSTRUCTION)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vaecodec.codes import CodeType
 from vaecodec.evaluation import IdArray
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric
@@ -16,13 +17,19 @@ from vaecodec_integrations.report.engine import EngineName, Index
 
 _M, _EF_CONSTRUCT, _EF = 16, 200, 128
 _POINTS_PER_UPSERT = 1_000
+# TurboQuant's bits per dimension for what is stored as codes.
+_BITS = {CodeType.INT8: "Bits8", CodeType.INT4: "Bits4", CodeType.INT2: "Bits2", CodeType.BINARY: "Bits1"}
 _BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own block size is
 
 
 class QdrantEngine:
-    """A Qdrant shard with its default graph and ef 128: float32 vectors without payloads, one segment."""
+    """A Qdrant shard with its default graph and ef 128: vectors without payloads, one segment.
+
+    Codes are TurboQuant's, in RAM and never scored again by the floats, which lie on disk.
+    """
 
     name = EngineName.QDRANT
+    dtypes = frozenset({CodeType.FLOAT32, CodeType.FLOAT16, *_BITS})
 
     def __init__(self) -> None:
         self._edge = require("qdrant_edge", extra="edge")
@@ -32,7 +39,7 @@ class QdrantEngine:
         """Library version and graph settings."""
         return {"qdrant-edge-py": version("qdrant-edge-py"), "m": _M, "ef_construct": _EF_CONSTRUCT, "hnsw_ef": _EF}
 
-    def build(self, vectors: FloatArray, metric: Metric, folder: Path) -> Index:
+    def build(self, vectors: FloatArray, metric: Metric, folder: Path, *, dtype: CodeType = CodeType.FLOAT32) -> Index:
         """Insert, build the graph to the end, flush."""
         edge = self._edge
         distance = {
@@ -44,6 +51,13 @@ class QdrantEngine:
             vectors=edge.EdgeVectorParams(
                 size=vectors.shape[1],
                 distance=distance,
+                on_disk=dtype in _BITS,
+                datatype=edge.VectorStorageDatatype.Float16 if dtype is CodeType.FLOAT16 else None,
+                quantization_config=None
+                if dtype not in _BITS
+                else edge.TurboQuantQuantizationConfig(
+                    bits=getattr(edge.TurboQuantBitSize, _BITS[dtype]), always_ram=True
+                ),
                 # The thresholds (KB) keep Qdrant from falling back to brute force on a small collection.
                 hnsw_config=edge.HnswIndexConfig(m=_M, ef_construct=_EF_CONSTRUCT, full_scan_threshold=1),
             ),
@@ -69,7 +83,7 @@ class _QdrantIndex:
 
     def search(self, queries: FloatArray, k: int) -> IdArray:
         edge = self._edge
-        parameters = edge.SearchParams(hnsw_ef=_EF)
+        parameters = edge.SearchParams(hnsw_ef=_EF, quantization=edge.QuantizationSearchParams(rescore=False))
         requests = [
             edge.QueryRequest(limit=k, query=edge.Query.Nearest(query), params=parameters) for query in queries.tolist()
         ]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from vaecodec import __version__
 from vaecodec.codec import Codec
+from vaecodec.codes import Code, CodeType
 from vaecodec.errors import InvalidVectorsError, NotCalibratedError, ReportInputError
 from vaecodec.evaluation import IdArray, exact_search, pair_scores, pair_similarity, spearman
 from vaecodec.interface import FloatArray, Metric, VectorCodec
@@ -85,7 +86,7 @@ class Method:
         name: ``uncompressed``, a linear kind, or the codec's name, with the bytes where it is stored as codes.
         packed: stored as the codec's codes in a ``PackedIndex``, searched exactly, instead of in the engine.
         width: dimensions stored.
-        bytes_per_vector: of the stored vectors alone: float32, or a code and its norm.
+        bytes_per_vector: of the vectors alone, as they are searched: float32, a code, or a code and its norm.
         index_bytes: of the whole index on disk.
         encode_seconds: to encode the base; 0 where nothing is encoded.
         build_seconds: to index it, encoding included only where packed.
@@ -97,6 +98,8 @@ class Method:
         scores: what scores become; none for L2, whose distances are not calibrated.
         unreached: numbers of those sampled documents that no document of their own neighbourhood finds any more.
         exact_ids: (nq, k) by exact search on the float32 vectors that are stored, or would be.
+        quantised_ids: (nq, k) by exact search on what the engine's codes stand for; none where it stores float32. They
+            are modelled by the codec's own uniform codes, which engines do not tell theirs from by much.
         engine_ids: (nq, k) by the index, -1 where fewer were found.
     """
 
@@ -115,6 +118,7 @@ class Method:
     scores: Scores | None
     unreached: list[int]
     exact_ids: IdArray
+    quantised_ids: IdArray | None
     engine_ids: IdArray
 
 
@@ -174,6 +178,7 @@ def measure(
     labels: Sequence[str] | None = None,
     scored_pairs: ScoredPairs | None = None,
     budgets: Sequence[int] = (),
+    dtypes: Sequence[CodeType] = (),
     on_method: Callable[[str], None] = lambda _: None,
 ) -> Run:
     """Measure the codec, the uncompressed vectors and the linear baselines of the same width.
@@ -189,6 +194,7 @@ def measure(
         labels: for each query the slice that it belongs to.
         scored_pairs: pairs of embeddings whose similarity people have scored.
         budgets: bytes per vector at which the codec's codes are measured too; needs a :class:`vaecodec.Codec`.
+        dtypes: uniform codes that are measured too: in the engine where it has them, otherwise as ``budgets`` are.
         on_method: called with the name of each method before it is measured.
 
     Raises:
@@ -201,7 +207,9 @@ def measure(
     base = as_vectors(base, codec.dim, metric, name="base")
     queries = as_vectors(queries, codec.dim, metric, name="queries")
     _check(base, queries, relevant, labels, name)
-    codes = [(f"{name}, {budget} bytes", _packed_index(codec, budget)) for budget in budgets]
+    codes = [(f"{name}, {budget} bytes", _packed_index(codec, bytes=budget)) for budget in budgets]
+    codes += [(f"{name}, {dtype}", _packed_index(codec, dtype=dtype)) for dtype in dtypes if dtype not in engine.dtypes]
+    own = [(f"{name}, {dtype}", dtype, _code(codec, dtype)) for dtype in dtypes if dtype in engine.dtypes]
     if scored_pairs is not None:
         scored_pairs = _checked(scored_pairs, codec.dim, metric)
     if metric is Metric.COSINE:
@@ -231,6 +239,9 @@ def measure(
     for method, reduction in [(UNCOMPRESSED, None), *linear.items(), (name, codec)]:
         on_method(method)
         methods.append(_measure(method, reduction, base, queries, metric, engine, hood, scored_pairs))
+    for method, dtype, code in own:
+        on_method(method)
+        methods.append(_measure(method, codec, base, queries, metric, engine, hood, scored_pairs, dtype, code))
     for method, index in codes:
         on_method(method)
         methods.append(_measure_packed(method, codec, index, base, queries, hood, scored_pairs))
@@ -293,49 +304,64 @@ def _measure(
     engine: Engine,
     hood: _Neighbourhoods,
     scored: ScoredPairs | None,
+    dtype: CodeType = CodeType.FLOAT32,
+    code: Code | None = None,
 ) -> Method:
+    def quantised(vectors: FloatArray) -> FloatArray:
+        latents = codec.encode(vectors) if codec else vectors
+        return code.decode(code.encode(latents)) if code else latents
+
     stored, encode_seconds = _timed(lambda: codec.encode(base) if codec else base)
     encoded, encode_queries_seconds = _timed(lambda: codec.encode_queries(queries) if codec else queries)
     stored_metric = codec.latent_metric if codec else metric
     k = min(NEIGHBOURS, len(base))
     with tempfile.TemporaryDirectory(prefix="vaecodec-report-") as folder:
-        index, build_seconds = _timed(lambda: engine.build(stored, stored_metric, Path(folder)))
+        index, build_seconds = _timed(lambda: engine.build(stored, stored_metric, Path(folder), dtype=dtype))
         try:
             index.search(encoded[:_NEIGHBOURHOOD], k)  # first calls load what later ones find loaded
             runs = [_timed(lambda: index.search(encoded, k)) for _ in range(_TIMED_RUNS)]
             size_bytes = index.size_bytes
         finally:
             index.close()
-    encode = codec.encode if codec else _unchanged
+    kept = quantised(base)
     exact_ids, exact_scores = exact_search(stored, encoded, k, stored_metric)
     sample = base[:: max(1, len(base) // _RECONSTRUCTED_ROWS)]
-    restored = codec.decode(codec.encode(sample)) if codec else sample
+    restored = codec.decode(quantised(sample)) if codec else sample
     return Method(
         name=name,
         packed=False,
         width=stored.shape[1],
-        bytes_per_vector=stored.itemsize * stored.shape[1],
+        bytes_per_vector=code.bytes_per_vector if code else stored.itemsize * stored.shape[1],
         index_bytes=size_bytes,
         encode_seconds=encode_seconds if codec else 0.0,
         build_seconds=build_seconds,
         encode_queries_seconds=encode_queries_seconds if codec else 0.0,
         search_seconds=statistics.median(seconds for _, seconds in runs),
-        pair_similarity=pair_similarity(base, stored, metric, stored_metric),
+        pair_similarity=pair_similarity(base, kept, metric, stored_metric),
         scored_pairs=None
         if scored is None
-        else spearman(pair_scores(encode(scored.first), encode(scored.second), stored_metric), scored.scores),
+        else spearman(pair_scores(quantised(scored.first), quantised(scored.second), stored_metric), scored.scores),
         reconstruction=_mean_cosine(sample, restored),
-        scores=_scores(exact_scores, exact_ids, base, queries, metric, codec),
-        unreached=hood.unreached(stored, codec.encode_queries if codec else None, stored_metric),
+        scores=None if code else _scores(exact_scores, exact_ids, base, queries, metric, codec),
+        unreached=hood.unreached(kept, codec.encode_queries if codec else None, stored_metric),
         exact_ids=exact_ids,
+        quantised_ids=exact_search(kept, encoded, k, stored_metric)[0] if code else None,
         engine_ids=runs[0][0],
     )
 
 
-def _packed_index(codec: VectorCodec, budget: int) -> PackedIndex:
+def _packed_index(codec: VectorCodec, **code: Any) -> PackedIndex:
+    return PackedIndex(_with_codes(codec), **code)
+
+
+def _code(codec: VectorCodec, dtype: CodeType) -> Code | None:
+    return None if dtype is CodeType.FLOAT32 else _with_codes(codec).code(dtype=dtype)
+
+
+def _with_codes(codec: VectorCodec) -> Codec:
     if not isinstance(codec, Codec):
-        raise ReportInputError("budgets: codes need a codec loaded from a file, which holds their calibration")
-    return PackedIndex(codec, bytes=budget)
+        raise ReportInputError("codec: codes need a codec loaded from a file, which holds their calibration")
+    return codec
 
 
 def _measure_packed(
@@ -381,6 +407,7 @@ def _measure_packed(
         scores=_scores(scores, found, base, queries, codec.metric, None),
         unreached=hood.unreached(stored, codec.encode_queries, codec.latent_metric),
         exact_ids=exact_search(codec.encode(base), codec.encode_queries(queries), k, codec.latent_metric)[0],
+        quantised_ids=None,
         engine_ids=found,
     )
 
@@ -455,10 +482,6 @@ def _svd_curve(train: Any, base: FloatArray, queries: FloatArray, code_dim: int,
     return curve
 
 
-def _unchanged(vectors: FloatArray) -> FloatArray:
-    return vectors
-
-
 def _timed(call: Callable[[], T]) -> tuple[T, float]:
     start = time.perf_counter()
     result = call()
@@ -475,7 +498,8 @@ def _fingerprint(vectors: FloatArray) -> str:
 
 
 def _method(fields: Mapping[str, Any]) -> Method:
-    ids: dict[str, Any] = {name: _ids(fields[name]) for name in ("exact_ids", "engine_ids")}
+    names = ("exact_ids", "quantised_ids", "engine_ids")
+    ids: dict[str, Any] = {name: None if fields[name] is None else _ids(fields[name]) for name in names}
     scores = None if fields["scores"] is None else Scores(**fields["scores"])
     return Method(**{**fields, **ids, "scores": scores})
 

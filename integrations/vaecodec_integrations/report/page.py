@@ -25,7 +25,7 @@ th, td { padding: .35rem .6rem; text-align: right; white-space: nowrap; border-b
 th:first-child { text-align: left; padding-left: .2rem; white-space: normal; min-width: 6.5rem; background: #fff;
   position: sticky; left: 0; }
 td small { color: var(--quiet); font-size: .85em; }
-thead th { color: var(--quiet); font-weight: 600; }
+thead th { color: var(--quiet); font-weight: 600; white-space: normal; vertical-align: bottom; }
 tbody th { font-weight: 400; }
 tr.ours, tr.ours th { background: var(--ours); }
 tr.ours th, tr.ours td { font-weight: 600; }

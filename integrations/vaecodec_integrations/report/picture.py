@@ -33,7 +33,7 @@ def recall_against_bytes(summary: Summary, form: Literal["png", "svg"]) -> bytes
     for method, height in zip(summary.methods, heights, strict=True):
         value = method.metrics[JUDGED]
         ours = method.name == summary.codec
-        colour = _CODEC if ours or method.packed else _PLAIN if method.name == UNCOMPRESSED else _LINEAR
+        colour = _CODEC if ours or method.coded else _PLAIN if method.name == UNCOMPRESSED else _LINEAR
         around = [[value.mean - value.low], [value.high - value.mean]]
         axes.errorbar(
             method.bytes_per_vector, value.mean, around, fmt="o", color=colour, capsize=3, markersize=7 if ours else 4
@@ -60,7 +60,7 @@ def recall_against_bytes(summary: Summary, form: Literal["png", "svg"]) -> bytes
     axes.set_xlabel("bytes per vector")
     axes.set_ylabel(f"{JUDGED} against exact search")
     axes.grid(alpha=0.25)
-    axes.legend(loc="upper left", frameon=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
     return _rendered(figure, form)
 
 
@@ -83,7 +83,7 @@ def losses(summary: Summary, form: Literal["png", "svg"]) -> bytes:
         for colour, text in (
             (_LOSSES[0], "found"),
             (_LOSSES[1], "lost by the index"),
-            *([(_LOSSES[2], "lost by the bits")] if any(method.packed for method in summary.methods) else []),
+            *([(_LOSSES[2], "lost by the bits")] if any(method.coded for method in summary.methods) else []),
             (_LOSSES[3], "lost by the codec"),
             *(
                 (colour, f"re-ranking {times}x")

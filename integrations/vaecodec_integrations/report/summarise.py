@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vaecodec.evaluation import Figures, IdArray, Interval, bootstrap, mrr, ndcg, paired_bootstrap, recall
+from vaecodec.evaluation import Figures, Interval, bootstrap, mrr, ndcg, paired_bootstrap, recall, recall_among
 from vaecodec.linear import LinearKind
 from vaecodec_integrations.report.measure import Method, Run, Scores
 
@@ -36,7 +36,8 @@ class Losses:
         codec: lost by exact search on the float32 vectors.
         bits: lost in addition by writing them as codes.
         graph: lost in addition by the engine's index. This and ``bits`` may be slightly negative: they can err on the
-            right side.
+            right side. Where the engine stores codes of its own, ``bits`` is what ours of the same size lose, and what
+            its quantiser does better or worse is in ``graph``.
         found: recall@10 of the index.
         reranked: recall@10 after the index's first 10, 20, 40 and 80 candidates are scored again with the
             original vectors.
@@ -56,6 +57,7 @@ class MethodSummary:
     Attributes:
         name, packed, width, bytes_per_vector, index_bytes, pair_similarity, scored_pairs, reconstruction, scores: see
             :class:`Method`.
+        coded: stored as codes, there or in the engine.
         build_seconds: encoding and indexing the base.
         queries_per_second: encoding and searching the queries, in one batch.
         metrics: recall@k, and nDCG@10 and MRR@10 where relevance is known, by name.
@@ -66,6 +68,7 @@ class MethodSummary:
 
     name: str
     packed: bool
+    coded: bool
     width: int
     bytes_per_vector: int
     index_bytes: int
@@ -213,6 +216,7 @@ def _summarise(run: Run, method: Method, figures: Mapping[str, Figures]) -> Meth
     return MethodSummary(
         name=method.name,
         packed=method.packed,
+        coded=method.packed or method.quantised_ids is not None,
         width=method.width,
         bytes_per_vector=method.bytes_per_vector,
         index_bytes=method.index_bytes,
@@ -233,21 +237,14 @@ def _losses(run: Run, method: Method) -> Losses:
     exact = float(recall(method.exact_ids, run.truth, 10).mean())
     found = float(recall(method.engine_ids, run.truth, 10).mean())
     reranked = {
-        times: _among(method.engine_ids[:, : 10 * times], run.truth[:, :10])
+        times: float(recall_among(method.engine_ids[:, : 10 * times], run.truth[:, :10]).mean())
         for times in RERANKED
         if 10 * times <= run.truth.shape[1]
     }
-    bits, graph = (exact - found, 0.0) if method.packed else (0.0, exact - found)
-    return Losses(codec=1 - exact, bits=bits, graph=graph, found=found, reranked=reranked)
-
-
-def _among(candidates: IdArray, truth: IdArray) -> float:
-    """Share of the true neighbours among the candidates.
-
-    That is the recall after scoring the candidates with the original vectors, since every true neighbour among them
-    then comes before all others.
-    """
-    return float((truth[:, :, None] == candidates[:, None, :]).any(axis=2).mean())
+    quantised = found if method.packed else exact
+    if method.quantised_ids is not None:
+        quantised = float(recall(method.quantised_ids, run.truth, 10).mean())
+    return Losses(codec=1 - exact, bits=exact - quantised, graph=quantised - found, found=found, reranked=reranked)
 
 
 def _slices(run: Run, codec: Figures, linear: Figures) -> list[Slice]:

@@ -85,7 +85,12 @@ def _costs(summary: Summary) -> Table:
 
     note = (
         "Index: bytes on disk. Build and queries include encoding; queries are searched in one batch for 100 "
-        "neighbours, on all cores." + (" Codes are searched exactly, in a PackedIndex." if _packed(summary) else "")
+        "neighbours, on all cores."
+        + (
+            " Codes that the engine does not have are searched exactly, in a PackedIndex."
+            if any(method.packed for method in summary.methods)
+            else ""
+        )
     )
     columns = ("dimensions", "bytes per vector", "index", "build, s", "queries per s")
     return _methods(summary, "What it costs", note, columns, [cells(method) for method in summary.methods])
@@ -105,27 +110,26 @@ def _difference(summary: Summary) -> Table:
 
 def _losses(summary: Summary) -> Table:
     times = list(summary.methods[0].losses.reranked)
-    packed = _packed(summary)
+    coded = any(method.coded for method in summary.methods)
+    own_codes = any(method.coded and not method.packed for method in summary.methods)
 
     def cells(method: MethodSummary) -> list[str]:
         losses = method.losses
-        lost = [losses.codec, *([losses.bits] if packed else []), losses.graph]
-        return [f"{figure:.3f}" for figure in (*lost, *losses.reranked.values())]
+        lost = [losses.codec, *([losses.bits] if coded else []), losses.graph]
+        return [f"{figure:z.3f}" for figure in (*lost, *losses.reranked.values())]
 
     note = (
         f"{JUDGED}. Lost by the codec: exact search on its float32 latents misses them. "
-        + ("Lost by the bits: exact search on what the codes stand for misses them in addition. " if packed else "")
-        + "Lost by the index: its graph misses them in addition. Re-ranked: so many times 10 candidates are scored "
+        + ("Lost by the bits: exact search on what the codes stand for misses them in addition. " if coded else "")
+        + "Lost by the index: its graph misses them in addition"
+        + ("; its own quantiser stands in for ours there and may find more. " if own_codes else ". ")
+        + "Re-ranked: so many times 10 candidates are scored "
         "again with the original vectors."
     )
-    lost_by = ("codec", "bits", "index") if packed else ("codec", "index")
+    lost_by = ("codec", "bits", "index") if coded else ("codec", "index")
     columns = (*(f"lost by the {part}" for part in lost_by), *(f"re-ranked {factor}x" for factor in times))
     title = "Where it is lost, and what re-ranking brings back"
     return _methods(summary, title, note, columns, [cells(method) for method in summary.methods])
-
-
-def _packed(summary: Summary) -> bool:
-    return any(method.packed for method in summary.methods)
 
 
 def _geometry(summary: Summary, run: Run) -> Table:

@@ -1,0 +1,91 @@
+"""What a plan is worth: how often it misses its target, and what recall does when a collection grows.
+
+    python benchmarks/plan.py --data ../shared/data/debian-minilm
+
+The folder holds train, base and queries as .npy. Misses: every setting is searched once for all queries; then queries
+are drawn at random again and again, half of them to choose on and half to confirm, and what is chosen is looked up on
+all. Growth: the same settings in growing parts of the collection, exact search.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from vaecodec import fit_linear
+from vaecodec.codes import Calibration
+from vaecodec.evaluation import exact_search, recall_among
+from vaecodec.interface import Metric
+from vaecodec.sources import open_source
+from vaecodec_integrations.plan import Goal
+from vaecodec_integrations.plan.candidates import candidates
+from vaecodec_integrations.plan.planner import choices, choose, draw
+from vaecodec_integrations.plan.stores import STORES
+
+FACTORS = (1, 2, 4)
+GROWING = ((128, "float32", 1), (192, "int4", 1), (256, "int4", 1), (128, "int2", 4))
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder with train, base and queries as .npy.")],
+    draws: Annotated[int, typer.Option(help="How often queries are drawn.")] = 150,
+    rows: Annotated[int, typer.Option(help="Documents that the plans are made in.")] = 10_000,
+) -> None:
+    """Print both tables."""
+    misses(data, draws, rows)
+    growth(data)
+
+
+def misses(data: Path, draws: int, rows: int) -> None:
+    """Share of the plans whose setting does not reach the target on all queries."""
+    queries = open_source(data / "queries.npy")
+    sample = draw(open_source(data / "train.npy"), queries, 10, Metric.COSINE, rows, 0)
+    considered = list(candidates(sample, [], 10 * FACTORS[-1], np.inf, lambda _: None))
+    everyone = np.arange(len(sample.queries))
+    random = np.random.default_rng(0)
+    print("| target | queries | plans | missed | recall above the target |\n|---|---|---|---|---|")
+    for target in (0.8, 0.9, 0.95):
+        goal = Goal(recall=target, rerank=FACTORS[-1], vectors=1_000_000)
+        for asked in (200, 500, 1_000):
+            above = []
+            for _ in range(draws):
+                drawn = random.permutation(everyone)[:asked]
+                part = replace(sample, choosing=drawn[: asked // 2], confirming=drawn[asked // 2 :])
+                offered = choices(considered, FACTORS, part)
+                for store in STORES:
+                    found = choose(store, offered, goal, part)
+                    if found is not None and found[1]:
+                        reached = found[0].candidate.recalls(sample, everyone, found[0].oversample).mean()
+                        above.append(reached - target)
+            missed = np.mean(np.array(above) < 0)
+            print(f"| {target} | {asked} | {len(above)} | {missed:.1%} | {np.mean(above):+.3f} |", flush=True)
+
+
+def growth(data: Path) -> None:
+    """Recall@10 in 1/64, 1/32 and so on of all documents."""
+    train, base, queries = (np.load(data / f"{name}.npy").astype(np.float32) for name in ("train", "base", "queries"))
+    documents = np.random.default_rng(0).permutation(np.concatenate([train, base]))
+    parts = [len(documents) >> power for power in range(6, -1, -1)]
+    print("\n| documents | " + " | ".join(f"{part:,}" for part in parts) + " |\n|---" + "|---" * len(parts) + "|")
+    queries = queries[:1_000]
+    whole = fit_linear(train, train.shape[1])
+    for width, dtype, oversample in GROWING:
+        codec = whole.truncated(width)
+        code = Calibration.fit(codec.encode(train), codec.latent_metric).code(dtype=dtype)
+        stored = code.decode(code.encode(codec.encode(documents)))
+        latents = codec.encode_queries(queries)
+        recalls = []
+        for part in parts:
+            truth = exact_search(documents[:part], queries, 10, codec.metric)[0]
+            ids = exact_search(stored[:part], latents, 10 * oversample, codec.latent_metric)[0]
+            recalls.append(recall_among(ids, truth).mean())
+        name = f"{width} x {dtype}" + (f", re-ranked {oversample}x" if oversample > 1 else "")
+        print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in recalls) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,196 @@
+"""What could store the vectors: every codec at every width in every code, searched once for all later figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecodec.codec import Codec
+from vaecodec.codes import Calibration, Code, CodeType
+from vaecodec.errors import InvalidBudgetError
+from vaecodec.evaluation import Figures, IdArray, exact_search, recall, recall_among
+from vaecodec.interface import FloatArray, Metric, VectorCodec
+from vaecodec.linear import LinearCodec, LinearKind, fit_linear
+
+# Bytes of trellis codes: from a third of the smallest width in two bits to where uniform codes are as good.
+_BUDGETS = (16, 24, 32, 48, 64, 96, 128, 192)
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A codec, a width and a code.
+
+    Attributes:
+        codec: name of the codec file, or the kind of a linear codec that is still to be fitted.
+        file: the codec file given, or none.
+        file_width: all the latents of the codec file; of these the first ``width`` are used.
+        dim: width of the embeddings.
+        width: dimensions stored.
+        dtype: a uniform code, or none for a trellis code of ``code_bytes``.
+        code_bytes: bytes of one vector as it is searched.
+    """
+
+    codec: str
+    file: str | None
+    file_width: int
+    dim: int
+    width: int
+    dtype: CodeType | None
+    code_bytes: int
+
+    def __str__(self) -> str:
+        code = f"{self.width} x {self.dtype}" if self.dtype else "trellis codes"
+        return f"{self.codec}, {code}"
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A setting, what it takes to use it, and what it finds.
+
+    Attributes:
+        setting: in words and numbers.
+        codec: at the setting's width.
+        calibration: of that codec's latents.
+        code: documents' latents to bytes.
+        ids: (nq, depth), nearest first, by exact search of float queries over what the codes stand for.
+    """
+
+    setting: Setting
+    codec: VectorCodec
+    calibration: Calibration
+    code: Code
+    ids: IdArray
+
+    def recalls(self, sample: Sample, queries: NDArray[np.int64], oversample: int) -> Figures:
+        """Recall of these queries when the first ``oversample`` times k are scored again with the originals."""
+        truth = sample.truth[queries]
+        return recall_among(self.ids[queries, : oversample * truth.shape[1]], truth)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """What is searched, and by what.
+
+    Attributes:
+        fitted_on: float32 (m, d), under cosine of unit norm: what linear codecs are fitted on; the base is part of it.
+        base: float32 (n, d), the same.
+        queries: float32 (nq, d), the same.
+        truth: (nq, k), the exact neighbours.
+        choosing, confirming: which queries choices are made on, and which confirm them.
+        metric: how the vectors are compared.
+    """
+
+    fitted_on: FloatArray
+    base: FloatArray
+    queries: FloatArray
+    truth: IdArray
+    choosing: NDArray[np.int64]
+    confirming: NDArray[np.int64]
+    metric: Metric
+
+
+def candidates(
+    sample: Sample,
+    files: Sequence[Path],
+    depth: int,
+    most_bytes: float,
+    on_step: Callable[[str], None],
+) -> Iterator[Candidate]:
+    """Every setting that is smaller than the uncompressed vectors and not larger than ``most_bytes``.
+
+    Of the linear kinds only the one that finds most at a width goes on to be quantised, as in the gate of ``vaecodec
+    fit``.
+    """
+    dim = sample.base.shape[1]
+    for path in files:
+        whole = Codec.load(path)
+        for width in _nested(whole):
+            on_step(f"{path.name} at {width} dimensions")
+            codec = Codec.load(path, dim=width)
+            yield from _coded(sample, codec, codec.calibration, depth, most_bytes, path, whole.code_dim)
+    kinds = [
+        fit_linear(sample.fitted_on, dim, kind=kind, metric=sample.metric)
+        for kind in LinearKind
+        # Squared distances do not change with the origin: both kinds of PCA are one.
+        if not (sample.metric is Metric.L2 and kind is LinearKind.PCA_DOCUMENTS)
+    ]
+    for width in _widths(dim):
+        on_step(f"linear codecs at {width} dimensions")
+        best = _best_linear(sample, [kind.truncated(width) for kind in kinds])
+        calibration = Calibration.fit(best.encode(sample.fitted_on), best.latent_metric)
+        yield from _coded(sample, best, calibration, depth, most_bytes, None, width)
+
+
+def _coded(
+    sample: Sample,
+    codec: VectorCodec,
+    calibration: Calibration,
+    depth: int,
+    most_bytes: float,
+    file: Path | None,
+    file_width: int,
+) -> Iterator[Candidate]:
+    latents, queries = codec.encode(sample.base), codec.encode_queries(sample.queries)
+    codes: list[tuple[CodeType | None, Code]] = [(dtype, calibration.code(dtype=dtype)) for dtype in CodeType]
+    # A trellis code chooses among all latents: nested ones give it nothing more.
+    if codec.code_dim == (file_width if file else codec.dim) and find_spec("numba"):
+        codes += [(None, code) for code in _trellis(calibration)]
+    for dtype, code in codes:
+        if code.bytes_per_vector < _FLOAT_BYTES * codec.dim and code.bytes_per_vector <= most_bytes:
+            stored = code.decode(code.encode(latents))
+            yield Candidate(
+                Setting(
+                    codec=file.name if file else _kind(codec),
+                    file=str(file) if file else None,
+                    file_width=file_width,
+                    dim=codec.dim,
+                    width=codec.code_dim,
+                    dtype=dtype,
+                    code_bytes=code.bytes_per_vector,
+                ),
+                codec,
+                calibration,
+                code,
+                exact_search(stored, queries, depth, codec.latent_metric)[0],
+            )
+
+
+def _trellis(calibration: Calibration) -> Iterator[Code]:
+    for budget in _BUDGETS:
+        try:
+            yield calibration.code(bytes=budget)
+        except InvalidBudgetError:  # more bits than the latents can take
+            return
+
+
+def _best_linear(sample: Sample, codecs: Sequence[LinearCodec]) -> LinearCodec:
+    def found(codec: LinearCodec) -> float:
+        queries = codec.encode_queries(sample.queries[sample.choosing])
+        k = sample.truth.shape[1]
+        ids = exact_search(codec.encode(sample.base), queries, k, codec.latent_metric)[0]
+        return float(recall(ids, sample.truth[sample.choosing], k).mean())
+
+    return max(codecs, key=found)
+
+
+def _kind(codec: VectorCodec) -> str:
+    assert isinstance(codec, LinearCodec)
+    return str(codec.kind)
+
+
+def _nested(codec: Codec) -> list[int]:
+    """A linear file has every width: of these only those that are tried anyway."""
+    widths = {*codec.metadata.nested_dims, codec.code_dim}
+    return sorted(widths if len(widths) < codec.code_dim else widths & {*_widths(codec.dim), codec.code_dim})
+
+
+def _widths(dim: int) -> list[int]:
+    """16, 24, 32, 48, 64, 96 and so on, to ``dim`` itself."""
+    steps = (start << power for power in range(dim.bit_length()) for start in (16, 24))
+    return sorted({dim, *(width for width in steps if width < dim)})

@@ -1,0 +1,293 @@
+"""Choose on some queries, confirm on others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vaecodec.codec import Codec
+from vaecodec.errors import PlanInputError
+from vaecodec.evaluation import Interval, bootstrap, exact_search, paired_bootstrap, recall_among
+from vaecodec.interface import FloatArray, Metric
+from vaecodec.sources import VectorSource, sample_rows
+from vaecodec.vectors import as_vectors, normalised
+from vaecodec_integrations.plan.candidates import Candidate, Sample, Setting, candidates
+from vaecodec_integrations.plan.goal import Goal
+from vaecodec_integrations.plan.stores import STORES, Store, StoreName, Use
+from vaecodec_integrations.plan.trial import Trial, try_out
+
+# Searched: interval half-widths of about half a point of recall, in a minute or two on one core.
+SAMPLE_ROWS = 20_000
+# Linear codecs are fitted on more, as `vaecodec linear` fits them on all.
+_FITTED_ROWS = 100_000
+_MOST_QUERIES = 2_000
+_FEWEST_QUERIES = 40
+_HELD_OUT = 0.1
+
+
+@dataclass(frozen=True)
+class Option:
+    """A setting with its re-ranking, as it does on the queries that choices are made on."""
+
+    setting: Setting
+    oversample: int
+    recall: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The cheapest setting for one store that meets the goal, or what comes nearest to it.
+
+    Attributes:
+        store: where vectors are kept.
+        met: whether the goal is met.
+        setting, oversample: what was chosen; no setting where nothing fits the limits.
+        recall: mean recall@k with its 95 % interval, by exact search, on the confirming queries.
+        per_doubling: what the last doubling of the sample cost in recall@k, with its 95 % interval.
+        ram_bytes, disk_bytes: for one vector, index included.
+        uncompressed_ram_bytes: the same for a float32 vector as it is.
+        trial: what the store itself gave, where its library is installed.
+        instructions: a command and Python that set it up.
+    """
+
+    store: StoreName
+    met: bool
+    setting: Setting | None = None
+    oversample: int = 1
+    recall: Interval | None = None
+    per_doubling: Interval | None = None
+    ram_bytes: int = 0
+    disk_bytes: int = 0
+    uncompressed_ram_bytes: int = 0
+    trial: Trial | None = None
+    instructions: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An answer for each store, and what it rests on.
+
+    Attributes:
+        goal: what was asked for.
+        documents, dim: shape of the sample that was searched.
+        choosing, confirming: how many queries.
+        held_out: whether the queries are documents that were taken out of the sample.
+        answers: one for each store.
+        options: everything that was looked at.
+    """
+
+    goal: Goal
+    documents: int
+    dim: int
+    choosing: int
+    confirming: int
+    held_out: bool
+    answers: Sequence[Answer]
+    options: Sequence[Option]
+
+    @property
+    def met(self) -> bool:
+        """Whether the goal is met anywhere."""
+        return any(answer.met for answer in self.answers)
+
+
+def plan(
+    data: VectorSource,
+    goal: Goal,
+    *,
+    queries: VectorSource | None = None,
+    codecs: Sequence[Path] = (),
+    metric: Metric = Metric.COSINE,
+    rows: int = SAMPLE_ROWS,
+    seed: int = 0,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> Plan:
+    """Find the cheapest way to store vectors that meets a goal.
+
+    Every codec, width, code and amount of re-ranking is searched exactly in a sample of the documents. One half of the
+    queries ranks them; the other half confirms, from the most precise down to the first that its 95 % interval does not
+    put wholly above the target (fixed-sequence testing, as in Angelopoulos et al., arXiv 2110.01052): the
+    chance that the answer misses the target is then at most 2.5 %, however many settings there are.
+
+    Args:
+        data: the documents' embeddings.
+        goal: what to reach, and what it may take.
+        queries: embeddings to search with, which no codec was trained on; by default a tenth of the sampled documents,
+            which are then not searched.
+        codecs: codec files to consider beside the linear codecs.
+        metric: how the embeddings are compared.
+        rows: documents in the sample.
+        seed: of the sample and of the halves.
+        on_step: called with the name of each step before it is taken.
+
+    Raises:
+        PlanInputError: too few rows, or codec files that do not fit the data.
+        InvalidVectorsError: naming the first bad row of the sample.
+        SourceError: a source is malformed.
+        NotCalibratedError: a codec file holds no calibration for codes.
+    """
+    for path in codecs:
+        _check(path, Codec.load(path), data.dim, metric, queries is not None)
+    on_step("reading vectors")
+    sample = draw(data, queries, goal.k, metric, rows, seed)
+    factors = sorted({1, goal.rerank, *(1 << power for power in range(1, goal.rerank.bit_length()))})
+    most = min(goal.code_bytes or np.inf, (goal.ram_bytes or np.inf) / goal.vectors)
+    considered = candidates(sample, codecs, goal.k * factors[-1], most, on_step)
+    offered = choices(considered, factors, sample)
+    answers = []
+    for store in STORES:
+        on_step(f"choosing for {store.name}")
+        answers.append(_answer(store, offered, goal, sample, data.name))
+    return Plan(
+        goal=goal,
+        documents=len(sample.base),
+        dim=data.dim,
+        choosing=len(sample.choosing),
+        confirming=len(sample.confirming),
+        held_out=queries is None,
+        answers=answers,
+        options=[Option(choice.candidate.setting, choice.oversample, choice.recall) for choice in offered],
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """A candidate with re-ranking of ``oversample`` times k, and its recall on the choosing queries."""
+
+    candidate: Candidate
+    oversample: int
+    recall: float
+
+
+def choices(considered: Iterable[Candidate], factors: Sequence[int], sample: Sample) -> list[Choice]:
+    """Every candidate with every amount of re-ranking."""
+    return [
+        Choice(candidate, factor, float(candidate.recalls(sample, sample.choosing, factor).mean()))
+        for candidate in considered
+        for factor in factors
+    ]
+
+
+def choose(store: Store, offered: Sequence[Choice], goal: Goal, sample: Sample) -> tuple[Choice, bool] | None:
+    """The cheapest choice for a store that meets the goal, or what comes nearest, and which of both it is.
+
+    None where nothing fits the limits. :func:`plan` says how it is chosen.
+    """
+
+    def price(choice: Choice) -> tuple[int, int]:
+        setting = choice.candidate.setting
+        return store.ram(setting), store.disk(setting, choice.oversample)
+
+    affordable = [
+        choice
+        for choice in sorted(offered, key=price)
+        if store.holds(choice.candidate.setting)
+        and (goal.ram_bytes is None or store.ram(choice.candidate.setting) * goal.vectors <= goal.ram_bytes)
+    ]
+    # Every one of these finds more than all that are cheaper.
+    frontier: list[Choice] = []
+    for choice in affordable:
+        if not frontier or choice.recall > frontier[-1].recall:
+            frontier.append(choice)
+    if not frontier:
+        return None
+    chosen, met = frontier[-1], goal.recall is None
+    if goal.recall is not None:
+        for choice in reversed(frontier):
+            if _confirmed(choice, sample).low < goal.recall:
+                break
+            chosen, met = choice, True
+    return chosen, met
+
+
+def _answer(store: Store, offered: Sequence[Choice], goal: Goal, sample: Sample, data: str) -> Answer:
+    found = choose(store, offered, goal, sample)
+    if found is None:
+        return Answer(store.name, met=False)
+    chosen, met = found
+    setting = chosen.candidate.setting
+    use = Use(data, sample.metric, goal.vectors, goal.k, chosen.oversample)
+    return Answer(
+        store=store.name,
+        met=met,
+        setting=setting,
+        oversample=chosen.oversample,
+        recall=_confirmed(chosen, sample),
+        per_doubling=_per_doubling(chosen, sample),
+        ram_bytes=store.ram(setting),
+        disk_bytes=store.disk(setting, chosen.oversample),
+        uncompressed_ram_bytes=store.uncompressed(setting.dim),
+        trial=try_out(store.name, chosen.candidate, chosen.oversample, sample),
+        instructions=store.instructions(setting, use),
+    )
+
+
+def _confirmed(choice: Choice, sample: Sample) -> Interval:
+    return bootstrap(choice.candidate.recalls(sample, sample.confirming, choice.oversample))
+
+
+def _per_doubling(choice: Choice, sample: Sample) -> Interval:
+    """Recall in every second document minus recall in all: neighbours lie closer in a larger collection."""
+    candidate, k = choice.candidate, sample.truth.shape[1]
+    base, queries = sample.base[::2], sample.queries[sample.confirming]
+    codec, code = candidate.codec, candidate.code
+    truth = exact_search(base, queries, k, sample.metric)[0]
+    stored = code.decode(code.encode(codec.encode(base)))
+    ids = exact_search(stored, codec.encode_queries(queries), k * choice.oversample, codec.latent_metric)[0]
+    all_of_it = candidate.recalls(sample, sample.confirming, choice.oversample)
+    return paired_bootstrap(recall_among(ids, truth), all_of_it)
+
+
+def draw(data: VectorSource, queries: VectorSource | None, k: int, metric: Metric, rows: int, seed: int) -> Sample:
+    """Documents and queries at random, and the exact answers; see :func:`plan` for arguments and errors."""
+    known = _rows(sample_rows(data, max(rows, _FITTED_ROWS), seed), metric, data)
+    random = np.random.default_rng(seed)
+    if queries is not None:
+        if queries.dim != data.dim:
+            raise PlanInputError(
+                f"{queries.name}: expected queries of width {data.dim}, as in {data.name}, got {queries.dim}"
+            )
+        asked = _rows(sample_rows(queries, _MOST_QUERIES, seed), metric, queries)
+    else:
+        shuffled = random.permutation(len(known))
+        held_out = min(_MOST_QUERIES, int(_HELD_OUT * min(rows, len(known))))
+        asked, known = known[shuffled[:held_out]], known[np.sort(shuffled[held_out:])]
+    base = known[np.sort(random.permutation(len(known))[:rows])]
+    if len(base) < 4 * k or len(asked) < _FEWEST_QUERIES:
+        raise PlanInputError(
+            f"expected at least {4 * k} documents and {_FEWEST_QUERIES} queries (where none are given, a tenth of the "
+            f"documents), got {len(base)} and {len(asked)}"
+        )
+    if (base == base[0]).all():
+        raise PlanInputError(f"{data.name}: all rows are the same vector, so that there is nothing to rank")
+    halves = np.sort(random.permutation(len(asked))[: len(asked) // 2])
+    return Sample(
+        fitted_on=known,
+        base=base,
+        queries=asked,
+        truth=exact_search(base, asked, k, metric)[0],
+        choosing=halves,
+        confirming=np.setdiff1d(np.arange(len(asked)), halves),
+        metric=metric,
+    )
+
+
+def _rows(sample: FloatArray, metric: Metric, source: VectorSource) -> FloatArray:
+    rows = as_vectors(sample, source.dim, metric, name=f"{source.name}, sampled")
+    return normalised(rows) if metric is Metric.COSINE else rows
+
+
+def _check(path: Path, codec: Codec, dim: int, metric: Metric, queries: bool) -> None:
+    if (codec.dim, codec.metric) != (dim, metric):
+        raise PlanInputError(
+            f"{path}: expected a codec for embeddings of width {dim} compared by {metric}, got one for width "
+            f"{codec.dim} and {codec.metric}"
+        )
+    if not queries:
+        raise PlanInputError(
+            f"{path}: a codec may have been trained on the documents that would stand in for queries; give queries "
+            "that it was not trained on"
+        )

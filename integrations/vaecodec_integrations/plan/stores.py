@@ -1,0 +1,224 @@
+"""Where vectors can be kept: what fits there, what it takes, and how it is done."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+from vaecodec.codes import CodeType
+from vaecodec.interface import Metric
+from vaecodec_integrations.hnsw import SPACES
+from vaecodec_integrations.plan.candidates import Setting
+
+_FLOAT32, _FLOAT16 = 4, 2
+_M, _EF_CONSTRUCTION, _EF = 16, 200, 128
+
+
+class StoreName(StrEnum):
+    """Where vectors can be kept."""
+
+    QDRANT = "qdrant"
+    HNSWLIB = "hnswlib"
+    PACKED = "packed"
+
+
+@dataclass(frozen=True)
+class Use:
+    """What the instructions need to know beside the setting.
+
+    Attributes:
+        data: the vectors' file or address, as the user gave it.
+        metric: how the embeddings are compared.
+        vectors: how many there will be.
+        k: neighbours asked for.
+        oversample: that many times k are scored again with the originals; 1 for none.
+    """
+
+    data: str
+    metric: Metric
+    vectors: int
+    k: int
+    oversample: int
+
+
+class Store(ABC):
+    """One place to keep vectors. Bytes are for each vector, without payloads."""
+
+    name: StoreName
+
+    @abstractmethod
+    def holds(self, setting: Setting) -> bool:
+        """Whether vectors can be kept like that."""
+
+    @abstractmethod
+    def ram(self, setting: Setting) -> int:
+        """Bytes of RAM, with graph and ids."""
+
+    @abstractmethod
+    def disk(self, setting: Setting, oversample: int) -> int:
+        """Bytes on disk, with the originals where these are needed."""
+
+    @abstractmethod
+    def uncompressed(self, dim: int) -> int:
+        """Bytes of RAM for a float32 vector that is kept as it is."""
+
+    @abstractmethod
+    def imports(self, oversample: int) -> list[str]:
+        """What :meth:`steps` needs."""
+
+    @abstractmethod
+    def steps(self, setting: Setting, use: Use) -> list[str]:
+        """Python, line by line, after the codec was loaded."""
+
+    def instructions(self, setting: Setting, use: Use) -> str:
+        """From the vectors to a search: a command where the codec is still to be made, then Python."""
+        command, path = "", setting.file
+        if path is None:
+            path = f"{setting.codec}{setting.width}.onnx"
+            made = ["vaecodec", "linear", use.data, "--kind", setting.codec, "--dim", str(setting.width), "--out", path]
+            metric = [] if use.metric is Metric.COSINE else ["--metric", str(use.metric)]
+            command = f"$ {shlex.join([*made, *metric])}\n\n"
+        dim = "" if setting.width == setting.file_width else f", dim={setting.width}"
+        lines = [
+            *self.imports(use.oversample),
+            "",
+            f"codec = Codec.load({json.dumps(path)}{dim})",
+            f"# embeddings: float (n, {setting.dim}); query: float ({setting.dim},)",
+            *self.steps(setting, use),
+        ]
+        return command + "\n".join(lines) + "\n"
+
+
+class Qdrant(Store):
+    """Latents in Qdrant: as floats, or as TurboQuant codes in RAM with the floats on disk."""
+
+    name = StoreName.QDRANT
+
+    # Graph, ids and scales, in RAM and on disk: the largest and the typical excess of docs/qdrant.md, "Sizes".
+    _RAM, _DISK = 144, 80
+    _BITS: ClassVar = {
+        CodeType.FLOAT32: 32,
+        CodeType.FLOAT16: 16,
+        CodeType.INT8: 8,
+        CodeType.INT4: 4,
+        CodeType.INT2: 2,
+        CodeType.BINARY: 1,
+    }
+
+    def holds(self, setting: Setting) -> bool:
+        return setting.dtype in self._BITS
+
+    def ram(self, setting: Setting) -> int:
+        return setting.code_bytes + self._RAM
+
+    def disk(self, setting: Setting, oversample: int) -> int:
+        floats = 0 if setting.dtype in (CodeType.FLOAT32, CodeType.FLOAT16) else _FLOAT32 * setting.width
+        originals = _FLOAT16 * setting.dim if oversample > 1 else 0
+        return setting.code_bytes + floats + originals + self._DISK
+
+    def uncompressed(self, dim: int) -> int:
+        return _FLOAT32 * dim + self._RAM
+
+    def imports(self, oversample: int) -> list[str]:  # noqa: ARG002
+        return [
+            "from qdrant_client import QdrantClient",
+            "from vaecodec import Codec",
+            "from vaecodec_integrations.qdrant import CompressedQdrantClient, recommended_config",
+        ]
+
+    def steps(self, setting: Setting, use: Use) -> list[str]:
+        assert setting.dtype is not None
+        # Without the norm that our codes have unless they are compared by cosine: Qdrant's scales are counted above.
+        size = -(-setting.width * self._BITS[setting.dtype] // 8)
+        rerank = f', originals="disk", rerank={use.oversample}' if use.oversample > 1 else ""
+        return [
+            f'client = CompressedQdrantClient(QdrantClient("http://localhost:6333"), codec{rerank})',
+            f'client.create_collection("docs", **recommended_config(codec, bytes={size}))',
+            'client.upload_collection("docs", embeddings, ids=range(len(embeddings)))',
+            f'client.query_points("docs", query, limit={use.k})',
+        ]
+
+
+class Hnswlib(Store):
+    """Latents in hnswlib, which knows no other numbers than float32."""
+
+    name = StoreName.HNSWLIB
+
+    # Per element: 2 M + 1 links of the lowest level and a label on disk, the higher levels' (M + 1 each, 1 in M - 1
+    # elements) and their size. In RAM also a pointer, a level, a mutex and an entry of the table of labels: 112 bytes
+    # were measured of hnswlib 0.8.
+    _DISK = 4 * (2 * _M + 1) + 8 + 4 * (_M + 1) // (_M - 1) + 4
+    _RAM = _DISK + 112
+
+    def holds(self, setting: Setting) -> bool:
+        return setting.dtype is CodeType.FLOAT32
+
+    def ram(self, setting: Setting) -> int:
+        return setting.code_bytes + self._RAM
+
+    def disk(self, setting: Setting, oversample: int) -> int:
+        return setting.code_bytes + self._DISK + (_FLOAT32 * setting.dim if oversample > 1 else 0)
+
+    def uncompressed(self, dim: int) -> int:
+        return _FLOAT32 * dim + self._RAM
+
+    def imports(self, oversample: int) -> list[str]:
+        again = ["from vaecodec.evaluation import similarities"] if oversample > 1 else []
+        return ["from vaecodec import Codec", *again, "from vaecodec_integrations.hnsw import CompressedIndex"]
+
+    def steps(self, setting: Setting, use: Use) -> list[str]:
+        found = use.k * use.oversample
+        lines = [
+            f'index = CompressedIndex("{SPACES[use.metric]}", {setting.dim}, codec)',
+            f"index.init_index(max_elements={use.vectors:_}, M={_M}, ef_construction={_EF_CONSTRUCTION})",
+            "index.add_items(embeddings)",
+            f"index.set_ef({max(_EF, 2 * found)})",
+            f"labels, distances = index.knn_query(query, k={found})",
+        ]
+        if use.oversample > 1:
+            lines += [
+                "# originals: the embeddings, memory-mapped",
+                "scores = similarities(query[None], originals[labels[0]], codec.metric)[0]",
+                f"best = labels[0][(-scores).argsort()[:{use.k}]]",
+            ]
+        return lines
+
+
+class Packed(Store):
+    """Codes in a ``PackedIndex``: no graph, every code is looked at."""
+
+    name = StoreName.PACKED
+
+    _NORM = 4
+
+    def holds(self, setting: Setting) -> bool:  # noqa: ARG002
+        return True
+
+    def ram(self, setting: Setting) -> int:
+        return setting.code_bytes + self._NORM
+
+    def disk(self, setting: Setting, oversample: int) -> int:
+        return self.ram(setting) + (_FLOAT32 * setting.dim if oversample > 1 else 0)
+
+    def uncompressed(self, dim: int) -> int:
+        return _FLOAT32 * dim
+
+    def imports(self, oversample: int) -> list[str]:  # noqa: ARG002
+        return ["from vaecodec import Codec", "from vaecodec.packed_index import PackedIndex"]
+
+    def steps(self, setting: Setting, use: Use) -> list[str]:
+        code = f'dtype="{setting.dtype}"' if setting.dtype else f"bytes={setting.code_bytes}"
+        again = f", originals=originals, oversample={use.oversample}" if use.oversample > 1 else ""
+        return [
+            f"index = PackedIndex(codec, {code})",
+            "index.add(embeddings)",
+            *(["# originals: the embeddings, memory-mapped"] if again else []),
+            f"rows, scores = index.search(query[None], {use.k}{again})",
+        ]
+
+
+STORES: tuple[Store, ...] = (Qdrant(), Hnswlib(), Packed())

@@ -1,0 +1,122 @@
+"""The setting that was chosen, built and searched for real: one query at a time, as an application does."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
+from math import log
+from pathlib import Path
+
+import numpy as np
+
+from vaecodec.codec import Codec
+from vaecodec.codes import CodeType
+from vaecodec.errors import MissingExtraError
+from vaecodec.evaluation import IdArray, Interval, bootstrap, recall_among, similarities
+from vaecodec.extras import require
+from vaecodec.interface import FloatArray
+from vaecodec.packed_index import PackedIndex
+from vaecodec_integrations.plan.candidates import Candidate, Sample, Setting
+from vaecodec_integrations.plan.stores import StoreName
+from vaecodec_integrations.report.engine import Engine, EngineName
+from vaecodec_integrations.report.engines import open_engine
+
+_MILLION = 1_000_000
+_WARM_UP = 10
+_FEW = 64
+
+Search = Callable[[FloatArray], IdArray]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the store itself gave on the sample.
+
+    Attributes:
+        recall: mean recall@k of the confirming queries with its 95 % interval: what the store's own graph and
+            quantiser lose is in it.
+        milliseconds: median for one query with encoding and re-ranking, the originals in memory.
+        milliseconds_per_million: the same, scaled to a million vectors: in proportion where every code is looked at,
+            otherwise with the logarithm, as hierarchical graphs do (Malkov and Yashunin, arXiv 1603.09320).
+    """
+
+    recall: Interval
+    milliseconds: float
+    milliseconds_per_million: float
+
+
+def try_out(store: StoreName, candidate: Candidate, oversample: int, sample: Sample) -> Trial | None:
+    """Build the store on the sample and search it; none where its library is not installed."""
+    with tempfile.TemporaryDirectory(prefix="vaecodec-plan-") as folder:
+        try:
+            if store is StoreName.PACKED:
+                return _try_packed(candidate, oversample, sample, Path(folder))
+            engine = open_engine(EngineName.QDRANT if store is StoreName.QDRANT else EngineName.HNSW)
+        except MissingExtraError:
+            return None
+        return _try_graph(engine, candidate, oversample, sample, Path(folder))
+
+
+def _try_graph(engine: Engine, candidate: Candidate, oversample: int, sample: Sample, folder: Path) -> Trial:
+    codec, k = candidate.codec, sample.truth.shape[1]
+    dtype = candidate.setting.dtype or CodeType.FLOAT32
+    index = engine.build(codec.encode(sample.base), codec.latent_metric, folder, dtype=dtype)
+
+    def search(query: FloatArray) -> IdArray:
+        found: IdArray = index.search(codec.encode_queries(query), k * oversample)[0]
+        if oversample == 1:
+            return found
+        scores = similarities(query, sample.base[found], sample.metric)[0]
+        return np.asarray(found[np.argsort(-scores, kind="stable")[:k]])
+
+    try:
+        recall, milliseconds = _timed(search, sample)
+    finally:
+        index.close()
+    return Trial(recall, milliseconds, milliseconds * log(_MILLION) / log(len(sample.base)))
+
+
+def _try_packed(candidate: Candidate, oversample: int, sample: Sample, folder: Path) -> Trial:
+    codec = _codec_file(candidate, folder / "codec.onnx")
+    search = _packed(codec, candidate.setting, oversample, sample)
+    recall, milliseconds = _timed(search, sample)
+    # What a search takes whatever the size must not be multiplied.
+    few = replace(sample, base=sample.base[:_FEW])
+    fixed = min(milliseconds, _timed(_packed(codec, candidate.setting, oversample, few), sample)[1])
+    return Trial(recall, milliseconds, fixed + (milliseconds - fixed) * _MILLION / len(sample.base))
+
+
+def _packed(codec: Codec, setting: Setting, oversample: int, sample: Sample) -> Search:
+    index = PackedIndex(codec, dtype=setting.dtype, bytes=None if setting.dtype else setting.code_bytes)
+    index.add(sample.base)
+    originals = sample.base if oversample > 1 else None
+    k = sample.truth.shape[1]
+    return lambda query: index.search(query, k, originals=originals, oversample=oversample, threads=1)[0][0]
+
+
+def _codec_file(candidate: Candidate, path: Path) -> Codec:
+    """A ``PackedIndex`` takes codec files; what writes these builds on other packages and is found by its name."""
+    if isinstance(candidate.codec, Codec):
+        return candidate.codec
+    require("onnx", extra="export")
+    write = entry_points(group="vaecodec.exporters")["linear"].load()
+    write(candidate.codec, path, calibration=candidate.calibration)
+    return Codec.load(path)
+
+
+def _timed(search: Search, sample: Sample) -> tuple[Interval, float]:
+    """Recall of the confirming queries and the median milliseconds, each query on its own."""
+    truth = sample.truth[sample.confirming]
+    queries = sample.queries[sample.confirming]
+    for row in range(min(_WARM_UP, len(queries))):
+        search(queries[row : row + 1])
+    found, seconds = [], []
+    for row in range(len(queries)):
+        start = time.perf_counter()
+        found.append(search(queries[row : row + 1]))
+        seconds.append(time.perf_counter() - start)
+    return bootstrap(recall_among(np.stack(found), truth)), 1_000 * statistics.median(seconds)
