@@ -58,7 +58,7 @@ def test_uniform_codes_decode_to_their_latents(dtype: str, metric: Metric, width
     assert codes[0].nbytes == code.bytes_per_vector
     decoded = code.decode(codes)
     assert decoded.shape == latents.shape
-    centred = latents - (0 if metric is Metric.COSINE else code.mean)
+    centred = latents - code.mean
     error = ((decoded - latents) ** 2).sum() / (centred**2).sum()
     worst = {"float32": 0, "float16": 1e-6, "int8": 2e-3, "int4": 0.02, "int2": 0.15, "binary": 0.45}
     assert error <= (worst[dtype] if width >= 64 or "float" in dtype or dtype == "int8" else 1.0)

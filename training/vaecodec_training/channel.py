@@ -105,7 +105,6 @@ class Channel(nn.Module):
         mean, spread = self.mean, self.spread
         if self._recipe.target:
             # A random rotation spreads the error evenly over all dimensions.
-            mean = torch.zeros_like(mean) if self._metric is Metric.COSINE else mean
             spread = (latents.detach() - mean).square().mean().sqrt().expand_as(spread)
         spread = spread.clamp_min(torch.finfo(spread.dtype).tiny)
         units = (latents - mean) / spread

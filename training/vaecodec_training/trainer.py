@@ -372,9 +372,10 @@ class _Trainer:
                     self.collection.metric,
                 )
                 # Narrow prefixes err more; weighed by their widths the wide ones are not sacrificed to them.
-                weight = float(width) ** _NESTED_POWER
+                weight: float = float(width) ** _NESTED_POWER
                 total = total + weight * losses.distillation(*teacher, *student, temperature, itself)
-        return total / (len(rows) * sum(float(width) ** _NESTED_POWER for width in recipe.widths))
+        weights: float = sum(float(width) ** _NESTED_POWER for width in recipe.widths)
+        return total / (len(rows) * weights)
 
     def _contrastive(self, batch: _Batch, mean: Tensor, query_mean: Tensor | None, keys: Tensor | None) -> Tensor:
         """InfoNCE of queries against their documents, or of perturbed copies against the documents themselves."""

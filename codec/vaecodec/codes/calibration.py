@@ -137,8 +137,8 @@ class Calibration:
             return FloatCode(type_, self.code_dim)
         if type_ is CodeType.INT8:
             return Int8Code(self.code_dim, np.maximum(self.peak[-1], _TINY) / np.float32(127), self.metric)
-        mean = np.zeros_like(self.mean) if self.metric is Metric.COSINE else self.mean
-        return RotatedCode(type_, mean, self.signs, self.metric)
+        radius = np.float32(np.sqrt(np.sum(self.spread.astype(np.float64) ** 2)))
+        return RotatedCode(type_, self.mean, radius, self.signs, self.metric)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; docs/codes.md specifies it."""

@@ -137,18 +137,20 @@ class Int8Code:
 class RotatedCode:
     """Rotated latents as ``int4``, ``int2`` or ``binary``: uint8 (n, ceil(k * bits / 8)), first dimension highest.
 
-    Unless the metric is cosine two more bytes hold the row's norm as little-endian float16, and the mean is
-    subtracted first.
+    The mean is subtracted first: what all rows have in common needs no bits. Unless the metric is cosine two more bytes
+    hold the norm of what remains as little-endian float16; under cosine one radius stands for all of them.
 
     Attributes:
         type: how many bits.
-        mean: float32 (k,); zero under cosine.
+        mean: float32 (k,).
+        radius: root mean square of the norms around the mean, over the training documents.
         signs: float32 (4, k) of -1 and 1, what each round of the rotation multiplies by.
         metric: how the latents are compared.
     """
 
     type: CodeType
     mean: FloatArray
+    radius: np.float32
     signs: FloatArray
     metric: Metric
 
@@ -196,7 +198,10 @@ class RotatedCode:
 
     def _encode_block(self, latents: FloatArray) -> NDArray[np.uint8]:
         centred = latents - self.mean
-        norms = np.sqrt(np.einsum("ij,ij->i", centred, centred))
+        if self.metric is Metric.COSINE:
+            norms = np.full(len(latents), self.radius)
+        else:
+            norms = np.sqrt(np.einsum("ij,ij->i", centred, centred))
         scales = np.sqrt(np.float32(self.steps)) / np.where(norms > 0, norms, 1)
         rotated = rotate(centred * scales[:, None], self.signs)
         edges = (self.levels[1:] + self.levels[:-1]) / 2
@@ -229,7 +234,7 @@ class RotatedCode:
         values = self._by_byte[codes[:, : self._packed_bytes]].reshape(len(codes), -1)[:, : self.steps]
         scale = 1 / np.sqrt(np.float32(self.steps))
         if self.metric is Metric.COSINE:
-            np.multiply(values, scale, out=out)
+            np.multiply(values, self.radius * scale, out=out)
         else:
             norms = np.ascontiguousarray(codes[:, self._packed_bytes :]).view("<f2").astype(np.float32)
             np.multiply(values, norms * scale, out=out)
