@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from vaecodec.codes import Calibration, Code, CodeType, TrellisCode, TrellisTables
+from vaecodec.codes.calibration import importance_of
 from vaecodec.interface import FloatArray, Metric
 from vaecodec_training.recipe import Recipe
 
@@ -71,7 +72,7 @@ class Channel(nn.Module):
             mean, spread, peak, signs = (
                 getattr(self, name).cpu().numpy() for name in ("mean", "spread", "peak", "signs")
             )
-            calibration = Calibration(self._metric, mean, spread, spread**2, peak, signs, self._trellis)
+            calibration = Calibration(self._metric, mean, spread, importance_of(spread), peak, signs, self._trellis)
             if self._recipe.target:
                 self._codes = [calibration.code(dtype=self._recipe.target)]
             else:
