@@ -42,7 +42,14 @@ def test_a_fit_ships_the_learned_codec_where_it_wins(sample, tmp_path: Path, cap
     assert "The learned codec ships: recall@10 minus that of svd: +0." in text
     content = json.loads((out / "run.json").read_text())
     assert list(content["steps"])[:6] == ["baselines", "pace", "autoencoder", "vae", "alignment", "queue"]
-    assert list(content["steps"])[-2:] == ["final", "gate"]
+    assert list(content["steps"])[-3:] == ["tune length", "final", "gate"]
+    lengths = {name: step["recipe"]["epochs"] for name, step in content["steps"].items() if "recipe" in step}
+    short = lengths["vae"]
+    assert lengths["tune length"] == 2 * short
+    widest = [step for step in content["steps"].values() if step.get("recipe", {}).get("dim") == 32]
+    recalls = [step["validation"]["recall@10"]["mean"] for step in widest if step["recipe"]["epochs"] == short]
+    longer = content["steps"]["tune length"]["validation"]["recall@10"]["mean"]
+    assert (lengths["final"] > short) == (longer > max(recalls))
     codec = Codec.load(out / "codec.onnx")
     assert codec.code_dim == content["steps"]["knee"]["dim"] == 32
     assert codec.metadata.provenance["confirmation"]["codec"]["recall@10"]["mean"] > 0.4

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(collection:
 RESUMABLE = SMALL.but(checkpoints=8, epochs=4, contrastive=0.05, queue=512, average=0.9, kl_target=30.0)
 CHILD = """
 import sys, warnings
+from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from vaecodec.sources import ArraySource
@@ -215,6 +217,14 @@ def test_resuming_something_else_is_refused(sample, collection: Collection, what
     recipe = SMALL.but(epochs=0.5) if what == "data" else SMALL
     with pytest.raises(CheckpointError, match=f"expected a run of the same {what}, but .* changed"):
         train(other, recipe, tmp_path, resume=True)
+
+
+def test_a_shift_measured_by_other_threads_is_no_other_data(collection: Collection, tmp_path: Path) -> None:
+    train(collection, SMALL.but(epochs=0.5), tmp_path)
+    assert collection.shift is not None
+    other = replace(collection, shift=replace(collection.shift, mean_gap=collection.shift.mean_gap * (1 + 1e-12)))
+    train(other, SMALL.but(epochs=0.5), tmp_path, resume=True)
+    assert load_checkpoint(tmp_path).provenance["data"]["shift"]["mean_gap"] == pytest.approx(other.shift.mean_gap)
 
 
 def test_there_may_be_nothing_to_resume(collection: Collection, tmp_path: Path) -> None:
@@ -412,10 +422,12 @@ def test_pairs_without_queries_and_queries_of_another_width_are_refused(sample) 
         Collection.open(ArraySource(sample.train[:1_000]), ArraySource(sample.train_queries[:1_000, :100]))
 
 
-def test_queries_without_pairs_share_a_batch_with_their_nearest_document(sample) -> None:
+def test_queries_without_pairs_share_batches_with_their_nearest_documents(sample) -> None:
     collection = Collection.open(ArraySource(sample.train[:1_000]), ArraySource(sample.train_queries[:500]))
-    assert collection.companions is not None
-    assert np.array_equal(collection.companions[:, 0], collection.query_rows)
-    scores = sample.train_queries[:500][collection.query_rows] @ sample.train[:1_000][collection.document_rows].T
-    nearest = collection.document_rows[scores.argmax(axis=1)]
-    assert np.array_equal(collection.companions[:, 1], nearest)
+    companions = collection.companions
+    assert companions is not None
+    assert len(companions) == 10 * len(collection.query_rows)
+    for query in collection.query_rows[:20]:
+        scores = sample.train[:1_000][collection.document_rows] @ sample.train_queries[query]
+        nearest = collection.document_rows[np.argsort(-scores)[:10]]
+        assert list(companions[companions[:, 0] == query, 1]) == list(nearest)

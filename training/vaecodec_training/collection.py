@@ -30,7 +30,7 @@ _MOST_QUERIES = 2_000
 _SCORED_QUERIES = 512
 # Rows that linear codecs are fitted on; their subspace does not change beyond that.
 _SAMPLE_ROWS = 200_000
-# Bounds of the search for the nearest document of each training query: seconds on two cores.
+# Bounds of the search for the nearest documents of each training query: seconds on two cores.
 _COMPANION_QUERIES = 16_384
 _COMPANION_DOCUMENTS = 40_000
 
@@ -252,16 +252,18 @@ class Collection:
     def companions(self) -> NDArray[np.int64] | None:
         """int64 (p, 2), training rows (query, document) to put into the same batch, or None without queries.
 
-        The known pairs, or where none are known each query with its nearest document: otherwise a batch would seldom
-        hold the neighbours that a query is asked for. That search is bounded by the constants of this module.
+        The known pairs, or where none are known each query with each of its ten nearest documents: otherwise a batch
+        would seldom hold the neighbours that a query is asked for. That search is bounded by the constants of this
+        module.
         """
         if self.queries is None or self.pairs is not None:
             return self.pairs
         asked = _thinned(self.query_rows, _COMPANION_QUERIES)
         searched = _thinned(self.document_rows, _COMPANION_DOCUMENTS)
         vectors = [_taken(*taken, self.metric) for taken in ((self.documents, searched), (self.queries, asked))]
-        nearest, _ = exact_search(vectors[0], vectors[1], 1, self.metric)
-        return np.stack([asked, searched[nearest[:, 0]]], axis=1)
+        nearest, _ = exact_search(vectors[0], vectors[1], DEPTH, self.metric)
+        # All nearest ones first, then all second ones: a block of neighbouring rows holds many queries.
+        return np.stack([np.tile(asked, nearest.shape[1]), searched[nearest.T.ravel()]], axis=1)
 
     @property
     def start_kind(self) -> LinearKind:

@@ -7,7 +7,7 @@ Step by step, each kept in ``run.json`` the moment it ends, so that an interrupt
 3. autoencoder, then vae: is the pipeline sound, and what is the prior worth on this data;
 4. alignment, then queue: similarity distillation without and with a queue of past documents;
 5. sweep: the best of these at every width; the knee of recall against bytes is chosen;
-6. tune: learning rate, at that width only;
+6. tune: learning rate, then whether a longer run is a better one, at that width only;
 7. final: one long run of the recipe, now locked;
 8. gate: the confirmation rows, looked at for the first time, decide whether the learned codec ships.
 """
@@ -38,9 +38,10 @@ OnStep = Callable[[str, dict[str, Any]], None]
 RUN = "run.json"
 SELECTED = "recall@10"
 
-# Shares of the budget: each short run, and the final one. With four widths there are nine short runs.
+# Shares of the budget: each short run, and the final one. With four widths there are nine short runs, and one of
+# twice their length.
 _SHORT = 0.05
-_FINAL = 0.5
+_FINAL = 0.4
 _PROBE_EPOCHS = 0.5
 _LEARNING_RATES = (0.5, 2.0)
 _LONGEST = 60.0
@@ -209,13 +210,13 @@ class _Fit:
             rate = chosen.learning_rate * factor
             tuned[factor] = self._train(f"tune {rate:g}", chosen.but(dim=dim, learning_rate=rate))
         factor = max(tuned, key=lambda key: tuned[key])
-        # The width and the terms that were chosen have their own pace; the last short run knows it.
-        pace = self.content["steps"][f"tune {chosen.learning_rate * _LEARNING_RATES[-1]:g}"]["seconds"] / short
-        locked = chosen.but(
-            dim=dim,
+        best = chosen.but(dim=dim, learning_rate=chosen.learning_rate * factor)
+        longer = self._train("tune length", best.but(epochs=2 * short))
+        # The width and the terms that were chosen have their own pace; the last run knows it.
+        pace = self.content["steps"]["tune length"]["seconds"] / (2 * short)
+        locked = best.but(
             nested_dims=tuple(width for width in self.recipe.nested_dims if width < dim),
-            learning_rate=chosen.learning_rate * factor,
-            epochs=self._epochs(_FINAL, pace),
+            epochs=self._epochs(_FINAL, pace) if longer > tuned[factor] else short,
         )
         self._train("final", locked)
         decision = self._step("gate", lambda: self._confirm(locked, confirmation))

@@ -650,7 +650,9 @@ class _Trainer:
         return {name: module for name, module in modules.items() if module is not None}
 
     def _identity(self) -> dict[str, Any]:
-        return {"recipe": self.recipe.to_dict(), "data": self.collection.to_json()}
+        # The shift follows from the data, but its last bits also from the number of threads.
+        data = {key: value for key, value in self.collection.to_json().items() if key != "shift"}
+        return {"recipe": self.recipe.to_dict(), "data": data}
 
     def _saved_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, values = load_state(self.folder)
