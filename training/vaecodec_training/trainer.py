@@ -76,7 +76,7 @@ _ENCODE_ROWS = 4096
 _SCORED_QUERIES = 512
 
 # Nested widths share the weight of the distillation in proportion to this power of theirs.
-_NESTED_POWER = 1.0
+_NESTED_POWER = 1.75
 
 # Steps between two measurements of the latents for a codec that is trained for codes.
 _MEASURE_EVERY = 50
@@ -371,7 +371,7 @@ class _Trainer:
                     torch.cat([self._cut(searched, width), self._cut(self.queue.latents, width)]),
                     self.collection.metric,
                 )
-                # Narrow prefixes err more; weighed by their widths the wide ones are not sacrificed to them.
+                # Narrow prefixes err more; weighed so, the wide ones are not sacrificed to them.
                 weight: float = float(width) ** _NESTED_POWER
                 total = total + weight * losses.distillation(*teacher, *student, temperature, itself)
         weights: float = sum(float(width) ** _NESTED_POWER for width in recipe.widths)
