@@ -128,7 +128,7 @@ def test_the_controller_brings_the_kl_to_its_target(collection: Collection, tmp_
 @pytest.mark.filterwarnings("ignore::vaecodec_training.diagnostics.TrainingWarning")
 def test_free_bits_keep_latents_alive_under_a_heavy_prior(collection: Collection, tmp_path: Path) -> None:
     heavy = SMALL.but(
-        start=Start.RANDOM, epochs=4, learning_rate=0.01, kl=1.0, kl_warmup=0.0, alignment=0.0, reconstruction=1.0
+        start=Start.RANDOM, epochs=10, learning_rate=0.01, kl=1.0, kl_warmup=0.0, alignment=0.0, reconstruction=1.0
     )
     with pytest.warns(PosteriorCollapseWarning, match="only .* of 32 latents carry more than 0.02 nats; lower kl"):
         bare = train(collection, heavy.but(free_bits=0.0), tmp_path / "bare").history[-1]

@@ -90,21 +90,20 @@ class VariationalCodec(nn.Module):
         self._share_start()
 
     @torch.no_grad()
-    def start_at(self, linear: LinearCodec, spread: Tensor) -> None:
-        """Set the weights so that the model is the linear codec.
-
-        Args:
-            linear: of the same widths.
-            spread: (k,) variance of each of its latents, which scales the posterior's.
-        """
+    def start_at(self, linear: LinearCodec) -> None:
+        """Set the weights so that the model is the linear codec, which is of the same widths."""
         components, mean = torch.from_numpy(linear.components), torch.from_numpy(linear.mean)
         self.encoder.linear.weight.copy_(components)
         self.encoder.linear.bias.copy_(-components @ mean)
         self.decoder.linear.weight.copy_(components.T)
         self.decoder.linear.bias.copy_(mean)
-        nn.init.zeros_(self.log_var.weight)
-        self.log_var.bias.copy_(torch.log(_START_NOISE * spread.clamp_min(1e-12)))
         self._share_start()
+
+    @torch.no_grad()
+    def start_noise(self, variance: Tensor) -> None:
+        """Let every posterior's variance start at the same small share of the variance of its latent, (k,)."""
+        nn.init.zeros_(self.log_var.weight)
+        self.log_var.bias.copy_(torch.log(_START_NOISE * variance.clamp_min(1e-12)))
 
     @torch.no_grad()
     def reorder(self, order: Tensor) -> None:

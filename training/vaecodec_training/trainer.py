@@ -699,14 +699,13 @@ class _Trainer:
         collection, recipe = self.collection, self.recipe
         model = new_model(collection.dim, recipe, collection.metric)
         if recipe.start is Start.LINEAR:
-            linear = collection.linear(recipe.dim, collection.start_kind)
-            raw = (collection.validation.documents - linear.mean) @ linear.components.T
-            model.start_at(linear, torch.from_numpy(raw.var(axis=0)))
+            model.start_at(collection.linear(recipe.dim, collection.start_kind))
+        variance = torch.from_numpy(in_numpy(model.encoder, model)(collection.validation.documents).var(axis=0))
+        model.start_noise(variance)
         if recipe.for_codes:
-            variance = in_numpy(model.encoder, model)(collection.validation.documents).var(axis=0)
             for encoder in (model.encoder, model.query_encoder):
                 if encoder is not None:
-                    in_units_of_spread(encoder, torch.from_numpy(variance))
+                    in_units_of_spread(encoder, variance)
         # Several processes demand a gradient for every parameter that has not been declared fixed.
         model.log_var.requires_grad_(recipe.kl > 0)
         model.decoder.requires_grad_(recipe.reconstructs)
