@@ -76,7 +76,7 @@ _ENCODE_ROWS = 4096
 _SCORED_QUERIES = 512
 
 # Nested widths share the weight of the distillation in proportion to this power of theirs.
-_NESTED_POWER = 1.75
+_NESTED_POWER = 1.5
 
 # Steps between two measurements of the latents for a codec that is trained for codes.
 _MEASURE_EVERY = 50
