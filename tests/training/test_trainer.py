@@ -20,7 +20,7 @@ from vaecodec.errors import CheckpointError, DivergedError, UnusableDataError, W
 from vaecodec.interface import Metric
 from vaecodec.sources import ArraySource
 from vaecodec_training.checkpoint import MODEL, RUN, STATE, load_checkpoint
-from vaecodec_training.collection import Collection, measure_shift
+from vaecodec_training.collection import Collection, measure_shift, read_pairs
 from vaecodec_training.diagnostics import (
     BelowBaselineWarning,
     HeavyContrastiveWarning,
@@ -413,6 +413,18 @@ def test_held_out_queries_follow_their_documents(collection: Collection) -> None
 def test_pairs_that_do_not_fit_are_refused(sample, pairs, message: str) -> None:
     with pytest.raises(UnusableDataError, match=message):
         Collection.open(ArraySource(sample.train[:1_000]), ArraySource(sample.train_queries[:900]), pairs=pairs)
+
+
+def test_pairs_are_read_from_files_without_pickles(tmp_path: Path) -> None:
+    np.save(tmp_path / "pairs.npy", np.array([[0, 1], [1, 0]]))
+    assert np.array_equal(read_pairs(str(tmp_path / "pairs.npy")), [[0, 1], [1, 0]])
+    assert read_pairs("aligned") == "aligned"
+    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
+    for name in ("missing.npy", "objects.npy"):
+        with pytest.raises(
+            UnusableDataError, match=rf"expected 'aligned' or a \.npy file of integers \(p, 2\), got .*{name}"
+        ):
+            read_pairs(str(tmp_path / name))
 
 
 def test_pairs_without_queries_and_queries_of_another_width_are_refused(sample) -> None:

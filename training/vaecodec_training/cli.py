@@ -149,15 +149,13 @@ def fit(
 def _opened(
     data: str, queries: str | None, pairs: str | None, metric: Metric, embedder: str, confirmation: float
 ) -> Collection:
-    import numpy as np
-
     from vaecodec.sources import open_source
-    from vaecodec_training.collection import Collection
+    from vaecodec_training.collection import Collection, read_pairs
 
     return Collection.open(
         open_source(data),
         open_source(queries) if queries else None,
-        pairs="aligned" if pairs == "aligned" else np.load(pairs, allow_pickle=False) if pairs else None,
+        pairs=read_pairs(pairs) if pairs else None,
         metric=metric,
         embedder=embedder,
         confirmation=confirmation,

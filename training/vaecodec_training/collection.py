@@ -335,6 +335,23 @@ def gain(figures: Figures, baseline: Figures) -> dict[str, dict[str, float]]:
     return {name: paired_bootstrap(values, baseline[name])._asdict() for name, values in figures.items()}
 
 
+def read_pairs(text: str) -> NDArray[Any] | Literal["aligned"]:
+    """What ``pairs`` of :meth:`Collection.open` may be, from the command line: ``aligned``, or the path of a .npy file.
+
+    Raises:
+        UnusableDataError: the file cannot be read.
+    """
+    if text == "aligned":
+        return "aligned"
+    try:
+        pairs: NDArray[Any] = np.load(text, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UnusableDataError(
+            f"pairs: expected 'aligned' or a .npy file of integers (p, 2), got {text}: {error}"
+        ) from None
+    return pairs
+
+
 def _checked_pairs(pairs: NDArray[Any] | Literal["aligned"], documents: int, queries: int) -> NDArray[np.int64]:
     if isinstance(pairs, str):
         if documents != queries:
