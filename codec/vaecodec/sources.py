@@ -55,8 +55,9 @@ Rows = NDArray[Any]
 # A block is large enough that its overhead vanishes, small enough that a pipeline of several fits anywhere.
 BLOCK_BYTES = 8 << 20
 
-# Rows copied from a memory map before its pages are given back.
-_CHUNK_ROWS = 1024
+# Rows copied from a memory map before its pages are given back. Few, because for each row of a scattered choice the
+# system may map half a megabyte around it.
+_CHUNK_ROWS = 128
 
 _VALUES = {False: "floating point values", True: "int8 or uint8 codes"}
 
