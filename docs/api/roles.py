@@ -24,9 +24,7 @@ class Roles(griffe.Extension):
     def _link(self, role: re.Match[str], obj: griffe.Object) -> str:
         target = role["target"].lstrip("~")
         short = target.rpartition(".")[2] if role["target"].startswith("~") else target
-        return (
-            f'<autoref optional identifier="{_resolved(target, obj)}"><code>{role["text"] or short}</code></autoref>'
-        )
+        return f'<autoref optional identifier="{_resolved(target, obj)}"><code>{role["text"] or short}</code></autoref>'
 
 
 def _resolved(target: str, obj: griffe.Object) -> str:
