@@ -170,7 +170,7 @@ class Collection:
 
         Args:
             documents: what an index will hold.
-            queries: what it will be searched with, of the same width; they need not belong to the documents row for row.
+            queries: what it will be searched with, of the same width; need not belong to the documents row for row.
             pairs: integers (p, 2), row numbers of queries and of the documents that answer them, or ``"aligned"``
                 when query i belongs to document i. A paired query is held out with its document.
             metric: how the embeddings are compared.
