@@ -12,12 +12,12 @@ THREADS ?= 2
 # A second OpenMP thread gains little on matrices of this size, and its spinning costs much on a busy machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check lint types wheel clean
+.PHONY: demo test check lint types wheel docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all,$(ADAPTERS)]' --group dev
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all,$(ADAPTERS)]' --group dev --group docs
 	touch $@
 
 demo: $(VENV)/.installed
@@ -47,6 +47,10 @@ wheel: $(VENV)/.installed
 	$(PYTHON) -m venv build/empty
 	build/empty/bin/pip install --quiet dist/*.whl
 	cd build && empty/bin/python ../.ci/smoke.py
+
+# The documentation as a site, in out/site; a link that leads nowhere is an error.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean:
 	rm -rf build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis

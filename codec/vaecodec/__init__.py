@@ -1,10 +1,4 @@
-"""Compress embedding vectors with a learned codec, kept in one ONNX file.
-
->>> from vaecodec import Codec                          # doctest: +SKIP
->>> codec = Codec.load("vae128.onnx")                   # doctest: +SKIP
->>> latents = codec.encode(embeddings)                  # doctest: +SKIP
->>> query_latents = codec.encode_queries(queries)       # doctest: +SKIP
-"""
+"""Compress embedding vectors with a learned codec, kept in one ONNX file."""
 
 from vaecodec.artifact import Kind, Metadata
 from vaecodec.codec import Codec

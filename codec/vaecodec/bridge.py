@@ -270,9 +270,11 @@ def measure_bridge(
     """Recall@10 in every way to search while a collection migrates, against exact search on the new embeddings.
 
     Args:
-        old, new: the codecs.
+        old: the codec of the collection.
+        new: the codec to come.
         bridge: between them.
-        documents, queries: float32 (n, old.dim) and (m, old.dim), checked.
+        documents: float32 (n, old.dim), checked.
+        queries: float32 (m, old.dim), checked.
         across: the same documents and queries by the new embedding model, where there is another.
 
     Returns:

@@ -153,6 +153,14 @@ def encode(
         WrongWidthError: the vectors are not ``codec.dim`` wide.
         SourceError: the source cannot be opened.
         BulkStoppedError: a bad row, damaged input or a full disk stopped the work; what is finished is kept.
+
+    Examples:
+        >>> from vaecodec import Codec
+        >>> from vaecodec.bulk import BulkOptions, encode
+        >>> from vaecodec.codes import CodeType
+        >>> codec = Codec.load("codec.onnx", threads=1)
+        >>> encode("embeddings.npy", "latents.npy", codec, options=BulkOptions(dtype=CodeType.FLOAT16)).rows
+        6000
     """
     code = _code(codec, str(options.dtype) if options.bytes is None else None, options.bytes)
     empty = code.encode(np.empty((0, codec.code_dim), np.float32))

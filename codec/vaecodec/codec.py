@@ -34,6 +34,26 @@ class Codec:
 
     Made by :meth:`load`. Safe to share between threads: a call keeps no state, and gives the same bits whichever
     thread makes it.
+
+    Examples:
+        >>> import numpy as np
+        >>> from vaecodec import Codec
+        >>> codec = Codec.load("codec.onnx")
+        >>> embeddings = np.load("embeddings.npy")
+        >>> codec.encode(embeddings).shape
+        (6000, 64)
+        >>> codec.encode_queries(np.load("queries.npy")).shape
+        (1000, 64)
+        >>> codec.decode(codec.encode(embeddings)).shape
+        (6000, 384)
+
+        The same latents in fewer bytes, and a mistake:
+
+        >>> codec.encode(embeddings, dtype="int4").nbytes / len(embeddings)
+        32.0
+        >>> codec.encode(embeddings[:, :100])
+        Traceback (most recent call last):
+        vaecodec.errors.WrongWidthError: ...
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, metadata: Metadata, code_dim: int) -> None:

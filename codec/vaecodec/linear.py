@@ -140,6 +140,13 @@ def fit_linear(
     Raises:
         InvalidVectorsError: the array is empty or has a bad row.
         InvalidDimensionError: ``dim`` is out of range.
+
+    Examples:
+        >>> import numpy as np
+        >>> from vaecodec import fit_linear
+        >>> codec = fit_linear(np.load("embeddings.npy"), 32)
+        >>> codec.encode(np.load("queries.npy")).shape
+        (1000, 32)
     """
     source = vectors if isinstance(vectors, VectorSource) else ArraySource(np.asarray(vectors))
     width = source.dim

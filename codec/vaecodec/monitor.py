@@ -1,10 +1,4 @@
-"""A codec that watches what it encodes.
-
->>> codec = Codec.load("vae128.onnx").monitor()     # doctest: +SKIP
->>> latents = codec.encode(embeddings)              # doctest: +SKIP
->>> codec.check().drifted                           # doctest: +SKIP
-False
-"""
+"""A codec that watches what it encodes."""
 
 from __future__ import annotations
 
@@ -83,6 +77,18 @@ class MonitoredCodec(Codec):
 
     Raises:
         NoReferenceError: the file holds no statistics to compare with.
+
+    Examples:
+        >>> import numpy as np
+        >>> from vaecodec import Codec
+        >>> codec = Codec.load("codec.onnx").monitor()
+        >>> latents = codec.encode(np.load("embeddings.npy"))
+        >>> codec.check().drifted
+        False
+        >>> codec.reset()
+        >>> latents = codec.encode(np.load("embeddings.npy")[:, ::-1])
+        >>> codec.check().drifted
+        True
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, metadata: Metadata, code_dim: int) -> None:

@@ -53,9 +53,18 @@ class _Segment(NamedTuple):
 class PackedIndex:
     """Vectors as codes, searched by float queries; rows are numbered in the order in which they were added.
 
-    >>> index = PackedIndex(codec, bytes=64)             # doctest: +SKIP
-    >>> index.add(embeddings)                            # doctest: +SKIP
-    >>> ids, scores = index.search(queries, 10)          # doctest: +SKIP
+    Examples:
+        >>> import numpy as np
+        >>> from vaecodec import Codec
+        >>> from vaecodec.packed_index import PackedIndex
+        >>> embeddings = np.load("embeddings.npy")
+        >>> index = PackedIndex(Codec.load("codec.onnx"), dtype="int4")
+        >>> index.add(embeddings)
+        >>> index.bytes_per_vector
+        36
+        >>> ids, scores = index.search(np.load("queries.npy"), 10, originals=embeddings)
+        >>> ids.shape
+        (1000, 10)
     """
 
     def __init__(self, codec: Codec, *, dtype: str | None = None, bytes: int | None = None) -> None:  # noqa: A002

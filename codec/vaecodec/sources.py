@@ -127,6 +127,14 @@ def open_source(location: str | Path, *, column: str | None = None, codes: bool 
         SourceError: one of its subclasses; nothing but headers has been read.
         InvalidVectorsError: the array is not two-dimensional or does not hold floating point values.
         MissingExtraError: the format needs a library that is not installed.
+
+    Examples:
+        >>> from vaecodec.sources import open_source
+        >>> source = open_source("embeddings.npy")
+        >>> source.rows, source.dim
+        (6000, 384)
+        >>> sum(len(block) for block in source.blocks(1000))
+        6000
     """
     scheme = re.match(r"([a-z][a-z0-9+.-]+)://", str(location))
     if scheme:

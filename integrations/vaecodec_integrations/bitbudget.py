@@ -1,9 +1,5 @@
 """A codec as a compression method of BitBudget, a benchmark of retrieval quality per byte.
 
->>> from vaecodec_integrations.bitbudget import register
->>> register("vae, 48 bytes", codec, bytes=48)                                             # doctest: +SKIP
->>> bitbudget.evaluate(documents, queries, document_ids, query_ids, judgements)            # doctest: +SKIP
-
 BitBudget's own command line imports no other packages, so call it from Python: ``bitbudget.cli.main([...])``.
 """
 
@@ -31,6 +27,13 @@ def register(name: str, codec: Codec, *, dtype: str | None = None, bytes: int | 
     Raises:
         MissingExtraError: bitbudget is not installed.
         InvalidBudgetError, NotCalibratedError: see :meth:`vaecodec.Codec.code`.
+
+    Examples:
+        >>> from vaecodec import Codec
+        >>> from vaecodec_integrations.bitbudget import register
+        >>> codec = Codec.load("codec.onnx")
+        >>> register("svd64", codec)
+        >>> register("svd64-int4", codec, dtype="int4")
     """
     bitbudget = require("bitbudget", extra="bitbudget")
     code = None if dtype is None and bytes is None else codec.code(dtype=dtype, bytes=bytes)

@@ -1,11 +1,4 @@
-"""A faiss index that holds latents: the vectors that go in and come out keep their width.
-
->>> from vaecodec_integrations.faiss import CompressedFaissIndex
->>> index = CompressedFaissIndex(codec, "IVF4096,SQ8")     # doctest: +SKIP
->>> index.train(embeddings)                                # doctest: +SKIP
->>> index.add_with_ids(embeddings, ids)                    # doctest: +SKIP
->>> distances, ids = index.search(queries, 10)             # doctest: +SKIP
-"""
+"""A faiss index that holds latents: the vectors that go in and come out keep their width."""
 
 from __future__ import annotations
 
@@ -47,6 +40,18 @@ class CompressedFaissIndex(LatentIndex):
     Raises:
         VectorIndexError: faiss cannot make such an index, or not one whose vectors can be found by id.
         MissingExtraError: faiss is not installed.
+
+    Examples:
+        >>> import numpy as np
+        >>> from vaecodec import Codec
+        >>> from vaecodec_integrations.faiss import CompressedFaissIndex
+        >>> embeddings = np.load("embeddings.npy")
+        >>> index = CompressedFaissIndex(Codec.load("codec.onnx"), "IVF16,SQ8")
+        >>> index.train(embeddings)
+        >>> index.add(embeddings)
+        >>> scores, ids = index.search(embeddings[:5], 10)
+        >>> ids[:, 0].tolist()
+        [0, 1, 2, 3, 4]
     """
 
     def __init__(self, codec: VectorCodec, description: str) -> None:

@@ -1,11 +1,4 @@
-"""A drop-in for ``hnswlib.Index`` that holds latents: the vectors that go in and come out keep their width.
-
->>> from vaecodec_integrations.hnsw import CompressedIndex
->>> index = CompressedIndex("cosine", 384, codec)                       # doctest: +SKIP
->>> index.init_index(max_elements=1_000_000, M=16, ef_construction=200) # doctest: +SKIP
->>> index.add_items(embeddings, ids)                                    # doctest: +SKIP
->>> labels, distances = index.knn_query(query, k=10)                    # doctest: +SKIP
-"""
+"""A drop-in for ``hnswlib.Index`` that holds latents: the vectors that go in and come out keep their width."""
 
 from __future__ import annotations
 
@@ -67,6 +60,18 @@ class CompressedIndex(LatentIndex):
         SpaceMismatchError: the codec was made for another metric, or hnswlib has no such space.
         WrongWidthError: the codec was made for embeddings of another width.
         MissingExtraError: hnswlib is not installed.
+
+    Examples:
+        >>> import numpy as np
+        >>> from vaecodec import Codec
+        >>> from vaecodec_integrations.hnsw import CompressedIndex
+        >>> embeddings = np.load("embeddings.npy")
+        >>> index = CompressedIndex("cosine", 384, Codec.load("codec.onnx"))
+        >>> index.init_index(max_elements=10_000, M=16, ef_construction=200)
+        >>> index.add_items(embeddings[:1000])
+        >>> labels, distances = index.knn_query(embeddings[7], k=10)
+        >>> int(labels[0, 0])
+        7
     """
 
     def __init__(self, space: str, dim: int, codec: VectorCodec) -> None:

@@ -2,10 +2,7 @@
 
 For Qdrant there is a better way, which keeps the codec's identity with the collection and can re-rank: pass a
 :class:`~vaecodec_integrations.qdrant.CompressedQdrantClient` to ``langchain_qdrant.QdrantVectorStore``. For every other
-store, wrap the embedding model:
-
->>> from vaecodec_integrations.langchain import CompressedEmbeddings
->>> store = InMemoryVectorStore(CompressedEmbeddings(embeddings, codec))   # doctest: +SKIP
+store, wrap the embedding model.
 """
 
 from __future__ import annotations
@@ -34,6 +31,14 @@ class CompressedEmbeddings(Embeddings):  # type: ignore[misc]
     Raises:
         InvalidVectorsError: by any method, when the model's embeddings are not of the codec's width, are not finite,
             or have no direction under cosine.
+
+    Examples:
+        >>> from langchain_core.embeddings import DeterministicFakeEmbedding
+        >>> from vaecodec import Codec
+        >>> from vaecodec_integrations.langchain import CompressedEmbeddings
+        >>> model = DeterministicFakeEmbedding(size=384)  # yours, in its place
+        >>> len(CompressedEmbeddings(model, Codec.load("codec.onnx")).embed_query("how do I mount a disk?"))
+        64
     """
 
     def __init__(self, embeddings: Embeddings, codec: VectorCodec) -> None:

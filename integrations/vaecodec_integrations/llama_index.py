@@ -2,10 +2,7 @@
 
 For Qdrant there is a better way, which keeps the codec's identity with the collection and can re-rank: pass a
 :class:`~vaecodec_integrations.qdrant.CompressedQdrantClient` to LlamaIndex's ``QdrantVectorStore``. For every other
-store, wrap the embedding model:
-
->>> from vaecodec_integrations.llama_index import CompressedEmbedding
->>> index = VectorStoreIndex(nodes, embed_model=CompressedEmbedding(embed_model, codec))   # doctest: +SKIP
+store, wrap the embedding model.
 """
 
 from __future__ import annotations
@@ -36,6 +33,14 @@ class CompressedEmbedding(BaseEmbedding):  # type: ignore[misc]
     Raises:
         InvalidVectorsError: by any method, when the model's embeddings are not of the codec's width, are not finite,
             or have no direction under cosine.
+
+    Examples:
+        >>> from llama_index.core import MockEmbedding
+        >>> from vaecodec import Codec
+        >>> from vaecodec_integrations.llama_index import CompressedEmbedding
+        >>> model = MockEmbedding(embed_dim=384)  # yours, in its place
+        >>> len(CompressedEmbedding(model, Codec.load("codec.onnx")).get_query_embedding("how do I mount a disk?"))
+        64
     """
 
     _embed_model: BaseEmbedding = PrivateAttr()

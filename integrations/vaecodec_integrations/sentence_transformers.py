@@ -1,13 +1,4 @@
-"""A codec as the last module of a sentence-transformers model, saved and loaded with it.
-
->>> from vaecodec_integrations.sentence_transformers import Compress
->>> model = SentenceTransformer("all-MiniLM-L6-v2")                        # doctest: +SKIP
->>> model.append(Compress("vae128.onnx"))                                  # doctest: +SKIP
->>> latents = model.encode_document(documents)                             # doctest: +SKIP
->>> query_latents = model.encode_query(queries)                            # doctest: +SKIP
->>> model.save("compressed-model")                                         # doctest: +SKIP
->>> SentenceTransformer("compressed-model", trust_remote_code=True)        # doctest: +SKIP
-"""
+"""A codec as the last module of a sentence-transformers model, saved and loaded with it."""
 
 from __future__ import annotations
 
@@ -40,6 +31,13 @@ class Compress(Module):  # type: ignore[misc]
     Raises:
         ArtifactError: the file is missing, damaged, foreign or too new; a subclass says which.
         InvalidDimensionError: the file has no codec of width ``dim``.
+
+    Examples:
+        ``model.append(Compress("codec.onnx"))`` puts it at the end of a ``SentenceTransformer``.
+
+        >>> from vaecodec_integrations.sentence_transformers import Compress
+        >>> Compress("codec.onnx").get_embedding_dimension()
+        64
     """
 
     config_keys: ClassVar[list[str]] = ["dim"]

@@ -1,9 +1,4 @@
-"""A codec as a scikit-learn transformer: a linear one that it fits, or one from a file.
-
->>> from vaecodec_integrations.sklearn import CodecTransformer
->>> pipeline = make_pipeline(CodecTransformer("vae128.onnx"), LogisticRegression())   # doctest: +SKIP
->>> pipeline.fit(embeddings, labels)                                                  # doctest: +SKIP
-"""
+"""A codec as a scikit-learn transformer: a linear one that it fits, or one from a file."""
 
 from __future__ import annotations
 
@@ -43,6 +38,17 @@ class CodecTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         feature_names_in_: their names, when ``fit`` saw names.
 
     A fitted transformer with a file is pickled without it, and finds it again under the same path.
+
+    Examples:
+        >>> import numpy as np
+        >>> from sklearn.linear_model import LogisticRegression
+        >>> from sklearn.pipeline import make_pipeline
+        >>> from vaecodec_integrations.sklearn import CodecTransformer
+        >>> embeddings = np.load("embeddings.npy")
+        >>> labels = embeddings[:, 0] > 0
+        >>> pipeline = make_pipeline(CodecTransformer("codec.onnx"), LogisticRegression()).fit(embeddings, labels)
+        >>> pipeline.score(embeddings, labels) > 0.7
+        True
     """
 
     def __init__(

@@ -1,10 +1,4 @@
-"""A usearch index that holds latents: the vectors that go in and come out keep their width.
-
->>> from vaecodec_integrations.usearch import CompressedUsearchIndex
->>> index = CompressedUsearchIndex(codec, dtype="f16")     # doctest: +SKIP
->>> index.add(keys, embeddings)                            # doctest: +SKIP
->>> matches = index.search(query, 10)                      # doctest: +SKIP
-"""
+"""A usearch index that holds latents: the vectors that go in and come out keep their width."""
 
 from __future__ import annotations
 
@@ -58,6 +52,16 @@ class CompressedUsearchIndex(LatentIndex):
     Raises:
         SpaceMismatchError: there is no such dtype, or it does not fit the codec's latents.
         MissingExtraError: usearch is not installed.
+
+    Examples:
+        >>> import numpy as np
+        >>> from vaecodec import Codec
+        >>> from vaecodec_integrations.usearch import CompressedUsearchIndex
+        >>> embeddings = np.load("embeddings.npy")
+        >>> index = CompressedUsearchIndex(Codec.load("codec.onnx"), dtype="f16")
+        >>> keys = index.add(np.arange(1000), embeddings[:1000])
+        >>> int(index.search(embeddings[7], 10).keys[0])
+        7
     """
 
     def __init__(

@@ -169,12 +169,14 @@ class Collection:
         """Check both sources and hold rows out by their content.
 
         Args:
-            documents, queries: of equal width; queries need not belong to the documents row for row.
+            documents: what an index will hold.
+            queries: what it will be searched with, of the same width; need not belong to the documents row for row.
             pairs: integers (p, 2), row numbers of queries and of the documents that answer them, or ``"aligned"``
                 when query i belongs to document i. A paired query is held out with its document.
             metric: how the embeddings are compared.
             embedder: the embedding model's name, kept with the codec.
-            validation, confirmation: shares of the rows that are held out.
+            validation: share of the rows held out to make choices on.
+            confirmation: share held out besides, to be looked at once.
             seed: of the split.
 
         Raises:

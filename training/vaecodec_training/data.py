@@ -230,7 +230,8 @@ def split(digests: NDArray[np.uint64], *, validation: float = 0.05, confirmation
 
     Args:
         digests: uint64 (n,), from :func:`check`.
-        validation, confirmation: fractions of the rows.
+        validation: fraction of the rows held out to make choices on.
+        confirmation: fraction held out besides, to be looked at once.
         seed: another seed holds out other rows.
 
     Raises:

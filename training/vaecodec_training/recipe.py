@@ -48,6 +48,15 @@ class Recipe:
     """All settings of a run. A weight of zero switches its term off. docs/training.md says what each one is worth.
 
     The defaults are what ``vaecodec train`` uses.
+
+    Examples:
+        >>> from vaecodec_training.recipe import Recipe
+        >>> recipe = Recipe(dim=128, nested_dims=(32, 64))
+        >>> recipe.but(epochs=20).widths
+        (32, 64, 128)
+        >>> Recipe.from_dict({"dims": 128})
+        Traceback (most recent call last):
+        vaecodec.errors.RecipeError: ...
     """
 
     # Shape

@@ -48,6 +48,19 @@ class CompressedQdrantClient(QdrantClient):
             the collection.
         InvalidVectorsError: a vector of the wrong width, with NaN or infinity, or without direction under cosine;
             the message names the point, and nothing of the request is sent.
+
+    Examples:
+        >>> import numpy as np
+        >>> from vaecodec import Codec
+        >>> from qdrant_client import QdrantClient
+        >>> from vaecodec_integrations.qdrant import CompressedQdrantClient
+        >>> embeddings = np.load("embeddings.npy")
+        >>> client = CompressedQdrantClient(QdrantClient(":memory:"), Codec.load("codec.onnx"))
+        >>> client.create_collection("docs")
+        True
+        >>> client.upload_collection("docs", embeddings[:1000], ids=range(1000))
+        >>> client.query_points("docs", embeddings[7], limit=10).points[0].id
+        7
     """
 
     def __init__(

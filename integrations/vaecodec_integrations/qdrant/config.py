@@ -58,7 +58,8 @@ def recommended_search_params(codec: VectorCodec, *, bytes: int) -> models.Searc
     decides by itself whether to re-score, and takes no more candidates than are wanted.
 
     Args:
-        codec, bytes: as for :func:`recommended_config`.
+        codec: as for :func:`recommended_config`.
+        bytes: as for :func:`recommended_config`.
 
     Raises:
         UnsupportedRequestError: as :func:`recommended_config` does.

@@ -1,0 +1,52 @@
+"""The notebooks run from top to bottom in a fresh kernel and come to the conclusions that their text draws."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+nbclient = pytest.importorskip("nbclient")
+pytest.importorskip("ipykernel")
+
+NOTEBOOKS = Path(__file__).parents[2] / "examples" / "notebooks"
+
+# What jupyter's own sockets and event loops leave to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def printed(name: str) -> str:
+    """Everything that the notebook prints."""
+    notebook: Any = nbformat.read(NOTEBOOKS / name, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    return "".join(output["text"] for output in outputs if output["output_type"] == "stream")
+
+
+def test_the_learned_codec_is_judged_better_than_the_best_linear_one():
+    text = printed("train_and_judge.ipynb")
+    order = re.findall(r"^(\S+) +recall@10", text, re.M)
+    assert order[0] == "truncation"
+    assert order[-1] == "learned"
+    assert "verdict: ship the learned codec" in text
+    assert "9,216,000 bytes of vectors, 1,536,000 bytes of latents" in text
+
+
+def test_trellis_codes_lead_at_equal_bytes_and_re_ranking_pays():
+    text = printed("bytes_and_rerank.ipynb")
+    names = re.findall(r"^(\w+) +0\.\d+", text, re.M)
+    assert names[0] == "trellis"
+    assert names[-1] == "float32"
+    reached = [float(value) for value in re.findall(r"x: recall@10 (0\.\d+)", text)]
+    assert reached == sorted(reached)
+    assert reached[2] > 0.9
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.name)
+def test_notebooks_are_committed_without_outputs(path):
+    cells = nbformat.read(path, as_version=4).cells
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
