@@ -178,6 +178,10 @@ class BulkStoppedError(BulkError, RuntimeError):
     """The work stopped half-way and can be resumed; ``__cause__`` is what stopped it."""
 
 
+class WorkersLostError(BulkError, RuntimeError):
+    """Workers of another process or machine failed more often than they are replaced, or do not see the same files."""
+
+
 class ChangedJobError(BulkError, ValueError):
     """The unfinished output was begun with other input, another codec or other options."""
 
