@@ -59,6 +59,8 @@ from vaecodec.shards import (
 )
 from vaecodec.sources import ParquetSource, RandomAccessSource, open_parquet, open_source, parquet_files
 
+__all__ = ["BulkOptions", "BulkResult", "Engine", "OnBadRows", "Progress", "Threads", "decode", "encode"]
+
 # A shard is what is lost at most when the process is killed.
 SHARD_BYTES = 256 << 20
 
@@ -151,7 +153,7 @@ def encode(
         "dtype": str(options.dtype) if options.bytes is None else None,
         "bytes": options.bytes,
     }
-    work = Encoding(code, codec.dim, codec.metric, empty, facts)
+    work = Encoding(code=code, width=codec.dim, metric=codec.metric, empty=empty, facts=facts)
     return _Job(work, source, Path(output), codec, options, engine, progress).run()
 
 
@@ -179,12 +181,12 @@ def decode(
     out = FloatCode(options.dtype, codec.dim)
     is_latents = isinstance(code, FloatCode)
     work = Decoding(
-        code,
-        out,
-        codec.code_dim if is_latents else code.bytes_per_vector,
-        codec.latent_metric if is_latents else None,
-        np.empty((0, codec.dim), np.dtype(options.dtype)),
-        {"work": "decode", "codec_id": codec.codec_id, "dtype": str(options.dtype)},
+        code=code,
+        out=out,
+        width=codec.code_dim if is_latents else code.bytes_per_vector,
+        metric=codec.latent_metric if is_latents else None,
+        empty=np.empty((0, codec.dim), np.dtype(options.dtype)),
+        facts={"work": "decode", "codec_id": codec.codec_id, "dtype": str(options.dtype)},
     )
     return _Job(work, source, Path(output), codec, options, engine, progress).run()
 
@@ -294,8 +296,8 @@ class _Job:
         folder = self.manifest.folder
         parts = [part_path(folder, shard.number, self.conversion.suffix) for shard in self.shards]
         if self.conversion.schema is not None:
-            for file in {*folder.iterdir()} - {*parts, self.manifest.path}:
-                file.unlink()
+            for left in {*folder.iterdir()} - {*parts, self.manifest.path}:
+                left.unlink()
             folder.replace(self.output)
             # Only now: without its manifest, an unfinished output would be begun anew.
             (self.output / self.manifest.path.name).unlink()

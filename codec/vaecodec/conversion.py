@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -51,7 +52,8 @@ class OnBadRows(StrEnum):
     """Read everything, list them all in ``OUT.bad-rows.csv``, and stop if there are any."""
 
 
-class Work(Protocol):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Work(ABC):
     """One direction through a codec.
 
     Attributes:
@@ -66,35 +68,27 @@ class Work(Protocol):
     empty: NDArray[Any]
     facts: dict[str, Any]
 
+    @abstractmethod
     def __call__(self, codec: VectorCodec, rows: NDArray[Any]) -> NDArray[Any]:
         """Checked rows of ``width``, float32 or codes, to rows of the output."""
-        ...
 
 
-@dataclass(frozen=True, eq=False)
-class Encoding:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Encoding(Work):
     """Embeddings to latents or codes."""
 
     code: Code
-    width: int
-    metric: Metric | None
-    empty: NDArray[Any]
-    facts: dict[str, Any]
 
     def __call__(self, codec: VectorCodec, rows: NDArray[Any]) -> NDArray[Any]:
         return self.code.encode(codec.encode(rows), threads=1)
 
 
-@dataclass(frozen=True, eq=False)
-class Decoding:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Decoding(Work):
     """Latents or codes to embeddings in the floats of ``out``."""
 
     code: Code
     out: FloatCode
-    width: int
-    metric: Metric | None
-    empty: NDArray[Any]
-    facts: dict[str, Any]
 
     def __call__(self, codec: VectorCodec, rows: NDArray[Any]) -> NDArray[Any]:
         latents = rows if self.metric is not None else self.code.decode(rows, threads=1)

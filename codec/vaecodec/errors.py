@@ -31,6 +31,7 @@
     │   ├── BadRowsError                 (ValueError) rows that cannot be encoded, by file and number
     │   ├── BulkStoppedError             (RuntimeError) stopped half-way; what is finished is kept
     │   ├── ChangedJobError              (ValueError) not the job that is to be resumed
+    │   ├── WorkersLostError             (RuntimeError) processes elsewhere that work on it are gone
     │   └── OutputExistsError            (FileExistsError) something is where the output should go
     ├── UnusableDataError                (ValueError) a collection cannot be trained on
     ├── TrainingError                    a codec cannot be trained
