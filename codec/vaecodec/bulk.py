@@ -302,19 +302,27 @@ class _Job:
             # Only now: without its manifest, an unfinished output would be begun anew.
             (self.output / self.manifest.path.name).unlink()
             return
-        joined, empty = folder / "joined", self.work.empty
+        joined = folder / "joined"
+        try:
+            self._join(parts, joined)
+        except OSError as error:
+            raise OSError(error.errno, f"joining the parts of {self.output}: {error.strerror}") from error
+        _facts_path(self.output).write_text(json.dumps(self.work.facts) + "\n")
+        joined.replace(self.output)
+        shutil.rmtree(folder)
+
+    def _join(self, parts: list[Path], target: Path) -> None:
+        """Write the parts of an array as one .npy file."""
+        empty = self.work.empty
         rows = sum(entry.rows for entry in self.finished.values())
         header = {"shape": (rows, empty.shape[1]), "fortran_order": False, "descr": empty.dtype.str}
-        with joined.open("wb") as file:
+        with target.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for path in parts:
                 with path.open("rb") as part:
                     shutil.copyfileobj(part, file, 1 << 20)
             file.flush()
             os.fsync(file.fileno())
-        _facts_path(self.output).write_text(json.dumps(self.work.facts) + "\n")
-        joined.replace(self.output)
-        shutil.rmtree(folder)
 
 
 class _Counter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -25,6 +26,7 @@ import pytest
 
 from vaecodec import Codec, LinearCodec, LinearKind, Metric, fit_linear
 from vaecodec.bulk import BulkOptions, OnBadRows, decode, encode
+from vaecodec.bulk_cli import LogLines
 from vaecodec.codes import Calibration, CodeType
 from vaecodec.errors import (
     BadRowsError,
@@ -514,10 +516,11 @@ def test_a_full_disk_keeps_what_is_finished(
 ) -> None:
     source = write(tmp_path / "x.npy", rows)
     with files_at_most(limit):  # a part takes 128,000 bytes, the whole 768,000
-        error = stopped(source, tmp_path / output, svd_codec, SHARDS)
+        error = stopped(source, tmp_path / output, svd_codec, BulkOptions(shard_rows=500, workers=1))
     finished = 6 if limit == 200_000 else 0
     assert str(error).startswith("no space left: ")
-    assert limit == 200_000 or "rows 0 to 499 of " in str(error)
+    doing = f"joining the parts of {tmp_path}/y.npy" if limit == 200_000 else f"rows 0 to 499 of {source}"
+    assert f"{doing}: File too large; stopped" in str(error)
     assert f"stopped with {finished} of 6 shards finished and kept in {tmp_path / output}.partial" in str(error)
     parts = [path for path in (tmp_path / f"{output}.partial").iterdir() if path.suffix in (".npy", ".parquet")]
     assert len(parts) == finished
@@ -623,3 +626,18 @@ def test_the_commands_encode_and_decode(rows: np.ndarray, svd_path: Path, tmp_pa
     again = run("decode", tmp_path / "y", *codec, "--out", tmp_path / "z.npy", "--dim", 32)
     assert again.returncode == 1
     assert again.stderr.strip().endswith(f"{tmp_path}/z.npy: exists already; delete it or choose another name")
+    alone = run("decode", tmp_path / "y", *codec, "--out", tmp_path / "w.npy", "--ray-address", "auto")
+    assert alone.returncode == 2
+    assert "--ray-address and --gpus-per-worker need --engine ray" in alone.stderr
+
+
+def test_a_log_gets_lines_with_the_rate_of_this_run_and_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = LogLines("docs", seconds=0.02)
+    lines(5_000, 10_000)  # resumed
+    time.sleep(0.1)
+    lines(7_000, 10_000)
+    lines(7_001, 10_000)
+    (line,) = capsys.readouterr().err.splitlines()
+    said = re.fullmatch(r"docs: 7,000 of 10,000 rows, ([\d,]+) rows/s, 0:00:00 left", line)
+    assert said
+    assert 5_000 < int(said[1].replace(",", "")) <= 20_000
