@@ -1,11 +1,13 @@
 """Send a whole collection through a codec: files in, files out, in constant memory, resumable at any moment.
 
-The input is cut into *shards*: row ranges of a matrix, or consecutive row groups of a Parquet file. A few threads
-each take a shard through reading, encoding and writing, so these overlap. Everything is written into a folder beside
+The input is cut into *shards*: row ranges of a matrix, or consecutive row groups of a Parquet file. A few workers,
+threads unless another :class:`~vaecodec.conversion.Engine` is given, each take a shard through reading, encoding and
+writing, so these overlap. Everything is written into a folder beside
 the output, ``OUT.partial``:
 
 - ``part-00000.npy`` or ``.parquet``: one file per shard, renamed to that name when it is complete;
-- ``manifest.jsonl``: a first line that describes the job, then a line per finished shard with the SHA-256 of its file.
+- ``_manifest.jsonl``: a first line that describes the job, then a line per finished shard with the SHA-256 of its file;
+- ``part-00000.bad-rows.csv``: the rows that a shard lacks.
 
 When all shards are finished, the output takes its own name in one rename; until then there is no file of that name. A
 shard's content does not depend on the number of workers nor on when it is made, so an interrupted and resumed job ends
@@ -20,21 +22,18 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from enum import StrEnum
-from functools import partial
 from pathlib import Path
-from threading import Event, Lock
-from typing import Any, NamedTuple
+from threading import Lock
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vaecodec.bridge import decoded_by
 from vaecodec.codec import Codec
 from vaecodec.codes import Code, CodeType
 from vaecodec.codes.uniform import FloatCode
+from vaecodec.conversion import Conversion, Decoding, Encoding, Engine, OnBadRows, Threads, Work
 from vaecodec.errors import (
     BadRowsError,
     BulkStoppedError,
@@ -46,40 +45,27 @@ from vaecodec.errors import (
     VaecodecError,
     WrongWidthError,
 )
-from vaecodec.interface import Metric, VectorCodec
+from vaecodec.interface import VectorCodec
 from vaecodec.shards import (
     FACTS,
-    ArrayPart,
     BadRow,
     Entry,
     Manifest,
     MatrixInput,
     ParquetInput,
-    ParquetPart,
-    Part,
-    Shard,
+    bad_rows_path,
     identity,
-    sha256,
-    sort_out,
+    part_path,
 )
 from vaecodec.sources import ParquetSource, RandomAccessSource, open_parquet, open_source, parquet_files
+
+__all__ = ["BulkOptions", "BulkResult", "Engine", "OnBadRows", "Progress", "Threads", "decode", "encode"]
 
 # A shard is what is lost at most when the process is killed.
 SHARD_BYTES = 256 << 20
 
 # A file size limit says on some systems what a full disk says on others.
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-class OnBadRows(StrEnum):
-    """What happens to rows that hold NaN or infinity, have no direction under cosine, or have no vector."""
-
-    FAIL = "fail"
-    """Stop at the first one."""
-    SKIP = "skip"
-    """Leave them out of the output, and list them in ``OUT.bad-rows.csv``."""
-    REPORT = "report"
-    """Read everything, list them all in ``OUT.bad-rows.csv``, and stop if there are any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +79,7 @@ class BulkOptions:
         bytes: or a trellis code of so many bytes per vector.
         on_bad_rows: what to do with rows that cannot be encoded.
         resume: continue an unfinished output; where there is none, begin.
-        workers: threads; by default one per core.
+        workers: threads, where no engine is given; by default one per core.
         shard_rows: rows per shard, by default 256 MiB of float32. Parquet shards are whole row groups.
     """
 
@@ -135,6 +121,7 @@ def encode(
     codec: VectorCodec,
     *,
     options: BulkOptions = BulkOptions(),
+    engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> BulkResult:
     """Encode the documents of a file or folder.
@@ -145,6 +132,9 @@ def encode(
             other name for a folder of Parquet files. From Parquet to Parquet all columns are kept and the latents
             or codes take the place of the vectors; other input gives the columns ``row`` and ``vector``.
         codec: called from several threads at once.
+        options: see :class:`BulkOptions`.
+        engine: what does the work; by default threads of this process.
+        progress: see :data:`Progress`.
 
     Raises:
         OutputExistsError: the output exists, or an unfinished one does and is not to be resumed.
@@ -164,20 +154,15 @@ def encode(
     """
     code = _code(codec, str(options.dtype) if options.bytes is None else None, options.bytes)
     empty = code.encode(np.empty((0, codec.code_dim), np.float32))
-    work = _Work(
-        lambda rows: code.encode(codec.encode(rows), threads=1),
-        codec.dim,
-        codec.metric,
-        empty,
-        {
-            "work": "encode",
-            "codec_id": codec.codec_id,
-            "code_dim": codec.code_dim,
-            "dtype": str(options.dtype) if options.bytes is None else None,
-            "bytes": options.bytes,
-        },
-    )
-    return _Job(work, source, Path(output), options, progress).run()
+    facts = {
+        "work": "encode",
+        "codec_id": codec.codec_id,
+        "code_dim": codec.code_dim,
+        "dtype": str(options.dtype) if options.bytes is None else None,
+        "bytes": options.bytes,
+    }
+    work = Encoding(code=code, width=codec.dim, metric=codec.metric, empty=empty, facts=facts)
+    return _Job(work, source, Path(output), codec, options, engine, progress).run()
 
 
 def decode(
@@ -186,6 +171,7 @@ def decode(
     codec: VectorCodec,
     *,
     options: BulkOptions = BulkOptions(),
+    engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> BulkResult:
     """Reconstruct the embeddings of a file or folder of latents or codes: the mirror of :func:`encode`.
@@ -202,44 +188,34 @@ def decode(
     code = _code(codec, written["dtype"], written["bytes"])
     out = FloatCode(options.dtype, codec.dim)
     is_latents = isinstance(code, FloatCode)
-    work = _Work(
-        lambda rows: out.encode(codec.decode(rows if is_latents else code.decode(rows, threads=1))),
-        codec.code_dim if is_latents else code.bytes_per_vector,
-        codec.latent_metric if is_latents else None,
-        np.empty((0, codec.dim), np.dtype(options.dtype)),
-        {"work": "decode", "codec_id": codec.codec_id, "dtype": str(options.dtype)},
+    work = Decoding(
+        code=code,
+        out=out,
+        width=codec.code_dim if is_latents else code.bytes_per_vector,
+        metric=codec.latent_metric if is_latents else None,
+        empty=np.empty((0, codec.dim), np.dtype(options.dtype)),
+        facts={"work": "decode", "codec_id": codec.codec_id, "dtype": str(options.dtype)},
     )
-    return _Job(work, source, Path(output), options, progress).run()
-
-
-class _Work(NamedTuple):
-    """One direction through a codec.
-
-    ``call`` takes checked rows of ``width``, float32, or codes where ``metric`` is None, to the rows of the output,
-    of which ``empty`` has none; ``facts`` are kept with the output.
-    """
-
-    call: Callable[[NDArray[Any]], NDArray[Any]]
-    width: int
-    metric: Metric | None
-    empty: NDArray[Any]
-    facts: dict[str, Any]
-
-
-class _StoppedError(Exception):
-    """Another worker has failed."""
+    return _Job(work, source, Path(output), codec, options, engine, progress).run()
 
 
 class _Job:
     """One collection on its way through a codec."""
 
     def __init__(
-        self, work: _Work, source: str | Path, output: Path, options: BulkOptions, progress: Progress | None
+        self,
+        work: Work,
+        source: str | Path,
+        output: Path,
+        codec: VectorCodec,
+        options: BulkOptions,
+        engine: Engine | None,
+        progress: Progress | None,
     ) -> None:
         staging = output.with_name(output.name + ".partial")
-        suffix = ".npy" if output.suffix == ".npy" else ".parquet"
+        is_array = output.suffix == ".npy"
         written = [output]
-        if suffix == ".npy" and not staging.exists():  # an interrupted job may have come as far as its facts
+        if is_array and not staging.exists():  # an interrupted job may have come as far as its facts
             written.append(_facts_path(output))
         for path in written:
             if path.exists():
@@ -248,39 +224,49 @@ class _Job:
             raise OutputExistsError(
                 f"{staging}: an unfinished output; continue it with resume (--resume), or delete it"
             )
-        self.work, self.output, self.options = work, output, options
-        self.reader = _open_input(source, work, options)
-        self.shards = self.reader.shards
-        self.new_part: Callable[[Path], Part] = ArrayPart
-        if suffix == ".parquet":
-            schema, column = self.reader.output_schema(work.empty, work.facts)
-            self.new_part = partial(ParquetPart, schema=schema, column=column)
+        if Path(source).is_dir() and output.resolve().is_relative_to(Path(source).resolve()):
+            raise OutputExistsError(f"{output}: lies within the input, {source}, and would be read as part of it")
+        self.work, self.output, self.codec = work, output, codec
+        self.engine = engine or Threads(options.workers)
+        reader = _open_input(source, work, options, keep_columns=not is_array)
+        self.shards = reader.shards
+        schema, column = (None, "") if is_array else reader.output_schema(work.empty, work.facts)
+        self.conversion = Conversion(
+            work=work,
+            source=reader,
+            folder=staging.absolute(),
+            schema=schema,
+            column=column,
+            on_bad_rows=options.on_bad_rows,
+        )
+        self.engine.accept(self.conversion, codec)
         description = {
             **work.facts,
-            "output": suffix,
+            "output": self.conversion.suffix,
             "column": options.column,
             "shards": [shard.rows for shard in self.shards],
-            "input": identity(self.reader.files),
+            "input": identity(reader.files),
         }
-        self.manifest = Manifest(staging, description, suffix)
-        self.finished = self.manifest.open()
+        self.manifest = Manifest(staging, description, self.conversion.suffix)
+        try:
+            self.finished = self.manifest.open()
+        except OSError as error:
+            raise BulkStoppedError(f"{staging}: cannot be written: {error}") from error
+        self.looked_at: list[Entry] = []
         self.counter = _Counter(sum(shard.rows for shard in self.shards), progress)
         self.counter.add(sum(self.shards[number].rows for number in self.finished))
-        self.reported: list[BadRow] = []
-        self.stop = Event()
 
     def run(self) -> BulkResult:
         resumed = len(self.finished)
         try:
             left = [shard for shard in self.shards if shard.number not in self.finished]
-            _work_off(left, self._convert, self.stop, self.options.workers)
-            bad = sorted([*self.reported, *(row for entry in self.finished.values() for row in entry.bad)])
-            if bad:
-                _list_bad_rows(self.output, bad)
-            if self.reported:
+            self.engine.run(self.conversion, left, self.codec, done=self._note, seen=self.counter.add)
+            bad = self._list_bad_rows()
+            if self.looked_at:
+                first = _first_bad_row(self.output)
                 raise BadRowsError(
-                    f"{len(bad):,} rows cannot be {self.work.facts['work']}d, the first is row {bad[0].row} of "
-                    f"{bad[0].file}: {bad[0].reason}; {_bad_rows_path(self.output)} lists them all"
+                    f"{bad:,} rows cannot be {self.work.facts['work']}d, the first is row {first.row} of "
+                    f"{first.file}: {first.reason}; {_bad_rows_list(self.output)} lists them all"
                 )
             self._finish()
         except (VaecodecError, OSError) as error:
@@ -290,81 +276,61 @@ class _Job:
                 f"finished and kept in {self.manifest.folder}; continue with resume (--resume)"
             ) from error
         rows = sum(entry.rows for entry in self.finished.values())
-        return BulkResult(self.output, rows, len(bad), len(self.shards), resumed)
+        return BulkResult(self.output, rows, bad, len(self.shards), resumed)
 
-    def _convert(self, shard: Shard) -> None:
-        """Read, encode and write one shard, on a worker's thread."""
-        choice = self.options.on_bad_rows
-        path = self.manifest.part(shard.number)
-        begun = path.with_suffix(f".{os.getpid()}.begun")
-        rows, bad = 0, []
-        with self.new_part(begun) as part:
-            for piece in self.reader.read(shard):
-                if self.stop.is_set():
-                    raise _StoppedError
-                self.counter.add(len(piece.numbers) + len(piece.bad))
-                good, wrong = sort_out(piece, shard.file, self.work.metric)
-                bad += wrong
-                if bad and choice is OnBadRows.FAIL:
-                    raise BadRowsError(f"row {bad[0].row} of {bad[0].file}: {bad[0].reason}")
-                if bad and choice is OnBadRows.REPORT:
-                    continue  # nothing of this shard is kept, but all of it is looked at
-                part.write(good, self.work.call(good.vectors))
-                rows += len(good.numbers)
-        if bad and choice is OnBadRows.REPORT:
-            begun.unlink()
-            self.reported.extend(bad)
-            return
-        entry = Entry(shard.number, rows, sha256(begun), bad)
-        begun.replace(path)
-        self.manifest.add(entry)
-        self.finished[shard.number] = entry
+    def _note(self, entry: Entry) -> None:
+        """A shard is done; called from any thread."""
+        if entry.sha256 is None:
+            self.looked_at.append(entry)
+        else:
+            self.manifest.add(entry)
+            self.finished[entry.shard] = entry
+
+    def _list_bad_rows(self) -> int:
+        """Gather the shards' lists of bad rows, and count them."""
+        entries = sorted(entry for entry in [*self.finished.values(), *self.looked_at] if entry.bad)
+        if not entries:  # of an earlier run, which stopped because of them
+            _bad_rows_list(self.output).unlink(missing_ok=True)
+            return 0
+        with _bad_rows_list(self.output).open("w", newline="") as file:
+            csv.writer(file).writerow(BadRow._fields)
+            for entry in entries:
+                with bad_rows_path(self.manifest.folder, entry.shard).open(newline="") as rows:
+                    shutil.copyfileobj(rows, file)
+        return sum(entry.bad for entry in entries)
 
     def _finish(self) -> None:
         """Give the output its name."""
         folder = self.manifest.folder
-        if self.new_part is not ArrayPart:
-            self.manifest.path.unlink()
+        parts = [part_path(folder, shard.number, self.conversion.suffix) for shard in self.shards]
+        if self.conversion.schema is not None:
+            for left in {*folder.iterdir()} - {*parts, self.manifest.path}:
+                left.unlink()
             folder.replace(self.output)
+            # Only now: without its manifest, an unfinished output would be begun anew.
+            (self.output / self.manifest.path.name).unlink()
             return
-        joined, empty = folder / "joined", self.work.empty
-        rows = sum(entry.rows for entry in self.finished.values())
-        header = {"shape": (rows, empty.shape[1]), "fortran_order": False, "descr": empty.dtype.str}
-        with joined.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for shard in self.shards:
-                with self.manifest.part(shard.number).open("rb") as part:
-                    shutil.copyfileobj(part, file, 1 << 20)
-            file.flush()
-            os.fsync(file.fileno())
+        joined = folder / "joined"
+        try:
+            self._join(parts, joined)
+        except OSError as error:
+            raise OSError(error.errno, f"joining the parts of {self.output}: {error.strerror}") from error
         _facts_path(self.output).write_text(json.dumps(self.work.facts) + "\n")
         joined.replace(self.output)
         shutil.rmtree(folder)
 
-
-def _work_off(shards: list[Shard], convert: Callable[[Shard], None], stop: Event, workers: int | None) -> None:
-    """Convert the shards in a few threads; the first failure stops the others at their next block."""
-
-    def guarded(shard: Shard) -> None:
-        if stop.is_set():
-            raise _StoppedError
-        try:
-            convert(shard)
-        except BaseException:
-            stop.set()
-            raise
-
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="vaecodec") as pool:
-        futures = [pool.submit(guarded, shard) for shard in shards]
-        try:
-            wait(futures, return_when=FIRST_EXCEPTION)
-        finally:  # an interrupt from the keyboard comes here, too
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-    errors = [future.exception() for future in futures if future.done() and not future.cancelled()]
-    for error in errors:
-        if error is not None and not isinstance(error, _StoppedError):
-            raise error
+    def _join(self, parts: list[Path], target: Path) -> None:
+        """Write the parts of an array as one .npy file."""
+        empty = self.work.empty
+        rows = sum(entry.rows for entry in self.finished.values())
+        header = {"shape": (rows, empty.shape[1]), "fortran_order": False, "descr": empty.dtype.str}
+        with target.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for path in parts:
+                with path.open("rb") as part:
+                    shutil.copyfileobj(part, file, 1 << 20)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 class _Counter:
@@ -380,7 +346,9 @@ class _Counter:
                 self._progress(self._done, self._total)
 
 
-def _open_input(location: str | Path, work: _Work, options: BulkOptions) -> MatrixInput | ParquetInput:
+def _open_input(
+    location: str | Path, work: Work, options: BulkOptions, *, keep_columns: bool
+) -> MatrixInput | ParquetInput:
     source = open_source(location, column=options.column, codes=work.metric is None)
     if source.dim != work.width and source.rows != 0:
         raise WrongWidthError(
@@ -388,7 +356,7 @@ def _open_input(location: str | Path, work: _Work, options: BulkOptions) -> Matr
         )
     shard_rows = options.shard_rows or max(1, SHARD_BYTES // (4 * work.width))
     if isinstance(source, ParquetSource):
-        return ParquetInput(source, work.width, shard_rows)
+        return ParquetInput(source, work.width, shard_rows, keep_columns=keep_columns)
     if isinstance(source, RandomAccessSource):
         return MatrixInput(source, Path(location), shard_rows)
     raise UnknownSourceError(f"{source.name}: expected a file or folder; vaecodec migrate compresses collections")
@@ -431,12 +399,13 @@ def _facts_path(output: Path) -> Path:
     return output.with_name(output.name + ".json")
 
 
-def _bad_rows_path(output: Path) -> Path:
+def _bad_rows_list(output: Path) -> Path:
     return output.with_name(output.name + ".bad-rows.csv")
 
 
-def _list_bad_rows(output: Path, rows: list[BadRow]) -> None:
-    with _bad_rows_path(output).open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(BadRow._fields)
-        writer.writerows(rows)
+def _first_bad_row(output: Path) -> BadRow:
+    with _bad_rows_list(output).open(newline="") as file:
+        rows = csv.reader(file)
+        next(rows)
+        name, row, reason = next(rows)
+    return BadRow(name, int(row), reason)

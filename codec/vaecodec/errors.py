@@ -31,6 +31,7 @@
     │   ├── BadRowsError                 (ValueError) rows that cannot be encoded, by file and number
     │   ├── BulkStoppedError             (RuntimeError) stopped half-way; what is finished is kept
     │   ├── ChangedJobError              (ValueError) not the job that is to be resumed
+    │   ├── WorkersLostError             (RuntimeError) processes elsewhere that work on it are gone
     │   └── OutputExistsError            (FileExistsError) something is where the output should go
     ├── UnusableDataError                (ValueError) a collection cannot be trained on
     ├── TrainingError                    a codec cannot be trained
@@ -176,6 +177,10 @@ class BadRowsError(BulkError, ValueError):
 
 class BulkStoppedError(BulkError, RuntimeError):
     """The work stopped half-way and can be resumed; ``__cause__`` is what stopped it."""
+
+
+class WorkersLostError(BulkError, RuntimeError):
+    """Workers of another process or machine failed more often than they are replaced, or do not see the same files."""
 
 
 class ChangedJobError(BulkError, ValueError):

@@ -70,12 +70,25 @@ class Piece(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A finished shard, as the manifest has it."""
+    """What became of a shard; the manifest has a line for each that is finished.
+
+    ``rows`` in its part, ``sha256`` of the part or None where bad rows were only to be reported, ``bad`` rows listed.
+    """
 
     shard: int
     rows: int
-    sha256: str
-    bad: list[BadRow]
+    sha256: str | None
+    bad: int
+
+
+def part_path(folder: Path, number: int, suffix: str) -> Path:
+    """Where a shard's file is once it is finished."""
+    return folder / f"part-{number:05d}{suffix}"
+
+
+def bad_rows_path(folder: Path, number: int) -> Path:
+    """Where the list of a shard's bad rows is, if there are any."""
+    return folder / f"part-{number:05d}.bad-rows.csv"
 
 
 class MatrixInput:
@@ -104,37 +117,45 @@ class MatrixInput:
 
 
 class ParquetInput:
-    """Consecutive row groups of Parquet files."""
+    """Consecutive row groups of Parquet files, with or without the columns beside the vectors."""
 
-    def __init__(self, source: ParquetSource, width: int, shard_rows: int) -> None:
+    def __init__(self, source: ParquetSource, width: int, shard_rows: int, *, keep_columns: bool) -> None:
         self.files = source.files
         self._column = source.column
+        self._columns = None if keep_columns else [source.column]
         self._width = width
-        self._compute = require("pyarrow.compute", extra="parquet")
         with open_parquet(source.files[0]) as parquet:
             self._schema = parquet.schema_arrow
         self.shards: list[Shard] = []
         for file in source.files:
             with open_parquet(file) as parquet:
-                self._check_columns(parquet.schema_arrow, file)
+                if keep_columns:
+                    self._check_columns(parquet.schema_arrow, file)
                 sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
-            start = 0
+            start = rows = 0
             groups: list[int] = []
             for group, size in enumerate([*sizes, None]):
-                rows = sum(sizes[taken] for taken in groups)
                 if groups and (size is None or rows + size > shard_rows):
                     self.shards.append(Shard(len(self.shards), file, start, rows, groups))
-                    start, groups = start + rows, []
+                    start, rows, groups = start + rows, 0, []
                 groups.append(group)
+                rows += size or 0
         if not self.shards:
             self.shards = [Shard(0, source.files[0], 0, 0, [])]
 
     def read(self, shard: Shard) -> Iterator[Piece]:
-        """The shard's rows in order, with their other columns."""
+        """The shard's rows in order, with their other columns where these are kept."""
+        compute = require("pyarrow.compute", extra="parquet")
         first = shard.first_row
-        for batch in parquet_batches(shard.file, rows=block_rows(self._width), row_groups=shard.row_groups):
+        for batch in parquet_batches(
+            shard.file,
+            rows=block_rows(self._width),
+            columns=self._columns,
+            row_groups=shard.row_groups,
+            first_row=shard.first_row,
+        ):
             lists = batch.column(self._column)
-            widths = self._compute.list_value_length(lists).fill_null(-1).to_numpy(zero_copy_only=False)
+            widths = compute.list_value_length(lists).fill_null(-1).to_numpy(zero_copy_only=False)
             bad = [
                 BadRow(str(shard.file), first + int(at), "no vector" if widths[at] < 0 else f"width {widths[at]}")
                 for at in np.flatnonzero(widths != self._width)
@@ -217,6 +238,7 @@ class ParquetPart:
         self._path, self._schema, self._column = path, schema, column
         self._arrow = require("pyarrow", extra="parquet")
         self._gathered: list[Any] = []
+        self._gathered_bytes = 0
 
     def __enter__(self) -> ParquetPart:
         self._file = self._path.open("wb")
@@ -245,14 +267,15 @@ class ParquetPart:
             columns = [lists if n == self._column else piece.batch.column(n) for n in self._schema.names]
             batch = self._arrow.record_batch(columns, schema=self._schema)
         self._gathered.append(batch)
-        if sum(batch.nbytes for batch in self._gathered) > _ROW_GROUP_BYTES:
+        self._gathered_bytes += batch.nbytes
+        if self._gathered_bytes > _ROW_GROUP_BYTES:
             self._flush()
 
     def _flush(self) -> None:
         if self._gathered:
             table = self._arrow.Table.from_batches(self._gathered)
             self._writer.write_table(table, row_group_size=max(1, len(table)))
-            self._gathered = []
+            self._gathered, self._gathered_bytes = [], 0
 
 
 def _close(file: IO[bytes], path: Path, failed: type[BaseException] | None) -> None:
@@ -272,34 +295,23 @@ def _list_type(empty: NDArray[Any]) -> Any:
 
 
 class Manifest:
-    """``manifest.jsonl`` and the parts beside it."""
+    """``_manifest.jsonl`` and the parts beside it."""
 
     def __init__(self, folder: Path, job: dict[str, Any], suffix: str) -> None:
         self.folder, self._job, self._suffix = folder, job, suffix
-        self.path = folder / "manifest.jsonl"
+        self.path = folder / "_manifest.jsonl"  # readers of Parquet folders leave out names that begin like this
         self._lock = Lock()
-
-    def part(self, number: int) -> Path:
-        """Where a shard's file is once it is finished."""
-        return self.folder / f"part-{number:05d}{self._suffix}"
 
     def open(self) -> dict[int, Entry]:
         """Begin, or find the shards that are finished and whose files still have the content written."""
-        lines = []
-        if self.path.exists():
-            # A killed process may leave half a last line.
-            lines = [json.loads(line) for line in self.path.read_text().splitlines(keepends=True) if line[-1] == "\n"]
-        if lines and lines[0] != self._job:
-            changed = ", ".join(sorted(key for key in self._job if lines[0].get(key) != self._job[key]))
+        job, *entries = self._lines() or [self._job]
+        if job != self._job:
+            changed = ", ".join(sorted(key for key in self._job if job.get(key) != self._job[key]))
             raise ChangedJobError(f"{self.folder}: was begun with different {changed}; run as before, or delete it")
-        entries = [Entry(shard, rows, sha, [BadRow(*row) for row in bad]) for shard, rows, sha, bad in lines[1:]]
-        finished = {
-            entry.shard: entry
-            for entry in entries
-            if self.part(entry.shard).exists() and sha256(self.part(entry.shard)) == entry.sha256
-        }
+        finished = {entry.shard: entry for entry in (Entry(*line) for line in entries) if self._is_whole(entry)}
         self.folder.mkdir(parents=True, exist_ok=True)
-        kept = {self.part(number) for number in finished}
+        kept = {part_path(self.folder, number, self._suffix) for number in finished}
+        kept |= {bad_rows_path(self.folder, entry.shard) for entry in finished.values() if entry.bad}
         for file in self.folder.iterdir():
             if file not in kept:
                 file.unlink()
@@ -307,6 +319,19 @@ class Manifest:
         begun.write_text("".join(json.dumps(line) + "\n" for line in (self._job, *finished.values())))
         begun.replace(self.path)
         return finished
+
+    def _lines(self) -> list[Any]:
+        """What the file holds; a killed process or a full disk may leave half a line, whose shard is made again."""
+        lines = []
+        for line in self.path.read_text().splitlines() if self.path.exists() else []:
+            with suppress(json.JSONDecodeError):
+                lines.append(json.loads(line))
+        return lines
+
+    def _is_whole(self, entry: Entry) -> bool:
+        part = part_path(self.folder, entry.shard, self._suffix)
+        listed = not entry.bad or bad_rows_path(self.folder, entry.shard).exists()
+        return listed and part.exists() and sha256(part) == entry.sha256
 
     def add(self, entry: Entry) -> None:
         """Note a finished shard, safely on disk; may be called from several threads."""

@@ -327,11 +327,19 @@ class Hdf5Source(_Matrix):
         with self._open() as file:
             dataset = file[self._column]
             if isinstance(rows, slice):
-                block: Rows = dataset[rows]
-                return block
+                return self._run(dataset, rows.start, rows.stop)
             # h5py selects single rows slowly: read whole runs, with the few rows between their members.
             runs = np.split(rows, np.flatnonzero(np.diff(rows) > 256) + 1)
-            return np.concatenate([dataset[run[0] : run[-1] + 1][run - run[0]] for run in runs])
+            return np.concatenate([self._run(dataset, run[0], run[-1] + 1)[run - run[0]] for run in runs])
+
+    def _run(self, dataset: Any, start: int, stop: int) -> Rows:
+        try:
+            rows: Rows = dataset[start:stop]
+        except OSError as error:
+            raise MalformedSourceError(
+                f"{self.name}: damaged HDF5 data in rows {start} to {stop - 1}: {error}"
+            ) from error
+        return rows
 
 
 class ParquetSource:
@@ -398,9 +406,14 @@ def open_parquet(path: Path) -> Any:
 
 
 def parquet_batches(
-    path: Path, *, rows: int, columns: list[str] | None = None, row_groups: list[int] | None = None
+    path: Path,
+    *,
+    rows: int,
+    columns: list[str] | None = None,
+    row_groups: list[int] | None = None,
+    first_row: int = 0,
 ) -> Iterator[Any]:
-    """Record batches of at most ``rows`` rows of the file or of some row groups.
+    """Record batches of at most ``rows`` rows of the file or of some row groups, the first of which is ``first_row``.
 
     Raises:
         MalformedSourceError: the file is not complete Parquet, or damaged further in.
@@ -412,9 +425,12 @@ def parquet_batches(
             try:
                 batch = next(batches, None)
             except (arrow.ArrowException, OSError) as error:
-                raise MalformedSourceError(f"{path}: damaged Parquet data: {error}") from error
+                raise MalformedSourceError(
+                    f"{path}: damaged Parquet data at row {first_row} or after: {error}"
+                ) from error
             if batch is None:
                 return
+            first_row += len(batch)
             yield batch
 
 
@@ -480,7 +496,7 @@ def _open_npy(path: Path, codes: bool) -> VectorSource:
         shape, fortran, dtype = _npy_header(file, str(path))
         offset = file.tell()
     _check_matrix(str(path), shape, dtype, codes=codes)
-    _check_size(path, offset, shape, dtype)
+    _check_size(path, offset, shape, dtype, by_columns=fortran)
     array = _map(path, dtype, offset, shape, "F" if fortran else "C")
     return ArraySource(array, name=str(path), codes=codes)
 
@@ -594,12 +610,15 @@ def _check_matrix(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], *, co
         raise NotFloatingPointError(f"{name}: expected {_VALUES[codes]}, got dtype {dtype}")
 
 
-def _check_size(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+def _check_size(
+    path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], *, by_columns: bool = False
+) -> None:
     promised = offset + dtype.itemsize * int(np.prod(shape, dtype=object))
     size = path.stat().st_size
     what = f"the header promises {shape[0]} x {shape[1]} {dtype.name}, {promised} bytes, the file has {size}"
     if size < promised:
-        raise TruncatedSourceError(f"{path}: {what}; it is cut off")
+        row = (size - offset) // (dtype.itemsize * shape[1])
+        raise TruncatedSourceError(f"{path}: {what}; it is cut off" + f" in row {row}" * (not by_columns))
     if size > promised:
         raise MalformedSourceError(f"{path}: {what}; is this a {path.suffix} file?")
 

@@ -1,6 +1,11 @@
-"""Encode in somebody else's pipeline: a Ray Data actor, and an iterator over pandas frames for Spark.
+"""Encode on a Ray cluster or in somebody else's pipeline.
 
-Ray Data, one codec per actor (give an actor a share of a GPU with ``num_gpus=0.25``)::
+- :class:`RayEngine`: ``vaecodec encode --engine ray``; one output folder, resumable, the same bytes as on one machine.
+- :class:`CodecActor`: a step of a Ray Data pipeline, for object stores and whatever else Ray reads and writes.
+- :func:`encode_frames`: an iterator over pandas frames, for Spark.
+
+A pipeline with one codec per actor (give an actor a share of a GPU with ``num_gpus=0.25`` and
+``providers=["CUDAExecutionProvider"]``)::
 
     import ray.data
     from vaecodec_integrations.ray import CodecActor
@@ -31,19 +36,181 @@ Spark, or anything else that maps iterators of frames::
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from vaecodec.artifact import read_artifact
 from vaecodec.codec import Codec
-from vaecodec.errors import RaggedVectorsError
+from vaecodec.conversion import Conversion
+from vaecodec.errors import (
+    CodecMismatchError,
+    RaggedVectorsError,
+    UnknownSourceError,
+    VaecodecError,
+    WorkersLostError,
+)
 from vaecodec.extras import require
+from vaecodec.interface import VectorCodec
+from vaecodec.shards import Entry, ParquetInput, Shard, part_path
 from vaecodec.sources import list_rows, vector_column
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+class RayEngine:
+    """Workers of ``vaecodec.bulk`` on Ray: actors that take whole shards from Parquet to the output folder.
+
+    Every machine must see the input, the codec file and the output folder under the same paths. A shard whose worker
+    dies is done again by another one. It has one file, which appears in one rename and whose bytes depend on the shard
+    alone, so that nothing is lost or doubled, whenever the worker died.
+
+    Args:
+        codec: path of the codec file; each actor loads it once.
+        workers: the most actors at a time, of one CPU each; by default as many as there are CPUs, or shares of GPUs.
+        gpus_per_worker: share of a GPU for each actor, which then encodes on it; 0 for the CPU.
+        address: of a running cluster, ``"auto"`` for the one that this machine belongs to; by default the one that
+            this process is connected to, that of ``RAY_ADDRESS``, or a new one on this machine alone.
+        retries: how often a shard is done again when its worker dies.
+    """
+
+    actor: type[ShardActor]
+
+    def __init__(
+        self,
+        codec: str | Path,
+        *,
+        workers: int | None = None,
+        gpus_per_worker: float = 0.0,
+        address: str | None = None,
+        retries: int = 3,
+    ) -> None:
+        self._codec = Path(codec).absolute()
+        self._workers, self._gpus = workers, gpus_per_worker
+        self._address, self._retries = address, retries
+        self.actor = ShardActor
+
+    def accept(self, conversion: Conversion, codec: VectorCodec) -> None:
+        """Refuse what is not Parquet, or a codec that is not in the file.
+
+        Raises:
+            UnknownSourceError: the input is not Parquet.
+            CodecMismatchError: the file holds another codec.
+            MissingExtraError: Ray is not installed.
+        """
+        require("ray.data", extra="ray")
+        if not isinstance(conversion.source, ParquetInput):
+            raise UnknownSourceError(
+                f"{conversion.source.files[0]}: Ray works on Parquet files; leave out --engine ray for other formats"
+            )
+        _, metadata = read_artifact(self._codec)
+        if metadata.codec_id != codec.codec_id:
+            raise CodecMismatchError(
+                f"{self._codec}: expected codec {codec.codec_id[:16]}, found {metadata.codec_id[:16]}"
+            )
+
+    def run(
+        self,
+        conversion: Conversion,
+        shards: list[Shard],
+        codec: VectorCodec,
+        *,
+        done: Callable[[Entry], None],
+        seen: Callable[[int], None],
+    ) -> None:
+        """See :meth:`vaecodec.conversion.Engine.run`.
+
+        Raises:
+            WorkersLostError: a shard lost its worker once more than ``retries`` allow, or a worker writes elsewhere.
+        """
+        if not shards:
+            return
+        ray, exceptions = require("ray", extra="ray"), require("ray.exceptions", extra="ray")
+        started = self._connect(ray)
+        rows = {shard.number: shard.rows for shard in shards}
+        try:
+            for outcome in self._outcomes(conversion, shards, codec):
+                if isinstance(outcome, Exception):
+                    raise outcome
+                if (
+                    outcome.sha256 is not None
+                    and not part_path(conversion.folder, outcome.shard, conversion.suffix).exists()
+                ):
+                    raise WorkersLostError(
+                        f"{conversion.folder}: a worker has written shard {outcome.shard}, and it is not here; "
+                        "expected a folder that all machines of the cluster share"
+                    )
+                seen(rows[outcome.shard])
+                done(outcome)
+        except exceptions.RayError as error:
+            raise WorkersLostError(f"Ray gave up: {error}") from error
+        finally:
+            if started:
+                ray.shutdown()
+
+    def _connect(self, ray: Any) -> bool:
+        """Make sure of a cluster; whether that was done here."""
+        if ray.is_initialized():
+            return False
+        address = self._address or os.environ.get("RAY_ADDRESS", "local")
+        cpus = {"num_cpus": self._workers or os.cpu_count()} if address == "local" else {}
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **cpus)
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        return True
+
+    def _outcomes(self, conversion: Conversion, shards: list[Shard], codec: VectorCodec) -> Iterator[Entry | Exception]:
+        ray, data = require("ray", extra="ray"), require("ray.data", extra="ray")
+        data.DataContext.get_current().enable_progress_bars = False  # there is one already
+        there = ray.cluster_resources()
+        room = int(there.get("GPU", 0) / self._gpus if self._gpus else there.get("CPU", 1))
+        most = min(len(shards), self._workers or max(1, room))
+        outcomes = data.from_items([{"shard": shard.number} for shard in shards], override_num_blocks=len(shards))
+        outcomes = outcomes.map_batches(
+            self.actor,
+            fn_constructor_args=(conversion, str(self._codec), codec.code_dim, codec.codec_id, bool(self._gpus)),
+            batch_size=1,
+            # A cluster that grows may have room for the others later.
+            compute=data.ActorPoolStrategy(min_size=max(1, min(most, room)), max_size=most),
+            num_cpus=1,
+            num_gpus=self._gpus or None,
+            ray_remote_args_fn=partial(dict, max_task_retries=self._retries),
+        )
+        for row in outcomes.iter_rows():
+            yield pickle.loads(row["outcome"])
+
+
+class ShardActor:
+    """A worker of :class:`RayEngine`: batches of shard numbers to what became of them, pickled.
+
+    What stops a shard comes back as a value, because Ray would wrap it, or try again.
+    """
+
+    def __init__(self, conversion: Conversion, codec: str, dim: int, codec_id: str, on_gpu: bool) -> None:
+        providers = ["CUDAExecutionProvider"] if on_gpu else None
+        self._conversion = conversion
+        self._codec = Codec.load(codec, dim=dim, providers=providers, threads=1)
+        if self._codec.codec_id != codec_id:
+            raise CodecMismatchError(
+                f"{codec}: expected codec {codec_id[:16]}, found {self._codec.codec_id[:16]} on this machine"
+            )
+
+    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return {"outcome": np.array([pickle.dumps(self.convert(number)) for number in batch["shard"]], object)}
+
+    def convert(self, number: int) -> Entry | Exception:
+        """One shard to its part; see :meth:`vaecodec.conversion.Conversion.run`."""
+        try:
+            return self._conversion.run(self._conversion.source.shards[number], self._codec)
+        except (VaecodecError, OSError) as error:
+            return error
 
 
 class CodecActor:
@@ -104,11 +271,12 @@ def encode_frames(
     """
     loaded = Codec.load(codec, dim=dim, threads=1)
     for frame in frames:
-        widths = {np.size(vector) if vector is not None else 0 for vector in frame[column]}
-        if widths - {loaded.dim}:
-            raise RaggedVectorsError(
-                f"column {column!r}: expected vectors of width {loaded.dim} in every row, got widths {sorted(widths)}"
-            )
+        for row, vector in enumerate(frame[column]):
+            width = np.size(vector) if vector is not None else 0
+            if width != loaded.dim:
+                raise RaggedVectorsError(
+                    f"column {column!r}: expected vectors of width {loaded.dim} in every row, row {row} has {width}"
+                )
         vectors = np.array([np.asarray(vector, np.float32) for vector in frame[column]], np.float32)
         latents = loaded.encode(vectors.reshape(len(frame), loaded.dim))
         yield frame.assign(**{column: list(latents)})

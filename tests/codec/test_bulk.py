@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ import pytest
 
 from vaecodec import Codec, LinearCodec, LinearKind, Metric, fit_linear
 from vaecodec.bulk import BulkOptions, OnBadRows, decode, encode
+from vaecodec.bulk_cli import LogLines
 from vaecodec.codes import Calibration, CodeType
 from vaecodec.errors import (
     BadRowsError,
@@ -123,18 +127,22 @@ def test_every_format_is_encoded_to_what_one_call_gives(
     assert not (tmp_path / f"{output}.partial").exists()
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("source", "dtype"),
+    # Arrow knows no byte order but the machine's.
+    [*product(("x.npy", "x.hdf5", "x.parquet"), ("f2", "f4", "f8")), ("x.npy", ">f4"), ("x.hdf5", ">f4")],
+)
 def test_any_float_dtype_goes_in_and_half_precision_comes_out(
-    dtype: Any, rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path
+    source: str, dtype: str, rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path
 ) -> None:
-    np.save(tmp_path / "x.npy", rows.astype(dtype))
+    write(tmp_path / source, rows.astype(dtype))
     options = BulkOptions(dtype=CodeType.FLOAT16)
-    encode(tmp_path / "x.npy", tmp_path / "y.npy", svd_codec, options=options)
-    encode(tmp_path / "x.npy", tmp_path / "y", svd_codec, options=options)
+    encode(tmp_path / source, tmp_path / "y.npy", svd_codec, options=options)
+    encode(tmp_path / source, tmp_path / "y", svd_codec, options=options)
     latents = np.load(tmp_path / "y.npy")
     assert latents.dtype == np.float16
     np.testing.assert_allclose(latents, svd_codec.encode(rows), atol=1e-3)
-    np.testing.assert_array_equal(read(tmp_path / "y", "vector"), latents)
+    np.testing.assert_array_equal(read(tmp_path / "y", "embedding" if source == "x.parquet" else "vector"), latents)
 
 
 def test_parquet_keeps_its_other_columns_and_its_own_metadata(
@@ -279,7 +287,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(
     output: str, rows: np.ndarray, svd_path: Path, tmp_path: Path
 ) -> None:
     source, target = write(tmp_path / "x.npy", rows), tmp_path / output
-    manifest = tmp_path / f"{output}.partial" / "manifest.jsonl"
+    manifest = tmp_path / f"{output}.partial" / "_manifest.jsonl"
     for finished in (3, 9, 16):
         process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(source), str(target), str(svd_path)])
         deadline = time.monotonic() + 30
@@ -321,6 +329,26 @@ def test_a_finished_shard_that_was_changed_is_made_again(
     result = encode(source, output, svd_codec, options=options)
     assert (result.resumed, result.shards) == (3, 6)
     np.testing.assert_allclose(np.load(output), svd_codec.encode(np.delete(rows, 2900, axis=0)), atol=1e-6)
+
+
+def test_what_killed_workers_and_torn_lines_leave_does_no_harm(
+    rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path
+) -> None:
+    bad = rows.copy()
+    bad[2900] = np.nan
+    source, output = write(tmp_path / "x.npy", bad), tmp_path / "y"
+    stopped(source, output, svd_codec, BulkOptions(shard_rows=500, workers=1))
+    manifest = tmp_path / "y.partial" / "_manifest.jsonl"
+    lines = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([*lines[:3], lines[3][:9] + lines[4], lines[5]]) + "\n")
+
+    def leave_half_a_part(*_: int) -> None:
+        (tmp_path / "y.partial" / ".00005-0123.begun").write_bytes(b"half")
+
+    options = BulkOptions(shard_rows=500, resume=True, on_bad_rows=OnBadRows.SKIP)
+    result = encode(source, output, svd_codec, options=options, progress=leave_half_a_part)
+    assert (result.resumed, result.shards, result.rows) == (3, 6, ROWS - 1)
+    assert sorted(path.name for path in output.iterdir()) == [f"part-{number:05d}.parquet" for number in range(6)]
 
 
 def test_an_output_that_is_there_or_unfinished_is_not_touched(
@@ -406,7 +434,7 @@ def test_fail_stops_at_the_first_bad_row_and_names_it(bad_source: Path, svd_code
         f"{tmp_path}/y.partial; continue with resume (--resume)"
     )
     assert sorted(path.name for path in (tmp_path / "y.partial").iterdir()) == [
-        "manifest.jsonl",
+        "_manifest.jsonl",
         *(f"part-0000{number}.parquet" for number in range(4)),
     ]
 
@@ -444,6 +472,20 @@ def test_report_lists_all_bad_rows_and_stops_and_skip_continues_from_there(
     options = BulkOptions(shard_rows=250, on_bad_rows=OnBadRows.SKIP, resume=True)
     result = encode(bad_source, output, svd_codec, options=options)
     assert (result.rows, result.bad_rows, result.resumed) == (1996, 4, 6)
+    assert [int(row) for _, row, _ in listed(output)[1:]] == [row for row, _ in BAD]
+
+
+def test_the_list_of_bad_rows_goes_when_there_are_none_any_more(
+    rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path
+) -> None:
+    bad = rows.copy()
+    bad[7] = np.nan
+    output = tmp_path / "y.npy"
+    stopped(write(tmp_path / "x.npy", bad), output, svd_codec, BulkOptions(on_bad_rows=OnBadRows.REPORT))
+    assert len(listed(output)) == 2
+    shutil.rmtree(tmp_path / "y.npy.partial")
+    encode(write(tmp_path / "x.npy", rows), output, svd_codec)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.npy", "y.npy", "y.npy.json"]
 
 
 def test_zero_rows_are_bad_only_where_direction_counts(tmp_path: Path) -> None:
@@ -474,9 +516,11 @@ def test_a_full_disk_keeps_what_is_finished(
 ) -> None:
     source = write(tmp_path / "x.npy", rows)
     with files_at_most(limit):  # a part takes 128,000 bytes, the whole 768,000
-        error = stopped(source, tmp_path / output, svd_codec, SHARDS)
+        error = stopped(source, tmp_path / output, svd_codec, BulkOptions(shard_rows=500, workers=1))
     finished = 6 if limit == 200_000 else 0
     assert str(error).startswith("no space left: ")
+    doing = f"joining the parts of {tmp_path}/y.npy" if limit == 200_000 else f"rows 0 to 499 of {source}"
+    assert f"{doing}: File too large; stopped" in str(error)
     assert f"stopped with {finished} of 6 shards finished and kept in {tmp_path / output}.partial" in str(error)
     parts = [path for path in (tmp_path / f"{output}.partial").iterdir() if path.suffix in (".npy", ".parquet")]
     assert len(parts) == finished
@@ -493,7 +537,7 @@ def test_damage_within_a_parquet_file_names_it_and_keeps_the_rest(
     (source / "b.parquet").write_bytes(data)
     error = stopped(source, tmp_path / "y.npy", svd_codec, BulkOptions(shard_rows=500, workers=1))
     assert type(error.__cause__) is MalformedSourceError
-    assert str(error).startswith(f"{source}/b.parquet: damaged Parquet data: ")
+    assert str(error).startswith(f"{source}/b.parquet: damaged Parquet data at row 0 or after: ")
     assert "stopped with 2 of 7 shards finished" in str(error)
 
 
@@ -517,9 +561,32 @@ def test_what_cannot_be_encoded_is_refused_before_anything_is_written(
     ]
     for name, error, message in refused:
         with pytest.raises(error) as raised:
-            encode(tmp_path / name, tmp_path / "y.npy", svd_codec)
+            encode(tmp_path / name, tmp_path / "y", svd_codec)
         assert str(raised.value) == message
-    assert not (tmp_path / "y.npy.partial").exists()
+    with pytest.raises(OutputExistsError) as within:
+        encode(two, two / "y", svd_codec)
+    assert str(within.value) == f"{two}/y: lies within the input, {two}, and would be read as part of it"
+    assert [path.name for path in tmp_path.rglob("*.partial")] == []
+
+
+def test_an_array_of_latents_needs_no_columns_but_the_vectors(
+    rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path
+) -> None:
+    two = write(tmp_path / "two", rows)
+    pq.write_table(documents(rows[:9]).drop(["tags"]), two / "c.parquet")
+    assert encode(two, tmp_path / "y.npy", svd_codec).rows == ROWS + 9
+
+
+def test_damage_within_an_hdf5_file_names_its_rows(rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path) -> None:
+    source = tmp_path / "x.hdf5"
+    with h5py.File(source, "w") as file:
+        chunk = file.create_dataset("train", data=rows, chunks=(100, 384), fletcher32=True).id.get_chunk_info(17)
+    data = bytearray(source.read_bytes())
+    data[chunk.byte_offset + 64] ^= 255
+    source.write_bytes(data)
+    error = stopped(source, tmp_path / "y.npy", svd_codec, BulkOptions(shard_rows=500, workers=1))
+    assert str(error).startswith(f"{source}[train]: damaged HDF5 data in rows 1500 to 1999: ")
+    assert "stopped with 3 of 6 shards finished" in str(error)
 
 
 def test_a_collection_behind_an_address_is_refused(svd_codec: LinearCodec, tmp_path: Path) -> None:
@@ -559,3 +626,18 @@ def test_the_commands_encode_and_decode(rows: np.ndarray, svd_path: Path, tmp_pa
     again = run("decode", tmp_path / "y", *codec, "--out", tmp_path / "z.npy", "--dim", 32)
     assert again.returncode == 1
     assert again.stderr.strip().endswith(f"{tmp_path}/z.npy: exists already; delete it or choose another name")
+    alone = run("decode", tmp_path / "y", *codec, "--out", tmp_path / "w.npy", "--ray-address", "auto")
+    assert alone.returncode == 2
+    assert "--ray-address and --gpus-per-worker need --engine ray" in alone.stderr
+
+
+def test_a_log_gets_lines_with_the_rate_of_this_run_and_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = LogLines("docs", seconds=0.02)
+    lines(5_000, 10_000)  # resumed
+    time.sleep(0.1)
+    lines(7_000, 10_000)
+    lines(7_001, 10_000)
+    (line,) = capsys.readouterr().err.splitlines()
+    said = re.fullmatch(r"docs: 7,000 of 10,000 rows, ([\d,]+) rows/s, 0:00:00 left", line)
+    assert said
+    assert 5_000 < int(said[1].replace(",", "")) <= 20_000

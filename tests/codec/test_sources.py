@@ -211,7 +211,7 @@ MALFORMED: list[tuple[str, Callable[[Path], Any], type[VaecodecError], str]] = [
         "x.npy",
         lambda p: (np.save(p, ROWS), cut(p, 1000)),
         TruncatedSourceError,
-        "{path}: the header promises 2500 x 6 float32, 60128 bytes, the file has 1000; it is cut off",
+        "{path}: the header promises 2500 x 6 float32, 60128 bytes, the file has 1000; it is cut off in row 36",
     ),
     (
         "x.npy",
@@ -316,7 +316,7 @@ MALFORMED: list[tuple[str, Callable[[Path], Any], type[VaecodecError], str]] = [
         "x.ibin",
         lambda p: (flat(p, SMALL, "<i4"), cut(p, 5000)),
         TruncatedSourceError,
-        "{path}: the header promises 2500 x 6 int32, 60008 bytes, the file has 5000; it is cut off",
+        "{path}: the header promises 2500 x 6 int32, 60008 bytes, the file has 5000; it is cut off in row 208",
     ),
     (
         "x.hdf5",

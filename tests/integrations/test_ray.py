@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,46 +10,99 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vaecodec import Codec
-from vaecodec.errors import InvalidVectorsError, MissingVectorError, RaggedVectorsError
-from vaecodec_integrations.ray import CodecActor, encode_frames
+from vaecodec import Codec, bulk
+from vaecodec.errors import (
+    CodecMismatchError,
+    InvalidVectorsError,
+    MissingVectorError,
+    RaggedVectorsError,
+    UnknownSourceError,
+)
+from vaecodec_integrations.ray import CodecActor, RayEngine, encode_frames
 
-PIPELINE = """
-import os, signal, sys
-import pyarrow.parquet as pq
+# One Ray session does everything: to start one takes longer than all that is tested in it.
+SCRIPT = """
+import json, os, signal, sys
+from pathlib import Path
 import ray
-from vaecodec_integrations.ray import CodecActor
+from vaecodec import Codec
+from vaecodec.__main__ import main
+from vaecodec.bulk import BulkOptions, encode
+from vaecodec.errors import BulkStoppedError
+from vaecodec_integrations.ray import CodecActor, RayEngine, ShardActor
 
-source, output, codec, marker = sys.argv[1:]
+folder, codec_path = Path(sys.argv[1]), sys.argv[2]
+docs, codec = folder / "docs", Codec.load(codec_path, threads=1)
+said = {}
 
 
-class Dying(CodecActor):
+def die_once(marker):
+    if not (folder / marker).exists():
+        (folder / marker).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DyingStep(CodecActor):
     def __call__(self, batch):
         encoded = super().__call__(batch)
-        if 450 in batch["id"].to_pylist() and not os.path.exists(marker):
-            open(marker, "w").close()
-            os.kill(os.getpid(), signal.SIGKILL)
+        if 450 in batch["id"].to_pylist():
+            die_once("step died")
         return encoded
 
 
-ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
+class DyingWorker(ShardActor):
+    def convert(self, number):
+        if number == 9:
+            die_once("worker died before")
+        outcome = super().convert(number)
+        if number == 4:  # its part is there, and nobody knows
+            die_once("worker died after")
+        return outcome
+
+
+class Lost(ShardActor):
+    def convert(self, number):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run(name, source, actor=ShardActor, **arguments):
+    engine = RayEngine(codec_path, workers=2, **arguments)
+    engine.actor = actor
+    try:
+        result = encode(source, folder / name, codec, options=BulkOptions(shard_rows=50, resume=True), engine=engine)
+        said[name] = [result.rows, result.resumed, result.shards]
+    except BulkStoppedError as error:
+        said[name] = [type(error.__cause__).__name__, str(error)]
+
+
+ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
+run("killed", docs, DyingWorker)
+run("bad_vae", folder / "bad")
+run("lost", folder / "one", Lost, retries=0)
+try:
+    command = ["encode", str(docs), "--codec", codec_path, "--out", str(folder / "command.npy")]
+    main([*command, "--engine", "ray", "--workers", "2", "--dtype", "float16"])
+except SystemExit as ended:
+    said["command"] = ended.code
 (
-    ray.data.read_parquet(source)
+    ray.data.read_parquet(str(docs), override_num_blocks=5)
     .map_batches(
-        Dying,
-        fn_constructor_args=(codec,),
+        DyingStep,
+        fn_constructor_args=(codec_path,),
         fn_constructor_kwargs={"column": "vector"},
         batch_format="pyarrow",
         batch_size=50,
         compute=ray.data.ActorPoolStrategy(size=2),
         num_cpus=1,
     )
-    .write_parquet(output)
+    .write_parquet(str(folder / "pipeline"))
 )
+(folder / "said.json").write_text(json.dumps(said))
 """
 
 
@@ -78,7 +132,6 @@ def test_the_actor_refuses_bad_rows(sample: Any, vae_path: Path) -> None:
 
 
 def test_frames_are_encoded_one_by_one(sample: Any, vae_path: Path) -> None:
-    pandas = pytest.importorskip("pandas")
     rows = sample.base[:10]
     taken: list[int] = []
 
@@ -98,25 +151,101 @@ def test_frames_are_encoded_one_by_one(sample: Any, vae_path: Path) -> None:
 
 
 def test_frames_with_a_missing_vector_are_refused(vae_path: Path) -> None:
-    pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"v": [[0.5] * 384, None]})
     with pytest.raises(RaggedVectorsError) as raised:
         next(encode_frames(iter([frame]), codec=vae_path, column="v"))
-    assert str(raised.value) == "column 'v': expected vectors of width 384 in every row, got widths [0, 384]"
+    assert str(raised.value) == "column 'v': expected vectors of width 384 in every row, row 1 has 0"
 
 
-def test_ray_loses_and_doubles_no_row_when_a_worker_is_killed(sample: Any, vae_path: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def on_ray(sample: Any, vae_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the script has run."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'vaecodec[ray]'")
-    source, output, marker = tmp_path / "docs", tmp_path / "docs_vae", tmp_path / "died"
-    source.mkdir()
-    rows = sample.base[:1000]
-    for number in range(5):
-        pq.write_table(table(rows)[number * 200 : number * 200 + 200], source / f"{number}.parquet")
-    command = [sys.executable, "-c", PIPELINE, *map(str, (source, output, vae_path, marker))]
+    folder = tmp_path_factory.mktemp("ray")
+    for name, first, last in (("docs", 0, 5), ("bad", 0, 2), ("one", 0, 1)):
+        (folder / name).mkdir()
+        for number in range(first, last):
+            rows = table(sample.base[:1000])[number * 200 : number * 200 + 200]
+            pq.write_table(rows, folder / name / f"{number}.parquet", row_group_size=50)
+    rows = sample.base[200:400].copy()
+    rows[120] = np.nan
+    pq.write_table(table(rows), folder / "bad" / "1.parquet", row_group_size=50)
+    command = [sys.executable, "-c", SCRIPT, str(folder), str(vae_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert marker.exists()
-    written = pq.read_table(output).sort_by("id")
+    return folder
+
+
+def latents(column: pa.ChunkedArray) -> np.ndarray:
+    return column.combine_chunks().flatten().to_numpy().reshape(len(column), -1)
+
+
+def said(folder: Path, name: str) -> Any:
+    return json.loads((folder / "said.json").read_text())[name]
+
+
+def test_killed_workers_leave_the_same_bytes_as_one_machine(on_ray: Path, vae_path: Path) -> None:
+    assert (on_ray / "worker died before").exists()
+    assert (on_ray / "worker died after").exists()
+    assert said(on_ray, "killed") == [1000, 0, 20]
+    bulk.encode(
+        on_ray / "docs",
+        on_ray / "threads",
+        Codec.load(vae_path, threads=1),
+        options=bulk.BulkOptions(shard_rows=50),
+    )
+    files = sorted(path.name for path in (on_ray / "killed").iterdir())
+    assert files == [f"part-{number:05d}.parquet" for number in range(20)]
+    for name in files:
+        assert (on_ray / "killed" / name).read_bytes() == (on_ray / "threads" / name).read_bytes()
+    assert pq.read_table(on_ray / "killed")["id"].to_pylist() == list(range(1000))
+    assert not (on_ray / "killed.partial").exists()
+
+
+def test_a_bad_row_on_ray_is_named_and_what_is_finished_is_resumed(on_ray: Path, vae_path: Path) -> None:
+    kind, message = said(on_ray, "bad_vae")
+    assert kind == "BadRowsError"
+    assert message.startswith(f"row 120 of {on_ray}/bad/1.parquet: NaN, infinity or a norm beyond float32; stopped ")
+    assert not (on_ray / "bad_vae").exists()
+    finished = int(message.split("stopped with ")[1].split()[0])
+    options = bulk.BulkOptions(shard_rows=50, resume=True, on_bad_rows=bulk.OnBadRows.SKIP)
+    result = bulk.encode(on_ray / "bad", on_ray / "bad_vae", Codec.load(vae_path, threads=1), options=options)
+    assert (result.rows, result.bad_rows, result.resumed, result.shards) == (399, 1, finished, 8)
+
+
+def test_a_shard_that_kills_its_workers_stops_the_job(on_ray: Path) -> None:
+    kind, message = said(on_ray, "lost")
+    assert kind == "WorkersLostError"
+    assert message.startswith("Ray gave up: ")
+    assert f"stopped with 0 of 4 shards finished and kept in {on_ray}/lost.partial" in message
+
+
+def test_the_command_encodes_on_ray(on_ray: Path, sample: Any, vae_path: Path) -> None:
+    assert said(on_ray, "command") == 0
+    written = np.load(on_ray / "command.npy")
+    assert written.dtype == np.float16
+    np.testing.assert_allclose(written, Codec.load(vae_path).encode(sample.base[:1000]), atol=1e-3)
+
+
+def test_a_pipeline_loses_and_doubles_no_row_when_a_worker_is_killed(on_ray: Path, sample: Any, vae_path: Path) -> None:
+    assert (on_ray / "step died").exists()
+    written = pq.read_table(on_ray / "pipeline").sort_by("id")
     assert written["id"].to_pylist() == list(range(1000))
-    latents = written["vector"].combine_chunks().flatten().to_numpy().reshape(1000, -1)
-    np.testing.assert_allclose(latents, Codec.load(vae_path).encode(rows), atol=1e-5)
+    np.testing.assert_allclose(latents(written["vector"]), Codec.load(vae_path).encode(sample.base[:1000]), atol=1e-5)
+
+
+def test_ray_refuses_other_formats_and_other_codecs(
+    svd_path: Path, vae_path: Path, sample: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'vaecodec[ray]'")
+    np.save(tmp_path / "x.npy", sample.base[:9])
+    pq.write_table(table(sample.base[:9]), tmp_path / "x.parquet")
+    codec, output = Codec.load(vae_path), tmp_path / "y"
+    with pytest.raises(UnknownSourceError) as raised:
+        bulk.encode(tmp_path / "x.npy", output, codec, engine=RayEngine(vae_path))
+    assert str(raised.value) == (
+        f"{tmp_path}/x.npy: Ray works on Parquet files; leave out --engine ray for other formats"
+    )
+    with pytest.raises(CodecMismatchError, match=f"{svd_path}: expected codec {codec.codec_id[:16]}, found "):
+        bulk.encode(tmp_path / "x.parquet", output, codec, engine=RayEngine(svd_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"x.npy", "x.parquet"}

@@ -1,0 +1,267 @@
+"""What a worker of a bulk job does: one shard through reading, a codec and writing; and who the workers are.
+
+A :class:`Conversion` holds no codec and no open file, so it can be sent to another process, which has loaded the codec
+itself. What becomes of a shard depends on the shard alone, and its file takes its name in one rename: a worker that
+takes up what another one left, or that does it once more, leaves the same bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from threading import Event
+from typing import Any, Protocol
+from uuid import uuid4
+
+from numpy.typing import NDArray
+
+from vaecodec.codes import Code
+from vaecodec.codes.uniform import FloatCode
+from vaecodec.errors import BadRowsError, VaecodecError
+from vaecodec.interface import Metric, VectorCodec
+from vaecodec.shards import (
+    ArrayPart,
+    BadRow,
+    Entry,
+    MatrixInput,
+    ParquetInput,
+    ParquetPart,
+    Part,
+    Shard,
+    bad_rows_path,
+    part_path,
+    sha256,
+    sort_out,
+)
+
+
+class OnBadRows(StrEnum):
+    """What happens to rows that hold NaN or infinity, have no direction under cosine, or have no vector."""
+
+    FAIL = "fail"
+    """Stop at the first one."""
+    SKIP = "skip"
+    """Leave them out of the output, and list them in ``OUT.bad-rows.csv``."""
+    REPORT = "report"
+    """Read everything, list them all in ``OUT.bad-rows.csv``, and stop if there are any."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Work(ABC):
+    """One direction through a codec.
+
+    Attributes:
+        width: of the rows that go in.
+        metric: how these are compared; None for codes, any of which is good.
+        empty: no rows of the output, in its width and dtype.
+        facts: what is kept with the output.
+    """
+
+    width: int
+    metric: Metric | None
+    empty: NDArray[Any]
+    facts: dict[str, Any]
+
+    @abstractmethod
+    def __call__(self, codec: VectorCodec, rows: NDArray[Any]) -> NDArray[Any]:
+        """Checked rows of ``width``, float32 or codes, to rows of the output."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Encoding(Work):
+    """Embeddings to latents or codes."""
+
+    code: Code
+
+    def __call__(self, codec: VectorCodec, rows: NDArray[Any]) -> NDArray[Any]:
+        return self.code.encode(codec.encode(rows), threads=1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Decoding(Work):
+    """Latents or codes to embeddings in the floats of ``out``."""
+
+    code: Code
+    out: FloatCode
+
+    def __call__(self, codec: VectorCodec, rows: NDArray[Any]) -> NDArray[Any]:
+        latents = rows if self.metric is not None else self.code.decode(rows, threads=1)
+        return self.out.encode(codec.decode(latents))
+
+
+class StoppedError(Exception):
+    """Another worker has failed."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Conversion:
+    """How a shard becomes a part of the output.
+
+    Attributes:
+        work: the direction.
+        source: where the shards are.
+        folder: where the parts go; an absolute path.
+        schema: the Arrow schema of Parquet parts, or None for parts of an array.
+        column: the column of the vectors in it.
+        on_bad_rows: what to do with rows that cannot be converted.
+    """
+
+    work: Work
+    source: MatrixInput | ParquetInput
+    folder: Path
+    schema: Any
+    column: str
+    on_bad_rows: OnBadRows
+
+    @property
+    def suffix(self) -> str:
+        """Of the parts."""
+        return ".npy" if self.schema is None else ".parquet"
+
+    def run(
+        self,
+        shard: Shard,
+        codec: VectorCodec,
+        *,
+        stop: Event | None = None,
+        seen: Callable[[int], None] = lambda _: None,
+    ) -> Entry:
+        """Read, convert and write one shard.
+
+        Args:
+            shard: one of ``source.shards``.
+            codec: that of the job.
+            stop: set when the work shall be given up.
+            seen: called with numbers of rows that have been read.
+
+        Raises:
+            BadRowsError: there is a bad row, and ``on_bad_rows`` is FAIL.
+            SourceError: the input is damaged.
+            OSError: a read or write failed; the message says which rows were under way.
+            StoppedError: ``stop`` was set.
+        """
+        try:
+            return self._run(shard, codec, stop, seen)
+        except OSError as error:
+            if isinstance(error, VaecodecError):
+                raise
+            last = shard.first_row + shard.rows - 1
+            what = f"rows {shard.first_row:,} to {last:,} of {shard.file}: {error.strerror or error}"
+            raise (OSError(what) if error.errno is None else OSError(error.errno, what)) from error
+
+    def _run(self, shard: Shard, codec: VectorCodec, stop: Event | None, seen: Callable[[int], None]) -> Entry:
+        # Hidden, so that no reader takes what a killed worker leaves for a part; unlike any other worker's anywhere.
+        begun = self.folder / f".{shard.number:05d}-{uuid4().hex}.begun"
+        report = self.on_bad_rows is OnBadRows.REPORT
+        rows, bad = 0, []
+        with self._part(begun) as part:
+            for piece in self.source.read(shard):
+                if stop is not None and stop.is_set():
+                    raise StoppedError
+                seen(len(piece.numbers) + len(piece.bad))
+                good, wrong = sort_out(piece, shard.file, self.work.metric)
+                bad += wrong
+                if bad and self.on_bad_rows is OnBadRows.FAIL:
+                    raise BadRowsError(f"row {bad[0].row} of {bad[0].file}: {bad[0].reason}")
+                if bad and report:
+                    continue  # nothing of this shard is kept, but all of it is looked at
+                part.write(good, self.work(codec, good.vectors))
+                rows += len(good.numbers)
+        if bad:
+            self._list_bad_rows(shard.number, bad)
+        if bad and report:
+            begun.unlink()
+            return Entry(shard.number, 0, None, len(bad))
+        digest = sha256(begun)
+        begun.replace(part_path(self.folder, shard.number, self.suffix))
+        return Entry(shard.number, rows, digest, len(bad))
+
+    def _part(self, path: Path) -> Part:
+        return ArrayPart(path) if self.schema is None else ParquetPart(path, self.schema, self.column)
+
+    def _list_bad_rows(self, number: int, rows: list[BadRow]) -> None:
+        begun = self.folder / f".{number:05d}-{uuid4().hex}.begun"
+        with begun.open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
+        begun.replace(bad_rows_path(self.folder, number))
+
+
+class Engine(Protocol):
+    """The workers that take shards through a conversion."""
+
+    def accept(self, conversion: Conversion, codec: VectorCodec) -> None:
+        """Raise a ``VaecodecError`` when this engine cannot do that; called before anything is written."""
+        ...
+
+    def run(
+        self,
+        conversion: Conversion,
+        shards: list[Shard],
+        codec: VectorCodec,
+        *,
+        done: Callable[[Entry], None],
+        seen: Callable[[int], None],
+    ) -> None:
+        """Convert the shards in any order; raise what the first failure raised.
+
+        Args:
+            conversion: what to do with each.
+            shards: those that are not finished.
+            codec: that of the job.
+            done: called with each shard's entry, from any thread.
+            seen: called with numbers of rows that have been read, from any thread.
+        """
+        ...
+
+
+class Threads:
+    """Threads of this process; the first failure stops the others at their next block.
+
+    Args:
+        workers: how many; by default one per core.
+    """
+
+    def __init__(self, workers: int | None = None) -> None:
+        self._workers = workers
+
+    def accept(self, conversion: Conversion, codec: VectorCodec) -> None:
+        """Threads take anything."""
+
+    def run(
+        self,
+        conversion: Conversion,
+        shards: list[Shard],
+        codec: VectorCodec,
+        *,
+        done: Callable[[Entry], None],
+        seen: Callable[[int], None],
+    ) -> None:
+        """See :meth:`Engine.run`."""
+        stop = Event()
+
+        def work(shard: Shard) -> None:
+            if stop.is_set():
+                raise StoppedError
+            try:
+                done(conversion.run(shard, codec, stop=stop, seen=seen))
+            except BaseException:
+                stop.set()
+                raise
+
+        with ThreadPoolExecutor(self._workers or os.cpu_count() or 1, thread_name_prefix="vaecodec") as pool:
+            futures = [pool.submit(work, shard) for shard in shards]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:  # an interrupt from the keyboard comes here, too
+                stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+        errors = [future.exception() for future in futures if future.done() and not future.cancelled()]
+        for error in errors:
+            if error is not None and not isinstance(error, StoppedError):
+                raise error

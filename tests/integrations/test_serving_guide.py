@@ -1,0 +1,111 @@
+"""The examples of docs/serving.md: what can be run here is run as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from vaecodec import Codec
+from vaecodec.errors import CorruptArtifactError
+
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "docs" / "serving.md").read_text()
+# Where .ci/run installs onnxruntime-node.
+NODE_MODULES = ROOT / "build" / "node" / "node_modules"
+
+
+def example(language: str, number: int = 0) -> str:
+    return re.findall(rf"```{language}\n(.*?)```", GUIDE, re.DOTALL)[number]
+
+
+@pytest.fixture
+def parts(vae_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a codec and what the guide's Python cuts out of it."""
+    shutil.copy(vae_path, tmp_path / "vae128.onnx")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example("python"), "docs/serving.md", "exec"), {})
+    return tmp_path
+
+
+def test_the_parts_of_a_codec_compute_what_it_computes(parts: Path, vae_path: Path, sample: Any) -> None:
+    codec, rows = Codec.load(vae_path), sample.base[:9]
+    latents = codec.encode(rows)
+    expected = {
+        "encode": (rows, latents),
+        "encode_queries": (rows, codec.encode_queries(rows)),
+        "decode": (latents, codec.decode(latents)),
+    }
+    for name, (fed, computed) in expected.items():
+        session = onnxruntime.InferenceSession(parts / f"{name}.onnx")
+        (feed,) = session.get_inputs()
+        assert session.get_overridable_initializers() == []
+        np.testing.assert_allclose(session.run(None, {feed.name: fed})[0], computed, atol=1e-6)
+        assert session.get_modelmeta().custom_metadata_map["vaecodec.codec_id"] == codec.codec_id
+        with pytest.raises(CorruptArtifactError):
+            Codec.load(parts / f"{name}.onnx")
+
+
+@pytest.mark.parametrize(("number", "file", "required"), [(0, "encode.onnx", 1), (1, "vae128.onnx", 0)])
+def test_triton_finds_in_the_graph_what_the_configuration_says(
+    number: int, file: str, required: int, parts: Path
+) -> None:
+    """What the backend's ``ValidateInputs`` and ``ValidateOutputs`` ask for, but not the backend itself."""
+    config = example("protobuf", number)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(parts / file, options)
+    inputs = session.get_inputs()
+    assert len(inputs) == required == 1 - config.count("optional: true")
+    batched = "max_batch_size: 0" not in config
+    assert batched == (required == 1)
+    known = [*inputs, *session.get_overridable_initializers(), *session.get_outputs()]
+    graph = {value.name: (value.type, value.shape[1]) for value in known}
+    width = {"embedding": 384, "latent": 64}  # the codec of the tests has 64 latents, the guide's 128
+    for name, dims in re.findall(r'name: "(\w+)" data_type: TYPE_FP32 dims: \[ (.*?) \]', config):
+        assert graph[name] == ("tensor(float)", width[name])
+        said = str(384 if name == "embedding" else 128)
+        assert dims == (said if batched else f"-1, {said}")
+
+
+def node(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
+    if shutil.which("node") is None:
+        pytest.skip("Node.js is not installed")
+    if not (NODE_MODULES / "onnxruntime-node").exists():
+        pytest.skip(f"onnxruntime-node is not in {NODE_MODULES}; .ci/run installs it")
+    (folder / "encode.js").write_text(script)
+    environment = {**os.environ, "NODE_PATH": str(NODE_MODULES)}
+    return subprocess.run(
+        ["node", "encode.js"], cwd=folder, env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_the_javascript_encodes(parts: Path, vae_path: Path, sample: Any) -> None:
+    sample.base[:9].tofile(parts / "embeddings.f32")
+    done = node(parts, example("javascript"))
+    assert done.stdout == "9 rows of 64\n", done.stderr
+    latents = np.fromfile(parts / "latents.f32", np.float32).reshape(9, 64)
+    np.testing.assert_allclose(latents, Codec.load(vae_path).encode(sample.base[:9]), atol=1e-5)
+
+
+def test_the_javascript_refuses_a_row_without_direction(parts: Path, sample: Any) -> None:
+    rows = sample.base[:9].copy()
+    rows[4] = np.nan
+    rows.tofile(parts / "embeddings.f32")
+    done = node(parts, example("javascript"))
+    assert done.returncode == 1
+    assert "row 4 holds NaN or infinity, or is zero" in done.stderr
+
+
+def test_javascript_ignores_the_optional_inputs_of_the_whole_file(parts: Path, sample: Any) -> None:
+    """When this fails, onnxruntime-node has learnt to feed them, and the guide's warning can go."""
+    sample.base[:9].tofile(parts / "embeddings.f32")
+    done = node(parts, example("javascript").replace('"encode.onnx"', '"vae128.onnx"'))
+    assert done.stdout == "0 rows of 64\n", done.stderr
