@@ -6,7 +6,6 @@ them from a buffer that is made once, in page-locked memory where onnxruntime of
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -178,7 +177,7 @@ def _page_locked(provider: str) -> Any:
 def _buffer(floats: int, memory: Any) -> FloatArray:
     if memory is None:
         return np.empty(floats, np.float32)
-    value = onnxruntime.OrtValue.ortvalue_from_shape_and_type([floats], np.float32, memory_info=memory)
-    address = (ctypes.c_float * floats).from_address(value.data_ptr())
-    address.owner = value  # the memory is the value's
-    return np.frombuffer(address, np.float32)
+    buffer: FloatArray = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+        [floats], np.float32, memory_info=memory
+    ).numpy()  # a view
+    return buffer
