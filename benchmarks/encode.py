@@ -29,7 +29,7 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
-from sentence_transformers.quantization import quantize_embeddings
+from sentence_transformers.util.quantization import quantize_embeddings
 from sklearn.decomposition import PCA
 
 from vaecodec import Codec, Kind, Metadata, Metric
@@ -118,7 +118,7 @@ def _against_others(threads: int) -> Table:
         quantizer.train(vectors)
         rotation = faiss.OPQMatrix(dim, code_dim)
         rotation.niter = 1
-        rotation.train(vectors[:1_024])
+        rotation.train(vectors[:10_000])
         ranges = np.stack([vectors.min(axis=0), vectors.max(axis=0)])
         sides: dict[str, Callable[[], object]] = {
             f"Codec, hidden layer of {hidden}": lambda codec=residual, v=vectors: codec.encode(v),
