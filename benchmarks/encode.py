@@ -41,6 +41,7 @@ BATCHES = (1, 32, 1_024, 16_384)
 PAUSE_SECONDS = 0.1
 BURST_SECONDS = 0.05
 ROUNDS = 9
+OTHERS_ROWS, OTHERS_TRAINING_ROWS, OTHERS_ROUNDS = 1_024, 10_000, 3
 
 
 def main(
@@ -102,24 +103,25 @@ def _against_products(threads: int) -> tuple[Table, Table]:
 
 
 def _against_others(threads: int) -> Table:
-    rows = BATCHES[-1]
+    rows = OTHERS_ROWS
     table = _table(f"vectors/s, {rows:,} vectors in one call, {threads} threads", "encoder")
     random = np.random.default_rng(0)
     columns: list[dict[str, float]] = []
     for dim, hidden, code_dim in SHAPES:
         table.add_column(f"{dim} -> {code_dim}", justify="right")
-        vectors = _unit(random, rows, dim)
+        training = _unit(random, OTHERS_TRAINING_ROWS, dim)
+        vectors = training[:rows]
         encoder = _encoder(random, dim, hidden, code_dim)
         residual = _load(encoder, threads)
         linear = _load(ResidualWeights(encoder.linear, encoder.bias), threads)
-        pca = PCA(code_dim, svd_solver="covariance_eigh").fit(vectors)
+        pca = PCA(code_dim, svd_solver="covariance_eigh").fit(training)
         quantizer = faiss.ProductQuantizer(dim, code_dim, 8)
         quantizer.cp.niter = 1
-        quantizer.train(vectors)
+        quantizer.train(training)
         rotation = faiss.OPQMatrix(dim, code_dim)
-        rotation.niter = 1
-        rotation.train(vectors[:10_000])
-        ranges = np.stack([vectors.min(axis=0), vectors.max(axis=0)])
+        rotation.niter = rotation.niter_pq = rotation.niter_pq_0 = 1
+        rotation.train(training)
+        ranges = np.stack([training.min(axis=0), training.max(axis=0)])
         sides: dict[str, Callable[[], object]] = {
             f"Codec, hidden layer of {hidden}": lambda codec=residual, v=vectors: codec.encode(v),
             "Codec, linear": lambda codec=linear, v=vectors: codec.encode(v),
@@ -129,7 +131,12 @@ def _against_others(threads: int) -> Table:
             "quantize_embeddings int8": lambda v=vectors, r=ranges: quantize_embeddings(v, "int8", ranges=r),
             "quantize_embeddings binary": lambda v=vectors: quantize_embeddings(v, "ubinary"),
         }
-        columns.append({name: rows / seconds for name, seconds in zip(sides, _alternate(*sides.values()), strict=True)})
+        columns.append(
+            {
+                name: rows / seconds
+                for name, seconds in zip(sides, _alternate(*sides.values(), rounds=OTHERS_ROUNDS), strict=True)
+            }
+        )
     for name in columns[0]:
         table.add_row(name, *(f"{column[name]:,.0f}" for column in columns))
     return table
@@ -176,10 +183,10 @@ def _products(vectors: np.ndarray, encoder: ResidualWeights) -> np.ndarray:
     return vectors @ encoder.linear.T + vectors @ encoder.hidden.T @ encoder.output.T
 
 
-def _alternate(*sides: Callable[[], object]) -> list[float]:
+def _alternate(*sides: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
     """Median seconds per call of each side, in turns, so that all see the same machine; each in bursts of calls."""
     seconds: list[list[float]] = [[] for _ in sides]
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for own, call in zip(seconds, sides, strict=True):
             time.sleep(PAUSE_SECONDS)
             call()
