@@ -55,6 +55,7 @@ def _summary(file: Path, size: int, metadata: Metadata) -> Table:
         "nested dims": _ranges(metadata.nested_dims),
         "embedder": metadata.embedder,
         "file": f"{size:,} bytes, format {metadata.format_version}",
+        "precision": provenance.get("precision", ""),
         "created": provenance.get("created", ""),
         "seed": provenance.get("seed", ""),
         "data": _pairs(provenance.get("data", {})),

@@ -8,25 +8,20 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from vaecodec.artifact import Metadata, read_artifact
 from vaecodec.codes import Calibration, Code
 from vaecodec.errors import (
-    CorruptArtifactError,
     InvalidDimensionError,
     NotCalibratedError,
-    ProviderNotAvailableError,
 )
 from vaecodec.interface import FloatArray, Metric
+from vaecodec.runtime import Provider, Runtime, start
 from vaecodec.vectors import blocks, is_checked_row, normalised
 
 if TYPE_CHECKING:
     from vaecodec.monitor import MonitoredCodec
-
-_CPU = "CPUExecutionProvider"
-_ERRORS_ONLY = 3
 
 
 class Codec:
@@ -56,8 +51,8 @@ class Codec:
         vaecodec.errors.WrongWidthError: ...
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, metadata: Metadata, code_dim: int) -> None:
-        self._session = session
+    def __init__(self, runtime: Runtime, metadata: Metadata, code_dim: int) -> None:
+        self._runtime = runtime
         self._metadata = metadata
         self._code_dim = code_dim
 
@@ -67,7 +62,8 @@ class Codec:
         path: str | os.PathLike[str],
         *,
         dim: int | None = None,
-        providers: Sequence[str] | None = None,
+        providers: Sequence[Provider] | None = None,
+        device: str | None = None,
         threads: int | None = None,
         strict: bool = True,
     ) -> Codec:
@@ -76,14 +72,18 @@ class Codec:
         Args:
             path: the file that ``vaecodec export`` wrote.
             dim: width of the latents, one of the file's ``nested_dims``; by default all of them.
-            providers: onnxruntime execution providers, most wanted first; by default the CPU.
-            threads: threads per call; by default onnxruntime's choice, one per core.
+            providers: onnxruntime execution providers, most wanted first, each a name or a name and its options, such
+                as ``("CUDAExecutionProvider", {"device_id": 1})``; by default the CPU.
+            device: instead of ``providers``: ``"cpu"``, ``"cuda"``, or ``"auto"``, a GPU where one starts and else the
+                CPU; :attr:`providers` says which.
+            threads: threads per call on the CPU; by default onnxruntime's choice, one per core.
             strict: raise when a provider asked for is not there; ``False`` goes on without it, and
                 :attr:`providers` says what is used.
 
         Raises:
             ArtifactError: the file is missing, damaged, foreign or too new; a subclass says which.
             InvalidDimensionError: the file has no nested codec of width ``dim``.
+            InvalidDeviceError: there is no such device, or both ``device`` and ``providers`` are given.
             ProviderNotAvailableError: a provider is not installed, or did not start.
         """
         data, metadata = read_artifact(path)
@@ -93,8 +93,8 @@ class Codec:
                 f"{path}: expected dim to be one of {', '.join(map(str, widths))}, got {dim}; "
                 "train with nested dims to have more"
             )
-        wanted = list(providers) if providers is not None else [_CPU]
-        return cls(_session(path, data, wanted, threads, strict), metadata, dim or metadata.code_dim)
+        runtime = start(path, data, providers=providers, device=device, threads=threads, strict=strict)
+        return cls(runtime, metadata, dim or metadata.code_dim)
 
     @property
     def dim(self) -> int:
@@ -134,7 +134,7 @@ class Codec:
     @property
     def providers(self) -> list[str]:
         """The onnxruntime execution providers in use, most wanted first."""
-        return list(self._session.get_providers())
+        return self._runtime.providers
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -165,7 +165,7 @@ class Codec:
         """
         from vaecodec.monitor import MonitoredCodec  # it is a Codec itself
 
-        return MonitoredCodec(self._session, self._metadata, self._code_dim)
+        return MonitoredCodec(self._runtime, self._metadata, self._code_dim)
 
     @overload
     def encode(self, vectors: Any) -> FloatArray: ...
@@ -219,20 +219,19 @@ class Codec:
             codes = self.code(dtype=dtype, bytes=bytes).decode(codes)
         padding = self._metadata.code_dim - self._code_dim
         reconstructions = _output(codes, self.dim)
-        for start, block in blocks(codes, self._code_dim, self.latent_metric, name="codes"):
-            padded = np.pad(block, ((0, 0), (0, padding))) if padding else block
-            reconstructions[start : start + len(block)] = self._run("code", "reconstruction", padded)
+        checked = blocks(codes, self._code_dim, self.latent_metric, name="codes", rows=self._runtime.block_rows)
+        padded = ((first, np.pad(block, ((0, 0), (0, padding)))) for first, block in checked) if padding else checked
+        for first, block in self._runtime.run_blocks("code", "reconstruction", padded):
+            reconstructions[first : first + len(block)] = block
         return reconstructions
 
     def _to_latents(self, feed: str, output: str, vectors: Any, name: str) -> FloatArray:
         if is_checked_row(vectors, self._metadata.dim, self._metadata.metric):
-            return self._prefix(self._run(feed, output, vectors))
+            return self._prefix(self._runtime.run(feed, output, vectors))
         latents = _output(vectors, self._code_dim)
-        for start, block in blocks(vectors, self.dim, self.metric, name=name):
-            rows = self._prefix(self._run(feed, output, block))
-            if len(rows) == len(latents):
-                return rows
-            latents[start : start + len(block)] = rows
+        checked = blocks(vectors, self.dim, self.metric, name=name, rows=self._runtime.block_rows)
+        for first, block in self._runtime.run_blocks(feed, output, checked):
+            latents[first : first + len(block)] = self._prefix(block)
         return latents
 
     def _prefix(self, latents: FloatArray) -> FloatArray:
@@ -242,40 +241,7 @@ class Codec:
         cut = np.ascontiguousarray(latents[:, : self._code_dim])
         return normalised(cut) if self.latent_metric is Metric.COSINE else cut
 
-    def _run(self, feed: str, output: str, block: FloatArray) -> FloatArray:
-        result: FloatArray = self._session.run([output], {feed: block})[0]
-        return result
-
 
 def _output(rows: Any, width: int) -> FloatArray:
     shape = np.shape(rows)  # of a wrong input too: the boundary refuses it before anything is written here
     return np.empty((shape[0] if shape else 0, width), np.float32)
-
-
-def _session(
-    path: str | os.PathLike[str], data: bytes, wanted: list[str], threads: int | None, strict: bool
-) -> onnxruntime.InferenceSession:
-    available = onnxruntime.get_available_providers()
-    missing = [name for name in wanted if name not in available]
-    if missing and strict:
-        raise ProviderNotAvailableError(
-            f"onnxruntime has no {', '.join(missing)}; available: {', '.join(available)}; "
-            "install a build that has it (GPU: pip install 'vaecodec[gpu]') or pass strict=False"
-        )
-    options = onnxruntime.SessionOptions()
-    # Optional inputs, which the format is built on, cost a warning each at load.
-    options.log_severity_level = _ERRORS_ONLY
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    usable = [name for name in wanted if name in available] or [_CPU]
-    try:
-        session = onnxruntime.InferenceSession(data, options, providers=usable)
-    except Exception as error:  # onnxruntime's exception classes share no public base
-        raise CorruptArtifactError(f"{path}: onnxruntime cannot load the graph: {error}") from error
-    failed = [name for name in usable if name not in session.get_providers()]
-    if failed and strict:
-        raise ProviderNotAvailableError(
-            f"onnxruntime could not start {', '.join(failed)} and uses {', '.join(session.get_providers())}; "
-            "check the driver and libraries, or pass strict=False"
-        )
-    return session

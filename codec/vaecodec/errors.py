@@ -44,6 +44,8 @@
     │   ├── InvalidCodesError            (ValueError) an array is not codes of the expected kind
     │   └── NotCalibratedError           (ValueError) the codec holds no calibration for codes
     ├── NoReferenceError                 (ValueError) the codec holds no statistics to find drift by
+    ├── UnsupportedPrecisionError        (ValueError) a codec cannot be written in numbers of that size
+    ├── InvalidDeviceError               (ValueError) there is no such device to run a codec on
     ├── ProviderNotAvailableError        (RuntimeError) onnxruntime lacks the provider asked for
     ├── CodecMismatchError               (ValueError) an index was filled by another codec
     ├── VectorIndexError                 (RuntimeError) an index cannot do what was asked; hnswlib's own type
@@ -233,6 +235,14 @@ class NotCalibratedError(CodesError, ValueError):
 
 class NoReferenceError(VaecodecError, ValueError):
     """The codec holds no statistics of its training data, or not for this width, so that nothing can be compared."""
+
+
+class UnsupportedPrecisionError(VaecodecError, ValueError):
+    """A codec's weights or inputs do not fit the floating point type that it should be exported in."""
+
+
+class InvalidDeviceError(VaecodecError, ValueError):
+    """The device to run a codec on is not one that is known, or is named twice."""
 
 
 class ProviderNotAvailableError(VaecodecError, RuntimeError):

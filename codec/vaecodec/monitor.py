@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import Any, overload
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from vaecodec.artifact import Metadata
 from vaecodec.codec import Codec
 from vaecodec.drift import DriftReport, Encoded, Histogram, Reference, Statistic, Stream, Summary
 from vaecodec.interface import FloatArray
+from vaecodec.runtime import Runtime
 from vaecodec.vectors import blocks
 
 RESERVOIR = 1_024
@@ -91,8 +91,8 @@ class MonitoredCodec(Codec):
         True
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, metadata: Metadata, code_dim: int) -> None:
-        super().__init__(session, metadata, code_dim)
+    def __init__(self, runtime: Runtime, metadata: Metadata, code_dim: int) -> None:
+        super().__init__(runtime, metadata, code_dim)
         self._reference = Reference.of(self)
         self._lock = threading.Lock()
         self.reset()
@@ -116,7 +116,7 @@ class MonitoredCodec(Codec):
 
     def monitor(self) -> MonitoredCodec:
         """Another monitor of the same codec, which has seen nothing."""
-        return MonitoredCodec(self._session, self._metadata, self._code_dim)
+        return MonitoredCodec(self._runtime, self._metadata, self._code_dim)
 
     def reset(self) -> None:
         """Forget what was seen: a new day, week or release starts.

@@ -12,18 +12,21 @@ from torch import nn
 
 from vaecodec.artifact import Kind, Metadata
 from vaecodec.interface import FloatArray
-from vaecodec_exporters.graph import CodecWeights, ResidualWeights, write_codec
+from vaecodec_exporters.graph import CodecWeights, Precision, ResidualWeights, write_codec
 from vaecodec_exporters.versions import library_versions
 from vaecodec_training.checkpoint import load_checkpoint
 from vaecodec_training.model import ResidualMap
 
 
-def export_checkpoint(run: str | os.PathLike[str], path: str | os.PathLike[str]) -> Metadata:
+def export_checkpoint(
+    run: str | os.PathLike[str], path: str | os.PathLike[str], *, precision: Precision = Precision.FLOAT32
+) -> Metadata:
     """Convert the best checkpoint of a training run to one ONNX file.
 
     Args:
         run: the folder that ``vaecodec train`` wrote.
         path: the target; replaced atomically when it exists.
+        precision: of the weights and the products.
 
     Returns:
         The metadata that was written; its ``codec_id`` is known only to the file.
@@ -31,6 +34,7 @@ def export_checkpoint(run: str | os.PathLike[str], path: str | os.PathLike[str])
     Raises:
         CheckpointError: the folder holds no usable checkpoint.
         ParityError: the graph does not compute what torch computes; no file is written.
+        UnsupportedPrecisionError: float16 is asked for, and the metric is not cosine.
     """
     checkpoint = load_checkpoint(Path(run))
     model = checkpoint.model.eval()
@@ -43,7 +47,11 @@ def export_checkpoint(run: str | os.PathLike[str], path: str | os.PathLike[str])
         nested_dims=tuple(checkpoint.nested_dims),
         embedder=checkpoint.embedder,
         calibration=checkpoint.calibration,
-        provenance={**checkpoint.provenance, "versions": library_versions()},
+        provenance={
+            **checkpoint.provenance,
+            "versions": library_versions(),
+            **({"precision": str(precision)} if precision is not Precision.FLOAT32 else {}),
+        },
     )
     weights = CodecWeights(
         encoder=_weights(model.encoder),
@@ -55,7 +63,7 @@ def export_checkpoint(run: str | os.PathLike[str], path: str | os.PathLike[str])
         "query": _in_numpy(model.encode_queries),
         "code": _in_numpy(model.decode),
     }
-    write_codec(path, weights, metadata, references)
+    write_codec(path, weights, metadata, references, precision)
     return metadata
 
 

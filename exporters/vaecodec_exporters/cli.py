@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vaecodec.errors import InvalidVectorsError
+from vaecodec.errors import InvalidVectorsError, UnsupportedPrecisionError
 from vaecodec.extras import require
 from vaecodec.interface import Metric
 from vaecodec.linear import LinearCodec, LinearKind
@@ -41,13 +41,19 @@ _SEARCHES = {
 def export(
     run: Annotated[Path, typer.Argument(help="Folder that 'vaecodec train' wrote.")],
     out: Annotated[Path, typer.Option(help="The codec file to write, e.g. vae128.onnx.")],
+    precision: Annotated[
+        str, typer.Option(help="Of weights and products: float32, or float16 for half the file and for GPUs.")
+    ] = "float32",
 ) -> None:
     """Write a trained checkpoint as one ONNX file, after proving that it computes the same."""
     require("onnx", extra="export")
     require("torch", extra="train")
     from vaecodec_exporters.checkpoint import export_checkpoint
+    from vaecodec_exporters.graph import Precision
 
-    metadata = export_checkpoint(run, out)
+    if precision not in [*Precision]:
+        raise UnsupportedPrecisionError(f"expected precision to be one of {', '.join(Precision)}, got {precision!r}")
+    metadata = export_checkpoint(run, out, precision=Precision(precision))
     Console().print(f"[bold]{out}[/]: {metadata.kind}, {metadata.dim} -> {metadata.code_dim}, {_size(out)}")
 
 

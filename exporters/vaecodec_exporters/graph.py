@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,24 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from vaecodec.artifact import Metadata, sign, write_atomically
-from vaecodec.errors import VaecodecError
+from vaecodec.errors import UnsupportedPrecisionError, VaecodecError
 from vaecodec.interface import FloatArray, Metric
 
 # Old enough for every onnxruntime since 1.14, in any language.
 _OPSET = 17
 _IR_VERSION = 8
 
+
+class Precision(StrEnum):
+    """What weights and matrix products are in; a graph's inputs, outputs and normalisations are float32 always."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+
 PARITY_BATCHES = (0, 1, 7, 1_000)
-PARITY_BOUND = 1e-5
+# Of unit rows, largest absolute difference; float16 keeps eleven binary digits, so that one rounding costs up to 5e-4.
+PARITY_BOUNDS = {Precision.FLOAT32: 1e-5, Precision.FLOAT16: 2e-3}
 
 # As in vaecodec.vectors: what is shorter is refused there; the graph only has to stay finite.
 _SMALLEST_NORM = 1e-12
@@ -71,6 +81,7 @@ def write_codec(
     weights: CodecWeights,
     metadata: Metadata,
     references: Mapping[str, Reference],
+    precision: Precision = Precision.FLOAT32,
 ) -> None:
     """Build, sign, check and write one codec file; the target appears only when everything held.
 
@@ -80,20 +91,22 @@ def write_codec(
         metadata: its ``codec_id`` is filled in here.
         references: for each of the inputs ``embedding``, ``query`` and ``code``, the computation that the graph must
             reproduce: float32 (n, width) to float32 (n, width).
+        precision: of the weights and the products.
 
     Raises:
-        ParityError: the graph and a reference differ by more than 1e-5 somewhere.
+        ParityError: the graph and a reference differ somewhere by more than 1e-5, or by 2e-3 in float16.
+        UnsupportedPrecisionError: float16 is asked for, and embeddings are not normalised or weights exceed its range.
     """
-    data = sign(build_model(weights, metadata))
-    check_parity(data, references)
+    data = sign(build_model(weights, metadata, precision))
+    check_parity(data, references, PARITY_BOUNDS[precision])
     write_atomically(path, data)
 
 
-def check_parity(data: bytes, references: Mapping[str, Reference]) -> None:
+def check_parity(data: bytes, references: Mapping[str, Reference], bound: float) -> None:
     """Compare the graph with its references on random unit vectors, in batches of 0, 1, 7 and 1,000.
 
     Raises:
-        ParityError: the largest absolute difference exceeds 1e-5, or a shape differs.
+        ParityError: the largest absolute difference exceeds the bound, or a shape differs.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # optional inputs cost a warning each
@@ -106,16 +119,25 @@ def check_parity(data: bytes, references: Mapping[str, Reference]) -> None:
             batch /= np.linalg.norm(batch, axis=1, keepdims=True)
             expected, computed = references[feed](batch), session.run([output], {feed: batch})[0]
             difference = np.abs(expected - computed).max(initial=0) if expected.shape == computed.shape else np.inf
-            if not difference <= PARITY_BOUND:
+            if not difference <= bound:
                 raise ParityError(
                     f"the exported graph differs from the model by {difference:.2g} at '{output}' on {size} rows; "
-                    f"expected at most {PARITY_BOUND:g}; no file was written"
+                    f"expected at most {bound:g}; no file was written"
                 )
 
 
-def build_model(weights: CodecWeights, metadata: Metadata) -> bytes:
-    """The serialised model, unsigned: :func:`vaecodec.artifact.sign` fills in its identity."""
-    graph = _Graph()
+def build_model(weights: CodecWeights, metadata: Metadata, precision: Precision = Precision.FLOAT32) -> bytes:
+    """The serialised model, unsigned: :func:`vaecodec.artifact.sign` fills in its identity.
+
+    Raises:
+        UnsupportedPrecisionError: as :func:`write_codec` does.
+    """
+    if precision is Precision.FLOAT16 and metadata.metric is not Metric.COSINE:
+        raise UnsupportedPrecisionError(
+            f"float16 holds numbers up to 65504: expected the metric cosine, which has the graph normalise what it is "
+            f"fed, got {metadata.metric}; export in float32"
+        )
+    graph = _Graph(precision)
     graph.initializer("smallest_norm", np.array(_SMALLEST_NORM, np.float32))
     graph.map_weights("encoder", weights.encoder)
     graph.map_weights("decoder", weights.decoder)
@@ -144,20 +166,27 @@ def build_model(weights: CodecWeights, metadata: Metadata) -> bytes:
 class _Graph:
     """The parts of a graph while it grows."""
 
-    def __init__(self) -> None:
+    def __init__(self, precision: Precision) -> None:
+        self.precision = precision
         self.nodes: list[onnx.NodeProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
         self.outputs: list[onnx.ValueInfoProto] = []
         self.initializers: list[onnx.TensorProto] = []
 
-    def initializer(self, name: str, value: FloatArray) -> None:
-        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value, np.float32), name))
+    def initializer(self, name: str, value: np.ndarray[Any, Any]) -> None:
+        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
 
     def map_weights(self, name: str, weights: ResidualWeights) -> None:
         for part in ("linear", "bias", "hidden", "hidden_bias", "output"):
             value = getattr(weights, part)
             if value is not None:
-                self.initializer(f"{name}.{part}", value)
+                with np.errstate(over="ignore"):
+                    converted = value.astype(self.precision)
+                if not np.isfinite(converted).all():
+                    raise UnsupportedPrecisionError(
+                        f"'{name}.{part}' holds {np.abs(value).max():g}, beyond {self.precision}; export in float32"
+                    )
+                self.initializer(f"{name}.{part}", converted)
 
     def entry_point(
         self,
@@ -169,14 +198,18 @@ class _Graph:
         weights: ResidualWeights,
         normalise: tuple[bool, bool],
     ) -> None:
-        """Optional input -> [normalise] -> residual map -> [normalise] -> output."""
+        """Optional input -> [normalise] -> residual map, in the graph's precision -> [normalise] -> output."""
         rows = f"{feed}_rows"
         self.inputs.append(helper.make_tensor_value_info(feed, TensorProto.FLOAT, [rows, feed_width]))
         self.outputs.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, [rows, output_width]))
         self.initializer(feed, np.empty((0, feed_width), np.float32))
         before, after = normalise
         x = self._normalised(feed, f"{feed}_unit") if before else feed
-        mapped = f"{output}_raw" if after else output
+        result = f"{output}_raw" if after else output
+        half = self.precision is Precision.FLOAT16
+        if half:
+            x = self._node("Cast", [x], f"{feed}_half", to=TensorProto.FLOAT16)
+        mapped = f"{output}_half" if half else result
         if weights.hidden is None:
             self._gemm(x, f"{name}.linear", f"{name}.bias", mapped)
         else:
@@ -184,8 +217,10 @@ class _Graph:
             self._gemm(x, f"{name}.hidden", f"{name}.hidden_bias", f"{output}_hidden")
             self._node("Relu", [f"{output}_hidden"], f"{output}_active")
             self._gemm(f"{output}_active", f"{name}.output", f"{output}_linear", mapped)
+        if half:
+            self._node("Cast", [mapped], result, to=TensorProto.FLOAT)
         if after:
-            self._normalised(mapped, output)
+            self._normalised(result, output)
 
     def _normalised(self, rows: str, output: str) -> str:
         self._node("ReduceL2", [rows], f"{output}_norm", axes=[1], keepdims=1)

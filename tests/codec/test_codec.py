@@ -10,7 +10,16 @@ import onnxruntime
 import pytest
 
 from vaecodec import Codec, LinearKind, Metric, VectorCodec, fit_linear
-from vaecodec.errors import InvalidDimensionError, ProviderNotAvailableError, WrongWidthError, ZeroNormError
+from vaecodec.artifact import read_artifact
+from vaecodec.errors import (
+    InvalidDeviceError,
+    InvalidDimensionError,
+    NonFiniteError,
+    ProviderNotAvailableError,
+    WrongWidthError,
+    ZeroNormError,
+)
+from vaecodec.runtime import Runtime
 from vaecodec_exporters.linear import export_linear
 
 
@@ -68,15 +77,16 @@ def test_any_float_dtype_and_layout_gives_the_same_latents(sample, vae_codec: Co
 
 
 def test_a_memory_map_is_encoded_block_by_block_like_an_array(
-    sample, vae_codec: Codec, tmp_path: Path, monkeypatch
+    sample, vae_codec: Codec, vae_path: Path, tmp_path: Path, monkeypatch
 ) -> None:
     np.save(tmp_path / "base.npy", sample.base)
     mapped = np.load(tmp_path / "base.npy", mmap_mode="r")
     whole = vae_codec.encode(sample.base)
-    monkeypatch.setattr("vaecodec.vectors.BLOCK_BYTES", 1000 * 384 * 4)
-    latents = vae_codec.encode(mapped)
+    monkeypatch.setattr("vaecodec.runtime.BLOCK_BYTES", 1000 * 384 * 4)
+    in_other_blocks = Codec.load(vae_path)
+    latents = in_other_blocks.encode(mapped)
     assert np.allclose(latents, whole, atol=1e-6)
-    assert np.allclose(vae_codec.decode(latents), vae_codec.decode(whole), atol=1e-5)
+    assert np.allclose(in_other_blocks.decode(latents), vae_codec.decode(whole), atol=1e-5)
 
 
 def test_an_empty_batch_gives_an_empty_batch(vae_codec: Codec) -> None:
@@ -131,6 +141,44 @@ def test_a_provider_that_is_not_there_is_an_error_unless_told_otherwise(vae_path
     fallen_back = Codec.load(vae_path, providers=["NoSuchExecutionProvider"], strict=False)
     assert fallen_back.providers == ["CPUExecutionProvider"]
     assert fallen_back.encode(sample.base[:3]).shape == (3, fallen_back.code_dim)
+
+
+def test_a_device_is_a_gpu_an_explicit_choice_or_an_error(vae_path: Path, sample) -> None:
+    expected = Codec.load(vae_path).encode(sample.base[:50])
+    for device in ("cpu", "auto"):
+        assert np.allclose(Codec.load(vae_path, device=device).encode(sample.base[:50]), expected, atol=1e-5)
+    assert Codec.load(vae_path, device="cpu").providers == ["CPUExecutionProvider"]
+    with_options = Codec.load(vae_path, providers=[("CPUExecutionProvider", {"use_arena": "0"})])
+    assert np.array_equal(with_options.encode(sample.base[:50]), expected)
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        assert Codec.load(vae_path, device="cuda").providers[0] == "CUDAExecutionProvider"
+    else:
+        with pytest.raises(ProviderNotAvailableError, match=r"^onnxruntime has no CUDAExecutionProvider; available: "):
+            Codec.load(vae_path, device="cuda")
+        assert Codec.load(vae_path, device="cuda", strict=False).providers == ["CPUExecutionProvider"]
+    with pytest.raises(InvalidDeviceError, match=r"^expected device to be one of auto, cpu, cuda, got 'gpu';"):
+        Codec.load(vae_path, device="gpu")
+    with pytest.raises(InvalidDeviceError, match=r"^expected either device or providers, got device 'cpu' and "):
+        Codec.load(vae_path, device="cpu", providers=["CPUExecutionProvider"])
+
+
+def test_batches_staged_for_a_device_get_the_same_latents(
+    sample, vae_path: Path, vae_codec: Codec, monkeypatch
+) -> None:
+    data, metadata = read_artifact(vae_path)
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    monkeypatch.setattr("vaecodec.runtime._DEVICE_BLOCK_BYTES", 1000 * 384 * 4)
+    staged = Codec(Runtime(session, staged=True), metadata, metadata.code_dim)
+    latents, restored = vae_codec.encode(sample.base), vae_codec.decode(vae_codec.encode(sample.base))
+    with ThreadPoolExecutor(3) as pool:
+        for several in pool.map(staged.encode, [sample.base] * 3):
+            assert np.allclose(several, latents, atol=1e-6)
+    assert np.allclose(staged.decode(latents), restored, atol=1e-6)
+    bad = sample.base.copy()
+    bad[2500] = np.nan
+    with pytest.raises(NonFiniteError, match="row 2500"):
+        staged.encode(bad)
+    assert np.allclose(staged.encode(sample.base), latents, atol=1e-6)
 
 
 def test_the_number_of_threads_does_not_change_the_latents(vae_path: Path, sample) -> None:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from vaecodec import Codec, Kind
-from vaecodec.errors import CheckpointError
+from vaecodec.errors import CheckpointError, UnsupportedPrecisionError
 from vaecodec_exporters.checkpoint import export_checkpoint
+from vaecodec_exporters.cli import export
 from vaecodec_training.checkpoint import load_checkpoint
 
 
@@ -46,6 +47,18 @@ def test_a_nested_width_is_its_own_codec(sample, vae_path: Path, vae_codec: Code
     prefix = vae_codec.encode(sample.base[:50])[:, :16]
     assert np.allclose(latents, prefix / np.linalg.norm(prefix, axis=1, keepdims=True), atol=1e-6)
     assert narrow.codec_id == vae_codec.codec_id
+
+
+def test_float16_on_request(sample, vae_run: Path, vae_codec: Codec, tmp_path: Path) -> None:
+    export(vae_run, tmp_path / "half.onnx", precision="float16")
+    half = Codec.load(tmp_path / "half.onnx")
+    assert half.metadata.provenance["precision"] == "float16"
+    assert "precision" not in vae_codec.metadata.provenance
+    assert np.allclose(half.encode(sample.base[:700]), vae_codec.encode(sample.base[:700]), atol=2e-3)
+    with pytest.raises(
+        UnsupportedPrecisionError, match=r"^expected precision to be one of float32, float16, got 'fp8'"
+    ):
+        export(vae_run, tmp_path / "fp8.onnx", precision="fp8")
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import onnx
 import pytest
 
 from vaecodec import Codec, Kind, Metadata, Metric
+from vaecodec.errors import UnsupportedPrecisionError
 from vaecodec.vectors import normalised
-from vaecodec_exporters.graph import CodecWeights, ParityError, ResidualWeights, write_codec
+from vaecodec_exporters.graph import CodecWeights, ParityError, Precision, ResidualWeights, write_codec
 
 
 def residual(random: np.random.Generator, width_in: int, width_out: int, hidden: int) -> ResidualWeights:
@@ -86,6 +87,45 @@ def test_a_graph_that_differs_from_the_model_is_not_written(wrong: str, tmp_path
         write_codec(tmp_path / "codec.onnx", weights, metadata(Metric.COSINE), expected)
     assert (tmp_path / "codec.onnx").read_bytes() == b"the codec that was there"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_float16_halves_the_weights_and_keeps_the_files_contract(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    weights = CodecWeights(residual(random, 384, 64, 128), residual(random, 64, 384, 0))
+    described = Metadata(Kind.VAE, 384, 64, Metric.COSINE, Metric.COSINE)
+    expected = references(weights, Metric.COSINE)
+    for precision in Precision:
+        write_codec(tmp_path / f"{precision}.onnx", weights, described, expected, precision)
+    single, half = (Codec.load(tmp_path / f"{precision}.onnx") for precision in Precision)
+    assert 2 * (tmp_path / "float16.onnx").stat().st_size < (tmp_path / "float32.onnx").stat().st_size + 10_000
+    graph = onnx.load(tmp_path / "float16.onnx").graph
+    assert {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)} == {onnx.TensorProto.FLOAT}
+    assert half.codec_id != single.codec_id
+
+    rows = np.random.default_rng(1).standard_normal((700, 384), dtype=np.float32)
+    latents = half.encode(1e4 * rows)  # of any length: the graph normalises before it rounds
+    assert latents.dtype == np.float32
+    assert np.allclose(np.linalg.norm(latents, axis=1), 1, atol=1e-6)
+    assert 1e-6 < np.abs(latents - single.encode(rows)).max() < 2e-3
+    assert np.abs(half.decode(latents) - single.decode(latents)).max() < 2e-3
+
+
+def test_float16_is_refused_where_it_cannot_hold_the_numbers(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    weights = CodecWeights(residual(random, 24, 6, 0), residual(random, 6, 24, 0))
+    with pytest.raises(UnsupportedPrecisionError, match=r"expected the metric cosine, .* got dot; export in float32"):
+        write_codec(
+            tmp_path / "a.onnx", weights, metadata(Metric.DOT), references(weights, Metric.DOT), Precision.FLOAT16
+        )
+    weights.encoder.linear[0, 0] = 1e5
+    expected = references(weights, Metric.COSINE)
+    with pytest.raises(UnsupportedPrecisionError, match=r"'encoder.linear' holds 100000, beyond float16"):
+        write_codec(tmp_path / "a.onnx", weights, metadata(Metric.COSINE), expected, Precision.FLOAT16)
+    weights.encoder.linear[0, 0] = 0
+    expected["code"] = lambda rows: references(weights, Metric.COSINE)["code"](rows) + np.float32(3e-3)
+    with pytest.raises(ParityError, match=r"expected at most 0.002; no file was written"):
+        write_codec(tmp_path / "a.onnx", weights, metadata(Metric.COSINE), expected, Precision.FLOAT16)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_same_weights_give_the_same_file_and_identity(tmp_path: Path) -> None:

@@ -1,0 +1,183 @@
+"""A codec's graph in onnxruntime: on the device asked for, or not at all.
+
+The blocks of a long batch go through I/O binding. On the CPU the graph reads them where they lie; another device gets
+them from a buffer that is made once, in page-locked memory where onnxruntime offers it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from vaecodec.errors import CorruptArtifactError, InvalidDeviceError, ProviderNotAvailableError
+from vaecodec.interface import FloatArray
+from vaecodec.vectors import BLOCK_BYTES, block_rows
+
+Provider = str | tuple[str, Mapping[str, Any]]
+
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_DEVICES = {"auto": (_CUDA, _CPU), "cpu": (_CPU,), "cuda": (_CUDA,)}
+# TensorFloat-32, the default on newer GPUs, keeps three digits: the same file would give other latents.
+_OPTIONS = {_CUDA: {"use_tf32": "0"}}
+_ERRORS_ONLY = 3
+
+# Starting work on a device costs tens of microseconds, whatever the size.
+_DEVICE_BLOCK_BYTES = 32 << 20
+
+
+class Runtime:
+    """A codec's graph, ready to run. Safe to share between threads.
+
+    Args:
+        session: the graph in onnxruntime.
+        staged: whether the blocks of long batches pass through buffers of their own; by default away from the CPU.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, *, staged: bool | None = None) -> None:
+        self._session = session
+        self._staged = self.providers[0] != _CPU if staged is None else staged
+        self._output_widths: dict[str, int] = {output.name: output.shape[1] for output in session.get_outputs()}
+        self._widest = max(self._output_widths.values())  # latents and reconstructions: the inputs' widths, too
+        self.block_rows = block_rows(self._widest, _DEVICE_BLOCK_BYTES if self._staged else BLOCK_BYTES)
+        """How many rows to run at once."""
+        self._idle: list[tuple[FloatArray, FloatArray]] = []
+
+    @property
+    def providers(self) -> list[str]:
+        """The execution providers in use, most wanted first."""
+        return list(self._session.get_providers())
+
+    def run(self, feed: str, output: str, block: FloatArray) -> FloatArray:
+        """One block through one entry point: float32 (n, width) in and out, a new array."""
+        result: FloatArray = self._session.run([output], {feed: block})[0]
+        return result
+
+    def run_blocks(
+        self, feed: str, output: str, blocks: Iterator[tuple[int, FloatArray]]
+    ) -> Iterator[tuple[int, FloatArray]]:
+        """The blocks of a long batch through one entry point, none longer than :meth:`block_rows`.
+
+        Yields:
+            The block's first row number, and its result: float32 (rows, width), in memory that the next one reuses.
+        """
+        binding = self._session.io_binding()
+        with self._buffers() as (fed, fetched):
+            for first, block in blocks:
+                result = fetched[: len(block) * self._output_widths[output]].reshape(len(block), -1)
+                source = block
+                if self._staged:
+                    source = fed[: block.size].reshape(block.shape)
+                    source[:] = block
+                # By address: onnxruntime's own check of names does not know optional inputs.
+                binding.bind_input(feed, "cpu", 0, np.float32, source.shape, source.ctypes.data)
+                binding.bind_output(output, "cpu", 0, np.float32, result.shape, result.ctypes.data)
+                self._session.run_with_iobinding(binding)
+                yield first, result
+
+    @contextmanager
+    def _buffers(self) -> Iterator[tuple[FloatArray, FloatArray]]:
+        """Memory for one batch's blocks and results, which no other thread is using."""
+        try:
+            buffers = self._idle.pop()
+        except IndexError:
+            floats = self.block_rows * self._widest
+            memory = _page_locked(self.providers[0]) if self._staged else None
+            buffers = _buffer(floats if self._staged else 0, memory), _buffer(floats, memory)
+        try:
+            yield buffers
+        finally:
+            self._idle.append(buffers)
+
+
+def start(
+    path: str | os.PathLike[str],
+    data: bytes,
+    *,
+    providers: Sequence[Provider] | None,
+    device: str | None,
+    threads: int | None,
+    strict: bool,
+) -> Runtime:
+    """Start a graph; the arguments are those of :meth:`vaecodec.Codec.load`, and ``data`` the file's verified bytes.
+
+    Raises:
+        InvalidDeviceError: there is no such device, or both ``device`` and ``providers`` are given.
+        ProviderNotAvailableError: a provider is not installed, or did not start.
+        CorruptArtifactError: no onnxruntime can run the graph.
+    """
+    wanted, strict = _wanted(providers, device, strict)
+    available = onnxruntime.get_available_providers()
+    missing = [name for name in wanted if name not in available]
+    if missing and strict:
+        raise ProviderNotAvailableError(
+            f"onnxruntime has no {', '.join(missing)}; available: {', '.join(available)}; "
+            "install a build that has it (GPU: pip install 'vaecodec[gpu]') or pass strict=False"
+        )
+    options = onnxruntime.SessionOptions()
+    # Optional inputs, which the format is built on, cost a warning each at load.
+    options.log_severity_level = _ERRORS_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    usable = {name: settings for name, settings in wanted.items() if name in available} or {_CPU: {}}
+    failure = ""
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=list(usable.items()))
+    except Exception as error:  # onnxruntime's exception classes share no public base
+        # A provider may fail by raising, too: then the file is good on the CPU.
+        try:
+            session = onnxruntime.InferenceSession(data, options, providers=[_CPU])
+        except Exception as own:
+            raise CorruptArtifactError(f"{path}: onnxruntime cannot load the graph: {own}") from own
+        failure = f" ({error})"
+    failed = [name for name in usable if failure or name not in session.get_providers()]
+    if failed and strict:
+        raise ProviderNotAvailableError(
+            f"onnxruntime could not start {', '.join(failed)} and uses {', '.join(session.get_providers())}{failure}; "
+            "check the driver and libraries, or pass strict=False"
+        )
+    return Runtime(session)
+
+
+def _wanted(
+    providers: Sequence[Provider] | None, device: str | None, strict: bool
+) -> tuple[dict[str, dict[str, Any]], bool]:
+    """The options of each provider wanted, and whether all of them must be there."""
+    if device is not None:
+        if providers is not None:
+            raise InvalidDeviceError(
+                f"expected either device or providers, got device {device!r} and providers {list(providers)!r}; "
+                "leave one out"
+            )
+        if device not in _DEVICES:
+            raise InvalidDeviceError(
+                f"expected device to be one of {', '.join(_DEVICES)}, got {device!r}; "
+                "name onnxruntime's own provider with providers=[...] for any other"
+            )
+        providers, strict = _DEVICES[device], strict and device != "auto"
+    wanted: dict[str, dict[str, Any]] = {}
+    for provider in providers if providers is not None else [_CPU]:
+        name, settings = (provider, {}) if isinstance(provider, str) else provider
+        wanted[name] = {**_OPTIONS.get(name, {}), **settings}
+    return wanted, strict
+
+
+def _page_locked(provider: str) -> Any:
+    """Memory that the provider's device can fetch from by itself, or None where onnxruntime offers none."""
+    for device in getattr(onnxruntime, "get_ep_devices", list)():
+        if device.ep_name == provider:
+            return device.memory_info(onnxruntime.OrtDeviceMemoryType.HOST_ACCESSIBLE)
+    return None
+
+
+def _buffer(floats: int, memory: Any) -> FloatArray:
+    if memory is None:
+        return np.empty(floats, np.float32)
+    buffer: FloatArray = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+        [floats], np.float32, memory_info=memory
+    ).numpy()  # a view
+    return buffer
