@@ -251,7 +251,16 @@ def _session(
     try:
         session = onnxruntime.InferenceSession(data, options, providers=usable)
     except Exception as error:  # onnxruntime's exception classes share no public base
-        raise CorruptArtifactError(f"{path}: onnxruntime cannot load the graph: {error}") from error
+        # The file or the provider may be at fault: the file is, where the CPU cannot load it either.
+        if usable == [_CPU]:
+            raise CorruptArtifactError(f"{path}: onnxruntime cannot load the graph: {error}") from error
+        session = _session(path, data, [_CPU], threads, strict)
+        if strict:
+            raise ProviderNotAvailableError(
+                f"onnxruntime could not start {', '.join(usable)}: {error}; "
+                "check the driver and libraries, or pass strict=False"
+            ) from error
+        return session
     failed = [name for name in usable if name not in session.get_providers()]
     if failed and strict:
         raise ProviderNotAvailableError(

@@ -6,11 +6,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
 from vaecodec import Codec, LinearKind, Metric, VectorCodec, fit_linear
-from vaecodec.errors import InvalidDimensionError, ProviderNotAvailableError, WrongWidthError, ZeroNormError
+from vaecodec.artifact import sign
+from vaecodec.errors import (
+    CorruptArtifactError,
+    InvalidDimensionError,
+    ProviderNotAvailableError,
+    WrongWidthError,
+    ZeroNormError,
+)
 from vaecodec_exporters.linear import export_linear
 
 
@@ -131,6 +139,31 @@ def test_a_provider_that_is_not_there_is_an_error_unless_told_otherwise(vae_path
     fallen_back = Codec.load(vae_path, providers=["NoSuchExecutionProvider"], strict=False)
     assert fallen_back.providers == ["CPUExecutionProvider"]
     assert fallen_back.encode(sample.base[:3]).shape == (3, fallen_back.code_dim)
+
+
+def test_a_provider_that_raises_is_not_blamed_on_the_file(vae_path: Path, tmp_path: Path, monkeypatch) -> None:
+    start = onnxruntime.InferenceSession
+
+    def broken(data: bytes, options: onnxruntime.SessionOptions, providers: list[str]) -> onnxruntime.InferenceSession:
+        if providers != ["CPUExecutionProvider"]:
+            raise RuntimeError("libcudnn.so.9: cannot open shared object file")
+        return start(data, options, providers=providers)
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", broken)
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: both)
+    with pytest.raises(ProviderNotAvailableError) as caught:
+        Codec.load(vae_path, providers=["CUDAExecutionProvider"])
+    assert str(caught.value) == (
+        "onnxruntime could not start CUDAExecutionProvider: libcudnn.so.9: cannot open shared object file; "
+        "check the driver and libraries, or pass strict=False"
+    )
+    assert Codec.load(vae_path, providers=["CUDAExecutionProvider"], strict=False).providers == ["CPUExecutionProvider"]
+    model = onnx.load(vae_path)
+    model.graph.node[0].op_type = "NoSuchOperator"
+    (tmp_path / "odd.onnx").write_bytes(sign(model.SerializeToString()))
+    with pytest.raises(CorruptArtifactError, match="cannot load the graph"):
+        Codec.load(tmp_path / "odd.onnx", providers=["CUDAExecutionProvider"])
 
 
 def test_the_number_of_threads_does_not_change_the_latents(vae_path: Path, sample) -> None:
