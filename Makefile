@@ -8,11 +8,12 @@ BIN := $(VENV)/bin
 SAMPLE := examples/debian-sample
 OUT := out/demo
 THREADS ?= 2
+FUZZ_SECONDS ?= 60
 
 # A second OpenMP thread gains little on matrices of this size, and its spinning costs much on a busy machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check lint types wheel docs clean
+.PHONY: demo test fuzz check lint types wheel docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +31,12 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/pytest --numprocesses $(THREADS) --dist worksteal
+
+# Coverage-guided fuzzing: the seconds are shared by all targets. Any exception but our own ends it, with its input kept.
+fuzz: $(VENV)/.installed
+	$(BIN)/pip install --quiet --group fuzz
+	mkdir -p build/fuzz
+	cd build/fuzz && ../../$(BIN)/python ../../tests/fuzz/run_atheris.py $(FUZZ_SECONDS)
 
 check: lint types wheel
 

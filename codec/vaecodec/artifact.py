@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -23,12 +24,16 @@ from vaecodec.errors import (
     ForeignOnnxError,
     NotOnnxError,
     UnsupportedFormatError,
+    VaecodecError,
 )
 from vaecodec.interface import Metric
 
 FORMAT_VERSION = 1
 PREFIX = "vaecodec."
 UNSIGNED = "0" * 64
+
+# Python refuses to read numbers of thousands of digits.
+_VERSION_DIGITS = 9
 
 
 class Kind(StrEnum):
@@ -90,7 +95,7 @@ class Metadata:
     def from_properties(cls, properties: Mapping[str, str]) -> Metadata:
         """Read what :meth:`to_properties` wrote; raises ``KeyError`` or ``ValueError`` when it did not."""
         nested = properties[PREFIX + "nested_dims"]
-        return cls(
+        metadata = cls(
             kind=Kind(properties[PREFIX + "kind"]),
             dim=int(properties[PREFIX + "dim"]),
             code_dim=int(properties[PREFIX + "code_dim"]),
@@ -98,11 +103,14 @@ class Metadata:
             latent_metric=Metric(properties[PREFIX + "latent_metric"]),
             nested_dims=tuple(int(width) for width in nested.split(",") if width),
             embedder=properties[PREFIX + "embedder"],
-            calibration=json.loads(properties[PREFIX + "calibration"]),
-            provenance=json.loads(properties[PREFIX + "provenance"]),
+            calibration=_json_object(properties[PREFIX + "calibration"]),
+            provenance=_json_object(properties[PREFIX + "provenance"]),
             format_version=int(properties[PREFIX + "format_version"]),
             codec_id=properties[PREFIX + "codec_id"],
         )
+        if min(metadata.dim, metadata.code_dim, *metadata.nested_dims) < 1:
+            raise ValueError("a width is not positive")
+        return metadata
 
     def to_json(self) -> dict[str, Any]:
         """The metadata as one JSON object."""
@@ -129,7 +137,7 @@ def read_artifact(path: str | os.PathLike[str]) -> tuple[bytes, Metadata]:
     try:
         properties = dict(_properties(data))
         external = _has_external_data(data)
-    except (ValueError, IndexError) as error:
+    except (ValueError, LookupError) as error:
         raise NotOnnxError(f"{path}: expected an ONNX model, but the bytes are not one") from error
     version = properties.get(PREFIX + "format_version")
     digest = properties.get(PREFIX + "codec_id")
@@ -137,7 +145,7 @@ def read_artifact(path: str | os.PathLike[str]) -> tuple[bytes, Metadata]:
         raise ForeignOnnxError(
             f"{path}: an ONNX model, but not a vaecodec codec (no '{PREFIX}' metadata); make one with: vaecodec export"
         )
-    if version.text.isdecimal() and int(version.text) > FORMAT_VERSION:
+    if version.text.isdecimal() and (len(version.text) > _VERSION_DIGITS or int(version.text) > FORMAT_VERSION):
         raise UnsupportedFormatError(
             f"{path}: format version {version.text} is newer than the {FORMAT_VERSION} that this vaecodec reads; "
             "upgrade with: pip install --upgrade vaecodec"
@@ -182,6 +190,31 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         raise
 
 
+@contextmanager
+def stored_values(what: str) -> Iterator[None]:
+    """Around the reading of JSON values from a codec file that was verified: what they lack makes the file corrupt.
+
+    Raises:
+        CorruptArtifactError: a value is missing, or not of the form that its reader expects.
+    """
+    try:
+        yield
+    except VaecodecError:
+        raise
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise CorruptArtifactError(f"the codec file's {what} is malformed: {error!r}; export it again") from error
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("JSON values are nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, got {type(value).__name__}")
+    return value
+
+
 class _Text(NamedTuple):
     """A string in the file, and where its bytes begin."""
 
@@ -214,7 +247,7 @@ def _digest(data: bytes, codec_id: _Text) -> str:
 
 
 def _properties(data: bytes) -> Iterator[tuple[str, _Text]]:
-    """The model's metadata_props; raises ``ValueError`` or ``IndexError`` when the bytes are not a model."""
+    """The model's metadata_props; raises ``ValueError`` or ``LookupError`` when the bytes are not a model."""
     graphs = 0
     for entry in _fields(data, 0, len(data)):
         graphs += entry.number == _MODEL_GRAPH

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.artifact import Metadata, read_artifact
+from vaecodec.artifact import Metadata, read_artifact, stored_values
 from vaecodec.codes import Calibration, Code
 from vaecodec.errors import (
     InvalidDimensionError,
@@ -142,7 +142,8 @@ class Codec:
         stored = self._metadata.calibration.get("codes")
         if stored is None:
             raise NotCalibratedError("this codec file holds no calibration for codes; export it again from its run")
-        return Calibration.from_json(stored).prefix(self._code_dim)
+        with stored_values("calibration for codes"):
+            return Calibration.from_json(stored).prefix(self._code_dim)
 
     def code(self, *, dtype: str | None = None, bytes: int | None = None) -> Code:  # noqa: A002
         """One way to write latents as bytes.

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vaecodec.artifact import stored_values
 from vaecodec.errors import NoReferenceError
 from vaecodec.evaluation import Figures, pair_scores, recall, similarities
 from vaecodec.interface import FloatArray, Metric, VectorCodec
@@ -126,7 +127,10 @@ class Histogram:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Histogram:
         """Read what :meth:`to_json` wrote; raises ``KeyError``, ``TypeError`` or ``ValueError`` when it did not."""
-        return cls(np.array(stored["edges"], np.float64), np.array(stored["counts"], np.int64), float(stored["total"]))
+        edges, counts = np.array(stored["edges"], np.float64), np.array(stored["counts"], np.int64)
+        if edges.shape != (len(counts) - 1,):
+            raise ValueError(f"expected one edge less than {len(counts)} counts, got {edges.shape}")
+        return cls(edges, counts, float(stored["total"]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,16 +262,19 @@ class Reference:
 
         Raises:
             NoReferenceError: it holds none, or one for another width of the latents.
+            CorruptArtifactError: what it holds is malformed.
         """
         metadata = getattr(codec, "metadata", None)
         stored: Mapping[str, Any] | None = metadata.calibration.get(KEY) if metadata is not None else None
-        if stored is None or stored["code_dim"] != codec.code_dim:
-            found = "none" if stored is None else f"one for {stored['code_dim']} dimensions"
-            raise NoReferenceError(
-                f"expected a codec file with drift statistics for {codec.code_dim} dimensions, got {found}; load the "
-                f"file at its full width, or train or fit the codec again, holding out at least {FEWEST_REFERENCE} rows"
-            )
-        return cls.from_json(stored)
+        with stored_values("drift statistics"):
+            if stored is None or stored["code_dim"] != codec.code_dim:
+                found = "none" if stored is None else f"one for {stored['code_dim']} dimensions"
+                raise NoReferenceError(
+                    f"expected a codec file with drift statistics for {codec.code_dim} dimensions, got {found}; load "
+                    "the file at its full width, or train or fit the codec again, holding out at least "
+                    f"{FEWEST_REFERENCE} rows"
+                )
+            return cls.from_json(stored)
 
     def summary(self, stream: Stream, encoded: Encoded) -> Summary:
         """The same statistics of other vectors, all but the agreement."""
@@ -305,7 +312,11 @@ class Reference:
     def from_json(cls, stored: Mapping[str, Any]) -> Reference:
         """Read what :meth:`to_json` wrote; raises ``KeyError``, ``TypeError`` or ``ValueError`` when it did not."""
         streams = {stream: Summary.from_json(stored[stream]) for stream in Stream if stream in stored}
-        return cls(streams, int(stored["group"]), int(stored["code_dim"]))
+        reference = cls(streams, int(stored["group"]), int(stored["code_dim"]))
+        for summary in streams.values():
+            if not summary.moments.total.shape == summary.moments.squares.shape == (reference.code_dim,):
+                raise ValueError(f"expected moments of {reference.code_dim} latents")
+        return reference
 
 
 @dataclass(frozen=True)

@@ -193,15 +193,19 @@ class PackedIndex:
                 raise IndexFileError(f"{path}: format version {version} is newer than the {_VERSION} known here")
             try:
                 header = json.loads(file.read(length))
-            except ValueError as error:
+                codec_id, code_dim, rows = str(header["codec_id"]), int(header["code_dim"]), int(header["rows"])
+                dtype, budget = header["code"].get("dtype"), header["code"].get("bytes")
+            # What is not JSON, is not an object, or lacks or mistypes a value.
+            except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
                 raise IndexFileError(f"{path}: the header is damaged") from error
-        if (header["codec_id"], header["code_dim"]) != (codec.codec_id, codec.code_dim):
+        if (codec_id, code_dim) != (codec.codec_id, codec.code_dim):
             raise CodecMismatchError(
-                f"{path}: filled by codec {header['codec_id'][:16]} at {header['code_dim']} dimensions, cannot be "
+                f"{path}: filled by codec {codec_id[:16]} at {code_dim} dimensions, cannot be "
                 f"searched with codec {codec.codec_id[:16]} at {codec.code_dim}"
             )
-        index = cls(codec, **header["code"])
-        rows = header["rows"]
+        if rows < 0 or not isinstance(budget, int | None):
+            raise IndexFileError(f"{path}: the header is damaged")
+        index = cls(codec, dtype=dtype, bytes=budget)
         start = _PREAMBLE.size + length
         expected = start + rows * index.bytes_per_vector
         if os.path.getsize(path) != expected:
@@ -311,6 +315,7 @@ class _Best:
     def update(self, first: int, scores: FloatArray) -> None:
         """Take in the scores of the rows from ``first`` on: float32 (queries, rows)."""
         if self.scores.shape[1] < self._k:
+            scores = np.where(np.isnan(scores), np.float32(-np.inf), scores)  # of a damaged file; such rows come last
             kept = min(scores.shape[1], self._k)
             passing = scores >= np.partition(scores, -kept, axis=1)[:, -kept, None]
         else:  # a row that only ties with the k-th loses to it, as its number is higher

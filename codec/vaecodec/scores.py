@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vaecodec.artifact import stored_values
 from vaecodec.errors import InvalidVectorsError, NotCalibratedError
 from vaecodec.evaluation import IdArray, exact_search
 from vaecodec.interface import FloatArray, Metric, VectorCodec
@@ -43,16 +44,19 @@ class ScoreCalibration:
 
         Raises:
             NotCalibratedError: it holds none, or one for another width of the latents.
+            CorruptArtifactError: what it holds is malformed.
         """
         metadata = getattr(codec, "metadata", None)
         stored: Mapping[str, Any] | None = metadata.calibration.get(KEY) if metadata is not None else None
-        if stored is None or stored["code_dim"] != codec.code_dim:
-            found = "none" if stored is None else f"one for {stored['code_dim']} dimensions"
-            raise NotCalibratedError(
-                f"expected a codec file with a calibration of scores for {codec.code_dim} dimensions, got {found}; "
-                "load the file at its full width, train and export the codec again, or do without calibrated scores"
-            )
-        return cls(**stored)
+        with stored_values("calibration of scores"):
+            if stored is None or stored["code_dim"] != codec.code_dim:
+                found = "none" if stored is None else f"one for {stored['code_dim']} dimensions"
+                raise NotCalibratedError(
+                    f"expected a codec file with a calibration of scores for {codec.code_dim} dimensions, got {found}; "
+                    "load the file at its full width, train and export the codec again, or do without calibrated scores"
+                )
+            scale, offset, residual = (float(stored[name]) for name in ("scale", "offset", "residual"))
+            return cls(scale, offset, codec.code_dim, residual)
 
 
 def fit_score_calibration(

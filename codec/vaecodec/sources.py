@@ -25,6 +25,7 @@ import re
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import IO, Any, Protocol, runtime_checkable
@@ -45,6 +46,7 @@ from vaecodec.errors import (
     SourceNotFoundError,
     TruncatedSourceError,
     UnknownSourceError,
+    VaecodecError,
 )
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray
@@ -307,9 +309,9 @@ class Hdf5Source(_Matrix):
 
         def collect(name: str, item: Any) -> None:
             if isinstance(item, self._h5py.Dataset):
-                found[name] = (item.shape, item.dtype)
+                found[str(name)] = (item.shape or (), item.dtype)  # an empty dataset has no shape
 
-        with self._open() as file:
+        with self._open() as file, _malformed_if_it_fails(f"{path}: HDF5 cannot list its datasets"):
             file.visititems(collect)
         default = "train" if column is None and "train" in found else column
         self._column = _choose_matrix(str(path), "dataset", found, default)
@@ -333,12 +335,8 @@ class Hdf5Source(_Matrix):
             return np.concatenate([self._run(dataset, run[0], run[-1] + 1)[run - run[0]] for run in runs])
 
     def _run(self, dataset: Any, start: int, stop: int) -> Rows:
-        try:
+        with _malformed_if_it_fails(f"{self.name}: damaged HDF5 data in rows {start} to {stop - 1}"):
             rows: Rows = dataset[start:stop]
-        except OSError as error:
-            raise MalformedSourceError(
-                f"{self.name}: damaged HDF5 data in rows {start} to {stop - 1}: {error}"
-            ) from error
         return rows
 
 
@@ -397,12 +395,9 @@ def open_parquet(path: Path) -> Any:
     pyarrow would otherwise hold whole row groups, which may be the whole file. Page checksums are verified where the
     file has them.
     """
-    arrow = require("pyarrow", extra="parquet")
     parquet = require("pyarrow.parquet", extra="parquet")
-    try:
+    with _malformed_if_it_fails(f"{path}: not a complete Parquet file"):
         return parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True)
-    except arrow.ArrowInvalid as error:
-        raise MalformedSourceError(f"{path}: not a complete Parquet file: {error}") from error
 
 
 def parquet_batches(
@@ -418,16 +413,11 @@ def parquet_batches(
     Raises:
         MalformedSourceError: the file is not complete Parquet, or damaged further in.
     """
-    arrow = require("pyarrow", extra="parquet")
     with open_parquet(path) as parquet:
         batches = parquet.iter_batches(batch_size=rows, columns=columns, row_groups=row_groups)
         while True:
-            try:
+            with _malformed_if_it_fails(f"{path}: damaged Parquet data at row {first_row} or after"):
                 batch = next(batches, None)
-            except (arrow.ArrowException, OSError) as error:
-                raise MalformedSourceError(
-                    f"{path}: damaged Parquet data at row {first_row} or after: {error}"
-                ) from error
             if batch is None:
                 return
             first_row += len(batch)
@@ -502,18 +492,17 @@ def _open_npy(path: Path, codes: bool) -> VectorSource:
 
 
 def _open_npz(path: Path, column: str | None) -> VectorSource:
-    try:
-        with zipfile.ZipFile(path) as archive:
+    with path.open("rb") as stored, _malformed_if_it_fails(f"{path}: not a complete .npz file"):
+        with zipfile.ZipFile(stored) as archive:
             found = {}
             for member in archive.namelist():
                 with archive.open(member) as file:
                     shape, _, dtype = _npy_header(file, f"{path}[{member.removesuffix('.npy')}]")
                     found[member.removesuffix(".npy")] = (shape, dtype)
             chosen = _choose_matrix(str(path), "array", found, column)
-        with np.load(path, allow_pickle=False) as arrays:
+        stored.seek(0)
+        with np.load(stored, allow_pickle=False) as arrays:
             return ArraySource(arrays[chosen], name=f"{path}[{chosen}]")
-    except zipfile.BadZipFile as error:
-        raise MalformedSourceError(f"{path}: not a complete .npz file: {error}") from error
 
 
 def _open_fvecs(path: Path) -> VectorSource:
@@ -590,9 +579,9 @@ def _npy_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.d
             shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
         else:  # version 3 exists for field names beyond latin-1, which no plain matrix has
             raise MalformedSourceError(f"{name}: .npy version {version[0]}.{version[1]} does not hold a plain matrix")
-    except ValueError as error:
-        if isinstance(error, MalformedSourceError):
-            raise
+    except MalformedSourceError:
+        raise
+    except Exception as error:  # numpy reads the header as Python source, which can fail in any way
         kind = TruncatedSourceError if "EOF" in str(error) else MalformedSourceError
         raise kind(f"{name}: not a readable .npy header: {error}") from error
     if dtype.hasobject:
@@ -606,6 +595,8 @@ def _npy_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.d
 def _check_matrix(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], *, codes: bool = False) -> None:
     if len(shape) != 2:
         raise NotTwoDimensionalError(f"{name}: expected a 2-D array (rows, width), got shape {shape}")
+    if shape[0] < 0 or not 0 <= shape[1] <= _WIDEST:
+        raise MalformedSourceError(f"{name}: expected rows of at most {_WIDEST:,} values, got shape {shape}")
     if not (dtype in (np.int8, np.uint8) if codes else np.issubdtype(dtype, np.floating)):
         raise NotFloatingPointError(f"{name}: expected {_VALUES[codes]}, got dtype {dtype}")
 
@@ -621,6 +612,17 @@ def _check_size(
         raise TruncatedSourceError(f"{path}: {what}; it is cut off" + f" in row {row}" * (not by_columns))
     if size > promised:
         raise MalformedSourceError(f"{path}: {what}; is this a {path.suffix} file?")
+
+
+@contextmanager
+def _malformed_if_it_fails(what: str) -> Iterator[None]:
+    """Around a library's reading of a file's content: over damaged bytes libraries raise anything."""
+    try:
+        yield
+    except (VaecodecError, FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:
+        raise MalformedSourceError(f"{what}: {error}") from error
 
 
 def _choose_column(name: str, what: str, found: list[str], vectors: list[str], column: str | None) -> str:

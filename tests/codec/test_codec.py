@@ -6,12 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
 from vaecodec import Codec, LinearKind, Metric, VectorCodec, fit_linear
-from vaecodec.artifact import read_artifact
+from vaecodec.artifact import read_artifact, sign
 from vaecodec.errors import (
+    CorruptArtifactError,
     InvalidDeviceError,
     InvalidDimensionError,
     NonFiniteError,
@@ -179,6 +181,32 @@ def test_batches_staged_for_a_device_get_the_same_latents(
     with pytest.raises(NonFiniteError, match="row 2500"):
         staged.encode(bad)
     assert np.allclose(staged.encode(sample.base), latents, atol=1e-6)
+
+
+def test_a_provider_that_raises_is_not_blamed_on_the_file(vae_path: Path, tmp_path: Path, monkeypatch) -> None:
+    start = onnxruntime.InferenceSession
+
+    def broken(data: bytes, options: onnxruntime.SessionOptions, providers: list) -> onnxruntime.InferenceSession:
+        if providers != ["CPUExecutionProvider"]:
+            raise RuntimeError("libcudnn.so.9: cannot open shared object file")
+        return start(data, options, providers=providers)
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", broken)
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: both)
+    with pytest.raises(ProviderNotAvailableError) as caught:
+        Codec.load(vae_path, providers=["CUDAExecutionProvider"])
+    assert str(caught.value) == (
+        "onnxruntime could not start CUDAExecutionProvider and uses CPUExecutionProvider (libcudnn.so.9: cannot open "
+        "shared object file); "
+        "check the driver and libraries, or pass strict=False"
+    )
+    assert Codec.load(vae_path, providers=["CUDAExecutionProvider"], strict=False).providers == ["CPUExecutionProvider"]
+    model = onnx.load(vae_path)
+    model.graph.node[0].op_type = "NoSuchOperator"
+    (tmp_path / "odd.onnx").write_bytes(sign(model.SerializeToString()))
+    with pytest.raises(CorruptArtifactError, match="cannot load the graph"):
+        Codec.load(tmp_path / "odd.onnx", providers=["CUDAExecutionProvider"])
 
 
 def test_the_number_of_threads_does_not_change_the_latents(vae_path: Path, sample) -> None:

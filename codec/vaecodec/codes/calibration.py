@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecodec.codes.code import Code, CodeType
-from vaecodec.codes.trellis import TrellisCode, TrellisTables
+from vaecodec.codes.trellis import MEMORIES, TrellisCode, TrellisTables
 from vaecodec.codes.uniform import ROTATION_ROUNDS, FloatCode, Int8Code, RotatedCode
 from vaecodec.errors import InvalidBudgetError, InvalidDimensionError, InvalidVectorsError
 from vaecodec.interface import FloatArray, Metric
@@ -158,22 +158,25 @@ class Calibration:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Calibration:
-        """Read what :meth:`to_json` wrote; raises ``KeyError`` or ``ValueError`` when it did not."""
-        mean = _array(stored["mean"], "<f4")
+        """Read what :meth:`to_json` wrote; raises ``KeyError``, ``TypeError`` or ``ValueError`` when it did not."""
+        mean, spread, importance, peak = (
+            _array(stored[name], "<f4") for name in ("mean", "spread", "importance", "peak")
+        )
+        if not len(mean) == len(spread) == len(importance) == len(peak):
+            raise ValueError(f"expected arrays of {len(mean)} latents")
         signs = np.unpackbits(_array(stored["signs"], "u1").reshape(ROTATION_ROUNDS, -1), axis=1, count=len(mean))
-        memory = int(stored["trellis"]["memory"])
+        trellis, memory = stored["trellis"], stored["trellis"]["memory"]
+        if memory not in MEMORIES:
+            raise ValueError(f"expected a trellis memory of {MEMORIES} bits, got {memory!r}")
+        levels, distortion = _array(trellis["levels"], "<f2"), _array(trellis["distortion"], "<f4")
         return cls(
             metric=Metric(stored["metric"]),
             mean=mean,
-            spread=_array(stored["spread"], "<f4"),
-            importance=_array(stored["importance"], "<f4"),
-            peak=_array(stored["peak"], "<f4"),
+            spread=spread,
+            importance=importance,
+            peak=peak,
             signs=2 * signs.astype(np.float32) - 1,
-            trellis=TrellisTables(
-                memory,
-                _array(stored["trellis"]["levels"], "<f2").reshape(-1, 1 << memory),
-                _array(stored["trellis"]["distortion"], "<f4"),
-            ),
+            trellis=TrellisTables(memory, levels.reshape(len(distortion), 1 << memory), distortion),
         )
 
 
@@ -202,4 +205,6 @@ def _text(array: NDArray[Any]) -> str:
 
 def _array(text: str, dtype: str) -> NDArray[Any]:
     array = np.frombuffer(base64.b64decode(text, validate=True), dtype)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError("an array holds NaN or infinity")
     return array.astype(array.dtype.newbyteorder("="))

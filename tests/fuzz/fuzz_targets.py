@@ -1,0 +1,188 @@
+"""What reads bytes that anyone may have written: each target takes any bytes, and lets only our own errors pass.
+
+:mod:`test_fuzz` feeds them by hypothesis, ``run_atheris.py`` by coverage-guided mutation.
+"""
+
+from __future__ import annotations
+
+import atexit
+import io
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vaecodec import Codec, Metric, fit_linear
+from vaecodec.artifact import read_artifact, sign
+from vaecodec.codes import Calibration, CodeType
+from vaecodec.drift import Encoded, Reference
+from vaecodec.errors import InvalidCodesError, VaecodecError
+from vaecodec.packed_index import PackedIndex
+from vaecodec.scores import ScoreCalibration, fit_score_calibration
+from vaecodec.sources import RandomAccessSource, open_source
+from vaecodec_exporters.linear import export_linear
+
+DIM, WIDTH, BUDGET = 32, 24, 8
+
+
+class Target(NamedTuple):
+    """A reader, and valid files to start mutating from."""
+
+    read: Callable[[bytes], None]
+    seeds: Sequence[bytes]
+
+
+def read_codec_file(data: bytes) -> None:
+    """A file as it is: whoever changed it did not sign it anew."""
+    with suppress(VaecodecError):
+        Codec.load(_file(data, ".onnx"))
+
+
+def read_signed_metadata(data: bytes) -> None:
+    """The same with a checksum that fits, so that everything behind it meets odd values, too."""
+    try:
+        signed = sign(data)
+    except (LookupError, ValueError):
+        return
+    with suppress(VaecodecError):
+        _, metadata = read_artifact(_file(signed, ".onnx"))
+        # Without a session: what onnxruntime makes of a graph is not ours.
+        codec = Codec(None, metadata, metadata.code_dim)  # type: ignore[arg-type]
+        for part in (lambda: codec.code(bytes=BUDGET), lambda: ScoreCalibration.of(codec), lambda: Reference.of(codec)):
+            with suppress(VaecodecError):
+                part()
+
+
+def source_reader(suffix: str) -> Callable[[bytes], None]:
+    """Opens a file of that format, and reads its first rows as often as they can be read."""
+
+    def read(data: bytes) -> None:
+        with suppress(VaecodecError):
+            source = open_source(_file(data, suffix))
+            for block in islice(source.blocks(64), 4):
+                assert block.shape[1] == source.dim
+            if isinstance(source, RandomAccessSource) and source.rows:
+                assert source.take(np.array([source.rows - 1])).shape == (1, source.dim)
+
+    return read
+
+
+def read_packed_index(data: bytes) -> None:
+    """Opens a saved index, and searches in what it holds."""
+    with suppress(VaecodecError):
+        index = PackedIndex.load(_file(data, ".packed"), codec())
+        with np.errstate(all="ignore"):
+            ids, _ = index.search(rows()[:3], 2)
+        assert ids.shape == (3, min(2, len(index)))
+
+
+def read_codes(data: bytes) -> None:
+    """Decodes any bytes as codes of every kind, to latents and to embeddings."""
+    kinds: list[dict[str, Any]] = [{"dtype": str(kind)} for kind in CodeType] + [{"bytes": BUDGET}]
+    for metric in (Metric.COSINE, Metric.L2):
+        for kind in kinds:
+            code = codec(metric).code(**kind)
+            empty = code.encode(np.empty((0, WIDTH), np.float32))
+            count = len(data) // code.bytes_per_vector
+            codes = np.frombuffer(data[: count * code.bytes_per_vector], empty.dtype).reshape(count, empty.shape[1])
+            with suppress(VaecodecError), np.errstate(all="ignore"):
+                assert codec(metric).decode(codes, **kind).shape == (count, DIM)
+            # Codes of another width are refused, whatever they hold.
+            with suppress(InvalidCodesError):
+                code.decode(np.frombuffer(data, np.uint8)[None])
+                assert (len(data), empty.dtype) == (empty.shape[1], np.uint8)
+
+
+@cache
+def rows() -> np.ndarray:
+    """float32 (300, 32), correlated."""
+    random = np.random.default_rng(0)
+    return (random.standard_normal((300, WIDTH)) @ random.standard_normal((WIDTH, DIM)) + 0.2).astype(np.float32)
+
+
+@cache
+def codec_file(metric: Metric = Metric.COSINE) -> bytes:
+    """A linear codec with everything that a codec file can hold."""
+    linear = fit_linear(rows(), WIDTH, metric=metric)
+    encoded = Encoded.by(linear.encode, linear.decode, rows())
+    path = _folder() / f"{metric}.onnx"
+    export_linear(
+        linear,
+        path,
+        provenance={"note": "fuzzed"},
+        calibration=Calibration.fit(linear.encode(rows()), linear.latent_metric, memory=8),
+        scores=fit_score_calibration(linear, rows(), rows()[:50]) if metric is Metric.COSINE else None,
+        reference=Reference.fit(encoded, None, linear.metric, linear.latent_metric),
+    )
+    return path.read_bytes()
+
+
+@cache
+def codec(metric: Metric = Metric.COSINE) -> Codec:
+    """That codec, loaded."""
+    return Codec.load(_file(codec_file(metric), ".onnx"), threads=1)
+
+
+def targets() -> dict[str, Target]:
+    """Every target by name."""
+    plain = {suffix: Target(source_reader(suffix), [seed]) for suffix, seed in _plain_files().items()}
+    arrow, hdf5 = _folder() / "seed.parquet", _folder() / "seed.hdf5"
+    pq.write_table(pa.table({"id": [*range(20)], "vector": rows()[:20].tolist()}), arrow)
+    with h5py.File(hdf5, "w") as file:
+        file["train"] = rows()[:20]
+        file.create_dataset("small", data=rows()[:20], chunks=(4, DIM), compression="gzip")
+    index = PackedIndex(codec(), bytes=BUDGET)
+    index.add(rows()[:20])
+    index.save(_folder() / "seed.packed")
+    return {
+        "codec file": Target(read_codec_file, [codec_file()]),
+        "signed metadata": Target(read_signed_metadata, [codec_file(), codec_file(Metric.L2)]),
+        **plain,
+        ".parquet": Target(source_reader(".parquet"), [arrow.read_bytes()]),
+        ".hdf5": Target(source_reader(".hdf5"), [hdf5.read_bytes()]),
+        "packed index": Target(read_packed_index, [(_folder() / "seed.packed").read_bytes()]),
+        "codes": Target(read_codes, [rows()[:20].tobytes()]),
+    }
+
+
+def _plain_files() -> dict[str, bytes]:
+    few = rows()[:5]
+    widths = np.full((len(few), 1), DIM, "<i4")
+    npy, npz, compressed = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    np.save(npy, few)
+    np.savez(npz, vectors=few)
+    np.savez_compressed(compressed, vectors=few, names=np.array(["a", "b"]))
+    header = struct.pack("<II", *few.shape)
+    return {
+        ".npy": npy.getvalue(),
+        ".npz": npz.getvalue(),
+        ".fvecs": np.hstack([widths.view("<f4"), few]).tobytes(),
+        ".bvecs": np.hstack([widths.view("u1"), few.astype("u1")]).tobytes(),
+        ".fbin": header + few.tobytes(),
+        ".ibin": header + few.astype("<i4").tobytes(),
+    }
+
+
+@cache
+def _folder() -> Path:
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def _file(data: bytes, suffix: str) -> Path:
+    # A new file each time: the last one may still be mapped.
+    path = _folder() / f"case{suffix}"
+    path.unlink(missing_ok=True)
+    path.write_bytes(data)
+    return path
