@@ -26,6 +26,7 @@ from vaecodec.errors import CodecMismatchError, MigrationError
 from vaecodec.interface import Metric, VectorCodec
 from vaecodec.vectors import as_vectors
 from vaecodec_integrations.qdrant.client import CompressedQdrantClient
+from vaecodec_integrations.qdrant.comparison import Comparison
 from vaecodec_integrations.qdrant.layout import (
     DISTANCES,
     UNNAMED,
@@ -129,12 +130,16 @@ class Migration:
         return _named(vector) if len(self._params) > 1 else vector or {}
 
     @cached_property
+    def multi(self) -> bool:
+        """Whether a point of the source holds several rows under the vector's name."""
+        return self._params[self.vector].multivector_config is not None
+
+    @cached_property
     def translation(self) -> Layout:
         """How the source's vectors become the target's."""
-        multi = self._params[self.vector].multivector_config is not None
         keeps = self.originals is Originals.DISK and self.into is not None
         original = original_name(self.vector) if keeps else None
-        return Layout({self.vector: CodedVector(self.vector, self.codec, multi, original)})
+        return Layout({self.vector: CodedVector(self.vector, self.codec, self.multi, original)})
 
 
 @dataclass(frozen=True)
@@ -157,8 +162,11 @@ class Outcome:
         removed: points that the source no longer had.
         source_points: exact count at the end.
         target_points: exact count at the end.
-        recall_before: share of the exact top 10 that searching the source returns, over a sample of its own vectors.
-        recall_after: the same for the target, against the same exact top 10.
+        recall_before: share of the exact top 10 that searching the source returns, over a sample of its own vectors;
+            1 in local mode, which always searches exactly.
+        recall_latents: the same for exact search over the latents, so that what is missing was lost by the codec;
+            None for multivectors.
+        recall_after: the same for searching the target as an application does, re-ranked where originals are kept.
         queries: size of that sample.
     """
 
@@ -168,6 +176,7 @@ class Outcome:
     source_points: int
     target_points: int
     recall_before: float
+    recall_latents: float | None
     recall_after: float
     queries: int
 
@@ -223,9 +232,10 @@ def migrate(migration: Migration, *, advance: Advance = lambda _: None, sample: 
         progress.copied += len(records)
         _save_state(migration, progress)
         advance(len(records))
-    repaired = sum(_repair(migration, advance))
+    comparison = Comparison(migration, sample)
+    repaired = sum(_repair(migration, comparison, advance))
     removed = sum(_remove_stray(migration))
-    recall_before, recall_after, queries = _compare_searches(migration, sample)
+    recalls = comparison.recalls()
     source_points = migration.client.count(migration.collection, exact=True).count
     return Outcome(
         copied=progress.copied - before,
@@ -235,9 +245,10 @@ def migrate(migration: Migration, *, advance: Advance = lambda _: None, sample: 
         target_points=source_points
         if migration.into is None
         else migration.client.count(migration.into, exact=True).count,
-        recall_before=recall_before,
-        recall_after=recall_after,
-        queries=queries,
+        recall_before=recalls.before,
+        recall_latents=recalls.latents,
+        recall_after=recalls.after,
+        queries=recalls.queries,
     )
 
 
@@ -455,12 +466,18 @@ def _write(migration: Migration, records: list[models.Record]) -> None:
             raise
 
 
-def _repair(migration: Migration, advance: Advance) -> Iterator[int]:
+def _repair(migration: Migration, comparison: Comparison, advance: Advance) -> Iterator[int]:
     """Compare both sides point by point and write again what differs; yields how many per batch."""
     for records in _pages(migration, migration.collection, with_vectors=_read_selection(migration)):
         held = [_named(record.vector) for record in records]
         sources = held if migration.into is not None else [_only(vectors, migration.vector) for vectors in held]
         wanted = encode_vectors(migration.translation, sources, [record.id for record in records])
+        holding = [number for number, vectors in enumerate(sources) if migration.vector in vectors]
+        comparison.see(
+            [records[number].id for number in holding],
+            [sources[number][migration.vector] for number in holding],
+            [wanted[number][migration.vector] for number in holding],
+        )
         if migration.into is not None:
             found = migration.client.retrieve(migration.into, [r.id for r in records], with_vectors=True)
             stored = {record.id: (record.payload or {}, _named(record.vector)) for record in found}
@@ -471,8 +488,8 @@ def _repair(migration: Migration, advance: Advance) -> Iterator[int]:
         else:
             assert migration.named is not None
             same = [
-                _same(dict(zip([migration.named], vectors.values(), strict=False)), _only(holding, migration.named))
-                for vectors, holding in zip(wanted, held, strict=True)
+                _same(dict(zip([migration.named], vectors.values(), strict=False)), _only(stored, migration.named))
+                for vectors, stored in zip(wanted, held, strict=True)
             ]
         differing = [record for record, equal in zip(records, same, strict=True) if not equal]
         _write(migration, differing)
@@ -535,52 +552,7 @@ def _named(vector: Any) -> dict[str, Any]:
     return dict(vector) if isinstance(vector, Mapping) else {UNNAMED: vector}
 
 
-# ---------------------------------------------------------------- comparing searches
-
-
-def _compare_searches(migration: Migration, sample: int, k: int = 10) -> tuple[float, float, int]:
-    """Recall of the source's and of the target's search against the source's exact search.
-
-    The queries are vectors of the collection itself, each without its own point among the answers.
-    """
-    client, compressed = migration.client, migration.compressed
-    drawn = client.query_points(
-        migration.collection,
-        models.SampleQuery(sample=models.Sample.RANDOM),
-        limit=sample,
-        with_payload=False,
-        with_vectors=[migration.vector],
-    ).points
-    queries = [(p.id, _named(p.vector)[migration.vector]) for p in drawn if migration.vector in _named(p.vector)]
-    # Local mode always searches exactly, and warns when it is asked to.
-    exact = None if _is_local(client) else models.SearchParams(exact=True)
-
-    def found(searcher: QdrantClient, query: tuple[Any, Any], params: Any = None) -> set[Any]:
-        small = searcher is compressed
-        points = searcher.query_points(
-            migration.target if small else migration.collection,
-            query[1],
-            using=(migration.target_vector if small else migration.vector) or None,
-            limit=k + 1,
-            with_payload=False,
-            search_params=params,
-        ).points
-        return {point.id for point in [p for p in points if p.id != query[0]][:k]}
-
-    before, after = [], []
-    for query in queries:
-        truth = found(client, query, exact)
-        if truth:
-            before.append(len(truth & found(client, query)) / len(truth))
-            after.append(len(truth & found(compressed, query)) / len(truth))
-    if not before:
-        return float("nan"), float("nan"), 0
-    return float(np.mean(before)), float(np.mean(after)), len(before)
-
-
-def _is_local(client: QdrantClient) -> bool:
-    options = client.init_options
-    return options["location"] == ":memory:" or options["path"] is not None
+# ---------------------------------------------------------------- aliases
 
 
 def _alias_target(client: QdrantClient, alias: str) -> str | None:
