@@ -203,5 +203,7 @@ def _result(outcome: Outcome) -> Table:
     table.add_row("removed", f"{outcome.removed:,} points")
     table.add_row("source, target", f"{outcome.source_points:,}, {outcome.target_points:,} points")
     table.add_row("recall@10 before", f"{outcome.recall_before:.3f} ({outcome.queries} of its own vectors)")
+    if outcome.recall_latents is not None:
+        table.add_row("of the latents, exactly", f"{outcome.recall_latents:.3f}")
     table.add_row("recall@10 after", f"{outcome.recall_after:.3f}")
     return table

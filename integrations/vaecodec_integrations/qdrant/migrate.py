@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -26,6 +26,7 @@ from vaecodec.errors import CodecMismatchError, MigrationError
 from vaecodec.interface import Metric, VectorCodec
 from vaecodec.vectors import as_vectors
 from vaecodec_integrations.qdrant.client import CompressedQdrantClient
+from vaecodec_integrations.qdrant.comparison import Comparison
 from vaecodec_integrations.qdrant.layout import (
     DISTANCES,
     UNNAMED,
@@ -46,8 +47,20 @@ MIGRATION_KEY = "vaecodec-migration"
 
 STATE_VERSION = 1
 
-# Relative distance beyond which two stored vectors differ: above float16's rounding, below any real change.
-SAME_VECTOR = 1e-2
+# Relative distance beyond which two stored vectors differ: above the storage's rounding (measured on the engine, where
+# turbo4 moves a vector by a tenth and seldom by a third), and but for turbo4 below any real change.
+SAME_VECTOR = {models.Datatype.TURBO4: 0.35, models.Datatype.TURBO8: 2e-2}
+SAME_FLOATS = 1e-2
+
+# Bits of a stored number.
+_BITS = {
+    models.Datatype.FLOAT32: 32,
+    models.Datatype.FLOAT16: 16,
+    models.Datatype.UINT8: 8,
+    models.Datatype.TURBO16: 16,
+    models.Datatype.TURBO8: 8,
+    models.Datatype.TURBO4: 4,
+}
 
 Advance = Callable[[int], None]
 
@@ -129,12 +142,29 @@ class Migration:
         return _named(vector) if len(self._params) > 1 else vector or {}
 
     @cached_property
+    def multi(self) -> bool:
+        """Whether a point of the source holds several rows under the vector's name."""
+        return self._params[self.vector].multivector_config is not None
+
+    @cached_property
+    def datatype(self) -> models.Datatype | None:
+        """How the latents are stored: as the source's vectors are, but not as uint8, which would cut them to zero."""
+        datatype = self._params[self.vector].datatype
+        return None if datatype is models.Datatype.UINT8 else datatype
+
+    @cached_property
+    def tolerances(self) -> dict[str, float]:
+        """By vector of the target, how far it may be from what was written there; see :data:`SAME_VECTOR`."""
+        datatypes = {name: params.datatype for name, params in self._params.items()}
+        datatypes[self.target_vector] = self.datatype
+        return {name: SAME_VECTOR.get(d, SAME_FLOATS) if d else SAME_FLOATS for name, d in datatypes.items()}
+
+    @cached_property
     def translation(self) -> Layout:
         """How the source's vectors become the target's."""
-        multi = self._params[self.vector].multivector_config is not None
         keeps = self.originals is Originals.DISK and self.into is not None
         original = original_name(self.vector) if keeps else None
-        return Layout({self.vector: CodedVector(self.vector, self.codec, multi, original)})
+        return Layout({self.vector: CodedVector(self.vector, self.codec, self.multi, original)})
 
 
 @dataclass(frozen=True)
@@ -157,8 +187,11 @@ class Outcome:
         removed: points that the source no longer had.
         source_points: exact count at the end.
         target_points: exact count at the end.
-        recall_before: share of the exact top 10 that searching the source returns, over a sample of its own vectors.
-        recall_after: the same for the target, against the same exact top 10.
+        recall_before: share of the exact top 10 that searching the source returns, over a sample of its own vectors;
+            1 in local mode, which always searches exactly.
+        recall_latents: the same for exact search over the latents, so that what is missing was lost by the codec;
+            None for multivectors.
+        recall_after: the same for searching the target as an application does, re-ranked where originals are kept.
         queries: size of that sample.
     """
 
@@ -168,6 +201,7 @@ class Outcome:
     source_points: int
     target_points: int
     recall_before: float
+    recall_latents: float | None
     recall_after: float
     queries: int
 
@@ -181,14 +215,15 @@ def estimate(migration: Migration) -> Estimate:
     """The size of the migration; raises as :func:`migrate` does when it cannot be done."""
     params = _source_params(migration)
     points = migration.client.count(migration.collection, exact=True).count
-    width = 2 if params.datatype is not None and params.datatype.value == "float16" else 4
+    bits = _BITS[params.datatype or models.Datatype.FLOAT32]
+    latent_bits = _BITS[migration.datatype or models.Datatype.FLOAT32]
     adds_originals = migration.originals is Originals.FILE or (
         migration.originals is Originals.DISK and migration.into is not None
     )
     return Estimate(
         points=points,
-        source_bytes=points * width * migration.codec.dim,
-        target_bytes=points * width * migration.codec.code_dim,
+        source_bytes=points * bits * migration.codec.dim // 8,
+        target_bytes=points * latent_bits * migration.codec.code_dim // 8,
         originals_bytes=points * 2 * migration.codec.dim if adds_originals else 0,
     )
 
@@ -211,21 +246,13 @@ def migrate(migration: Migration, *, advance: Advance = lambda _: None, sample: 
     advance(progress.copied)
     before = progress.copied
     while not progress.done:
-        records, following = migration.client.scroll(
-            migration.collection,
-            limit=progress.batch_size,
-            offset=progress.offset,
-            with_payload=migration.into is not None,
-            with_vectors=_read_selection(migration),
-        )
-        _write(migration, records)
-        progress.offset, progress.done = following, following is None
-        progress.copied += len(records)
-        _save_state(migration, progress)
-        advance(len(records))
-    repaired = sum(_repair(migration, advance))
+        advance(_copy_page(migration, progress))
+    comparison = Comparison(migration, sample)
+    # Mapped, not looped over: a loop would keep one page, megabytes of Python floats, while the next one is read.
+    pages = _pages(migration, migration.collection, with_vectors=_read_selection(migration))
+    repaired = sum(map(partial(_repair_page, migration, comparison, advance), pages))
     removed = sum(_remove_stray(migration))
-    recall_before, recall_after, queries = _compare_searches(migration, sample)
+    recalls = comparison.recalls()
     source_points = migration.client.count(migration.collection, exact=True).count
     return Outcome(
         copied=progress.copied - before,
@@ -235,9 +262,10 @@ def migrate(migration: Migration, *, advance: Advance = lambda _: None, sample: 
         target_points=source_points
         if migration.into is None
         else migration.client.count(migration.into, exact=True).count,
-        recall_before=recall_before,
-        recall_after=recall_after,
-        queries=queries,
+        recall_before=recalls.before,
+        recall_latents=recalls.latents,
+        recall_after=recalls.after,
+        queries=recalls.queries,
     )
 
 
@@ -376,10 +404,14 @@ def _prepare_target(migration: Migration) -> None:
         if known is None:
             client.update_collection(migration.collection, metadata={metadata_key(migration.named): record})
         if migration.named not in dense_params(info):
-            dense = models.DenseVectorConfig(size=codec.code_dim, distance=DISTANCES[codec.latent_metric])
+            dense = models.DenseVectorConfig(
+                size=codec.code_dim,
+                distance=DISTANCES[codec.latent_metric],
+                datatype=None if migration.datatype is None else models.VectorStorageDatatype(migration.datatype.value),
+            )
             client.create_vector_name(migration.collection, migration.named, models.DenseVectorNameConfig(dense=dense))
     elif not client.collection_exists(migration.target):
-        migration.compressed.create_collection(migration.target, **_settings(client, migration.collection))
+        migration.compressed.create_collection(migration.target, **_settings(migration))
     if migration.into is not None:
         source = client.get_collection(migration.collection)
         there = client.get_collection(migration.into).payload_schema
@@ -390,10 +422,12 @@ def _prepare_target(migration: Migration) -> None:
     migration.compressed.get_collection(migration.target)
 
 
-def _settings(client: QdrantClient, collection: str) -> dict[str, Any]:
+def _settings(migration: Migration) -> dict[str, Any]:
     """The source's own parameters as arguments of ``create_collection``."""
-    config = client.get_collection(collection).config
-    params = config.params
+    info = migration.client.get_collection(migration.collection)
+    config, params = info.config, info.config.params
+    vectors = dense_params(info)
+    vectors[migration.vector] = vectors[migration.vector].model_copy(update={"datatype": migration.datatype})
 
     def diff(model: type[Any], value: Any) -> Any:
         if value is None:
@@ -402,7 +436,7 @@ def _settings(client: QdrantClient, collection: str) -> dict[str, Any]:
         return model(**known)
 
     return {
-        "vectors_config": params.vectors,
+        "vectors_config": vectors,
         "sparse_vectors_config": params.sparse_vectors,
         "shard_number": params.shard_number,
         "replication_factor": params.replication_factor,
@@ -417,6 +451,22 @@ def _settings(client: QdrantClient, collection: str) -> dict[str, Any]:
         "strict_mode_config": diff(models.StrictModeConfig, config.strict_mode_config),
         "metadata": config.metadata,
     }
+
+
+def _copy_page(migration: Migration, progress: _Progress) -> int:
+    """Copy the next batch of the source's points, and remember that it is copied; returns how many."""
+    records, following = migration.client.scroll(
+        migration.collection,
+        limit=progress.batch_size,
+        offset=progress.offset,
+        with_payload=migration.into is not None,
+        with_vectors=_read_selection(migration),
+    )
+    _write(migration, records)
+    progress.offset, progress.done = following, following is None
+    progress.copied += len(records)
+    _save_state(migration, progress)
+    return len(records)
 
 
 def _write(migration: Migration, records: list[models.Record]) -> None:
@@ -455,29 +505,40 @@ def _write(migration: Migration, records: list[models.Record]) -> None:
             raise
 
 
-def _repair(migration: Migration, advance: Advance) -> Iterator[int]:
-    """Compare both sides point by point and write again what differs; yields how many per batch."""
-    for records in _pages(migration, migration.collection, with_vectors=_read_selection(migration)):
-        held = [_named(record.vector) for record in records]
-        sources = held if migration.into is not None else [_only(vectors, migration.vector) for vectors in held]
-        wanted = encode_vectors(migration.translation, sources, [record.id for record in records])
-        if migration.into is not None:
-            found = migration.client.retrieve(migration.into, [r.id for r in records], with_vectors=True)
-            stored = {record.id: (record.payload or {}, _named(record.vector)) for record in found}
-            same = [
-                r.id in stored and (r.payload or {}) == stored[r.id][0] and _same(vectors, stored[r.id][1])
-                for r, vectors in zip(records, wanted, strict=True)
-            ]
-        else:
-            assert migration.named is not None
-            same = [
-                _same(dict(zip([migration.named], vectors.values(), strict=False)), _only(holding, migration.named))
-                for vectors, holding in zip(wanted, held, strict=True)
-            ]
-        differing = [record for record, equal in zip(records, same, strict=True) if not equal]
-        _write(migration, differing)
-        advance(len(records))
-        yield len(differing)
+def _repair_page(migration: Migration, comparison: Comparison, advance: Advance, records: list[models.Record]) -> int:
+    """Compare one batch of the source's points with the target, and write again what differs; returns how many."""
+    held = [_named(record.vector) for record in records]
+    sources = held if migration.into is not None else [_only(vectors, migration.vector) for vectors in held]
+    wanted = encode_vectors(migration.translation, sources, [record.id for record in records])
+    holding = [number for number, vectors in enumerate(sources) if migration.vector in vectors]
+    comparison.see(
+        [records[number].id for number in holding],
+        [sources[number][migration.vector] for number in holding],
+        [wanted[number][migration.vector] for number in holding],
+    )
+    if migration.into is not None:
+        found = migration.client.retrieve(migration.into, [r.id for r in records], with_vectors=True)
+        stored = {record.id: (record.payload or {}, _named(record.vector)) for record in found}
+        same = [
+            r.id in stored
+            and (r.payload or {}) == stored[r.id][0]
+            and _same(vectors, stored[r.id][1], migration.tolerances)
+            for r, vectors in zip(records, wanted, strict=True)
+        ]
+    else:
+        assert migration.named is not None
+        same = [
+            _same(
+                dict(zip([migration.named], vectors.values(), strict=False)),
+                _only(there, migration.named),
+                migration.tolerances,
+            )
+            for vectors, there in zip(wanted, held, strict=True)
+        ]
+    differing = [record for record, equal in zip(records, same, strict=True) if not equal]
+    _write(migration, differing)
+    advance(len(records))
+    return len(differing)
 
 
 def _read_selection(migration: Migration) -> Any:
@@ -507,11 +568,12 @@ def _pages(migration: Migration, collection: str, **selection: Any) -> Iterator[
     while True:
         records, offset = migration.client.scroll(collection, limit=migration.batch_size, offset=offset, **selection)
         yield records
+        del records  # see migrate: before the next page is read
         if offset is None:
             return
 
 
-def _same(expected: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
+def _same(expected: Mapping[str, Any], stored: Mapping[str, Any], tolerances: Mapping[str, float]) -> bool:
     """Whether two points hold the same vectors, up to the storage's rounding."""
     if expected.keys() != stored.keys():
         return False
@@ -524,7 +586,9 @@ def _same(expected: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
                 return False
             continue
         left, right = np.asarray(wanted, np.float32), np.asarray(found, np.float32)
-        if left.shape != right.shape or np.linalg.norm(left - right) > SAME_VECTOR * np.linalg.norm(left):
+        if left.shape != right.shape or np.linalg.norm(left - right) > tolerances.get(
+            name, SAME_FLOATS
+        ) * np.linalg.norm(left):
             return False
     return True
 
@@ -535,52 +599,7 @@ def _named(vector: Any) -> dict[str, Any]:
     return dict(vector) if isinstance(vector, Mapping) else {UNNAMED: vector}
 
 
-# ---------------------------------------------------------------- comparing searches
-
-
-def _compare_searches(migration: Migration, sample: int, k: int = 10) -> tuple[float, float, int]:
-    """Recall of the source's and of the target's search against the source's exact search.
-
-    The queries are vectors of the collection itself, each without its own point among the answers.
-    """
-    client, compressed = migration.client, migration.compressed
-    drawn = client.query_points(
-        migration.collection,
-        models.SampleQuery(sample=models.Sample.RANDOM),
-        limit=sample,
-        with_payload=False,
-        with_vectors=[migration.vector],
-    ).points
-    queries = [(p.id, _named(p.vector)[migration.vector]) for p in drawn if migration.vector in _named(p.vector)]
-    # Local mode always searches exactly, and warns when it is asked to.
-    exact = None if _is_local(client) else models.SearchParams(exact=True)
-
-    def found(searcher: QdrantClient, query: tuple[Any, Any], params: Any = None) -> set[Any]:
-        small = searcher is compressed
-        points = searcher.query_points(
-            migration.target if small else migration.collection,
-            query[1],
-            using=(migration.target_vector if small else migration.vector) or None,
-            limit=k + 1,
-            with_payload=False,
-            search_params=params,
-        ).points
-        return {point.id for point in [p for p in points if p.id != query[0]][:k]}
-
-    before, after = [], []
-    for query in queries:
-        truth = found(client, query, exact)
-        if truth:
-            before.append(len(truth & found(client, query)) / len(truth))
-            after.append(len(truth & found(compressed, query)) / len(truth))
-    if not before:
-        return float("nan"), float("nan"), 0
-    return float(np.mean(before)), float(np.mean(after)), len(before)
-
-
-def _is_local(client: QdrantClient) -> bool:
-    options = client.init_options
-    return options["location"] == ":memory:" or options["path"] is not None
+# ---------------------------------------------------------------- aliases
 
 
 def _alias_target(client: QdrantClient, alias: str) -> str | None:

@@ -1,4 +1,6 @@
-"""Run by test_migrate.py as a program: migrates a folder with ten kill -9, and another one without.
+"""Run by test_migrate.py as a program: migrates the rows of a folder with ten kill -9, and once without.
+
+    python tests/integrations/qdrant/killed_migration.py FOLDER    # with base.npy and train.npy, of any number of rows
 
 Children are forked from a process that has everything imported and no thread, so that a kill can hit any moment of
 the work itself. Each reports every batch, copied or compared; a random number of these and a random part of the time
@@ -25,24 +27,21 @@ from vaecodec import LinearCodec, fit_linear
 from vaecodec_integrations.qdrant.migrate import Migration, migrate
 
 KILLS = 10
-BATCH = 20
-# Batches that a child may finish: on average a tenth of those to copy, so that the last kills hit the comparison.
-MOST_BATCHES = 8
 
 
-def run(folder: Path, codec: LinearCodec, advance: Callable[[int], None] = lambda _: None) -> None:
+def run(folder: Path, codec: LinearCodec, batch: int, advance: Callable[[int], None] = lambda _: None) -> None:
     client = QdrantClient(path=str(folder / "qdrant"))
-    migration = Migration(client, "docs", codec, folder / "state.json", into="small", batch_size=BATCH)
+    migration = Migration(client, "docs", codec, folder / "state.json", into="small", batch_size=batch)
     migrate(migration, advance=advance, sample=5)
     client.close()
 
 
-def run_and_kill(folder: Path, codec: LinearCodec, batches: int, seconds: float) -> bool:
+def run_and_kill(folder: Path, codec: LinearCodec, batch: int, batches: int, seconds: float) -> bool:
     """Whether the migration was killed, after so many batches and seconds, before it was done."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        run(folder, codec, lambda _: os.write(writing, b".") and None)
+        run(folder, codec, batch, lambda _: os.write(writing, b".") and None)
         os._exit(0)
     os.close(writing)
     while batches and os.read(reading, 1):
@@ -59,7 +58,7 @@ def contents(folder: Path) -> dict[object, object]:
     found = {
         (name, record.id): (record.payload, record.vector)
         for name in ("docs", "small")
-        for record in client.scroll(name, limit=10_000, with_vectors=True)[0]
+        for record in client.scroll(name, limit=client.count(name).count, with_vectors=True)[0]
     }
     client.close()
     return found
@@ -68,6 +67,8 @@ def contents(folder: Path) -> dict[object, object]:
 def main(folder: Path) -> None:
     warnings.simplefilter("ignore")
     base = np.load(folder / "base.npy")
+    batch = max(20, len(base) // 100)
+    batches = 2 * len(base) / batch  # each is copied and compared
     codec = fit_linear(np.load(folder / "train.npy"), 64)
     whole, killed = folder / "whole", folder / "killed"
     client = QdrantClient(path=str(whole / "qdrant"))
@@ -77,18 +78,20 @@ def main(folder: Path) -> None:
     shutil.copytree(whole, killed)
 
     started = time.perf_counter()
-    run(whole, codec)
-    seconds_per_batch = (time.perf_counter() - started) / (2 * len(base) / BATCH)
+    run(whole, codec, batch)
+    seconds_per_batch = (time.perf_counter() - started) / batches
+    # That a child may finish: ten on average two thirds of all, so that the last kills hit the comparison.
+    most = round(batches / KILLS * 4 / 3)
 
     chance = random.Random(0)
     kills, copied = 0, []
     while kills < KILLS:
-        if not run_and_kill(killed, codec, chance.randint(0, MOST_BATCHES), chance.random() * seconds_per_batch):
+        if not run_and_kill(killed, codec, batch, chance.randint(0, most), chance.random() * seconds_per_batch):
             break
         kills += 1
         state = killed / "state.json"
         copied.append(json.loads(state.read_text())["copied"] if state.exists() else 0)
-    run(killed, codec)
+    run(killed, codec, batch)
     same = contents(whole) == contents(killed)
     print(json.dumps({"kills": kills, "copied at each": copied, "identical": same}))
 

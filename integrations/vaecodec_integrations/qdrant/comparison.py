@@ -1,0 +1,141 @@
+"""Searches of a migrated collection side by side: what the source finds, what the latents hold, what the copy finds.
+
+The exact neighbours are gathered from the points as the migration reads them to compare both sides. That takes constant
+memory, and no server is asked for exact searches while it serves others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from qdrant_client import QdrantClient, models
+
+from vaecodec.evaluation import similarities
+from vaecodec.interface import FloatArray, Metric
+
+if TYPE_CHECKING:
+    from vaecodec_integrations.qdrant.migrate import Migration
+
+
+class Recalls(NamedTuple):
+    """Shares of the exact top 10 that were found, over a sample; see :class:`~.migrate.Outcome`."""
+
+    before: float
+    latents: float | None
+    after: float
+    queries: int
+
+
+class Neighbours:
+    """The exact nearest points of some queries, while all points pass by.
+
+    Args:
+        queries: float32 (q, d).
+        own: for each query the id of its own point, which is not counted as its neighbour.
+        metric: how rows are compared.
+        count: neighbours kept for each query.
+    """
+
+    def __init__(self, queries: FloatArray, own: Sequence[Any], metric: Metric, count: int) -> None:
+        self._queries, self._own, self._metric, self._count = queries, own, metric, count
+        self._ids = np.empty((len(queries), 0), object)
+        self._scores = np.empty((len(queries), 0), np.float32)
+
+    def see(self, ids: Sequence[Any], rows: FloatArray) -> None:
+        """Points that pass by: n ids and float32 (n, d)."""
+        scores = similarities(self._queries, rows, self._metric)
+        columns = {point_id: column for column, point_id in enumerate(ids)}
+        for row, point_id in enumerate(self._own):
+            if point_id in columns:
+                scores[row, columns[point_id]] = -np.inf
+        names = np.empty(len(ids), object)
+        names[:] = ids
+        scores = np.concatenate([self._scores, scores], axis=1)
+        names = np.concatenate([self._ids, np.broadcast_to(names, (len(self._own), len(ids)))], axis=1)
+        nearest = np.argsort(-scores, axis=1, kind="stable")[:, : self._count]
+        self._scores = np.take_along_axis(scores, nearest, axis=1)
+        self._ids = np.take_along_axis(names, nearest, axis=1)
+
+    def found(self) -> list[set[Any]]:
+        """For each query the ids of its nearest points."""
+        return [set(ids[scores > -np.inf]) for ids, scores in zip(self._ids, self._scores, strict=True)]
+
+
+class Comparison:
+    """A sample of the source's own vectors, each searched for without its own point among the answers.
+
+    Args:
+        migration: whose two sides are compared; its points are already copied.
+        sample: vectors drawn from the source.
+        count: neighbours that make the truth.
+    """
+
+    def __init__(self, migration: Migration, sample: int, count: int = 10) -> None:
+        self._migration, self._count = migration, count
+        drawn = migration.client.query_points(
+            migration.collection,
+            models.SampleQuery(sample=models.Sample.RANDOM),
+            limit=sample,
+            with_payload=False,
+            with_vectors=[migration.vector],
+        ).points
+        held = [(p.id, p.vector.get(migration.vector) if isinstance(p.vector, dict) else p.vector) for p in drawn]
+        self._queries = [(point_id, vector) for point_id, vector in held if vector is not None]
+        self._exact: Neighbours | None = None
+        self._latents: Neighbours | None = None
+        if self._queries and not migration.multi:
+            codec, own = migration.codec, [point_id for point_id, _ in self._queries]
+            rows = np.array([vector for _, vector in self._queries], np.float32)
+            self._exact = Neighbours(rows, own, codec.metric, count)
+            self._latents = Neighbours(codec.encode_queries(rows), own, codec.latent_metric, count)
+
+    def see(self, ids: Sequence[Any], vectors: Sequence[Any], latents: Sequence[Any]) -> None:
+        """Points of the source: their ids, vectors and the latents of these; multivectors are passed over."""
+        if ids and self._exact is not None and self._latents is not None:
+            self._exact.see(ids, np.array(vectors, np.float32))
+            self._latents.see(ids, np.array(latents, np.float32))
+
+    def recalls(self) -> Recalls:
+        """Search both sides as an application would, and compare with the exact neighbours."""
+        if not self._queries:
+            return Recalls(float("nan"), None, float("nan"), 0)
+        source, compressed = self._migration.client, self._migration.compressed
+        if self._exact is not None and self._latents is not None:
+            truth = self._exact.found()
+            latents = _share(truth, self._latents.found())
+        else:  # every row of every point against every row of every query is the engine's work
+            # Local mode always searches exactly, and warns when it is asked to.
+            exact = None if self._searches_exactly else models.SearchParams(exact=True)
+            truth, latents = self._search(source, exact), None
+        # A search of local mode takes as much memory as the collection, and would only find the truth again.
+        before = truth if self._searches_exactly else self._search(source)
+        return Recalls(_share(truth, before), latents, _share(truth, self._search(compressed)), len(self._queries))
+
+    @property
+    def _searches_exactly(self) -> bool:
+        options = self._migration.client.init_options
+        return options["location"] == ":memory:" or options["path"] is not None
+
+    def _search(self, searched: QdrantClient, params: models.SearchParams | None = None) -> list[set[Any]]:
+        migration = self._migration
+        small = searched is migration.compressed
+        found = []
+        for own, vector in self._queries:
+            points = searched.query_points(
+                migration.target if small else migration.collection,
+                vector,
+                using=(migration.target_vector if small else migration.vector) or None,
+                limit=self._count + 1,
+                with_payload=False,
+                search_params=params,
+            ).points
+            found.append({point.id for point in [p for p in points if p.id != own][: self._count]})
+        return found
+
+
+def _share(truth: Sequence[set[Any]], found: Sequence[set[Any]]) -> float:
+    """Mean share of the true neighbours that were found, over the queries that have any."""
+    shares = [len(wanted & got) / len(wanted) for wanted, got in zip(truth, found, strict=True) if wanted]
+    return float(np.mean(shares)) if shares else float("nan")
