@@ -426,11 +426,13 @@ class _Trainer:
             return "the loss is not finite"
         if not math.isfinite(norm):
             return "the gradient is not finite"
-        recent = self.at.losses
+        # Byte budgets take turns, and a small one errs many times more than a large one: like is compared with like.
+        turns = max(1, len(self.recipe.target_bytes))
+        recent = self.at.losses[-turns::-turns]
         if len(recent) >= 4 and distortion > SPIKE_FACTOR * statistics.median(recent):
             return f"the loss jumped from {statistics.median(recent):.4g} to {distortion:.4g}"
-        recent.append(distortion)
-        del recent[:-SPIKE_WINDOW]
+        self.at.losses.append(distortion)
+        del self.at.losses[: -SPIKE_WINDOW * turns]
         return None
 
     @torch.no_grad()
