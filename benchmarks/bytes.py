@@ -1,11 +1,12 @@
-"""Recall per byte: every way to spend the same bytes on a vector, on the same data and queries, in one run.
+"""Recall per byte: every way to spend the same bytes on a vector, on the same data and queries.
 
-    python benchmarks/bytes.py --data ../shared/data/debian-minilm --codecs runs/ --seeds 3 --out docs/bytes-debian
+    python benchmarks/bytes.py --data ../shared/data/debian-minilm --codecs runs/ --out docs/bytes/debian-minilm
 
 Float queries against what codes decode to, exact search, single pass; then the engines themselves on the same vectors.
-Codecs that are not in --codecs yet are trained there first, one per code and seed, with the recipes below. Writes
-OUT.json (every figure, the machine, the versions), OUT.md (the tables) and OUT.png (recall against bytes). With --parts
-only some of it: ours, peers, qdrant, engines.
+Codecs that are not in --codecs yet are trained there first with the recipe below, which takes most of the time:
+--parts train does only that. The parts ours, peers, qdrant and engines can be run one by one: figures of the others are
+kept from the last run. Writes OUT.json (every figure, the machine, the versions), OUT.md (the tables) and OUT.png
+(recall against bytes).
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import argparse
 import json
 import os
 import platform
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,34 +30,50 @@ import numpy as np
 from vaecodec import Codec, Metric, fit_linear
 from vaecodec.codes import Calibration
 from vaecodec.codes.parallel import available_threads
-from vaecodec.evaluation import exact_search, ndcg, paired_bootstrap, recall
+from vaecodec.evaluation import exact_search, ndcg, paired_bootstrap, recall, recall_among
 
-BUDGETS = (24, 32, 48, 64, 96, 128, 192)
-# Uniform codes by bytes: (latents, code). Several per budget: the best one is what the table is about.
+# Each budget, and the budgets that its codec was trained for: neighbours share a file.
+TRELLIS = {24: (24, 32), 32: (24, 32), 48: (48,), 64: (48,), 96: (96,), 128: (96,), 192: (96,)}
+# More latents than any of these budgets funds.
+TRELLIS_DIM = 512
+# Uniform codes by bytes, (latents, code): the first one is trained as well.
 UNIFORM = {
-    24: [(96, "int2"), (192, "binary"), (48, "int4")],
+    24: [(96, "int2"), (192, "binary")],
     32: [(128, "int2"), (256, "binary"), (64, "int4")],
     48: [(192, "int2"), (384, "binary"), (96, "int4")],
     64: [(256, "int2"), (128, "int4")],
-    96: [(384, "int2"), (192, "int4"), (96, "int8")],
+    96: [(192, "int4"), (384, "int2"), (96, "int8")],
     128: [(256, "int4"), (128, "int8")],
     192: [(384, "int4"), (192, "int8")],
 }
-TRELLIS_RECIPE = {
+TRAINED_UNIFORM = tuple(budget for budget in UNIFORM if budget < 192)
+# Chosen on held-out training rows of debian-minilm; docs/benchmarks.md shows what was tried.
+RECIPE: dict[str, Any] = {
     "hidden": 0,
     "kl": 0.0,
     "reconstruction": 0.0,
-    "learning_rate": 1e-3,
-    "epochs": 12.0,
-    "checkpoints": 4,
+    "learning_rate": 2e-3,
+    "batch": 512,
+    "epochs": 8.0,
+    "checkpoints": 3,
 }
-UNIFORM_RECIPE = {**TRELLIS_RECIPE, "straight_through": True}
+# Where it is known which query belongs to which document.
+PAIRED = {"contrastive": 0.01}
 K = 10
+RERANKED = (2, 4, 8)
+# A peer whose codes have no budget of ours is compared with the next smaller one, up to this factor.
+MORE_BYTES = 1.2
 
 
 @dataclass(frozen=True)
 class Row:
-    """One system at one size. Rates are per second on this machine; None where not measured."""
+    """One system at one size, for one seed or the mean over several. Rates are per second; None where not measured.
+
+    Attributes:
+        reranked: by R, the recall once the 10 R best were ranked again by the uncompressed vectors.
+        kl_bits: what the channel's KL says that the code takes.
+        spread: highest less lowest recall of the seeds.
+    """
 
     part: str
     system: str
@@ -65,6 +83,8 @@ class Row:
     encode_rate: float | None = None
     query_rate: float | None = None
     disk_bytes: float | None = None
+    kl_bits: float | None = None
+    reranked: dict[str, float] = field(default_factory=dict)
     seeds: int = 1
     spread: float = 0.0
 
@@ -80,29 +100,52 @@ class Data:
         else:
             self.relevant = json.loads((folder / "relevant.json").read_text())
         self.truth, _ = exact_search(self.base, self.queries, K, Metric.COSINE)
-        self.recalls: dict[str, np.ndarray] = {}
+        self.recalls: dict[str, list[np.ndarray]] = {}
 
     def measure(self, part: str, system: str, size: float, ids: np.ndarray, **more: Any) -> Row:
         figures = recall(ids, self.truth, K)
-        self.recalls[f"{system} @ {size:g}"] = figures
-        row = Row(part, system, size, float(figures.mean()), float(ndcg(ids, self.relevant, K).mean()), **more)
+        self.recalls.setdefault(_key(part, system, size), []).append(figures)
+        reranked = {
+            str(factor): float(recall_among(ids[:, : K * factor], self.truth).mean())
+            for factor in RERANKED
+            if ids.shape[1] >= K * factor
+        }
+        row = Row(
+            part,
+            system,
+            size,
+            float(figures.mean()),
+            float(ndcg(ids, self.relevant, K).mean()),
+            reranked=reranked,
+            **more,
+        )
         print(f"{row.part:8} {row.bytes:6g} B  {row.recall:.4f} / {row.ndcg:.4f}  {system}", flush=True)
         return row
 
     def coded(
-        self, part: str, system: str, encode: Callable[[], Any], decode: Callable[[Any], Any], queries: Any
+        self,
+        part: str,
+        system: str,
+        encode: Callable[[], Any],
+        decode: Callable[[Any], Any],
+        queries: Any,
+        kl_bits: float | None = None,
     ) -> Row:
         """A code of the base, decoded and searched exactly by float queries."""
         started = time.perf_counter()
         codes = encode()
-        rate = len(codes) / (time.perf_counter() - started)
-        ids, _ = exact_search(decode(codes), queries, K, Metric.COSINE)
-        return self.measure(part, system, codes.nbytes / len(codes), ids, encode_rate=rate)
+        encode_rate = len(codes) / (time.perf_counter() - started)
+        started = time.perf_counter()
+        ids, _ = exact_search(decode(codes), queries, K * max(RERANKED), Metric.COSINE)
+        query_rate = len(queries) / (time.perf_counter() - started)
+        size = codes.nbytes / len(codes)
+        return self.measure(part, system, size, ids, encode_rate=encode_rate, query_rate=query_rate, kl_bits=kl_bits)
 
 
-def trained(data: Data, folder: Path, name: str, dim: int, seed: int, **target: Any) -> Codec:
+def trained(data: Data, folder: Path, dim: int, seed: int, **target: Any) -> Codec:
     """A codec of this benchmark, trained when its file is not there."""
-    path = folder / f"{data.folder.name}-{name}-{dim}-{seed}.onnx"
+    code = target.get("target") or "trellis" + "-".join(map(str, target["target_bytes"]))
+    path = folder / f"{data.folder.name}-{code}-{dim}-{seed}.onnx"
     if not path.exists():
         from vaecodec.sources import ArraySource
         from vaecodec_exporters.checkpoint import export_checkpoint
@@ -113,68 +156,58 @@ def trained(data: Data, folder: Path, name: str, dim: int, seed: int, **target: 
         folder.mkdir(parents=True, exist_ok=True)
         documents, queries = (ArraySource(np.load(data.folder / f"train{part}.npy")) for part in ("", "_queries"))
         # In these folders as many queries as documents means that they belong together row for row.
-        pairs: Any = "aligned" if documents.rows == queries.rows else None
-        collection = Collection.open(documents, queries, pairs=pairs)
-        settings = UNIFORM_RECIPE if "target" in target else TRELLIS_RECIPE
-        train(collection, Recipe(**settings, **target, dim=dim, seed=seed), folder / path.stem)
+        paired = documents.rows == queries.rows
+        collection = Collection.open(documents, queries, pairs="aligned" if paired else None)
+        recipe = Recipe(**RECIPE, **(PAIRED if paired else {}), **target, dim=dim, seed=seed)
+        started = time.perf_counter()
+        train(collection, recipe, folder / path.stem)
         export_checkpoint(folder / path.stem, path)
+        print(f"trained {path.name} in {time.perf_counter() - started:.0f} s", flush=True)
     return Codec.load(path)
 
 
+def codecs(data: Data, folder: Path, seeds: int, budgets: tuple[int, ...]) -> Iterator[Row]:
+    """Train what the other parts need, and measure nothing."""
+    for seed in range(seeds):
+        for targets in dict.fromkeys(TRELLIS[size] for size in budgets):
+            trained(data, folder, min(data.base.shape[1], TRELLIS_DIM), seed, target_bytes=targets)
+        for size in budgets:
+            if size in TRAINED_UNIFORM:
+                dim, dtype = UNIFORM[size][0]
+                trained(data, folder, dim, seed, target=dtype)
+    yield from ()
+
+
 def ours(data: Data, folder: Path, seeds: int, budgets: tuple[int, ...]) -> Iterator[Row]:
-    """Our codes, trained, mean over seeds, and the same codes on the linear map that training starts from."""
+    """Our codes, trained, and the same codes on the linear map that training starts from."""
     width = data.base.shape[1]
     linear = fit_linear(data.train, width)
     calibration = Calibration.fit(linear.encode(data.train), Metric.COSINE)
-    base, queries = linear.encode(data.base), linear.encode_queries(data.queries)
     for size in budgets:
         code = calibration.code(bytes=size)
-        yield data.coded("ours", "SVD x trellis (untrained)", lambda c=code: c.encode(base), code.decode, queries)
-        rows = []
+        encode = lambda c=code: c.encode(linear.encode(data.base))  # noqa: E731 - named for the reader
+        queries = linear.encode_queries(data.queries)
+        yield data.coded("ours", "SVD x trellis (untrained)", encode, code.decode, queries)
         for seed in range(seeds):
-            codec = trained(data, folder, f"trellis{size}", width, seed, target_bytes=(size,))
-            rows.append(_ours(data, codec, f"trellis, seed {seed}", {"bytes": size}))
-        yield _mean("trellis", rows)
-        uniform = []
-        for dim, dtype in UNIFORM[size]:
-            if dim > width:
-                continue
-            narrow = linear.truncated(dim)
-            code = calibration.prefix(dim).code(dtype=dtype)
-            yield data.coded(
-                "ours",
-                f"SVD {dim} x {dtype}",
-                lambda c=code, n=narrow: c.encode(n.encode(data.base)),
-                code.decode,
-                narrow.encode_queries(data.queries),
-            )
-            if dtype in ("int2", "int4"):
-                rows = []
+            codec = trained(data, folder, min(width, TRELLIS_DIM), seed, target_bytes=TRELLIS[size])
+            yield _ours(data, codec, "trellis", {"bytes": size})
+        for number, (dim, dtype) in enumerate(UNIFORM[size]):
+            narrow, uniform = linear.truncated(dim), calibration.prefix(dim).code(dtype=dtype)
+            encode = lambda c=uniform, n=narrow: c.encode(n.encode(data.base))  # noqa: E731
+            queries = narrow.encode_queries(data.queries)
+            yield data.coded("ours", f"SVD {dim} x {dtype}", encode, uniform.decode, queries)
+            if number == 0 and size in TRAINED_UNIFORM:
                 for seed in range(seeds):
-                    codec = trained(data, folder, dtype, dim, seed, target=dtype)
-                    rows.append(_ours(data, codec, f"uniform {dim} x {dtype}, seed {seed}", {"dtype": dtype}))
-                uniform.append(_mean(f"uniform {dim} x {dtype}", rows))
-        yield from uniform
+                    codec = trained(data, folder, dim, seed, target=dtype)
+                    yield _ours(data, codec, f"uniform {dim} x {dtype}", {"dtype": dtype})
 
 
-def _ours(data: Data, codec: Codec, system: str, code: dict[str, Any]) -> Row:
-    reader = codec.code(**code)
-    encode = lambda: codec.encode(data.base, **code)  # noqa: E731 - named for the reader
-    return data.coded("ours", system, encode, reader.decode, codec.encode_queries(data.queries))
-
-
-def _mean(system: str, rows: list[Row]) -> Row:
-    recalls = [row.recall for row in rows]
-    return Row(
-        "ours",
-        system,
-        rows[0].bytes,
-        float(np.mean(recalls)),
-        float(np.mean([row.ndcg for row in rows])),
-        float(np.mean([row.encode_rate or 0 for row in rows])),
-        seeds=len(rows),
-        spread=max(recalls) - min(recalls),
-    )
+def _ours(data: Data, codec: Codec, system: str, parameters: dict[str, Any]) -> Row:
+    code = codec.code(**parameters)
+    rates = {rate["code_bits"]: rate["kl_bits"] for rate in codec.metadata.provenance["rates"]}
+    encode = lambda: codec.encode(data.base, **parameters)  # noqa: E731
+    kl_bits = rates.get(8.0 * code.bytes_per_vector)
+    return data.coded("ours", system, encode, code.decode, codec.encode_queries(data.queries), kl_bits)
 
 
 def peers(data: Data, budgets: tuple[int, ...]) -> Iterator[Row]:
@@ -186,72 +219,73 @@ def peers(data: Data, budgets: tuple[int, ...]) -> Iterator[Row]:
         system = f"full vector x {dtype} (TurboQuant's scheme)"
         yield data.coded("peers", system, lambda c=code: c.encode(data.base), code.decode, data.queries)
     for bits in (1, 2, 4):
-        index = faiss.IndexRaBitQ(width, faiss.METRIC_INNER_PRODUCT, bits)
-        yield _faiss(data, f"RaBitQ {bits} bits", index, index.code_size)
+        yield _rabitq(data, f"RaBitQ, {bits} bits, full vector", bits, data.train, data.base, data.queries)
+    linear = fit_linear(data.train, width)
     for size in budgets:
-        if size % 4 == 0 and size < width:
-            yield data.coded(
-                "peers",
-                "truncation x int8",
-                lambda s=size: (
-                    Calibration.fit(_scaled(data.train[:, :s]), Metric.COSINE)
-                    .code(dtype="int8")
-                    .encode(_scaled(data.base[:, :s]))
-                ),
-                lambda codes: _scaled(codes.astype(np.float32)),
-                _scaled(data.queries[:, :size]),
-            )
+        dim = 8 * (size - _RABITQ_FACTORS)
+        if dim < width:
+            narrow = linear.truncated(dim)
+            latents = narrow.encode(data.train), narrow.encode(data.base), narrow.encode_queries(data.queries)
+            yield _rabitq(data, f"RaBitQ, 1 bit, SVD {dim}", 1, *latents)
+        if size < width:
+            cut = [_scaled(rows[:, :size]) for rows in (data.train, data.base, data.queries)]
+            code = Calibration.fit(cut[0], Metric.COSINE).code(dtype="int8")
+            yield data.coded("peers", "truncation x int8", lambda c=code, b=cut[1]: c.encode(b), code.decode, cut[2])
         if width % size == 0:
-            for name in (f"PQ{size}x8", f"OPQ{size},PQ{size}x8"):
-                index = faiss.index_factory(width, name, faiss.METRIC_INNER_PRODUCT)
-                yield _faiss(data, name.split(",")[0].rstrip("x8") if "," in name else f"PQ{size}", index, size)
+            for name, factory in ((f"PQ{size}", f"PQ{size}x8"), (f"OPQ{size}", f"OPQ{size},PQ{size}x8")):
+                index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
+                yield _faiss(data, name, index, size, data.train, data.base, data.queries)
 
 
-def _faiss(data: Data, system: str, index: Any, size: float, part: str = "peers") -> Row:
-    index.train(data.train)
+# Bytes of two float32 that faiss keeps beside the bits of each vector.
+_RABITQ_FACTORS = 8
+
+
+def _rabitq(data: Data, system: str, bits: int, train: Any, base: Any, queries: Any) -> Row:
+    dim = base.shape[1]
+    quantiser = faiss.IndexRaBitQ(dim, faiss.METRIC_INNER_PRODUCT, bits)
+    # faiss leaves the random rotation that RaBitQ assumes to the caller.
+    rotated = faiss.IndexPreTransform(faiss.RandomRotationMatrix(dim, dim), quantiser)
+    return _faiss(data, system, rotated, quantiser.code_size, train, base, queries)
+
+
+def _faiss(data: Data, system: str, index: Any, size: float, train: Any, base: Any, queries: Any) -> Row:
+    index.train(train)
     started = time.perf_counter()
-    index.add(data.base)
-    encode_rate = len(data.base) / (time.perf_counter() - started)
-    started = time.perf_counter()
-    _, ids = index.search(data.queries, K)
-    query_rate = len(data.queries) / (time.perf_counter() - started)
-    return data.measure(part, system, size, ids, encode_rate=encode_rate, query_rate=query_rate)
+    index.add(base)
+    encode_rate = len(base) / (time.perf_counter() - started)
+    return _timed(data, "peers", system, size, encode_rate, lambda: index.search(queries, K * max(RERANKED))[1])
 
 
 def qdrant(data: Data, folder: Path, seeds: int) -> Iterator[Row]:
     """Qdrant in this process (HNSW, m 16, ef_construct 200, ef 128): its quantisers on full vectors and on latents."""
     import qdrant_edge as edge
 
-    bits = edge.TurboQuantBitSize
-    turbo = edge.TurboQuantQuantizationConfig
-    width = data.base.shape[1]
-    configs = {
-        "float32": (None, 32.0),
-        "scalar int8": (edge.ScalarQuantizationConfig(edge.ScalarType.Int8), 8.0),
-        "binary": (edge.BinaryQuantizationConfig(), 1.0),
-        "TurboQuant 1 bit": (turbo(bits=bits.Bits1), 1.0),
-        "TurboQuant 2 bits": (turbo(bits=bits.Bits2), 2.0),
-        "TurboQuant 4 bits": (turbo(bits=bits.Bits4), 4.0),
+    sizes = edge.TurboQuantBitSize
+    turbo = {
+        f"TurboQuant {bits} bit": edge.TurboQuantQuantizationConfig(bits=size)
+        for bits, size in ((1, sizes.Bits1), (2, sizes.Bits2), (4, sizes.Bits4))
     }
-    vectors = {"full vector": (data.base, data.queries)}
-    linear = fit_linear(data.train, width)
-    for dim, dtype in ((width // 2, "int2"), (width // 4, "int4"), (width // 2, "int4")):
-        narrow = linear.truncated(dim)
-        vectors[f"SVD {dim}"] = (narrow.encode(data.base), narrow.encode_queries(data.queries))
+    others = {
+        "float32": None,
+        "scalar int8": edge.ScalarQuantizationConfig(edge.ScalarType.Int8),
+        "binary": edge.BinaryQuantizationConfig(),
+    }
+    for quantiser, config in {**others, **turbo}.items():
+        yield from _shard(edge, data, f"full vector, {quantiser}", data.base, data.queries, config)
+    half = data.base.shape[1] // 2
+    narrow = fit_linear(data.train, half)
+    for dtype, quantiser in (("int2", "TurboQuant 2 bit"), ("int4", "TurboQuant 4 bit")):
+        latents = narrow.encode(data.base), narrow.encode_queries(data.queries)
+        yield from _shard(edge, data, f"SVD {half}, {quantiser}", *latents, turbo[quantiser])
         for seed in range(seeds):
-            codec = trained(data, folder, dtype, dim, seed, target=dtype)
-            name = f"ours {dim} for {dtype}, seed {seed}"
-            vectors[name] = (codec.encode(data.base), codec.encode_queries(data.queries))
-    for name, (rows, queries) in vectors.items():
-        for quantiser, (config, per_dimension) in configs.items():
-            if name != "full vector" and quantiser in ("scalar int8", "binary"):
-                continue
-            yield from _shard(edge, data, f"{name}, {quantiser}", rows, queries, config, per_dimension)
+            codec = trained(data, folder, half, seed, target=dtype)
+            latents = codec.encode(data.base), codec.encode_queries(data.queries)
+            yield from _shard(edge, data, f"ours {half} for {dtype}, {quantiser}", *latents, turbo[quantiser])
 
 
-def _shard(
-    edge: Any, data: Data, system: str, rows: np.ndarray, queries: np.ndarray, config: Any, bits: float
-) -> Iterator[Row]:
+def _shard(edge: Any, data: Data, system: str, rows: np.ndarray, queries: np.ndarray, config: Any) -> list[Row]:
+    """One shard searched with and without re-scoring; its bytes are those of the file that is searched."""
     with tempfile.TemporaryDirectory() as folder:
         parameters = edge.EdgeVectorParams(
             size=rows.shape[1],
@@ -270,7 +304,7 @@ def _shard(
         shard.optimize()
         shard.flush()
         encode_rate = len(rows) / (time.perf_counter() - started)
-        disk = sum(path.stat().st_blocks * 512 for path in Path(folder).rglob("*") if path.is_file()) / len(rows)
+        answers = {}
         for rescore in (False, True) if config is not None else (False,):
             quantization = edge.QuantizationSearchParams(rescore=rescore) if config is not None else None
             search = edge.SearchParams(hnsw_ef=128, quantization=quantization)
@@ -278,100 +312,169 @@ def _shard(
                 edge.QueryRequest(limit=K, query=edge.Query.Nearest(query), params=search) for query in queries.tolist()
             ]
             started = time.perf_counter()
-            answers = shard.query_batch(edge.QueryBatchRequest(requests))
-            query_rate = len(queries) / (time.perf_counter() - started)
+            found = shard.query_batch(edge.QueryBatchRequest(requests))
+            rate = len(queries) / (time.perf_counter() - started)
             ids = np.full((len(queries), K), -1)
-            for row, points in enumerate(answers):
+            for row, points in enumerate(found):
                 ids[row, : len(points)] = [point.id for point in points]
-            yield data.measure(
-                "qdrant",
-                system + (", re-scored" if rescore else ""),
-                rows.shape[1] * bits / 8,
-                ids,
-                encode_rate=encode_rate,
-                query_rate=query_rate,
-                disk_bytes=disk,
-            )
+            answers[system + (", re-scored" if rescore else "")] = ids, rate
         shard.close()
+        files = [path.stat() for path in Path(folder).rglob("*") if path.is_file()]
+        searched = "quantized.data" if config is not None else "matrix.dat"
+        size = max(path.stat().st_size for path in Path(folder).rglob(searched)) / len(rows)
+        disk = sum(file.st_blocks * 512 for file in files) / len(rows)
+    return [
+        data.measure("qdrant", name, round(size), ids, encode_rate=encode_rate, query_rate=rate, disk_bytes=disk)
+        for name, (ids, rate) in answers.items()
+    ]
 
 
 def engines(data: Data, folder: Path) -> Iterator[Row]:
-    """hnswlib, usearch and faiss HNSW on full vectors, and on latents trained for 2 and 4 bits (seed 0)."""
+    """hnswlib, usearch and faiss on full vectors and on latents trained for 2 bits (seed 0)."""
     import hnswlib
     from usearch.index import Index
 
-    width = data.base.shape[1]
-    codec = trained(data, folder, "int2", width // 2, 0, target="int2")
+    half = data.base.shape[1] // 2
+    codec = trained(data, folder, half, 0, target="int2")
     latents, asked = codec.encode(data.base), codec.encode_queries(data.queries)
-    for name, rows, queries in (("full vector", data.base, data.queries), (f"ours {width // 2}", latents, asked)):
-        graph = hnswlib.Index("ip", rows.shape[1])
+    vectors = {"full vector": (data.base, data.queries), f"ours {half}": (latents, asked)}
+    for name, (rows, queries) in vectors.items():
+        dim = rows.shape[1]
+        graph = hnswlib.Index("ip", dim)
         graph.init_index(len(rows), M=16, ef_construction=200)
-        started = time.perf_counter()
-        graph.add_items(rows)
-        rate = len(rows) / (time.perf_counter() - started)
         graph.set_ef(128)
-        yield _timed(data, f"{name}, hnswlib", rows.shape[1] * 4, rate, lambda g=graph, q=queries: g.knn_query(q, K)[0])
-        for dtype, size in (("f32", 4), ("f16", 2), ("i8", 1)):
-            index = Index(
-                ndim=rows.shape[1], metric="cos", dtype=dtype, connectivity=16, expansion_add=200, expansion_search=128
-            )
-            started = time.perf_counter()
-            index.add(np.arange(len(rows)), rows)
-            rate = len(rows) / (time.perf_counter() - started)
-            search = lambda i=index, q=queries: i.search(q, K).keys.astype(np.int64)  # noqa: E731
-            yield _timed(data, f"{name}, usearch {dtype}", rows.shape[1] * size, rate, search)
-        index = faiss.IndexHNSWSQ(rows.shape[1], faiss.ScalarQuantizer.QT_4bit, 16, faiss.METRIC_INNER_PRODUCT)
-        index.train(rows)
-        index.hnsw.efSearch = 128
-        started = time.perf_counter()
-        index.add(rows)
-        rate = len(rows) / (time.perf_counter() - started)
+        rate = _adding(rows, lambda g=graph, r=rows: g.add_items(r))
         yield _timed(
-            data, f"{name}, faiss HNSW-SQ4", rows.shape[1] / 2, rate, lambda i=index, q=queries: i.search(q, K)[1]
+            data, "engines", f"{name}, hnswlib", dim * 4, rate, lambda g=graph, q=queries: g.knn_query(q, K)[0]
         )
-    index = Index(ndim=width // 2, metric="hamming", dtype="b1", connectivity=16, expansion_search=128)
-    started = time.perf_counter()
-    index.add(np.arange(len(data.base)), codec.encode(data.base, dtype="binary"))
-    rate = len(data.base) / (time.perf_counter() - started)
+        for dtype, size in (("f32", 4), ("f16", 2), ("i8", 1)):
+            index = Index(ndim=dim, metric="cos", dtype=dtype, connectivity=16, expansion_add=200, expansion_search=128)
+            rate = _adding(rows, lambda i=index, r=rows: i.add(np.arange(len(r)), r))
+            search = lambda i=index, q=queries: i.search(q, K).keys.astype(np.int64)  # noqa: E731
+            yield _timed(data, "engines", f"{name}, usearch {dtype}", dim * size, rate, search)
+        for system, size, index in (
+            ("SQ8", 1, faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)),
+            ("SQ4", 0.5, faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_4bit, faiss.METRIC_INNER_PRODUCT)),
+            ("HNSW-SQ4", 0.5, faiss.IndexHNSWSQ(dim, faiss.ScalarQuantizer.QT_4bit, 16, faiss.METRIC_INNER_PRODUCT)),
+        ):
+            index.train(rows)
+            if system.startswith("HNSW"):
+                index.hnsw.efConstruction, index.hnsw.efSearch = 200, 128
+            rate = _adding(rows, lambda i=index, r=rows: i.add(r))
+            search = lambda i=index, q=queries: i.search(q, K)[1]  # noqa: E731
+            yield _timed(data, "engines", f"{name}, faiss {system}", dim * size, rate, search)
+    index = Index(ndim=half, metric="hamming", dtype="b1", connectivity=16, expansion_add=200, expansion_search=128)
+    codes = codec.encode(data.base, dtype="binary")
+    rate = _adding(codes, lambda: index.add(np.arange(len(codes)), codes))
     binary = codec.code(dtype="binary").encode(asked)
     search = lambda: index.search(binary, K).keys.astype(np.int64)  # noqa: E731
-    yield _timed(data, f"ours {width // 2}, usearch b1 (Hamming)", width / 16, rate, search)
+    yield _timed(data, "engines", f"ours {half}, usearch b1 (Hamming)", codes.shape[1], rate, search)
 
 
-def _timed(data: Data, system: str, size: float, encode_rate: float, search: Callable[[], np.ndarray]) -> Row:
+def _adding(rows: np.ndarray, add: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    add()
+    return len(rows) / (time.perf_counter() - started)
+
+
+def _timed(
+    data: Data, part: str, system: str, size: float, encode_rate: float, search: Callable[[], np.ndarray]
+) -> Row:
     started = time.perf_counter()
     ids = search()
     query_rate = len(data.queries) / (time.perf_counter() - started)
-    return data.measure("engines", system, size, ids, encode_rate=encode_rate, query_rate=query_rate)
+    return data.measure(part, system, size, ids, encode_rate=encode_rate, query_rate=query_rate)
 
 
-def differences(data: Data, rows: list[Row]) -> list[dict[str, Any]]:
-    """The trellis code, seed 0, less each other system of its size: mean and 95 % interval over queries."""
+def averaged(rows: list[Row]) -> list[Row]:
+    """One row per system and size: the mean over its seeds."""
     found = []
-    for size in sorted({row.bytes for row in rows}):
-        own = data.recalls.get(f"trellis, seed 0 @ {size:g}")
-        for name, figures in data.recalls.items():
-            system, _, bytes_ = name.rpartition(" @ ")
-            if own is not None and float(bytes_) == size and not system.startswith("trellis"):
-                found.append({"bytes": size, "over": system, **paired_bootstrap(own, figures)._asdict()})
+    for key in dict.fromkeys(_key(row.part, row.system, row.bytes) for row in rows):
+        own = [row for row in rows if _key(row.part, row.system, row.bytes) == key]
+        recalls = [row.recall for row in own]
+        means = {}
+        for name in ("recall", "ndcg", "encode_rate", "query_rate", "disk_bytes", "kl_bits"):
+            values = [getattr(row, name) for row in own if getattr(row, name) is not None]
+            means[name] = float(np.mean(values)) if values else None
+        reranked = {key: float(np.mean([row.reranked[key] for row in own])) for key in own[0].reranked}
+        spread = max(recalls) - min(recalls)
+        found.append(replace(own[0], **means, reranked=reranked, seeds=len(own), spread=spread))
     return found
 
 
+def differences(recalls: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """What ours has more than other systems of its size, per query: mean and 95 % interval.
+
+    The trellis code over every code that is searched exactly, and in Qdrant ours over the full vector.
+    """
+    split = {name: (*name.split("|")[:2], float(name.split("|")[2])) for name in recalls}
+    found = []
+    for own, (part, system, size) in split.items():
+        if (part, system) != ("ours", "trellis") and not (part == "qdrant" and system.startswith("ours")):
+            continue
+        for other, (other_part, other_system, other_size) in split.items():
+            if part == "qdrant":
+                rescored = [name.endswith("re-scored") for name in (system, other_system)]
+                comparable = other_part == "qdrant" and other_system.startswith("full") and rescored[0] == rescored[1]
+            else:
+                comparable = other_part in ("ours", "peers") and other != own
+            if comparable and size <= other_size <= MORE_BYTES * size:
+                gain = paired_bootstrap(recalls[own], recalls[other])._asdict()
+                found.append({"system": system, "bytes": size, "over": other_system, "over_bytes": other_size, **gain})
+    return sorted(found, key=lambda gain: (gain["system"], gain["bytes"], gain["mean"]))
+
+
 def table(rows: list[Row], gains: list[dict[str, Any]]) -> str:
-    lines = ["| bytes | part | system | recall@10 | nDCG@10 | encode/s | queries/s | disk bytes |", "|" + "---|" * 8]
-    for row in sorted(rows, key=lambda row: (row.part, row.bytes, -row.recall)):
-        optional = [f"{value:,.0f}" if value else "" for value in (row.encode_rate, row.query_rate, row.disk_bytes)]
-        seeds = f" ({row.seeds} seeds, range {row.spread:.3f})" if row.seeds > 1 else ""
-        lines.append(
-            f"| {row.bytes:g} | {row.part} | {row.system}{seeds} | {row.recall:.3f} | {row.ndcg:.3f} | "
-            + " | ".join(optional)
-            + " |"
-        )
-    lines += ["", "| bytes | trellis (seed 0) over | recall@10 | 95 % interval |", "|---|---|---|---|"]
-    lines += [
-        f"| {g['bytes']:g} | {g['over']} | {g['mean']:+.4f} | {g['low']:+.4f} to {g['high']:+.4f} |" for g in gains
+    lines = [
+        "| bytes | part | system | recall@10 | nDCG@10 | KL bits / code bits | encoded/s | queries/s | disk bytes |",
+        "|" + "---|" * 9,
     ]
-    return "\n".join(lines) + "\n"
+    for row in sorted(rows, key=lambda row: (row.part, row.bytes, -row.recall)):
+        rates = [f"{value:,.0f}" if value else "" for value in (row.encode_rate, row.query_rate, row.disk_bytes)]
+        seeds = f" ({row.seeds} seeds, range {row.spread:.3f})" if row.seeds > 1 else ""
+        bits = f"{row.kl_bits:.0f} / {8 * row.bytes:.0f}" if row.kl_bits else ""
+        cells = (f"{row.bytes:g}", row.part, row.system + seeds, f"{row.recall:.3f}", f"{row.ndcg:.3f}", bits, *rates)
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "| bytes | ours | over | its bytes | recall@10 | 95 % interval |", "|" + "---|" * 6]
+    lines += [
+        f"| {g['bytes']:g} | {g['system']} | {g['over']} | {g['over_bytes']:g} | {g['mean']:+.4f} | "
+        f"{g['low']:+.4f} to {g['high']:+.4f} |"
+        for g in gains
+    ]
+    return "\n".join([*lines, "", *choices(rows)]) + "\n"
+
+
+def choices(rows: list[Row]) -> list[str]:
+    """For a recall and a re-rank, the smallest code that reaches it: of any kind, and of those that engines have."""
+    lines = [
+        "| recall@10 | re-rank R | smallest code (`PackedIndex`) | smallest uniform code (dims x dtype) | in Qdrant |",
+        "|" + "---|" * 5,
+    ]
+    codes = [row for row in rows if row.part == "ours"]
+    for wanted in (0.8, 0.9, 0.95, 0.99):
+        for factor in (1, *RERANKED):
+            able = [row for row in codes if (row.reranked[str(factor)] if factor > 1 else row.recall) >= wanted]
+            able.sort(key=lambda row: (row.bytes, -row.recall))
+            best = next(iter(able), None)
+            uniform = next((row for row in able if " x trellis" not in row.system and row.system != "trellis"), None)
+            cells = [f"{row.bytes:g} bytes: {row.system}" if row else "none" for row in (best, uniform)]
+            lines.append(f"| {wanted:g} | {factor} | {cells[0]} | {cells[1]} | {_setting(uniform)} |")
+    return lines
+
+
+_SETTINGS = {
+    "int8": "scalar int8",
+    "int4": "TurboQuant, 4 bits",
+    "int2": "TurboQuant, 2 bits",
+    "binary": "TurboQuant, 1 bit",
+}
+
+
+def _setting(row: Row | None) -> str:
+    if row is None:
+        return ""
+    dim, dtype = re.search(r"(\d+) x (\w+)", row.system).groups()
+    return f"{dim} latents, {_SETTINGS[dtype]}"
 
 
 def picture(rows: list[Row], path: Path) -> None:
@@ -381,25 +484,32 @@ def picture(rows: list[Row], path: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     shown = [row for row in rows if row.part in ("ours", "peers")]
-    families = {"trellis": "ours, trellis", "uniform": "ours, uniform", "SVD x": "SVD x trellis", "SVD": "SVD x bits"}
-    for prefix, label in [
-        *families.items(),
-        ("OPQ", "OPQ"),
-        ("PQ", "PQ"),
-        ("RaBitQ", "RaBitQ"),
-        ("full", "TurboQuant"),
-    ]:
-        own = sorted((r.bytes, r.recall) for r in shown if r.system.startswith(prefix))
-        shown = [row for row in shown if not row.system.startswith(prefix)]
+    families = {
+        "trellis": "ours, trellis",
+        "uniform": "ours, uniform bits",
+        "SVD x trellis": "SVD x trellis, untrained",
+        "SVD": "SVD x bits",
+        "OPQ": "OPQ",
+        "PQ": "PQ",
+        "RaBitQ": "RaBitQ",
+        "full": "TurboQuant's scheme",
+    }
+    left = list(shown)
+    for prefix, label in families.items():
+        own = [row for row in left if row.system.startswith(prefix)]
+        left = [row for row in left if row not in own]
         if own:
-            axes.plot(*zip(*own, strict=True), "o", label=label)
+            axes.plot([row.bytes for row in own], [row.recall for row in own], "o", label=label)
     front, best = [], 0.0
-    for row in sorted((r for r in rows if r.part in ("ours", "peers")), key=lambda r: (r.bytes, -r.recall)):
+    for row in sorted(shown, key=lambda row: (row.bytes, -row.recall)):
         if row.recall > best:
             best = row.recall
             front.append((row.bytes, row.recall))
     axes.plot(*zip(*front, strict=True), "-", color="grey", zorder=0, label="Pareto front")
-    axes.set(xlabel="bytes per vector", ylabel="recall@10, single pass", xscale="log")
+    axes.set(xlabel="bytes per vector", ylabel="recall@10, single pass, exact search over codes", xscale="log")
+    ticks = sorted({row.bytes for row in shown if row.bytes in TRELLIS})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
     axes.legend()
     figure.savefig(path, dpi=120)
 
@@ -410,29 +520,58 @@ def main() -> None:
     parser.add_argument("--codecs", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--budgets", type=int, nargs="*", default=BUDGETS)
+    parser.add_argument("--budgets", type=int, nargs="*", default=list(TRELLIS))
     parser.add_argument("--parts", nargs="*", default=["ours", "peers", "qdrant", "engines"])
     arguments = parser.parse_args()
-    data, budgets = Data(arguments.data), tuple(arguments.budgets)
-    parts = {
-        "ours": lambda: ours(data, arguments.codecs, arguments.seeds, budgets),
+    data, budgets, folder, seeds = (
+        Data(arguments.data),
+        tuple(arguments.budgets),
+        arguments.codecs,
+        arguments.seeds,
+    )
+    parts: dict[str, Callable[[], Iterator[Row]]] = {
+        "train": lambda: codecs(data, folder, seeds, budgets),
+        "ours": lambda: ours(data, folder, seeds, budgets),
         "peers": lambda: peers(data, budgets),
-        "qdrant": lambda: qdrant(data, arguments.codecs, arguments.seeds),
-        "engines": lambda: engines(data, arguments.codecs),
+        "qdrant": lambda: qdrant(data, folder, seeds),
+        "engines": lambda: engines(data, folder),
     }
-    rows = [row for part in arguments.parts for row in parts[part]()]
-    gains = differences(data, rows)
+    rows = averaged([row for part in arguments.parts for row in parts[part]()])
+    if not rows:
+        return
+    output, recalls = arguments.out.with_suffix(".json"), folder / f"{arguments.data.name}-recalls.npz"
+    known: dict[str, np.ndarray] = {}
+    if output.exists() and recalls.exists():
+        rows += [Row(**row) for row in json.loads(output.read_text())["rows"] if row["part"] not in arguments.parts]
+        with np.load(recalls) as stored:
+            known = {name: stored[name] for name in stored if name.split("|")[0] not in arguments.parts}
+    known |= {name: np.mean(figures, axis=0) for name, figures in data.recalls.items()}
+    np.savez_compressed(recalls, **known)
+    gains = differences(known)
     libraries = ("numpy", "onnxruntime", "torch", "faiss-cpu", "usearch", "hnswlib", "qdrant-edge-py")
     machine = {
-        "processor": platform.processor() or platform.machine(),
+        "processor": _processor(),
         "threads": available_threads(),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", ""),
         "versions": {name: version(name) for name in libraries},
     }
     content = {"data": arguments.data.name, "machine": machine, "rows": [asdict(row) for row in rows], "gains": gains}
-    arguments.out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(content, indent=1) + "\n")
     arguments.out.with_suffix(".md").write_text(table(rows, gains))
     picture(rows, arguments.out.with_suffix(".png"))
+
+
+def _key(part: str, system: str, size: float) -> str:
+    return f"{part}|{system}|{size:g}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(": ", 1)[1] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def _unit(path: Path) -> np.ndarray:

@@ -59,6 +59,7 @@ def _summary(file: Path, size: int, metadata: Metadata) -> Table:
         "created": provenance.get("created", ""),
         "seed": provenance.get("seed", ""),
         "data": _pairs(provenance.get("data", {})),
+        "trained for": "; ".join(_rate(rate) for rate in provenance.get("rates", [])),
         "versions": _pairs(provenance.get("versions", {})),
     }
     table = Table(title=str(file), show_header=False, title_justify="left")
@@ -86,6 +87,10 @@ def _figure(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
     return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _rate(rate: Mapping[str, float]) -> str:
+    return f"codes of {rate['code_bits']:.0f} bits, by the model's KL {rate['kl_bits']:.0f}"
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

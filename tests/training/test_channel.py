@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from vaecodec import Codec, Metric
+from vaecodec.cli import info
 from vaecodec.codes import Calibration, TrellisTables
 from vaecodec.errors import RecipeError
 from vaecodec.evaluation import exact_search, recall
+from vaecodec.sources import ArraySource
 from vaecodec_exporters.checkpoint import export_checkpoint
 from vaecodec_training.channel import Channel, in_units_of_spread
 from vaecodec_training.collection import Collection
@@ -59,6 +61,15 @@ def test_several_budgets_take_turns() -> None:
     noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0))
     errors = [float((channel(rows, noise, step) - rows).square().mean()) for step in range(4)]
     assert errors[0] == errors[2] > 2 * errors[1] == 2 * errors[3]
+
+
+@pytest.mark.filterwarnings("ignore::vaecodec_training.diagnostics.BelowBaselineWarning")
+def test_a_small_budget_after_a_large_one_is_no_instability(sample, tmp_path: Path) -> None:
+    """Their losses lie far apart; an InstabilityWarning would be an error here."""
+    collection = Collection.open(ArraySource(sample.train), ArraySource(sample.train_queries))
+    recipe = Recipe(dim=96, hidden=0, kl=0.0, target_bytes=(8, 48, 60), epochs=2.0, learning_rate=1e-3, checkpoints=1)
+    result = train(collection, recipe, tmp_path / "run", accelerator="cpu")
+    assert len(result.checkpoint.provenance["rates"]) == 3
 
 
 def test_straight_through_is_the_code_with_the_gradient_of_the_identity() -> None:
@@ -109,6 +120,7 @@ def test_units_of_spread_change_nothing_but_the_steps() -> None:
     [
         ({"target": "int3"}, "target: expected one of int4, int2, binary, got 'int3'"),
         ({"target": "int4", "target_bytes": (32,)}, "target, target_bytes: expected one of them, got both"),
+        ({"trellis_memory": 9}, "trellis_memory: expected one of 8, 10, 12 bits, got 9"),
         ({"target_bytes": (48, 32)}, "target_bytes: expected ascending numbers from 8 up, got [48, 32]"),
         (
             {"target_bytes": (48,), "kl": 0.01},
@@ -131,19 +143,27 @@ def test_one_number_of_bytes_will_do_in_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::vaecodec_training.diagnostics.TrainingWarning")
-def test_training_for_a_code_beats_the_same_code_untrained(sample, tmp_path: Path) -> None:
+def test_training_for_a_code_beats_the_same_code_untrained(sample, tmp_path: Path, capsys, monkeypatch) -> None:
     np.save(tmp_path / "documents.npy", sample.train)
     np.save(tmp_path / "queries.npy", sample.train_queries)
     from vaecodec.sources import open_source
 
     collection = Collection.open(open_source(tmp_path / "documents.npy"), open_source(tmp_path / "queries.npy"))
-    recipe = Recipe(dim=160, hidden=0, kl=0.0, target_bytes=(24,), epochs=8.0, learning_rate=1e-3, checkpoints=2)
+    recipe = Recipe(
+        dim=160, hidden=0, kl=0.0, target_bytes=(24,), trellis_memory=8, epochs=8.0, learning_rate=1e-3, checkpoints=2
+    )
     result = train(collection, recipe, tmp_path / "run", accelerator="cpu")
     assert result.checkpoint.kind == "vae"
     export_checkpoint(tmp_path / "run", tmp_path / "codec.onnx")
     codec = Codec.load(tmp_path / "codec.onnx")
+    assert codec.calibration.trellis.memory == 8
+    (rate,) = codec.metadata.provenance["rates"]
+    assert 0.85 * 192 < rate["kl_bits"] < rate["code_bits"] == 192
+    monkeypatch.setenv("COLUMNS", "120")
+    info(tmp_path / "codec.onnx")
+    assert f"codes of 192 bits, by the model's KL {rate['kl_bits']:.0f}" in capsys.readouterr().out
     linear = collection.linear(160, collection.start_kind)
-    untrained = Calibration.fit(linear.encode(sample.train), Metric.COSINE).code(bytes=24)
+    untrained = Calibration.fit(linear.encode(sample.train), Metric.COSINE, memory=8).code(bytes=24)
     truth, _ = exact_search(sample.base, sample.queries, 10, Metric.COSINE)
 
     def recall_of(decoded: np.ndarray, queries: np.ndarray) -> float:

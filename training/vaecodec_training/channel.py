@@ -30,7 +30,7 @@ class Channel(nn.Module):
     Its buffers are part of a run's state: the latents' moments, as last measured, and each dimension's distortion.
 
     Args:
-        recipe: its ``target`` or ``target_bytes``, ``straight_through`` and ``reallocate`` are read.
+        recipe: its settings under "Codes" are read.
         metric: how the latents are compared.
     """
 
@@ -44,7 +44,7 @@ class Channel(nn.Module):
         super().__init__()
         self._recipe = recipe
         self._metric = metric
-        self._trellis = TrellisTables.standard()
+        self._trellis = TrellisTables.standard(recipe.trellis_memory)
         self._codes: list[Code] = []
         for name in ("mean", "spread", "peak"):
             self.register_buffer(name, torch.zeros(recipe.dim))

@@ -37,6 +37,7 @@ class Precision(StrEnum):
 
 
 _TARGETS = ("int4", "int2", "binary")
+_TRELLIS_MEMORIES = (8, 10, 12)
 
 
 def _between(default: Any, low: float, high: float = math.inf) -> Any:
@@ -106,6 +107,8 @@ class Recipe:
     """Uniform code that the documents' latents shall survive, as engines keep it: ``int4``, ``int2`` or ``binary``."""
     target_bytes: tuple[int, ...] = ()
     """Or the budgets of trellis codes, ascending, that they shall survive; several take turns."""
+    trellis_memory: int = 10
+    """Bits of the trellis's state, 8, 10 or 12: each step up costs four times the encoding time for less error."""
     straight_through: bool = False
     """Quantise for real and pass the gradient through unchanged, instead of sampling at the code's distortion."""
     reallocate: bool = True
@@ -158,6 +161,8 @@ class Recipe:
             raise RecipeError("target, target_bytes: expected one of them, got both")
         if self.target and self.target not in _TARGETS:
             raise RecipeError(f"target: expected one of {', '.join(_TARGETS)}, got {self.target!r}")
+        if self.trellis_memory not in _TRELLIS_MEMORIES:
+            raise RecipeError(f"trellis_memory: expected one of 8, 10, 12 bits, got {self.trellis_memory}")
         if list(self.target_bytes) != sorted(set(self.target_bytes)) or any(size < 8 for size in self.target_bytes):
             raise RecipeError(f"target_bytes: expected ascending numbers from 8 up, got {list(self.target_bytes)}")
         if self.for_codes and self.kl:

@@ -426,11 +426,13 @@ class _Trainer:
             return "the loss is not finite"
         if not math.isfinite(norm):
             return "the gradient is not finite"
-        recent = self.at.losses
+        # Byte budgets take turns, and a small one errs many times more than a large one: like is compared with like.
+        turns = max(1, len(self.recipe.target_bytes))
+        recent = self.at.losses[-turns::-turns]
         if len(recent) >= 4 and distortion > SPIKE_FACTOR * statistics.median(recent):
             return f"the loss jumped from {statistics.median(recent):.4g} to {distortion:.4g}"
-        recent.append(distortion)
-        del recent[:-SPIKE_WINDOW]
+        self.at.losses.append(distortion)
+        del self.at.losses[: -SPIKE_WINDOW * turns]
         return None
 
     @torch.no_grad()
@@ -547,7 +549,8 @@ class _Trainer:
 
         def encode_and_decode(rows: FloatArray) -> FloatArray:
             latents = encode(rows)
-            code = Calibration.fit(latents, self.collection.metric).code(dtype=recipe.target or None, bytes=size)
+            calibration = Calibration.fit(latents, self.collection.metric, memory=recipe.trellis_memory)
+            code = calibration.code(dtype=recipe.target or None, bytes=size)
             return code.decode(code.encode(latents))
 
         return encode_and_decode
@@ -580,9 +583,10 @@ class _Trainer:
         )
         reference = self._drift_reference(encode, encode_queries, decode)
         scores = self.collection.validation.score_calibration(encode, encode_queries, checkpoint.metric)
+        codes = Calibration.fit(encode(self.collection.sample), checkpoint.metric, memory=self.recipe.trellis_memory)
         calibration = {
             **checkpoint.calibration,
-            "codes": Calibration.fit(encode(self.collection.sample), checkpoint.metric).to_json(),
+            "codes": codes.to_json(),
             **({SCORE_KEY: scores.to_json()} if scores is not None else {}),
             **({DRIFT_KEY: reference.to_json()} if reference is not None else {}),
         }
