@@ -12,17 +12,22 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+def linear(path: Path, dim: int) -> Path:
+    """What `vaecodec linear` makes of the bundled sample."""
+    train = ROOT / "examples" / "debian-sample" / "train.npy"
+    command = [sys.executable, "-m", "vaecodec", "linear", train, "--dim", str(dim), "--out", path]
+    subprocess.run(command, check=True, capture_output=True)
+    return path
+
+
 @pytest.fixture(scope="session")
 def codec_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `vaecodec linear` makes of the bundled sample."""
-    path = tmp_path_factory.mktemp("codec") / "codec.onnx"
-    train = ROOT / "examples" / "debian-sample" / "train.npy"
-    subprocess.run(
-        [sys.executable, "-m", "vaecodec", "linear", train, "--dim", "64", "--out", path],
-        check=True,
-        capture_output=True,
-    )
-    return path
+    return linear(tmp_path_factory.mktemp("codec") / "codec.onnx", 64)
+
+
+@pytest.fixture(scope="session")
+def wide_codec_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return linear(tmp_path_factory.mktemp("codec") / "vae128.onnx", 128)
 
 
 @pytest.fixture(scope="session")

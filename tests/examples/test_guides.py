@@ -16,14 +16,14 @@ PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.m
 
 
 @pytest.mark.parametrize("guide", GUIDES)
-def test_the_examples_of_a_guide_run(guide, sample, codec_path, tmp_path, monkeypatch):
+def test_the_examples_of_a_guide_run(guide, sample, wide_codec_path, tmp_path, monkeypatch):
     pytest.importorskip("numba")
     hnsw = pytest.importorskip("vaecodec_integrations.hnsw")
     pytest.importorskip("qdrant_client")
     from vaecodec import Codec
 
     for name in ("vae128.onnx", "vae.onnx", "codec.onnx"):
-        shutil.copy(codec_path, tmp_path / name)
+        shutil.copy(wide_codec_path, tmp_path / name)
     np.save(tmp_path / "embeddings.npy", sample.base[:500])
     monkeypatch.chdir(tmp_path)
     names = {
