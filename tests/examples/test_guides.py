@@ -18,10 +18,8 @@ PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.m
 @pytest.mark.parametrize("guide", GUIDES)
 def test_the_examples_of_a_guide_run(guide, sample, wide_codec_path, tmp_path, monkeypatch):
     pytest.importorskip("numba")
-    hnsw = pytest.importorskip("vaecodec_integrations.hnsw")
+    pytest.importorskip("hnswlib")
     pytest.importorskip("qdrant_client")
-    from vaecodec import Codec
-
     for name in ("vae128.onnx", "vae.onnx", "codec.onnx"):
         shutil.copy(wide_codec_path, tmp_path / name)
     np.save(tmp_path / "embeddings.npy", sample.base[:500])
@@ -33,8 +31,6 @@ def test_the_examples_of_a_guide_run(guide, sample, wide_codec_path, tmp_path, m
         "query": sample.queries[0],
         "ids": np.arange(500),
     }
-    if guide == "docs/drift.md":  # it goes on from the guides that import these
-        names |= {"Codec": Codec, "CompressedIndex": hnsw.CompressedIndex}
     examples = re.findall(r"^```python\n(.*?)^```", (ROOT / guide).read_text(), re.DOTALL | re.MULTILINE)
     assert examples
     for example in examples:
