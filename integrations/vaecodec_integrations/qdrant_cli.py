@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import closing, nullcontext, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict
 from enum import StrEnum
 from importlib.metadata import entry_points
@@ -28,7 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vaecodec.cli import AsJson, print_json
-from vaecodec.errors import MigrationError
+from vaecodec.errors import MigrationError, VaecodecError
 from vaecodec.extras import require
 from vaecodec.interface import Metric
 
@@ -88,8 +88,7 @@ def migrate(
     console = Console(stderr=as_json)
     if keep_originals is Keep.FILE and originals_path is None:
         raise typer.BadParameter("--keep-originals file needs --originals PATH")
-    client = _open(url, path)
-    try:
+    with _opened(url, path) as client:
         if train and not codec.exists():
             with redirect_stdout(sys.stderr) if as_json else nullcontext():
                 _train(work.training_rows, client, collection, vector, codec, queries, recipe, dim)
@@ -131,8 +130,6 @@ def migrate(
         if as_json:
             result = {**asdict(outcome), "settled": outcome.settled}
             print_json({**document, "outcome": result, "switched_alias": switch_alias})
-    finally:
-        client.close()
 
 
 def rollback(
@@ -147,15 +144,12 @@ def rollback(
     require("qdrant_client", extra="qdrant")
     from vaecodec_integrations.qdrant.migrate import roll_back
 
-    client = _open(url, path)
-    try:
+    with _opened(url, path) as client:
         done = roll_back(client, collection, into=into, named=named)
         if as_json:
             print_json({"collection": collection, "done": done})
         else:
             Console().print(done)
-    finally:
-        client.close()
 
 
 def _train(
@@ -185,14 +179,24 @@ def _train(
         )
 
 
-def _open(url: str | None, path: Path | None) -> Any:
+@contextmanager
+def _opened(url: str | None, path: Path | None) -> Iterator[Any]:
+    """A client of the server or folder; what these refuse ends the command with one line."""
     from qdrant_client import QdrantClient
+    from qdrant_client.http.exceptions import ApiException
 
     if (url is None) == (path is None):
         raise typer.BadParameter("give one of --url and --path")
-    if path is not None:
-        return QdrantClient(path=str(path))
-    return QdrantClient(url=url, api_key=os.environ.get("QDRANT_API_KEY"))
+    address = {"path": str(path)} if url is None else {"url": url, "api_key": os.environ.get("QDRANT_API_KEY")}
+    with closing(QdrantClient(**address)) as client:
+        try:
+            yield client
+        except ApiException as error:
+            raise MigrationError(f"{url}: the server does not answer, or refuses: {error}") from error
+        except ValueError as error:  # how the local mode says that there is no such collection
+            if path is None or isinstance(error, VaecodecError):
+                raise
+            raise MigrationError(f"{path}: {error}") from error
 
 
 class _Rate(ProgressColumn):

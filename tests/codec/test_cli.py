@@ -168,6 +168,15 @@ def test_errors_of_the_system_are_one_line_and_exit_code_1(capsys, files: Path) 
     assert re.fullmatch(r"error: \[Errno 2\] No such file or directory: '.*'\n", capsys.readouterr().err)
 
 
+def test_a_qdrant_that_does_not_answer_or_lacks_the_collection_is_one_line(tmp_path: Path) -> None:
+    asked = ("rollback", "--collection", "docs", "--into", "small")
+    # The client itself warns before, that it could not ask the server for its version.
+    refused = vaecodec(*asked, "--url", "http://127.0.0.1:1", code=1).splitlines()[-1]
+    assert refused.startswith("error: http://127.0.0.1:1: the server does not answer, or refuses: ")
+    missing = vaecodec(*asked, "--path", tmp_path, code=1)
+    assert missing == f"error: {tmp_path}: Collection small not found\n"
+
+
 def test_an_interrupt_is_exit_code_130(sample, tmp_path: Path) -> None:
     np.save(tmp_path / "train.npy", sample.train)
     command = [sys.executable, "-m", "vaecodec", "train", tmp_path / "train.npy", "--out", tmp_path / "run", "--json"]
