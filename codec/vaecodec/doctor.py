@@ -12,11 +12,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
-from packaging.requirements import Requirement
+
+from vaecodec.extras import require
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 # Of each extra: what its libraries are imported as, and what is missing without them.
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -153,7 +157,8 @@ def examine() -> Diagnosis:
 
 def _needs() -> dict[str, list[Requirement]]:
     """What the distribution asks for, by extra; under the empty name what it always does."""
-    requirements = [Requirement(text) for text in requires("vaecodec") or ()]
+    read = require("packaging.requirements", extra="cli").Requirement
+    requirements: list[Requirement] = [read(text) for text in requires("vaecodec") or ()]
     needs: dict[str, list[Requirement]] = {name: [] for name in ("", *EXTRAS)}
     for requirement in requirements:
         if requirement.name == "vaecodec":  # one extra that asks for another: that one is listed itself
