@@ -15,8 +15,8 @@ COMMANDS = "vaecodec.commands"
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line.
 
-    Exit codes: 0; 1 for an error of ours; 2 for wrong usage; 3 when `plan` finds nothing that meets the goal; 130 when
-    interrupted.
+    Exit codes: 0; 1 for an error of ours or of the system; 2 for wrong usage; 3 when the answer is no (`plan`, `drift`,
+    `doctor`); 4 when `drift` has nothing to compare with; 130 when interrupted. docs/cli.md explains them.
     """
     try:
         typer = require("typer", extra="cli")
@@ -30,7 +30,8 @@ def main(arguments: list[str] | None = None) -> None:
         for command in sorted(entry_points(group=COMMANDS), key=lambda entry: entry.name):
             app.command(command.name)(command.load())
         app(arguments)
-    except VaecodecError as error:
+    # A file that cannot be written, a full disk: nobody needs to see where in the code that was noticed.
+    except (VaecodecError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import timedelta
 from enum import StrEnum
 from importlib.metadata import entry_points
@@ -18,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from vaecodec import bulk
+from vaecodec.cli import AsJson, print_json
 from vaecodec.codec import Codec
 from vaecodec.codes import CodeType
 from vaecodec.conversion import Engine, Threads
@@ -82,11 +84,12 @@ def encode(
     engine: EngineChoice = EngineName.THREADS,
     ray_address: RayAddress = None,
     gpus_per_worker: GpusPerWorker = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Encode a file or folder of embeddings of any size; can be interrupted and resumed."""
     options = bulk.BulkOptions(column=column, dtype=dtype, bytes=bytes, on_bad_rows=on_bad_rows, resume=resume)
     chosen = _engine(engine, codec, workers, ray_address, gpus_per_worker)
-    _run(bulk.encode, source, out, codec, dim, options, chosen)
+    _run(bulk.encode, source, out, codec, dim, options, chosen, as_json)
 
 
 def decode(
@@ -102,11 +105,12 @@ def decode(
     engine: EngineChoice = EngineName.THREADS,
     ray_address: RayAddress = None,
     gpus_per_worker: GpusPerWorker = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Reconstruct embeddings from a file or folder of latents."""
     options = bulk.BulkOptions(column=column, dtype=CodeType(dtype), on_bad_rows=on_bad_rows, resume=resume)
     chosen = _engine(engine, codec, workers, ray_address, gpus_per_worker)
-    _run(bulk.decode, source, out, codec, dim, options, chosen)
+    _run(bulk.decode, source, out, codec, dim, options, chosen, as_json)
 
 
 def _engine(
@@ -129,6 +133,7 @@ def _run(
     dim: int | None,
     options: bulk.BulkOptions,
     engine: Engine,
+    as_json: bool,
 ) -> None:
     # Each worker is one thread of its own, and a call's bits then do not depend on the machine's cores.
     codec = Codec.load(codec_file, dim=dim, threads=1)
@@ -136,11 +141,15 @@ def _run(
     with _shown(source) as progress:
         result = work(source, out, codec, options=options, engine=engine, progress=progress)
     seconds = time.perf_counter() - started
+    listed = f"{result.output}.bad-rows.csv" if result.bad_rows else None
+    if as_json:
+        print_json({**asdict(result), "output": str(result.output), "bad_rows_file": listed, "seconds": seconds})
+        return
     line = f"{result.output}: {result.rows:,} rows in {seconds:.1f} s"
     if result.resumed:
         line += f", {result.resumed} of {result.shards} shards from before"
     if result.bad_rows:
-        line += f", {result.bad_rows:,} bad rows left out, see {result.output}.bad-rows.csv"
+        line += f", {result.bad_rows:,} bad rows left out, see {listed}"
     print(line)
 
 

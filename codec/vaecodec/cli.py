@@ -1,18 +1,25 @@
-"""``vaecodec --version`` and ``vaecodec info``."""
+"""``vaecodec --version``, ``info`` and ``doctor``, and what all commands share: ``--json``."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from vaecodec import __version__
 from vaecodec.artifact import Metadata, read_artifact
+
+if TYPE_CHECKING:
+    from vaecodec.doctor import Diagnosis, Extra
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, and everything else to standard error.")]
+TROUBLE = 3
 
 
 def _print_version(wanted: bool) -> None:
@@ -31,18 +38,75 @@ def root(
 
 def info(
     file: Annotated[Path, typer.Argument(help="A codec file, e.g. vae128.onnx.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the whole metadata as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a codec file says of itself: widths, metric, identity, origin, and what was measured."""
     data, metadata = read_artifact(file)
     if as_json:
-        print(json.dumps(metadata.to_json(), indent=2))
+        print_json(metadata.to_json())
         return
     console = Console()
     console.print(_summary(file, len(data), metadata))
     validation = metadata.provenance.get("validation")
     if validation:
         console.print(_figures(validation))
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Examine the installation: versions, execution providers that really work, threads, and what extras are for.
+
+    Exit code 0: nothing is broken, though extras may be missing. 3: something is broken; what and why is said.
+    """
+    from vaecodec.doctor import examine  # onnxruntime takes a while to import
+
+    with Console(stderr=True).status("importing the installed extras"):
+        found = examine()
+    if as_json:
+        print_json(found.to_json())
+    else:
+        _show(found)
+    if found.troubles:
+        raise typer.Exit(TROUBLE)
+
+
+def print_json(document: Any) -> None:
+    """The document that a command prints under ``--json``: the only thing it writes to standard output."""
+    print(json.dumps(document, indent=2, allow_nan=False))
+
+
+def describe(file: Path) -> dict[str, Any]:
+    """What commands that write a codec file say of it under ``--json``."""
+    data, metadata = read_artifact(file)
+    known = metadata.to_json()
+    shown = ("codec_id", "kind", "dim", "code_dim", "metric", "latent_metric", "nested_dims", "embedder")
+    return {"file": str(file), "bytes": len(data), **{name: known[name] for name in shown}}
+
+
+def _show(found: Diagnosis) -> None:
+    console = Console(highlight=False)
+    rows = [(name, "", text) for name, text in found.versions.items()]
+    rows += [(each.name, "works" if each.works else "unusable", each.problem) for each in found.providers]
+    variables = [f"{name}={value}" for name, value in found.thread_variables.items()]
+    rows.append(("threads", "", ", ".join([f"{found.usable_cores} of {found.cores} cores", *variables])))
+    for extra in found.extras:
+        state = "broken" if extra.trouble else "installed" if extra.installed else "missing"
+        rows.append((f"extra {extra.name}", state, _extra_note(extra)))
+    table = Table(show_header=False)
+    for column in ("what", "state", "note"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
+    for trouble in found.troubles or ["Nothing is broken."]:
+        console.print(escape(trouble), style="bold")
+
+
+def _extra_note(extra: Extra) -> str:
+    if extra.trouble:
+        return extra.trouble
+    if extra.installed:
+        return ", ".join(f"{name} {version}" for name, version in extra.versions.items())
+    return f"for {extra.enables}: pip install 'vaecodec[{extra.name}]'"
 
 
 def _summary(file: Path, size: int, metadata: Metadata) -> Table:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from vaecodec.cli import AsJson, print_json
 from vaecodec.codec import Codec
 from vaecodec.errors import InvalidVectorsError, NoReferenceError
 from vaecodec.sources import open_source
@@ -21,7 +21,7 @@ def drift(
     codec: Annotated[Path, typer.Option("--codec", help="A codec file, e.g. vae128.onnx.")],
     data: Annotated[str, typer.Option(help="New documents: a file of vectors, one row each, or an address.")],
     queries: Annotated[str | None, typer.Option(help="New queries.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything that was found as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Tell whether vectors are still such as the codec was trained for.
 
@@ -42,6 +42,9 @@ def drift(
     report = monitor.check()
     if not report.findings:
         raise InvalidVectorsError(str(report))
-    print(json.dumps(report.to_json(), indent=2) if as_json else report)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        print(report)
     if report.drifted:
         raise typer.Exit(DRIFT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from vaecodec.cli import AsJson, describe, print_json
 from vaecodec.errors import InvalidVectorsError, UnsupportedPrecisionError
 from vaecodec.extras import require
 from vaecodec.interface import Metric
@@ -44,6 +44,7 @@ def export(
     precision: Annotated[
         str, typer.Option(help="Of weights and products: float32, or float16 for half the file and for GPUs.")
     ] = "float32",
+    as_json: AsJson = False,
 ) -> None:
     """Write a trained checkpoint as one ONNX file, after proving that it computes the same."""
     require("onnx", extra="export")
@@ -54,7 +55,7 @@ def export(
     if precision not in [*Precision]:
         raise UnsupportedPrecisionError(f"expected precision to be one of {', '.join(Precision)}, got {precision!r}")
     metadata = export_checkpoint(run, out, precision=Precision(precision))
-    Console().print(f"[bold]{out}[/]: {metadata.kind}, {metadata.dim} -> {metadata.code_dim}, {_size(out)}")
+    _written(out, metadata.kind, metadata.dim, metadata.code_dim, as_json)
 
 
 def linear(
@@ -64,6 +65,7 @@ def linear(
     kind: Annotated[LinearKind, typer.Option(help="Which reduction.")] = LinearKind.SVD,
     metric: Annotated[Metric, typer.Option(help="How the embeddings are compared.")] = Metric.COSINE,
     embedder: Annotated[str, typer.Option(help="Name of the embedding model, kept in the file.")] = "",
+    as_json: AsJson = False,
 ) -> None:
     """Fit a linear reduction and write it in the format of the learned codecs."""
     require("onnx", extra="export")
@@ -88,7 +90,7 @@ def linear(
         encoded = Encoded.by(codec.encode, codec.decode, unseen)
         reference = Reference.fit(encoded, None, codec.metric, codec.latent_metric)
     export_linear(codec, out, provenance={"data": figures}, calibration=calibration, scores=scores, reference=reference)
-    Console().print(f"[bold]{out}[/]: {kind}, {codec.dim} -> {codec.code_dim}, {_size(out)}")
+    _written(out, kind, codec.dim, codec.code_dim, as_json)
 
 
 def _score_calibration(codec: LinearCodec, rows: Rows) -> ScoreCalibration | None:
@@ -113,7 +115,7 @@ def bridge(
     new_sample: Annotated[
         str | None, typer.Option(help="Where the embedding model is another: the same texts by the new one, in order.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was measured as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make a bridge from a new codec to a collection that an old one filled, and measure the recall across it."""
     require("onnx", extra="export")
@@ -129,7 +131,7 @@ def bridge(
     fitted, figures = fit_bridge(*codecs, *samples)
     summaries = export_bridge(fitted, out, figures)
     if as_json:
-        print(json.dumps(summaries, indent=2))
+        print_json(summaries)
         return
     asked = len(figures["bridged"])
     table = Table(title=f"recall@10 of {asked:,} held-out queries, mean [95 % interval]", title_justify="left")
@@ -152,5 +154,8 @@ def _every(source: VectorSource, step: int) -> Iterator[Rows]:
         first += len(block)
 
 
-def _size(path: Path) -> str:
-    return f"{path.stat().st_size / 1e6:.1f} MB"
+def _written(file: Path, kind: str, dim: int, code_dim: int, as_json: bool) -> None:
+    if as_json:
+        print_json(describe(file))
+    else:
+        Console().print(f"[bold]{file}[/]: {kind}, {dim} -> {code_dim}, {file.stat().st_size / 1e6:.1f} MB")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vaecodec.cli import AsJson, print_json
 from vaecodec.errors import PlanInputError
 from vaecodec.interface import Metric
 from vaecodec.sources import open_source
@@ -44,7 +44,7 @@ def plan_command(
     sample: Annotated[int, typer.Option(help="Documents to search in; more is slower and closer to your index.")] = (
         SAMPLE_ROWS
     ),
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything that was measured as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find the cheapest width, code and re-ranking that meet a goal, with costs and instructions.
 
@@ -76,7 +76,7 @@ def plan_command(
             on_step=lambda step: status.update(escape(step)),
         )
     if as_json:
-        print(json.dumps(to_json(result), indent=1, allow_nan=False))
+        print_json(to_json(result))
     else:
         console.print(escape(headline(result)), style="bold", highlight=False)
         console.print(escape(basis(result)), highlight=False)

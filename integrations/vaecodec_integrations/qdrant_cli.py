@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext, redirect_stdout
+from dataclasses import asdict
 from enum import StrEnum
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -25,7 +27,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from vaecodec.errors import MigrationError
+from vaecodec.cli import AsJson, print_json
+from vaecodec.errors import MigrationError, VaecodecError
 from vaecodec.extras import require
 from vaecodec.interface import Metric
 
@@ -70,6 +73,7 @@ def migrate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check, and estimate the size.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Points per request.")] = 1000,
     state: Annotated[Path | None, typer.Option(help="State file; remembers how far the copy came.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compress an existing Qdrant collection: copy, catch up, compare searches, switch an alias.
 
@@ -81,13 +85,13 @@ def migrate(
     from vaecodec_integrations.qdrant import migrate as work
     from vaecodec_integrations.qdrant.layout import Originals
 
-    console = Console()
+    console = Console(stderr=as_json)
     if keep_originals is Keep.FILE and originals_path is None:
         raise typer.BadParameter("--keep-originals file needs --originals PATH")
-    client = _open(url, path)
-    try:
+    with _opened(url, path) as client:
         if train and not codec.exists():
-            _train(work.training_rows, client, collection, vector, codec, queries, recipe, dim)
+            with redirect_stdout(sys.stderr) if as_json else nullcontext():
+                _train(work.training_rows, client, collection, vector, codec, queries, recipe, dim)
         migration = work.Migration(
             client,
             collection,
@@ -102,7 +106,10 @@ def migrate(
         )
         estimate = work.estimate(migration)
         console.print(_estimated(migration, estimate))
+        document = {"collection": collection, "target": migration.target, "estimate": asdict(estimate)}
         if dry_run:
+            if as_json:
+                print_json(document)
             return
         with closing(migration), _progress(console) as progress:
             # Each point is copied and then compared.
@@ -120,22 +127,29 @@ def migrate(
             console.print(f"The alias {switch_alias!r} now points at {into!r}.")
         elif not outcome.settled:
             console.print("Some points were repaired: writes went on. Run the same command again.")
-    finally:
-        client.close()
+        if as_json:
+            result = {**asdict(outcome), "settled": outcome.settled}
+            print_json({**document, "outcome": result, "switched_alias": switch_alias})
 
 
 def rollback(
-    collection: Collection, url: Url = None, path: LocalPath = None, into: Into = None, named: Named = None
+    collection: Collection,
+    url: Url = None,
+    path: LocalPath = None,
+    into: Into = None,
+    named: Named = None,
+    as_json: AsJson = False,
 ) -> None:
     """Undo a migration: the alias points at the source again, or the added vector is removed."""
     require("qdrant_client", extra="qdrant")
     from vaecodec_integrations.qdrant.migrate import roll_back
 
-    client = _open(url, path)
-    try:
-        Console().print(roll_back(client, collection, into=into, named=named))
-    finally:
-        client.close()
+    with _opened(url, path) as client:
+        done = roll_back(client, collection, into=into, named=named)
+        if as_json:
+            print_json({"collection": collection, "done": done})
+        else:
+            Console().print(done)
 
 
 def _train(
@@ -165,14 +179,24 @@ def _train(
         )
 
 
-def _open(url: str | None, path: Path | None) -> Any:
+@contextmanager
+def _opened(url: str | None, path: Path | None) -> Iterator[Any]:
+    """A client of the server or folder; what these refuse ends the command with one line."""
     from qdrant_client import QdrantClient
+    from qdrant_client.http.exceptions import ApiException
 
     if (url is None) == (path is None):
         raise typer.BadParameter("give one of --url and --path")
-    if path is not None:
-        return QdrantClient(path=str(path))
-    return QdrantClient(url=url, api_key=os.environ.get("QDRANT_API_KEY"))
+    address = {"path": str(path)} if url is None else {"url": url, "api_key": os.environ.get("QDRANT_API_KEY")}
+    with closing(QdrantClient(**address)) as client:
+        try:
+            yield client
+        except ApiException as error:
+            raise MigrationError(f"{url}: the server does not answer, or refuses: {error}") from error
+        except ValueError as error:  # how the local mode says that there is no such collection
+            if path is None or isinstance(error, VaecodecError):
+                raise
+            raise MigrationError(f"{path}: {error}") from error
 
 
 class _Rate(ProgressColumn):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from vaecodec.cli import AsJson, print_json
 from vaecodec.codec import Codec
 from vaecodec.codes import CodeType
 from vaecodec.extras import require
@@ -58,6 +59,7 @@ def report(
     compare: Annotated[
         Path | None, typer.Option(help="The report.json of an earlier report, to show what changed.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measure what a codec costs, beside uncompressed vectors and linear baselines on the same index."""
     require("matplotlib", extra="report")
@@ -67,7 +69,7 @@ def report(
     slices = None if labels is None else read_labels(labels)
     pairs = None if scored_pairs is None else read_scored_pairs(scored_pairs)
     earlier = None if compare is None else read_report(compare)
-    console = Console()
+    console = Console(stderr=as_json)
     with console.status("reading vectors") as status:
         run = measure(
             read_vectors(base),
@@ -91,6 +93,8 @@ def report(
         for part in _parts(table, console.width):
             console.print(_rendered(part))
     console.print(f"written to {escape(str(out))}", highlight=False)
+    if as_json:
+        print_json({"folder": str(out), "summary": asdict(summary)})
 
 
 def _parts(table: TextTable, width: int) -> list[TextTable]:

@@ -15,6 +15,7 @@ from vaecodec_integrations.report import measure, summarise, write
 from vaecodec_integrations.report.engine import EngineName
 from vaecodec_integrations.report.engines import open_engine
 from vaecodec_integrations.report.page import page
+from vaecodec_integrations.report.picture import _spread
 from vaecodec_integrations.report.tables import Table
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -64,6 +65,14 @@ def test_text_cannot_break_the_page():
     text = page("<i>&", [Table("<t>", "<n>", ("<c>", ""), [("<r>", "1 [<a>]")])], [(b"<svg/>", '"<p>"')])
     assert not re.search(r"<[itncra]>", text)
     assert 'alt="&quot;&lt;p&gt;&quot;"' in text
+
+
+def test_labels_of_a_picture_do_not_cover_each_other():
+    heights = _spread([0.64, 0.63, 0.64, 0.20, 0.635], [36, 68, 256, 256, 256], gap=0.05)
+    assert heights[0] == heights[2] == 0.64  # far apart in bytes
+    assert heights[1] == pytest.approx(0.59)  # beside the first
+    assert heights[4] == pytest.approx(0.59)  # below the third
+    assert heights[3] == 0.20
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs chromium or google-chrome on the PATH")

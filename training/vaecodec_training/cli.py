@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from vaecodec.cli import AsJson, describe, print_json
 from vaecodec.extras import require
 from vaecodec.interface import Metric
 from vaecodec.linear import LinearKind
@@ -43,6 +44,7 @@ def train(
     export: Annotated[Path | None, typer.Option(help="Codec file to write at the end, e.g. vae128.onnx.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log every step to OUT/tensorboard.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a codec on a collection's embeddings and keep its best checkpoint."""
     _require_libraries(export is not None)
@@ -53,7 +55,7 @@ def train(
     settings = Recipe.load(recipe) if recipe else Recipe()
     changes = {"dim": dim, "epochs": epochs, "seed": seed, "nested_dims": _widths(nested) or None}
     settings = settings.but(**{key: value for key, value in changes.items() if value is not None})
-    console = Console()
+    console = Console(stderr=as_json)
     collection = _opened(data, queries, pairs, metric, embedder, 0.0)
     if target:
         settings = settings.but(**_for_codes(target, dim or collection.dim))
@@ -69,6 +71,16 @@ def train(
 
         exporter("checkpoint")(out, export)
         console.print(f"[bold]{export}[/]: {result.checkpoint.kind}, {collection.dim} -> {settings.dim}")
+    if as_json:
+        provenance = result.checkpoint.provenance
+        document = {
+            "run": str(out),
+            "validation": provenance["validation"],
+            "gain": provenance["gain"],
+            "warnings": [{"kind": type(each).__name__, "message": str(each)} for each in result.warnings],
+            "codec": None if export is None else describe(export),
+        }
+        print_json(document)
 
 
 def fit(
@@ -83,6 +95,7 @@ def fit(
     recipe: Annotated[Path | None, typer.Option(help="TOML file to start from; see docs/training.md.")] = None,
     metric: Annotated[Metric, typer.Option(help="How the embeddings are compared.")] = Metric.COSINE,
     embedder: Annotated[str, typer.Option(help="Name of the embedding model, kept in the file.")] = "",
+    as_json: AsJson = False,
 ) -> None:
     """Choose width and settings, train, and export what a held-out split confirms; resumes what it finds in OUT."""
     _require_libraries(export=True)
@@ -95,7 +108,7 @@ def fit(
     from vaecodec_training.recipe import Recipe
 
     seconds = fitting.seconds(budget)
-    console = Console()
+    console = Console(stderr=as_json)
     collection = _opened(data, queries, pairs, metric, embedder, confirmation=0.05)
     console.print(str(collection.report), highlight=False)
     if collection.shift is not None:
@@ -144,6 +157,16 @@ def fit(
     else:
         console.print('No picture: pip install "vaecodec[report]" for one.', markup=False, highlight=False)
     console.print(f"[bold]{file}[/]: {collection.dim} -> {result.dim}; every figure is in {out / fitting.RUN}")
+    if as_json:
+        document = {
+            "run": str(out / fitting.RUN),
+            "learned_ships": result.gate.passed,
+            "best_linear": result.gate.over,
+            "difference": result.gate.difference._asdict(),
+            "reason_for_width": result.content["steps"]["knee"]["reason"],
+            "codec": describe(file),
+        }
+        print_json(document)
 
 
 def _opened(

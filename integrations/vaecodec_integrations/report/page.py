@@ -30,6 +30,10 @@ tbody th { font-weight: 400; }
 tr.ours, tr.ours th { background: var(--ours); }
 tr.ours th, tr.ours td { font-weight: 600; }
 table.prose td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+@media screen and (max-width: 36rem) {
+  h1 { font-size: 1.1rem; }
+  figure img { width: 28rem; max-width: none; } /* its text stays readable, and it scrolls as the tables do */
+}
 @media print {
   body { max-width: none; padding: 0; font-size: 11pt; }
   .scroll { overflow: visible; }
@@ -58,7 +62,8 @@ def page(headline: str, tables: Sequence[Table], pictures: Sequence[tuple[bytes,
 
 def _figure(svg: bytes, caption: str) -> str:
     source = f"data:image/svg+xml;base64,{b64encode(svg).decode()}"
-    return f'<figure><img alt="{escape(caption)}" src="{source}">\n<figcaption>{escape(caption)}</figcaption></figure>'
+    image = f'<div class="scroll"><img alt="{escape(caption)}" src="{source}"></div>'
+    return f"<figure>{image}\n<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def _section(table: Table) -> str:

@@ -14,6 +14,8 @@ from vaecodec_integrations.report.summarise import JUDGED, RERANKED, Summary, la
 _CODEC, _LINEAR, _PLAIN, _LOST = "#0b6e4f", "#b5651d", "#555555", "#d9d9d9"
 _REGAINED = ("#0b6e4f", "#3f9b7a", "#7fbfa3", "#bfe0d0")
 _LOSSES = ("#0b6e4f", "#e0b04a", "#8d6cab", "#c8553d")
+# How many times as many bytes the end of a label stands for as its beginning.
+_LABEL = 3
 _STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -109,13 +111,15 @@ def _figure(height: float) -> tuple[Any, Any]:
 
 
 def _spread(values: Sequence[float], columns: Sequence[int], gap: float) -> list[float]:
-    """Heights for labels: each near its value, those of one column in the same order and at least ``gap`` apart."""
+    """Heights for labels: each at its value or, where it would cover one of a near column, ``gap`` below that."""
     heights = list(values)
-    for column in set(columns):
-        rows = [row for row in range(len(values)) if columns[row] == column]
-        rows.sort(key=lambda row: values[row], reverse=True)
-        for above, below in pairwise(rows):
-            heights[below] = min(heights[below], heights[above] - gap)
+    placed: list[int] = []
+    for row in sorted(range(len(values)), key=lambda row: values[row], reverse=True):
+        near = (other for other in placed if 1 / _LABEL < columns[row] / columns[other] < _LABEL)
+        for other in sorted(near, key=lambda other: heights[other], reverse=True):
+            if abs(heights[row] - heights[other]) < gap:
+                heights[row] = heights[other] - gap
+        placed.append(row)
     return heights
 
 
