@@ -161,12 +161,12 @@ def shard(folder: Path, vectors: dict[str, Any]) -> Any:
     return edge.EdgeShard.create(str(folder), config)
 
 
-def params(size: int, *, m: int = 16, turbo: Any = None, on_disk: bool = False, half: bool = False) -> Any:
+def params(size: int, *, m: int = 16, turbo: Any = None, on_disk: bool = False, datatype: Any = None) -> Any:
     return edge.EdgeVectorParams(
         size=size,
         distance=edge.Distance.Cosine,
         on_disk=on_disk,
-        datatype=edge.VectorStorageDatatype.Float16 if half else None,
+        datatype=datatype,
         quantization_config=None if turbo is None else edge.TurboQuantQuantizationConfig(bits=turbo, always_ram=True),
         hnsw_config=edge.HnswIndexConfig(m=m, ef_construct=100, full_scan_threshold=1),
     )
@@ -197,7 +197,9 @@ def rerank(data: Data, codec: VectorCodec) -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        kept = shard(folder, {"": params(codec.code_dim), "original": params(codec.dim, m=0, on_disk=True, half=True)})
+        kept = shard(
+            folder, {"": params(codec.code_dim), "original": params(codec.dim, m=0, on_disk=True, datatype=HALF)}
+        )
         fill(kept, {"": codec.encode(data.base), "original": data.base})
         file = OriginalsFile(folder / "originals.f16", codec.dim)
         file.append(range(len(data.base)), data.base)
@@ -246,10 +248,13 @@ def rerank(data: Data, codec: VectorCodec) -> None:
     table(rows)
 
 
+HALF = edge.VectorStorageDatatype.Float16
 SETTINGS: dict[str, dict[str, Any]] = {
     "original float32": {"dim": "dim"},
     "latents float32": {"dim": "code_dim"},
-    "latents float16": {"dim": "code_dim", "half": True},
+    "latents float16": {"dim": "code_dim", "datatype": HALF},
+    "latents turbo8": {"dim": "code_dim", "datatype": edge.VectorStorageDatatype.Turbo8},
+    "latents turbo4": {"dim": "code_dim", "datatype": edge.VectorStorageDatatype.Turbo4},
     "latents, 4 bit codes in RAM": {"dim": "code_dim", "turbo": edge.TurboQuantBitSize.Bits4, "on_disk": True},
     "latents, 2 bit codes in RAM": {"dim": "code_dim", "turbo": edge.TurboQuantBitSize.Bits2, "on_disk": True},
     "latents float32 + originals on disk": {"dim": "code_dim", "originals": True},
@@ -260,23 +265,31 @@ def sizes(data: Data, codec: VectorCodec) -> None:
     """Disk, RAM and network of each setting, measured on all rows given and stated per million of them.
 
     RAM is what a fresh process gains in private and mapped pages when it opens the shard and answers the queries.
+    Recall@10 is that of the engine's search with the graph, codes re-scored as recommended_search_params says.
     Network: the bodies that qdrant-client sends when the rows are upserted without payload, by REST to a server on
     loopback that counts them, by gRPC the size of its messages.
     """
+    truth, _ = evaluation.exact_search(data.base, data.queries, 10, Metric.COSINE)
     rows = []
     for name, setting in SETTINGS.items():
         compressed = setting["dim"] == "code_dim"
         vectors = codec.encode(data.base) if compressed else data.base
         with tempfile.TemporaryDirectory() as folder:
-            made = {k: v for k, v in setting.items() if k in ("half", "turbo", "on_disk")}
+            made = {k: v for k, v in setting.items() if k in ("datatype", "turbo", "on_disk")}
             config = {"": params(vectors.shape[1], **made)}
             filled = {"": vectors}
             if setting.get("originals"):
-                config["original"], filled["original"] = params(codec.dim, m=0, on_disk=True, half=True), data.base
+                config["original"], filled["original"] = params(codec.dim, m=0, on_disk=True, datatype=HALF), data.base
             one = shard(Path(folder), config)
             fill(one, filled)
-            one.close()
             queries = codec.encode_queries(data.queries) if compressed else data.queries
+            again = edge.QuantizationSearchParams(rescore=True, oversampling=3.0) if "turbo" in setting else None
+            search = edge.SearchParams(hnsw_ef=128, quantization=again)
+            found = [
+                [p.id for p in one.query(edge.QueryRequest(limit=10, query=edge.Query.Nearest(query), params=search))]
+                for query in queries.tolist()
+            ]
+            one.close()
             np.save(Path(folder) / "queries.npy", queries)
             program = [sys.executable, __file__, "--resident", folder]
             resident = int(subprocess.run(program, capture_output=True, text=True, check=True).stdout)
@@ -287,6 +300,7 @@ def sizes(data: Data, codec: VectorCodec) -> None:
                 {
                     "stored": name,
                     "dims": vectors.shape[1],
+                    "recall@10": float(evaluation.recall(np.array(found), truth, 10).mean()),
                     "disk (MB)": round(disk_bytes(Path(folder)) * scale),
                     "RAM (MB)": round(resident * scale),
                     "upsert by REST (MB)": round(rest / 1000),

@@ -165,7 +165,8 @@ def _train(
     """Write the codec file by ``vaecodec train`` over the collection's vectors; the run stays beside the file."""
     # Reached by its entry point: the integrations do not import the training package.
     commands = entry_points(group="vaecodec.commands")
-    with tempfile.TemporaryDirectory() as folder:
+    # Beside the codec, because the usual place of temporary files may be in memory.
+    with tempfile.TemporaryDirectory(dir=codec.absolute().parent) as folder:
         rows = Path(folder) / "rows.npy"
         metric = training_rows(client, collection, vector, rows)
         commands["train"].load()(

@@ -749,8 +749,8 @@ def _compressed_params(name: str, params: Any, codec: VectorCodec, originals: Or
         )
     if params.datatype is not None and str(params.datatype.value) == "uint8":
         raise UnsupportedRequestError(
-            f"vector {name!r}: expected a floating point datatype, got uint8, which cuts latents (mostly between -1 "
-            "and 1) to zero; for one byte per dimension use scalar quantization: see recommended_config"
+            f"vector {name!r}: expected a datatype that keeps fractions, got uint8, which cuts latents (mostly between "
+            "-1 and 1) to zero; for one byte per dimension on the disk use turbo8, in RAM recommended_config"
         )
     if params.multivector_config is not None and originals is Originals.FILE:
         raise UnsupportedRequestError(

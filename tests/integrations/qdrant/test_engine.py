@@ -14,6 +14,7 @@ from vaecodec import LinearCodec, evaluation, fit_linear
 from vaecodec.errors import UnsupportedRequestError
 from vaecodec.interface import Metric
 from vaecodec_integrations.qdrant import CompressedQdrantClient, recommended_config, recommended_search_params
+from vaecodec_integrations.qdrant.migrate import SAME_FLOATS, SAME_VECTOR
 from vaecodec_integrations.report import measure, summarise
 from vaecodec_integrations.report.engine import EngineName
 from vaecodec_integrations.report.engines import open_engine
@@ -142,6 +143,43 @@ def test_originals_beside_the_unnamed_vector_rerank_in_the_engine(
     np.testing.assert_allclose(np.array(scores)[same], exact[same], atol=2e-3)
     shard.close()
     local.close()
+
+
+@pytest.mark.parametrize(("datatype", "loss"), [("float16", 0.002), ("turbo8", 0.01), ("turbo4", 0.04)])
+def test_smaller_datatypes_keep_the_order_and_the_vectors_within_what_a_migration_tolerates(
+    sample: Any, codec: LinearCodec, tmp_path: Path, datatype: str, loss: float
+) -> None:
+    """What stands in for uint8, which would cut the latents: the collection's ``datatype`` is passed on."""
+    local = QdrantClient(":memory:")
+    client = CompressedQdrantClient(local, codec)
+    asked = models.VectorParams(size=384, distance=models.Distance.COSINE, datatype=datatype)
+    client.create_collection("docs", asked)
+    stored = local.get_collection("docs").config.params.vectors
+    assert (stored.size, stored.datatype) == (192, datatype)
+    local.close()
+    params = edge.EdgeVectorParams(
+        size=stored.size,
+        distance=edge.Distance.Cosine,
+        datatype=getattr(edge.VectorStorageDatatype, stored.datatype.value.capitalize()),
+    )
+    base, asking = sample.base[:2000], sample.queries[:100]
+    latents = codec.encode(base)
+    shard = edge.EdgeShard.create(str(tmp_path), edge.EdgeConfig(vectors=params))
+    fill(shard, latents.tolist())
+    search = edge.SearchParams(exact=True)
+    found = [
+        [p.id for p in shard.query(edge.QueryRequest(limit=10, query=edge.Query.Nearest(query), params=search))]
+        for query in codec.encode_queries(asking).tolist()
+    ]
+    read = shard.retrieve(list(range(len(base))), with_payload=False, with_vector=True)
+    shard.close()
+    truth, _ = evaluation.exact_search(base, asking, 10, Metric.COSINE)
+    exact, _ = evaluation.exact_search(latents, codec.encode_queries(asking), 10, Metric.COSINE)
+    recalls = [evaluation.recall(np.array(ids), truth, 10).mean() for ids in (found, exact)]
+    assert recalls[0] == pytest.approx(recalls[1], abs=loss)
+    rows = {point.id: point.vector for point in read}
+    errors = np.linalg.norm(np.array([rows[i] for i in range(len(base))], np.float32) - latents, axis=1)
+    assert errors.max() < SAME_VECTOR.get(models.Datatype(datatype), SAME_FLOATS)
 
 
 class TestRecommendedConfig:

@@ -126,9 +126,52 @@ class TestIntoACollection:
         outcome = migrate(make(), sample=40)
         assert outcome.recall_before == 1.0  # local mode searches exactly
         assert 0.4 < outcome.recall_after < 0.95
+        assert outcome.recall_latents == pytest.approx(outcome.recall_after, abs=0.01)  # no engine between them
         assert 38 <= outcome.queries <= 40
-        kept = make(originals=Originals.DISK, into="kept", state=make().state.with_name("kept.json"))
-        assert migrate(kept, sample=40).recall_after > 0.95
+        keeping = make(originals=Originals.DISK, into="kept", state=make().state.with_name("kept.json"))
+        kept = migrate(keeping, sample=40)
+        assert kept.recall_after > 0.95 > (kept.recall_latents or 1)
+
+    def test_multivectors_arrive_row_by_row(
+        self, client: QdrantClient, make: Make, svd_codec: LinearCodec, sample: Any
+    ) -> None:
+        multi = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
+        params = models.VectorParams(size=384, distance=models.Distance.COSINE, multivector_config=multi)
+        client.create_collection("passages", params)
+        stacks = {i: sample.base[5 * i : 5 * i + 1 + i % 4] for i in range(40)}
+        client.upsert("passages", [models.PointStruct(id=i, vector=rows.tolist()) for i, rows in stacks.items()])
+        migration = Migration(client, "passages", svd_codec, make().state, into="passages_small", batch_size=15)
+        outcome = migrate(migration, sample=20)
+        assert outcome.settled
+        assert (outcome.recall_before, outcome.recall_latents) == (1.0, None)
+        assert 0.4 < outcome.recall_after < 1
+        for record in client.scroll("passages_small", limit=100, with_vectors=True)[0]:
+            np.testing.assert_allclose(record.vector, svd_codec.encode(stacks[record.id]), atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("source", "target", "source_bits", "target_bits"),
+        [("float16", "float16", 16, 16), ("turbo4", "turbo4", 4, 4), ("uint8", None, 8, 32), (None, None, 32, 32)],
+    )
+    def test_latents_are_stored_as_the_source_is_but_never_cut_to_integers(
+        self,
+        client: QdrantClient,
+        svd_codec: LinearCodec,
+        tmp_path: Path,
+        source: str | None,
+        target: str | None,
+        source_bits: int,
+        target_bits: int,
+    ) -> None:
+        params = models.VectorParams(size=384, distance=models.Distance.COSINE, datatype=source)
+        client.create_collection("stored", params)
+        rows = np.random.default_rng(0).integers(0, 255, (8, 384)).astype(np.float32)
+        client.upload_collection("stored", rows, ids=range(8), wait=True)
+        migration = Migration(client, "stored", svd_codec, tmp_path / "s.json", into="small")
+        plan = estimate(migration)
+        assert (plan.source_bytes, plan.target_bytes) == (8 * 384 * source_bits // 8, 8 * 64 * target_bits // 8)
+        assert migrate(migration).settled
+        made = client.get_collection("small").config.params.vectors
+        assert (made.size, made.datatype) == (64, target)
 
     def test_what_was_written_meanwhile_is_caught_up(self, client: QdrantClient, make: Make, sample: Any) -> None:
         migrate(make())
