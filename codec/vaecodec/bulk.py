@@ -41,6 +41,7 @@ from vaecodec.errors import (
     InvalidBudgetError,
     NotCalibratedError,
     OutputExistsError,
+    OutputWithinInputError,
     UnknownSourceError,
     VaecodecError,
     WrongWidthError,
@@ -138,6 +139,7 @@ def encode(
 
     Raises:
         OutputExistsError: the output exists, or an unfinished one does and is not to be resumed.
+        OutputWithinInputError: the output lies in the folder that is read.
         ChangedJobError: the unfinished output belongs to other input, another codec or other options.
         NotCalibratedError, InvalidBudgetError: the codec cannot write such codes.
         WrongWidthError: the vectors are not ``codec.dim`` wide.
@@ -225,7 +227,7 @@ class _Job:
                 f"{staging}: an unfinished output; continue it with resume (--resume), or delete it"
             )
         if Path(source).is_dir() and output.resolve().is_relative_to(Path(source).resolve()):
-            raise OutputExistsError(f"{output}: lies within the input, {source}, and would be read as part of it")
+            raise OutputWithinInputError(f"{output}: lies within the input, {source}, and would be read as part of it")
         self.work, self.output, self.codec = work, output, codec
         self.engine = engine or Threads(options.workers)
         reader = _open_input(source, work, options, keep_columns=not is_array)

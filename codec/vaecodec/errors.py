@@ -31,6 +31,7 @@
     │   ├── BadRowsError                 (ValueError) rows that cannot be encoded, by file and number
     │   ├── BulkStoppedError             (RuntimeError) stopped half-way; what is finished is kept
     │   ├── ChangedJobError              (ValueError) not the job that is to be resumed
+    │   ├── OutputWithinInputError       (ValueError) the output would be read as input
     │   ├── WorkersLostError             (RuntimeError) processes elsewhere that work on it are gone
     │   └── OutputExistsError            (FileExistsError) something is where the output should go
     ├── UnusableDataError                (ValueError) a collection cannot be trained on
@@ -191,6 +192,10 @@ class ChangedJobError(BulkError, ValueError):
 
 class OutputExistsError(BulkError, FileExistsError):
     """The output, or an unfinished one, is there already."""
+
+
+class OutputWithinInputError(BulkError, ValueError):
+    """The output would lie in the folder that is read."""
 
 
 class UnusableDataError(VaecodecError, ValueError):

@@ -38,6 +38,7 @@ from vaecodec.errors import (
     NotCalibratedError,
     NotFloatingPointError,
     OutputExistsError,
+    OutputWithinInputError,
     UnknownSourceError,
     VaecodecError,
     WrongWidthError,
@@ -563,7 +564,7 @@ def test_what_cannot_be_encoded_is_refused_before_anything_is_written(
         with pytest.raises(error) as raised:
             encode(tmp_path / name, tmp_path / "y", svd_codec)
         assert str(raised.value) == message
-    with pytest.raises(OutputExistsError) as within:
+    with pytest.raises(OutputWithinInputError) as within:
         encode(two, two / "y", svd_codec)
     assert str(within.value) == f"{two}/y: lies within the input, {two}, and would be read as part of it"
     assert [path.name for path in tmp_path.rglob("*.partial")] == []
