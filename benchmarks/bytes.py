@@ -4,9 +4,9 @@
 
 Float queries against what codes decode to, exact search, single pass; then the engines themselves on the same vectors.
 Codecs that are not in --codecs yet are trained there first with the recipe below, which takes most of the time:
---parts train does only that. The parts ours, peers, qdrant and engines can be run one by one: figures of the others are
-kept from the last run. Writes OUT.json (every figure, the machine, the versions), OUT.md (the tables) and OUT.png
-(recall against bytes).
+--parts train does only that. The parts trellis, uniform, peers, qdrant and engines can be run one by one: figures of
+the others are kept from the last run. Writes OUT.json (every figure, the machine, the versions), OUT.md (the tables)
+and OUT.png (recall against bytes).
 """
 
 from __future__ import annotations
@@ -57,8 +57,10 @@ RECIPE: dict[str, Any] = {
     "epochs": 8.0,
     "checkpoints": 3,
 }
-# Where it is known which query belongs to which document.
+# Beside it for trellis codes where it is known which query belongs to which document.
 PAIRED = {"contrastive": 0.01}
+# Parts that search codes exactly.
+EXACT = ("trellis", "uniform", "peers")
 K = 10
 RERANKED = (2, 4, 8)
 # A peer whose codes have no budget of ours is compared with the next smaller one, up to this factor.
@@ -158,7 +160,9 @@ def trained(data: Data, folder: Path, dim: int, seed: int, **target: Any) -> Cod
         # In these folders as many queries as documents means that they belong together row for row.
         paired = documents.rows == queries.rows
         collection = Collection.open(documents, queries, pairs="aligned" if paired else None)
-        recipe = Recipe(**RECIPE, **(PAIRED if paired else {}), **target, dim=dim, seed=seed)
+        recipe = Recipe(
+            **RECIPE, **(PAIRED if paired and "target_bytes" in target else {}), **target, dim=dim, seed=seed
+        )
         started = time.perf_counter()
         train(collection, recipe, folder / path.stem)
         export_checkpoint(folder / path.stem, path)
@@ -178,36 +182,43 @@ def codecs(data: Data, folder: Path, seeds: int, budgets: tuple[int, ...]) -> It
     yield from ()
 
 
-def ours(data: Data, folder: Path, seeds: int, budgets: tuple[int, ...]) -> Iterator[Row]:
-    """Our codes, trained, and the same codes on the linear map that training starts from."""
+def trellis(data: Data, folder: Path, seeds: int, budgets: tuple[int, ...]) -> Iterator[Row]:
+    """Our trellis codes, trained, and the same codes on the linear map that training starts from."""
     width = data.base.shape[1]
     linear = fit_linear(data.train, width)
     calibration = Calibration.fit(linear.encode(data.train), Metric.COSINE)
+    queries = linear.encode_queries(data.queries)
     for size in budgets:
         code = calibration.code(bytes=size)
         encode = lambda c=code: c.encode(linear.encode(data.base))  # noqa: E731 - named for the reader
-        queries = linear.encode_queries(data.queries)
-        yield data.coded("ours", "SVD x trellis (untrained)", encode, code.decode, queries)
+        yield data.coded("trellis", "SVD x trellis (untrained)", encode, code.decode, queries)
         for seed in range(seeds):
             codec = trained(data, folder, min(width, TRELLIS_DIM), seed, target_bytes=TRELLIS[size])
-            yield _ours(data, codec, "trellis", {"bytes": size})
+            yield _ours(data, codec, "trellis", "trellis", {"bytes": size})
+
+
+def uniform(data: Data, folder: Path, seeds: int, budgets: tuple[int, ...]) -> Iterator[Row]:
+    """Codes of as many bits for each dimension, on trained latents and on the linear ones."""
+    linear = fit_linear(data.train, data.base.shape[1])
+    calibration = Calibration.fit(linear.encode(data.train), Metric.COSINE)
+    for size in budgets:
         for number, (dim, dtype) in enumerate(UNIFORM[size]):
-            narrow, uniform = linear.truncated(dim), calibration.prefix(dim).code(dtype=dtype)
-            encode = lambda c=uniform, n=narrow: c.encode(n.encode(data.base))  # noqa: E731
+            narrow, code = linear.truncated(dim), calibration.prefix(dim).code(dtype=dtype)
+            encode = lambda c=code, n=narrow: c.encode(n.encode(data.base))  # noqa: E731
             queries = narrow.encode_queries(data.queries)
-            yield data.coded("ours", f"SVD {dim} x {dtype}", encode, uniform.decode, queries)
+            yield data.coded("uniform", f"SVD {dim} x {dtype}", encode, code.decode, queries)
             if number == 0 and size in TRAINED_UNIFORM:
                 for seed in range(seeds):
                     codec = trained(data, folder, dim, seed, target=dtype)
-                    yield _ours(data, codec, f"uniform {dim} x {dtype}", {"dtype": dtype})
+                    yield _ours(data, codec, "uniform", f"uniform {dim} x {dtype}", {"dtype": dtype})
 
 
-def _ours(data: Data, codec: Codec, system: str, parameters: dict[str, Any]) -> Row:
+def _ours(data: Data, codec: Codec, part: str, system: str, parameters: dict[str, Any]) -> Row:
     code = codec.code(**parameters)
     rates = {rate["code_bits"]: rate["kl_bits"] for rate in codec.metadata.provenance["rates"]}
     encode = lambda: codec.encode(data.base, **parameters)  # noqa: E731
     kl_bits = rates.get(8.0 * code.bytes_per_vector)
-    return data.coded("ours", system, encode, code.decode, codec.encode_queries(data.queries), kl_bits)
+    return data.coded(part, system, encode, code.decode, codec.encode_queries(data.queries), kl_bits)
 
 
 def peers(data: Data, budgets: tuple[int, ...]) -> Iterator[Row]:
@@ -232,9 +243,14 @@ def peers(data: Data, budgets: tuple[int, ...]) -> Iterator[Row]:
             code = Calibration.fit(cut[0], Metric.COSINE).code(dtype="int8")
             yield data.coded("peers", "truncation x int8", lambda c=code, b=cut[1]: c.encode(b), code.decode, cut[2])
         if width % size == 0:
-            for name, factory in ((f"PQ{size}", f"PQ{size}x8"), (f"OPQ{size}", f"OPQ{size},PQ{size}x8")):
-                index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
-                yield _faiss(data, name, index, size, data.train, data.base, data.queries)
+            rows = data.train, data.base, data.queries
+            quantiser = faiss.IndexPQ(width, size, 8, faiss.METRIC_INNER_PRODUCT)
+            yield _faiss(data, f"PQ{size}", quantiser, size, *rows)
+            matrix = faiss.OPQMatrix(width, size, width)
+            # Its defaults take minutes for each size on one core.
+            matrix.niter, matrix.max_train_points = 10, 16_384
+            quantiser = faiss.IndexPQ(width, size, 8, faiss.METRIC_INNER_PRODUCT)
+            yield _faiss(data, f"OPQ{size}", faiss.IndexPreTransform(matrix, quantiser), size, *rows)
 
 
 # Bytes of two float32 that faiss keeps beside the bits of each vector.
@@ -410,14 +426,14 @@ def differences(recalls: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     split = {name: (*name.split("|")[:2], float(name.split("|")[2])) for name in recalls}
     found = []
     for own, (part, system, size) in split.items():
-        if (part, system) != ("ours", "trellis") and not (part == "qdrant" and system.startswith("ours")):
+        if (part, system) != ("trellis", "trellis") and not (part == "qdrant" and system.startswith("ours")):
             continue
         for other, (other_part, other_system, other_size) in split.items():
             if part == "qdrant":
                 rescored = [name.endswith("re-scored") for name in (system, other_system)]
                 comparable = other_part == "qdrant" and other_system.startswith("full") and rescored[0] == rescored[1]
             else:
-                comparable = other_part in ("ours", "peers") and other != own
+                comparable = other_part in EXACT and other != own
             if comparable and size <= other_size <= MORE_BYTES * size:
                 gain = paired_bootstrap(recalls[own], recalls[other])._asdict()
                 found.append({"system": system, "bytes": size, "over": other_system, "over_bytes": other_size, **gain})
@@ -450,15 +466,15 @@ def choices(rows: list[Row]) -> list[str]:
         "| recall@10 | re-rank R | smallest code (`PackedIndex`) | smallest uniform code (dims x dtype) | in Qdrant |",
         "|" + "---|" * 5,
     ]
-    codes = [row for row in rows if row.part == "ours"]
+    codes = [row for row in rows if row.part in ("trellis", "uniform")]
     for wanted in (0.8, 0.9, 0.95, 0.99):
         for factor in (1, *RERANKED):
             able = [row for row in codes if (row.reranked[str(factor)] if factor > 1 else row.recall) >= wanted]
             able.sort(key=lambda row: (row.bytes, -row.recall))
             best = next(iter(able), None)
-            uniform = next((row for row in able if " x trellis" not in row.system and row.system != "trellis"), None)
-            cells = [f"{row.bytes:g} bytes: {row.system}" if row else "none" for row in (best, uniform)]
-            lines.append(f"| {wanted:g} | {factor} | {cells[0]} | {cells[1]} | {_setting(uniform)} |")
+            plain = next((row for row in able if row.part == "uniform"), None)
+            cells = [f"{row.bytes:g} bytes: {row.system}" if row else "none" for row in (best, plain)]
+            lines.append(f"| {wanted:g} | {factor} | {cells[0]} | {cells[1]} | {_setting(plain)} |")
     return lines
 
 
@@ -483,7 +499,7 @@ def picture(rows: list[Row], path: Path) -> None:
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    shown = [row for row in rows if row.part in ("ours", "peers")]
+    shown = [row for row in rows if row.part in EXACT]
     families = {
         "trellis": "ours, trellis",
         "uniform": "ours, uniform bits",
@@ -521,7 +537,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--budgets", type=int, nargs="*", default=list(TRELLIS))
-    parser.add_argument("--parts", nargs="*", default=["ours", "peers", "qdrant", "engines"])
+    parser.add_argument("--parts", nargs="*", default=["trellis", "uniform", "peers", "qdrant", "engines"])
     arguments = parser.parse_args()
     data, budgets, folder, seeds = (
         Data(arguments.data),
@@ -531,7 +547,8 @@ def main() -> None:
     )
     parts: dict[str, Callable[[], Iterator[Row]]] = {
         "train": lambda: codecs(data, folder, seeds, budgets),
-        "ours": lambda: ours(data, folder, seeds, budgets),
+        "trellis": lambda: trellis(data, folder, seeds, budgets),
+        "uniform": lambda: uniform(data, folder, seeds, budgets),
         "peers": lambda: peers(data, budgets),
         "qdrant": lambda: qdrant(data, folder, seeds),
         "engines": lambda: engines(data, folder),

@@ -51,14 +51,19 @@ def main() -> None:
         packed.save(Path(folder) / "packed.index")
         packed = PackedIndex.load(Path(folder) / "packed.index", codec)
 
-        code, latents = codec.code(bytes=arguments.bytes), codec.encode(base[:8_192])
-        codes = code.encode(latents)
-        coding = len(codes) / _seconds(lambda: code.encode(latents, threads=arguments.threads))
-        decoding = len(codes) / _seconds(lambda: code.decode(codes, threads=arguments.threads))
+        latents = codec.encode(base[:8_192])
         size = (Path(folder) / "packed.index").stat().st_size
         print(f"{platform.processor() or platform.machine()}, {arguments.threads} threads, faiss {faiss.__version__}")
         print(f"{len(base):,} vectors of {base.shape[1]} dimensions at {arguments.bytes} bytes, top {K}")
-        print(f"{code.steps} latents have bits; from latents to codes {coding:,.0f} vectors/s, back {decoding:,.0f}")
+        for width in dict.fromkeys((min(256, codec.code_dim), codec.code_dim)):
+            code, rows = codec.calibration.prefix(width).code(bytes=arguments.bytes), latents[:, :width].copy()
+            codes = code.encode(rows)
+            coding = len(codes) / _seconds(lambda c=code, r=rows: c.encode(r, threads=arguments.threads))
+            decoding = len(codes) / _seconds(lambda c=code, r=codes: c.decode(r, threads=arguments.threads))
+            print(
+                f"{width} latents, {code.steps} with bits: {coding:,.0f} vectors/s from latents to codes, "
+                f"{decoding:,.0f} back"
+            )
         print(f"insert, from embeddings: {rate:,.0f} vectors/s")
         print("| queries per call | faiss flat, queries/s | packed, queries/s | ratio | packed search peak, MB |")
         print("|---|---|---|---|---|")
