@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=2 python benchmarks/growth.py dims
 
 Each point is one `vaecodec.bulk.encode` from .npy to .npy in a process of its own, through a residual encoder with a
-hidden layer of 512. Weights and vectors are random, since neither matters here; files are float16, made before and
+hidden layer of 512. Weights and vectors are random, since neither matters here; files are float32, made before and
 removed after. ``rows`` goes from 10^4 to 10^7 rows (--most for less) at 384 -> 64, ``dims`` through widths of the
 embeddings and of the latents at 200,000 rows.
 
@@ -107,7 +107,7 @@ def point(place: Path) -> None:
 
 
 def write_rows(path: Path, count: int, dim: int) -> None:
-    block = np.random.default_rng(0).standard_normal((min(count, 20_000), dim), np.float32).astype(np.float16)
+    block = np.random.default_rng(0).standard_normal((min(count, 20_000), dim), np.float32)
     with path.open("wb") as file:
         header = np.lib.format.header_data_from_array_1_0(block) | {"shape": (count, dim)}
         np.lib.format.write_array_header_1_0(file, header)
