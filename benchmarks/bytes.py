@@ -57,7 +57,7 @@ RECIPE: dict[str, Any] = {
     "epochs": 8.0,
     "checkpoints": 3,
 }
-# Beside it for trellis codes where it is known which query belongs to which document.
+# Beside it where it is known which query belongs to which document.
 PAIRED = {"contrastive": 0.01}
 # Parts that search codes exactly.
 EXACT = ("trellis", "uniform", "peers")
@@ -160,9 +160,7 @@ def trained(data: Data, folder: Path, dim: int, seed: int, **target: Any) -> Cod
         # In these folders as many queries as documents means that they belong together row for row.
         paired = documents.rows == queries.rows
         collection = Collection.open(documents, queries, pairs="aligned" if paired else None)
-        recipe = Recipe(
-            **RECIPE, **(PAIRED if paired and "target_bytes" in target else {}), **target, dim=dim, seed=seed
-        )
+        recipe = Recipe(**RECIPE, **(PAIRED if paired else {}), **target, dim=dim, seed=seed)
         started = time.perf_counter()
         train(collection, recipe, folder / path.stem)
         export_checkpoint(folder / path.stem, path)
