@@ -84,7 +84,7 @@ def migrate(
     console = Console()
     if keep_originals is Keep.FILE and originals_path is None:
         raise typer.BadParameter("--keep-originals file needs --originals PATH")
-    client = _open(url, path)
+    client = _open(url, path, collection)
     try:
         if train and not codec.exists():
             _train(work.training_rows, client, collection, vector, codec, queries, recipe, dim)
@@ -131,7 +131,7 @@ def rollback(
     require("qdrant_client", extra="qdrant")
     from vaecodec_integrations.qdrant.migrate import roll_back
 
-    client = _open(url, path)
+    client = _open(url, path, collection)
     try:
         Console().print(roll_back(client, collection, into=into, named=named))
     finally:
@@ -166,14 +166,34 @@ def _train(
         )
 
 
-def _open(url: str | None, path: Path | None) -> Any:
+def _open(url: str | None, path: Path | None, collection: str) -> Any:
+    """A client of a server that answers, or of a folder that is there, and that has the collection."""
     from qdrant_client import QdrantClient
+    from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
     if (url is None) == (path is None):
         raise typer.BadParameter("give one of --url and --path")
     if path is not None:
-        return QdrantClient(path=str(path))
-    return QdrantClient(url=url, api_key=os.environ.get("QDRANT_API_KEY"))
+        if not path.is_dir():
+            raise typer.BadParameter(f"--path: there is no folder {path}")
+        client = QdrantClient(path=str(path))
+    else:
+        # Whether the server answers is asked below, with an error instead of a warning.
+        client = QdrantClient(url=url, api_key=os.environ.get("QDRANT_API_KEY"), check_compatibility=False)
+    try:
+        known = [found.name for found in client.get_collections().collections]
+        known += [found.alias_name for found in client.get_aliases().aliases]
+    except (ResponseHandlingException, UnexpectedResponse) as error:
+        client.close()
+        raise MigrationError(
+            f"{url}: expected a Qdrant server, got {error}; is it running, and is QDRANT_API_KEY its key?"
+        ) from None
+    if collection not in known:
+        client.close()
+        raise MigrationError(
+            f"{url or path}: expected a collection {collection!r}, got {', '.join(map(repr, sorted(known))) or 'none'}"
+        )
+    return client
 
 
 class _Rate(ProgressColumn):
