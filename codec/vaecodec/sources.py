@@ -57,9 +57,10 @@ Rows = NDArray[Any]
 # A block is large enough that its overhead vanishes, small enough that a pipeline of several fits anywhere.
 BLOCK_BYTES = 8 << 20
 
-# Rows copied from a memory map before its pages are given back. Few, because for each row of a scattered choice the
-# system may map half a megabyte around it.
-_CHUNK_ROWS = 128
+# Rows copied from a memory map before its pages are given back; fewer where they are scattered, because for each of
+# them the system may map half a megabyte around it.
+_CHUNK_ROWS = 1024
+_SCATTERED_ROWS = 128
 
 _VALUES = {False: "floating point values", True: "int8 or uint8 codes"}
 
@@ -216,12 +217,15 @@ class _Matrix(ABC):
 
     def take(self, rows: NDArray[np.int64]) -> Rows:
         taken = np.empty((len(rows), self.dim), self.dtype)
-        for start in range(0, len(rows), _CHUNK_ROWS):
+        start = 0
+        while start < len(rows):
             chunk = rows[start : start + _CHUNK_ROWS]
-            contiguous = int(chunk[-1]) - int(chunk[0]) + 1 == len(chunk)
-            taken[start : start + len(chunk)] = self._read(
-                slice(int(chunk[0]), int(chunk[-1]) + 1) if contiguous else chunk
-            )
+            if int(chunk[-1]) - int(chunk[0]) + 1 == len(chunk):
+                read = self._read(slice(int(chunk[0]), int(chunk[-1]) + 1))
+            else:
+                read = self._read(chunk[:_SCATTERED_ROWS])
+            taken[start : start + len(read)] = read
+            start += len(read)
         return taken
 
 

@@ -36,7 +36,7 @@ def test_a_fit_ships_the_learned_codec_where_it_wins(sample, tmp_path: Path, cap
     (tmp_path / "recipe.toml").write_text(SMALL.to_toml())
     out = tmp_path / "fit"
     arguments = ["fit", str(tmp_path / "train.npy"), "--queries", str(tmp_path / "train_queries.npy")]
-    arguments += ["--pairs", "aligned", "--dims", "16,32,64", "--budget", "15s"]
+    arguments += ["--pairs", "aligned", "--dims", "16,32,64", "--budget", "30s"]
     arguments += ["--recipe", str(tmp_path / "recipe.toml"), "--out", str(out)]
     text = run(arguments, capsys)
     assert "The learned codec ships: recall@10 minus that of svd: +0." in text

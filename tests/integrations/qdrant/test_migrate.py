@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from qdrant_client import QdrantClient, models
 from typer.testing import CliRunner
 
@@ -355,8 +356,6 @@ class TestCommandLine:
 
     @pytest.fixture
     def run(self, folder: Path, svd_path: Path, tmp_path: Path) -> Callable[..., Any]:
-        import typer
-
         app = typer.Typer()
         app.command()(qdrant_cli.migrate)
         app.command()(qdrant_cli.rollback)
@@ -408,6 +407,16 @@ class TestCommandLine:
         client = QdrantClient(path=str(folder))
         assert client.count("docs_small").count == 400
         client.close()
+
+    def test_what_is_not_there_is_said_before_anything_happens(self, folder: Path, svd_path: Path) -> None:
+        common = {"codec": svd_path, "into": "small", "dry_run": True}
+        with pytest.raises(MigrationError, match="expected a collection 'elsewhere', got 'docs'"):
+            qdrant_cli.migrate(collection="elsewhere", path=folder, **common)
+        with pytest.raises(typer.BadParameter, match="there is no folder"):
+            qdrant_cli.migrate(collection="docs", path=folder / "nowhere", **common)
+        assert not (folder / "nowhere").exists()
+        with pytest.raises(MigrationError, match=r"http://127\.0\.0\.1:9: expected a Qdrant server, got .*refused"):
+            qdrant_cli.rollback(collection="docs", url="http://127.0.0.1:9", into="small")
 
     def test_file_originals_need_a_path(self, run: Any) -> None:
         assert run("migrate", "--into", "x", "--keep-originals", "file").exit_code == 2
