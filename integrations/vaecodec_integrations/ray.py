@@ -194,9 +194,8 @@ class ShardActor:
     """
 
     def __init__(self, conversion: Conversion, codec: str, dim: int, codec_id: str, on_gpu: bool) -> None:
-        providers = ["CUDAExecutionProvider"] if on_gpu else None
         self._conversion = conversion
-        self._codec = Codec.load(codec, dim=dim, providers=providers, threads=1)
+        self._codec = Codec.load(codec, dim=dim, device="cuda" if on_gpu else "cpu", threads=1)
         if self._codec.codec_id != codec_id:
             raise CodecMismatchError(
                 f"{codec}: expected codec {codec_id[:16]}, found {self._codec.codec_id[:16]} on this machine"
