@@ -3,8 +3,9 @@
 Run: OMP_NUM_THREADS=2 python benchmarks/precision.py RUN --data ../shared/data/debian-minilm
 
 RUN is a folder that `vaecodec train` wrote. Its codec is exported in float32 and in float16, and once more with int8
-weights by onnxruntime's dynamic quantisation (per tensor and per column), which vaecodec does not offer: this script
-is the reason. Prints for each: bytes of the file, milliseconds to load, vectors per second in batches, recall@10
+weights by onnxruntime's dynamic quantisation (per tensor and per column). vaecodec does not offer the latter: it scales
+activations by the whole batch, so that a row's latents depend on the rows beside it, which a codec promises they do
+not. Prints for each: bytes of the file, milliseconds to load, vectors per second in batches, recall@10
 against exact search on the uncompressed vectors, and its paired difference to float32 with a 95 % interval. Then what
 onnxruntime's own optimisation at load is worth on the float32 file.
 """
