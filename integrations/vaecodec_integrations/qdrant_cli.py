@@ -188,6 +188,8 @@ def _opened(url: str | None, path: Path | None) -> Iterator[Any]:
 
     if (url is None) == (path is None):
         raise typer.BadParameter("give one of --url and --path")
+    if path is not None and not path.is_dir():  # the client would make it
+        raise typer.BadParameter(f"--path: there is no folder {path}")
     address = {"path": str(path)} if url is None else {"url": url, "api_key": os.environ.get("QDRANT_API_KEY")}
     with closing(QdrantClient(**address)) as client:
         try:

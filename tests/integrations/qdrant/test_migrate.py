@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from qdrant_client import QdrantClient, models
 from typer.testing import CliRunner
 
@@ -355,8 +356,6 @@ class TestCommandLine:
 
     @pytest.fixture
     def run(self, folder: Path, svd_path: Path, tmp_path: Path) -> Callable[..., Any]:
-        import typer
-
         app = typer.Typer()
         app.command()(qdrant_cli.migrate)
         app.command()(qdrant_cli.rollback)
@@ -408,6 +407,12 @@ class TestCommandLine:
         client = QdrantClient(path=str(folder))
         assert client.count("docs_small").count == 400
         client.close()
+
+    def test_a_folder_that_is_not_there_is_not_made(self, folder: Path, svd_path: Path) -> None:
+        missing = folder / "nowhere"
+        with pytest.raises(typer.BadParameter, match="there is no folder"):
+            qdrant_cli.migrate(collection="docs", codec=svd_path, path=missing, into="small", dry_run=True)
+        assert not missing.exists()
 
     def test_file_originals_need_a_path(self, run: Any) -> None:
         assert run("migrate", "--into", "x", "--keep-originals", "file").exit_code == 2
