@@ -270,16 +270,17 @@ def test_codes_that_cannot_be_made_or_read_are_refused(
 
 # --- interruption
 
-SCRIPT = """
-import sys, time
+KILLED = """
+import os, signal, sys
 from pathlib import Path
 from vaecodec import Codec
 from vaecodec.bulk import BulkOptions, encode
-source, output, codec = sys.argv[1:]
-encode(
-    source, output, Codec.load(codec, threads=1), options=BulkOptions(shard_rows=100, resume=True, workers=2),
-    progress=lambda *_: time.sleep(0.03),
-)
+source, output, codec, manifest, finished = sys.argv[1:]
+def kill(*_):
+    if Path(manifest).read_bytes().count(b"\\n") > int(finished):
+        os.kill(os.getpid(), signal.SIGKILL)
+options = BulkOptions(shard_rows=100, resume=True, workers=2)
+encode(source, output, Codec.load(codec, threads=1), options=options, progress=kill)
 """
 
 
@@ -290,14 +291,9 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(
     source, target = write(tmp_path / "x.npy", rows), tmp_path / output
     manifest = tmp_path / f"{output}.partial" / "_manifest.jsonl"
     for finished in (3, 9, 16):
-        process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(source), str(target), str(svd_path)])
-        deadline = time.monotonic() + 30
-        while not manifest.exists() or manifest.read_bytes().count(b"\n") <= finished:
-            assert process.poll() is None, "it ended before it was killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        arguments = [str(argument) for argument in (source, target, svd_path, manifest, finished)]
+        process = subprocess.run([sys.executable, "-c", KILLED, *arguments], timeout=60)
+        assert process.returncode == -signal.SIGKILL
         assert not target.exists()
     with manifest.open("a") as file:
         file.write('[29, 100, "half a li')
