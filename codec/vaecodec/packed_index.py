@@ -39,8 +39,11 @@ _BASE_ROWS = 8192
 _THREAD_ROWS = 512
 _QUERY_ROWS = 1024
 
-# With so few queries, looking values up while adding beats writing them out for a matrix product.
-_FEW_QUERIES = 2
+# With so few queries, each on its own beats writing values out for a matrix product. The first rows are all scored;
+# the better the k best so far, the fewer of the next ones have to be.
+_FEW_QUERIES = 4
+_FIRST_ROWS = 2048
+_LAST_ROWS = 65_536
 
 
 class _Segment(NamedTuple):
@@ -143,9 +146,13 @@ class PackedIndex:
         wanted = min(k if originals is None else k * oversample, len(self))
         ids = np.empty((len(rows), wanted), np.int64)
         scores = np.empty((len(rows), wanted), np.float32)
-        for start in range(0, len(rows) if wanted else 0, _QUERY_ROWS):
-            part = slice(start, start + _QUERY_ROWS)
-            ids[part], scores[part] = self._search_block(latents[part], wanted, threads)
+        if wanted and len(rows) <= _FEW_QUERIES and self._looks_up():
+            for number, query in enumerate(latents):
+                ids[number], scores[number] = self._search_one(query, wanted, threads)
+        else:
+            for start in range(0, len(rows) if wanted else 0, _QUERY_ROWS):
+                part = slice(start, start + _QUERY_ROWS)
+                ids[part], scores[part] = self._search_block(latents[part], wanted, threads)
         return (ids, scores) if originals is None else self._rerank(rows, ids, originals, min(k, wanted))
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -231,13 +238,16 @@ class PackedIndex:
         squares += 2 * (values @ self._code.query_steps(mean[None])[0])
         return np.asarray(np.sqrt(squares.clip(0)), np.float32)
 
-    def _blocks(self) -> Iterator[tuple[int, _Segment]]:
-        """The base in blocks, each with the number of its first row."""
-        first = 0
+    def _blocks(self, smallest: int, largest: int | None = None) -> Iterator[tuple[int, _Segment]]:
+        """The base in blocks that grow fourfold, each with the number of its first row."""
+        first, rows = 0, smallest
         for codes, norms in self._segments:
-            for start in range(0, len(codes), _BASE_ROWS):
-                part = slice(start, start + _BASE_ROWS)
+            start = 0
+            while start < len(codes):
+                part = slice(start, start + rows)
                 yield first + start, _Segment(codes[part], norms[part])
+                start += rows
+                rows = min(4 * rows, largest or smallest)
             first += len(codes)
 
     def _search_block(self, queries: FloatArray, k: int, threads: int | None) -> tuple[IdArray, FloatArray]:
@@ -245,25 +255,44 @@ class PackedIndex:
         metric = self._codec.latent_metric
         steps, offsets = self._code.query_steps(queries), queries @ self._code.mean
         factor = np.float32(2 if metric is Metric.L2 else 1)
-        few = len(queries) <= _FEW_QUERIES and isinstance(self._code, TrellisCode) and compiled_kernels() is not None
         # One more column for the mean and one for the norm, so that a matrix product gives finished scores.
         widened = np.column_stack([factor * steps, factor * offsets, np.ones_like(offsets)])
         rows = np.empty((min(len(self), _BASE_ROWS), widened.shape[1]), np.float32)
-        for first, (codes, norms) in self._blocks():
-            scale, bias = np.ones(len(codes), np.float32), np.zeros(len(codes), np.float32)
-            if metric is Metric.COSINE:
-                np.divide(1, norms, out=scale, where=norms > 0)
-            elif metric is Metric.L2:
-                np.negative(norms**2, out=bias)
-            if few:
-                scores = factor * (self._look_up(codes, steps, threads) + offsets[:, None]) * scale + bias
-            else:
-                self._expand(codes, scale, bias, rows, threads)
-                scores = widened @ rows[: len(codes)].T
-            best.update(first, scores)
+        for first, (codes, norms) in self._blocks(_BASE_ROWS):
+            scale, bias = self._scale_and_bias(len(codes), norms)
+            self._expand(codes, scale, bias, rows, threads)
+            best.update(first, widened @ rows[: len(codes)].T)
         if metric is Metric.L2:
             best.scores -= np.einsum("ij,ij->i", queries, queries)[:, None]
         return best.ids, best.scores
+
+    def _search_one(self, query: FloatArray, k: int, threads: int | None) -> tuple[IdArray, FloatArray]:
+        """As ``_search_block`` for one query, (k,), without writing values out and giving up most rows early."""
+        assert isinstance(self._code, TrellisCode)
+        best = _Best(1, k)
+        metric = self._codec.latent_metric
+        factor = np.float32(2 if metric is Metric.L2 else 1)
+        for first, (codes, norms) in self._blocks(_FIRST_ROWS, _LAST_ROWS):
+            scale, bias = self._scale_and_bias(len(codes), norms)
+            needed = (best.least - bias) / (factor * scale)
+            squares = None if metric is Metric.DOT else norms**2
+            dots = self._code.dot_products(codes, query, needed, squares, threads=threads)
+            best.update(first, (factor * dots * scale + bias)[None])
+        if metric is Metric.L2:
+            best.scores -= query @ query
+        return best.ids[0], best.scores[0]
+
+    def _looks_up(self) -> bool:
+        return isinstance(self._code, TrellisCode) and compiled_kernels() is not None
+
+    def _scale_and_bias(self, rows: int, norms: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """What turns dot products of rows of these norms into scores: ``factor * dot * scale + bias``, both (rows,)."""
+        scale, bias = np.ones(rows, np.float32), np.zeros(rows, np.float32)
+        if self._codec.latent_metric is Metric.COSINE:
+            np.divide(1, norms, out=scale, where=norms > 0)
+        elif self._codec.latent_metric is Metric.L2:
+            np.negative(norms**2, out=bias)
+        return scale, bias
 
     def _expand(
         self, codes: NDArray[Any], scale: FloatArray, bias: FloatArray, rows: FloatArray, threads: int | None
@@ -278,19 +307,6 @@ class PackedIndex:
             np.multiply(values, scale[start:stop, None], out=rows[start:stop, :-2])
 
         over_rows(work, len(codes), _THREAD_ROWS, threads)
-
-    def _look_up(self, codes: NDArray[Any], steps: FloatArray, threads: int | None) -> FloatArray:
-        """Dot products of each query with each code's values, without writing the values out."""
-        assert isinstance(self._code, TrellisCode)
-        code = self._code
-        scores = np.zeros((len(steps), len(codes)), np.float32)
-
-        def work(start: int, stop: int) -> None:
-            for query, row in zip(steps, scores, strict=True):
-                code.add_scores(codes[start:stop], query, row[start:stop])
-
-        over_rows(work, len(codes), _THREAD_ROWS, threads)
-        return scores
 
     def _rerank(self, queries: FloatArray, ids: IdArray, originals: Any, k: int) -> tuple[IdArray, FloatArray]:
         best_ids = np.empty((len(queries), k), np.int64)
@@ -311,6 +327,11 @@ class _Best:
         self._k = k
         self.ids: IdArray = np.empty((queries, 0), np.int64)
         self.scores: FloatArray = np.empty((queries, 0), np.float32)
+
+    @property
+    def least(self) -> np.float32:
+        """What a score of the only query has to exceed."""
+        return np.float32(self.scores[0, -1] if self.scores.shape[1] == self._k else -np.inf)
 
     def update(self, first: int, scores: FloatArray) -> None:
         """Take in the scores of the rows from ``first`` on: float32 (queries, rows)."""

@@ -147,6 +147,33 @@ def test_codes_survive_decoding_and_encoding(width: int, size: int, memory: int,
     assert np.allclose(code.decode(code.encode(values)), values, atol=1e-3)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    width=st.integers(20, 300),
+    size=st.integers(8, 80),
+    memory=st.sampled_from([8, 10]),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 99),
+)
+def test_only_rows_below_what_is_needed_are_given_up(width, size, memory, share, seed) -> None:
+    """The dot products are those with the decoded latents, and every row that reaches what is needed has one."""
+    size = min(size, width * (memory // 2) // 8)
+    code = calibration_of(width, Metric.DOT, memory).code(bytes=size)
+    assert isinstance(code, TrellisCode)
+    rows = latents_of(700, width, seed, Metric.DOT)  # several blocks, the last one short
+    codes, query = code.encode(rows), rows[3]
+    latents = code.decode(codes).astype(np.float64)
+    expected = latents @ query
+    needed = np.quantile(expected, share) * np.random.default_rng(seed).uniform(0.9, 1.1, len(rows))
+    squares = (latents**2).sum(axis=1)
+    dots = code.dot_products(codes, query, needed.astype(np.float32), squares.astype(np.float32), threads=2)
+    error = 1e-4 * np.linalg.norm(query) * np.sqrt(squares)
+    finished = np.isfinite(dots)
+    assert np.allclose(dots[finished], expected[finished], rtol=0, atol=error.max())
+    assert finished[expected > needed + error].all()
+    assert not finished[expected < needed - error].any()
+
+
 def test_numpy_decodes_to_the_same_bits_as_numba(tmp_path: Path) -> None:
     code = calibration_of(100).code(bytes=33)
     codes = np.random.default_rng(0).integers(0, 256, (50, 33)).astype(np.uint8)

@@ -30,6 +30,10 @@ SMALLEST_BYTES = 8
 _OVERLAP = 6
 _ENCODE_ROWS = 64
 _DECODE_ROWS = 512
+_SCORE_ROWS = 4096
+
+# After how many steps of a search rows are given up.
+_STAGES = (32, 64, 128)
 _TABLES = Path(__file__).parent / "trellis_tables.npz"
 
 
@@ -128,6 +132,11 @@ class TrellisCode:
         return np.stack([row.reshape(-1, 1 << rate).T.ravel() for rate, row in enumerate(self.levels)])
 
     @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """The bit of a code at which the state after each step begins: int64 (T,)."""
+        return (np.cumsum(self.rates) - self.tables.memory) % (8 * self.bytes_per_vector)
+
+    @cached_property
     def windows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where the state after each step lies in a code.
 
@@ -135,8 +144,7 @@ class TrellisCode:
             The number of the byte in which each state begins, int64 (T,), and how many bits follow the state when
             three bytes from there on, circularly, are read as one big-endian word, int64 (T,).
         """
-        starts = (np.cumsum(self.rates) - self.tables.memory) % (8 * self.bytes_per_vector)
-        return starts // 8, 24 - starts % 8 - self.tables.memory
+        return self.starts // 8, 24 - self.starts % 8 - self.tables.memory
 
     def encode(self, latents: FloatArray, *, threads: int | None = None) -> NDArray[np.uint8]:
         """Codes, uint8 (n, bytes_per_vector), of float32 (n, k) latents; each row's code depends on that row only.
@@ -198,13 +206,30 @@ class TrellisCode:
         """The queries' dimensions in the order of the stream."""
         return np.ascontiguousarray(queries[:, self.order])
 
-    def add_scores(self, codes: NDArray[np.uint8], query: FloatArray, scores: FloatArray) -> None:
-        """Add one query's dot products with :meth:`expand` to ``scores``, without writing the values out.
+    def dot_products(
+        self,
+        codes: NDArray[np.uint8],
+        query: FloatArray,
+        needed: FloatArray,
+        squares: FloatArray | None = None,
+        *,
+        threads: int | None = None,
+    ) -> FloatArray:
+        """A query's dot products with the latents that codes stand for, before these are normalised; few are finished.
+
+        The steps that count most for this query are added first. By the inequality of Cauchy and Schwarz the rest adds
+        at most the norm of what is left of the query times the norm of what is left of the row, so that most rows can
+        be given up early and none wrongly.
 
         Args:
             codes: uint8 (n, bytes_per_vector).
-            query: float32 (T,), a row of :meth:`query_steps`.
-            scores: float32 (n,), added to in place.
+            query: float32 (k,).
+            needed: float32 (n,), the least dot product of each row that is of interest.
+            squares: float32 (n,), squared norms of the same latents; without them every row is finished.
+            threads: see :func:`vaecodec.codes.parallel.over_rows`.
+
+        Returns:
+            float32 (n,), minus infinity for rows that stay below ``needed``.
 
         Raises:
             MissingExtraError: numba is not installed.
@@ -212,9 +237,38 @@ class TrellisCode:
         require("numba", extra="packed")
         from vaecodec.codes import kernels
 
-        windows, shifts = self.windows
-        weights = query * self.spread[self.order]
-        kernels.score_rows(codes, windows, shifts, self.tables.memory, self.rates, self.levels, weights, scores)
+        mean, spread, steps = self.mean[self.order], self.spread[self.order], query[self.order]
+        order = np.argsort(-np.abs(steps) * spread, kind="stable")
+        stages = [stage for stage in _STAGES if stage < len(order)] if squares is not None else []
+        left = np.sqrt(np.cumsum((steps[order] ** 2)[::-1])[::-1])
+        reaches = np.array([*(left[stage] for stage in stages), 0], np.float32)
+        without = self.bits == 0
+        dots = np.empty(len(codes), np.float32)
+        if squares is None:
+            squares = np.zeros(len(codes), np.float32)
+
+        def work(start: int, stop: int) -> None:
+            kernels.score_rows(
+                codes[start:stop],
+                self.starts,
+                self.tables.memory,
+                self.rates,
+                self.levels,
+                mean,
+                spread,
+                steps,
+                order,
+                np.array([*stages, len(order)]),
+                reaches,
+                query[without] @ self.mean[without],
+                self.mean[without] @ self.mean[without],
+                squares[start:stop],
+                needed[start:stop],
+                dots[start:stop],
+            )
+
+        over_rows(work, len(codes), _SCORE_ROWS, threads)
+        return dots
 
     def _expand(self, codes: NDArray[np.uint8], columns: NDArray[np.int64], mean: FloatArray, out: FloatArray) -> None:
         """Write ``mean + spread * level`` of each step of the stream into one column of ``out``."""
