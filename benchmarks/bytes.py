@@ -48,16 +48,10 @@ UNIFORM = {
 }
 TRAINED_UNIFORM = tuple(budget for budget in UNIFORM if budget < 192)
 # Chosen on held-out training rows of debian-minilm; docs/benchmarks.md shows what was tried.
-RECIPE: dict[str, Any] = {
-    "hidden": 0,
-    "kl": 0.0,
-    "reconstruction": 0.0,
-    "learning_rate": 2e-3,
-    "batch": 512,
-    "epochs": 8.0,
-    "checkpoints": 3,
-}
-# Beside it where it is known which query belongs to which document.
+RECIPE: dict[str, Any] = {"kl": 0.0, "reconstruction": 0.0, "learning_rate": 2e-3, "batch": 512, "checkpoints": 3}
+TRELLIS_RECIPE = RECIPE | {"hidden": 0, "epochs": 8.0}
+UNIFORM_RECIPE = RECIPE | {"hidden": 512, "epochs": 12.0}
+# Beside the trellis's where it is known which query belongs to which document.
 PAIRED = {"contrastive": 0.01}
 # Parts that search codes exactly.
 EXACT = ("trellis", "uniform", "peers")
@@ -160,7 +154,8 @@ def trained(data: Data, folder: Path, dim: int, seed: int, **target: Any) -> Cod
         # In these folders as many queries as documents means that they belong together row for row.
         paired = documents.rows == queries.rows
         collection = Collection.open(documents, queries, pairs="aligned" if paired else None)
-        recipe = Recipe(**RECIPE, **(PAIRED if paired else {}), **target, dim=dim, seed=seed)
+        settings = UNIFORM_RECIPE if "target" in target else TRELLIS_RECIPE | (PAIRED if paired else {})
+        recipe = Recipe(**settings, **target, dim=dim, seed=seed)
         started = time.perf_counter()
         train(collection, recipe, folder / path.stem)
         export_checkpoint(folder / path.stem, path)

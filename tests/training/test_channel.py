@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from vaecodec import Codec, Metric
+from vaecodec import Codec, Metric, fit_linear
 from vaecodec.cli import info
 from vaecodec.codes import Calibration, TrellisTables
 from vaecodec.errors import RecipeError
 from vaecodec.evaluation import exact_search, recall
 from vaecodec.sources import ArraySource
 from vaecodec_exporters.checkpoint import export_checkpoint
-from vaecodec_training.channel import Channel, in_units_of_spread
+from vaecodec_training.channel import Channel, in_units_of_spread, learned_rotation
 from vaecodec_training.collection import Collection
-from vaecodec_training.model import ResidualMap
+from vaecodec_training.model import ResidualMap, VariationalCodec
 from vaecodec_training.recipe import Recipe
 from vaecodec_training.trainer import train
 
@@ -140,6 +140,39 @@ def test_one_number_of_bytes_will_do_in_a_file(tmp_path: Path) -> None:
     assert Recipe.load(path).target_bytes == (48,)
     path.write_text(Recipe.load(path).to_toml())
     assert Recipe.load(path).target_bytes == (48,)
+
+
+@pytest.mark.parametrize("metric", [Metric.COSINE, Metric.DOT])
+def test_a_learned_rotation_makes_codes_lose_less(sample, metric: Metric) -> None:
+    linear = fit_linear(sample.train, 96, metric=metric)
+    fitted_on, held_out = linear.encode(sample.train), linear.encode(sample.base)
+
+    def loss(dtype: str, rotation: np.ndarray) -> float:
+        code = Calibration.fit(fitted_on @ rotation, metric).code(dtype=dtype)
+        decoded = code.decode(code.encode(held_out @ rotation)) @ rotation.T
+        return float(((decoded - held_out) ** 2).sum())
+
+    for dtype in ("int2", "binary"):
+        rotation = learned_rotation(fitted_on, Calibration.fit(fitted_on, metric).code(dtype=dtype))
+        assert np.allclose(rotation @ rotation.T, np.eye(96), atol=1e-5)
+        assert loss(dtype, rotation) < 0.97 * loss(dtype, np.eye(96, dtype=np.float32))
+    for code in ({"dtype": "int4"}, {"bytes": 24}):
+        assert np.array_equal(learned_rotation(fitted_on, Calibration.fit(fitted_on, metric).code(**code)), np.eye(96))
+
+
+def test_a_rotated_model_compares_and_reconstructs_as_before() -> None:
+    model = VariationalCodec(24, 12, hidden=16, decoder_hidden=8, asymmetric=True, seed=1)
+    torch.nn.init.normal_(model.encoder.output.weight)
+    torch.nn.init.normal_(model.query_encoder.output.weight)
+    rows = torch.from_numpy(np.random.default_rng(0).standard_normal((20, 24)).astype(np.float32))
+    rotation = torch.linalg.qr(torch.randn(12, 12, generator=torch.Generator().manual_seed(0)))[0]
+    with torch.no_grad():
+        before = model.encode(rows), model.encode_queries(rows), model.decode(model.encode(rows))
+        model.rotate(rotation)
+        after = model.encode(rows), model.encode_queries(rows), model.decode(model.encode(rows))
+    assert torch.allclose(after[0], before[0] @ rotation, atol=1e-5)
+    assert torch.allclose(after[1], before[1] @ rotation, atol=1e-5)
+    assert torch.allclose(after[2], before[2], atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore::vaecodec_training.diagnostics.TrainingWarning")

@@ -17,11 +17,15 @@ from torch.nn.utils import parametrize
 
 from vaecodec.codes import Calibration, Code, CodeType, TrellisCode, TrellisTables
 from vaecodec.codes.calibration import importance_of
+from vaecodec.codes.uniform import RotatedCode, rotate, rotate_back
 from vaecodec.interface import FloatArray, Metric
 from vaecodec_training.recipe import Recipe
 
 # Mean squared error per unit variance of the optimal uniform-rate quantisers of a Gaussian (Max 1960).
 _UNIFORM_DISTORTION = {CodeType.BINARY: 0.36338, CodeType.INT2: 0.11748, CodeType.INT4: 0.009497}
+
+# The distortion falls by 4 % in 5 steps, 7 % in 20 and 8 % in 40 (192 latents of debian-minilm at two bits).
+_ROTATION_STEPS = 40
 
 
 class Channel(nn.Module):
@@ -116,6 +120,31 @@ class Channel(nn.Module):
         """As usual; the codes follow."""
         self._codes = []
         return super().load_state_dict(*arguments, **options)
+
+
+def learned_rotation(latents: FloatArray, code: Code) -> FloatArray:
+    """The orthonormal map after which a code of one or two bits per dimension loses less.
+
+    Alternates between rounding and the closest rotation, from the code's own rotation on: iterative quantisation (Gong
+    et al. 2013, 10.1109/TPAMI.2012.193), with the code's levels in place of signs. Dot products stay what they are.
+
+    Args:
+        latents: float32 (n, k) of training documents.
+        code: calibrated on them.
+
+    Returns:
+        float32 (k, k): ``latents @ map`` takes the place of ``latents``. The identity for other codes, which gain
+        nothing: four bits lose too little, and trellis codes want the dimensions apart.
+    """
+    turned = np.eye(latents.shape[1], dtype=np.float32)
+    if not isinstance(code, RotatedCode) or code.type is CodeType.INT4:
+        return turned
+    coordinates = code.coordinates(latents)
+    for _ in range(_ROTATION_STEPS):
+        levels = code.levels[code.nearest(coordinates @ turned)]
+        left, _, right = np.linalg.svd(coordinates.T @ levels)
+        turned = left @ right
+    return rotate_back(rotate(np.eye(len(turned), dtype=np.float32), code.signs) @ turned, code.signs)
 
 
 class _InUnits(nn.Module):

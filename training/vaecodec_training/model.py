@@ -108,16 +108,23 @@ class VariationalCodec(nn.Module):
     @torch.no_grad()
     def reorder(self, order: Tensor) -> None:
         """Permute the latents: the new i-th is the old ``order[i]``; what the model computes stays the same."""
-        maps = [self.encoder.linear, self.encoder.output, self.log_var]
-        if self.query_encoder is not None:
-            maps += [self.query_encoder.linear, self.query_encoder.output]
-        for layer in maps:
-            if layer is not None:
-                layer.weight.copy_(layer.weight[order])
-                layer.bias.copy_(layer.bias[order])
-        for layer in (self.decoder.linear, self.decoder.hidden):
-            if layer is not None:
-                layer.weight.copy_(layer.weight[:, order])
+        for layer in (*self._into_latents, self.log_var):
+            layer.weight.copy_(layer.weight[order])
+            layer.bias.copy_(layer.bias[order])
+        for layer in self._out_of_latents:
+            layer.weight.copy_(layer.weight[:, order])
+
+    @torch.no_grad()
+    def rotate(self, rotation: Tensor) -> None:
+        """Apply an orthonormal (k, k) map: latents become ``latents @ rotation``, reconstructions stay the same.
+
+        A posterior with a variance for each dimension has none in other coordinates: its head is left as it is.
+        """
+        for layer in self._into_latents:
+            layer.weight.copy_(rotation.T @ layer.weight)
+            layer.bias.copy_(rotation.T @ layer.bias)
+        for layer in self._out_of_latents:
+            layer.weight.copy_(layer.weight @ rotation)
 
     def encode(self, documents: Tensor) -> Tensor:
         """Documents (n, d) to latents (n, k), of unit norm under cosine."""
@@ -156,6 +163,16 @@ class VariationalCodec(nn.Module):
     @property
     def _query_map(self) -> ResidualMap:
         return self.encoder if self.query_encoder is None else self.query_encoder
+
+    @property
+    def _into_latents(self) -> list[nn.Linear]:
+        encoders = [self.encoder] if self.query_encoder is None else [self.encoder, self.query_encoder]
+        layers = [layer for encoder in encoders for layer in (encoder.linear, encoder.output)]
+        return [layer for layer in layers if layer is not None]
+
+    @property
+    def _out_of_latents(self) -> list[nn.Linear]:
+        return [layer for layer in (self.decoder.linear, self.decoder.hidden) if layer is not None]
 
     def _share_start(self) -> None:
         if self.query_encoder is not None:

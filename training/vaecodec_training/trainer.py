@@ -24,7 +24,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vaecodec.codes import Calibration
+from vaecodec.codes import Calibration, Code
 from vaecodec.drift import KEY as DRIFT_KEY
 from vaecodec.drift import Encoded, Reference
 from vaecodec.errors import CheckpointError, DivergedError
@@ -32,7 +32,7 @@ from vaecodec.interface import FloatArray, Metric
 from vaecodec.scores import KEY as SCORE_KEY
 from vaecodec.sources import RandomAccessSource
 from vaecodec_training import losses
-from vaecodec_training.channel import Channel, in_units_of_spread
+from vaecodec_training.channel import Channel, in_units_of_spread, learned_rotation
 from vaecodec_training.checkpoint import (
     STATE,
     Checkpoint,
@@ -501,7 +501,7 @@ class _Trainer:
         self.fabric.barrier()
 
     def _served(self, model: VariationalCodec, figures: Figures) -> Checkpoint:
-        """The model with its latents ordered by variance within each nested width, and where it came from."""
+        """The model with its latents in the order or rotation that suits their use, and where it came from."""
         ordered = new_model(self.collection.dim, self.recipe, self.collection.metric).eval()
         # By attribute: a parameter in units of the spread gives its value.
         ordered.load_state_dict({name: attrgetter(name)(model) for name in ordered.state_dict()})
@@ -510,6 +510,9 @@ class _Trainer:
         bounds = [0, *self.recipe.widths]
         order = [low + np.argsort(-variance[low:high], kind="stable") for low, high in pairwise(bounds)]
         ordered.reorder(torch.from_numpy(np.concatenate(order)))
+        if self.recipe.for_codes:
+            latents = in_numpy(ordered.encode, ordered)(self.collection.sample)
+            ordered.rotate(torch.from_numpy(self._rotation(latents)))
         best = best_linear(self.baselines)
         provenance = {
             "recipe": self.recipe.to_dict(),
@@ -544,16 +547,27 @@ class _Trainer:
 
     def _through_code(self, encode: Callable[[FloatArray], FloatArray]) -> Callable[[FloatArray], FloatArray]:
         """An encoder whose latents have been through the code trained for, the middle one of several."""
-        recipe = self.recipe
-        size = recipe.target_bytes[len(recipe.target_bytes) // 2] if recipe.target_bytes else None
 
         def encode_and_decode(rows: FloatArray) -> FloatArray:
             latents = encode(rows)
-            calibration = Calibration.fit(latents, self.collection.metric, memory=recipe.trellis_memory)
-            code = calibration.code(dtype=recipe.target or None, bytes=size)
-            return code.decode(code.encode(latents))
+            rotation = self._rotation(latents)
+            turned = latents @ rotation
+            code = self._code(turned)
+            return code.decode(code.encode(turned)) @ rotation.T
 
         return encode_and_decode
+
+    def _code(self, latents: FloatArray) -> Code:
+        recipe = self.recipe
+        size = recipe.target_bytes[len(recipe.target_bytes) // 2] if recipe.target_bytes else None
+        calibration = Calibration.fit(latents, self.collection.metric, memory=recipe.trellis_memory)
+        return calibration.code(dtype=recipe.target or None, bytes=size)
+
+    def _rotation(self, latents: FloatArray) -> FloatArray:
+        """What suits the code trained for; nested widths stay apart."""
+        if self.recipe.nested_dims:
+            return np.eye(latents.shape[1], dtype=np.float32)
+        return learned_rotation(latents, self._code(latents))
 
     def _finish(self) -> TrainedRun:
         """Write the whole history beside the best model and return both."""

@@ -196,22 +196,31 @@ class RotatedCode:
         over_rows(work, len(latents), _BLOCK_ROWS, threads)
         return codes
 
-    def _encode_block(self, latents: FloatArray) -> NDArray[np.uint8]:
+    def coordinates(self, latents: FloatArray) -> FloatArray:
+        """What is rounded to levels, of about unit variance: float32 (n, k) of float32 (n, k) latents."""
         centred = latents - self.mean
-        if self.metric is Metric.COSINE:
-            norms = np.full(len(latents), self.radius)
-        else:
-            norms = np.sqrt(np.einsum("ij,ij->i", centred, centred))
+        norms = self._norms(centred)
         scales = np.sqrt(np.float32(self.steps)) / np.where(norms > 0, norms, 1)
-        rotated = rotate(centred * scales[:, None], self.signs)
-        edges = (self.levels[1:] + self.levels[:-1]) / 2
-        numbers = np.searchsorted(edges, rotated).astype(np.uint8)
+        return rotate(centred * scales[:, None], self.signs)
+
+    def nearest(self, coordinates: FloatArray) -> NDArray[np.uint8]:
+        """The number of the level nearest to each coordinate."""
+        return np.searchsorted((self.levels[1:] + self.levels[:-1]) / 2, coordinates).astype(np.uint8)
+
+    def _norms(self, centred: FloatArray) -> FloatArray:
+        if self.metric is Metric.COSINE:
+            return np.full(len(centred), self.radius)
+        return np.asarray(np.sqrt(np.einsum("ij,ij->i", centred, centred)))
+
+    def _encode_block(self, latents: FloatArray) -> NDArray[np.uint8]:
+        numbers = self.nearest(self.coordinates(latents))
         bits = _BITS[self.type]
         numbers = np.pad(numbers, ((0, 0), (0, self._packed_bytes * 8 // bits - self.steps)))
         shifts = np.arange(8 - bits, -1, -bits, dtype=np.uint8)
         packed = np.bitwise_or.reduce(numbers.reshape(len(numbers), -1, 8 // bits) << shifts, axis=2)
         if self.metric is Metric.COSINE:
             return np.asarray(packed, np.uint8)
+        norms = self._norms(latents - self.mean)
         stored = norms.clip(max=np.finfo(np.float16).max).astype("<f2")[:, None].view(np.uint8)
         return np.concatenate([packed, stored], axis=1)
 
