@@ -329,14 +329,15 @@ class TestRefusals:
             make(**targets)
 
 
-def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(fast_path: Path, sample: Any) -> None:
+def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(fast_path: Path) -> None:
     """Ten kill -9 in one migration of a real folder, against an uninterrupted one: same ids, payloads and vectors."""
-    script = Path(__file__).parent / "killed_migration.py"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    np.save(fast_path / "base.npy", sample.base[:600])
-    np.save(fast_path / "train.npy", sample.train[:3000])
+    script = Path(__file__).parents[3] / "benchmarks" / "killed_migration.py"
     done = subprocess.run(
-        [sys.executable, str(script), str(fast_path)], env=environment, capture_output=True, text=True, timeout=200
+        [sys.executable, str(script), "--points", "600", "--folder", str(fast_path / "work")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout)
