@@ -134,7 +134,7 @@ def main() -> None:
     to_its_end(run, whole, codec, batch)
     seconds = time.perf_counter() - started
 
-    # In batches: all copied, then all compared. A run first reports what was copied before, and compares from the start.
+    # In batches: all are copied, then compared. A run begins by reporting what is copied already.
     chance = random.Random(0)
     moments = sorted(chance.random() * 2 * batches for _ in range(KILLS))
     kills, copied_at_each = 0, []
