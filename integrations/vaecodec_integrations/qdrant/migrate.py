@@ -189,9 +189,10 @@ class Outcome:
         target_points: exact count at the end.
         recall_before: share of the exact top 10 that searching the source returns, over a sample of its own vectors;
             1 in local mode, which always searches exactly.
-        recall_latents: the same for exact search over the latents, so that what is missing was lost by the codec;
-            None for multivectors.
-        recall_after: the same for searching the target as an application does, re-ranked where originals are kept.
+        recall_latents: the same for exact search over the latents that the target holds, so that what is missing was
+            lost by the codec and, little, by the target's datatype; None for multivectors.
+        recall_after: the same for searching the target as an application does, re-ranked where originals are kept;
+            in local mode without originals it is ``recall_latents``.
         queries: size of that sample.
     """
 
@@ -510,31 +511,28 @@ def _repair_page(migration: Migration, comparison: Comparison, advance: Advance,
     held = [_named(record.vector) for record in records]
     sources = held if migration.into is not None else [_only(vectors, migration.vector) for vectors in held]
     wanted = encode_vectors(migration.translation, sources, [record.id for record in records])
-    holding = [number for number, vectors in enumerate(sources) if migration.vector in vectors]
-    comparison.see(
-        [records[number].id for number in holding],
-        [sources[number][migration.vector] for number in holding],
-        [wanted[number][migration.vector] for number in holding],
-    )
     if migration.into is not None:
         found = migration.client.retrieve(migration.into, [r.id for r in records], with_vectors=True)
-        stored = {record.id: (record.payload or {}, _named(record.vector)) for record in found}
+        payloads = {record.id: record.payload or {} for record in found}
+        stored = {record.id: _named(record.vector) for record in found}
         same = [
             r.id in stored
-            and (r.payload or {}) == stored[r.id][0]
-            and _same(vectors, stored[r.id][1], migration.tolerances)
+            and (r.payload or {}) == payloads[r.id]
+            and _same(vectors, stored[r.id], migration.tolerances)
             for r, vectors in zip(records, wanted, strict=True)
         ]
     else:
         assert migration.named is not None
-        same = [
-            _same(
-                dict(zip([migration.named], vectors.values(), strict=False)),
-                _only(there, migration.named),
-                migration.tolerances,
-            )
-            for vectors, there in zip(wanted, held, strict=True)
-        ]
+        wanted = [dict(zip([migration.named], vectors.values(), strict=False)) for vectors in wanted]
+        stored = {r.id: _only(vectors, migration.named) for r, vectors in zip(records, held, strict=True)}
+        same = [_same(vectors, stored[r.id], migration.tolerances) for r, vectors in zip(records, wanted, strict=True)]
+    holding = [number for number, vectors in enumerate(sources) if migration.vector in vectors]
+    comparison.see(
+        [records[number].id for number in holding],
+        [sources[number][migration.vector] for number in holding],
+        # What the target holds, or will once the point is repaired.
+        [(stored[records[n].id] if same[n] else wanted[n])[migration.target_vector] for n in holding],
+    )
     differing = [record for record, equal in zip(records, same, strict=True) if not equal]
     _write(migration, differing)
     advance(len(records))

@@ -80,6 +80,18 @@ def assert_same(found: dict[Any, Any], expected: dict[Any, Any]) -> None:
                 np.testing.assert_allclose(found[key][1][name], vector, atol=1e-6)
 
 
+def searched_recall(migration: Migration) -> float:
+    """Share of each point's ten neighbours in the source that searching the target by its vector finds."""
+    shares = []
+    for key, (_, vectors) in contents(migration.client, migration.collection).items():
+        if "" in vectors:
+            sides = ((migration.client, migration.collection), (migration.compressed, migration.target))
+            found = [searched.query_points(name, vectors[""], limit=11).points for searched, name in sides]
+            exact, small = ([point.id for point in points if point.id != key][:10] for points in found)
+            shares.append(len({*exact} & {*small}) / 10)
+    return float(np.mean(shares))
+
+
 @pytest.fixture
 def client(sample: Any) -> Iterator[QdrantClient]:
     client = QdrantClient(":memory:")
@@ -123,15 +135,35 @@ class TestIntoACollection:
                 assert "" not in small
         assert client.get_collection("docs_small").config.metadata["owner"] == "search"
 
-    def test_recall_is_measured_on_both_sides(self, make: Make) -> None:
-        outcome = migrate(make(), sample=40)
-        assert outcome.recall_before == 1.0  # local mode searches exactly
-        assert 0.4 < outcome.recall_after < 0.95
-        assert outcome.recall_latents == pytest.approx(outcome.recall_after, abs=0.01)  # no engine between them
-        assert 38 <= outcome.queries <= 40
+    def test_recall_is_measured_on_both_sides(self, client: QdrantClient, make: Make) -> None:
+        migration = make()
+        outcome = migrate(migration, sample=N)  # all of them, so that the same searches can be made here
+        assert (outcome.recall_before, outcome.queries) == (1.0, N - 1)  # local mode searches exactly
+        assert outcome.recall_after == pytest.approx(searched_recall(migration), abs=1e-3)
+        assert outcome.recall_latents == outcome.recall_after
         keeping = make(originals=Originals.DISK, into="kept", state=make().state.with_name("kept.json"))
         kept = migrate(keeping, sample=40)
         assert kept.recall_after > 0.95 > (kept.recall_latents or 1)
+        assert 38 <= kept.queries <= 40
+
+    def test_recall_is_that_of_what_the_target_really_holds(
+        self, client: QdrantClient, make: Make, svd_codec: LinearCodec, sample: Any
+    ) -> None:
+        """Latents moved as far as the coarsest datatype may move them: equal, but searched as they are."""
+        coarse = models.VectorParams(size=384, distance=models.Distance.COSINE, datatype=models.Datatype.TURBO4)
+        client.create_collection("coarse", coarse)
+        client.upload_collection("coarse", sample.base[:N], ids=range(N))
+        migration = Migration(client, "coarse", svd_codec, make().state, into="coarse_small")
+        made = migrate(migration, sample=N)
+        noise = np.random.default_rng(0).normal(size=(N, 64))
+        moved = svd_codec.encode(sample.base[:N]) + 0.3 * noise / np.linalg.norm(noise, axis=1, keepdims=True)
+        client.update_vectors(
+            "coarse_small", [models.PointVectors(id=i, vector=v) for i, v in enumerate(moved.tolist())]
+        )
+        again = migrate(migration, sample=N)
+        assert again.settled
+        assert again.recall_after < made.recall_after - 0.02
+        assert again.recall_after == pytest.approx(searched_recall(migration), abs=2e-3)
 
     def test_multivectors_arrive_row_by_row(
         self, client: QdrantClient, make: Make, svd_codec: LinearCodec, sample: Any
@@ -250,6 +282,20 @@ class TestIntoANamedVector:
         found = compressed.query_points("docs", sample.queries[0], using="latent", limit=5).points
         exact = client.query_points("docs", sample.queries[0], limit=5).points
         assert [(p.id, p.score) for p in found] == [(p.id, p.score) for p in exact]
+
+    @pytest.mark.parametrize("datatype", ["float16", "turbo4", "uint8"])
+    def test_a_source_of_another_datatype(
+        self, client: QdrantClient, svd_codec: LinearCodec, tmp_path: Path, datatype: str
+    ) -> None:
+        params = models.VectorParams(size=384, distance=models.Distance.COSINE, datatype=datatype)
+        client.create_collection("stored", {"": params})
+        rows = np.random.default_rng(0).integers(0, 255, (8, 384)).astype(np.float32)
+        client.upload_collection("stored", {"": rows}, ids=range(8), wait=True)
+        migration = Migration(client, "stored", svd_codec, tmp_path / "s.json", named="latent")
+        assert migrate(migration).settled
+        stored = [vectors["latent"] for _, vectors in contents(client, "stored").values()]
+        np.testing.assert_allclose(stored, svd_codec.encode(rows), atol=1e-5)
+        assert migrate(migration).settled
 
     def test_changes_are_caught_up(self, client: QdrantClient, make: Make, sample: Any) -> None:
         migrate(make(named="latent"))
