@@ -391,8 +391,7 @@ def peak_rss() -> Iterator[list[int]]:
 def migration(points: int, folder: Path, same: list[str]) -> None:
     """A folder of local mode migrated, and copied by hand, each by a process of its own.
 
-    Local mode keeps the copy in memory, and a search takes twice as much again as the vectors that it searches. Copying
-    by hand, and searching the copy once, shows how much of the growth is that.
+    Local mode keeps the copy in memory; copying by hand shows how much of the growth is that.
     """
     rows = []
     for way in ("by hand", "migrate"):
@@ -433,7 +432,6 @@ def copying(data: Data, codec: VectorCodec, points: int, folder: Path) -> None:
                         for record, latent in zip(records, latents, strict=True)
                     ],
                 )
-            client.query_points("small", 0)
     seconds = time.perf_counter() - begin
 
     def contents(collection: str) -> Iterator[tuple[Any, Any]]:

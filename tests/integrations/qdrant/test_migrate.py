@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from vaecodec import Codec, LinearCodec, fit_linear
 from vaecodec.errors import CodecMismatchError, MigrationError
 from vaecodec_integrations import qdrant_cli
-from vaecodec_integrations.qdrant import CompressedQdrantClient, OriginalsFile
+from vaecodec_integrations.qdrant import CompressedQdrantClient, OriginalsFile, recommended_config
 from vaecodec_integrations.qdrant.layout import Originals
 from vaecodec_integrations.qdrant.migrate import Migration, estimate, migrate, roll_back, switch_alias
 
@@ -206,6 +206,19 @@ class TestIntoACollection:
         made = client.get_collection("small").config.params.vectors
         assert (made.size, made.datatype) == (64, target)
 
+    def test_an_empty_collection_with_settings_of_its_own_is_filled(
+        self, client: QdrantClient, make: Make, svd_codec: LinearCodec
+    ) -> None:
+        config = recommended_config(svd_codec, bytes=16)
+        only = Migration(client, "plain", svd_codec, make().state, into="plain_small")
+        client.create_collection("plain", models.VectorParams(size=384, distance=models.Distance.COSINE))
+        rows = np.random.default_rng(0).normal(size=(8, 384))
+        client.upload_collection("plain", rows, ids=range(8), wait=True)
+        only.compressed.create_collection("plain_small", **config)
+        assert migrate(only).settled
+        assert client.get_collection("plain_small").config.params.vectors.on_disk is True
+        assert migrate(only).settled
+
     def test_what_was_written_meanwhile_is_caught_up(self, client: QdrantClient, make: Make, sample: Any) -> None:
         migrate(make())
         client.delete("docs", [3, 4])
@@ -369,6 +382,28 @@ class TestRefusals:
         with pytest.raises(CodecMismatchError, match="got size 3 and distance Dot"):
             migrate(make(vector="small"))
 
+    def test_a_target_with_other_points_loses_none(
+        self, client: QdrantClient, make: Make, svd_codec: LinearCodec, sample: Any
+    ) -> None:
+        """Another collection's copy by the same codec, and one that the application filled itself."""
+        fill(client, sample.base, "others")
+        migrate(Migration(client, "others", svd_codec, make().state.with_name("others.json"), into="others_small"))
+        mine = CompressedQdrantClient(client, svd_codec)
+        mine.create_collection("own")
+        mine.upsert("own", [models.PointStruct(id=77_777, vector=sample.base[0].tolist())])
+        for target, found in (("others_small", "those of 'others'"), ("own", "points of no migration")):
+            before = contents(client, target)
+            with pytest.raises(MigrationError, match=f"with the points of 'docs', got '{target}' with {found}; name"):
+                migrate(make(into=target))
+            assert contents(client, target) == before
+
+    @pytest.mark.parametrize("name", ["small", "words"])
+    def test_the_name_of_another_vector(self, client: QdrantClient, make: Make, name: str) -> None:
+        before = client.get_collection("docs")
+        with pytest.raises(MigrationError, match=f"expected a new vector name, got '{name}', which is taken"):
+            migrate(make(named=name))
+        assert client.get_collection("docs") == before
+
     @pytest.mark.parametrize("targets", [{"into": None}, {"into": "a", "named": "b"}, {"into": "docs"}])
     def test_contradictory_targets(self, make: Make, targets: dict[str, Any]) -> None:
         with pytest.raises(MigrationError, match="into, named: expected"):
@@ -455,11 +490,35 @@ class TestCommandLine:
         assert client.count("docs_small").count == 400
         client.close()
 
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("--into", "small", "--switch-alias", "docs"),
+            ("--into", "a", "--switch-alias", "a"),
+            ("--named", "x", "--switch-alias", "live"),
+        ],
+    )
+    def test_an_alias_that_cannot_be_switched_is_refused_before_the_work(
+        self, run: Any, folder: Path, arguments: tuple[str, ...]
+    ) -> None:
+        refused = run("migrate", *arguments)
+        assert isinstance(refused.exception, MigrationError)
+        assert str(refused.exception).startswith("alias: expected ")
+        client = QdrantClient(path=str(folder))
+        assert [c.name for c in client.get_collections().collections] == ["docs"]
+        assert client.get_collection("docs").config.metadata is None
+        client.close()
+
     def test_a_folder_that_is_not_there_is_not_made(self, folder: Path, svd_path: Path) -> None:
         missing = folder / "nowhere"
         with pytest.raises(typer.BadParameter, match="there is no folder"):
             qdrant_cli.migrate(collection="docs", codec=svd_path, path=missing, into="small", dry_run=True)
         assert not missing.exists()
+
+    def test_a_dry_run_trains_nothing(self, run: Any, tmp_path: Path) -> None:
+        codec = tmp_path / "own.onnx"
+        assert run("migrate", "--codec", str(codec), "--train", "--into", "x", "--dry-run", codec=False).exit_code == 2
+        assert list(tmp_path.iterdir()) == []
 
     def test_file_originals_need_a_path(self, run: Any) -> None:
         assert run("migrate", "--into", "x", "--keep-originals", "file").exit_code == 2

@@ -320,7 +320,7 @@ def test_a_migrated_collection_gets_the_settings_and_indexes_of_its_source(
     (created,) = recorder.bodies(models.CreateCollection)
     sent = created.model_dump(mode="json", exclude_none=True, exclude_unset=True)
     assert sent.pop("vectors") == {**parameters["vectors"], "size": 64}
-    assert sent.pop("metadata").keys() == {"owner", "vaecodec"}
+    assert sent.pop("metadata").keys() == {"owner", "vaecodec", "vaecodec-migration"}
     assert sent.pop("optimizers_config") == own.pop("optimizer_config")
     assert sent == {**{key: value for key, value in parameters.items() if key != "vectors"}, **own}
     assert [(index.field_name, index.field_schema) for index in recorder.bodies(models.CreateFieldIndex)] == [
