@@ -36,8 +36,10 @@ from qdrant_client import QdrantClient, grpc, models
 from qdrant_client.conversions.conversion import RestToGrpc
 
 from vaecodec import Codec, evaluation, fit_linear
+from vaecodec.codes import Calibration
 from vaecodec.interface import FloatArray, Metric, VectorCodec
-from vaecodec_integrations.qdrant import CompressedQdrantClient, OriginalsFile
+from vaecodec_exporters.linear import export_linear
+from vaecodec_integrations.qdrant import CompressedQdrantClient, OriginalsFile, PackedRows
 from vaecodec_integrations.qdrant.migrate import Migration, migrate
 from vaecodec_integrations.qdrant.rescoring import exact_scores
 
@@ -201,8 +203,13 @@ def rerank(data: Data, codec: VectorCodec) -> None:
             folder, {"": params(codec.code_dim), "original": params(codec.dim, m=0, on_disk=True, datatype=HALF)}
         )
         fill(kept, {"": codec.encode(data.base), "original": data.base})
-        file = OriginalsFile(folder / "originals.f16", codec.dim)
-        file.append(range(len(data.base)), data.base)
+        wide = fit_linear(data.train, 320 * codec.dim // 384)
+        calibration = Calibration.fit(wide.encode(data.train), Metric.COSINE)
+        export_linear(wide, folder / "wide.onnx", calibration=calibration)
+        packed = PackedRows(Codec.load(folder / "wide.onnx"), bytes=codec.dim // 4)
+        files = OriginalsFile(folder / "f16", codec.dim), OriginalsFile(folder / "packed", codec.dim, encoding=packed)
+        for file in files:
+            file.append(range(len(data.base)), data.base)
         search = edge.SearchParams(hnsw_ef=128)
 
         def nearest(latent: FloatArray, limit: int) -> list[int]:
@@ -218,12 +225,18 @@ def rerank(data: Data, codec: VectorCodec) -> None:
             exact = edge.Query.Nearest(data.queries[row].tolist(), using="original")
             return [p.id for p in kept.query(edge.QueryRequest(limit=10, query=exact, prefetches=[prefetch]))]
 
-        def in_file(row: int, times: int) -> list[int]:
+        def in_file(file: OriginalsFile, row: int, times: int) -> list[int]:
             ids = nearest(latents[row], 10 * times)
             scores = exact_scores(data.queries[row : row + 1], file.get(ids), Metric.COSINE)
             return [ids[i] for i in np.argsort(-scores, kind="stable")[:10]]
 
-        for place, work in {"none": none, "disk": on_disk, "file": in_file}.items():
+        places = {
+            "none": none,
+            "disk, float16": on_disk,
+            "file, float16": partial(in_file, files[0]),
+            f"file, {codec.dim // 4} bytes": partial(in_file, files[1]),
+        }
+        for place, work in places.items():
             for row in range(len(data.queries)):
                 work(row, 1)  # read the files once, so that the order of the rows of the table does not matter
             for times in (1,) if place == "none" else (1, 2, 4, 8):
@@ -243,7 +256,8 @@ def rerank(data: Data, codec: VectorCodec) -> None:
                         "p95 (ms)": float(np.percentile(seconds, 95)) * 1e3,
                     }
                 )
-        file.close()
+        for file in files:
+            file.close()
         kept.close()
     table(rows)
 
