@@ -2,7 +2,7 @@
 
     python benchmarks/qdrant.py overhead
     python benchmarks/qdrant.py rerank
-    python benchmarks/qdrant.py sizes
+    python benchmarks/qdrant.py sizes --points 200000
     python benchmarks/qdrant.py migrate --points 200000
 
 Vectors: the folder given by --data (`base.npy`, `queries.npy`, `train.npy`), by default the bundled sample. The engine
@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -36,8 +36,10 @@ from qdrant_client import QdrantClient, grpc, models
 from qdrant_client.conversions.conversion import RestToGrpc
 
 from vaecodec import Codec, evaluation, fit_linear
+from vaecodec.codes import Calibration
 from vaecodec.interface import FloatArray, Metric, VectorCodec
-from vaecodec_integrations.qdrant import CompressedQdrantClient, OriginalsFile
+from vaecodec_exporters.linear import export_linear
+from vaecodec_integrations.qdrant import CompressedQdrantClient, OriginalsFile, PackedRows
 from vaecodec_integrations.qdrant.migrate import Migration, migrate
 from vaecodec_integrations.qdrant.rescoring import exact_scores
 
@@ -52,6 +54,16 @@ class Data:
         self.train = np.load(folder / "train.npy", mmap_mode="r")
         self.base = np.array(np.load(folder / "base.npy", mmap_mode="r")[:rows], np.float32)
         self.queries = np.array(np.load(folder / "queries.npy", mmap_mode="r")[:queries], np.float32)
+
+    def repeated(self, points: int) -> Iterator[tuple[range, FloatArray]]:
+        """So many rows with their ids, in blocks: the base, then the base again and again with a little noise."""
+        noise = np.random.default_rng(0)
+        for start in range(0, points, 1000):
+            ids = range(start, min(start + 1000, points))
+            rows = self.base[np.array(ids) % len(self.base)]
+            again = np.array(ids) >= len(self.base)
+            rows[again] += noise.normal(scale=0.002, size=rows[again].shape).astype(np.float32)
+            yield ids, rows
 
 
 def table(rows: list[dict[str, Any]]) -> None:
@@ -172,15 +184,16 @@ def params(size: int, *, m: int = 16, turbo: Any = None, on_disk: bool = False, 
     )
 
 
-def fill(filled: Any, vectors: dict[str, FloatArray]) -> None:
-    count = len(next(iter(vectors.values())))
-    for start in range(0, count, 1000):
-        rows = {name: values[start : start + 1000].tolist() for name, values in vectors.items()}
-        points = [
-            edge.Point(start + i, {name: column[i] for name, column in rows.items()}, {})
-            for i in range(min(1000, count - start))
-        ]
-        filled.update(edge.UpdateOperation.upsert_points(points))
+def fill(filled: Any, blocks: Iterable[dict[str, FloatArray]]) -> None:
+    """Points numbered from 0 on, each block with its vectors by name; then the graph."""
+    count = 0
+    for vectors in blocks:
+        for start in range(0, len(next(iter(vectors.values()))), 1000):
+            columns = [values[start : start + 1000].tolist() for values in vectors.values()]
+            rows = list(zip(*columns, strict=True))
+            points = [edge.Point(count + i, dict(zip(vectors, row, strict=True)), {}) for i, row in enumerate(rows)]
+            filled.update(edge.UpdateOperation.upsert_points(points))
+            count += len(points)
     filled.optimize()
     filled.flush()
 
@@ -200,9 +213,14 @@ def rerank(data: Data, codec: VectorCodec) -> None:
         kept = shard(
             folder, {"": params(codec.code_dim), "original": params(codec.dim, m=0, on_disk=True, datatype=HALF)}
         )
-        fill(kept, {"": codec.encode(data.base), "original": data.base})
-        file = OriginalsFile(folder / "originals.f16", codec.dim)
-        file.append(range(len(data.base)), data.base)
+        fill(kept, [{"": codec.encode(data.base), "original": data.base}])
+        wide = fit_linear(data.train, 320 * codec.dim // 384)
+        calibration = Calibration.fit(wide.encode(data.train), Metric.COSINE)
+        export_linear(wide, folder / "wide.onnx", calibration=calibration)
+        packed = PackedRows(Codec.load(folder / "wide.onnx"), bytes=codec.dim // 4)
+        files = OriginalsFile(folder / "f16", codec.dim), OriginalsFile(folder / "packed", codec.dim, encoding=packed)
+        for file in files:
+            file.append(range(len(data.base)), data.base)
         search = edge.SearchParams(hnsw_ef=128)
 
         def nearest(latent: FloatArray, limit: int) -> list[int]:
@@ -218,12 +236,18 @@ def rerank(data: Data, codec: VectorCodec) -> None:
             exact = edge.Query.Nearest(data.queries[row].tolist(), using="original")
             return [p.id for p in kept.query(edge.QueryRequest(limit=10, query=exact, prefetches=[prefetch]))]
 
-        def in_file(row: int, times: int) -> list[int]:
+        def in_file(file: OriginalsFile, row: int, times: int) -> list[int]:
             ids = nearest(latents[row], 10 * times)
             scores = exact_scores(data.queries[row : row + 1], file.get(ids), Metric.COSINE)
             return [ids[i] for i in np.argsort(-scores, kind="stable")[:10]]
 
-        for place, work in {"none": none, "disk": on_disk, "file": in_file}.items():
+        places = {
+            "none": none,
+            "disk, float16": on_disk,
+            "file, float16": partial(in_file, files[0]),
+            f"file, {codec.dim // 4} bytes": partial(in_file, files[1]),
+        }
+        for place, work in places.items():
             for row in range(len(data.queries)):
                 work(row, 1)  # read the files once, so that the order of the rows of the table does not matter
             for times in (1,) if place == "none" else (1, 2, 4, 8):
@@ -243,7 +267,8 @@ def rerank(data: Data, codec: VectorCodec) -> None:
                         "p95 (ms)": float(np.percentile(seconds, 95)) * 1e3,
                     }
                 )
-        file.close()
+        for file in files:
+            file.close()
         kept.close()
     table(rows)
 
@@ -261,27 +286,20 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def sizes(data: Data, codec: VectorCodec) -> None:
-    """Disk, RAM and network of each setting, measured on all rows given and stated per million of them.
+def sizes(data: Data, codec: VectorCodec, points: int) -> None:
+    """Disk, RAM and network of each setting, measured on so many rows and stated per million of them.
 
     RAM is what a fresh process gains in private and mapped pages when it opens the shard and answers the queries.
-    Recall@10 is that of the engine's search with the graph, codes re-scored as recommended_search_params says.
-    Network: the bodies that qdrant-client sends when the rows are upserted without payload, by REST to a server on
-    loopback that counts them, by gRPC the size of its messages.
+    Recall@10 is that of the engine's search with the graph among the base's own rows, codes re-scored as
+    recommended_search_params says. Network: the bodies that qdrant-client sends when rows are upserted without payload,
+    by REST to a server on loopback that counts them, by gRPC the size of its messages.
     """
     truth, _ = evaluation.exact_search(data.base, data.queries, 10, Metric.COSINE)
     rows = []
     for name, setting in SETTINGS.items():
         compressed = setting["dim"] == "code_dim"
-        vectors = codec.encode(data.base) if compressed else data.base
         with tempfile.TemporaryDirectory() as folder:
-            made = {k: v for k, v in setting.items() if k in ("datatype", "turbo", "on_disk")}
-            config = {"": params(vectors.shape[1], **made)}
-            filled = {"": vectors}
-            if setting.get("originals"):
-                config["original"], filled["original"] = params(codec.dim, m=0, on_disk=True, datatype=HALF), data.base
-            one = shard(Path(folder), config)
-            fill(one, filled)
+            one = filled_shard(Path(folder), data, codec, setting, len(data.base))
             queries = codec.encode_queries(data.queries) if compressed else data.queries
             again = edge.QuantizationSearchParams(rescore=True, oversampling=3.0) if "turbo" in setting else None
             search = edge.SearchParams(hnsw_ef=128, quantization=again)
@@ -290,25 +308,42 @@ def sizes(data: Data, codec: VectorCodec) -> None:
                 for query in queries.tolist()
             ]
             one.close()
+        with tempfile.TemporaryDirectory() as folder:
+            filled_shard(Path(folder), data, codec, setting, points).close()
+            disk = disk_bytes(Path(folder))
             np.save(Path(folder) / "queries.npy", queries)
             program = [sys.executable, __file__, "--resident", folder]
             resident = int(subprocess.run(program, capture_output=True, text=True, check=True).stdout)
-            (Path(folder) / "queries.npy").unlink()
-            scale = 1e6 / len(data.base) / 1e6
-            rest, by_grpc = sent_bytes({key: values[:1000].tolist() for key, values in filled.items()})
-            rows.append(
-                {
-                    "stored": name,
-                    "dims": vectors.shape[1],
-                    "recall@10": float(evaluation.recall(np.array(found), truth, 10).mean()),
-                    "disk (MB)": round(disk_bytes(Path(folder)) * scale),
-                    "RAM (MB)": round(resident * scale),
-                    "upsert by REST (MB)": round(rest / 1000),
-                    "upsert by gRPC (MB)": round(by_grpc / 1000),
-                }
-            )
-    print(f"Per million vectors, from {len(data.base):,}:\n")
+        thousand = stored_vectors(data.base[:1000], codec, setting)
+        rest, by_grpc = sent_bytes({key: values.tolist() for key, values in thousand.items()})
+        rows.append(
+            {
+                "stored": name,
+                "dims": queries.shape[1],
+                "recall@10": float(evaluation.recall(np.array(found), truth, 10).mean()),
+                "disk (MB)": round(disk / points),
+                "RAM (MB)": round(resident / points),
+                "upsert by REST (MB)": round(rest / 1000),
+                "upsert by gRPC (MB)": round(by_grpc / 1000),
+            }
+        )
+    print(f"Per million vectors, from {points:,}:\n")
     table(rows)
+
+
+def stored_vectors(rows: FloatArray, codec: VectorCodec, setting: dict[str, Any]) -> dict[str, FloatArray]:
+    vectors = {"": codec.encode(rows) if setting["dim"] == "code_dim" else rows}
+    return {**vectors, "original": rows} if setting.get("originals") else vectors
+
+
+def filled_shard(folder: Path, data: Data, codec: VectorCodec, setting: dict[str, Any], points: int) -> Any:
+    made = {k: v for k, v in setting.items() if k in ("datatype", "turbo", "on_disk")}
+    config = {"": params(getattr(codec, setting["dim"]), **made)}
+    if setting.get("originals"):
+        config["original"] = params(codec.dim, m=0, on_disk=True, datatype=HALF)
+    filled = shard(folder, config)
+    fill(filled, (stored_vectors(rows, codec, setting) for _, rows in data.repeated(points)))
+    return filled
 
 
 def sent_bytes(columns: dict[str, list[list[float]]]) -> tuple[int, int]:
@@ -357,7 +392,7 @@ def resident(folder: Path) -> None:
 
     with tempfile.TemporaryDirectory() as name:
         small = shard(Path(name), {"": params(len(queries[0]))})
-        fill(small, {"": np.array(queries[:2], np.float32)})
+        fill(small, [{"": np.array(queries[:2], np.float32)}])
         answer(small)
         before = psutil.Process().memory_info().rss
         opened = edge.EdgeShard.load(str(folder))
@@ -391,8 +426,7 @@ def peak_rss() -> Iterator[list[int]]:
 def migration(points: int, folder: Path, same: list[str]) -> None:
     """A folder of local mode migrated, and copied by hand, each by a process of its own.
 
-    Local mode keeps the copy in memory, and a search takes twice as much again as the vectors that it searches. Copying
-    by hand, and searching the copy once, shows how much of the growth is that.
+    Local mode keeps the copy in memory; copying by hand shows how much of the growth is that.
     """
     rows = []
     for way in ("by hand", "migrate"):
@@ -403,18 +437,11 @@ def migration(points: int, folder: Path, same: list[str]) -> None:
 
 
 def copying(data: Data, codec: VectorCodec, points: int, folder: Path) -> None:
-    """Printed by a process of its own: what copying a collection took, in the way that the folder names.
-
-    The collection's rows are the data's, repeated with a little noise.
-    """
+    """Printed by a process of its own: what copying a collection took, in the way that the folder names."""
     shutil.rmtree(folder, ignore_errors=True)
     client = QdrantClient(path=str(folder))
     client.create_collection("docs", models.VectorParams(size=codec.dim, distance=models.Distance.COSINE))
-    random = np.random.default_rng(0)
-    for start in range(0, points, 2000):
-        rows = data.base[np.arange(start, min(start + 2000, points)) % len(data.base)]
-        rows = rows + random.normal(scale=0.002, size=rows.shape).astype(np.float32)
-        ids = range(start, start + len(rows))
+    for ids, rows in data.repeated(points):
         client.upload_collection("docs", rows, ids=ids, payload=({"row": i, "group": i % 7} for i in ids))
     gc.collect()
     before, begin = psutil.Process().memory_info().rss, time.perf_counter()
@@ -433,7 +460,6 @@ def copying(data: Data, codec: VectorCodec, points: int, folder: Path) -> None:
                         for record, latent in zip(records, latents, strict=True)
                     ],
                 )
-            client.query_points("small", 0)
     seconds = time.perf_counter() - begin
 
     def contents(collection: str) -> Iterator[tuple[Any, Any]]:
@@ -475,7 +501,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--rows", type=int, help="rows of the base to use; by default all")
     parser.add_argument("--queries", type=int, default=300)
-    parser.add_argument("--points", type=int, default=200_000, help="for migrate")
+    parser.add_argument("--points", type=int, default=200_000, help="for migrate and sizes")
     scratch = Path(tempfile.gettempdir()) / "vaecodec-migrate"
     parser.add_argument("--folder", type=Path, default=scratch, help="for migrate; removed afterwards")
     parser.add_argument("--resident", type=Path, help=argparse.SUPPRESS)
@@ -496,8 +522,10 @@ def main() -> None:
         codec_given = [] if arguments.codec is None else ["--codec", str(arguments.codec)]
         same = ["--data", str(arguments.data), "--dim", str(arguments.dim), *codec_given]
         migration(arguments.points, arguments.folder, same)
+    elif arguments.part == "sizes":
+        sizes(data, codec, arguments.points)
     else:
-        {"overhead": overhead, "rerank": rerank, "sizes": sizes}[arguments.part or "overhead"](data, codec)
+        {"overhead": overhead, "rerank": rerank}[arguments.part or "overhead"](data, codec)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,8 @@ def migrate(
     console = Console(stderr=as_json)
     if keep_originals is Keep.FILE and originals_path is None:
         raise typer.BadParameter("--keep-originals file needs --originals PATH")
+    if dry_run and train and not codec.exists():
+        raise typer.BadParameter(f"--dry-run writes nothing, and there is no {codec} yet; train it by vaecodec train")
     with _opened(url, path) as client:
         if train and not codec.exists():
             with redirect_stdout(sys.stderr) if as_json else nullcontext():
@@ -105,6 +107,8 @@ def migrate(
             batch_size=batch_size,
         )
         estimate = work.estimate(migration)
+        if switch_alias is not None:
+            work.check_alias(migration, switch_alias)
         console.print(_estimated(migration, estimate))
         document = {"collection": collection, "target": migration.target, "estimate": asdict(estimate)}
         if dry_run:

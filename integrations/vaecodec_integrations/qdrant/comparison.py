@@ -14,6 +14,7 @@ from qdrant_client import QdrantClient, models
 
 from vaecodec.evaluation import similarities
 from vaecodec.interface import FloatArray, Metric
+from vaecodec_integrations.qdrant.layout import Originals
 
 if TYPE_CHECKING:
     from vaecodec_integrations.qdrant.migrate import Migration
@@ -92,7 +93,7 @@ class Comparison:
             self._latents = Neighbours(codec.encode_queries(rows), own, codec.latent_metric, count)
 
     def see(self, ids: Sequence[Any], vectors: Sequence[Any], latents: Sequence[Any]) -> None:
-        """Points of the source: their ids, vectors and the latents of these; multivectors are passed over."""
+        """Points of both sides: ids, the source's vectors and the target's latents; multivectors are passed over."""
         if ids and self._exact is not None and self._latents is not None:
             self._exact.see(ids, np.array(vectors, np.float32))
             self._latents.see(ids, np.array(latents, np.float32))
@@ -109,9 +110,13 @@ class Comparison:
             # Local mode always searches exactly, and warns when it is asked to.
             exact = None if self._searches_exactly else models.SearchParams(exact=True)
             truth, latents = self._search(source, exact), None
-        # A search of local mode takes as much memory as the collection, and would only find the truth again.
-        before = truth if self._searches_exactly else self._search(source)
-        return Recalls(_share(truth, before), latents, _share(truth, self._search(compressed)), len(self._queries))
+        # A search of local mode takes twice the memory of the vectors, and would only find the exact neighbours again.
+        before = _share(truth, truth if self._searches_exactly else self._search(source))
+        if latents is not None and self._searches_exactly and self._migration.originals is Originals.NONE:
+            after = latents
+        else:
+            after = _share(truth, self._search(compressed))
+        return Recalls(before, latents, after, len(self._queries))
 
     @property
     def _searches_exactly(self) -> bool:

@@ -42,7 +42,8 @@ from vaecodec_integrations.qdrant.opening import KeptOriginals
 from vaecodec_integrations.qdrant.originals import OriginalsFile
 from vaecodec_integrations.qdrant.vectors import encode_vectors
 
-# In the target's metadata, so that rolling back needs nothing but the target's name.
+# In the target's metadata: which collection it was made from, so that points of another one are never removed from it,
+# and what the alias pointed at, so that rolling back needs nothing but the target's name.
 MIGRATION_KEY = "vaecodec-migration"
 
 STATE_VERSION = 1
@@ -74,7 +75,8 @@ class Migration:
         collection: the source.
         codec: compresses the source's vector ``vector``.
         state: a JSON file that remembers how far the copy came.
-        into: the name of a new collection; exactly one of ``into`` and ``named`` is given.
+        into: the name of a new collection, or of an empty one that the codec's client created; exactly one of ``into``
+            and ``named`` is given.
         named: the name of a new vector in the source collection itself.
         vector: the source's vector to compress, empty for the unnamed one.
         originals: where the uncompressed vectors are kept for re-ranking; with ``named`` and ``"disk"`` the source's
@@ -189,9 +191,10 @@ class Outcome:
         target_points: exact count at the end.
         recall_before: share of the exact top 10 that searching the source returns, over a sample of its own vectors;
             1 in local mode, which always searches exactly.
-        recall_latents: the same for exact search over the latents, so that what is missing was lost by the codec;
-            None for multivectors.
-        recall_after: the same for searching the target as an application does, re-ranked where originals are kept.
+        recall_latents: the same for exact search over the latents that the target holds, so that what is missing was
+            lost by the codec and, little, by the target's datatype; None for multivectors.
+        recall_after: the same for searching the target as an application does, re-ranked where originals are kept;
+            in local mode without originals it is ``recall_latents``.
         queries: size of that sample.
     """
 
@@ -237,7 +240,8 @@ def migrate(migration: Migration, *, advance: Advance = lambda _: None, sample: 
         sample: how many of the source's vectors are searched for on both sides.
 
     Raises:
-        MigrationError: the source cannot be migrated as asked, or the state file belongs to another migration.
+        MigrationError: the source cannot be migrated as asked, the target holds something else, or the state file
+            belongs to another migration.
         CodecMismatchError: the codec does not fit the source, or another codec filled the target.
     """
     _source_params(migration)
@@ -269,8 +273,8 @@ def migrate(migration: Migration, *, advance: Advance = lambda _: None, sample: 
     )
 
 
-def switch_alias(migration: Migration, alias: str) -> None:
-    """Point an alias at the target in one atomic step, and remember where it pointed.
+def check_alias(migration: Migration, alias: str) -> None:
+    """Whether the alias could be pointed at the target; costs nothing, so that it is known before the work.
 
     Raises:
         MigrationError: the migration adds a vector to the source, so there is nothing to switch to, or a collection
@@ -279,16 +283,25 @@ def switch_alias(migration: Migration, alias: str) -> None:
     if migration.into is None:
         raise MigrationError("alias: expected a migration into a new collection, got one into a named vector")
     collections = {description.name for description in migration.client.get_collections().collections}
-    if alias in collections:
+    if alias in collections | {migration.into}:
         raise MigrationError(
             f"alias: expected a name that no collection bears, got {alias!r}; let the application use an alias, "
             f"or open {migration.into!r} by its own name"
         )
+
+
+def switch_alias(migration: Migration, alias: str) -> None:
+    """Point an alias at the target in one atomic step, and remember where it pointed.
+
+    Raises:
+        MigrationError: as :func:`check_alias` does.
+    """
+    check_alias(migration, alias)
     previous = _alias_target(migration.client, alias)
-    if previous != migration.into:
+    if previous != migration.target:
         record = {"source": migration.collection, "alias": alias, "previous": previous}
-        migration.client.update_collection(migration.into, metadata={MIGRATION_KEY: record})
-    migration.client.update_collection_aliases(_pointing(alias, migration.into, previous))
+        migration.client.update_collection(migration.target, metadata={MIGRATION_KEY: record})
+    migration.client.update_collection_aliases(_pointing(alias, migration.target, previous))
 
 
 def roll_back(client: QdrantClient, collection: str, *, into: str | None = None, named: str | None = None) -> str:
@@ -317,11 +330,11 @@ def roll_back(client: QdrantClient, collection: str, *, into: str | None = None,
     if into is None:
         raise MigrationError("into, named: expected the name of what the migration made, got neither")
     record = (client.get_collection(into).config.metadata or {}).get(MIGRATION_KEY)
-    if record is None or record["source"] != collection:
+    if record is None or record["source"] != collection or "alias" not in record:
         raise MigrationError(f"collection {into!r}: expected a switch from {collection!r} to undo, got none")
     alias, previous = record["alias"], record["previous"]
     client.update_collection_aliases(_pointing(alias, previous, _alias_target(client, alias)))
-    client.update_collection(into, metadata={MIGRATION_KEY: None})
+    client.update_collection(into, metadata={MIGRATION_KEY: {"source": collection}})
     where = f"points at {previous!r} again" if previous else "is removed, as there was none before"
     return f"The alias {alias!r} {where}; {into!r} is kept."
 
@@ -399,7 +412,8 @@ def _prepare_target(migration: Migration) -> None:
         record = identity(codec, migration.originals, original)
         info = client.get_collection(migration.collection)
         known = (info.config.metadata or {}).get(metadata_key(migration.named))
-        if known is None and migration.named in dense_params(info):
+        taken = {*dense_params(info), *(info.config.params.sparse_vectors or {})}
+        if known is None and migration.named in taken:
             raise MigrationError(f"named: expected a new vector name, got {migration.named!r}, which is taken")
         if known is None:
             client.update_collection(migration.collection, metadata={metadata_key(migration.named): record})
@@ -412,14 +426,29 @@ def _prepare_target(migration: Migration) -> None:
             client.create_vector_name(migration.collection, migration.named, models.DenseVectorNameConfig(dense=dense))
     elif not client.collection_exists(migration.target):
         migration.compressed.create_collection(migration.target, **_settings(migration))
+    # Proves that the target, old or new, was made by this codec and with these originals.
+    migration.compressed.get_collection(migration.target)
     if migration.into is not None:
+        _claim(migration)
         source = client.get_collection(migration.collection)
         there = client.get_collection(migration.into).payload_schema
         for key, index in source.payload_schema.items():
             if key not in there:
                 client.create_payload_index(migration.into, key, field_schema=index.params or index.data_type)
-    # Proves that the target, old or new, was made by this codec and with these originals.
-    migration.compressed.get_collection(migration.target)
+
+
+def _claim(migration: Migration) -> None:
+    """Make sure that the target holds nothing but this source's points, as all others would be removed from it."""
+    client, target = migration.client, migration.target
+    record = (client.get_collection(target).config.metadata or {}).get(MIGRATION_KEY)
+    if record is None and not client.count(target, exact=True).count:
+        client.update_collection(target, metadata={MIGRATION_KEY: {"source": migration.collection}})
+    elif record is None or record["source"] != migration.collection:
+        found = "points of no migration" if record is None else f"those of {record['source']!r}"
+        raise MigrationError(
+            f"into: expected a new or an empty collection, or one with the points of {migration.collection!r}, got "
+            f"{target!r} with {found}; name another one"
+        )
 
 
 def _settings(migration: Migration) -> dict[str, Any]:
@@ -449,7 +478,7 @@ def _settings(migration: Migration) -> dict[str, Any]:
         "wal_config": diff(models.WalConfigDiff, config.wal_config),
         "quantization_config": config.quantization_config,
         "strict_mode_config": diff(models.StrictModeConfig, config.strict_mode_config),
-        "metadata": config.metadata,
+        "metadata": {**(config.metadata or {}), MIGRATION_KEY: {"source": migration.collection}},
     }
 
 
@@ -510,31 +539,28 @@ def _repair_page(migration: Migration, comparison: Comparison, advance: Advance,
     held = [_named(record.vector) for record in records]
     sources = held if migration.into is not None else [_only(vectors, migration.vector) for vectors in held]
     wanted = encode_vectors(migration.translation, sources, [record.id for record in records])
-    holding = [number for number, vectors in enumerate(sources) if migration.vector in vectors]
-    comparison.see(
-        [records[number].id for number in holding],
-        [sources[number][migration.vector] for number in holding],
-        [wanted[number][migration.vector] for number in holding],
-    )
     if migration.into is not None:
         found = migration.client.retrieve(migration.into, [r.id for r in records], with_vectors=True)
-        stored = {record.id: (record.payload or {}, _named(record.vector)) for record in found}
+        payloads = {record.id: record.payload or {} for record in found}
+        stored = {record.id: _named(record.vector) for record in found}
         same = [
             r.id in stored
-            and (r.payload or {}) == stored[r.id][0]
-            and _same(vectors, stored[r.id][1], migration.tolerances)
+            and (r.payload or {}) == payloads[r.id]
+            and _same(vectors, stored[r.id], migration.tolerances)
             for r, vectors in zip(records, wanted, strict=True)
         ]
     else:
         assert migration.named is not None
-        same = [
-            _same(
-                dict(zip([migration.named], vectors.values(), strict=False)),
-                _only(there, migration.named),
-                migration.tolerances,
-            )
-            for vectors, there in zip(wanted, held, strict=True)
-        ]
+        wanted = [dict(zip([migration.named], vectors.values(), strict=False)) for vectors in wanted]
+        stored = {r.id: _only(vectors, migration.named) for r, vectors in zip(records, held, strict=True)}
+        same = [_same(vectors, stored[r.id], migration.tolerances) for r, vectors in zip(records, wanted, strict=True)]
+    holding = [number for number, vectors in enumerate(sources) if migration.vector in vectors]
+    comparison.see(
+        [records[number].id for number in holding],
+        [sources[number][migration.vector] for number in holding],
+        # What the target holds, or will once the point is repaired.
+        [(stored[records[n].id] if same[n] else wanted[n])[migration.target_vector] for n in holding],
+    )
     differing = [record for record, equal in zip(records, same, strict=True) if not equal]
     _write(migration, differing)
     advance(len(records))

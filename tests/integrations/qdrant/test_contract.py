@@ -98,12 +98,31 @@ class TestCollections:
         with pytest.raises(CodecMismatchError, match="got size 384 and distance Dot"):
             client.create_collection(name, models.VectorParams(size=384, distance=models.Distance.DOT))
 
-    def test_a_datatype_that_would_erase_latents_is_refused(
+    @pytest.mark.filterwarnings("ignore:`recreate_collection` method is deprecated:DeprecationWarning")
+    def test_a_datatype_that_would_erase_latents_is_refused_before_anything_changes(
+        self, filled: Any, name: str
+    ) -> None:
+        cosine = {"size": 384, "distance": models.Distance.COSINE}
+        params = models.VectorParams(**cosine, datatype=models.Datatype.UINT8)
+        before = filled.wrapped.get_collection(name)
+        for create in (filled.create_collection, filled.recreate_collection):
+            with pytest.raises(UnsupportedRequestError, match="got uint8, which cuts latents"):
+                create(name, params)
+        assert filled.wrapped.get_collection(name) == before
+        assert filled.count(name).count == N
+
+    def test_an_added_vector_that_would_be_erased_is_refused_before_anything_changes(
         self, open_client: Open, svd_codec: LinearCodec, name: str
     ) -> None:
-        params = models.VectorParams(size=384, distance=models.Distance.COSINE, datatype=models.Datatype.UINT8)
-        with pytest.raises(UnsupportedRequestError, match="got uint8, which cuts latents"):
-            open_client(svd_codec).create_collection(name, params)
+        client = open_client(codecs={"late": svd_codec})
+        client.create_collection(name, {"raw": models.VectorParams(size=2, distance=models.Distance.DOT)})
+        before = client.wrapped.get_collection(name)
+        dense = models.DenseVectorConfig(
+            size=384, distance=models.Distance.COSINE, datatype=models.VectorStorageDatatype.UINT8
+        )
+        with pytest.raises(UnsupportedRequestError, match=r"vector 'late': .* got uint8, which cuts latents"):
+            client.create_vector_name(name, "late", models.DenseVectorNameConfig(dense=dense))
+        assert client.wrapped.get_collection(name) == before
 
     def test_metadata_keys_of_the_client_are_reserved(
         self, open_client: Open, svd_codec: LinearCodec, name: str

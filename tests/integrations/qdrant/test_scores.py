@@ -95,11 +95,17 @@ def test_thresholds_are_read_as_original_scores(
     assert scores == pytest.approx([calibration.scale * point.score + calibration.offset for point in raw])
 
 
-def test_a_calibration_holds_for_its_own_width_only(codec: Codec, tmp_path: Path, svd_codec: LinearCodec) -> None:
+def test_a_calibration_holds_for_its_own_width_only(
+    open_client: Open, codec: Codec, sample: Any, name: str, tmp_path: Path, svd_codec: LinearCodec
+) -> None:
+    """A client of narrower latents refuses to open, rather than give scores of another width's map."""
     export_linear(svd_codec, tmp_path / "cut.onnx", scores=ScoreCalibration.of(codec))
     cut = Codec.load(tmp_path / "cut.onnx", dim=32)
-    with pytest.raises(NotCalibratedError, match="for 32 dimensions, got one for 64 dimensions"):
-        ScoreCalibration.of(cut)
+    with pytest.raises(NotCalibratedError, match="for 32 dimensions, got one for 64 dimensions; load the file at its"):
+        open_client(cut, calibrate=True)
+    fill(open_client(cut), name, sample.base)
+    (point,) = open_client(cut).query_points(name, sample.base[3].tolist(), limit=1).points
+    assert (point.id, point.score) == (3, pytest.approx(1, abs=1e-5))
 
 
 def test_distances_and_constant_scores_have_no_calibration(sample: Any, svd_codec: LinearCodec) -> None:

@@ -28,6 +28,7 @@ BODIES: list[tuple[str, str, Any]] = [
     ("PUT", r"/collections/[^/]+", models.CreateCollection),
     ("PATCH", r"/collections/[^/]+", models.UpdateCollection),
     ("PUT", r"/collections/[^/]+/index", models.CreateFieldIndex),
+    ("PUT", r"/collections/[^/]+/vectors/[^/]+", models.DenseVectorNameConfig),
     ("PUT", r"/collections/[^/]+/points", models.PointInsertOperations),
     ("PUT", r"/collections/[^/]+/points/vectors", models.UpdateVectors),
     ("POST", r"/collections/[^/]+/points/vectors/delete", models.DeleteVectors),
@@ -319,13 +320,46 @@ def test_a_migrated_collection_gets_the_settings_and_indexes_of_its_source(
     (created,) = recorder.bodies(models.CreateCollection)
     sent = created.model_dump(mode="json", exclude_none=True, exclude_unset=True)
     assert sent.pop("vectors") == {**parameters["vectors"], "size": 64}
-    assert sent.pop("metadata").keys() == {"owner", "vaecodec"}
+    assert sent.pop("metadata").keys() == {"owner", "vaecodec", "vaecodec-migration"}
     assert sent.pop("optimizers_config") == own.pop("optimizer_config")
     assert sent == {**{key: value for key, value in parameters.items() if key != "vectors"}, **own}
     assert [(index.field_name, index.field_schema) for index in recorder.bodies(models.CreateFieldIndex)] == [
         ("owner", models.PayloadSchemaType.KEYWORD),
         ("title", models.TextIndexParams(type="text", tokenizer="word")),
     ]
+
+
+@pytest.mark.parametrize(
+    ("source", "added"), [(None, None), ("float16", "float16"), ("turbo4", "turbo4"), ("uint8", None)]
+)
+def test_a_vector_that_a_migration_adds_is_stored_as_the_source_is_but_never_cut_to_integers(
+    recorder: Recorder, svd_codec: LinearCodec, tmp_path: Path, source: str | None, added: str | None
+) -> None:
+    """Over REST, because local mode forgets the datatype of added vectors; the source is empty."""
+    vectors: dict[str, Any] = {"": {"size": 384, "distance": "Cosine", "datatype": source}}
+    metadata: dict[str, Any] = {}
+    answer = recorder.handle
+
+    def handle(method: str, path: str, body: Any) -> Any:
+        result = answer(method, path, body)
+        if method == "PATCH":
+            metadata.update(body["metadata"])
+            return True
+        if method == "PUT" and path.endswith("/vectors/latent"):
+            vectors["latent"] = body["dense"]
+            return UPDATED
+        if method == "GET":
+            config = {**recorder.info()["config"], "params": {"vectors": vectors}, "metadata": metadata}
+            return {**recorder.info(), "config": config}
+        return {"points": []} if path.endswith(("/scroll", "/query")) else result
+
+    recorder.handle = handle  # type: ignore[method-assign]
+    client = QdrantClient(url=recorder.url, check_compatibility=False)
+    assert migrate(Migration(client, "docs", svd_codec, tmp_path / "state.json", named="latent")).settled
+    client.close()
+    (created,) = recorder.bodies(models.DenseVectorNameConfig)
+    assert created.dense == models.DenseVectorConfig(size=64, distance=models.Distance.COSINE, datatype=added)
+    assert metadata["vaecodec:latent"]["codec_id"] == svd_codec.codec_id
 
 
 class GrpcRecorder:
