@@ -1,4 +1,4 @@
-"""``vaecodec export`` and ``vaecodec linear``."""
+"""``vaecodec export``, ``vaecodec linear``, ``vaecodec split`` and ``vaecodec bridge``."""
 
 from __future__ import annotations
 
@@ -105,6 +105,23 @@ def _score_calibration(codec: LinearCodec, rows: Rows) -> ScoreCalibration | Non
         return fit_score_calibration(codec, np.delete(rows, asking, axis=0), rows[asking])
     except InvalidVectorsError:
         return None
+
+
+def split(
+    codec: Annotated[Path, typer.Argument(help="A codec file, e.g. vae128.onnx.")],
+    out: Annotated[Path, typer.Option(help="Folder for encode.onnx, encode_queries.onnx and decode.onnx.")],
+    as_json: AsJson = False,
+) -> None:
+    """Cut a codec file into one ONNX file per entry point, for Triton, Java and JavaScript."""
+    require("onnx", extra="export")
+    from vaecodec_exporters.parts import write_parts
+
+    files = write_parts(codec, out)
+    if as_json:
+        print_json({file.stem: str(file) for file in files})
+        return
+    for file in files:
+        Console().print(f"[bold]{file}[/]: {file.stat().st_size / 1e6:.1f} MB")
 
 
 def bridge(

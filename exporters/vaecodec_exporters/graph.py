@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from vaecodec.artifact import Metadata, sign, write_atomically
 from vaecodec.errors import UnsupportedPrecisionError, VaecodecError
 from vaecodec.interface import FloatArray, Metric
+from vaecodec.vectors import normalised
 
 # Old enough for every onnxruntime since 1.14, in any language.
 _OPSET = 17
@@ -108,22 +109,30 @@ def check_parity(data: bytes, references: Mapping[str, Reference], bound: float)
     Raises:
         ParityError: the largest absolute difference exceeds the bound, or a shape differs.
     """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # optional inputs cost a warning each
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    widths = {entry.name: entry.shape[1] for entry in session.get_overridable_initializers()}
-    random = np.random.default_rng(0)
+    graph = start(data)
+    widths = {entry.name: entry.shape[1] for entry in graph.get_overridable_initializers()}
     for feed, output in (("embedding", "latent"), ("query", "query_latent"), ("code", "reconstruction")):
         for size in PARITY_BATCHES:
-            batch = random.standard_normal((size, widths[feed]), dtype=np.float32)
-            batch /= np.linalg.norm(batch, axis=1, keepdims=True)
-            expected, computed = references[feed](batch), session.run([output], {feed: batch})[0]
+            batch = unit_rows(size, widths[feed])
+            expected, computed = references[feed](batch), graph.run([output], {feed: batch})[0]
             difference = np.abs(expected - computed).max(initial=0) if expected.shape == computed.shape else np.inf
             if not difference <= bound:
                 raise ParityError(
                     f"the exported graph differs from the model by {difference:.2g} at '{output}' on {size} rows; "
                     f"expected at most {bound:g}; no file was written"
                 )
+
+
+def start(data: bytes) -> onnxruntime.InferenceSession:
+    """A graph on the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # optional inputs cost a warning each
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def unit_rows(rows: int, width: int) -> FloatArray:
+    """Random directions to compare graphs on: float32 (rows, width), the same at every call."""
+    return normalised(np.random.default_rng(0).standard_normal((rows, width), dtype=np.float32))
 
 
 def build_model(weights: CodecWeights, metadata: Metadata, precision: Precision = Precision.FLOAT32) -> bytes:
