@@ -147,7 +147,7 @@ def test_int8_is_for_hidden_layers_and_changes_no_row_for_its_neighbours(tmp_pat
     rows[:5] = np.eye(5, 384) * 1e3  # the largest numbers that normalised rows hold
     for encode, exact in ((small.encode, single.encode), (small.encode_queries, single.encode_queries)):
         latents = encode(rows)
-        assert 1e-5 < np.abs(latents - exact(rows)).max() < 1e-2
+        assert 1e-5 < np.abs(latents - exact(rows)).max() < 5e-3
         alone = np.concatenate([encode(row[None]) for row in rows[:50]])
         # Only the float32 part sums in another order; a scale taken from the batch would show in the third digit.
         assert np.abs(latents[:50] - alone).max() < 1e-6
@@ -167,7 +167,7 @@ def test_int8_is_refused_where_it_cannot_be_or_is_too_coarse(tmp_path: Path) -> 
         write_codec(tmp_path / "a.onnx", hidden, metadata(Metric.L2), references(hidden, Metric.L2), Precision.INT8)
     hidden.encoder.output[:] *= 100
     expected = references(hidden, Metric.COSINE)
-    with pytest.raises(ParityError, match=r"expected at most 0.01; no file was written"):
+    with pytest.raises(ParityError, match=r"expected at most 0.005; no file was written"):
         write_codec(tmp_path / "a.onnx", hidden, metadata(Metric.COSINE), expected, Precision.INT8)
     assert not list(tmp_path.iterdir())
 
