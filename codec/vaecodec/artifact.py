@@ -30,6 +30,8 @@ from vaecodec.interface import Metric
 
 FORMAT_VERSION = 1
 PREFIX = "vaecodec."
+PART = PREFIX + "part"
+"""Only in what ``vaecodec split`` wrote: the entry point that is left of the codec."""
 UNSIGNED = "0" * 64
 
 # Python refuses to read numbers of thousands of digits.
@@ -144,6 +146,11 @@ def read_artifact(path: str | os.PathLike[str]) -> tuple[bytes, Metadata]:
     if version is None or digest is None:
         raise ForeignOnnxError(
             f"{path}: an ONNX model, but not a vaecodec codec (no '{PREFIX}' metadata); make one with: vaecodec export"
+        )
+    if PART in properties:
+        raise ForeignOnnxError(
+            f"{path}: one entry point of a codec, '{properties[PART].text}', for other runtimes; "
+            "load the codec file that vaecodec split made it from"
         )
     if version.text.isdecimal() and (len(version.text) > _VERSION_DIGITS or int(version.text) > FORMAT_VERSION):
         raise UnsupportedFormatError(

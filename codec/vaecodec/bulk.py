@@ -7,7 +7,8 @@ the output, ``OUT.partial``:
 
 - ``part-00000.npy`` or ``.parquet``: one file per shard, renamed to that name when it is complete;
 - ``_manifest.jsonl``: a first line that describes the job, then a line per finished shard with the SHA-256 of its file;
-- ``part-00000.bad-rows.csv``: the rows that a shard lacks.
+- ``part-00000.bad-rows.csv``: the rows that a shard lacks;
+- ``_lock``: locked while a process is at work here.
 
 When all shards are finished, the output takes its own name in one rename; until then there is no file of that name. A
 shard's content does not depend on the number of workers nor on when it is made, so an interrupted and resumed job ends
@@ -22,6 +23,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -58,12 +60,21 @@ from vaecodec.shards import (
     identity,
     part_path,
 )
-from vaecodec.sources import ParquetSource, RandomAccessSource, open_parquet, open_source, parquet_files
+from vaecodec.sources import (
+    ParquetSource,
+    RandomAccessSource,
+    block_rows,
+    open_parquet,
+    open_source,
+    parquet_files,
+)
 
 __all__ = ["BulkOptions", "BulkResult", "Engine", "OnBadRows", "Progress", "Threads", "decode", "encode"]
 
-# A shard is what is lost at most when the process is killed.
+# A shard is what a worker takes, and what it loses when the process is killed.
 SHARD_BYTES = 256 << 20
+# Smaller inputs are cut into about so many, for as many workers, but not into less than blocks.
+_FEWEST_SHARDS = 64
 
 # A file size limit says on some systems what a full disk says on others.
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -81,7 +92,8 @@ class BulkOptions:
         on_bad_rows: what to do with rows that cannot be encoded.
         resume: continue an unfinished output; where there is none, begin.
         workers: threads, where no engine is given; by default one per core.
-        shard_rows: rows per shard, by default 256 MiB of float32. Parquet shards are whole row groups.
+        shard_rows: rows per shard; by default a 64th of the input, in whole blocks of 8 MiB of float32 and 256 MiB at
+            most. Parquet shards are whole row groups.
     """
 
     column: str | None = None
@@ -141,6 +153,7 @@ def encode(
         OutputExistsError: the output exists, or an unfinished one does and is not to be resumed.
         OutputWithinInputError: the output lies in the folder that is read.
         ChangedJobError: the unfinished output belongs to other input, another codec or other options.
+        OutputBusyError: another process is writing the output.
         NotCalibratedError, InvalidBudgetError: the codec cannot write such codes.
         WrongWidthError: the vectors are not ``codec.dim`` wide.
         SourceError: the source cannot be opened.
@@ -250,16 +263,22 @@ class _Job:
             "input": identity(reader.files),
         }
         self.manifest = Manifest(staging, description, self.conversion.suffix)
-        try:
-            self.finished = self.manifest.open()
-        except OSError as error:
-            raise BulkStoppedError(f"{staging}: cannot be written: {error}") from error
+        self.finished: dict[int, Entry] = {}
         self.looked_at: list[Entry] = []
         self.counter = _Counter(sum(shard.rows for shard in self.shards), progress)
-        self.counter.add(sum(self.shards[number].rows for number in self.finished))
 
     def run(self) -> BulkResult:
+        with ExitStack() as locks:
+            try:
+                locks.enter_context(self.manifest.locked())
+                self.finished = self.manifest.open()
+            except OSError as error:
+                raise BulkStoppedError(f"{self.manifest.folder}: cannot be written: {error}") from error
+            return self._run()
+
+    def _run(self) -> BulkResult:
         resumed = len(self.finished)
+        self.counter.add(sum(self.shards[number].rows for number in self.finished))
         try:
             left = [shard for shard in self.shards if shard.number not in self.finished]
             self.engine.run(self.conversion, left, self.codec, done=self._note, seen=self.counter.add)
@@ -306,11 +325,12 @@ class _Job:
         folder = self.manifest.folder
         parts = [part_path(folder, shard.number, self.conversion.suffix) for shard in self.shards]
         if self.conversion.schema is not None:
-            for left in {*folder.iterdir()} - {*parts, self.manifest.path}:
+            for left in {*folder.iterdir()} - {*parts, self.manifest.path, self.manifest.lock_path}:
                 left.unlink()
             folder.replace(self.output)
-            # Only now: without its manifest, an unfinished output would be begun anew.
-            (self.output / self.manifest.path.name).unlink()
+            # Only now: without its manifest, an unfinished output would be begun anew; without its lock, by two.
+            for kept in (self.manifest.path, self.manifest.lock_path):
+                (self.output / kept.name).unlink()
             return
         joined = folder / "joined"
         try:
@@ -356,12 +376,18 @@ def _open_input(
         raise WrongWidthError(
             f"{source.name}: expected rows of width {work.width}, got {source.dim}; is this the codec's own collection?"
         )
-    shard_rows = options.shard_rows or max(1, SHARD_BYTES // (4 * work.width))
+    shard_rows = options.shard_rows or _shard_rows(source.rows or 0, work.width)
     if isinstance(source, ParquetSource):
         return ParquetInput(source, work.width, shard_rows, keep_columns=keep_columns)
     if isinstance(source, RandomAccessSource):
         return MatrixInput(source, Path(location), shard_rows)
     raise UnknownSourceError(f"{source.name}: expected a file or folder; vaecodec migrate compresses collections")
+
+
+def _shard_rows(rows: int, width: int) -> int:
+    """Rows per shard: of the input's size alone, so that a job may be resumed with other workers."""
+    block, most = block_rows(width), max(1, SHARD_BYTES // (4 * width))
+    return min(most, block * max(1, -(-rows // (_FEWEST_SHARDS * block))))
 
 
 def _code(codec: VectorCodec, dtype: str | None, budget: int | None) -> Code:

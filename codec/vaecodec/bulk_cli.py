@@ -52,6 +52,19 @@ Workers = Annotated[
 ]
 
 
+class Device(StrEnum):
+    """Where the codec runs."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    AUTO = "auto"
+
+
+DeviceChoice = Annotated[
+    Device, typer.Option("--device", help="Where the codec runs; auto takes a GPU where one starts, and else the CPU.")
+]
+
+
 class EngineName(StrEnum):
     """What does the work."""
 
@@ -81,6 +94,7 @@ def encode(
     on_bad_rows: OnBadRows = bulk.OnBadRows.FAIL,
     resume: Resume = False,
     workers: Workers = None,
+    device: DeviceChoice = Device.CPU,
     engine: EngineChoice = EngineName.THREADS,
     ray_address: RayAddress = None,
     gpus_per_worker: GpusPerWorker = 0,
@@ -88,8 +102,8 @@ def encode(
 ) -> None:
     """Encode a file or folder of embeddings of any size; can be interrupted and resumed."""
     options = bulk.BulkOptions(column=column, dtype=dtype, bytes=bytes, on_bad_rows=on_bad_rows, resume=resume)
-    chosen = _engine(engine, codec, workers, ray_address, gpus_per_worker)
-    _run(bulk.encode, source, out, codec, dim, options, chosen, as_json)
+    chosen = _engine(engine, codec, workers, device, ray_address, gpus_per_worker)
+    _run(bulk.encode, source, out, codec, dim, device, options, chosen, as_json)
 
 
 def decode(
@@ -102,6 +116,7 @@ def decode(
     on_bad_rows: OnBadRows = bulk.OnBadRows.FAIL,
     resume: Resume = False,
     workers: Workers = None,
+    device: DeviceChoice = Device.CPU,
     engine: EngineChoice = EngineName.THREADS,
     ray_address: RayAddress = None,
     gpus_per_worker: GpusPerWorker = 0,
@@ -109,17 +124,24 @@ def decode(
 ) -> None:
     """Reconstruct embeddings from a file or folder of latents."""
     options = bulk.BulkOptions(column=column, dtype=CodeType(dtype), on_bad_rows=on_bad_rows, resume=resume)
-    chosen = _engine(engine, codec, workers, ray_address, gpus_per_worker)
-    _run(bulk.decode, source, out, codec, dim, options, chosen, as_json)
+    chosen = _engine(engine, codec, workers, device, ray_address, gpus_per_worker)
+    _run(bulk.decode, source, out, codec, dim, device, options, chosen, as_json)
 
 
 def _engine(
-    name: EngineName, codec: Path, workers: int | None, ray_address: str | None, gpus_per_worker: float
+    name: EngineName,
+    codec: Path,
+    workers: int | None,
+    device: Device,
+    ray_address: str | None,
+    gpus_per_worker: float,
 ) -> Engine:
     if name is EngineName.THREADS:
         if ray_address is not None or gpus_per_worker:
             raise typer.BadParameter("--ray-address and --gpus-per-worker need --engine ray")
         return Threads(workers)
+    if device is not Device.CPU:
+        raise typer.BadParameter("--device is for threads; with --engine ray, --gpus-per-worker encodes on GPUs")
     (entry,) = entry_points(group="vaecodec.engines", name=name)
     engine: Engine = entry.load()(codec, workers=workers, address=ray_address, gpus_per_worker=gpus_per_worker)
     return engine
@@ -131,12 +153,13 @@ def _run(
     out: Path,
     codec_file: Path,
     dim: int | None,
+    device: Device,
     options: bulk.BulkOptions,
     engine: Engine,
     as_json: bool,
 ) -> None:
     # Each worker is one thread of its own, and a call's bits then do not depend on the machine's cores.
-    codec = Codec.load(codec_file, dim=dim, threads=1)
+    codec = Codec.load(codec_file, dim=dim, device=device, threads=1)
     started = time.perf_counter()
     with _shown(source) as progress:
         result = work(source, out, codec, options=options, engine=engine, progress=progress)

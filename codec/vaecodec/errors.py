@@ -31,6 +31,7 @@
     │   ├── BadRowsError                 (ValueError) rows that cannot be encoded, by file and number
     │   ├── BulkStoppedError             (RuntimeError) stopped half-way; what is finished is kept
     │   ├── ChangedJobError              (ValueError) not the job that is to be resumed
+    │   ├── OutputBusyError              (RuntimeError) another process is writing this output
     │   ├── OutputWithinInputError       (ValueError) the output would be read as input
     │   ├── WorkersLostError             (RuntimeError) processes elsewhere that work on it are gone
     │   └── OutputExistsError            (FileExistsError) something is where the output should go
@@ -188,6 +189,10 @@ class WorkersLostError(BulkError, RuntimeError):
 
 class ChangedJobError(BulkError, ValueError):
     """The unfinished output was begun with other input, another codec or other options."""
+
+
+class OutputBusyError(BulkError, RuntimeError):
+    """Another process is writing this output."""
 
 
 class OutputExistsError(BulkError, FileExistsError):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import IO, Any, NamedTuple, Protocol
@@ -14,7 +15,7 @@ from typing import IO, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.errors import ChangedJobError, MalformedSourceError
+from vaecodec.errors import ChangedJobError, MalformedSourceError, OutputBusyError
 from vaecodec.extras import require
 from vaecodec.interface import Metric
 from vaecodec.sources import (
@@ -299,18 +300,36 @@ class Manifest:
 
     def __init__(self, folder: Path, job: dict[str, Any], suffix: str) -> None:
         self.folder, self._job, self._suffix = folder, job, suffix
-        self.path = folder / "_manifest.jsonl"  # readers of Parquet folders leave out names that begin like this
+        # Readers of Parquet folders leave out names that begin like these.
+        self.path, self.lock_path = folder / "_manifest.jsonl", folder / "_lock"
         self._lock = Lock()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process from this folder; the lock goes with the process, however that ends.
+
+        Raises:
+            ChangedJobError: another job was begun here.
+            OutputBusyError: another process, or another job of this one, is at work here.
+        """
+        self._entries()  # a folder of another job stays as it is
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.lock_path.open("a") as file:
+            if sys.platform != "win32":  # which has no such locks
+                import fcntl
+
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise OutputBusyError(
+                        f"{self.folder}: another process is writing it; wait until that has ended, or end it"
+                    ) from None
+            yield
 
     def open(self) -> dict[int, Entry]:
         """Begin, or find the shards that are finished and whose files still have the content written."""
-        job, *entries = self._lines() or [self._job]
-        if job != self._job:
-            changed = ", ".join(sorted(key for key in self._job if job.get(key) != self._job[key]))
-            raise ChangedJobError(f"{self.folder}: was begun with different {changed}; run as before, or delete it")
-        finished = {entry.shard: entry for entry in (Entry(*line) for line in entries) if self._is_whole(entry)}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        kept = {part_path(self.folder, number, self._suffix) for number in finished}
+        finished = {entry.shard: entry for entry in self._entries() if self._is_whole(entry)}
+        kept = {self.lock_path, *(part_path(self.folder, number, self._suffix) for number in finished)}
         kept |= {bad_rows_path(self.folder, entry.shard) for entry in finished.values() if entry.bad}
         for file in self.folder.iterdir():
             if file not in kept:
@@ -319,6 +338,14 @@ class Manifest:
         begun.write_text("".join(json.dumps(line) + "\n" for line in (self._job, *finished.values())))
         begun.replace(self.path)
         return finished
+
+    def _entries(self) -> list[Entry]:
+        """The shards that are listed; none where nothing was begun."""
+        job, *entries = self._lines() or [self._job]
+        if job != self._job:
+            changed = ", ".join(sorted(key for key in self._job if job.get(key) != self._job[key]))
+            raise ChangedJobError(f"{self.folder}: was begun with different {changed}; run as before, or delete it")
+        return [Entry(*line) for line in entries]
 
     def _lines(self) -> list[Any]:
         """What the file holds; a killed process or a full disk may leave half a line, whose shard is made again."""

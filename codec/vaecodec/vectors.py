@@ -17,9 +17,9 @@ from vaecodec.errors import (
 )
 from vaecodec.interface import FloatArray, Metric
 
-# Small enough that a block, its normalised copy and its hidden layer stay in a core's cache between one product and
-# the next; of wide vectors as many rows as full matrix-product speed takes.
-BLOCK_BYTES = 768 << 10
+# Large enough that starting onnxruntime and its threads costs little of a block's time, and that a batch of a thousand
+# rows is one block at most widths; of wide vectors as many rows as full matrix-product speed takes.
+BLOCK_BYTES = 3 << 20
 _FEWEST_ROWS = 512
 
 # Below this the square of a norm loses its digits in float32, so the direction is noise.
@@ -38,7 +38,7 @@ def blocks(
         dim: the width expected.
         metric: under ``COSINE`` every row must have a direction.
         name: what the array is called in error messages.
-        rows: rows per block; by default 512, or as many as fill 768 KiB.
+        rows: rows per block; by default as many as fill 3 MiB, and 512 at least.
         first_row: the number of the array's first row in error messages, when it is part of a larger whole.
 
     Yields:

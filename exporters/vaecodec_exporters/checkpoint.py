@@ -12,7 +12,7 @@ from torch import nn
 
 from vaecodec.artifact import Kind, Metadata
 from vaecodec.interface import FloatArray
-from vaecodec_exporters.graph import CodecWeights, Precision, ResidualWeights, write_codec
+from vaecodec_exporters.graph import PARITY_BOUNDS, CodecWeights, Precision, ResidualWeights, write_codec
 from vaecodec_exporters.versions import library_versions
 from vaecodec_training.checkpoint import load_checkpoint
 from vaecodec_training.model import ResidualMap
@@ -34,7 +34,8 @@ def export_checkpoint(
     Raises:
         CheckpointError: the folder holds no usable checkpoint.
         ParityError: the graph does not compute what torch computes; no file is written.
-        UnsupportedPrecisionError: float16 is asked for, and the metric is not cosine.
+        UnsupportedPrecisionError: float16 or int8 is asked for, and the metric is not cosine; or int8, and the encoder
+            is linear.
     """
     checkpoint = load_checkpoint(Path(run))
     model = checkpoint.model.eval()
@@ -50,7 +51,11 @@ def export_checkpoint(
         provenance={
             **checkpoint.provenance,
             "versions": library_versions(),
-            **({"precision": str(precision)} if precision is not Precision.FLOAT32 else {}),
+            **(
+                {"precision": str(precision), "parity_bound": PARITY_BOUNDS[precision]}
+                if precision is not Precision.FLOAT32
+                else {}
+            ),
         },
     )
     weights = CodecWeights(

@@ -1,4 +1,4 @@
-"""``vaecodec export`` and ``vaecodec linear``."""
+"""``vaecodec export``, ``vaecodec linear``, ``vaecodec split`` and ``vaecodec bridge``."""
 
 from __future__ import annotations
 
@@ -42,7 +42,11 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder that 'vaecodec train' wrote.")],
     out: Annotated[Path, typer.Option(help="The codec file to write, e.g. vae128.onnx.")],
     precision: Annotated[
-        str, typer.Option(help="Of weights and products: float32, or float16 for half the file and for GPUs.")
+        str,
+        typer.Option(
+            help="Of weights and products: float32, float16 for half the file and for GPUs, or int8 for the hidden "
+            "layer of an encoder, for speed on CPUs."
+        ),
     ] = "float32",
     as_json: AsJson = False,
 ) -> None:
@@ -105,6 +109,23 @@ def _score_calibration(codec: LinearCodec, rows: Rows) -> ScoreCalibration | Non
         return fit_score_calibration(codec, np.delete(rows, asking, axis=0), rows[asking])
     except InvalidVectorsError:
         return None
+
+
+def split(
+    codec: Annotated[Path, typer.Argument(help="A codec file, e.g. vae128.onnx.")],
+    out: Annotated[Path, typer.Option(help="Folder for encode.onnx, encode_queries.onnx and decode.onnx.")],
+    as_json: AsJson = False,
+) -> None:
+    """Cut a codec file into one ONNX file per entry point, for Triton, Java and JavaScript."""
+    require("onnx", extra="export")
+    from vaecodec_exporters.parts import write_parts
+
+    files = write_parts(codec, out)
+    if as_json:
+        print_json({file.stem: str(file) for file in files})
+        return
+    for file in files:
+        Console().print(f"[bold]{file}[/]: {file.stat().st_size / 1e6:.1f} MB")
 
 
 def bridge(

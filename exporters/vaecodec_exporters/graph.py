@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from vaecodec.artifact import Metadata, sign, write_atomically
 from vaecodec.errors import UnsupportedPrecisionError, VaecodecError
 from vaecodec.interface import FloatArray, Metric
+from vaecodec.vectors import normalised
 
 # Old enough for every onnxruntime since 1.14, in any language.
 _OPSET = 17
@@ -31,11 +32,18 @@ class Precision(StrEnum):
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
+    INT8 = "int8"
+    """Of the hidden layers of encoders, whose part of a latent is small; all else is float32."""
 
 
 PARITY_BATCHES = (0, 1, 7, 1_000)
 # Of unit rows, largest absolute difference; float16 keeps eleven binary digits, so that one rounding costs up to 5e-4.
-PARITY_BOUNDS = {Precision.FLOAT32: 1e-5, Precision.FLOAT16: 2e-3}
+PARITY_BOUNDS = {Precision.FLOAT32: 1e-5, Precision.FLOAT16: 2e-3, Precision.INT8: 5e-3}
+
+# Seven bits: processors without VNNI add two products with a uint8 in 16 bits, where eight would saturate.
+_INT8_WEIGHTS = 63
+# Steps from zero to the largest: of a row's numbers, which have a sign, and of activations.
+_ROW_LEVELS, _ACTIVE_LEVELS = 127, 255
 
 # As in vaecodec.vectors: what is shorter is refused there; the graph only has to stay finite.
 _SMALLEST_NORM = 1e-12
@@ -94,8 +102,9 @@ def write_codec(
         precision: of the weights and the products.
 
     Raises:
-        ParityError: the graph and a reference differ somewhere by more than 1e-5, or by 2e-3 in float16.
-        UnsupportedPrecisionError: float16 is asked for, and embeddings are not normalised or weights exceed its range.
+        ParityError: the graph and a reference differ somewhere by more than ``PARITY_BOUNDS`` allows.
+        UnsupportedPrecisionError: the codec cannot be written in this precision: embeddings are not normalised,
+            weights exceed the range of float16, or there is no hidden layer for int8.
     """
     data = sign(build_model(weights, metadata, precision))
     check_parity(data, references, PARITY_BOUNDS[precision])
@@ -108,16 +117,12 @@ def check_parity(data: bytes, references: Mapping[str, Reference], bound: float)
     Raises:
         ParityError: the largest absolute difference exceeds the bound, or a shape differs.
     """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # optional inputs cost a warning each
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    widths = {entry.name: entry.shape[1] for entry in session.get_overridable_initializers()}
-    random = np.random.default_rng(0)
+    graph = start(data)
+    widths = {entry.name: entry.shape[1] for entry in graph.get_overridable_initializers()}
     for feed, output in (("embedding", "latent"), ("query", "query_latent"), ("code", "reconstruction")):
         for size in PARITY_BATCHES:
-            batch = random.standard_normal((size, widths[feed]), dtype=np.float32)
-            batch /= np.linalg.norm(batch, axis=1, keepdims=True)
-            expected, computed = references[feed](batch), session.run([output], {feed: batch})[0]
+            batch = unit_rows(size, widths[feed])
+            expected, computed = references[feed](batch), graph.run([output], {feed: batch})[0]
             difference = np.abs(expected - computed).max(initial=0) if expected.shape == computed.shape else np.inf
             if not difference <= bound:
                 raise ParityError(
@@ -126,25 +131,44 @@ def check_parity(data: bytes, references: Mapping[str, Reference], bound: float)
                 )
 
 
+def start(data: bytes) -> onnxruntime.InferenceSession:
+    """A graph on the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # optional inputs cost a warning each
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def unit_rows(rows: int, width: int) -> FloatArray:
+    """Random directions to compare graphs on: float32 (rows, width), the same at every call."""
+    return normalised(np.random.default_rng(0).standard_normal((rows, width), dtype=np.float32))
+
+
 def build_model(weights: CodecWeights, metadata: Metadata, precision: Precision = Precision.FLOAT32) -> bytes:
     """The serialised model, unsigned: :func:`vaecodec.artifact.sign` fills in its identity.
 
     Raises:
         UnsupportedPrecisionError: as :func:`write_codec` does.
     """
-    if precision is Precision.FLOAT16 and metadata.metric is not Metric.COSINE:
+    if precision is not Precision.FLOAT32 and metadata.metric is not Metric.COSINE:
         raise UnsupportedPrecisionError(
-            f"float16 holds numbers up to 65504: expected the metric cosine, which has the graph normalise what it is "
-            f"fed, got {metadata.metric}; export in float32"
+            f"{precision} holds numbers of a narrow range: expected the metric cosine, which has the graph normalise "
+            f"what it is fed, got {metadata.metric}; export in float32"
         )
     graph = _Graph(precision)
     graph.initializer("smallest_norm", np.array(_SMALLEST_NORM, np.float32))
-    graph.map_weights("encoder", weights.encoder)
+    encoder_weights = graph.map_weights
+    if precision is Precision.INT8:
+        encoder_weights = graph.int8_weights
+        graph.initializer("row_levels", np.array(_ROW_LEVELS, np.float32))
+        for name, step, zero in (("row", 1, 128), ("active", 1 / _ACTIVE_LEVELS, 0)):
+            graph.initializer(f"{name}_step", np.array(step, np.float32))
+            graph.initializer(f"{name}_zero", np.array(zero, np.uint8))
+    encoder_weights("encoder", weights.encoder)
     graph.map_weights("decoder", weights.decoder)
     query_encoder = "encoder"
     if weights.query_encoder is not None:
         query_encoder = "query_encoder"
-        graph.map_weights(query_encoder, weights.query_encoder)
+        encoder_weights(query_encoder, weights.query_encoder)
     before, after = metadata.metric is Metric.COSINE, metadata.latent_metric is Metric.COSINE
     dim, code_dim = metadata.dim, metadata.code_dim
     graph.entry_point("embedding", dim, "latent", code_dim, "encoder", weights.encoder, (before, after))
@@ -177,16 +201,42 @@ class _Graph:
         self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
 
     def map_weights(self, name: str, weights: ResidualWeights) -> None:
+        dtype = np.float16 if self.precision is Precision.FLOAT16 else np.float32
         for part in ("linear", "bias", "hidden", "hidden_bias", "output"):
             value = getattr(weights, part)
             if value is not None:
                 with np.errstate(over="ignore"):
-                    converted = value.astype(self.precision)
+                    converted = value.astype(dtype)
                 if not np.isfinite(converted).all():
                     raise UnsupportedPrecisionError(
                         f"'{name}.{part}' holds {np.abs(value).max():g}, beyond {self.precision}; export in float32"
                     )
                 self.initializer(f"{name}.{part}", converted)
+
+    def int8_weights(self, name: str, weights: ResidualWeights) -> None:
+        """A map of unit rows whose hidden layer is int8, with a scale for each of its units.
+
+        Scales come from the weights and, at run time, from the row: what a row becomes depends neither on the rows
+        beside it, as it would if they were taken from the batch, nor on the data that somebody calibrated with.
+        """
+        if weights.hidden is None or weights.hidden_bias is None or weights.output is None:
+            raise UnsupportedPrecisionError(
+                f"int8 is for hidden layers, and '{name}' is linear; export in float32, or train with hidden units"
+            )
+        # No unit row makes a unit more active than this, so that its activation, divided by it, fits 0 to 255.
+        most = np.linalg.norm(weights.hidden, axis=1) + weights.hidden_bias
+        most = np.where(most > 0, most, 1)
+        self.initializer(f"{name}.linear", weights.linear)
+        self.initializer(f"{name}.bias", weights.bias)
+        self.initializer(f"{name}.hidden_bias", (weights.hidden_bias / most).astype(np.float32))
+        for part, matrix, step in (
+            ("hidden", weights.hidden / most[:, None], 1 / _ROW_LEVELS),
+            ("output", weights.output * most, 1 / _ACTIVE_LEVELS),
+        ):
+            largest = np.abs(matrix).max(axis=1)
+            scale = np.where(largest > 0, largest, 1) / _INT8_WEIGHTS
+            self.initializer(f"{name}.{part}", np.round(matrix / scale[:, None]).astype(np.int8).T)
+            self.initializer(f"{name}.{part}_scale", (scale * step).astype(np.float32))
 
     def entry_point(
         self,
@@ -212,6 +262,16 @@ class _Graph:
         mapped = f"{output}_half" if half else result
         if weights.hidden is None:
             self._gemm(x, f"{name}.linear", f"{name}.bias", mapped)
+        elif self.precision is Precision.INT8 and name != "decoder":
+            self._gemm(x, f"{name}.linear", f"{name}.bias", f"{output}_linear")
+            peak = self._int8_rows(x, feed)
+            product = self._int8_product(f"{feed}_int8", f"{name}.hidden", "row_zero", f"{output}_product")
+            hidden = self._node("Mul", [product, peak], f"{output}_hidden")
+            biased = self._node("Add", [hidden, f"{name}.hidden_bias"], f"{output}_biased")
+            # What is negative becomes zero here.
+            self._node("QuantizeLinear", [biased, "active_step", "active_zero"], f"{output}_active")
+            added = self._int8_product(f"{output}_active", f"{name}.output", "active_zero", f"{output}_added")
+            self._node("Add", [added, f"{output}_linear"], mapped)
         else:
             self._gemm(x, f"{name}.linear", f"{name}.bias", f"{output}_linear")
             self._gemm(x, f"{name}.hidden", f"{name}.hidden_bias", f"{output}_hidden")
@@ -226,6 +286,21 @@ class _Graph:
         self._node("ReduceL2", [rows], f"{output}_norm", axes=[1], keepdims=1)
         self._node("Max", [f"{output}_norm", "smallest_norm"], f"{output}_divisor")
         return self._node("Div", [rows, f"{output}_divisor"], output)
+
+    def _int8_rows(self, rows: str, feed: str) -> str:
+        """Each row in steps of its own largest number, which is what this returns."""
+        self._node("Abs", [rows], f"{feed}_sizes")
+        self._node("ReduceMax", [f"{feed}_sizes"], f"{feed}_largest", axes=[1], keepdims=1)
+        peak = self._node("Max", [f"{feed}_largest", "smallest_norm"], f"{feed}_peak")
+        self._node("Div", ["row_levels", peak], f"{feed}_levels")
+        self._node("Mul", [rows, f"{feed}_levels"], f"{feed}_scaled")
+        self._node("QuantizeLinear", [f"{feed}_scaled", "row_step", "row_zero"], f"{feed}_int8")
+        return peak
+
+    def _int8_product(self, rows: str, matrix: str, zero: str, output: str) -> str:
+        self._node("MatMulInteger", [rows, matrix, zero], f"{output}_int32")
+        self._node("Cast", [f"{output}_int32"], f"{output}_float", to=TensorProto.FLOAT)
+        return self._node("Mul", [f"{output}_float", f"{matrix}_scale"], output)
 
     def _gemm(self, rows: str, matrix: str, added: str, output: str) -> str:
         return self._node("Gemm", [rows, matrix, added], output, transB=1)

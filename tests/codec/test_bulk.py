@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from vaecodec.errors import (
     MalformedSourceError,
     NotCalibratedError,
     NotFloatingPointError,
+    OutputBusyError,
     OutputExistsError,
     OutputWithinInputError,
     UnknownSourceError,
@@ -391,6 +393,40 @@ def test_another_job_is_not_resumed(rows: np.ndarray, svd_codec: LinearCodec, sa
     refused(svd_codec, BulkOptions(shard_rows=500, resume=True), "input")
 
 
+@pytest.mark.parametrize("output", ["y.npy", "y"])
+def test_two_jobs_do_not_write_the_same_output(
+    output: str, rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path
+) -> None:
+    """That the lock of a killed process does not outlive it, every test of ``kill -9`` shows."""
+    source, target = write(tmp_path / "x.npy", rows), tmp_path / output
+    refused: list[str] = []
+
+    def begin_another(*_: int) -> None:
+        with pytest.raises(OutputBusyError) as raised:
+            encode(source, target, svd_codec, options=replace(SHARDS, resume=True))
+        refused.append(str(raised.value))
+
+    encode(source, target, svd_codec, options=SHARDS, progress=begin_another)
+    expected = f"{target}.partial: another process is writing it; wait until that has ended, or end it"
+    assert refused == [expected] * len(refused) != []
+    np.testing.assert_allclose(read(target, "vector"), svd_codec.encode(rows), atol=1e-6)
+    assert target.is_file() or {path.suffix for path in target.iterdir()} == {".parquet"}
+
+
+@pytest.mark.parametrize(("count", "shards"), [(1, 1), (10_000, 2), (1_000_000, 62), (20_000_000, 115)])
+def test_a_shard_for_every_worker_however_many_there_are(
+    count: int, shards: int, svd_codec: LinearCodec, tmp_path: Path
+) -> None:
+    """Cut at blocks of 8 MiB, into 64, or at 256 MiB; begun, and stopped by the first row."""
+    source = tmp_path / "x.npy"
+    with source.open("wb") as file:  # of zeros, which take no place on the disk
+        np.lib.format.write_array_header_1_0(file, {"shape": (count, 384), "fortran_order": False, "descr": "<f4"})
+        file.truncate(file.tell() + 4 * 384 * count)
+    for workers in (1, 2):
+        error = stopped(source, tmp_path / f"y{workers}.npy", svd_codec, BulkOptions(workers=workers))
+        assert f"row 0 of {source}: zero norm; stopped with 0 of {shards} shards" in str(error)
+
+
 # --- bad rows
 
 
@@ -431,6 +467,7 @@ def test_fail_stops_at_the_first_bad_row_and_names_it(bad_source: Path, svd_code
         f"{tmp_path}/y.partial; continue with resume (--resume)"
     )
     assert sorted(path.name for path in (tmp_path / "y.partial").iterdir()) == [
+        "_lock",
         "_manifest.jsonl",
         *(f"part-0000{number}.parquet" for number in range(4)),
     ]
@@ -616,13 +653,17 @@ def test_the_commands_encode_and_decode(rows: np.ndarray, svd_path: Path, tmp_pa
     assert encoded.stdout.startswith(f"{tmp_path}/y: 3,000 rows in ")
     expected = Codec.load(svd_path, dim=32).encode(rows)
     np.testing.assert_allclose(read(tmp_path / "y"), expected, atol=1e-3)
-    decoded = run("decode", tmp_path / "y", *codec, "--out", tmp_path / "z.npy", "--dim", 32, "--workers", 1)
+    decoded = run("decode", tmp_path / "y", *codec, "--out", tmp_path / "z.npy", "--dim", 32, "--device", "auto")
     assert decoded.returncode == 0, decoded.stderr
     assert np.load(tmp_path / "z.npy").shape == (ROWS, 384)
     assert json.loads((tmp_path / "z.npy.json").read_text())["work"] == "decode"
     again = run("decode", tmp_path / "y", *codec, "--out", tmp_path / "z.npy", "--dim", 32)
     assert again.returncode == 1
     assert again.stderr.strip().endswith(f"{tmp_path}/z.npy: exists already; delete it or choose another name")
+    on_gpu = run("decode", tmp_path / "y", *codec, "--out", tmp_path / "w.npy", "--dim", 32, "--device", "cuda")
+    assert on_gpu.returncode == 1
+    assert "onnxruntime has no CUDAExecutionProvider" in on_gpu.stderr
+    assert not (tmp_path / "w.npy.partial").exists()
     alone = run("decode", tmp_path / "y", *codec, "--out", tmp_path / "w.npy", "--ray-address", "auto")
     assert alone.returncode == 2
     assert "--ray-address and --gpus-per-worker need --engine ray" in alone.stderr

@@ -94,9 +94,9 @@ def test_float16_halves_the_weights_and_keeps_the_files_contract(tmp_path: Path)
     weights = CodecWeights(residual(random, 384, 64, 128), residual(random, 64, 384, 0))
     described = Metadata(Kind.VAE, 384, 64, Metric.COSINE, Metric.COSINE)
     expected = references(weights, Metric.COSINE)
-    for precision in Precision:
+    for precision in (Precision.FLOAT32, Precision.FLOAT16):
         write_codec(tmp_path / f"{precision}.onnx", weights, described, expected, precision)
-    single, half = (Codec.load(tmp_path / f"{precision}.onnx") for precision in Precision)
+    single, half = (Codec.load(tmp_path / f"{precision}.onnx") for precision in ("float32", "float16"))
     assert 2 * (tmp_path / "float16.onnx").stat().st_size < (tmp_path / "float32.onnx").stat().st_size + 10_000
     graph = onnx.load(tmp_path / "float16.onnx").graph
     assert {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)} == {onnx.TensorProto.FLOAT}
@@ -125,6 +125,50 @@ def test_float16_is_refused_where_it_cannot_hold_the_numbers(tmp_path: Path) -> 
     expected["code"] = lambda rows: references(weights, Metric.COSINE)["code"](rows) + np.float32(3e-3)
     with pytest.raises(ParityError, match=r"expected at most 0.002; no file was written"):
         write_codec(tmp_path / "a.onnx", weights, metadata(Metric.COSINE), expected, Precision.FLOAT16)
+    assert not list(tmp_path.iterdir())
+
+
+def test_int8_is_for_hidden_layers_and_changes_no_row_for_its_neighbours(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    encoders = [residual(random, 384, 64, 512) for _ in range(2)]
+    for encoder in encoders:  # as in trained codecs, the linear part makes most of a latent
+        encoder.output[:] *= 0.05
+        encoder.hidden_bias[:] *= 0.1
+        encoder.bias[:] *= 0.1
+    encoders[0].hidden[7], encoders[0].hidden_bias[7] = 0, -1  # a unit that is never active
+    weights = CodecWeights(encoders[0], residual(random, 64, 384, 0), encoders[1])
+    described = Metadata(Kind.VAE, 384, 64, Metric.COSINE, Metric.COSINE)
+    expected = references(weights, Metric.COSINE)
+    for precision in (Precision.FLOAT32, Precision.INT8):
+        write_codec(tmp_path / f"{precision}.onnx", weights, described, expected, precision)
+    single, small = (Codec.load(tmp_path / f"{precision}.onnx") for precision in ("float32", "int8"))
+    assert (tmp_path / "int8.onnx").stat().st_size < 0.5 * (tmp_path / "float32.onnx").stat().st_size
+    rows = np.random.default_rng(1).standard_normal((300, 384), dtype=np.float32)
+    rows[:5] = np.eye(5, 384) * 1e3  # the largest numbers that normalised rows hold
+    for encode, exact in ((small.encode, single.encode), (small.encode_queries, single.encode_queries)):
+        latents = encode(rows)
+        assert 1e-5 < np.abs(latents - exact(rows)).max() < 5e-3
+        alone = np.concatenate([encode(row[None]) for row in rows[:50]])
+        # Only the float32 part sums in another order; a scale taken from the batch would show in the third digit.
+        assert np.abs(latents[:50] - alone).max() < 1e-6
+    np.testing.assert_array_equal(small.decode(latents), single.decode(latents))
+
+
+def test_int8_is_refused_where_it_cannot_be_or_is_too_coarse(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    linear = CodecWeights(residual(random, 24, 6, 0), residual(random, 6, 24, 0))
+    expected = references(linear, Metric.COSINE)
+    with pytest.raises(
+        UnsupportedPrecisionError, match=r"int8 is for hidden layers, and 'encoder' is linear; export in "
+    ):
+        write_codec(tmp_path / "a.onnx", linear, metadata(Metric.COSINE), expected, Precision.INT8)
+    hidden = CodecWeights(residual(random, 24, 6, 20), residual(random, 6, 24, 0))
+    with pytest.raises(UnsupportedPrecisionError, match=r"expected the metric cosine, .* got l2; export in float32"):
+        write_codec(tmp_path / "a.onnx", hidden, metadata(Metric.L2), references(hidden, Metric.L2), Precision.INT8)
+    hidden.encoder.output[:] *= 100
+    expected = references(hidden, Metric.COSINE)
+    with pytest.raises(ParityError, match=r"expected at most 0.005; no file was written"):
+        write_codec(tmp_path / "a.onnx", hidden, metadata(Metric.COSINE), expected, Precision.INT8)
     assert not list(tmp_path.iterdir())
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,7 +16,9 @@ import onnxruntime
 import pytest
 
 from vaecodec import Codec
-from vaecodec.errors import CorruptArtifactError
+from vaecodec.__main__ import main
+from vaecodec.errors import CorruptArtifactError, ForeignOnnxError
+from vaecodec_exporters.parts import write_parts
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "serving.md").read_text()
@@ -28,11 +32,15 @@ def example(language: str, number: int = 0) -> str:
 
 @pytest.fixture
 def parts(vae_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a codec and what the guide's Python cuts out of it."""
+    """The folder that the guide's command writes; a codec lies beside it."""
     shutil.copy(vae_path, tmp_path / "vae128.onnx")
     monkeypatch.chdir(tmp_path)
-    exec(compile(example("python"), "docs/serving.md", "exec"), {})
-    return tmp_path
+    program, *arguments = shlex.split(example("sh"))
+    assert program == "vaecodec"
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    return tmp_path / "serving"
 
 
 def test_the_parts_of_a_codec_compute_what_it_computes(parts: Path, vae_path: Path, sample: Any) -> None:
@@ -49,11 +57,32 @@ def test_the_parts_of_a_codec_compute_what_it_computes(parts: Path, vae_path: Pa
         assert session.get_overridable_initializers() == []
         np.testing.assert_allclose(session.run(None, {feed.name: fed})[0], computed, atol=1e-6)
         assert session.get_modelmeta().custom_metadata_map["vaecodec.codec_id"] == codec.codec_id
-        with pytest.raises(CorruptArtifactError):
+        with pytest.raises(ForeignOnnxError) as raised:
             Codec.load(parts / f"{name}.onnx")
+        assert str(raised.value) == (
+            f"{parts}/{name}.onnx: one entry point of a codec, '{feed.name}', for other runtimes; "
+            "load the codec file that vaecodec split made it from"
+        )
 
 
-@pytest.mark.parametrize(("number", "file", "required"), [(0, "encode.onnx", 1), (1, "vae128.onnx", 0)])
+def test_a_damaged_codec_is_not_split(vae_path: Path, tmp_path: Path) -> None:
+    data = bytearray(vae_path.read_bytes())
+    data[5_000] ^= 1
+    (tmp_path / "vae.onnx").write_bytes(data)
+    with pytest.raises(CorruptArtifactError):
+        write_parts(tmp_path / "vae.onnx", tmp_path / "parts")
+    assert not (tmp_path / "parts").exists()
+
+
+def test_split_names_its_files_as_json(svd_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["split", str(svd_path), "--out", str(tmp_path), "--json"])
+    files = json.loads(capsys.readouterr().out)
+    assert files == {name: f"{tmp_path}/{name}.onnx" for name in ("encode", "encode_queries", "decode")}
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.onnx" for name in files}
+
+
+@pytest.mark.parametrize(("number", "file", "required"), [(0, "encode.onnx", 1), (1, "../vae128.onnx", 0)])
 def test_triton_finds_in_the_graph_what_the_configuration_says(
     number: int, file: str, required: int, parts: Path
 ) -> None:
@@ -107,5 +136,5 @@ def test_the_javascript_refuses_a_row_without_direction(parts: Path, sample: Any
 def test_javascript_ignores_the_optional_inputs_of_the_whole_file(parts: Path, sample: Any) -> None:
     """When this fails, onnxruntime-node has learnt to feed them, and the guide's warning can go."""
     sample.base[:9].tofile(parts / "embeddings.f32")
-    done = node(parts, example("javascript").replace('"encode.onnx"', '"vae128.onnx"'))
+    done = node(parts, example("javascript").replace('"encode.onnx"', '"../vae128.onnx"'))
     assert done.stdout == "0 rows of 64\n", done.stderr
