@@ -33,7 +33,7 @@ from vaecodec.codes.parallel import available_threads
 from vaecodec.evaluation import exact_search, ndcg, paired_bootstrap, recall, recall_among
 
 # Each budget, and the budgets that its codec was trained for: neighbours share a file.
-TRELLIS = {24: (24, 32), 32: (24, 32), 48: (48,), 64: (48,), 96: (96,), 128: (96,), 192: (96,)}
+TRELLIS = {24: (24, 32), 32: (24, 32), 48: (40,), 64: (48,), 96: (96,), 128: (96,), 192: (96,)}
 # More latents than any of these budgets funds.
 TRELLIS_DIM = 512
 # Uniform codes by bytes, (latents, code): the first one is trained as well.
