@@ -26,6 +26,7 @@ _UNIFORM_DISTORTION = {CodeType.BINARY: 0.36338, CodeType.INT2: 0.11748, CodeTyp
 
 # The distortion falls by 4 % in 5 steps, 7 % in 20 and 8 % in 40 (192 latents of debian-minilm at two bits).
 _ROTATION_STEPS = 40
+_ROTATION_ROWS = 8192
 
 
 class Channel(nn.Module):
@@ -139,7 +140,7 @@ def learned_rotation(latents: FloatArray, code: Code) -> FloatArray:
     turned = np.eye(latents.shape[1], dtype=np.float32)
     if not isinstance(code, RotatedCode) or code.type is CodeType.INT4:
         return turned
-    coordinates = code.coordinates(latents)
+    coordinates = code.coordinates(latents[:: -(-len(latents) // _ROTATION_ROWS)])
     for _ in range(_ROTATION_STEPS):
         levels = code.levels[code.nearest(coordinates @ turned)]
         left, _, right = np.linalg.svd(coordinates.T @ levels)
