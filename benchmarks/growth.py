@@ -9,15 +9,14 @@ removed after. ``rows`` goes from 10^4 to 10^7 rows (--least and --most for fewe
 of the embeddings and of the latents at 200,000 rows.
 
 Prints the median, the shortest and the longest time of three runs (the process is warmed up on 1,000 rows), the
-processor time of the median run, which waits for no disk, the process's peak resident memory, and the exponent e of
-cost = a * x^e, fitted by least squares on logarithms: over all points, and between the last two, where fixed costs
-matter least.
+processor time of the median run, which waits for no disk, the process's peak resident memory (Linux only), and the
+exponent e of cost = a * x^e, fitted by least squares on logarithms: over all points, and between the last two, where
+fixed costs matter least.
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -107,7 +106,9 @@ def point(place: Path) -> None:
         encode(place / "vectors.npy", place / f"latents{number}.npy", codec)
         runs.append((time.perf_counter() - start, time.process_time() - busy))
         (place / f"latents{number}.npy").unlink()
-    print(json.dumps([runs, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+    # Not getrusage, in which Linux counts what the process that started this one had in use.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    print(json.dumps([runs, int(status["VmHWM"].split()[0]) / 1024]))
 
 
 def write_rows(path: Path, count: int, dim: int) -> None:
