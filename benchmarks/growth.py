@@ -5,19 +5,18 @@
 
 Each point is one `vaecodec.bulk.encode` from .npy to .npy in a process of its own, through a residual encoder with a
 hidden layer of 512. Weights and vectors are random, since neither matters here; files are float32, made before and
-removed after. ``rows`` goes from 10^4 to 10^7 rows (--most for less) at 384 -> 64, ``dims`` through widths of the
-embeddings and of the latents at 200,000 rows.
+removed after. ``rows`` goes from 10^4 to 10^7 rows (--least and --most for fewer) at 384 -> 64, ``dims`` through widths
+of the embeddings and of the latents at 200,000 rows.
 
-Prints the median time of three runs where one takes less than 5 seconds (the process is warmed up on 1,000 rows),
-peak resident memory of the process, and the exponent e of cost = a * x^e, fitted by least squares on logarithms: over
-all points, and between the last two, where fixed costs matter least.
+Prints the median, the shortest and the longest time of three runs (the process is warmed up on 1,000 rows), the
+processor time of the median run, which waits for no disk, the process's peak resident memory (Linux only), and the
+exponent e of cost = a * x^e, fitted by least squares on logarithms: over all points, and between the last two, where
+fixed costs matter least.
 """
 
 from __future__ import annotations
 
 import json
-import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -36,7 +35,7 @@ from vaecodec.bulk import encode
 from vaecodec_exporters.graph import CodecWeights, ResidualWeights, build_model
 
 HIDDEN = 512
-LONG_ENOUGH = 5.0
+RUNS = 3
 
 app = typer.Typer(help=__doc__, add_completion=False)
 Folder = Annotated[Path | None, typer.Option(help="Where files are written and removed again.")]
@@ -44,11 +43,12 @@ Folder = Annotated[Path | None, typer.Option(help="Where files are written and r
 
 @app.command()
 def rows(
+    least: Annotated[int, typer.Option(max=1_000_000, help="Rows of the smallest file.")] = 10_000,
     most: Annotated[int, typer.Option(min=100_000, help="Rows of the largest file.")] = 10_000_000,
     folder: Folder = None,
 ) -> None:
     """Cost against rows."""
-    sizes = [size for size in (10**4, 10**5, 10**6, 10**7) if size <= most]
+    sizes = [size for size in (10**4, 10**5, 10**6, 10**7) if least <= size <= most]
     report("rows", [(size, size, 384, 64) for size in sizes], folder)
 
 
@@ -62,19 +62,22 @@ def dims(count: int = 200_000, folder: Folder = None) -> None:
 def report(name: str, points: list[tuple[int, int, int, int]], folder: Path | None) -> None:
     """Measure and print one curve: points are (x, rows, dim, code_dim)."""
     table = Table(title=f"encode, against {name}")
-    for column in (name, "dim -> code_dim", "rows", "seconds", "rows/s", "peak RSS, MB"):
+    for column in (name, "dim -> code_dim", "rows", "seconds", "of runs", "processor s", "rows/s", "peak RSS, MB"):
         table.add_column(column, justify="right")
-    times, peaks = [], []
+    times, processor, peaks = [], [], []
     for x, count, dim, code_dim in points:
-        seconds, peak = in_own_process(count, dim, code_dim, folder)
+        runs, peak = in_own_process(count, dim, code_dim, folder)
+        seconds, busy = sorted(runs)[len(runs) // 2]
         times.append(seconds)
+        processor.append(busy)
         peaks.append(peak)
-        figures = (f"{seconds:.3f}", f"{count / seconds:,.0f}", f"{peak:,.0f}")
+        spread = f"{min(runs)[0]:.3f} to {max(runs)[0]:.3f}"
+        figures = (f"{seconds:.3f}", spread, f"{busy:.3f}", f"{count / seconds:,.0f}", f"{peak:,.0f}")
         table.add_row(f"{x:,}", f"{dim} -> {code_dim}", f"{count:,}", *figures)
-    console = Console()
+    console = Console(width=140)
     console.print(table)
     xs = [x for x, *_ in points]
-    for what, costs in (("time", times), ("peak RSS", peaks)):
+    for what, costs in (("time", times), ("processor time", processor), ("peak RSS", peaks)):
         last = exponent(xs[-2:], costs[-2:])
         console.print(f"{what}: exponent {exponent(xs, costs):.2f} over all points, {last:.2f} between the last two")
 
@@ -83,27 +86,29 @@ def exponent(xs: list[int], costs: list[float]) -> float:
     return float(np.polyfit(np.log(xs), np.log(costs), 1)[0])
 
 
-def in_own_process(count: int, dim: int, code_dim: int, folder: Path | None) -> tuple[float, float]:
+def in_own_process(count: int, dim: int, code_dim: int, folder: Path | None) -> tuple[list[list[float]], float]:
     with tempfile.TemporaryDirectory(dir=folder) as place:
         write_rows(Path(place) / "vectors.npy", count, dim)
         write_codec(Path(place) / "codec.onnx", dim, code_dim)
         done = subprocess.run([sys.executable, __file__, "point", place], capture_output=True, text=True, check=True)
-    seconds, peak = json.loads(done.stdout)
-    return seconds, peak
+    runs, peak = json.loads(done.stdout)
+    return runs, peak
 
 
 @app.command(hidden=True)
 def point(place: Path) -> None:
-    """One point, in a fresh process: prints seconds and megabytes as JSON."""
+    """One point, in a fresh process: prints (seconds, processor seconds) of each run, and megabytes, as JSON."""
     codec = Codec.load(place / "codec.onnx", threads=1)
     codec.encode(np.load(place / "vectors.npy", mmap_mode="r")[:1000])
-    times: list[float] = []
-    while len(times) < 3 and (not times or times[0] < LONG_ENOUGH):
-        start = time.perf_counter()
-        encode(place / "vectors.npy", place / f"latents{len(times)}.npy", codec)
-        times.append(time.perf_counter() - start)
-        (place / f"latents{len(times) - 1}.npy").unlink()
-    print(json.dumps([statistics.median(times), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+    runs = []
+    for number in range(RUNS):
+        start, busy = time.perf_counter(), time.process_time()
+        encode(place / "vectors.npy", place / f"latents{number}.npy", codec)
+        runs.append((time.perf_counter() - start, time.process_time() - busy))
+        (place / f"latents{number}.npy").unlink()
+    # Not getrusage, in which Linux counts what the process that started this one had in use.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    print(json.dumps([runs, int(status["VmHWM"].split()[0]) / 1024]))
 
 
 def write_rows(path: Path, count: int, dim: int) -> None:

@@ -222,8 +222,8 @@ class Codec:
         reconstructions = _output(codes, self.dim)
         checked = blocks(codes, self._code_dim, self.latent_metric, name="codes", rows=self._runtime.block_rows)
         padded = ((first, np.pad(block, ((0, 0), (0, padding)))) for first, block in checked) if padding else checked
-        for first, block in self._runtime.run_blocks("code", "reconstruction", padded):
-            reconstructions[first : first + len(block)] = block
+        for _ in self._runtime.run_blocks("code", "reconstruction", padded, reconstructions):
+            pass
         return reconstructions
 
     def _to_latents(self, feed: str, output: str, vectors: Any, name: str) -> FloatArray:
@@ -231,8 +231,10 @@ class Codec:
             return self._prefix(self._runtime.run(feed, output, vectors))
         latents = _output(vectors, self._code_dim)
         checked = blocks(vectors, self.dim, self.metric, name=name, rows=self._runtime.block_rows)
-        for first, block in self._runtime.run_blocks(feed, output, checked):
-            latents[first : first + len(block)] = self._prefix(block)
+        whole = self._code_dim == self._metadata.code_dim
+        for first, block in self._runtime.run_blocks(feed, output, checked, latents if whole else None):
+            if not whole:
+                latents[first : first + len(block)] = self._prefix(block)
         return latents
 
     def _prefix(self, latents: FloatArray) -> FloatArray:

@@ -1,7 +1,8 @@
 """A codec's graph in onnxruntime: on the device asked for, or not at all.
 
-The blocks of a long batch go through I/O binding. On the CPU the graph reads them where they lie; another device gets
-them from a buffer that is made once, in page-locked memory where onnxruntime offers it.
+The blocks of a long batch go through I/O binding. On the CPU the graph reads them where they lie and writes the results
+where they are wanted; another device gets and leaves them in buffers that are made once, in page-locked memory where
+onnxruntime offers it.
 """
 
 from __future__ import annotations
@@ -58,17 +59,28 @@ class Runtime:
         return result
 
     def run_blocks(
-        self, feed: str, output: str, blocks: Iterator[tuple[int, FloatArray]]
+        self, feed: str, output: str, blocks: Iterator[tuple[int, FloatArray]], target: FloatArray | None = None
     ) -> Iterator[tuple[int, FloatArray]]:
         """The blocks of a long batch through one entry point, none longer than :meth:`block_rows`.
 
+        Args:
+            feed: the entry point's input.
+            output: its output.
+            blocks: their first row numbers and rows, float32 (rows, width).
+            target: float32 (n, width) for the results of all blocks, row for row.
+
         Yields:
-            The block's first row number, and its result: float32 (rows, width), in memory that the next one reuses.
+            The block's first row number, and its result: float32 (rows, width), in ``target`` or in memory that the
+            next one reuses.
         """
         binding = self._session.io_binding()
         with self._buffers() as (fed, fetched):
             for first, block in blocks:
-                result = fetched[: len(block) * self._output_widths[output]].reshape(len(block), -1)
+                rows = slice(first, first + len(block))
+                if target is None or self._staged:
+                    result = fetched[: len(block) * self._output_widths[output]].reshape(len(block), -1)
+                else:
+                    result = target[rows]
                 source = block
                 if self._staged:
                     source = fed[: block.size].reshape(block.shape)
@@ -77,6 +89,8 @@ class Runtime:
                 binding.bind_input(feed, "cpu", 0, np.float32, source.shape, source.ctypes.data)
                 binding.bind_output(output, "cpu", 0, np.float32, result.shape, result.ctypes.data)
                 self._session.run_with_iobinding(binding)
+                if target is not None and self._staged:
+                    target[rows] = result
                 yield first, result
 
     @contextmanager

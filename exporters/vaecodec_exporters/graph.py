@@ -284,14 +284,14 @@ class _Graph:
 
     def _normalised(self, rows: str, output: str) -> str:
         self._node("ReduceL2", [rows], f"{output}_norm", axes=[1], keepdims=1)
-        self._node("Max", [f"{output}_norm", "smallest_norm"], f"{output}_divisor")
+        self._node("Clip", [f"{output}_norm", "smallest_norm"], f"{output}_divisor")  # faster than Max with a number
         return self._node("Div", [rows, f"{output}_divisor"], output)
 
     def _int8_rows(self, rows: str, feed: str) -> str:
         """Each row in steps of its own largest number, which is what this returns."""
         self._node("Abs", [rows], f"{feed}_sizes")
         self._node("ReduceMax", [f"{feed}_sizes"], f"{feed}_largest", axes=[1], keepdims=1)
-        peak = self._node("Max", [f"{feed}_largest", "smallest_norm"], f"{feed}_peak")
+        peak = self._node("Clip", [f"{feed}_largest", "smallest_norm"], f"{feed}_peak")
         self._node("Div", ["row_levels", peak], f"{feed}_levels")
         self._node("Mul", [rows, f"{feed}_levels"], f"{feed}_scaled")
         self._node("QuantizeLinear", [f"{feed}_scaled", "row_step", "row_zero"], f"{feed}_int8")
