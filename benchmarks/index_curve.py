@@ -142,8 +142,8 @@ def draw(
             f"{result['engine']}: {result['rows']:,} vectors, {result['dim']} to {result['code_dim']}{copies}", size=10
         )
         axes.grid(alpha=0.3, which="both")
-    panels[0][0].set_ylabel(f"queries per second, {result['threads']} threads")
-    panels[0][0].legend(loc="lower left")
+    panels[0][0].set_ylabel(f"queries per second, threads: {result['threads']}")
+    panels[0][-1].legend(loc="lower left")
     figure.savefig(out, dpi=120)
 
 
@@ -289,7 +289,7 @@ def _vectors(result: dict[str, Any]) -> str:
 def _tables(result: dict[str, Any]) -> tuple[Table, Table]:
     title = (
         f"{result['engine']}: {_vectors(result)}; {result['codec']}, {result['dim']} to {result['code_dim']}; M {M}, "
-        f"ef_construction {EF_CONSTRUCTION}, {result['threads']} threads; encoded in {result['encode_seconds']:.1f} s"
+        f"ef_construction {EF_CONSTRUCTION}, threads: {result['threads']}; encoded in {result['encode_seconds']:.1f} s"
     )
     sides = result["sides"]
     costs = Table(title=title, title_justify="left")
