@@ -294,7 +294,10 @@ def qdrant(data: Data, folder: Path, seeds: int) -> Iterator[Row]:
 
 
 def _shard(edge: Any, data: Data, system: str, rows: np.ndarray, queries: np.ndarray, config: Any) -> list[Row]:
-    """One shard searched with and without re-scoring; its bytes are those of the file that is searched."""
+    """One shard searched with and without re-scoring 30 candidates by the vectors that it was given.
+
+    The bytes are those of the file that is searched.
+    """
     with tempfile.TemporaryDirectory() as folder:
         parameters = edge.EdgeVectorParams(
             size=rows.shape[1],
@@ -315,7 +318,9 @@ def _shard(edge: Any, data: Data, system: str, rows: np.ndarray, queries: np.nda
         encode_rate = len(rows) / (time.perf_counter() - started)
         answers = {}
         for rescore in (False, True) if config is not None else (False,):
-            quantization = edge.QuantizationSearchParams(rescore=rescore) if config is not None else None
+            quantization = None
+            if config is not None:
+                quantization = edge.QuantizationSearchParams(rescore=rescore, oversampling=3.0 if rescore else None)
             search = edge.SearchParams(hnsw_ef=128, quantization=quantization)
             requests = [
                 edge.QueryRequest(limit=K, query=edge.Query.Nearest(query), params=search) for query in queries.tolist()
