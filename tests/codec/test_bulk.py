@@ -664,6 +664,9 @@ def test_the_commands_encode_and_decode(rows: np.ndarray, svd_path: Path, tmp_pa
     assert on_gpu.returncode == 1
     assert "onnxruntime has no CUDAExecutionProvider" in on_gpu.stderr
     assert not (tmp_path / "w.npy.partial").exists()
+    both = run("encode", tmp_path / "x.parquet", *codec, "--out", tmp_path / "w", "--engine", "ray", "--device", "auto")
+    assert both.returncode == 2
+    assert "--device is for threads; with --engine ray, --gpus-per-worker encodes on GPUs" in both.stderr
     alone = run("decode", tmp_path / "y", *codec, "--out", tmp_path / "w.npy", "--ray-address", "auto")
     assert alone.returncode == 2
     assert "--ray-address and --gpus-per-worker need --engine ray" in alone.stderr

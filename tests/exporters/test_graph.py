@@ -12,6 +12,7 @@ from vaecodec import Codec, Kind, Metadata, Metric
 from vaecodec.errors import UnsupportedPrecisionError
 from vaecodec.vectors import normalised
 from vaecodec_exporters.graph import CodecWeights, ParityError, Precision, ResidualWeights, write_codec
+from vaecodec_exporters.parts import write_parts
 
 
 def residual(random: np.random.Generator, width_in: int, width_out: int, hidden: int) -> ResidualWeights:
@@ -152,6 +153,7 @@ def test_int8_is_for_hidden_layers_and_changes_no_row_for_its_neighbours(tmp_pat
         # Only the float32 part sums in another order; a scale taken from the batch would show in the third digit.
         assert np.abs(latents[:50] - alone).max() < 1e-6
     np.testing.assert_array_equal(small.decode(latents), single.decode(latents))
+    assert len(write_parts(tmp_path / "int8.onnx", tmp_path / "parts")) == 3  # which proves each against the whole
 
 
 def test_int8_is_refused_where_it_cannot_be_or_is_too_coarse(tmp_path: Path) -> None:
