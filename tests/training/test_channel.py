@@ -55,6 +55,16 @@ def _distortion(bits: np.ndarray) -> np.ndarray:
     return np.concatenate([[1], TrellisTables.standard().distortion])[bits]
 
 
+@pytest.mark.parametrize("target", ["int8", "int4", "int2", "binary"])
+def test_the_channel_errs_as_much_as_the_uniform_code(target: str) -> None:
+    rows = latents(4000)
+    noise = torch.from_numpy(np.random.default_rng(1).standard_normal(rows.shape).astype(np.float32))
+    sampled = measured(recipe_for(target=target))(torch.from_numpy(rows), noise, 0).numpy()
+    code = Calibration.fit(rows, Metric.DOT).code(dtype=target)
+    coded = code.decode(code.encode(rows))
+    assert ((sampled - rows) ** 2).sum() == pytest.approx(((coded - rows) ** 2).sum(), rel=0.15)
+
+
 def test_several_budgets_take_turns() -> None:
     channel = measured(recipe_for(target_bytes=(8, 16)))
     rows = torch.from_numpy(latents(2000))
@@ -118,7 +128,7 @@ def test_units_of_spread_change_nothing_but_the_steps() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"target": "int3"}, "target: expected one of int4, int2, binary, got 'int3'"),
+        ({"target": "int3"}, "target: expected one of int8, int4, int2, binary, got 'int3'"),
         ({"target": "int4", "target_bytes": (32,)}, "target, target_bytes: expected one of them, got both"),
         ({"trellis_memory": 9}, "trellis_memory: expected one of 8, 10, 12 bits, got 9"),
         ({"target_bytes": (48, 32)}, "target_bytes: expected ascending numbers from 8 up, got [48, 32]"),

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 
 from vaecodec.codes import Calibration, Code, CodeType, TrellisCode, TrellisTables
 from vaecodec.codes.calibration import importance_of
-from vaecodec.codes.uniform import RotatedCode, rotate, rotate_back
+from vaecodec.codes.uniform import Int8Code, RotatedCode, rotate, rotate_back
 from vaecodec.interface import FloatArray, Metric
 from vaecodec_training.recipe import Recipe
 
@@ -63,7 +63,12 @@ class Channel(nn.Module):
         for name in ("mean", "spread", "peak", "signs"):
             getattr(self, name).copy_(torch.from_numpy(getattr(calibration, name)))
         self._codes = []
-        if self._recipe.target:
+        if self._recipe.target == CodeType.INT8:
+            (code,) = self.codes
+            assert isinstance(code, Int8Code)
+            # Errors are uniform over one step, which is the same for all dimensions.
+            self.distortion.fill_(min(1.0, float(code.step**2 / 12 / np.mean(calibration.spread**2))))
+        elif self._recipe.target:
             self.distortion.fill_(_UNIFORM_DISTORTION[CodeType(self._recipe.target)])
         elif self._recipe.reallocate or self.distortion.isnan().any():
             left = np.concatenate([np.ones(1, np.float32), self._trellis.distortion])
@@ -111,7 +116,7 @@ class Channel(nn.Module):
         distortion = self.distortion[turn]
         mean, spread = self.mean, self.spread
         if self._recipe.target:
-            # A random rotation spreads the error evenly over all dimensions.
+            # One step, or a rotation, spreads the error evenly over all dimensions.
             spread = (latents.detach() - mean).square().mean().sqrt().expand_as(spread)
         spread = spread.clamp_min(torch.finfo(spread.dtype).tiny)
         units = (latents - mean) / spread

@@ -34,7 +34,7 @@ def train(
     dim: Annotated[int | None, typer.Option(help="Width of the latents.")] = None,
     nested: Annotated[str, typer.Option(help="Smaller widths that shall stand alone, e.g. 32,64.")] = "",
     target: Annotated[
-        str, typer.Option(help="Train for codes: bytes per vector such as 48 or 32,48,64; or int4, int2, binary.")
+        str, typer.Option(help="Train for codes: bytes per vector such as 48 or 32,48,64; or int8, int4, int2, binary.")
     ] = "",
     recipe: Annotated[Path | None, typer.Option(help="TOML file of settings; see docs/training.md.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the documents.")] = None,

@@ -36,7 +36,7 @@ class Precision(StrEnum):
     BFLOAT16 = "bf16-mixed"
 
 
-_TARGETS = ("int4", "int2", "binary")
+_TARGETS = ("int8", "int4", "int2", "binary")
 _TRELLIS_MEMORIES = (8, 10, 12)
 
 
@@ -104,7 +104,10 @@ class Recipe:
 
     # Codes
     target: str = ""
-    """Uniform code that the documents' latents shall survive, as engines keep it: ``int4``, ``int2`` or ``binary``."""
+    """Uniform code that the documents' latents shall survive, as engines keep it.
+
+    One of ``int8``, ``int4``, ``int2`` and ``binary``.
+    """
     target_bytes: tuple[int, ...] = ()
     """Or the budgets of trellis codes, ascending, that they shall survive; several take turns."""
     trellis_memory: int = 10
