@@ -125,7 +125,7 @@ class PackedIndex:
             originals: float (len(self), dim), the vectors that were added, an array or a memory map: the best
                 ``k * oversample`` are ranked again by them.
             oversample: see ``originals``.
-            threads: for expanding codes; by default one per core. Matrix products use BLAS's own threads.
+            threads: by default one per core. Matrix products use BLAS's own threads.
 
         Returns:
             Row numbers, int64 (nq, min(k, n)), and scores, float32, nearest first, at equal scores the lower row first.
@@ -147,8 +147,13 @@ class PackedIndex:
         ids = np.empty((len(rows), wanted), np.int64)
         scores = np.empty((len(rows), wanted), np.float32)
         if wanted and len(rows) <= _FEW_QUERIES and self._looks_up():
-            for number, query in enumerate(latents):
-                ids[number], scores[number] = self._search_one(query, wanted, threads)
+            alone = threads if len(rows) == 1 else 1
+
+            def work(start: int, stop: int) -> None:
+                for number in range(start, stop):
+                    ids[number], scores[number] = self._search_one(latents[number], wanted, alone)
+
+            over_rows(work, len(rows), 1, threads)
         else:
             for start in range(0, len(rows) if wanted else 0, _QUERY_ROWS):
                 part = slice(start, start + _QUERY_ROWS)
