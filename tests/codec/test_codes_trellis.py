@@ -200,7 +200,8 @@ except MissingExtraError as error:
 
 @settings(max_examples=50, deadline=None)
 @given(
-    importance=st.lists(st.floats(0, 1e6, width=32), min_size=16, max_size=64),
+    # Far above what float32 products with the drops lose digits of.
+    importance=st.lists(st.just(0.0) | st.floats(2**-60, 1e6, width=32), min_size=16, max_size=64),
     share=st.floats(0.01, 1),
 )
 def test_allocation_spends_every_bit_where_it_helps_most(importance, share) -> None:
