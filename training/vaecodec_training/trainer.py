@@ -510,7 +510,7 @@ class _Trainer:
         bounds = [0, *self.recipe.widths]
         order = [low + np.argsort(-variance[low:high], kind="stable") for low, high in pairwise(bounds)]
         ordered.reorder(torch.from_numpy(np.concatenate(order)))
-        if self.recipe.for_codes:
+        if self.recipe.target:
             latents = in_numpy(ordered.encode, ordered)(self.collection.sample)
             ordered.rotate(torch.from_numpy(self._rotation(latents)))
         best = best_linear(self.baselines)
@@ -564,8 +564,8 @@ class _Trainer:
         return calibration.code(dtype=recipe.target or None, bytes=size)
 
     def _rotation(self, latents: FloatArray) -> FloatArray:
-        """What suits the code trained for; nested widths stay apart."""
-        if self.recipe.nested_dims:
+        """What suits the uniform code trained for; nested widths stay apart."""
+        if self.recipe.nested_dims or not self.recipe.target:
             return np.eye(latents.shape[1], dtype=np.float32)
         return learned_rotation(latents, self._code(latents))
 
