@@ -12,8 +12,10 @@ from hypothesis import settings
 
 from vaecodec import Codec, LinearCodec, fit_linear
 
-# Time limits per example fail on a busy machine, whatever the code does.
-settings.register_profile("vaecodec", deadline=None)
+# Time limits per example fail on a busy machine, whatever the code does. The examples are the same every time, so a
+# failure is of the change at hand; `--hypothesis-profile explore` draws others.
+settings.register_profile("vaecodec", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None)
 settings.load_profile("vaecodec")
 
 # sentence-transformers asks the model hub about models that are not there.

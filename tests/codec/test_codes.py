@@ -64,7 +64,7 @@ def test_uniform_codes_decode_to_their_latents(dtype: str, metric: Metric, width
     assert error <= (worst[dtype] if width >= 64 or "float" in dtype or dtype == "int8" else 1.0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(width=st.integers(1, 40), dtype=st.sampled_from(["int4", "int2", "binary"]), seed=st.integers(0, 99))
 def test_packing_keeps_every_level(width: int, dtype: str, seed: int) -> None:
     """The levels read back from the bytes are those of the nearest quantiser cell, for any width."""
@@ -80,7 +80,7 @@ def test_packing_keeps_every_level(width: int, dtype: str, seed: int) -> None:
     assert np.allclose(chosen, errors.min(axis=2), atol=1e-4)  # two levels at an edge are equally near
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(width=st.integers(1, 500), seed=st.integers(0, 99))
 def test_the_rotation_is_one(width: int, seed: int) -> None:
     random = np.random.default_rng(seed)

@@ -115,7 +115,7 @@ def calibration_of(width: int, metric: Metric = Metric.COSINE, memory: int = 8) 
     return Calibration.fit(latents_of(2000, width, 0, metric), metric, memory=memory)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     width=st.integers(20, 40),
     size=st.integers(8, 10),
@@ -137,7 +137,7 @@ def test_trellis_codes_are_what_plain_python_finds(width, size, memory, metric, 
         assert np.array_equal(code.decode(codes), expected)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(width=st.integers(20, 300), size=st.integers(8, 80), memory=st.sampled_from([8, 10]), seed=st.integers(0, 99))
 def test_codes_survive_decoding_and_encoding(width: int, size: int, memory: int, seed: int) -> None:
     """What a code decodes to is at no distance from that code, so encoding it again decodes to the same."""
@@ -147,7 +147,7 @@ def test_codes_survive_decoding_and_encoding(width: int, size: int, memory: int,
     assert np.allclose(code.decode(code.encode(values)), values, atol=1e-3)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     width=st.integers(20, 300),
     size=st.integers(8, 80),
@@ -198,7 +198,7 @@ except MissingExtraError as error:
     assert np.array_equal(np.load(tmp_path / "decoded.npy"), code.decode(codes))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     # Far above what float32 products with the drops lose digits of.
     importance=st.lists(st.just(0.0) | st.floats(2**-60, 1e6, width=32), min_size=16, max_size=64),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,16 @@ import pytest
 from vaecodec import Codec
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+# Runs a script until it has printed its first line.
+KILLED = """
+import builtins, os, runpy, signal, sys
+def last_words(line, **_):
+    os.write(1, f"{line}\\n".encode())
+    os.kill(os.getpid(), signal.SIGKILL)
+builtins.print = last_words
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -41,12 +52,11 @@ def test_ingestion_goes_on_after_a_kill_and_sets_a_bad_file_aside(sample, codec_
         put(inbox, f"{number}.parquet", rows, bad if number == 1 else sample.base[rows.start : rows.stop])
     arguments = [inbox, "--codec", codec_path, "--qdrant", data, "--drift"]
 
-    first = subprocess.Popen([sys.executable, EXAMPLES / "ingest.py", *arguments], stdout=subprocess.PIPE, text=True)
-    assert first.stdout is not None
-    assert first.stdout.readline() == "0.parquet: 300 points\n"
-    first.kill()
-    first.wait()
-    first.stdout.close()
+    first = subprocess.run(
+        [sys.executable, "-c", KILLED, EXAMPLES / "ingest.py", *arguments], stdout=subprocess.PIPE, text=True
+    )
+    assert first.returncode == -signal.SIGKILL
+    assert first.stdout == "0.parquet: 300 points\n"
 
     second = run("ingest.py", *arguments)
     assert second.returncode == 1  # something was refused

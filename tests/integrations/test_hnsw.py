@@ -140,7 +140,7 @@ class SameAsHnswlib(RuleBasedStateMachine):
 
 
 TestSameAsHnswlib = SameAsHnswlib.TestCase
-TestSameAsHnswlib.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestSameAsHnswlib.settings = settings(max_examples=60, stateful_step_count=25)
 
 
 @given(
@@ -150,7 +150,7 @@ TestSameAsHnswlib.settings = settings(max_examples=60, stateful_step_count=25, d
     seed=st.integers(0, 1_000),
     scale=st.floats(0.01, 100),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_distances_follow_the_space(n, k, metric, seed, scale):
     vectors, queries = scale * rows(n, seed), rows(3, seed + 1)
     plain, compressed = pair(metric)

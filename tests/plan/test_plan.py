@@ -87,7 +87,7 @@ def test_the_answer_reaches_the_target_when_it_is_done_again_by_hand(reranked, s
         assert code.bytes_per_vector == setting.code_bytes
         # What the real engine finds: hnswlib's graph, Qdrant's graph and its own quantiser, the packed codes.
         assert answer.trial.recall.mean == pytest.approx(answer.recall.mean, abs=0.04)
-        assert 0 < answer.trial.milliseconds < answer.trial.milliseconds_per_million
+        assert 0 < answer.trial.milliseconds <= answer.trial.milliseconds_per_million
 
 
 def test_nothing_cheaper_is_clearly_good_enough(reranked):

@@ -28,7 +28,7 @@ def trec_eval(ids: np.ndarray, relevant: list[list[int]], measure: str) -> np.nd
 
 
 @given(ids=rankings, data=st.data(), k=st.sampled_from([1, 5, 10, 20]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_ndcg_and_reciprocal_rank_are_trec_evals(ids, data, k):
     answers = st.lists(st.integers(0, DOCUMENTS - 1), min_size=1, max_size=6, unique=True)
     relevant = [data.draw(answers) for _ in ids]
@@ -39,7 +39,7 @@ def test_ndcg_and_reciprocal_rank_are_trec_evals(ids, data, k):
 
 
 @given(ids=rankings, data=st.data(), k=st.sampled_from([1, 10, 20]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_recall_of_neighbours_is_trec_evals(ids, data, k):
     found = np.array(ids)
     truth = np.array([data.draw(st.permutations(range(DOCUMENTS)))[:k] for _ in ids])
@@ -47,7 +47,7 @@ def test_recall_of_neighbours_is_trec_evals(ids, data, k):
 
 
 @given(seed=st.integers(0, 1_000), n=st.integers(100, 400), skew=st.floats(0.2, 3))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_intervals_are_scipys_up_to_resampling_noise(seed, n, skew):
     random = np.random.default_rng(seed)
     a, b = random.beta(skew, 1, n), random.beta(1, 1, n)

@@ -164,7 +164,7 @@ def test_content_is_identified_in_any_format_dtype_layout_and_block_size(tmp_pat
 digests_strategy = st.lists(st.integers(0, 2**64 - 1), min_size=400, max_size=600, unique=True)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(digests_strategy, st.integers(0, 2**31))
 def test_the_split_partitions_and_follows_content(values: list[int], seed: int) -> None:
     digests = np.array([*values, *values[:50]], np.uint64)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from safetensors.torch import load_file
 from vaecodec.errors import CheckpointError, DivergedError, UnusableDataError, WrongWidthError
 from vaecodec.interface import Metric
 from vaecodec.sources import ArraySource
-from vaecodec_training.checkpoint import MODEL, RUN, STATE, load_checkpoint
+from vaecodec_training.checkpoint import MODEL, RUN, load_checkpoint
 from vaecodec_training.collection import Collection, measure_shift, read_pairs
 from vaecodec_training.diagnostics import (
     BelowBaselineWarning,
@@ -149,43 +148,47 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(collection:
 
 RESUMABLE = SMALL.but(checkpoints=8, epochs=4, contrastive=0.05, queue=512, average=0.9, kl_target=30.0)
 CHILD = """
-import sys, warnings
-from dataclasses import replace
+import os, signal, sys, warnings
 from pathlib import Path
 import numpy as np
 from vaecodec.sources import ArraySource
+from vaecodec_training.checkpoint import STATE
 from vaecodec_training.collection import Collection
 from vaecodec_training.recipe import Recipe
 from vaecodec_training.trainer import train
 warnings.simplefilter("ignore")
-folder, out, recipe = map(Path, sys.argv[1:])
+folder, out, recipe = map(Path, sys.argv[1:4])
 documents, queries = (ArraySource(np.load(folder / f"{name}.npy")) for name in ("train", "queries"))
 collection = Collection.open(documents, queries, pairs="aligned")
-train(collection, Recipe.load(recipe), out, accelerator="cpu")
+die = lambda: os.kill(os.getpid(), signal.SIGKILL)
+observers = [lambda progress: progress.step == 25 and die()] if "computing" in sys.argv else []
+if "writing" in sys.argv:
+    states, replace = [], os.replace
+    def die_at_the_third_state(source, target):
+        states.extend([target] if target.name == STATE else [])
+        die() if len(states) == 3 else replace(source, target)
+    os.replace = die_at_the_third_state
+train(collection, Recipe.load(recipe), out, accelerator="cpu", observers=observers)
 """
 
 
-def child(sample, tmp_path: Path, recipe: Recipe, *launcher: str) -> list[str]:
+def child(sample, tmp_path: Path, recipe: Recipe, *launcher: str, dying: str = "") -> list[str]:
     np.save(tmp_path / "train.npy", sample.train[:2_500])
     np.save(tmp_path / "queries.npy", sample.train_queries[:2_500])
     (tmp_path / "recipe.toml").write_text(recipe.to_toml())
     (tmp_path / "child.py").write_text(CHILD)
     paths = [tmp_path / "child.py", tmp_path, tmp_path / "run", tmp_path / "recipe.toml"]
-    return [sys.executable, *launcher, *map(str, paths)]
+    return [sys.executable, *launcher, *map(str, paths), dying]
 
 
-def test_a_run_killed_at_any_time_resumes_to_the_same_bits(sample, collection: Collection, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dying", ["computing", "writing"])
+def test_a_run_that_was_killed_resumes_to_the_same_bits(
+    sample, collection: Collection, dying: str, tmp_path: Path
+) -> None:
     train(collection, RESUMABLE, tmp_path / "whole")
     threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(child(sample, tmp_path, RESUMABLE), env=threads)
-    # Killed in the middle of writing or computing, whichever it is, once the second state has appeared.
-    state, seen = tmp_path / "run" / STATE, set()
-    while len(seen) < 3 and process.poll() is None:
-        if state.exists():
-            seen.add(state.stat().st_mtime_ns)
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process = subprocess.run(child(sample, tmp_path, RESUMABLE, dying=dying), env=threads)
+    assert process.returncode == -signal.SIGKILL
     result = train(collection, RESUMABLE, tmp_path / "run", resume=True)
     assert same(tmp_path / "whole", tmp_path / "run")
     assert [record.step for record in result.history] == [

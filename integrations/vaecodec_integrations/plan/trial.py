@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -74,20 +73,20 @@ def _try_graph(engine: Engine, candidate: Candidate, oversample: int, sample: Sa
         return np.asarray(found[np.argsort(-scores, kind="stable")[:k]])
 
     try:
-        recall, milliseconds = _timed(search, sample)
+        recall, times = _timed(sample, search)
     finally:
         index.close()
+    milliseconds = float(np.median(times))
     return Trial(recall, milliseconds, milliseconds * log(_MILLION) / log(len(sample.base)))
 
 
 def _try_packed(candidate: Candidate, oversample: int, sample: Sample, folder: Path) -> Trial:
     codec = _codec_file(candidate, folder / "codec.onnx")
-    search = _packed(codec, candidate.setting, oversample, sample)
-    recall, milliseconds = _timed(search, sample)
     # What a search takes whatever the size must not be multiplied.
     few = replace(sample, base=sample.base[:_FEW])
-    fixed = min(milliseconds, _timed(_packed(codec, candidate.setting, oversample, few), sample)[1])
-    return Trial(recall, milliseconds, fixed + (milliseconds - fixed) * _MILLION / len(sample.base))
+    recall, times = _timed(sample, *(_packed(codec, candidate.setting, oversample, part) for part in (sample, few)))
+    milliseconds, growing = float(np.median(times[0])), max(0.0, float(np.median(times[0] - times[1])))
+    return Trial(recall, milliseconds, milliseconds + growing * (_MILLION / len(sample.base) - 1))
 
 
 def _packed(codec: Codec, setting: Setting, oversample: int, sample: Sample) -> Search:
@@ -108,15 +107,22 @@ def _codec_file(candidate: Candidate, path: Path) -> Codec:
     return Codec.load(path)
 
 
-def _timed(search: Search, sample: Sample) -> tuple[Interval, float]:
-    """Recall of the confirming queries and the median milliseconds, each query on its own."""
+def _timed(sample: Sample, *searches: Search) -> tuple[Interval, FloatArray]:
+    """Recall of the confirming queries by the first search; milliseconds of every query by every search.
+
+    Each query on its own, by one search after the other: what else the machine does then weighs on all of them alike.
+    """
     truth = sample.truth[sample.confirming]
     queries = sample.queries[sample.confirming]
     for row in range(min(_WARM_UP, len(queries))):
-        search(queries[row : row + 1])
-    found, seconds = [], []
+        for search in searches:
+            search(queries[row : row + 1])
+    found, times = [], np.empty((len(searches), len(queries)), np.float32)
     for row in range(len(queries)):
-        start = time.perf_counter()
-        found.append(search(queries[row : row + 1]))
-        seconds.append(time.perf_counter() - start)
-    return bootstrap(recall_among(np.stack(found), truth)), 1_000 * statistics.median(seconds)
+        for number, search in enumerate(searches):
+            start = time.perf_counter()
+            rows = search(queries[row : row + 1])
+            times[number, row] = 1_000 * (time.perf_counter() - start)
+            if number == 0:
+                found.append(rows)
+    return bootstrap(recall_among(np.stack(found), truth)), times

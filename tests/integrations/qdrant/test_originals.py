@@ -31,7 +31,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "originals.f16"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(batches=st.lists(st.lists(POINT_IDS, min_size=1, max_size=12), min_size=1, max_size=5))
 def test_the_newest_row_of_every_id_is_found(batches: list[list[Any]], tmp_path_factory: Any) -> None:
     path = tmp_path_factory.mktemp("originals") / "o"
