@@ -3,8 +3,8 @@
     python benchmarks/bytes.py --data ../shared/data/debian-minilm --codecs runs/ --out docs/bytes/debian-minilm
 
 Float queries against what codes decode to, exact search, single pass; then the engines themselves on the same vectors.
-Codecs that are not in --codecs yet are trained there first with the recipe below, which takes most of the time:
---parts train does only that. The parts trellis, uniform, peers, qdrant and engines can be run one by one: figures of
+Codecs that are not in --codecs yet are trained there first, with Recipe.for_code, which takes most of the time: --parts
+train does only that. The parts trellis, uniform, peers, qdrant and engines can be run one by one: figures of
 the others are kept from the last run. Writes OUT.json (every figure, the machine, the versions), OUT.md (the tables)
 and OUT.png (recall against bytes).
 """
@@ -47,12 +47,6 @@ UNIFORM = {
     192: [(384, "int4"), (192, "int8")],
 }
 TRAINED_UNIFORM = tuple(budget for budget in UNIFORM if budget < 192)
-# Chosen on held-out training rows of debian-minilm; docs/benchmarks.md shows what was tried.
-RECIPE: dict[str, Any] = {"kl": 0.0, "reconstruction": 0.0, "learning_rate": 2e-3, "batch": 512, "checkpoints": 3}
-TRELLIS_RECIPE = RECIPE | {"hidden": 0, "epochs": 8.0}
-UNIFORM_RECIPE = RECIPE | {"hidden": 512, "epochs": 12.0}
-# Beside the trellis's where it is known which query belongs to which document.
-PAIRED = {"contrastive": 0.01}
 # Parts that search codes exactly.
 EXACT = ("trellis", "uniform", "peers")
 K = 10
@@ -154,8 +148,7 @@ def trained(data: Data, folder: Path, dim: int, seed: int, **target: Any) -> Cod
         # In these folders as many queries as documents means that they belong together row for row.
         paired = documents.rows == queries.rows
         collection = Collection.open(documents, queries, pairs="aligned" if paired else None)
-        settings = UNIFORM_RECIPE if "target" in target else TRELLIS_RECIPE | (PAIRED if paired else {})
-        recipe = Recipe(**settings, **target, dim=dim, seed=seed)
+        recipe = Recipe.for_code(**target, paired=paired, dim=dim, seed=seed)
         started = time.perf_counter()
         train(collection, recipe, folder / path.stem)
         export_checkpoint(folder / path.stem, path)

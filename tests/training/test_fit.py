@@ -14,6 +14,7 @@ from vaecodec.__main__ import main
 from vaecodec.errors import CheckpointError, RecipeError
 from vaecodec.scores import ScoreCalibration
 from vaecodec.sources import ArraySource
+from vaecodec_training.checkpoint import load_checkpoint
 from vaecodec_training.collection import Collection
 from vaecodec_training.recipe import Recipe
 
@@ -152,3 +153,21 @@ def test_train_and_export_from_the_command_line(sample, tmp_path: Path, capsys, 
     assert "codec - " in text
     assert Codec.load(tmp_path / "vae32.onnx", dim=16).encode(sample.base[:3]).shape == (3, 16)
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+@pytest.mark.parametrize(("target", "size"), [("24", 24), ("int2", 12)])
+def test_a_target_on_the_command_line_trains_with_the_recipe_for_codes(sample, tmp_path: Path, target, size) -> None:
+    for name in ("train", "train_queries"):
+        np.save(tmp_path / f"{name}.npy", getattr(sample, name)[:2_000, :96])
+    arguments = ["train", str(tmp_path / "train.npy"), "--queries", str(tmp_path / "train_queries.npy")]
+    arguments += ["--pairs", "aligned", "--target", target, "--epochs", "1", "--out", str(tmp_path / "run")]
+    arguments += ["--export", str(tmp_path / "codec.onnx"), *([] if target == "24" else ["--dim", "48"])]
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    parameters = {"bytes": 24} if target == "24" else {"dtype": target}
+    codec = Codec.load(tmp_path / "codec.onnx")
+    assert codec.encode(sample.base[:3, :96], **parameters).shape == (3, size)
+    recipe = load_checkpoint(tmp_path / "run").recipe
+    wanted = {"target_bytes": (24,), "dim": 96} if target == "24" else {"target": "int2", "dim": 48}
+    assert recipe == Recipe.for_code(**wanted, paired=True, epochs=1.0)

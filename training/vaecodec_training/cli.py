@@ -52,13 +52,16 @@ def train(
     from vaecodec_training.recipe import Recipe
     from vaecodec_training.trainer import train as run_training
 
-    settings = Recipe.load(recipe) if recipe else Recipe()
+    aims = _aims(target) if target else {}
+    settings = Recipe.load(recipe) if recipe else Recipe.for_code(**aims, paired=bool(pairs)) if aims else Recipe()
+    if aims and recipe:
+        settings = settings.but(kl=0.0, **aims)
     changes = {"dim": dim, "epochs": epochs, "seed": seed, "nested_dims": _widths(nested) or None}
     settings = settings.but(**{key: value for key, value in changes.items() if value is not None})
     console = Console(stderr=as_json)
     collection = _opened(data, queries, pairs, metric, embedder, 0.0)
-    if target:
-        settings = settings.but(**_for_codes(target, dim or collection.dim))
+    if "target_bytes" in aims and dim is None:
+        settings = settings.but(dim=collection.dim)  # trellis codes choose among all latents: as many as can be
     console.print(str(collection.report), highlight=False)
     if collection.shift is not None:
         console.print(str(collection.shift), highlight=False)
@@ -192,11 +195,8 @@ def _require_libraries(export: bool) -> None:
         require("onnx", extra="export")
 
 
-def _for_codes(target: str, dim: int) -> dict[str, Any]:
-    """What a target changes in a recipe. Trellis codes choose among all latents, so these are as many as can be."""
-    if not target[0].isdecimal():
-        return {"target": target, "kl": 0.0}
-    return {"target_bytes": tuple(sorted(_widths(target))), "kl": 0.0, "dim": dim}
+def _aims(target: str) -> dict[str, Any]:
+    return {"target_bytes": tuple(sorted(_widths(target)))} if target[0].isdecimal() else {"target": target}
 
 
 def _widths(text: str) -> tuple[int, ...]:

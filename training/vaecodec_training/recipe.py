@@ -189,6 +189,38 @@ class Recipe:
         return self.reconstruction > 0 or self.reconstruction_mse > 0
 
     @classmethod
+    def for_code(
+        cls, *, target: str = "", target_bytes: tuple[int, ...] = (), paired: bool = False, **changes: Any
+    ) -> Recipe:
+        """What served codes best, by ``benchmarks/channel.py``: with a target ``vaecodec train`` starts from this.
+
+        Args:
+            target: a uniform code, or
+            target_bytes: budgets of trellis codes.
+            paired: whether it is known which query belongs to which document.
+            changes: settings that shall differ.
+
+        Raises:
+            RecipeError: a setting is out of its range, or both targets are given.
+
+        Examples:
+            >>> from vaecodec_training.recipe import Recipe
+            >>> Recipe.for_code(target_bytes=(48,), dim=384).hidden
+            0
+        """
+        settings: dict[str, Any] = {"kl": 0.0, "reconstruction": 0.0, "batch": 512, "checkpoints": 3}
+        if target:
+            settings |= {"target": target, "epochs": 12.0}
+        else:
+            settings |= {
+                "target_bytes": target_bytes,
+                "hidden": 0,
+                "epochs": 8.0,
+                "contrastive": 0.01 if paired else 0.0,
+            }
+        return cls(**settings | changes)
+
+    @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
         """Read plain values, as in TOML or JSON; strings become enums, integers may stand for floats.
 

@@ -1,0 +1,175 @@
+"""What training for a code is worth, and each choice in it: codes of documents that were never trained on.
+
+    python benchmarks/channel.py --data ../shared/data/debian-minilm --seeds 2 --out channel.jsonl
+
+The folder holds train.npy and train_queries.npy, row for row. The last rows are held out: their documents are encoded
+and decoded, every second of their queries searches them exactly, and the test files are not opened, so that choices may
+be made here. One row per change to Recipe.for_code, and the same code on the linear map that training starts from.
+Every finished run is one line of the output file; the benchmark can be interrupted and goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vaecodec import Codec, Metric, fit_linear
+from vaecodec.codes import Calibration, Code
+from vaecodec.evaluation import exact_search, ndcg, recall
+from vaecodec.interface import FloatArray
+from vaecodec.sources import ArraySource
+from vaecodec_exporters.checkpoint import export_checkpoint
+from vaecodec_training.channel import learned_rotation
+from vaecodec_training.collection import Collection
+from vaecodec_training.recipe import Recipe
+from vaecodec_training.trainer import train
+
+# Code: the latents it is given (all where None), and what is changed to its recipe under which name.
+_DEFAULT = {"hidden": 512, "reconstruction": 0.1, "batch": 1024, "epochs": 10.0, "contrastive": 0.0}
+VARIANTS: dict[tuple[int | None, str | int], dict[str, dict[str, Any]]] = {
+    (None, 48): {
+        "the recipe": {},
+        "trained for 32": {"target_bytes": (32,)},
+        "trained for 40": {"target_bytes": (40,)},
+        "trained for 32, 48 and 64 in turn": {"target_bytes": (32, 48, 64)},
+        "straight-through": {"straight_through": True},
+        "bits handed out once": {"reallocate": False},
+        "16 epochs": {"epochs": 16.0},
+        "hidden layer of 512": {"hidden": 512},
+        "hidden layer of 512, rate 1e-3": {"hidden": 512, "learning_rate": 1e-3},
+        "an encoder of their own for queries": {"asymmetric": True},
+        "batches of 1,024": {"batch": 1024},
+        "no InfoNCE": {"contrastive": 0.0},
+        "InfoNCE .1": {"contrastive": 0.1},
+        "reconstruction .1": {"reconstruction": 0.1},
+        "weight average .98": {"average": 0.98},
+        "the recipe for floats": _DEFAULT,
+    },
+    (192, "int2"): {
+        "the recipe": {},
+        "straight-through": {"straight_through": True},
+        "24 epochs": {"epochs": 24.0},
+        "linear encoder": {"hidden": 0},
+        "rate 1e-3": {"learning_rate": 1e-3},
+        "batches of 1,024": {"batch": 1024},
+        "InfoNCE .01": {"contrastive": 0.01},
+        "reconstruction .1": {"reconstruction": 0.1},
+        "weight average .98": {"average": 0.98},
+        "the recipe for floats": _DEFAULT,
+    },
+    (192, "int4"): {"the recipe": {}, "straight-through": {"straight_through": True}, "linear encoder": {"hidden": 0}},
+}
+
+
+class HeldOut:
+    """Pairs of documents and queries, cut in two; float32, unit norm."""
+
+    def __init__(self, folder: Path, held_out: int) -> None:
+        documents, queries = (_unit(np.load(folder / f"{name}.npy")) for name in ("train", "train_queries"))
+        self.train, self.base = documents[:-held_out], documents[-held_out:]
+        self.train_queries, self.queries = queries[:-held_out], queries[-held_out::2]
+        self.relevant = np.arange(0, held_out, 2)[:, None]
+        self.truth, _ = exact_search(self.base, self.queries, 10, Metric.COSINE)
+
+    def measure(self, decoded: FloatArray, queries: FloatArray) -> dict[str, float]:
+        """Of float queries among the latents that the codes of the base decode to."""
+        ids, _ = exact_search(decoded, queries, 10, Metric.COSINE)
+        return {
+            "recall@10": float(recall(ids, self.truth, 10).mean()),
+            "ndcg@10": float(ndcg(ids, self.relevant, 10).mean()),
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--held-out", type=int, default=20_000, help="rows")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("channel.jsonl"))
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")  # several variants do not beat the linear map
+    data = HeldOut(arguments.data, arguments.held_out)
+    done = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
+
+    def unless_done(code: str | int, name: str, seed: int, run: Callable[[], dict[str, float]]) -> None:
+        if any((row["code"], row["name"], row["seed"]) == (code, name, seed) for row in done):
+            return
+        done.append({"code": code, "name": name, "seed": seed, **run()})
+        with arguments.out.open("a") as file:
+            file.write(json.dumps(done[-1]) + "\n")
+
+    for (dim, code), variants in VARIANTS.items():
+        unless_done(code, "untrained", 0, lambda d=dim, c=code: _untrained(data, d, c, turned=False))
+        if code == "int2":
+            unless_done(
+                code, "untrained, rotation learned", 0, lambda d=dim, c=code: _untrained(data, d, c, turned=True)
+            )
+        for seed in range(arguments.seeds):
+            for name, changes in variants.items():
+                aim = {"target": code} if isinstance(code, str) else {"target_bytes": (code,)}
+                settings = {**aim, "dim": dim or data.base.shape[1], "seed": seed, **changes}
+                recipe = Recipe.for_code(paired=True, **settings)
+                unless_done(code, name, seed, lambda r=recipe, c=code: _trained(data, r, c))
+    _print(done)
+
+
+def _parameters(code: str | int) -> dict[str, Any]:
+    return {"dtype": code} if isinstance(code, str) else {"bytes": code}
+
+
+def _untrained(data: HeldOut, dim: int | None, code: str | int, *, turned: bool) -> dict[str, float]:
+    linear = fit_linear(data.train, dim or data.base.shape[1])
+    latents, base, queries = (
+        linear.encode(data.train),
+        linear.encode(data.base),
+        linear.encode_queries(data.queries),
+    )
+    if turned:
+        rotation = learned_rotation(latents, _calibrated(latents, code))
+        latents, base, queries = latents @ rotation, base @ rotation, queries @ rotation
+    fitted = _calibrated(latents, code)
+    return {**data.measure(fitted.decode(fitted.encode(base)), queries), "cpu_seconds": 0.0}
+
+
+def _calibrated(latents: FloatArray, code: str | int) -> Code:
+    return Calibration.fit(latents, Metric.COSINE).code(**_parameters(code))
+
+
+def _trained(data: HeldOut, recipe: Recipe, code: str | int) -> dict[str, float]:
+    collection = Collection.open(ArraySource(data.train), ArraySource(data.train_queries), pairs="aligned")
+    start = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        train(collection, recipe, Path(folder) / "run")
+        seconds = time.process_time() - start
+        export_checkpoint(Path(folder) / "run", Path(folder) / "codec.onnx")
+        codec = Codec.load(Path(folder) / "codec.onnx")
+    decoded = codec.code(**_parameters(code)).decode(codec.encode(data.base, **_parameters(code)))
+    return {**data.measure(decoded, codec.encode_queries(data.queries)), "cpu_seconds": seconds}
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    print("| code | recipe | seeds | recall@10 | nDCG@10 | CPU s |\n|---|---|---|---|---|---|")
+    for code, name in dict.fromkeys((row["code"], row["name"]) for row in rows):
+        own = [row for row in rows if (row["code"], row["name"]) == (code, name)]
+        recalls, gained, seconds = ([row[key] for row in own] for key in ("recall@10", "ndcg@10", "cpu_seconds"))
+        print(
+            f"| {code} | {name} | {len(own)} | {np.mean(recalls):.4f} ({min(recalls):.4f}-{max(recalls):.4f}) | "
+            f"{np.mean(gained):.4f} | {np.mean(seconds):.0f} |"
+        )
+
+
+def _unit(rows: FloatArray) -> FloatArray:
+    rows = rows.astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+if __name__ == "__main__":
+    main()
