@@ -1,4 +1,4 @@
-"""A migration killed ten times by SIGKILL and resumed each time, compared with one that ran through.
+"""A migration killed ten times and resumed each time, compared with one that ran through.
 
     python benchmarks/killed_migration.py --points 200000 --data DIR
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import random
 import shutil
 import signal
@@ -99,18 +98,23 @@ def to_its_end(work: Callable[..., None], *arguments: Any) -> None:
         raise SystemExit(f"{work.__name__} failed")
 
 
-def run_and_kill(folder: Path, codec: LinearCodec, batch: int, batches: int, seconds: float) -> bool:
-    """Whether the run was killed, after so many batches and seconds, before it was done."""
-    reading, writing = os.pipe()
-    child = in_a_child(run, folder, codec, batch, lambda _: os.write(writing, b"."))
-    os.close(writing)
-    while batches > 0 and os.read(reading, 1):
-        batches -= 1
-    time.sleep(seconds)
-    child.kill()
-    child.join()
-    os.close(reading)
-    return child.exitcode == -signal.SIGKILL
+def run_and_die(folder: Path, codec: LinearCodec, batch: int, batches: float) -> None:
+    """As :func:`run`, ended by the kernel after so many batches.
+
+    Nothing handles the timer's signal, so that it ends the process at once, wherever it is and cleaning up nothing, as
+    SIGKILL does. The timer and the length of a batch are in time of this process, whatever else the machine does.
+    """
+    whole, last = int(batches) + 1, 0.0  # a run begins by reporting what is copied already
+
+    def advance(_: int) -> None:
+        nonlocal whole, last
+        now = time.process_time()
+        last, took = now, now - last if last else 0.0
+        whole -= 1
+        if whole == 0:
+            signal.setitimer(signal.ITIMER_PROF, max(batches % 1 * took, 1e-6))
+
+    run(folder, codec, batch, advance)
 
 
 def main() -> None:
@@ -134,14 +138,14 @@ def main() -> None:
     to_its_end(run, whole, codec, batch)
     seconds = time.perf_counter() - started
 
-    # In batches: all are copied, then compared. A run begins by reporting what is copied already.
+    # In batches: all are copied, then compared.
     chance = random.Random(0)
     moments = sorted(chance.random() * 2 * batches for _ in range(KILLS))
     kills, copied_at_each = 0, []
     for moment in moments:
-        ahead = moment - copied(killed) / batch
-        wait = ahead % 1 * seconds / (2 * batches)
-        if not run_and_kill(killed, codec, batch, int(ahead) + 1, wait):
+        child = in_a_child(run_and_die, killed, codec, batch, moment - copied(killed) / batch)
+        child.join()
+        if child.exitcode != -signal.SIGPROF:
             break
         kills += 1
         copied_at_each.append(copied(killed))
