@@ -33,6 +33,8 @@ _PREAMBLE = struct.Struct("<8sII")
 _MAGIC = b"VAECPACK"
 _VERSION = 1
 _ALIGNMENT = 64
+# Norms whose square and reciprocal float32 can hold, with room for products; 0 beside them.
+_NORMS = (1e-18, 1e18)
 
 # A block of codes, expanded to floats, and its scores against a block of queries stay within tens of megabytes.
 _BASE_ROWS = 8192
@@ -193,7 +195,7 @@ class PackedIndex:
 
         Raises:
             FileNotFoundError: there is no such file.
-            IndexFileError: it is not an index, newer than this version reads, or cut short.
+            IndexFileError: it is not an index, newer than this version reads, cut short or damaged.
             CodecMismatchError: another codec, or another width of it, filled the index.
         """
         with open(path, "rb") as file:
@@ -224,13 +226,14 @@ class PackedIndex:
             raise IndexFileError(f"{path}: expected {expected} bytes, found {os.path.getsize(path)}")
         if rows:
             empty = index._code.encode(np.empty((0, codec.code_dim), np.float32))
-            norms = 0 if codec.latent_metric is Metric.DOT else rows
-            index._segments.append(
-                _Segment(
-                    np.memmap(path, empty.dtype, "r", start + 4 * norms, (rows, empty.shape[1])),
-                    np.memmap(path, "<f4", "r", start, (norms,)) if norms else np.empty(0, np.float32),
-                )
-            )
+            count = 0 if codec.latent_metric is Metric.DOT else rows
+            norms = np.memmap(path, "<f4", "r", start, (count,)) if count else np.empty(0, np.float32)
+            usable = (norms == 0) | ((norms >= _NORMS[0]) & (norms <= _NORMS[1]))
+            if not usable.all():
+                row = int(np.argmin(usable))
+                raise IndexFileError(f"{path}: row {row}: {norms[row]:g} is no norm of a vector; the file is damaged")
+            codes = np.memmap(path, empty.dtype, "r", start + 4 * count, (rows, empty.shape[1]))
+            index._segments.append(_Segment(codes, norms))
         return index
 
     def _norms(self, codes: NDArray[Any]) -> FloatArray:

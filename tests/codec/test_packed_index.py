@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import struct
 import tracemalloc
 from pathlib import Path
 
@@ -144,6 +146,20 @@ def test_files_that_are_no_index_are_refused(sample, cosine_codec: Codec, tmp_pa
         with pytest.raises(IndexFileError) as refusal:
             PackedIndex.load(path, cosine_codec)
         assert str(refusal.value) == f"{path}: {message}"
+
+
+@pytest.mark.parametrize("norm", ["nan", "inf", "-1", "1e+20", "1e-39"])
+def test_a_file_with_an_impossible_norm_is_refused(sample, cosine_codec: Codec, norm: str, tmp_path: Path) -> None:
+    index = PackedIndex(cosine_codec, bytes=32)
+    index.add(sample.base[:10])
+    path = tmp_path / "a.index"
+    index.save(path)
+    norm_of_row_3 = path.stat().st_size - 10 * 36 + 3 * 4
+    with path.open("r+b") as file:
+        file.seek(norm_of_row_3)
+        file.write(struct.pack("<f", float(norm)))
+    with pytest.raises(IndexFileError, match=rf"row 3: {re.escape(norm)} is no norm of a vector"):
+        PackedIndex.load(path, cosine_codec)
 
 
 def test_a_bad_row_adds_nothing(sample, cosine_codec: Codec) -> None:
