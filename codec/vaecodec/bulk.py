@@ -41,6 +41,7 @@ from vaecodec.errors import (
     BulkStoppedError,
     CodecMismatchError,
     InvalidBudgetError,
+    MalformedSourceError,
     NotCalibratedError,
     OutputExistsError,
     OutputWithinInputError,
@@ -86,8 +87,8 @@ class BulkOptions:
 
     Attributes:
         column: see :func:`vaecodec.sources.open_source`.
-        dtype: of the output: a code's type, see :meth:`vaecodec.Codec.code`; only floats without a calibration, and
-            when decoding.
+        dtype: of the output, float32 by default: a code's type, see :meth:`vaecodec.Codec.code`; only floats without
+            a calibration, and when decoding.
         bytes: or a trellis code of so many bytes per vector.
         on_bad_rows: what to do with rows that cannot be encoded.
         resume: continue an unfinished output; where there is none, begin.
@@ -97,7 +98,7 @@ class BulkOptions:
     """
 
     column: str | None = None
-    dtype: CodeType = CodeType.FLOAT32
+    dtype: CodeType | None = None
     bytes: int | None = None
     on_bad_rows: OnBadRows = OnBadRows.FAIL
     resume: bool = False
@@ -167,13 +168,16 @@ def encode(
         >>> encode("embeddings.npy", "latents.npy", codec, options=BulkOptions(dtype=CodeType.FLOAT16)).rows
         6000
     """
-    code = _code(codec, str(options.dtype) if options.bytes is None else None, options.bytes)
+    if options.dtype is not None and options.bytes is not None:
+        raise InvalidBudgetError(f"dtype, bytes: expected one of them, got {options.dtype} and {options.bytes}")
+    dtype = str(options.dtype or CodeType.FLOAT32) if options.bytes is None else None
+    code = _code(codec, dtype, options.bytes)
     empty = code.encode(np.empty((0, codec.code_dim), np.float32))
     facts = {
         "work": "encode",
         "codec_id": codec.codec_id,
         "code_dim": codec.code_dim,
-        "dtype": str(options.dtype) if options.bytes is None else None,
+        "dtype": dtype,
         "bytes": options.bytes,
     }
     work = Encoding(code=code, width=codec.dim, metric=codec.metric, empty=empty, facts=facts)
@@ -195,21 +199,23 @@ def decode(
 
     Raises:
         CodecMismatchError: another codec wrote it, or the same at another width.
+        MalformedSourceError: what is said there of how it was written is damaged.
         InvalidBudgetError: the options ask for codes as output.
     """
-    if options.bytes is not None or options.dtype not in (CodeType.FLOAT32, CodeType.FLOAT16):
+    dtype = options.dtype or CodeType.FLOAT32
+    if options.bytes is not None or dtype not in (CodeType.FLOAT32, CodeType.FLOAT16):
         raise InvalidBudgetError("embeddings are decoded to float32 or float16, not to codes")
     written = _written(Path(source), codec)
     code = _code(codec, written["dtype"], written["bytes"])
-    out = FloatCode(options.dtype, codec.dim)
+    out = FloatCode(dtype, codec.dim)
     is_latents = isinstance(code, FloatCode)
     work = Decoding(
         code=code,
         out=out,
         width=codec.code_dim if is_latents else code.bytes_per_vector,
         metric=codec.latent_metric if is_latents else None,
-        empty=np.empty((0, codec.dim), np.dtype(options.dtype)),
-        facts={"work": "decode", "codec_id": codec.codec_id, "dtype": str(options.dtype)},
+        empty=np.empty((0, codec.dim), np.dtype(dtype)),
+        facts={"work": "decode", "codec_id": codec.codec_id, "dtype": str(dtype)},
     )
     return _Job(work, source, Path(output), codec, options, engine, progress).run()
 
@@ -292,9 +298,11 @@ class _Job:
             self._finish()
         except (VaecodecError, OSError) as error:
             full = isinstance(error, OSError) and error.errno in _NO_SPACE
+            left_out = ", leaving such rows out with on_bad_rows=skip (--on-bad-rows skip)"
             raise BulkStoppedError(
                 f"{'no space left: ' * full}{error}; stopped with {len(self.finished)} of {len(self.shards)} shards "
                 f"finished and kept in {self.manifest.folder}; continue with resume (--resume)"
+                f"{left_out * isinstance(error, BadRowsError)}"
             ) from error
         rows = sum(entry.rows for entry in self.finished.values())
         return BulkResult(self.output, rows, bad, len(self.shards), resumed)
@@ -409,18 +417,27 @@ def _written(source: Path, codec: VectorCodec) -> dict[str, Any]:
             facts = (parquet.schema_arrow.metadata or {}).get(FACTS)
     if facts is None:
         return {"dtype": "float32", "bytes": None}
-    written: dict[str, Any] = json.loads(facts)
-    if written["work"] != "encode":
+    try:
+        written = json.loads(facts)
+        reconstructed = written["work"] != "encode"
+        codec_id, names = str(written["codec_id"]), () if reconstructed else ("code_dim", "dtype", "bytes")
+        settings = {name: written[name] for name in names}
+    except (ValueError, LookupError, TypeError) as error:
+        raise MalformedSourceError(
+            f"{source}: what was kept of how it was written, in .json beside an array and in the metadata of Parquet, "
+            "is damaged"
+        ) from error
+    if reconstructed:
         raise CodecMismatchError(f"{source}: holds reconstructed embeddings, which cannot be decoded once more")
-    if written["codec_id"] != decoded_by(codec):
+    if codec_id != decoded_by(codec):
         raise CodecMismatchError(
-            f"{source}: written by codec {written['codec_id'][:16]}, cannot be decoded by codec {codec.codec_id[:16]}"
+            f"{source}: written by codec {codec_id[:16]}, cannot be decoded by codec {codec.codec_id[:16]}"
         )
-    if written["code_dim"] != codec.code_dim:
+    if settings["code_dim"] != codec.code_dim:
         raise CodecMismatchError(
-            f"{source}: written with dim {written['code_dim']}, cannot be decoded with dim {codec.code_dim}"
+            f"{source}: written with dim {settings['code_dim']}, cannot be decoded with dim {codec.code_dim}"
         )
-    return written
+    return settings
 
 
 def _facts_path(output: Path) -> Path:

@@ -31,7 +31,7 @@ CodecFile = Annotated[Path, typer.Option("--codec", help="A codec file, e.g. vae
 Out = Annotated[Path, typer.Option("--out", help="NAME.npy for one array, any other name for a folder of Parquet.")]
 Dim = Annotated[int | None, typer.Option(help="Width of the latents, where the codec file has several.")]
 Column = Annotated[str | None, typer.Option(help="Column, dataset or array of the vectors, where there are several.")]
-DType = Annotated[CodeType, typer.Option(help="How latents are stored.")]
+DType = Annotated[CodeType | None, typer.Option(help="How latents are stored; float32 by default.")]
 Bytes = Annotated[int | None, typer.Option(help="Or a trellis code of so many bytes per vector, from 8 up.")]
 
 
@@ -89,7 +89,7 @@ def encode(
     out: Out,
     dim: Dim = None,
     column: Column = None,
-    dtype: DType = CodeType.FLOAT32,
+    dtype: DType = None,
     bytes: Bytes = None,  # noqa: A002
     on_bad_rows: OnBadRows = bulk.OnBadRows.FAIL,
     resume: Resume = False,

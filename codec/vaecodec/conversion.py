@@ -8,7 +8,6 @@ takes up what another one left, or that does it once more, leaves the same bytes
 from __future__ import annotations
 
 import csv
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -22,6 +21,7 @@ from uuid import uuid4
 from numpy.typing import NDArray
 
 from vaecodec.codes import Code
+from vaecodec.codes.parallel import available_threads
 from vaecodec.codes.uniform import FloatCode
 from vaecodec.errors import BadRowsError, VaecodecError
 from vaecodec.interface import Metric, VectorCodec
@@ -224,7 +224,7 @@ class Threads:
     """Threads of this process; the first failure stops the others at their next block.
 
     Args:
-        workers: how many; by default one per core.
+        workers: how many; by default one per core that this process may use.
     """
 
     def __init__(self, workers: int | None = None) -> None:
@@ -254,7 +254,7 @@ class Threads:
                 stop.set()
                 raise
 
-        with ThreadPoolExecutor(self._workers or os.cpu_count() or 1, thread_name_prefix="vaecodec") as pool:
+        with ThreadPoolExecutor(self._workers or available_threads(), thread_name_prefix="vaecodec") as pool:
             futures = [pool.submit(work, shard) for shard in shards]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)

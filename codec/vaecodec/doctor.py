@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime
 
+from vaecodec.codes.parallel import available_threads
 from vaecodec.extras import require
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def examine() -> Diagnosis:
         },
         providers=providers,
         cores=os.cpu_count() or 1,
-        usable_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        usable_cores=available_threads(),
         thread_variables={name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
         extras=extras,
         troubles=[trouble for trouble in troubles if trouble],

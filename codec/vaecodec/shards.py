@@ -295,6 +295,13 @@ def _list_type(empty: NDArray[Any]) -> Any:
     return arrow.list_(arrow.from_numpy_dtype(empty.dtype), empty.shape[1])
 
 
+def _is_entry(line: Any) -> bool:
+    match line:
+        case [int() as shard, int(), str() | None, int()]:
+            return shard >= 0
+    return False
+
+
 class Manifest:
     """``_manifest.jsonl`` and the parts beside it."""
 
@@ -342,15 +349,17 @@ class Manifest:
     def _entries(self) -> list[Entry]:
         """The shards that are listed; none where nothing was begun."""
         job, *entries = self._lines() or [self._job]
+        if not isinstance(job, dict):
+            raise ChangedJobError(f"{self.path}: expected what was begun here in the first line; delete {self.folder}")
         if job != self._job:
             changed = ", ".join(sorted(key for key in self._job if job.get(key) != self._job[key]))
             raise ChangedJobError(f"{self.folder}: was begun with different {changed}; run as before, or delete it")
-        return [Entry(*line) for line in entries]
+        return [Entry(*line) for line in entries if _is_entry(line)]
 
     def _lines(self) -> list[Any]:
         """What the file holds; a killed process or a full disk may leave half a line, whose shard is made again."""
         lines = []
-        for line in self.path.read_text().splitlines() if self.path.exists() else []:
+        for line in self.path.read_text(errors="replace").splitlines() if self.path.exists() else []:
             with suppress(json.JSONDecodeError):
                 lines.append(json.loads(line))
         return lines

@@ -36,9 +36,9 @@ Spark, or anything else that maps iterators of frames::
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -47,8 +47,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vaecodec import errors
 from vaecodec.artifact import read_artifact
 from vaecodec.codec import Codec
+from vaecodec.codes.parallel import available_threads
 from vaecodec.conversion import Conversion
 from vaecodec.errors import (
     CodecMismatchError,
@@ -161,7 +163,7 @@ class RayEngine:
         if ray.is_initialized():
             return False
         address = self._address or os.environ.get("RAY_ADDRESS", "local")
-        cpus = {"num_cpus": self._workers or os.cpu_count()} if address == "local" else {}
+        cpus = {"num_cpus": self._workers or available_threads()} if address == "local" else {}
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **cpus)
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         return True
@@ -184,11 +186,11 @@ class RayEngine:
             ray_remote_args_fn=partial(dict, max_task_retries=self._retries),
         )
         for row in outcomes.iter_rows():
-            yield pickle.loads(row["outcome"])
+            yield _outcome(json.loads(row["outcome"]))
 
 
 class ShardActor:
-    """A worker of :class:`RayEngine`: batches of shard numbers to what became of them, pickled.
+    """A worker of :class:`RayEngine`: batches of shard numbers to what became of them, as JSON.
 
     What stops a shard comes back as a value, because Ray would wrap it, or try again.
     """
@@ -202,14 +204,32 @@ class ShardActor:
             )
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        return {"outcome": np.array([pickle.dumps(self.convert(number)) for number in batch["shard"]], object)}
+        return {"outcome": np.array([json.dumps(_plain(self.convert(int(number)))) for number in batch["shard"]])}
 
-    def convert(self, number: int) -> Entry | Exception:
+    def convert(self, number: int) -> Entry | VaecodecError | OSError:
         """One shard to its part; see :meth:`vaecodec.conversion.Conversion.run`."""
         try:
             return self._conversion.run(self._conversion.source.shards[number], self._codec)
         except (VaecodecError, OSError) as error:
             return error
+
+
+def _plain(outcome: Entry | VaecodecError | OSError) -> dict[str, Any]:
+    if isinstance(outcome, Entry):
+        return {"entry": outcome}
+    if isinstance(outcome, VaecodecError):
+        return {"error": type(outcome).__name__, "message": str(outcome)}
+    return {"errno": outcome.errno, "message": outcome.strerror or str(outcome)}
+
+
+def _outcome(plain: dict[str, Any]) -> Entry | Exception:
+    """What :func:`_plain` was given, on the other machine."""
+    if "entry" in plain:
+        return Entry(*plain["entry"])
+    if "error" in plain:
+        error: Exception = getattr(errors, plain["error"])(plain["message"])
+        return error
+    return OSError(plain["message"]) if plain["errno"] is None else OSError(plain["errno"], plain["message"])
 
 
 class CodecActor:

@@ -223,13 +223,13 @@ def calibrated(svd_codec: LinearCodec, sample: Any, tmp_path_factory: pytest.Tem
     return Codec.load(path, threads=1)
 
 
-@pytest.mark.parametrize(("dtype", "budget"), [("int8", None), ("int4", None), ("binary", None), ("float32", 24)])
+@pytest.mark.parametrize(("dtype", "budget"), [("int8", None), ("int4", None), ("binary", None), (None, 24)])
 @pytest.mark.parametrize(("middle", "end"), [("codes.npy", "back.npy"), ("codes", "back")])
 def test_codes_are_written_and_find_their_way_back(
-    dtype: str, budget: int | None, middle: str, end: str, rows: np.ndarray, calibrated: Codec, tmp_path: Path
+    dtype: str | None, budget: int | None, middle: str, end: str, rows: np.ndarray, calibrated: Codec, tmp_path: Path
 ) -> None:
     source = write(tmp_path / "x.parquet", rows[:1000])
-    options = BulkOptions(dtype=CodeType(dtype), bytes=budget, shard_rows=250)
+    options = BulkOptions(dtype=dtype and CodeType(dtype), bytes=budget, shard_rows=250)
     encode(source, tmp_path / middle, calibrated, options=options)
     code = {"bytes": budget} if budget else {"dtype": dtype}
     expected = calibrated.encode(rows[:1000], **code)
@@ -255,6 +255,9 @@ def test_codes_that_cannot_be_made_or_read_are_refused(
     with pytest.raises(InvalidBudgetError) as raised:
         decode(codes, tmp_path / "back.npy", calibrated, options=int8)
     assert str(raised.value) == "embeddings are decoded to float32 or float16, not to codes"
+    with pytest.raises(InvalidBudgetError, match="dtype, bytes: expected one of them, got int8 and 24"):
+        encode(source, tmp_path / "both.npy", calibrated, options=BulkOptions(dtype=CodeType.INT8, bytes=24))
+    assert not (tmp_path / "both.npy.partial").exists()
     decode(codes, tmp_path / "back.npy", calibrated)
     with pytest.raises(CodecMismatchError, match="holds reconstructed embeddings, which cannot be decoded once more"):
         decode(tmp_path / "back.npy", tmp_path / "back2.npy", calibrated)
@@ -266,6 +269,18 @@ def test_codes_that_cannot_be_made_or_read_are_refused(
         decode(tmp_path / "c32.npy", tmp_path / "back3.npy", Codec.load(path))
     assert str(mismatch.value) == f"{tmp_path}/c32.npy: written with dim 32, cannot be decoded with dim 64"
     assert {path.name for path in tmp_path.iterdir() if path.suffix == ".partial"} == set()
+
+
+@pytest.mark.parametrize("said", ["{", "[]", '{"work": "encode"}', '{"work": "encode", "codec_id": "a"}'])
+def test_damaged_words_about_an_output_are_named(
+    said: str, rows: np.ndarray, calibrated: Codec, tmp_path: Path
+) -> None:
+    codes = tmp_path / "codes.npy"
+    encode(write(tmp_path / "x.npy", rows[:50]), codes, calibrated, options=BulkOptions(bytes=16))
+    codes.with_name("codes.npy.json").write_text(said)
+    with pytest.raises(MalformedSourceError, match=rf"^{codes}: what was kept of how it was written, .* is damaged$"):
+        decode(codes, tmp_path / "back.npy", calibrated)
+    assert not (tmp_path / "back.npy.partial").exists()
 
 
 # --- interruption
@@ -295,8 +310,8 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(
         process = subprocess.run([sys.executable, "-c", KILLED, *arguments], timeout=60)
         assert process.returncode == -signal.SIGKILL
         assert not target.exists()
-    with manifest.open("a") as file:
-        file.write('[29, 100, "half a li')
+    with manifest.open("ab") as file:
+        file.write(b'null\n[28, 100]\n["a", 100, null, 0]\n\xff\n[29, 100, "half a li')
     codec = Codec.load(svd_path, threads=1)
     result = encode(source, target, codec, options=BulkOptions(shard_rows=100, resume=True))
     assert 16 <= result.resumed < 30
@@ -462,7 +477,8 @@ def test_fail_stops_at_the_first_bad_row_and_names_it(bad_source: Path, svd_code
     assert type(error.__cause__) is BadRowsError
     assert str(error) == (
         f"row 100 of {bad_source}/part-317.parquet: zero norm; stopped with 4 of 8 shards finished and kept in "
-        f"{tmp_path}/y.partial; continue with resume (--resume)"
+        f"{tmp_path}/y.partial; continue with resume (--resume), leaving such rows out with on_bad_rows=skip "
+        "(--on-bad-rows skip)"
     )
     assert sorted(path.name for path in (tmp_path / "y.partial").iterdir()) == [
         "_lock",
@@ -498,7 +514,7 @@ def test_report_lists_all_bad_rows_and_stops_and_skip_continues_from_there(
     assert str(error) == (
         f"4 rows cannot be encoded, the first is row 100 of {bad_source}/part-317.parquet: zero norm; "
         f"{output}.bad-rows.csv lists them all; stopped with 6 of 8 shards finished and kept in {output}.partial; "
-        "continue with resume (--resume)"
+        "continue with resume (--resume), leaving such rows out with on_bad_rows=skip (--on-bad-rows skip)"
     )
     assert [int(row) for _, row, _ in listed(output)[1:]] == [row for row, _ in BAD]
     options = BulkOptions(shard_rows=250, on_bad_rows=OnBadRows.SKIP, resume=True)

@@ -25,13 +25,14 @@ from vaecodec.errors import (
 )
 from vaecodec_integrations.ray import CodecActor, RayEngine, encode_frames
 
-# One Ray session does everything, with few workers: to start one takes longer than all that it does.
+# One Ray cluster does everything, with few workers: to start one takes longer than all that it does.
 SCRIPT = """
-import json, os, signal, sys
+import json, os, signal, sys, time
 from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+from ray.cluster_utils import Cluster
 from vaecodec import Codec
 from vaecodec.__main__ import main
 from vaecodec.bulk import BulkOptions, encode
@@ -71,8 +72,21 @@ class Lost(ours.ShardActor):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run(name, source, actor, **arguments):
-    engine = ours.RayEngine(codec_path, workers=1, **arguments)
+class HalfOfGpu(ours.ShardActor):
+    def __init__(self, *arguments):
+        *others, on_gpu = arguments
+        assert on_gpu
+        super().__init__(*others, False)  # there is none, whatever Ray was told
+        (folder / f"worker {os.getpid()} on GPU {ray.get_gpu_ids()}").touch()
+
+    def convert(self, number):
+        while len(list(folder.glob("worker * on GPU *"))) < 2:  # both at work at once
+            time.sleep(0.05)
+        return super().convert(number)
+
+
+def run(name, source, actor, workers=1, **arguments):
+    engine = ours.RayEngine(codec_path, workers=workers, **arguments)
     engine.actor = actor
     try:
         encode(source, folder / name, Codec.load(codec_path), options=BulkOptions(shard_rows=50), engine=engine)
@@ -80,15 +94,20 @@ def run(name, source, actor, **arguments):
         said[name] = [type(error.__cause__).__name__, str(error)]
 
 
-ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
-run("bad_vae", folder / "bad", ours.ShardActor)
-run("lost", folder / "one", Lost, retries=0)
-ours.ShardActor = DyingWorker  # what the command's engine starts
+# Two nodes, which share nothing but the files, as two machines do.
+store = {"object_store_memory": 100 << 20}
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **store})
+cluster.add_node(num_cpus=2, num_gpus=1, **store)
+usual, ours.ShardActor = ours.ShardActor, DyingWorker  # what the command's engine starts
 try:
     command = ["encode", str(docs), "--codec", codec_path, "--out", str(folder / "killed")]
-    main([*command, "--engine", "ray", "--workers", "2"])
+    main([*command, "--engine", "ray", "--ray-address", cluster.address, "--workers", "2"])
 except SystemExit as ended:
     said["command"] = ended.code
+ray.init(address=cluster.address, log_to_driver=False)
+run("bad_vae", folder / "bad", usual)
+run("lost", folder / "one", Lost, retries=0)
+run("halves", folder / "one", HalfOfGpu, workers=2, gpus_per_worker=0.5)
 # From memory to memory: reading and writing would be other workers, which take their time to start.
 tables = [pq.read_table(file) for file in sorted(docs.iterdir())]
 encoded = ray.data.from_arrow(tables).map_batches(
@@ -103,6 +122,7 @@ encoded = ray.data.from_arrow(tables).map_batches(
 batches = [*encoded.iter_batches(batch_format="pyarrow", batch_size=None)]
 pq.write_table(pa.concat_tables(batches), folder / "pipeline.parquet")
 (folder / "said.json").write_text(json.dumps(said))
+ray.shutdown()  # before the cluster ends, which this process would take for a failure
 """
 
 
@@ -213,6 +233,14 @@ def test_a_shard_that_kills_its_workers_stops_the_job(on_ray: Path) -> None:
     assert kind == "WorkersLostError"
     assert message.startswith("Ray gave up: ")
     assert f"stopped with 0 of 4 shards finished and kept in {on_ray}/lost.partial" in message
+
+
+def test_two_workers_share_a_gpu(on_ray: Path, vae_path: Path) -> None:
+    workers = [path.name.split(" on ")[1] for path in on_ray.glob("worker * on GPU *")]
+    assert workers == ["GPU [0]", "GPU [0]"]
+    options = bulk.BulkOptions(shard_rows=50)
+    bulk.encode(on_ray / "one", on_ray / "alone", Codec.load(vae_path, threads=1), options=options)
+    assert pq.read_table(on_ray / "halves") == pq.read_table(on_ray / "alone")
 
 
 def test_a_pipeline_loses_and_doubles_no_row_when_a_worker_is_killed(on_ray: Path, sample: Any, vae_path: Path) -> None:
