@@ -135,6 +135,9 @@ def start(
     options = onnxruntime.SessionOptions()
     # Optional inputs, which the format is built on, cost a warning each at load.
     options.log_severity_level = _ERRORS_ONLY
+    # Its threads wait in a loop for the next operator. After the last one they would take the cores from whatever comes
+    # next, the search among them.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     usable = {name: settings for name, settings in wanted.items() if name in available} or {_CPU: {}}

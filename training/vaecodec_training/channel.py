@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 
 from vaecodec.codes import Calibration, Code, CodeType, TrellisCode, TrellisTables
 from vaecodec.codes.calibration import importance_of
-from vaecodec.codes.uniform import Int8Code, RotatedCode, rotate, rotate_back
+from vaecodec.codes.uniform import LEVELS, Int8Code, RotatedCode, rotate, rotate_back
 from vaecodec.interface import FloatArray, Metric
 from vaecodec_training.recipe import Recipe
 
@@ -83,7 +83,9 @@ class Channel(nn.Module):
             mean, spread, peak, signs = (
                 getattr(self, name).cpu().numpy() for name in ("mean", "spread", "peak", "signs")
             )
-            calibration = Calibration(self._metric, mean, spread, importance_of(spread), peak, signs, self._trellis)
+            calibration = Calibration(
+                self._metric, mean, spread, importance_of(spread), peak, signs, LEVELS, self._trellis
+            )
             if self._recipe.target:
                 self._codes = [calibration.code(dtype=self._recipe.target)]
             else:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vaecodec.codes.code import Code, CodeType
 from vaecodec.codes.trellis import MEMORIES, TrellisCode, TrellisTables
-from vaecodec.codes.uniform import ROTATION_ROUNDS, FloatCode, Int8Code, RotatedCode
+from vaecodec.codes.uniform import LEVELS, ROTATION_ROUNDS, FloatCode, Int8Code, RotatedCode
 from vaecodec.errors import InvalidBudgetError, InvalidDimensionError, InvalidVectorsError
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.vectors import as_vectors
@@ -35,6 +35,7 @@ class Calibration:
         peak: float32 (k,), for each width w the largest absolute value that int8 must hold among the first w
             dimensions, when these are a codec of their own.
         signs: float32 (4, k) of -1 and 1, for the rotation before 4 bits and fewer.
+        levels: for each of these codes what a rotated coordinate is rounded to, ascending: float32 (2^bits,).
         trellis: the trellis and its levels.
     """
 
@@ -44,6 +45,7 @@ class Calibration:
     importance: FloatArray
     peak: FloatArray
     signs: FloatArray
+    levels: Mapping[CodeType, FloatArray]
     trellis: TrellisTables
 
     @classmethod
@@ -82,6 +84,7 @@ class Calibration:
             importance=importance_of(spread) if importance is None else np.asarray(importance, np.float32),
             peak=_peaks(rows, metric),
             signs=(2 * signs - 1).astype(np.float32),
+            levels=LEVELS,
             trellis=TrellisTables.standard(memory),
         )
 
@@ -113,6 +116,7 @@ class Calibration:
             self.importance[:code_dim],
             self.peak[:code_dim],
             self.signs[:, :code_dim],
+            self.levels,
             self.trellis,
         )
 
@@ -138,7 +142,7 @@ class Calibration:
         if type_ is CodeType.INT8:
             return Int8Code(self.code_dim, np.maximum(self.peak[-1], _TINY) / np.float32(127), self.metric)
         radius = np.float32(np.sqrt(np.sum(self.spread.astype(np.float64) ** 2)))
-        return RotatedCode(type_, self.mean, radius, self.signs, self.metric)
+        return RotatedCode(type_, self.levels[type_], self.mean, radius, self.signs, self.metric)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; docs/codes.md specifies it."""
@@ -149,6 +153,7 @@ class Calibration:
             "importance": _text(self.importance),
             "peak": _text(self.peak),
             "signs": _text(np.packbits(self.signs > 0, axis=1)),
+            "levels": {str(name): _text(levels) for name, levels in self.levels.items()},
             "trellis": {
                 "memory": self.trellis.memory,
                 "levels": _text(self.trellis.levels),
@@ -165,10 +170,14 @@ class Calibration:
         if not len(mean) == len(spread) == len(importance) == len(peak):
             raise ValueError(f"expected arrays of {len(mean)} latents")
         signs = np.unpackbits(_array(stored["signs"], "u1").reshape(ROTATION_ROUNDS, -1), axis=1, count=len(mean))
+        levels = {name: _array(stored["levels"][name], "<f4") for name in LEVELS} if "levels" in stored else LEVELS
+        for name, standard in LEVELS.items():
+            if len(levels[name]) != len(standard) or not (np.diff(levels[name]) > 0).all():
+                raise ValueError(f"expected {len(standard)} ascending levels of {name}")
         trellis, memory = stored["trellis"], stored["trellis"]["memory"]
         if memory not in MEMORIES:
             raise ValueError(f"expected a trellis memory of {MEMORIES} bits, got {memory!r}")
-        levels, distortion = _array(trellis["levels"], "<f2"), _array(trellis["distortion"], "<f4")
+        states, distortion = _array(trellis["levels"], "<f2"), _array(trellis["distortion"], "<f4")
         return cls(
             metric=Metric(stored["metric"]),
             mean=mean,
@@ -176,7 +185,8 @@ class Calibration:
             importance=importance,
             peak=peak,
             signs=2 * signs.astype(np.float32) - 1,
-            trellis=TrellisTables(memory, levels.reshape(len(distortion), 1 << memory), distortion),
+            levels=levels,
+            trellis=TrellisTables(memory, states.reshape(len(distortion), 1 << memory), distortion),
         )
 
 

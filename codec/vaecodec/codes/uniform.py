@@ -21,13 +21,17 @@ from vaecodec.interface import FloatArray, Metric
 ROTATION_ROUNDS = 4
 _BLOCK_ROWS = 2048
 
-# The positive levels of the optimal quantisers of a standard Gaussian (Max 1960, doi:10.1109/TIT.1960.1057548).
-_LEVELS = {
-    CodeType.BINARY: (0.797885,),
-    CodeType.INT2: (0.452780, 1.510418),
-    CodeType.INT4: (0.128395, 0.388048, 0.656759, 0.942340, 1.256231, 1.618046, 2.069017, 2.732590),
+
+def _symmetric(*positive: float) -> FloatArray:
+    return np.array([*(-level for level in reversed(positive)), *positive], np.float32)
+
+
+# Ascending levels of the optimal quantisers of a standard Gaussian (Max 1960, doi:10.1109/TIT.1960.1057548).
+LEVELS = {
+    CodeType.BINARY: _symmetric(0.797885),
+    CodeType.INT2: _symmetric(0.452780, 1.510418),
+    CodeType.INT4: _symmetric(0.128395, 0.388048, 0.656759, 0.942340, 1.256231, 1.618046, 2.069017, 2.732590),
 }
-_BITS = {CodeType.BINARY: 1, CodeType.INT2: 2, CodeType.INT4: 4}
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +146,7 @@ class RotatedCode:
 
     Attributes:
         type: how many bits.
+        levels: what coordinates of unit variance are rounded to, ascending: float32 (2^bits,).
         mean: float32 (k,).
         radius: root mean square of the norms around the mean, over the training documents.
         signs: float32 (4, k) of -1 and 1, what each round of the rotation multiplies by.
@@ -149,6 +154,7 @@ class RotatedCode:
     """
 
     type: CodeType
+    levels: FloatArray
     mean: FloatArray
     radius: np.float32
     signs: FloatArray
@@ -171,18 +177,16 @@ class RotatedCode:
 
     @property
     def _packed_bytes(self) -> int:
-        return -(-len(self.mean) * _BITS[self.type] // 8)
+        return -(-len(self.mean) * self._bits // 8)
 
-    @cached_property
-    def levels(self) -> FloatArray:
-        """The levels in ascending order, for coordinates of unit variance: float32 (2^bits,)."""
-        positive = np.array(_LEVELS[self.type], np.float32)
-        return np.concatenate([-positive[::-1], positive])
+    @property
+    def _bits(self) -> int:
+        return len(self.levels).bit_length() - 1
 
     @cached_property
     def _by_byte(self) -> FloatArray:
         """The levels in each byte: float32 (256, 8 / bits)."""
-        bits = _BITS[self.type]
+        bits = self._bits
         shifts = np.arange(8 - bits, -1, -bits)
         return np.asarray(self.levels[(np.arange(256)[:, None] >> shifts) & ((1 << bits) - 1)])
 
@@ -217,7 +221,7 @@ class RotatedCode:
 
     def _encode_block(self, latents: FloatArray) -> NDArray[np.uint8]:
         numbers = self.nearest(self.coordinates(latents))
-        bits = _BITS[self.type]
+        bits = self._bits
         numbers = np.pad(numbers, ((0, 0), (0, self._packed_bytes * 8 // bits - self.steps)))
         shifts = np.arange(8 - bits, -1, -bits, dtype=np.uint8)
         packed = np.bitwise_or.reduce(numbers.reshape(len(numbers), -1, 8 // bits) << shifts, axis=2)
