@@ -266,24 +266,32 @@ def qdrant(data: Data, folder: Path, seeds: int) -> Iterator[Row]:
     sizes = edge.TurboQuantBitSize
     turbo = {
         f"TurboQuant {bits} bit": edge.TurboQuantQuantizationConfig(bits=size)
-        for bits, size in ((1, sizes.Bits1), (2, sizes.Bits2), (4, sizes.Bits4))
+        for bits, size in ((1, sizes.Bits1), (1.5, sizes.Bits1_5), (2, sizes.Bits2), (4, sizes.Bits4))
     }
     others = {
         "float32": None,
         "scalar int8": edge.ScalarQuantizationConfig(edge.ScalarType.Int8),
         "binary": edge.BinaryQuantizationConfig(),
     }
-    for quantiser, config in {**others, **turbo}.items():
+    quantisers = {**others, **turbo}
+    for quantiser, config in quantisers.items():
         yield from _shard(edge, data, f"full vector, {quantiser}", data.base, data.queries, config)
-    half = data.base.shape[1] // 2
-    narrow = fit_linear(data.train, half)
-    for dtype, quantiser in (("int2", "TurboQuant 2 bit"), ("int4", "TurboQuant 4 bit")):
+    width = data.base.shape[1]
+    for dim, dtype, quantiser in (
+        (width // 2, "int2", "TurboQuant 2 bit"),
+        (width // 2, "int4", "TurboQuant 4 bit"),
+        (2 * width // 3, "int2", "TurboQuant 1.5 bit"),
+        (width // 2, "int8", "scalar int8"),
+        (width // 2, "binary", "binary"),
+        (width // 2, "binary", "TurboQuant 1 bit"),
+    ):
+        narrow = fit_linear(data.train, dim)
         latents = narrow.encode(data.base), narrow.encode_queries(data.queries)
-        yield from _shard(edge, data, f"SVD {half}, {quantiser}", *latents, turbo[quantiser])
+        yield from _shard(edge, data, f"SVD {dim}, {quantiser}", *latents, quantisers[quantiser])
         for seed in range(seeds):
-            codec = trained(data, folder, half, seed, target=dtype)
+            codec = trained(data, folder, dim, seed, target=dtype)
             latents = codec.encode(data.base), codec.encode_queries(data.queries)
-            yield from _shard(edge, data, f"ours {half} for {dtype}, {quantiser}", *latents, turbo[quantiser])
+            yield from _shard(edge, data, f"ours {dim} for {dtype}, {quantiser}", *latents, quantisers[quantiser])
 
 
 def _shard(edge: Any, data: Data, system: str, rows: np.ndarray, queries: np.ndarray, config: Any) -> list[Row]:
