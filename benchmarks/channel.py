@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from vaecodec import Codec, Metric, fit_linear
-from vaecodec.codes import Calibration, Code
+from vaecodec.codes import Calibration
 from vaecodec.evaluation import exact_search, ndcg, recall
 from vaecodec.interface import FloatArray
 from vaecodec.sources import ArraySource
@@ -30,7 +30,7 @@ from vaecodec_exporters.checkpoint import export_checkpoint
 from vaecodec_training.channel import learned_rotation
 from vaecodec_training.collection import Collection
 from vaecodec_training.recipe import Recipe
-from vaecodec_training.trainer import train
+from vaecodec_training.trainer import in_numpy, train
 
 # Code: the latents it is given (all where None), and what is changed to its recipe under which name.
 _DEFAULT = {"hidden": 512, "reconstruction": 0.1, "batch": 1024, "epochs": 10.0, "contrastive": 0.0}
@@ -107,40 +107,58 @@ def main() -> None:
             file.write(json.dumps(done[-1]) + "\n")
 
     for (dim, code), variants in VARIANTS.items():
-        unless_done(code, "untrained", 0, lambda d=dim, c=code: _untrained(data, d, c, turned=False))
-        if code == "int2":
-            unless_done(
-                code, "untrained, rotation learned", 0, lambda d=dim, c=code: _untrained(data, d, c, turned=True)
-            )
+        dim = dim or data.base.shape[1]
+        for name, untrained in _untrained(data, dim, code).items():
+            unless_done(code, name, 0, untrained)
         for seed in range(arguments.seeds):
             for name, changes in variants.items():
                 aim = {"target": code} if isinstance(code, str) else {"target_bytes": (code,)}
-                settings = {**aim, "dim": dim or data.base.shape[1], "seed": seed, **changes}
-                recipe = Recipe.for_code(paired=True, **settings)
+                recipe = Recipe.for_code(paired=True, **{**aim, "dim": dim, "seed": seed, **changes})
                 unless_done(code, name, seed, lambda r=recipe, c=code: _trained(data, r, c))
     _print(done)
 
 
+def _untrained(data: HeldOut, dim: int, code: str | int) -> dict[str, Callable[[], dict[str, float]]]:
+    """The code without training for it: on the linear map that training starts from, and on the latents of a VAE."""
+    linear = fit_linear(data.train, dim)
+    latents = linear.encode(data.train), linear.encode(data.base), linear.encode_queries(data.queries)
+    rows = {"untrained": lambda: _coded(data, latents, code)}
+    if code == "int2":
+        rotation = learned_rotation(latents[0], Calibration.fit(latents[0], Metric.COSINE).code(dtype=code))
+        rows["untrained, rotation learned"] = lambda: _coded(data, tuple(part @ rotation for part in latents), code)
+    if isinstance(code, int):
+        for memory in (8, 12):
+            rows[f"untrained, L = {memory}"] = lambda m=memory: _coded(data, latents, code, memory=m)
+        rows["VAE, bits by the spread"] = lambda: _vae(data, dim, code, by_rate=False)
+        rows["VAE, bits by its KL"] = lambda: _vae(data, dim, code, by_rate=True)
+    return rows
+
+
+def _vae(data: HeldOut, dim: int, code: int, *, by_rate: bool) -> dict[str, float]:
+    """A VAE that knows of no code. Its rate R gives a dimension exp(2 R) times the variance of its noise."""
+    collection = Collection.open(ArraySource(data.train), ArraySource(data.train_queries), pairs="aligned")
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(collection, Recipe(dim=dim, hidden=0, batch=512, epochs=8.0, checkpoints=3), Path(folder))
+    model = result.checkpoint.model
+    encode, ask = in_numpy(model.encode, model), in_numpy(model.encode_queries, model)
+    latents = encode(data.train), encode(data.base), ask(data.queries)
+    importance = np.exp(2 * np.array(result.history[-1].kl, np.float32)) if by_rate else None
+    return _coded(data, latents, code, importance=importance)
+
+
+def _coded(data: HeldOut, latents: tuple[FloatArray, ...], code: str | int, **calibration: Any) -> dict[str, float]:
+    """Latents of training documents, base and queries; "encoded" is rows a CPU second."""
+    rows, base, queries = latents
+    fitted = Calibration.fit(rows, Metric.COSINE, **calibration).code(**_parameters(code))
+    fitted.encode(base[:100])  # compiles
+    start = time.process_time()
+    codes = fitted.encode(base)
+    encoded = len(base) / (time.process_time() - start)
+    return {**data.measure(fitted.decode(codes), queries), "encoded": encoded}
+
+
 def _parameters(code: str | int) -> dict[str, Any]:
     return {"dtype": code} if isinstance(code, str) else {"bytes": code}
-
-
-def _untrained(data: HeldOut, dim: int | None, code: str | int, *, turned: bool) -> dict[str, float]:
-    linear = fit_linear(data.train, dim or data.base.shape[1])
-    latents, base, queries = (
-        linear.encode(data.train),
-        linear.encode(data.base),
-        linear.encode_queries(data.queries),
-    )
-    if turned:
-        rotation = learned_rotation(latents, _calibrated(latents, code))
-        latents, base, queries = latents @ rotation, base @ rotation, queries @ rotation
-    fitted = _calibrated(latents, code)
-    return {**data.measure(fitted.decode(fitted.encode(base)), queries), "cpu_seconds": 0.0}
-
-
-def _calibrated(latents: FloatArray, code: str | int) -> Code:
-    return Calibration.fit(latents, Metric.COSINE).code(**_parameters(code))
 
 
 def _trained(data: HeldOut, recipe: Recipe, code: str | int) -> dict[str, float]:
@@ -156,13 +174,14 @@ def _trained(data: HeldOut, recipe: Recipe, code: str | int) -> dict[str, float]
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    print("| code | recipe | seeds | recall@10 | nDCG@10 | CPU s |\n|---|---|---|---|---|---|")
+    print("| code | recipe | seeds | recall@10 | nDCG@10 | trained in CPU s | encoded per CPU s |\n" + "|---" * 7 + "|")
     for code, name in dict.fromkeys((row["code"], row["name"]) for row in rows):
         own = [row for row in rows if (row["code"], row["name"]) == (code, name)]
-        recalls, gained, seconds = ([row[key] for row in own] for key in ("recall@10", "ndcg@10", "cpu_seconds"))
+        recalls, gained = ([row[key] for row in own] for key in ("recall@10", "ndcg@10"))
+        times = [np.mean([row[key] for row in own]) if key in own[0] else None for key in ("cpu_seconds", "encoded")]
         print(
             f"| {code} | {name} | {len(own)} | {np.mean(recalls):.4f} ({min(recalls):.4f}-{max(recalls):.4f}) | "
-            f"{np.mean(gained):.4f} | {np.mean(seconds):.0f} |"
+            f"{np.mean(gained):.4f} | " + " | ".join("" if each is None else f"{each:,.0f}" for each in times) + " |"
         )
 
 

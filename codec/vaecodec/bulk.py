@@ -43,6 +43,7 @@ from vaecodec.errors import (
     InvalidBudgetError,
     MalformedSourceError,
     NotCalibratedError,
+    NotFloatingPointError,
     OutputExistsError,
     OutputWithinInputError,
     UnknownSourceError,
@@ -217,7 +218,14 @@ def decode(
         empty=np.empty((0, codec.dim), np.dtype(dtype)),
         facts={"work": "decode", "codec_id": codec.codec_id, "dtype": str(dtype)},
     )
-    return _Job(work, source, Path(output), codec, options, engine, progress).run()
+    try:
+        job = _Job(work, source, Path(output), codec, options, engine, progress)
+    except NotFloatingPointError as error:
+        raise NotFloatingPointError(
+            f"{error}; of codes, what vaecodec encode keeps with them ({_facts_path(Path(source)).name} beside an array, the "
+            "metadata of Parquet) must be there"
+        ) from error
+    return job.run()
 
 
 class _Job:

@@ -280,6 +280,11 @@ def test_damaged_words_about_an_output_are_named(
     codes.with_name("codes.npy.json").write_text(said)
     with pytest.raises(MalformedSourceError, match=rf"^{codes}: what was kept of how it was written, .* is damaged$"):
         decode(codes, tmp_path / "back.npy", calibrated)
+    codes.with_name("codes.npy.json").unlink()
+    with pytest.raises(
+        NotFloatingPointError, match=r"got dtype uint8; of codes, .* \(codes\.npy\.json beside an array"
+    ):
+        decode(codes, tmp_path / "back.npy", calibrated)
     assert not (tmp_path / "back.npy.partial").exists()
 
 
