@@ -2,10 +2,12 @@
 
     python benchmarks/memory.py train --gigabytes 20
     python benchmarks/memory.py encode --gigabytes 10
+    python benchmarks/memory.py encode --gigabytes 2 --parquet --workers 4
 
 The file is an .npy of float32 rows made of the sample in examples/, each time with other noise of a tenth of a row's
-length. ``train`` opens it as a collection (check, split, validation set), reads one epoch of batches, and trains for
-some steps. ``encode`` sends it through a linear codec file of 64 dimensions.
+length, or a folder of Parquet files of one row group of 100,000 such rows each, encoded to another such folder. Another
+process writes it. ``train`` opens it as a collection (check, split, validation set), reads one epoch of batches, and
+trains for some steps. ``encode`` sends it through a linear codec file of 64 dimensions.
 
 Prints, after each step, its time and the process's peak resident memory so far (getrusage, which counts mapped file
 pages).
@@ -19,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -44,16 +47,21 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a file to use instead of writing one")
     parser.add_argument("--steps", type=int, default=100, help="steps of training")
     parser.add_argument("--workers", type=int, help="threads that encode; by default one per core")
+    parser.add_argument("--parquet", action="store_true", help="encode Parquet to Parquet")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        path = arguments.data or Path(folder) / "vectors.npy"
-        if arguments.data is None:
+        path = arguments.data
+        if path is None:
             with step("write the file"):
-                write_rows(path, int(arguments.gigabytes * 1e9))
+                path = Path(folder) / ("vectors" if arguments.parquet else "vectors.npy")
+                write = write_parquet if arguments.parquet else write_rows
+                child = get_context("spawn").Process(target=write, args=(path, int(arguments.gigabytes * 1e9)))
+                child.start()
+                child.join()
         if arguments.subject == "train":
             train_on(path, Path(folder), arguments.steps)
         else:
-            encode_file(path, Path(folder), arguments.workers)
+            encode_file(path, Path(folder) / ("latents" if path.is_dir() else "latents.npy"), arguments.workers)
 
 
 def train_on(path: Path, folder: Path, steps: int) -> None:
@@ -70,27 +78,46 @@ def train_on(path: Path, folder: Path, steps: int) -> None:
         train(collection, recipe, folder / "run")
 
 
-def encode_file(path: Path, folder: Path, workers: int | None) -> None:
+def encode_file(path: Path, output: Path, workers: int | None) -> None:
     with step("fit and load a codec"):
-        export_linear(fit_linear(np.load(SAMPLE), 64), folder / "svd64.onnx")
-        codec = Codec.load(folder / "svd64.onnx", threads=1)
+        export_linear(fit_linear(np.load(SAMPLE), 64), output.with_name("svd64.onnx"))
+        codec = Codec.load(output.with_name("svd64.onnx"), threads=1)
     with step("encode") as seconds:
-        result = encode(path, folder / "latents.npy", codec, options=BulkOptions(workers=workers))
+        result = encode(path, output, codec, options=BulkOptions(workers=workers))
     print(f"{result.rows:,} rows, {result.rows / seconds():,.0f} a second")
 
 
 def write_rows(path: Path, size: int) -> None:
+    rows, dim = shape_of(size)
+    with path.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in made_rows(rows, BLOCK_ROWS):
+            block.tofile(file)
+
+
+def write_parquet(folder: Path, size: int) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir()
+    for number, block in enumerate(made_rows(shape_of(size)[0], 100_000)):
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), block.shape[1])
+        pq.write_table(pa.table({"embedding": vectors}), folder / f"{number:04}.parquet", row_group_size=len(block))
+
+
+def shape_of(size: int) -> tuple[int, int]:
+    dim = np.load(SAMPLE, mmap_mode="r").shape[1]
+    return size // (4 * dim), dim
+
+
+def made_rows(rows: int, block: int) -> Iterator[np.ndarray]:
     real = np.load(SAMPLE).astype(np.float32)
     dim = real.shape[1]
-    generator = np.random.default_rng(0)
-    noise = generator.standard_normal((10_007, dim), np.float32) * np.float32(0.1 / np.sqrt(dim))
-    rows = size // (4 * dim)
-    with path.open("wb") as file:
-        header = np.lib.format.header_data_from_array_1_0(real) | {"shape": (rows, dim)}
-        np.lib.format.write_array_header_1_0(file, header)
-        for first in range(0, rows, BLOCK_ROWS):
-            numbers = np.arange(first, min(first + BLOCK_ROWS, rows))
-            (real[numbers % len(real)] + noise[numbers % len(noise)]).tofile(file)  # 75 million different rows
+    noise = np.random.default_rng(0).standard_normal((10_007, dim), np.float32) * np.float32(0.1 / np.sqrt(dim))
+    for first in range(0, rows, block):
+        numbers = np.arange(first, min(first + block, rows))
+        yield real[numbers % len(real)] + noise[numbers % len(noise)]  # 75 million different rows
 
 
 @contextmanager

@@ -222,8 +222,8 @@ def decode(
         job = _Job(work, source, Path(output), codec, options, engine, progress)
     except NotFloatingPointError as error:
         raise NotFloatingPointError(
-            f"{error}; of codes, what vaecodec encode keeps with them ({_facts_path(Path(source)).name} beside an array, "
-            "the metadata of Parquet) must be there"
+            f"{error}; of codes, what vaecodec encode keeps with them must be there ({_facts_path(Path(source)).name} "
+            "beside an array, the metadata of Parquet)"
         ) from error
     return job.run()
 

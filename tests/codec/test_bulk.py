@@ -288,6 +288,36 @@ def test_damaged_words_about_an_output_are_named(
     assert not (tmp_path / "back.npy.partial").exists()
 
 
+# --- memory
+
+ENCODING = """
+import sys
+from vaecodec import Codec
+from vaecodec.bulk import BulkOptions, encode
+source, output, codec = sys.argv[1:]
+encode(source, output, Codec.load(codec, threads=1), options=BulkOptions(workers=2))
+(peak,) = (line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(int(peak) // 1024)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+@pytest.mark.parametrize(("name", "megabytes"), [("x.npy", 200), ("x.parquet", 400)])
+def test_what_is_read_is_never_held_as_a_whole(name: str, megabytes: int, sample: Any, tmp_path: Path) -> None:
+    codec = fit_linear(sample.train[:2_000], 8, metric=Metric.DOT)  # which takes rows of zeros
+    export_linear(codec, tmp_path / "svd8.onnx")
+    rows = 600_000 if name == "x.npy" else 300_000  # 920 and 460 MB
+    if name == "x.npy":
+        np.lib.format.open_memmap(tmp_path / name, "w+", np.float32, (rows, 384)).flush()  # a hole in the file system
+    else:
+        zeros = pa.FixedSizeListArray.from_arrays(pa.repeat(pa.scalar(0, pa.float32()), 384 * rows), 384)
+        pq.write_table(pa.table({"embedding": zeros}), tmp_path / name, row_group_size=100_000)
+    child = [sys.executable, "-c", ENCODING, tmp_path / name, tmp_path / "y.npy", tmp_path / "svd8.onnx"]
+    peak = int(subprocess.run(child, check=True, capture_output=True, text=True).stdout)
+    assert read(tmp_path / "y.npy").shape == (rows, 8)
+    assert peak < megabytes
+
+
 # --- interruption
 
 KILLED = """
