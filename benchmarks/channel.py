@@ -16,6 +16,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ VARIANTS: dict[tuple[int | None, str | int], dict[str, dict[str, Any]]] = {
     },
     (192, "int4"): {"the recipe": {}, "straight-through": {"straight_through": True}, "linear encoder": {"hidden": 0}},
 }
+FLOATS = (64, 128)
 
 
 class HeldOut:
@@ -114,7 +116,19 @@ def main() -> None:
             for name, changes in variants.items():
                 aim = {"target": code} if isinstance(code, str) else {"target_bytes": (code,)}
                 recipe = Recipe.for_code(paired=True, **{**aim, "dim": dim, "seed": seed, **changes})
-                unless_done(code, name, seed, lambda r=recipe, c=code: _trained(data, r, c))
+                unless_done(code, name, seed, lambda r=recipe, c=code: _coded_by(data, *_trained(data, r), c))
+    for seed in range(arguments.seeds):
+        # One file for a trellis code and, in its first latents, for floats.
+        aim = {"target_bytes": (48,), "nested_dims": FLOATS, "dim": data.base.shape[1], "seed": seed}
+        nested = cache(lambda a=aim: _trained(data, Recipe.for_code(paired=True, **a)))
+        name = "nested: 64 and 128 floats, 48 bytes"
+        unless_done(48, name, seed, lambda n=nested: _coded_by(data, *n(), 48))
+        for dim in FLOATS:
+            unless_done(f"{dim} floats", name, seed, lambda n=nested, d=dim: _floats(data, *n(), d))
+            own = Recipe(dim=dim, seed=seed)
+            unless_done(
+                f"{dim} floats", "a file of its own", seed, lambda r=own, d=dim: _floats(data, *_trained(data, r), d)
+            )
     _print(done)
 
 
@@ -161,16 +175,32 @@ def _parameters(code: str | int) -> dict[str, Any]:
     return {"dtype": code} if isinstance(code, str) else {"bytes": code}
 
 
-def _trained(data: HeldOut, recipe: Recipe, code: str | int) -> dict[str, float]:
+def _trained(data: HeldOut, recipe: Recipe) -> tuple[bytes, float]:
+    """A codec file, and the CPU seconds that training took."""
     collection = Collection.open(ArraySource(data.train), ArraySource(data.train_queries), pairs="aligned")
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         train(collection, recipe, Path(folder) / "run")
         seconds = time.process_time() - start
         export_checkpoint(Path(folder) / "run", Path(folder) / "codec.onnx")
-        codec = Codec.load(Path(folder) / "codec.onnx")
+        return (Path(folder) / "codec.onnx").read_bytes(), seconds
+
+
+def _loaded(file: bytes, dim: int | None = None) -> Codec:
+    with tempfile.NamedTemporaryFile(suffix=".onnx") as temporary:
+        Path(temporary.name).write_bytes(file)
+        return Codec.load(temporary.name, dim=dim)
+
+
+def _coded_by(data: HeldOut, file: bytes, seconds: float, code: str | int) -> dict[str, float]:
+    codec = _loaded(file)
     decoded = codec.code(**_parameters(code)).decode(codec.encode(data.base, **_parameters(code)))
     return {**data.measure(decoded, codec.encode_queries(data.queries)), "cpu_seconds": seconds}
+
+
+def _floats(data: HeldOut, file: bytes, seconds: float, dim: int) -> dict[str, float]:
+    codec = _loaded(file, dim)
+    return {**data.measure(codec.encode(data.base), codec.encode_queries(data.queries)), "cpu_seconds": seconds}
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

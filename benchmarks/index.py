@@ -5,8 +5,8 @@ Run: OMP_NUM_THREADS=2 python benchmarks/index.py [--codec vae128.onnx]
 The data are those of ../shared/data/debian-minilm where that folder is, else the bundled sample. Both sides take the
 original vectors, so the adapter's times include encoding. They alternate, and every time is the median of several runs.
 Prints insertions per second, queries per second in one batch and one at a time, bytes of the saved file and recall@10
-against exact search on the uncompressed vectors, and the adapter's share of each. For more vectors, Qdrant, re-ranking and the curve of recall against rates see
-index_curve.py.
+against exact search on the uncompressed vectors, and the adapter's share of each. More vectors, Qdrant, re-ranking and
+the curve of recall against rates are in index_curve.py.
 """
 
 from __future__ import annotations
