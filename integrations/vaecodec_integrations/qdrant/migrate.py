@@ -277,16 +277,30 @@ def check_alias(migration: Migration, alias: str) -> None:
     """Whether the alias could be pointed at the target; costs nothing, so that it is known before the work.
 
     Raises:
-        MigrationError: the migration adds a vector to the source, so there is nothing to switch to, or a collection
-            bears the alias's name.
+        MigrationError: the migration adds a vector to the source, so there is nothing to switch to; a collection bears
+            the alias's name; the alias serves a collection that this migration has nothing to do with; or another
+            alias was switched to the target already, and rolling back remembers one.
     """
-    if migration.into is None:
+    client, into = migration.client, migration.into
+    if into is None:
         raise MigrationError("alias: expected a migration into a new collection, got one into a named vector")
-    collections = {description.name for description in migration.client.get_collections().collections}
-    if alias in collections | {migration.into}:
+    collections = {description.name for description in client.get_collections().collections}
+    if alias in collections | {into}:
         raise MigrationError(
             f"alias: expected a name that no collection bears, got {alias!r}; let the application use an alias, "
-            f"or open {migration.into!r} by its own name"
+            f"or open {into!r} by its own name"
+        )
+    current = _alias_target(client, alias)
+    if current not in (None, migration.collection, into):
+        raise MigrationError(
+            f"alias: expected one that is free or points at {migration.collection!r}, got {alias!r}, which points at "
+            f"{current!r}; name another alias, or point this one at {migration.collection!r} first"
+        )
+    switched = _record(client, into).get("alias") if into in collections else None
+    if switched not in (None, alias) and _alias_target(client, switched) == into:
+        raise MigrationError(
+            f"alias: expected {switched!r}, which was switched to {into!r} already, got {alias!r}; roll back first, or "
+            f"point {alias!r} at {into!r} yourself"
         )
 
 
@@ -317,7 +331,7 @@ def roll_back(client: QdrantClient, collection: str, *, into: str | None = None,
         What was done, in one sentence.
 
     Raises:
-        MigrationError: there is no such migration.
+        MigrationError: there is no such migration, or the alias was pointed elsewhere since; nothing is changed.
     """
     if named is not None:
         info = client.get_collection(collection)
@@ -329,11 +343,18 @@ def roll_back(client: QdrantClient, collection: str, *, into: str | None = None,
         return f"Removed the vector {named!r} from {collection!r}."
     if into is None:
         raise MigrationError("into, named: expected the name of what the migration made, got neither")
-    record = (client.get_collection(into).config.metadata or {}).get(MIGRATION_KEY)
-    if record is None or record["source"] != collection or "alias" not in record:
+    record = _record(client, into)
+    if record.get("source") != collection or "alias" not in record:
         raise MigrationError(f"collection {into!r}: expected a switch from {collection!r} to undo, got none")
     alias, previous = record["alias"], record["previous"]
-    client.update_collection_aliases(_pointing(alias, previous, _alias_target(client, alias)))
+    current = _alias_target(client, alias)
+    if current not in (into, previous):  # at `previous` it is after a rollback that was interrupted
+        now = "points at nothing now" if current is None else f"points at {current!r} now"
+        raise MigrationError(
+            f"alias {alias!r}: expected it to point at {into!r}, but it {now}; nothing changed, "
+            f"point it at {previous or collection!r} yourself if that shall be served again"
+        )
+    client.update_collection_aliases(_pointing(alias, previous, current))
     client.update_collection(into, metadata={MIGRATION_KEY: {"source": collection}})
     where = f"points at {previous!r} again" if previous else "is removed, as there was none before"
     return f"The alias {alias!r} {where}; {into!r} is kept."
@@ -437,14 +458,19 @@ def _prepare_target(migration: Migration) -> None:
                 client.create_payload_index(migration.into, key, field_schema=index.params or index.data_type)
 
 
+def _record(client: QdrantClient, target: str) -> dict[str, Any]:
+    """What a collection says of the migration that made it; empty where none did."""
+    return (client.get_collection(target).config.metadata or {}).get(MIGRATION_KEY) or {}
+
+
 def _claim(migration: Migration) -> None:
     """Make sure that the target holds nothing but this source's points, as all others would be removed from it."""
     client, target = migration.client, migration.target
-    record = (client.get_collection(target).config.metadata or {}).get(MIGRATION_KEY)
-    if record is None and not client.count(target, exact=True).count:
+    record = _record(client, target)
+    if not record and not client.count(target, exact=True).count:
         client.update_collection(target, metadata={MIGRATION_KEY: {"source": migration.collection}})
-    elif record is None or record["source"] != migration.collection:
-        found = "points of no migration" if record is None else f"those of {record['source']!r}"
+    elif record.get("source") != migration.collection:
+        found = "points of no migration" if not record else f"those of {record['source']!r}"
         raise MigrationError(
             f"into: expected a new or an empty collection, or one with the points of {migration.collection!r}, got "
             f"{target!r} with {found}; name another one"

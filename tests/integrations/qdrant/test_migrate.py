@@ -325,25 +325,29 @@ class TestIntoANamedVector:
         assert client.get_collection("docs").config == config
 
 
+def point_alias(client: QdrantClient, alias: str, collection: str) -> None:
+    create = models.CreateAlias(collection_name=collection, alias_name=alias)
+    client.update_collection_aliases([models.CreateAliasOperation(create_alias=create)])
+
+
+def aliases(client: QdrantClient) -> dict[str, str]:
+    return {alias.alias_name: alias.collection_name for alias in client.get_aliases().aliases}
+
+
 class TestAliases:
     def test_an_alias_is_switched_and_rolled_back(self, client: QdrantClient, make: Make, sample: Any) -> None:
-        def target() -> str:
-            (alias,) = client.get_aliases().aliases
-            return alias.collection_name
-
-        create = models.CreateAlias(collection_name="docs", alias_name="live")
-        client.update_collection_aliases([models.CreateAliasOperation(create_alias=create)])
+        point_alias(client, "live", "docs")
         migration = make()
         migrate(migration)
         switch_alias(migration, "live")
-        assert target() == "docs_small"
+        assert aliases(client) == {"live": "docs_small"}
         found = migration.compressed.query_points("live", sample.queries[0], limit=3).points
         assert len(found) == 3
         switch_alias(migration, "live")  # again, as after an interruption
         assert roll_back(client, "docs", into="docs_small") == (
             "The alias 'live' points at 'docs' again; 'docs_small' is kept."
         )
-        assert target() == "docs"
+        assert aliases(client) == {"live": "docs"}
         assert client.count("docs_small").count == N
         with pytest.raises(MigrationError, match="expected a switch from 'docs' to undo, got none"):
             roll_back(client, "docs", into="docs_small")
@@ -354,6 +358,62 @@ class TestAliases:
         switch_alias(migration, "live")
         assert "is removed, as there was none before" in roll_back(client, "docs", into="docs_small")
         assert client.get_aliases().aliases == []
+
+    @pytest.mark.parametrize("moved", ["newer", None])
+    def test_rolling_back_leaves_an_alias_that_was_pointed_elsewhere_since(
+        self, client: QdrantClient, make: Make, moved: str | None
+    ) -> None:
+        point_alias(client, "live", "docs")
+        migration = make()
+        migrate(migration)
+        switch_alias(migration, "live")
+        delete = models.DeleteAlias(alias_name="live")
+        client.update_collection_aliases([models.DeleteAliasOperation(delete_alias=delete)])
+        if moved is not None:
+            client.create_collection(moved, models.VectorParams(size=3, distance=models.Distance.DOT))
+            point_alias(client, "live", moved)
+        before, info = aliases(client), client.get_collection("docs_small")
+        now = "points at 'newer' now" if moved else "points at nothing now"
+        with pytest.raises(MigrationError, match=f"alias 'live': expected .* 'docs_small', but it {now}; nothing ch"):
+            roll_back(client, "docs", into="docs_small")
+        assert (aliases(client), client.get_collection("docs_small")) == (before, info)
+
+    def test_an_alias_of_an_unrelated_collection_is_not_taken(self, client: QdrantClient, make: Make) -> None:
+        client.create_collection("shop", models.VectorParams(size=3, distance=models.Distance.DOT))
+        point_alias(client, "live", "shop")
+        migration = make()
+        migrate(migration)
+        with pytest.raises(MigrationError, match=r"expected one that is free or points at 'docs', .* points at 'shop'"):
+            switch_alias(migration, "live")
+        assert aliases(client) == {"live": "shop"}
+
+    def test_a_second_alias_waits_until_the_first_is_rolled_back(self, client: QdrantClient, make: Make) -> None:
+        """A rollback remembers one alias, so that a second would make the first one's target be forgotten."""
+        point_alias(client, "live", "docs")
+        migration = make()
+        migrate(migration)
+        switch_alias(migration, "live")
+        with pytest.raises(
+            MigrationError, match=r"expected 'live', which was switched .*, got 'other'; roll back first"
+        ):
+            switch_alias(migration, "other")
+        assert aliases(client) == {"live": "docs_small"}
+        roll_back(client, "docs", into="docs_small")
+        switch_alias(migration, "other")
+        assert aliases(client) == {"live": "docs", "other": "docs_small"}
+
+    def test_an_interrupted_rollback_is_finished(self, client: QdrantClient, make: Make) -> None:
+        """Its alias is moved already, but the target still remembers the switch."""
+        point_alias(client, "live", "docs")
+        migration = make()
+        migrate(migration)
+        switch_alias(migration, "live")
+        record = client.get_collection("docs_small").config.metadata
+        roll_back(client, "docs", into="docs_small")
+        client.update_collection("docs_small", metadata=record)
+        assert "points at 'docs' again" in roll_back(client, "docs", into="docs_small")
+        assert aliases(client) == {"live": "docs"}
+        assert client.get_collection("docs_small").config.metadata["vaecodec-migration"] == {"source": "docs"}
 
     def test_a_collections_name_is_no_alias(self, make: Make) -> None:
         migration = make()
