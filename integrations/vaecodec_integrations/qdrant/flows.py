@@ -24,7 +24,6 @@ from vaecodec.vectors import blocks
 from vaecodec_integrations.qdrant import rescoring
 from vaecodec_integrations.qdrant.layout import (
     DISTANCES,
-    METADATA_KEY,
     UNNAMED,
     CodedVector,
     Layout,
@@ -34,6 +33,7 @@ from vaecodec_integrations.qdrant.layout import (
     logical_info,
     metadata_key,
     metadata_not_kept,
+    names_codec,
     no_identity,
     original_name,
     read_layout,
@@ -732,7 +732,7 @@ def _written_points(operation: Any) -> Any:
 
 
 def _refuse_reserved(metadata: Any) -> None:
-    reserved = [key for key in metadata or {} if key == METADATA_KEY or str(key).startswith(f"{METADATA_KEY}:")]
+    reserved = [key for key in metadata or {} if names_codec(str(key))]
     if reserved:
         raise UnsupportedRequestError(
             f"metadata: expected keys of your own, got {reserved}; these name the codecs and are written by the client"

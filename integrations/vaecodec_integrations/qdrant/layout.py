@@ -71,6 +71,11 @@ def metadata_key(name: str) -> str:
     return f"{METADATA_KEY}:{name}" if name else METADATA_KEY
 
 
+def names_codec(key: str) -> bool:
+    """Whether a metadata key is one of :func:`metadata_key`'s."""
+    return key == METADATA_KEY or key.startswith(f"{METADATA_KEY}:")
+
+
 def original_name(name: str) -> str:
     """The name that new collections give to the uncompressed form of the vector ``name``."""
     return f"{name}_original" if name else "original"
@@ -128,7 +133,7 @@ def read_layout(
             if not trust:
                 missing[metadata_key(name)] = identity(codec, originals, original)
         else:
-            _check_record(collection, name, record, codec, originals)
+            check_record(collection, name, record, codec, originals)
             original = record["original_vector"]
         if original is not None and (original not in params or params[original].size != codec.dim):
             raise CodecMismatchError(
@@ -167,9 +172,10 @@ def _check_params(collection: str, name: str, params: models.VectorParams, codec
         )
 
 
-def _check_record(
+def check_record(
     collection: str, name: str, record: Mapping[str, Any], codec: VectorCodec, originals: Originals
 ) -> None:
+    """Raise ``CodecMismatchError`` unless :func:`identity` wrote the record for this codec and keeping of originals."""
     where = f"collection {collection!r}, vector {name!r}"
     if record["codec_id"] != codec.codec_id:
         raise CodecMismatchError(

@@ -33,10 +33,14 @@ from vaecodec_integrations.qdrant.layout import (
     CodedVector,
     Layout,
     Originals,
+    check_record,
     dense_params,
     identity,
     metadata_key,
+    names_codec,
+    no_identity,
     original_name,
+    read_layout,
 )
 from vaecodec_integrations.qdrant.opening import KeptOriginals
 from vaecodec_integrations.qdrant.originals import OriginalsFile
@@ -143,6 +147,11 @@ class Migration:
         """
         return _named(vector) if len(self._params) > 1 else vector or {}
 
+    @property
+    def others(self) -> list[str]:
+        """The source's dense vectors that are copied as they are."""
+        return [name for name in self._params if name != self.vector]
+
     @cached_property
     def multi(self) -> bool:
         """Whether a point of the source holds several rows under the vector's name."""
@@ -217,6 +226,7 @@ class Outcome:
 def estimate(migration: Migration) -> Estimate:
     """The size of the migration; raises as :func:`migrate` does when it cannot be done."""
     params = _source_params(migration)
+    _check_target(migration)
     points = migration.client.count(migration.collection, exact=True).count
     bits = _BITS[params.datatype or models.Datatype.FLOAT32]
     latent_bits = _BITS[migration.datatype or models.Datatype.FLOAT32]
@@ -246,6 +256,7 @@ def migrate(migration: Migration, *, advance: Advance = lambda _: None, sample: 
     """
     _source_params(migration)
     progress = _load_state(migration)
+    _check_target(migration)
     _prepare_target(migration)
     advance(progress.copied)
     before = progress.copied
@@ -420,23 +431,78 @@ def _source_params(migration: Migration) -> models.VectorParams:
             f"{DISTANCES[codec.metric]}, as the codec's embeddings have, got size {found.size} and distance "
             f"{found.distance}"
         )
+    record = (info.config.metadata or {}).get(metadata_key(migration.vector))
+    if record is not None:
+        raise MigrationError(
+            f"collection {migration.collection!r}, vector {migration.vector!r}: expected uncompressed vectors, got "
+            f"latents of codec {record['codec_id'][:12]}; migrate the vectors that these were made from"
+        )
     if found.multivector_config is not None and migration.named is not None:
         raise MigrationError("named: expected a plain vector, got a multivector; migrate it into a new collection")
+    if found.multivector_config is not None and migration.originals is Originals.FILE:
+        raise MigrationError(
+            f"collection {migration.collection!r}: vector {migration.vector!r} is a multivector, and a file of "
+            "originals holds one row per point; keep the originals on disk"
+        )
+    original = migration.translation.coded[migration.vector].original
+    if original is not None and original in _vector_names(info):
+        raise MigrationError(
+            f"collection {migration.collection!r}: expected the name {original!r} to be free for the originals, got a "
+            "vector of that name; keep the originals in a file"
+        )
     return found
+
+
+def _check_target(migration: Migration) -> None:
+    """Refuse a target that something else made; nothing is written, neither to the server nor to the file."""
+    client, codec, originals = migration.client, migration.codec, migration.originals
+    if migration.named is not None:
+        info = client.get_collection(migration.collection)
+        known = (info.config.metadata or {}).get(metadata_key(migration.named))
+        if known is not None:
+            check_record(migration.collection, migration.named, known, codec, originals)
+        elif migration.named in _vector_names(info):
+            raise MigrationError(f"named: expected a new vector name, got {migration.named!r}, which is taken")
+        return
+    into = migration.target
+    if not client.collection_exists(into):
+        return
+    info, source = client.get_collection(into), client.get_collection(migration.collection)
+    record = _record(client, into)
+    if record.get("source") != migration.collection and (record or client.count(into, exact=True).count):
+        # All other points would be removed from it.
+        found = f"those of {record['source']!r}" if record else "points of no migration"
+        raise MigrationError(
+            f"into: expected a new or an empty collection, or one with the points of {migration.collection!r}, got "
+            f"{into!r} with {found}; name another one"
+        )
+    lacking = [name for name in _vector_names(source) if name not in _vector_names(info)]
+    if lacking:
+        raise MigrationError(
+            f"into: expected a collection with the vectors of {migration.collection!r}, got {into!r}, which lacks "
+            f"{', '.join(map(repr, lacking))}; name a new collection"
+        )
+    _, missing = read_layout(into, info, {migration.vector: codec}, originals, trust=False)
+    if missing and client.count(into, exact=True).count:
+        raise no_identity(into, missing)
+    for key, expected in _inherited(migration).items():
+        there = (info.config.metadata or {}).get(key, expected)
+        if there != expected:
+            raise CodecMismatchError(
+                f"collection {into!r}, metadata {key!r}: expected {expected}, as in {migration.collection!r}, got "
+                f"{there}; name a new collection"
+            )
 
 
 def _prepare_target(migration: Migration) -> None:
     """Create what is not there yet; everything here may have been done by an interrupted run."""
     client, codec = migration.client, migration.codec
+    compressed = migration.compressed  # opens the file of originals, which may be refused, too
     if migration.named is not None:
         original = migration.vector if migration.originals is Originals.DISK else None
-        record = identity(codec, migration.originals, original)
         info = client.get_collection(migration.collection)
-        known = (info.config.metadata or {}).get(metadata_key(migration.named))
-        taken = {*dense_params(info), *(info.config.params.sparse_vectors or {})}
-        if known is None and migration.named in taken:
-            raise MigrationError(f"named: expected a new vector name, got {migration.named!r}, which is taken")
-        if known is None:
+        if metadata_key(migration.named) not in (info.config.metadata or {}):
+            record = identity(codec, migration.originals, original)
             client.update_collection(migration.collection, metadata={metadata_key(migration.named): record})
         if migration.named not in dense_params(info):
             dense = models.DenseVectorConfig(
@@ -446,35 +512,39 @@ def _prepare_target(migration: Migration) -> None:
             )
             client.create_vector_name(migration.collection, migration.named, models.DenseVectorNameConfig(dense=dense))
     elif not client.collection_exists(migration.target):
-        migration.compressed.create_collection(migration.target, **_settings(migration))
+        compressed.create_collection(migration.target, **_settings(migration))
     # Proves that the target, old or new, was made by this codec and with these originals.
-    migration.compressed.get_collection(migration.target)
+    compressed.get_collection(migration.target)
     if migration.into is not None:
-        _claim(migration)
-        source = client.get_collection(migration.collection)
-        there = client.get_collection(migration.into).payload_schema
-        for key, index in source.payload_schema.items():
-            if key not in there:
+        # Its claim to the target, and the codecs of vectors that are copied as they are, which the client of this
+        # one codec would refuse to write.
+        records = {MIGRATION_KEY: {"source": migration.collection}, **_inherited(migration)}
+        target = client.get_collection(migration.into)
+        missing = {key: record for key, record in records.items() if key not in (target.config.metadata or {})}
+        if missing:
+            client.update_collection(migration.into, metadata=missing)
+        for key, index in client.get_collection(migration.collection).payload_schema.items():
+            if key not in target.payload_schema:
                 client.create_payload_index(migration.into, key, field_schema=index.params or index.data_type)
+
+
+def _inherited(migration: Migration) -> dict[str, dict[str, Any]]:
+    """The source's records of vectors that it holds compressed already."""
+    metadata = migration.client.get_collection(migration.collection).config.metadata or {}
+    keys = [metadata_key(name) for name in migration.others]
+    records = {key: metadata[key] for key in keys if key in metadata}
+    # What was another vector's original is compressed in the copy, or kept there under another name.
+    kept = migration.translation.coded[migration.vector].original
+    now = {"originals": str(Originals.DISK if kept else Originals.NONE), "original_vector": kept}
+    return {
+        key: {**record, **now} if record["original_vector"] == migration.vector else record
+        for key, record in records.items()
+    }
 
 
 def _record(client: QdrantClient, target: str) -> dict[str, Any]:
     """What a collection says of the migration that made it; empty where none did."""
     return (client.get_collection(target).config.metadata or {}).get(MIGRATION_KEY) or {}
-
-
-def _claim(migration: Migration) -> None:
-    """Make sure that the target holds nothing but this source's points, as all others would be removed from it."""
-    client, target = migration.client, migration.target
-    record = _record(client, target)
-    if not record and not client.count(target, exact=True).count:
-        client.update_collection(target, metadata={MIGRATION_KEY: {"source": migration.collection}})
-    elif record.get("source") != migration.collection:
-        found = "points of no migration" if not record else f"those of {record['source']!r}"
-        raise MigrationError(
-            f"into: expected a new or an empty collection, or one with the points of {migration.collection!r}, got "
-            f"{target!r} with {found}; name another one"
-        )
 
 
 def _settings(migration: Migration) -> dict[str, Any]:
@@ -504,7 +574,10 @@ def _settings(migration: Migration) -> dict[str, Any]:
         "wal_config": diff(models.WalConfigDiff, config.wal_config),
         "quantization_config": config.quantization_config,
         "strict_mode_config": diff(models.StrictModeConfig, config.strict_mode_config),
-        "metadata": {**(config.metadata or {}), MIGRATION_KEY: {"source": migration.collection}},
+        "metadata": {
+            **{key: value for key, value in (config.metadata or {}).items() if not names_codec(key)},
+            MIGRATION_KEY: {"source": migration.collection},
+        },
     }
 
 
@@ -643,6 +716,10 @@ def _same(expected: Mapping[str, Any], stored: Mapping[str, Any], tolerances: Ma
         ) * np.linalg.norm(left):
             return False
     return True
+
+
+def _vector_names(info: models.CollectionInfo) -> list[str]:
+    return [*dense_params(info), *(info.config.params.sparse_vectors or {})]
 
 
 def _named(vector: Any) -> dict[str, Any]:

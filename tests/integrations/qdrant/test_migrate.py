@@ -18,7 +18,7 @@ from qdrant_client import QdrantClient, models
 from typer.testing import CliRunner
 
 from vaecodec import Codec, LinearCodec, fit_linear
-from vaecodec.errors import CodecMismatchError, MigrationError
+from vaecodec.errors import CodecMismatchError, MigrationError, OriginalsError
 from vaecodec_integrations import qdrant_cli
 from vaecodec_integrations.qdrant import CompressedQdrantClient, OriginalsFile, recommended_config
 from vaecodec_integrations.qdrant.layout import Originals
@@ -38,15 +38,7 @@ def ids() -> list[Any]:
 
 
 def fill(client: QdrantClient, base: np.ndarray, collection: str = "docs") -> None:
-    client.create_collection(
-        collection,
-        {
-            "": models.VectorParams(size=384, distance=models.Distance.COSINE),
-            "small": models.VectorParams(size=3, distance=models.Distance.DOT),
-        },
-        sparse_vectors_config={"words": models.SparseVectorParams()},
-        metadata={"owner": "search"},
-    )
+    client.create_collection(collection, **vectors_of_docs(), metadata={"owner": "search"})
     points = [
         models.PointStruct(
             id=point_id,
@@ -61,6 +53,17 @@ def fill(client: QdrantClient, base: np.ndarray, collection: str = "docs") -> No
     ]
     points[11].vector = {"small": [0.0, 0.0, 1.0]}  # a point that lacks the vector to compress
     client.upsert(collection, points)
+
+
+def vectors_of_docs() -> dict[str, Any]:
+    """What :func:`fill` creates, as arguments."""
+    return {
+        "vectors_config": {
+            "": models.VectorParams(size=384, distance=models.Distance.COSINE),
+            "small": models.VectorParams(size=3, distance=models.Distance.DOT),
+        },
+        "sparse_vectors_config": {"words": models.SparseVectorParams()},
+    }
 
 
 def contents(client: QdrantClient, collection: str) -> dict[Any, tuple[Any, dict[str, Any]]]:
@@ -269,6 +272,87 @@ class TestIntoACollection:
         assert not client.collection_exists("docs_small")
 
 
+class TestOneVectorAfterAnother:
+    """A collection that holds one vector compressed already."""
+
+    @pytest.fixture
+    def pages(self, client: QdrantClient, sample: Any) -> dict[str, np.ndarray]:
+        rows = {"title": sample.base[:60], "body": sample.base[60:120]}
+        params = models.VectorParams(size=384, distance=models.Distance.COSINE)
+        client.create_collection("pages", dict.fromkeys(rows, params), metadata={"owner": "search"})
+        client.upload_collection("pages", rows, ids=range(60), wait=True)
+        return rows
+
+    @pytest.mark.parametrize("originals", [Originals.NONE, Originals.DISK])
+    def test_title_then_body(
+        self,
+        client: QdrantClient,
+        svd_codec: LinearCodec,
+        sample: Any,
+        tmp_path: Path,
+        pages: dict[str, np.ndarray],
+        originals: Originals,
+    ) -> None:
+        codecs = {"title": svd_codec, "body": fit_linear(sample.train, 48)}
+        for source, vector, into in (("pages", "title", "a"), ("a", "body", "b")):
+            migration = Migration(
+                client, source, codecs[vector], tmp_path / into, into=into, vector=vector, originals=originals
+            )
+            assert migrate(migration).settled
+            assert migrate(migration).settled  # again, as after an interruption
+        stored = contents(client, "b")
+        for name, codec in codecs.items():
+            found = [stored[i][1][name] for i in range(60)]
+            np.testing.assert_allclose(found, codec.encode(pages[name]), atol=1e-5)
+        metadata = client.get_collection("b").config.metadata
+        assert metadata.keys() == {"owner", "vaecodec:title", "vaecodec:body", "vaecodec-migration"}
+        assert metadata["vaecodec-migration"] == {"source": "a"}
+        opened = CompressedQdrantClient(
+            client, codecs=codecs, originals="disk" if originals is Originals.DISK else None
+        )
+        for name, rows in pages.items():
+            assert opened.query_points("b", rows[7], using=name, limit=1).points[0].id == 7
+        with pytest.raises(CodecMismatchError, match="vector 'title': expected codec"):
+            CompressedQdrantClient(client, codecs={"title": fit_linear(sample.base, 64)}).scroll("b")
+
+    @pytest.mark.parametrize("originals", [Originals.NONE, Originals.DISK])
+    def test_a_named_vector_then_a_collection(
+        self, client: QdrantClient, make: Make, svd_codec: LinearCodec, sample: Any, originals: Originals
+    ) -> None:
+        """The vector that was the first one's original is itself compressed in the copy."""
+        assert migrate(make(named="latent", originals=Originals.DISK)).settled
+        assert migrate(make(state=make().state.with_name("s.json"), originals=originals)).settled
+        record = client.get_collection("docs_small").config.metadata["vaecodec:latent"]
+        kept = originals is Originals.DISK
+        assert (record["originals"], record["original_vector"]) == (str(originals), "original" if kept else None)
+        codecs = {"": svd_codec, "latent": svd_codec}
+        opened = CompressedQdrantClient(client, codecs=codecs, originals="disk" if kept else None)
+        for using in (None, "latent"):
+            found = opened.query_points("docs_small", sample.base[9], using=using, limit=1).points[0]
+            assert (found.id, found.score) == (9, pytest.approx(1, abs=1e-3))
+
+    def test_latents_are_not_compressed_again(
+        self, client: QdrantClient, svd_codec: LinearCodec, sample: Any, tmp_path: Path, pages: dict[str, np.ndarray]
+    ) -> None:
+        migrate(Migration(client, "pages", svd_codec, tmp_path / "a", into="a", vector="title"))
+        narrow = fit_linear(svd_codec.encode(sample.train), 16)
+        with pytest.raises(MigrationError, match="vector 'title': expected uncompressed vectors, got latents of codec"):
+            migrate(Migration(client, "a", narrow, tmp_path / "b", into="b", vector="title"))
+        assert not client.collection_exists("b")
+
+    def test_another_codec_of_the_vector_that_is_compressed_already(
+        self, client: QdrantClient, svd_codec: LinearCodec, sample: Any, tmp_path: Path, pages: dict[str, np.ndarray]
+    ) -> None:
+        migrate(Migration(client, "pages", svd_codec, tmp_path / "a", into="a", vector="title"))
+        codecs = {"title": fit_linear(sample.base, 64), "body": svd_codec}
+        CompressedQdrantClient(client, codecs=codecs).create_collection("b")
+        with pytest.raises(
+            CodecMismatchError, match=r"collection 'b', metadata 'vaecodec:title': expected .* as in 'a'"
+        ):
+            migrate(Migration(client, "a", svd_codec, tmp_path / "b", into="b", vector="body"))
+        assert client.count("b").count == 0
+
+
 class TestIntoANamedVector:
     def test_the_collection_gains_a_vector(
         self, client: QdrantClient, make: Make, svd_codec: LinearCodec, sample: Any
@@ -456,6 +540,57 @@ class TestRefusals:
             with pytest.raises(MigrationError, match=f"with the points of 'docs', got '{target}' with {found}; name"):
                 migrate(make(into=target))
             assert contents(client, target) == before
+
+    def test_a_target_that_lacks_a_vector(self, client: QdrantClient, make: Make, svd_codec: LinearCodec) -> None:
+        CompressedQdrantClient(client, svd_codec).create_collection("docs_small")
+        with pytest.raises(MigrationError, match="got 'docs_small', which lacks 'small', 'words'; name a new coll"):
+            migrate(make())
+
+    def test_a_vector_that_has_the_name_of_the_originals(
+        self, client: QdrantClient, svd_codec: LinearCodec, tmp_path: Path
+    ) -> None:
+        params = models.VectorParams(size=384, distance=models.Distance.COSINE)
+        client.create_collection("taken", {"": params, "original": params})
+        migration = Migration(client, "taken", svd_codec, tmp_path / "s", into="small", originals=Originals.DISK)
+        with pytest.raises(MigrationError, match="expected the name 'original' to be free for the originals"):
+            migrate(migration)
+        assert not client.collection_exists("small")
+
+    @pytest.mark.parametrize("refused", ["codec", "points", "name", "multivector"])
+    def test_no_file_of_originals_is_left_behind(
+        self, client: QdrantClient, make: Make, sample: Any, refused: str, tmp_path: Path
+    ) -> None:
+        file: dict[str, Any] = {"originals": Originals.FILE, "originals_path": tmp_path / "docs.f16"}
+        migration = make(**file)
+        if refused == "codec":
+            other = CompressedQdrantClient(client, fit_linear(sample.base, 64))
+            other.create_collection("docs_small", **vectors_of_docs())
+        elif refused == "points":
+            fill(client, sample.base, "docs_small")
+        elif refused == "name":
+            migration = make(named="small", **file)
+        else:
+            multi = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
+            params = models.VectorParams(size=384, distance=models.Distance.COSINE, multivector_config=multi)
+            client.create_collection("passages", params)
+            migration = Migration(client, "passages", migration.codec, migration.state, into="p", **file)
+        before = client.get_collection("docs")
+        for work in (estimate, migrate):
+            with pytest.raises((MigrationError, CodecMismatchError)):
+                work(migration)
+        assert list(tmp_path.iterdir()) == []
+        assert client.get_collection("docs") == before
+
+    def test_a_file_of_other_originals_is_refused_before_anything_is_created(
+        self, client: QdrantClient, make: Make, tmp_path: Path
+    ) -> None:
+        OriginalsFile(tmp_path / "docs.f16", 100).close()
+        before = client.get_collection("docs")
+        for target in ({"into": "docs_small"}, {"named": "latent"}):
+            with pytest.raises(OriginalsError, match=r"expected dim 384, .* got dim 100"):
+                migrate(make(originals=Originals.FILE, originals_path=tmp_path / "docs.f16", **target))
+        assert client.get_collection("docs") == before
+        assert not client.collection_exists("docs_small")
 
     @pytest.mark.parametrize("name", ["small", "words"])
     def test_the_name_of_another_vector(self, client: QdrantClient, make: Make, name: str) -> None:
