@@ -69,7 +69,9 @@ def migrate(
     train: Annotated[bool, typer.Option("--train", help="Train the codec on the collection first.")] = False,
     queries: Annotated[Path | None, typer.Option(help="For --train: embeddings of real queries.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="For --train: TOML file of settings.")] = None,
-    dim: Annotated[int | None, typer.Option(help="For --train: width of the latents.")] = None,
+    dim: Annotated[
+        int | None, typer.Option(help="Width of the latents: one that the file holds or, with --train, to be trained.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check, and estimate the size.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Points per request.")] = 1000,
     state: Annotated[Path | None, typer.Option(help="State file; remembers how far the copy came.")] = None,
@@ -86,18 +88,24 @@ def migrate(
     from vaecodec_integrations.qdrant.layout import Originals
 
     console = Console(stderr=as_json)
-    if keep_originals is Keep.FILE and originals_path is None:
-        raise typer.BadParameter("--keep-originals file needs --originals PATH")
+    if (into is None) == (named is None):
+        raise typer.BadParameter("give one of --into and --named")
+    if (keep_originals is Keep.FILE) != (originals_path is not None):
+        raise typer.BadParameter("--keep-originals file and --originals PATH need each other")
+    if not train and (queries is not None or recipe is not None):
+        raise typer.BadParameter(f"--queries and --recipe need --train; without it {codec} is used as it is")
     if dry_run and train and not codec.exists():
         raise typer.BadParameter(f"--dry-run writes nothing, and there is no {codec} yet; train it by vaecodec train")
     with _opened(url, path) as client:
-        if train and not codec.exists():
+        if train and codec.exists():
+            console.print(f"{codec} exists: used, not trained again", soft_wrap=True)
+        elif train:
             with redirect_stdout(sys.stderr) if as_json else nullcontext():
                 _train(work.training_rows, client, collection, vector, codec, queries, recipe, dim)
         migration = work.Migration(
             client,
             collection,
-            Codec.load(codec),
+            Codec.load(codec, dim=dim),
             state or Path(f"vaecodec-migrate-{collection}-{into or named}.json"),
             into=into,
             named=named,

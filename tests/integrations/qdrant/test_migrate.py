@@ -18,7 +18,7 @@ from qdrant_client import QdrantClient, models
 from typer.testing import CliRunner
 
 from vaecodec import Codec, LinearCodec, fit_linear
-from vaecodec.errors import CodecMismatchError, MigrationError, OriginalsError
+from vaecodec.errors import CodecMismatchError, InvalidDimensionError, MigrationError, OriginalsError
 from vaecodec_integrations import qdrant_cli
 from vaecodec_integrations.qdrant import CompressedQdrantClient, OriginalsFile, recommended_config
 from vaecodec_integrations.qdrant.layout import Originals
@@ -674,12 +674,10 @@ class TestCommandLine:
         assert first.exit_code == 0, first.output
         assert Codec.load(codec).code_dim == 32
         written = codec.read_bytes()
-        assert (
-            run(
-                "migrate", "--codec", str(codec), "--state", str(tmp_path / "s.json"), *arguments, codec=False
-            ).exit_code
-            == 0
-        )
+        assert "used, not trained again" not in first.output
+        again = run("migrate", "--codec", str(codec), "--state", str(tmp_path / "s.json"), *arguments, codec=False)
+        assert again.exit_code == 0, again.output
+        assert f"{codec} exists: used, not trained again" in again.output
         assert codec.read_bytes() == written
         client = QdrantClient(path=str(folder))
         assert client.count("docs_small").count == 400
@@ -715,5 +713,31 @@ class TestCommandLine:
         assert run("migrate", "--codec", str(codec), "--train", "--into", "x", "--dry-run", codec=False).exit_code == 2
         assert list(tmp_path.iterdir()) == []
 
-    def test_file_originals_need_a_path(self, run: Any) -> None:
-        assert run("migrate", "--into", "x", "--keep-originals", "file").exit_code == 2
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--keep-originals", "file"), "--keep-originals file and --originals PATH need each other"),
+            (("--originals", "docs.f16"), "--keep-originals file and --originals PATH need each other"),
+            (("--named", "y"), "give one of --into and --named"),
+            (("--queries", "queries.npy"), "--queries and --recipe need --train"),
+            (("--recipe", "recipe.toml"), "--queries and --recipe need --train"),
+        ],
+    )
+    def test_options_that_would_be_ignored_are_refused(
+        self, run: Any, arguments: tuple[str, ...], message: str
+    ) -> None:
+        refused = run("migrate", "--into", "x", *arguments)
+        assert refused.exit_code == 2
+        assert message in refused.output
+
+    def test_a_nested_width_of_the_file(self, run: Any, folder: Path, svd_path: Path, sample: Any) -> None:
+        done = run("migrate", "--into", "narrow", "--dim", "16")
+        assert done.exit_code == 0, done.output
+        codec = Codec.load(svd_path, dim=16)
+        client = QdrantClient(path=str(folder))
+        stored = [vectors[""] for _, vectors in contents(client, "narrow").values()]
+        np.testing.assert_allclose(stored, codec.encode(sample.base[:60]), atol=1e-5)
+        assert CompressedQdrantClient(client, codec).query_points("narrow", sample.base[3]).points[0].id == 3
+        client.close()
+        refused = run("migrate", "--into", "other", "--dim", "1000")
+        assert isinstance(refused.exception, InvalidDimensionError)
