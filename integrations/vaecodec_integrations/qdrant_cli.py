@@ -11,6 +11,7 @@ from dataclasses import asdict
 from enum import StrEnum
 from importlib.metadata import entry_points
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,7 +29,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vaecodec.cli import AsJson, print_json
-from vaecodec.errors import MigrationError, VaecodecError
+from vaecodec.errors import MigrationError
 from vaecodec.extras import require
 from vaecodec.interface import Metric
 
@@ -209,9 +210,10 @@ def _opened(url: str | None, path: Path | None) -> Iterator[Any]:
         except ApiException as error:
             raise MigrationError(f"{url}: the server does not answer, or refuses: {error}") from error
         except ValueError as error:  # how the local mode says that there is no such collection
-            if path is None or isinstance(error, VaecodecError):
+            *_, (raised, _) = walk_tb(error.__traceback__)
+            if not str(raised.f_globals.get("__name__")).startswith("qdrant_client."):
                 raise
-            raise MigrationError(f"{path}: {error}") from error
+            raise MigrationError(f"{path or url}: {error}") from error
 
 
 class _Rate(ProgressColumn):
@@ -241,8 +243,12 @@ def _result(outcome: Outcome) -> Table:
     table.add_row("repaired", f"{outcome.repaired:,} points")
     table.add_row("removed", f"{outcome.removed:,} points")
     table.add_row("source, target", f"{outcome.source_points:,}, {outcome.target_points:,} points")
-    table.add_row("recall@10 before", f"{outcome.recall_before:.3f} ({outcome.queries} of its own vectors)")
+    table.add_row("recall@10 before", f"{_share(outcome.recall_before)} ({outcome.queries} of its own vectors)")
     if outcome.recall_latents is not None:
-        table.add_row("of the latents, exactly", f"{outcome.recall_latents:.3f}")
-    table.add_row("recall@10 after", f"{outcome.recall_after:.3f}")
+        table.add_row("of the latents, exactly", _share(outcome.recall_latents))
+    table.add_row("recall@10 after", _share(outcome.recall_after))
     return table
+
+
+def _share(recall: float | None) -> str:
+    return "-" if recall is None else f"{recall:.3f}"

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 class Recalls(NamedTuple):
     """Shares of the exact top 10 that were found, over a sample; see :class:`~.migrate.Outcome`."""
 
-    before: float
+    before: float | None
     latents: float | None
-    after: float
+    after: float | None
     queries: int
 
 
@@ -101,7 +101,7 @@ class Comparison:
     def recalls(self) -> Recalls:
         """Search both sides as an application would, and compare with the exact neighbours."""
         if not self._queries:
-            return Recalls(float("nan"), None, float("nan"), 0)
+            return Recalls(None, None, None, 0)
         source, compressed = self._migration.client, self._migration.compressed
         if self._exact is not None and self._latents is not None:
             truth = self._exact.found()
@@ -112,10 +112,8 @@ class Comparison:
             truth, latents = self._search(source, exact), None
         # A search of local mode takes twice the memory of the vectors, and would only find the exact neighbours again.
         before = _share(truth, truth if self._searches_exactly else self._search(source))
-        if latents is not None and self._searches_exactly and self._migration.originals is Originals.NONE:
-            after = latents
-        else:
-            after = _share(truth, self._search(compressed))
+        known = latents is not None and self._searches_exactly and self._migration.originals is Originals.NONE
+        after = latents if known else _share(truth, self._search(compressed))
         return Recalls(before, latents, after, len(self._queries))
 
     @property
@@ -140,7 +138,7 @@ class Comparison:
         return found
 
 
-def _share(truth: Sequence[set[Any]], found: Sequence[set[Any]]) -> float:
-    """Mean share of the true neighbours that were found, over the queries that have any."""
+def _share(truth: Sequence[set[Any]], found: Sequence[set[Any]]) -> float | None:
+    """Mean share of the true neighbours that were found, over the queries that have any; None where none has."""
     shares = [len(wanted & got) / len(wanted) for wanted, got in zip(truth, found, strict=True) if wanted]
-    return float(np.mean(shares)) if shares else float("nan")
+    return float(np.mean(shares)) if shares else None

@@ -199,7 +199,8 @@ class Outcome:
         source_points: exact count at the end.
         target_points: exact count at the end.
         recall_before: share of the exact top 10 that searching the source returns, over a sample of its own vectors;
-            1 in local mode, which always searches exactly.
+            1 in local mode, which always searches exactly; None where no sampled vector has a neighbour, as in an
+            empty collection, and then all three are.
         recall_latents: the same for exact search over the latents that the target holds, so that what is missing was
             lost by the codec and, little, by the target's datatype; None for multivectors.
         recall_after: the same for searching the target as an application does, re-ranked where originals are kept;
@@ -212,9 +213,9 @@ class Outcome:
     removed: int
     source_points: int
     target_points: int
-    recall_before: float
+    recall_before: float | None
     recall_latents: float | None
-    recall_after: float
+    recall_after: float | None
     queries: int
 
     @property

@@ -702,6 +702,39 @@ class TestCommandLine:
         assert client.get_collection("docs").config.metadata is None
         client.close()
 
+    @pytest.mark.parametrize("kind", ["empty", "no vectors", "alone"])
+    def test_recall_of_what_has_no_neighbours(self, run: Any, folder: Path, sample: Any, kind: str) -> None:
+        client = QdrantClient(path=str(folder))
+        client.create_collection("few", {"": models.VectorParams(size=384, distance=models.Distance.COSINE)})
+        if kind == "alone":
+            client.upload_collection("few", {"": sample.base[:1]}, ids=[0])
+        elif kind == "no vectors":
+            client.upsert("few", [models.PointStruct(id=i, vector={}) for i in range(3)])
+        client.close()
+        count = {"empty": 0, "no vectors": 3, "alone": 1}[kind]
+        done = run("migrate", "--collection", "few", "--into", "few_small", "--json")
+        assert done.exit_code == 0, done.output
+        outcome = json.loads(done.stdout)["outcome"]
+        assert (outcome["copied"], outcome["target_points"], outcome["settled"]) == (count, count, True)
+        assert (outcome["recall_before"], outcome["recall_latents"], outcome["recall_after"]) == (None, None, None)
+        assert f"│ recall@10 before │ - ({int(kind == 'alone')} of its own vectors)" in done.stderr
+        assert "│ recall@10 after  │ -  " in done.stderr
+
+    def test_only_errors_of_the_client_are_named_after_the_folder(
+        self, run: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        missing = run("migrate", "--collection", "nowhere", "--into", "x").exception
+        assert isinstance(missing, MigrationError)
+        assert str(missing) == f"{folder}: Collection nowhere not found"
+
+        def broken(_: object) -> None:
+            raise ValueError("a mistake of ours")
+
+        monkeypatch.setattr("vaecodec_integrations.qdrant.migrate.estimate", broken)
+        ours = run("migrate", "--into", "x").exception
+        assert type(ours) is ValueError
+        assert str(ours) == "a mistake of ours"
+
     def test_a_folder_that_is_not_there_is_not_made(self, folder: Path, svd_path: Path) -> None:
         missing = folder / "nowhere"
         with pytest.raises(typer.BadParameter, match="there is no folder"):
