@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
-from datetime import timedelta
 from enum import StrEnum
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from vaecodec import bulk
 from vaecodec.cli import AsJson, print_json
 from vaecodec.codec import Codec
 from vaecodec.codes import CodeType
 from vaecodec.conversion import Engine, Threads
+from vaecodec.progress_cli import shown
 
 Source = Annotated[
     str, typer.Argument(help="A .npy, .npz, .fvecs, .fbin, .hdf5 or .parquet file, or a folder of Parquet.")
@@ -161,7 +156,7 @@ def _run(
     # Each worker is one thread of its own, and a call's bits then do not depend on the machine's cores.
     codec = Codec.load(codec_file, dim=dim, device=device, threads=1)
     started = time.perf_counter()
-    with _shown(source) as progress:
+    with shown(source) as progress:
         result = work(source, out, codec, options=options, engine=engine, progress=progress)
     seconds = time.perf_counter() - started
     listed = f"{result.output}.bad-rows.csv" if result.bad_rows else None
@@ -174,48 +169,3 @@ def _run(
     if result.bad_rows:
         line += f", {result.bad_rows:,} bad rows left out, see {listed}"
     print(line)
-
-
-@contextmanager
-def _shown(name: str) -> Iterator[bulk.Progress]:
-    """Progress on standard error: a bar on a terminal, a line now and then in a log."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield LogLines(name)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-class LogLines:
-    """Rows done, rate and time left, as a line every so many seconds; the rate is that of this run.
-
-    Args:
-        name: of what is read.
-        seconds: between two lines.
-    """
-
-    def __init__(self, name: str, seconds: float = 30) -> None:
-        self._name, self._seconds = name, seconds
-        self._first: int | None = None
-        self._start = self._last = time.perf_counter()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.perf_counter()
-        if self._first is None:  # what an earlier run has done is not this one's speed
-            self._first, self._start, self._last = done, now, now
-        if now - self._last < self._seconds:
-            return
-        self._last = now
-        rate = (done - self._first) / (now - self._start)
-        left = f", {timedelta(seconds=round((total - done) / rate))} left" if rate else ""
-        print(f"{self._name}: {done:,} of {total:,} rows, {rate:,.0f} rows/s{left}", file=sys.stderr, flush=True)
-
-
-class _Rate(ProgressColumn):
-    """Rows per second over the last while."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f} rows/s" if task.speed else "")

@@ -16,22 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
-from rich.text import Text
 
 from vaecodec.cli import AsJson, print_json
 from vaecodec.errors import MigrationError
 from vaecodec.extras import require
 from vaecodec.interface import Metric
+from vaecodec.progress_cli import shown
 
 if TYPE_CHECKING:
     from vaecodec_integrations.qdrant.migrate import Estimate, Migration, Outcome
@@ -124,10 +115,15 @@ def migrate(
             if as_json:
                 print_json(document)
             return
-        with closing(migration), _progress(console) as progress:
-            # Each point is copied and then compared.
-            task = progress.add_task(f"{collection} -> {into or named}", total=2 * estimate.points)
-            outcome = work.migrate(migration, advance=lambda points: progress.advance(task, points))
+        with closing(migration), shown(f"{collection} -> {into or named}, copied and compared", "points") as progress:
+            done = 0
+
+            def advance(points: int) -> None:
+                nonlocal done
+                done += points
+                progress(done, 2 * estimate.points)  # each point is copied and then compared
+
+            outcome = work.migrate(migration, advance=advance)
         console.print(_result(outcome))
         if switch_alias is not None:
             if not outcome.settled:
@@ -214,18 +210,6 @@ def _opened(url: str | None, path: Path | None) -> Iterator[Any]:
             if not str(raised.f_globals.get("__name__")).startswith("qdrant_client."):
                 raise
             raise MigrationError(f"{path or url}: {error}") from error
-
-
-class _Rate(ProgressColumn):
-    """Points per second, each counted when it is copied and when it is compared."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:,.0f} points/s")
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    return Progress(*columns, console=console)
 
 
 def _estimated(migration: Migration, estimate: Estimate) -> Table:

@@ -25,7 +25,6 @@ import pytest
 
 from vaecodec import Codec, LinearCodec, LinearKind, Metric, fit_linear
 from vaecodec.bulk import BulkOptions, OnBadRows, decode, encode
-from vaecodec.bulk_cli import LogLines
 from vaecodec.codes import Calibration, CodeType
 from vaecodec.errors import (
     BadRowsError,
@@ -43,6 +42,7 @@ from vaecodec.errors import (
     VaecodecError,
     WrongWidthError,
 )
+from vaecodec.progress_cli import LogLines
 from vaecodec_exporters.linear import export_linear
 
 ROWS = 3000

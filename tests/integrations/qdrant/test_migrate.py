@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import uuid
@@ -734,6 +735,15 @@ class TestCommandLine:
         ours = run("migrate", "--into", "x").exception
         assert type(ours) is ValueError
         assert str(ours) == "a mistake of ours"
+
+    def test_progress_is_logged_where_there_is_no_terminal(self, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("vaecodec.progress_cli.SECONDS", 1e-9)
+        done = run("migrate", "--into", "small", "--batch-size", "25", "--json")
+        assert done.exit_code == 0, done.output
+        lines = re.findall(r"^docs -> small, copied and compared: (\d+) of 120 points, .* points/s", done.stderr, re.M)
+        assert lines == ["25", "50", "60", "85", "110", "120"]
+        again = run("migrate", "--into", "small", "--batch-size", "25", "--json")
+        assert re.findall(r"compared: (\d+) of 120", again.stderr) == ["85", "110", "120"]
 
     def test_a_folder_that_is_not_there_is_not_made(self, folder: Path, svd_path: Path) -> None:
         missing = folder / "nowhere"
