@@ -25,6 +25,8 @@ from vaecodec.interface import Metric
 from vaecodec.progress_cli import shown
 
 if TYPE_CHECKING:
+    from vaecodec import Codec
+    from vaecodec_integrations.qdrant import PackedRows
     from vaecodec_integrations.qdrant.migrate import Estimate, Migration, Outcome
 
 
@@ -55,6 +57,10 @@ def migrate(
         Keep, typer.Option(help="Where to keep uncompressed vectors to re-rank with.")
     ] = Keep.NONE,
     originals_path: Annotated[Path | None, typer.Option("--originals", help="File for --keep-originals file.")] = None,
+    originals_codec: Annotated[
+        Path | None, typer.Option(help="For --keep-originals file: store codes of this codec instead of float16.")
+    ] = None,
+    originals_bytes: Annotated[int | None, typer.Option(help="Bytes of such a code.")] = None,
     switch_alias: Annotated[
         str | None, typer.Option(help="Point this alias at the compressed collection once both sides agree.")
     ] = None,
@@ -84,6 +90,10 @@ def migrate(
         raise typer.BadParameter("give one of --into and --named")
     if (keep_originals is Keep.FILE) != (originals_path is not None):
         raise typer.BadParameter("--keep-originals file and --originals PATH need each other")
+    if (originals_codec is None) != (originals_bytes is None):
+        raise typer.BadParameter("--originals-codec and --originals-bytes need each other")
+    if originals_codec is not None and keep_originals is not Keep.FILE:
+        raise typer.BadParameter("--originals-codec needs --keep-originals file")
     if not train and (queries is not None or recipe is not None):
         raise typer.BadParameter(f"--queries and --recipe need --train; without it {codec} is used as it is")
     if dry_run and train and not codec.exists():
@@ -94,16 +104,18 @@ def migrate(
         elif train:
             with redirect_stdout(sys.stderr) if as_json else nullcontext():
                 _train(work.training_rows, client, collection, vector, codec, queries, recipe, dim)
+        loaded = Codec.load(codec, dim=dim)
         migration = work.Migration(
             client,
             collection,
-            Codec.load(codec, dim=dim),
+            loaded,
             state or Path(f"vaecodec-migrate-{collection}-{into or named}.json"),
             into=into,
             named=named,
             vector=vector,
             originals=Originals(keep_originals),
             originals_path=originals_path,
+            originals_encoding=_packed(loaded, originals_codec, originals_bytes),
             batch_size=batch_size,
         )
         estimate = work.estimate(migration)
@@ -159,6 +171,23 @@ def rollback(
             print_json({"collection": collection, "done": done})
         else:
             Console().print(done)
+
+
+def _packed(codec: Codec, path: Path | None, bytes: int | None) -> PackedRows | None:  # noqa: A002 - the option's word
+    """How a file stores originals as codes of another codec, if it shall."""
+    if path is None or bytes is None:
+        return None
+    require("numba", extra="packed")
+    from vaecodec import Codec
+    from vaecodec_integrations.qdrant import PackedRows
+
+    wide = Codec.load(path)
+    if (wide.dim, wide.metric) != (codec.dim, codec.metric):
+        raise typer.BadParameter(
+            f"--originals-codec: expected a codec for {codec.dim} dimensions compared by {codec.metric}, as "
+            f"--codec is, got one for {wide.dim} compared by {wide.metric}"
+        )
+    return PackedRows(wide, bytes=bytes)
 
 
 def _train(

@@ -43,7 +43,7 @@ from vaecodec_integrations.qdrant.layout import (
     read_layout,
 )
 from vaecodec_integrations.qdrant.opening import KeptOriginals
-from vaecodec_integrations.qdrant.originals import OriginalsFile
+from vaecodec_integrations.qdrant.originals import Float16Rows, OriginalsFile, RowEncoding
 from vaecodec_integrations.qdrant.vectors import encode_vectors
 
 # In the target's metadata: which collection it was made from, so that points of another one are never removed from it,
@@ -86,6 +86,7 @@ class Migration:
         originals: where the uncompressed vectors are kept for re-ranking; with ``named`` and ``"disk"`` the source's
             own vector serves as the original.
         originals_path: the file of originals, where they are kept in one.
+        originals_encoding: how that file stores a vector; by default in half precision.
         batch_size: points read, encoded and written at a time.
     """
 
@@ -98,6 +99,7 @@ class Migration:
     vector: str = UNNAMED
     originals: Originals = Originals.NONE
     originals_path: Path | None = None
+    originals_encoding: RowEncoding | None = None
     batch_size: int = 1000
 
     def __post_init__(self) -> None:
@@ -122,7 +124,9 @@ class Migration:
     @cached_property
     def file(self) -> OriginalsFile | None:
         """The open file of originals."""
-        return None if self.originals_path is None else OriginalsFile(self.originals_path, self.codec.dim)
+        if self.originals_path is None:
+            return None
+        return OriginalsFile(self.originals_path, self.codec.dim, encoding=self.originals_encoding)
 
     def close(self) -> None:
         """Release the file of originals; the client stays open."""
@@ -231,14 +235,16 @@ def estimate(migration: Migration) -> Estimate:
     points = migration.client.count(migration.collection, exact=True).count
     bits = _BITS[params.datatype or models.Datatype.FLOAT32]
     latent_bits = _BITS[migration.datatype or models.Datatype.FLOAT32]
-    adds_originals = migration.originals is Originals.FILE or (
-        migration.originals is Originals.DISK and migration.into is not None
-    )
+    row_bytes = 0
+    if migration.originals is Originals.FILE:
+        row_bytes = (migration.originals_encoding or Float16Rows(migration.codec.dim)).row_bytes
+    elif migration.originals is Originals.DISK and migration.into is not None:
+        row_bytes = 2 * migration.codec.dim
     return Estimate(
         points=points,
         source_bytes=points * bits * migration.codec.dim // 8,
         target_bytes=points * latent_bits * migration.codec.code_dim // 8,
-        originals_bytes=points * 2 * migration.codec.dim if adds_originals else 0,
+        originals_bytes=points * row_bytes,
     )
 
 

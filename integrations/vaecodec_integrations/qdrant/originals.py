@@ -130,13 +130,21 @@ class OriginalsFile:
         encoding: how a vector is stored; by default in half precision.
 
     Raises:
-        OriginalsError: the file holds vectors of another width or encoding, or was written by a newer version.
+        OriginalsError: the file holds vectors of another width or encoding, or something else, or was written by a
+            newer version; or there is no folder for it.
     """
 
     def __init__(self, path: str | os.PathLike[str], dim: int, *, encoding: RowEncoding | None = None) -> None:
         self.path = Path(path)
         self.dim = dim
         self._encoding = encoding if encoding is not None else Float16Rows(dim)
+        if not self.path.parent.is_dir():
+            raise OriginalsError(f"{self.path}: expected a folder to put the file in, got none; make it first")
+        if not self._ids_path.exists() and self.path.exists() and self.path.stat().st_size:
+            raise OriginalsError(
+                f"{self.path}: expected a new file, or one with {self._ids_path.name} beside it, got a file of "
+                "something else; name another one"
+            )
         self._lock = threading.Lock()
         self._rows: NDArray[np.uint8] = np.empty((0, self._encoding.row_bytes), np.uint8)
         self._ids = sqlite3.connect(self._ids_path, check_same_thread=False, isolation_level=None, timeout=60)

@@ -19,9 +19,12 @@ from qdrant_client import QdrantClient, models
 from typer.testing import CliRunner
 
 from vaecodec import Codec, LinearCodec, fit_linear
+from vaecodec.codes import Calibration
 from vaecodec.errors import CodecMismatchError, InvalidDimensionError, MigrationError, OriginalsError
+from vaecodec.interface import Metric
+from vaecodec_exporters.linear import export_linear
 from vaecodec_integrations import qdrant_cli
-from vaecodec_integrations.qdrant import CompressedQdrantClient, OriginalsFile, recommended_config
+from vaecodec_integrations.qdrant import CompressedQdrantClient, OriginalsFile, PackedRows, recommended_config
 from vaecodec_integrations.qdrant.layout import Originals
 from vaecodec_integrations.qdrant.migrate import Migration, estimate, migrate, roll_back, switch_alias
 
@@ -761,6 +764,8 @@ class TestCommandLine:
         [
             (("--keep-originals", "file"), "--keep-originals file and --originals PATH need each other"),
             (("--originals", "docs.f16"), "--keep-originals file and --originals PATH need each other"),
+            (("--originals-codec", "c.onnx"), "--originals-codec and --originals-bytes need each other"),
+            (("--originals-codec", "c.onnx", "--originals-bytes", "96"), "needs --keep-originals file"),
             (("--named", "y"), "give one of --into and --named"),
             (("--queries", "queries.npy"), "--queries and --recipe need --train"),
             (("--recipe", "recipe.toml"), "--queries and --recipe need --train"),
@@ -772,6 +777,31 @@ class TestCommandLine:
         refused = run("migrate", "--into", "x", *arguments)
         assert refused.exit_code == 2
         assert message in refused.output
+
+    def test_originals_as_codes_of_another_codec(
+        self, run: Any, folder: Path, svd_path: Path, sample: Any, tmp_path: Path
+    ) -> None:
+        fitted = fit_linear(sample.train, 128)
+        calibration = Calibration.fit(fitted.encode(sample.train), Metric.COSINE)
+        export_linear(fitted, tmp_path / "wide.onnx", calibration=calibration)
+        export_linear(fit_linear(sample.train[:, :100], 32), tmp_path / "other.onnx", calibration=calibration)
+        kept = ("--keep-originals", "file", "--originals", str(tmp_path / "docs.32"), "--originals-bytes", "32")
+        other = run("migrate", "--into", "small", *kept, "--originals-codec", str(tmp_path / "other.onnx"))
+        assert other.exit_code == 2
+        assert "--originals-codec: expected a codec for 384 dimensions" in other.output
+        assert not (tmp_path / "docs.32").exists()
+        done = run("migrate", "--into", "small", *kept, "--originals-codec", str(tmp_path / "wide.onnx"))
+        assert done.exit_code == 0, done.output
+        assert re.search(r"originals added │ +1,920 bytes", done.output)
+        assert (tmp_path / "docs.32").stat().st_size == 60 * 32
+        wide = Codec.load(tmp_path / "wide.onnx")
+        packed = PackedRows(wide, bytes=32)
+        client = QdrantClient(path=str(folder))
+        with OriginalsFile(tmp_path / "docs.32", 384, encoding=packed) as file:
+            np.testing.assert_allclose(file.get(range(60)), packed.unpack(packed.pack(sample.base[:60])))
+            opened = CompressedQdrantClient(client, Codec.load(svd_path), originals=file)
+            assert opened.query_points("small", sample.base[3], limit=1).points[0].id == 3
+        client.close()
 
     def test_a_nested_width_of_the_file(self, run: Any, folder: Path, svd_path: Path, sample: Any) -> None:
         done = run("migrate", "--into", "narrow", "--dim", "16")

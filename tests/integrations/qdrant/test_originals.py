@@ -55,6 +55,15 @@ def test_rows_are_half_precision(path: Path) -> None:
     assert path.read_bytes() == vectors.astype("<f2").tobytes()
 
 
+def test_a_file_of_something_else_is_left_as_it_is(path: Path) -> None:
+    path.write_bytes(b"a file of the user")
+    with pytest.raises(OriginalsError, match=r"expected a new file, or one with originals\.f16\.ids beside it"):
+        OriginalsFile(path, DIM)
+    assert [(p.name, p.read_bytes()) for p in path.parent.iterdir()] == [(path.name, b"a file of the user")]
+    with pytest.raises(OriginalsError, match="expected a folder to put the file in"):
+        OriginalsFile(path.with_name("none") / "o", DIM)
+
+
 def test_missing_ids_are_named(path: Path) -> None:
     with OriginalsFile(path, DIM) as file:
         file.append([1, 3], rows(2))
