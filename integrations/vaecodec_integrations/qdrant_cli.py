@@ -42,7 +42,10 @@ Url = Annotated[str | None, typer.Option(help="Qdrant's address; the key is take
 LocalPath = Annotated[Path | None, typer.Option("--path", help="A folder of Qdrant's local mode, instead of --url.")]
 Collection = Annotated[str, typer.Option(help="The collection to compress; it is never deleted.")]
 Into = Annotated[str | None, typer.Option(help="Name of the compressed collection.")]
-Named = Annotated[str | None, typer.Option(help="Instead of --into: add the latents to the collection as this vector.")]
+Named = Annotated[
+    str | None,
+    typer.Option(help="Instead of --into: add the latents to the collection as this vector (Qdrant 1.18 or later)."),
+]
 
 
 def migrate(
@@ -148,6 +151,8 @@ def migrate(
             console.print(f"The alias {switch_alias!r} now points at {into!r}.")
         elif not outcome.settled:
             console.print("Some points were repaired: writes went on. Run the same command again.")
+        elif named is not None:
+            console.print(_still_to_do(collection, vector, named), soft_wrap=True, highlight=False, markup=False)
         if as_json:
             result = {**asdict(outcome), "settled": outcome.settled}
             print_json({**document, "outcome": result, "switched_alias": switch_alias})
@@ -245,9 +250,22 @@ def _estimated(migration: Migration, estimate: Estimate) -> Table:
     table = Table(title=f"{migration.collection} -> {migration.target}", show_header=False, title_justify="left")
     table.add_row("points", f"{estimate.points:,}")
     table.add_row("vectors now", f"{estimate.source_bytes:,} bytes")
-    table.add_row("compressed", f"{estimate.target_bytes:,} bytes")
+    table.add_row("compressed" if migration.named is None else "latents added", f"{estimate.target_bytes:,} bytes")
     table.add_row("originals added", f"{estimate.originals_bytes:,} bytes")
     return table
+
+
+def _still_to_do(collection: str, vector: str, named: str) -> str:
+    """How the memory is saved that the uncompressed vector goes on to take beside the latents."""
+    diff = (
+        "models.VectorParamsDiff(on_disk=True, hnsw_config=models.HnswConfigDiff(m=0), "
+        "quantization_config=models.Disabled.DISABLED)"
+    )
+    return (
+        f"{collection!r} holds both vectors now, and takes more memory than before. Once all searches say "
+        f"using={named!r}, put the uncompressed vector on disk, without graph and quantisation:\n"
+        f"client.update_collection({collection!r}, vectors_config={{{vector!r}: {diff}}})"
+    )
 
 
 def _result(outcome: Outcome) -> Table:

@@ -803,6 +803,21 @@ class TestCommandLine:
             assert opened.query_points("small", sample.base[3], limit=1).points[0].id == 3
         client.close()
 
+    def test_a_named_vector_comes_with_how_to_save_what_it_added(self, run: Any, folder: Path) -> None:
+        asked = ("--named", "latent")
+        assert re.search(r"latents added +│ 15,360 bytes", run("migrate", *asked, "--dry-run").output)
+        done = run("migrate", *asked)
+        assert done.exit_code == 0, done.output
+        (call,) = re.findall(r"^client\.(.*)$", done.output, re.M)
+        collection, diffs = eval(
+            call, {"models": models, "update_collection": lambda name, vectors_config: (name, vectors_config)}
+        )
+        assert (collection, diffs.keys()) == ("docs", {""})
+        assert diffs[""].on_disk is True
+        assert diffs[""].hnsw_config.m == 0
+        assert diffs[""].quantization_config == models.Disabled.DISABLED
+        assert "client." not in run("migrate", "--into", "small", "--state", str(folder / "s.json")).output
+
     def test_a_nested_width_of_the_file(self, run: Any, folder: Path, svd_path: Path, sample: Any) -> None:
         done = run("migrate", "--into", "narrow", "--dim", "16")
         assert done.exit_code == 0, done.output
