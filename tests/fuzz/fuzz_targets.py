@@ -31,8 +31,10 @@ from vaecodec.packed_index import PackedIndex
 from vaecodec.scores import ScoreCalibration, fit_score_calibration
 from vaecodec.sources import RandomAccessSource, open_source
 from vaecodec_exporters.linear import export_linear
+from vaecodec_integrations.qdrant.migrate import read_state
 
 DIM, WIDTH, BUDGET = 32, 24, 8
+STATE = b'{"batch_size": 40, "offset": "12345678-1234-5678-1234-567812345678", "copied": 80, "subject": {"into": "a"}}'
 
 
 class Target(NamedTuple):
@@ -84,6 +86,12 @@ def read_packed_index(data: bytes) -> None:
         with np.errstate(all="ignore"):
             ids, _ = index.search(rows()[:3], 2)
         assert ids.shape == (3, min(2, len(index)))
+
+
+def read_migration_state(data: bytes) -> None:
+    """How far a migration came."""
+    with suppress(VaecodecError):
+        assert read_state(_file(data, ".json")).batch_size > 0
 
 
 def read_codes(data: bytes) -> None:
@@ -151,6 +159,7 @@ def targets() -> dict[str, Target]:
         ".parquet": Target(source_reader(".parquet"), [arrow.read_bytes()]),
         ".hdf5": Target(source_reader(".hdf5"), [hdf5.read_bytes()]),
         "packed index": Target(read_packed_index, [(_folder() / "seed.packed").read_bytes()]),
+        "migration state": Target(read_migration_state, [STATE]),
         "codes": Target(read_codes, [rows()[:20].tobytes()]),
     }
 

@@ -9,16 +9,16 @@ differs, so run again until nothing did; with writes paused, the last run may sw
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import numpy as np
+from pydantic import BaseModel, Field, ValidationError
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
@@ -593,12 +593,13 @@ def _copy_page(migration: Migration, progress: _Progress) -> int:
     records, following = migration.client.scroll(
         migration.collection,
         limit=progress.batch_size,
-        offset=progress.offset,
+        offset=str(progress.offset) if isinstance(progress.offset, UUID) else progress.offset,
         with_payload=migration.into is not None,
         with_vectors=_read_selection(migration),
     )
     _write(migration, records)
-    progress.offset, progress.done = following, following is None
+    progress.offset = following if following is None or isinstance(following, int) else UUID(str(following))
+    progress.done = following is None
     progress.copied += len(records)
     _save_state(migration, progress)
     return len(records)
@@ -756,15 +757,27 @@ def _pointing(alias: str, collection: str | None, current: str | None) -> list[m
 # ---------------------------------------------------------------- state
 
 
-@dataclass
-class _Progress:
+class _Progress(BaseModel, strict=True):
     """How far the copy came. Batches must not change between runs, so their size is kept too."""
 
-    batch_size: int
-    offset: Any = None
-    copied: int = 0
+    batch_size: Annotated[int, Field(ge=1)]
+    offset: Annotated[int, Field(ge=0)] | UUID | None = None
+    copied: Annotated[int, Field(ge=0)] = 0
     done: bool = False
-    subject: dict[str, Any] = field(default_factory=dict)
+    subject: dict[str, Any] = {}
+
+
+def read_state(path: Path) -> _Progress:
+    """What a state file says; raises ``MigrationError`` when it is damaged or something else."""
+    try:
+        return _Progress.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        where = ".".join(map(str, wrong["loc"]))
+        raise MigrationError(
+            f"{path}: expected the state file of a migration, got {f'{where}: ' if where else ''}{wrong['msg']}; name "
+            "another file or remove this one: the copy then starts again, and writes no point twice"
+        ) from None
 
 
 def _subject(migration: Migration) -> dict[str, Any]:
@@ -783,30 +796,23 @@ def _subject(migration: Migration) -> dict[str, Any]:
 def _load_state(migration: Migration) -> _Progress:
     subject = _subject(migration)
     if not migration.state.exists():
-        return _Progress(migration.batch_size, subject=subject)
-    stored = json.loads(migration.state.read_text())
-    if stored["subject"] != subject:
+        return _Progress(batch_size=migration.batch_size, subject=subject)
+    stored = read_state(migration.state)
+    if stored.subject != subject:
         changed = ", ".join(
-            f"{key} {stored['subject'].get(key)!r}" for key in subject if stored["subject"].get(key) != subject[key]
+            f"{key} {stored.subject.get(key)!r}" for key in subject if stored.subject.get(key) != subject[key]
         )
         raise MigrationError(
             f"{migration.state}: expected the state of this migration, got that of another one ({changed}); "
             "name another state file, or remove this one to start again"
         )
-    return _Progress(stored["batch_size"], stored["offset"], stored["copied"], stored["done"], subject)
+    return stored
 
 
 def _save_state(migration: Migration, progress: _Progress) -> None:
-    content = {
-        "subject": progress.subject,
-        "batch_size": progress.batch_size,
-        "offset": str(progress.offset) if isinstance(progress.offset, UUID) else progress.offset,
-        "copied": progress.copied,
-        "done": progress.done,
-    }
     temporary = migration.state.with_name(migration.state.name + ".tmp")
     with open(temporary, "w") as file:
-        json.dump(content, file)
+        file.write(progress.model_dump_json())
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(migration.state)

@@ -522,6 +522,29 @@ class TestRefusals:
         with pytest.raises(MigrationError, match=r"got that of another one \(into 'docs_small'\)"):
             migrate(make(into="elsewhere"))
 
+    @pytest.mark.parametrize(
+        ("content", "found"),
+        [
+            (b"not json", "Invalid JSON"),
+            (b"\xff\xfe", "Invalid JSON"),
+            (b"[1]", "Input should be an object"),
+            (b'{"subject": 1, "batch_size": 40}', "subject: Input should be an object"),
+            (b'{"batch_size": 0}', "batch_size: Input should be greater than or equal to 1"),
+            (b'{"batch_size": 40, "done": 1}', "done: Input should be a valid boolean"),
+            (b'{"batch_size": 40, "offset": "here"}', "offset"),
+            (b"{}", "batch_size: Field required"),
+        ],
+    )
+    def test_a_damaged_state_file(self, client: QdrantClient, make: Make, content: bytes, found: str) -> None:
+        migration = make()
+        migration.state.write_bytes(content)
+        with pytest.raises(MigrationError) as refused:
+            migrate(migration)
+        assert str(refused.value).startswith(f"{migration.state}: expected the state file of a migration, got {found}")
+        assert "remove this one" in str(refused.value)
+        assert migration.state.read_bytes() == content
+        assert not client.collection_exists("docs_small")
+
     def test_a_vector_that_is_not_there(self, make: Make) -> None:
         with pytest.raises(MigrationError, match="expected a dense vector 'title', got '', 'small'"):
             migrate(make(vector="title"))
