@@ -6,8 +6,10 @@ from typing import Any
 
 from qdrant_client import models
 
+from vaecodec.codec import Codec
 from vaecodec.errors import UnsupportedRequestError
 from vaecodec.interface import VectorCodec
+from vaecodec.linear import LinearCodec
 from vaecodec_integrations.qdrant.layout import DISTANCES
 
 # Bits per latent dimension that Qdrant can search over, with how it is asked for them.
@@ -37,7 +39,7 @@ def recommended_config(codec: VectorCodec, *, bytes: int) -> dict[str, Any]:  # 
             adds to each code.
 
     Raises:
-        UnsupportedRequestError: not even one bit per dimension fits; the message says how many dimensions would.
+        UnsupportedRequestError: not even one bit per dimension fits; the message names the widest codec that does.
     """
     bits = _bits(codec, bytes)
     params = models.VectorParams(size=codec.dim, distance=DISTANCES[codec.metric])
@@ -77,6 +79,17 @@ def _bits(codec: VectorCodec, bytes: int) -> float:  # noqa: A002 - as above
     if not fitting:
         raise UnsupportedRequestError(
             f"bytes: expected at least {-(-codec.code_dim // 8)}, one bit for each of {codec.code_dim} dimensions, got "
-            f"{bytes}; load the codec with fewer: Codec.load(path, dim={8 * bytes})"
+            f"{bytes}; {_narrower(codec, 8 * bytes)}"
         )
     return max(fitting)
+
+
+def _narrower(codec: VectorCodec, most: int) -> str:
+    """How to come to latents of at most so many dimensions."""
+    if isinstance(codec, LinearCodec) and most > 0:
+        return f"take fewer dimensions: codec.truncated({most})"
+    widths = codec.metadata.nested_dims if isinstance(codec, Codec) else ()
+    fitting = [width for width in widths if width <= most]
+    if fitting:
+        return f"load the codec with fewer dimensions: Codec.load(path, dim={max(fitting)})"
+    return f"give more bytes, or train a codec of at most {most} dimensions, for this one has no such width"

@@ -388,12 +388,10 @@ def training_rows(client: QdrantClient, collection: str, vector: str, path: Path
         MigrationError: there is no such dense vector, or no codec can keep its distance.
     """
     params = dense_params(client.get_collection(collection)).get(vector)
-    metrics = {distance: metric for metric, distance in DISTANCES.items()}
-    if params is None or params.distance not in metrics or params.multivector_config is not None:
-        raise MigrationError(
-            f"collection {collection!r}: expected a plain dense vector {vector!r} compared by "
-            f"{', '.join(map(str, metrics))}, got {params!r}"
-        )
+    if params is None or params.multivector_config is not None:
+        got = "none" if params is None else "a multivector"
+        raise MigrationError(f"collection {collection!r}: expected a plain dense vector {vector!r}, got {got}")
+    _check_distance(collection, vector, params)
     expected = client.count(collection, exact=True).count
     rows = np.lib.format.open_memmap(path, "w+", np.float32, (expected, params.size))
     filled, offset = 0, None
@@ -411,10 +409,19 @@ def training_rows(client: QdrantClient, collection: str, vector: str, path: Path
     if filled < expected:
         np.save(path.with_suffix(".cut.npy"), rows[:filled])
         path.with_suffix(".cut.npy").replace(path)
-    return metrics[params.distance]
+    return next(metric for metric, distance in DISTANCES.items() if distance == params.distance)
 
 
 # ---------------------------------------------------------------- the two ends
+
+
+def _check_distance(collection: str, vector: str, params: models.VectorParams) -> None:
+    if params.distance not in DISTANCES.values():
+        *others, last = (distance.value for distance in DISTANCES.values())
+        raise MigrationError(
+            f"collection {collection!r}, vector {vector!r}: expected distance {', '.join(others)} or {last}, got "
+            f"{params.distance.value}, which no codec supports"
+        )
 
 
 def _source_params(migration: Migration) -> models.VectorParams:
@@ -432,6 +439,7 @@ def _source_params(migration: Migration) -> models.VectorParams:
             f"collection {migration.collection!r}: expected a dense vector {migration.vector!r}, got {names}"
         )
     found, codec = params[migration.vector], migration.codec
+    _check_distance(migration.collection, migration.vector, found)
     if (found.size, found.distance) != (codec.dim, DISTANCES[codec.metric]):
         raise CodecMismatchError(
             f"collection {migration.collection!r}, vector {migration.vector!r}: expected size {codec.dim} and distance "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 import qdrant_edge as edge
 from qdrant_client import QdrantClient, models
 
-from vaecodec import LinearCodec, evaluation, fit_linear
+from vaecodec import Codec, LinearCodec, evaluation, fit_linear
 from vaecodec.errors import UnsupportedRequestError
 from vaecodec.interface import Metric
+from vaecodec_exporters.linear import export_linear
 from vaecodec_integrations.qdrant import CompressedQdrantClient, recommended_config, recommended_search_params
 from vaecodec_integrations.qdrant.migrate import SAME_FLOATS, SAME_VECTOR
 from vaecodec_integrations.report import measure, summarise
@@ -204,10 +206,19 @@ class TestRecommendedConfig:
         assert config["vectors_config"].on_disk is False
         assert recommended_search_params(svd_codec, bytes=bytes_) == models.SearchParams()
 
-    def test_too_few_bytes_name_the_width_that_fits(self, svd_codec: LinearCodec) -> None:
-        with pytest.raises(
-            UnsupportedRequestError, match=r"expected at least 8, .* got 7; .*Codec\.load\(path, dim=56\)"
-        ):
-            recommended_config(svd_codec, bytes=7)
-        with pytest.raises(UnsupportedRequestError, match=r"expected at least 8, .* got 7"):
+    def test_too_few_bytes_name_a_width_that_fits_and_that_the_codec_has(
+        self, svd_codec: LinearCodec, tmp_path: Path
+    ) -> None:
+        export_linear(svd_codec, tmp_path / "all.onnx")
+        every = Codec.load(tmp_path / "all.onnx")
+        with pytest.raises(UnsupportedRequestError, match=r"least 8, .* got 7; .*: Codec\.load\(path, dim=56\)$"):
+            recommended_config(every, bytes=7)
+        assert recommended_config(Codec.load(tmp_path / "all.onnx", dim=56), bytes=7)
+        some = Codec(every._runtime, replace(every.metadata, nested_dims=(16, 40, 64)), 64)
+        with pytest.raises(UnsupportedRequestError, match=r": Codec\.load\(path, dim=40\)$"):
+            recommended_config(some, bytes=7)
+        with pytest.raises(UnsupportedRequestError, match=r"train a codec of at most 8 dimensions, .* no such width$"):
+            recommended_search_params(some, bytes=1)
+        with pytest.raises(UnsupportedRequestError, match=r"take fewer dimensions: codec\.truncated\(56\)$"):
             recommended_search_params(svd_codec, bytes=7)
+        assert recommended_config(svd_codec.truncated(56), bytes=7)

@@ -26,7 +26,7 @@ from vaecodec_exporters.linear import export_linear
 from vaecodec_integrations import qdrant_cli
 from vaecodec_integrations.qdrant import CompressedQdrantClient, OriginalsFile, PackedRows, recommended_config
 from vaecodec_integrations.qdrant.layout import Originals
-from vaecodec_integrations.qdrant.migrate import Migration, estimate, migrate, roll_back, switch_alias
+from vaecodec_integrations.qdrant.migrate import Migration, estimate, migrate, roll_back, switch_alias, training_rows
 
 N = 230
 Make = Callable[..., Migration]
@@ -552,6 +552,17 @@ class TestRefusals:
     def test_a_vector_of_another_size(self, make: Make) -> None:
         with pytest.raises(CodecMismatchError, match="got size 3 and distance Dot"):
             migrate(make(vector="small"))
+
+    def test_a_distance_that_no_codec_supports(
+        self, client: QdrantClient, svd_codec: LinearCodec, tmp_path: Path
+    ) -> None:
+        client.create_collection("blocks", models.VectorParams(size=384, distance=models.Distance.MANHATTAN))
+        message = "expected distance Cosine, Dot or Euclid, got Manhattan, which no codec supports"
+        with pytest.raises(MigrationError, match=message):
+            estimate(Migration(client, "blocks", svd_codec, tmp_path / "s.json", into="small"))
+        with pytest.raises(MigrationError, match=message):
+            training_rows(client, "blocks", "", tmp_path / "rows.npy")
+        assert list(tmp_path.iterdir()) == []
 
     def test_a_target_with_other_points_loses_none(
         self, client: QdrantClient, make: Make, svd_codec: LinearCodec, sample: Any
