@@ -42,6 +42,7 @@ from vaecodec_integrations.qdrant.originals import OriginalsFile
 from vaecodec_integrations.qdrant.vectors import (
     QueryVectors,
     as_query,
+    as_rest,
     copy_with,
     encode_batch,
     encode_points,
@@ -161,6 +162,7 @@ class Flows:
         **rest: Any,
     ) -> Flow[Any]:
         _refuse_reserved(metadata)
+        quantization_config = as_rest(quantization_config)
         asked = self._asked_vectors(vectors_config)
         stored, records = dict(asked), {}
         for name, codec in self._settings.codecs.items():
@@ -256,6 +258,7 @@ class Flows:
     ) -> Flow[Any]:
         """Settings of the stored vectors; kept originals are never quantised."""
         _refuse_reserved(metadata)
+        vectors_config, quantization_config = as_rest(vectors_config), as_rest(quantization_config)
         layout = yield from self.layout(collection_name)
         if layout.hides_originals and quantization_config is not None:
             info = yield Call("get_collection", {"collection_name": collection_name})
@@ -384,7 +387,9 @@ class Flows:
             payload = require_length(payload, length, "payload")
         self._check_arrays(layout, vectors)
         points = (
-            models.PointStruct.model_construct(id=str(i) if isinstance(i, uuid.UUID) else i, vector=v, payload=p)
+            models.PointStruct.model_construct(
+                id=str(i) if isinstance(i, uuid.UUID) else as_rest(i), vector=v, payload=p
+            )
             for i, v, p in zip(
                 _fresh_ids() if ids is None else ids,
                 _rows(vectors),
@@ -501,12 +506,12 @@ class Flows:
             as_query(query),
             using,
             prefetch,
-            query_filter,
-            search_params,
+            as_rest(query_filter),
+            as_rest(search_params),
             score_threshold,
             limit,
             offset or 0,
-            lookup_from,
+            as_rest(lookup_from),
         )
         (sent,) = yield from self._translate(collection_name, layout, [search])
         arguments = {
@@ -568,12 +573,12 @@ class Flows:
             as_query(query),
             using,
             prefetch,
-            query_filter,
-            search_params,
+            as_rest(query_filter),
+            as_rest(search_params),
             score_threshold,
             limit * group_size,
             0,
-            lookup_from,
+            as_rest(lookup_from),
         )
         (sent,) = yield from self._translate(collection_name, layout, [search], by_file=False)
         looked_up = None

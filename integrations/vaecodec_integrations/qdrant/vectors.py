@@ -42,6 +42,25 @@ def copy_with(model: ModelT, **changes: Any) -> ModelT:
 _new, _set = object.__new__, object.__setattr__
 
 
+# What the client's methods take in gRPC's form, too, where translation looks inside or puts it into a REST model.
+_FROM_GRPC: dict[type, Callable[[Any], Any]] = {
+    grpc.Filter: GrpcToRest.convert_filter,
+    grpc.LookupLocation: GrpcToRest.convert_lookup_location,
+    grpc.PointId: GrpcToRest.convert_point_id,
+    grpc.PointStruct: GrpcToRest.convert_point_struct,
+    grpc.QuantizationConfig: GrpcToRest.convert_quantization_config,
+    grpc.QuantizationConfigDiff: GrpcToRest.convert_quantization_config_diff,
+    grpc.SearchParams: GrpcToRest.convert_search_params,
+    grpc.VectorsConfigDiff: GrpcToRest.convert_vectors_config_diff,
+}
+
+
+def as_rest(argument: Any) -> Any:
+    """An argument as the REST model that says the same, if it is one of gRPC's messages."""
+    convert = _FROM_GRPC.get(type(argument))
+    return argument if convert is None else convert(argument)
+
+
 # ---------------------------------------------------------------- documents
 
 
@@ -49,7 +68,7 @@ def rest_points(points: Any) -> Any:
     """A batch, or a list of ``PointStruct`` or ``PointVectors``, with gRPC structures converted."""
     if isinstance(points, models.Batch):
         return points
-    return [GrpcToRest.convert_point_struct(p) if isinstance(p, grpc.PointStruct) else p for p in points]
+    return list(map(as_rest, points))
 
 
 def encode_points(layout: Layout, points: Sequence[Any]) -> list[Any]:
@@ -209,10 +228,9 @@ def as_lists(vectors: Any) -> Any:
 
 def as_query(query: Any) -> Any:
     """The short forms of a query (an id, a vector, an array) as the models they stand for."""
+    query = as_rest(query)
     if isinstance(query, np.ndarray):
         query = query.tolist()
-    elif isinstance(query, grpc.PointId):
-        query = GrpcToRest.convert_point_id(query)
     elif query is None or (not isinstance(query, list) and isinstance(query, _QUERY_MODELS)):
         return query
     # Not validated float by float: the codec checks the vector, and anything else was checked by the wrapped client.

@@ -329,6 +329,58 @@ def test_a_migrated_collection_gets_the_settings_and_indexes_of_its_source(
     ]
 
 
+@pytest.mark.parametrize("originals", [None, "disk"])
+def test_arguments_in_the_form_of_grpc_are_sent_as_those_of_rest(
+    recorder: Recorder, svd_codec: LinearCodec, sample: Any, originals: Any
+) -> None:
+    """The client's own types allow both, whatever it speaks."""
+    client = CompressedQdrantClient(
+        QdrantClient(url=recorder.url, check_compatibility=False), svd_codec, originals=originals
+    )
+    codes = models.ScalarQuantization(scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8))
+    named = {"": models.VectorParamsDiff(on_disk=True, hnsw_config=models.HnswConfigDiff(m=7))}
+    red = models.FieldCondition(key="colour", match=models.MatchValue(value="red"))
+    only_red = models.Filter(must=[red], should=[], must_not=[])  # gRPC has no other form of none
+    forms: list[dict[str, Any]] = [
+        {
+            "filter": only_red,
+            "params": models.SearchParams(hnsw_ef=70),
+            "lookup": models.LookupLocation(collection="docs", vector=""),
+            "id": 5,
+            "vectors": named,
+            "codes": codes,
+            "codes_diff": codes,
+        },
+        {
+            "filter": RestToGrpc.convert_filter(only_red),
+            "params": grpc.SearchParams(hnsw_ef=70),
+            "lookup": grpc.LookupLocation(collection_name="docs", vector_name=""),
+            "id": grpc.PointId(num=5),
+            "vectors": RestToGrpc.convert_vectors_config_diff(named),
+            "codes": RestToGrpc.convert_quantization_config(codes),
+            "codes_diff": RestToGrpc.convert_quantization_config_diff(codes),
+        },
+    ]
+    sent = []
+    for form in forms:
+        client.create_collection("docs", quantization_config=form["codes"])
+        client.update_collection("docs", vectors_config=form["vectors"], quantization_config=form["codes_diff"])
+        client.upload_collection("docs", sample.base[:1], ids=[form["id"]])
+        asked = {"query_filter": form["filter"], "search_params": form["params"], "lookup_from": form["lookup"]}
+        client.query_points("docs", form["id"], **asked)
+        client.query_points_groups("docs", "colour", query=sample.queries[0], **asked)
+        sent.append([request for request in recorder.requests if request[2] is not None])
+        recorder.requests.clear()
+    assert sent[0] == sent[1]
+    query = next(body for _, _, body in sent[1] if isinstance(body, models.QueryRequest))
+    searched = query.prefetch[0] if originals and isinstance(query.prefetch, list) else query.prefetch or query
+    assert (searched.filter, searched.params.hnsw_ef) == (only_red, 70)
+    assert query.lookup_from.collection == "docs"
+    update = next(body for _, _, body in sent[1] if isinstance(body, models.UpdateCollection) and body.vectors)
+    assert update.vectors[""].hnsw_config.m == 7
+    client.close()
+
+
 @pytest.mark.parametrize(
     ("source", "added"), [(None, None), ("float16", "float16"), ("turbo4", "turbo4"), ("uint8", None)]
 )
