@@ -31,6 +31,12 @@ def wide_codec_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def originals_codec_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wide enough for codes of originals."""
+    return linear(tmp_path_factory.mktemp("codec") / "wide.onnx", 320)
+
+
+@pytest.fixture(scope="session")
 def documented_folder(codec_path: Path, sample) -> Path:
     """The folder that docs/api/index.md describes."""
     np.save(codec_path.parent / "embeddings.npy", sample.base)

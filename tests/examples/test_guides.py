@@ -11,17 +11,27 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 # docs/ecosystem.md has a test of its own.
-GUIDES = ["README.md", "docs/index.md", "docs/hnswlib.md", "docs/codes.md", "docs/format.md", "docs/drift.md"]
+GUIDES = [
+    "README.md",
+    "docs/index.md",
+    "docs/hnswlib.md",
+    "docs/codes.md",
+    "docs/format.md",
+    "docs/drift.md",
+    "docs/qdrant.md",
+]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md")]
 
 
+@pytest.mark.filterwarnings("ignore:Local mode performs exact:UserWarning")
 @pytest.mark.parametrize("guide", GUIDES)
-def test_the_examples_of_a_guide_run(guide, sample, wide_codec_path, tmp_path, monkeypatch):
+def test_the_examples_of_a_guide_run(guide, sample, wide_codec_path, originals_codec_path, tmp_path, monkeypatch):
     pytest.importorskip("numba")
     pytest.importorskip("hnswlib")
     pytest.importorskip("qdrant_client")
     for name in ("vae128.onnx", "vae.onnx", "codec.onnx"):
         shutil.copy(wide_codec_path, tmp_path / name)
+    shutil.copy(originals_codec_path, tmp_path)
     np.save(tmp_path / "embeddings.npy", sample.base[:500])
     monkeypatch.chdir(tmp_path)
     names = {
@@ -29,12 +39,17 @@ def test_the_examples_of_a_guide_run(guide, sample, wide_codec_path, tmp_path, m
         "query_embeddings": sample.queries[:20],
         "queries": sample.queries[:20],
         "query": sample.queries[0],
-        "ids": np.arange(500),
+        "query_embedding": sample.queries[0],
+        "payloads": [{"row": row} for row in range(500)],
+        "ids": list(range(500)),
     }
     examples = re.findall(r"^```python\n(.*?)^```", (ROOT / guide).read_text(), re.DOTALL | re.MULTILINE)
     assert examples
     for example in examples:
         exec(compile(example.replace("http://localhost:6333", ":memory:"), guide, "exec"), names)
+    for value in names.values():
+        if type(value).__name__ == "OriginalsFile":
+            value.close()
 
 
 def anchors(page: Path) -> set[str]:
