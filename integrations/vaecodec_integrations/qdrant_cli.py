@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vaecodec.cli import AsJson, print_json
-from vaecodec.errors import MigrationError
+from vaecodec.errors import InvalidBudgetError, MigrationError, NotCalibratedError
 from vaecodec.extras import require
 from vaecodec.interface import Metric
 from vaecodec.progress_cli import shown
@@ -102,6 +102,8 @@ def migrate(
     if dry_run and train and not codec.exists():
         raise typer.BadParameter(f"--dry-run writes nothing, and there is no {codec} yet; train it by vaecodec train")
     with _opened(url, path) as client:
+        if switch_alias is not None:
+            work.check_alias(client, collection, into, switch_alias)
         if train and codec.exists():
             console.print(f"{codec} exists: used, not trained again", soft_wrap=True)
         elif train:
@@ -122,8 +124,6 @@ def migrate(
             batch_size=batch_size,
         )
         estimate = work.estimate(migration)
-        if switch_alias is not None:
-            work.check_alias(migration, switch_alias)
         console.print(_estimated(migration, estimate))
         document = {"collection": collection, "target": migration.target, "estimate": asdict(estimate)}
         if dry_run:
@@ -170,6 +170,8 @@ def rollback(
     require("qdrant_client", extra="qdrant")
     from vaecodec_integrations.qdrant.migrate import roll_back
 
+    if (into is None) == (named is None):
+        raise typer.BadParameter("give one of --into and --named")
     with _opened(url, path) as client:
         done = roll_back(client, collection, into=into, named=named)
         if as_json:
@@ -192,6 +194,10 @@ def _packed(codec: Codec, path: Path | None, bytes: int | None) -> PackedRows | 
             f"--originals-codec: expected a codec for {codec.dim} dimensions compared by {codec.metric}, as "
             f"--codec is, got one for {wide.dim} compared by {wide.metric}"
         )
+    try:
+        wide.code(bytes=bytes)
+    except (InvalidBudgetError, NotCalibratedError) as error:
+        raise typer.BadParameter(f"--originals-codec, --originals-bytes: {error}") from error
     return PackedRows(wide, bytes=bytes)
 
 
@@ -234,7 +240,11 @@ def _opened(url: str | None, path: Path | None) -> Iterator[Any]:
     if path is not None and not path.is_dir():  # the client would make it
         raise typer.BadParameter(f"--path: there is no folder {path}")
     address = {"path": str(path)} if url is None else {"url": url, "api_key": os.environ.get("QDRANT_API_KEY")}
-    with closing(QdrantClient(**address)) as client:
+    try:
+        opened = QdrantClient(**address)
+    except RuntimeError as error:  # another process has the folder open
+        raise MigrationError(f"{path}: {error}") from error
+    with closing(opened) as client:
         try:
             yield client
         except ApiException as error:

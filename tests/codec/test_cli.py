@@ -175,6 +175,9 @@ def test_a_qdrant_that_does_not_answer_or_lacks_the_collection_is_one_line(tmp_p
     assert refused.startswith("error: http://127.0.0.1:1: the server does not answer, or refuses: ")
     missing = vaecodec(*asked, "--path", tmp_path, code=1)
     assert missing == f"error: {tmp_path}: Collection small not found\n"
+    with closing(QdrantClient(path=str(tmp_path))):
+        locked = vaecodec(*asked, "--path", tmp_path, code=1)
+    assert locked.startswith(f"error: {tmp_path}: Storage folder {tmp_path} is already accessed by another instance")
 
 
 def test_an_interrupt_is_exit_code_130(sample, tmp_path: Path) -> None:

@@ -291,15 +291,20 @@ def migrate(migration: Migration, *, advance: Advance = lambda _: None, sample: 
     )
 
 
-def check_alias(migration: Migration, alias: str) -> None:
+def check_alias(client: QdrantClient, collection: str, into: str | None, alias: str) -> None:
     """Whether the alias could be pointed at the target; costs nothing, so that it is known before the work.
+
+    Args:
+        client: the uncompressed client.
+        collection: the source.
+        into: the target.
+        alias: what applications search by.
 
     Raises:
         MigrationError: the migration adds a vector to the source, so there is nothing to switch to; a collection bears
             the alias's name; the alias serves a collection that this migration has nothing to do with; or another
             alias was switched to the target already, and rolling back remembers one.
     """
-    client, into = migration.client, migration.into
     if into is None:
         raise MigrationError("alias: expected a migration into a new collection, got one into a named vector")
     collections = {description.name for description in client.get_collections().collections}
@@ -309,10 +314,10 @@ def check_alias(migration: Migration, alias: str) -> None:
             f"or open {into!r} by its own name"
         )
     current = _alias_target(client, alias)
-    if current not in (None, migration.collection, into):
+    if current not in (None, collection, into):
         raise MigrationError(
-            f"alias: expected one that is free or points at {migration.collection!r}, got {alias!r}, which points at "
-            f"{current!r}; name another alias, or point this one at {migration.collection!r} first"
+            f"alias: expected one that is free or points at {collection!r}, got {alias!r}, which points at "
+            f"{current!r}; name another alias, or point this one at {collection!r} first"
         )
     switched = _record(client, into).get("alias") if into in collections else None
     if switched not in (None, alias) and _alias_target(client, switched) == into:
@@ -328,7 +333,7 @@ def switch_alias(migration: Migration, alias: str) -> None:
     Raises:
         MigrationError: as :func:`check_alias` does.
     """
-    check_alias(migration, alias)
+    check_alias(migration.client, migration.collection, migration.into, alias)
     previous = _alias_target(migration.client, alias)
     if previous != migration.target:
         record = {"source": migration.collection, "alias": alias, "previous": previous}

@@ -782,6 +782,19 @@ class TestCommandLine:
         again = run("migrate", "--into", "small", "--batch-size", "25", "--json")
         assert re.findall(r"compared: (\d+) of 120", again.stderr) == ["85", "110", "120"]
 
+    def test_an_alias_that_cannot_be_switched_is_refused_before_training(self, run: Any, tmp_path: Path) -> None:
+        asked = ("--train", "--into", "small", "--switch-alias", "docs")
+        refused = run("migrate", "--codec", str(tmp_path / "own.onnx"), *asked, codec=False)
+        assert isinstance(refused.exception, MigrationError)
+        assert str(refused.exception).startswith("alias: expected a name that no collection bears")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_rollback_undoes_one_thing(self, run: Any) -> None:
+        for arguments in ((), ("--into", "a", "--named", "b")):
+            refused = run("rollback", *arguments, codec=False)
+            assert refused.exit_code == 2
+            assert "give one of --into and --named" in refused.output
+
     def test_a_folder_that_is_not_there_is_not_made(self, folder: Path, svd_path: Path) -> None:
         missing = folder / "nowhere"
         with pytest.raises(typer.BadParameter, match="there is no folder"):
@@ -823,6 +836,9 @@ class TestCommandLine:
         other = run("migrate", "--into", "small", *kept, "--originals-codec", str(tmp_path / "other.onnx"))
         assert other.exit_code == 2
         assert "--originals-codec: expected a codec for 384 dimensions" in other.output
+        large = run("migrate", "--into", "small", *kept[:-1], "999", "--originals-codec", str(tmp_path / "wide.onnx"))
+        assert large.exit_code == 2
+        assert "--originals-codec, --originals-bytes: bytes: expected 8 to 80 for 128 latents" in large.output
         assert not (tmp_path / "docs.32").exists()
         done = run("migrate", "--into", "small", *kept, "--originals-codec", str(tmp_path / "wide.onnx"))
         assert done.exit_code == 0, done.output
