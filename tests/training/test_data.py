@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from vaecodec import Metric
 from vaecodec.errors import UnusableDataError
 from vaecodec.sources import ArraySource, RandomAccessSource, Rows, open_source, sample_rows
-from vaecodec_training.data import ShuffledBatches, check, split, with_random_access
+from vaecodec_training.collection import Collection, DroppedPairsWarning
+from vaecodec_training.data import Sample, ShuffledBatches, check, split, with_random_access
 
 
 class Sequential:
@@ -249,6 +250,55 @@ def test_random_access_is_kept_or_made_within_the_budget() -> None:
     made = with_random_access(Sequential(numbered(50), None), budget=20 * 3 * 4)
     assert isinstance(made, RandomAccessSource)
     assert (made.rows, made.name) == (20, "sequential")
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_sample_knows_which_rows_it_holds(known: bool) -> None:
+    rows = numbered(500)
+    source = Sequential(rows.astype(np.float16), 500 if known else None, 7)
+    made = with_random_access(source, budget=20 * 3 * 4, seed=3)
+    assert isinstance(made, Sample)
+    assert made.drawn_from == 500
+    np.testing.assert_array_equal(made.take(np.arange(20)), rows[made.numbers])
+    np.testing.assert_array_equal(made.take(np.arange(20)), sample_rows(source, 20, 3))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_pairs_mean_the_rows_of_the_source_also_where_documents_are_sampled(sample: Any, known: bool) -> None:
+    documents, queries = sample.train[:3_000], sample.train_queries[:1_200]
+    pairs = np.stack([np.arange(1_200), np.random.default_rng(0).permutation(3_000)[:1_200]], axis=1)
+    source = Sequential(documents, 3_000 if known else None)
+    with pytest.warns(DroppedPairsWarning, match=r"pairs: [67]\d\d of 1,200 left out, because a sample is drawn"):
+        collection = Collection.open(source, ArraySource(queries), pairs=pairs, budget=1_300 * 384 * 4)
+    assert collection.documents.rows == 1_300
+    assert collection.pairs is not None
+    assert len(collection.pairs) > 350
+    answers = collection.documents.take(np.arange(1_300))[collection.pairs[:, 1]]
+    np.testing.assert_array_equal(answers, documents[pairs[collection.pairs[:, 0], 1]])
+
+
+def test_aligned_pairs_stay_aligned_where_both_sides_are_sampled(sample: Any) -> None:
+    documents, queries = sample.train[:3_000], sample.train_queries[:3_000]
+    sources = Sequential(documents, 3_000), Sequential(queries, 3_000, 31)
+    with pytest.warns(DroppedPairsWarning, match="1,700 of 3,000 left out"):
+        collection = Collection.open(*sources, pairs="aligned", budget=1_300 * 384 * 4)
+    assert collection.queries is not None
+    assert collection.pairs is not None
+    assert len(collection.pairs) > 1_100
+    asked = collection.queries.take(np.arange(1_300))[collection.pairs[:, 0]]
+    answers = collection.documents.take(np.arange(1_300))[collection.pairs[:, 1]]
+    where = {row.tobytes(): number for number, row in enumerate(documents)}
+    expected = [queries[where[row.tobytes()]] for row in answers]
+    assert np.mean([np.array_equal(*both) for both in zip(asked, expected, strict=True)]) > 0.99  # but for duplicates
+
+
+def test_pairs_of_which_the_sample_holds_none_are_refused(sample: Any) -> None:
+    documents = Sequential(sample.train[:3_000], 3_000)
+    left = np.setdiff1d(np.arange(3_000), Sample(documents, 1_300, 0).numbers)
+    with pytest.raises(UnusableDataError, match=r"got none of 1; save the vectors as"):
+        Collection.open(
+            documents, ArraySource(sample.train_queries[:900]), pairs=np.array([[0, left[0]]]), budget=1_300 * 384 * 4
+        )
 
 
 # --- batches

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from vaecodec.linear import LinearCodec, LinearKind, fit_linear
 from vaecodec.scores import ScoreCalibration, calibrate_scores
 from vaecodec.sources import RandomAccessSource, VectorSource
 from vaecodec.vectors import normalised
-from vaecodec_training.data import DataReport, Split, check, split, with_random_access
+from vaecodec_training.data import SAMPLE_BYTES, DataReport, Sample, Split, check, split, with_random_access
 
 Encode = Callable[[FloatArray], FloatArray]
 Figures = Mapping[str, NDArray[np.float64]]
@@ -35,6 +36,10 @@ _COMPANION_QUERIES = 16_384
 _COMPANION_DOCUMENTS = 40_000
 
 DEPTH = 10
+
+
+class DroppedPairsWarning(UserWarning):
+    """Pairs were left out because the sample that a source is read by lacks one of their rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +170,7 @@ class Collection:
         validation: float = 0.05,
         confirmation: float = 0.0,
         seed: int = 0,
+        budget: int = SAMPLE_BYTES,
     ) -> Collection:
         """Check both sources and hold rows out by their content.
 
@@ -172,12 +178,14 @@ class Collection:
             documents: what an index will hold.
             queries: what it will be searched with, of the same width; need not belong to the documents row for row.
             pairs: integers (p, 2), row numbers of queries and of the documents that answer them, or ``"aligned"``
-                when query i belongs to document i. A paired query is held out with its document.
+                when query i belongs to document i. A paired query is held out with its document. Numbers are those
+                of the sources also where a sample is drawn; pairs that it lacks a row of are left out with a warning.
             metric: how the embeddings are compared.
             embedder: the embedding model's name, kept with the codec.
             validation: share of the rows held out to make choices on.
             confirmation: share held out besides, to be looked at once.
-            seed: of the split.
+            seed: of the split, and of the samples.
+            budget: bytes of float32 that the sample of a source without random access may take.
 
         Raises:
             UnusableDataError: rows cannot be used, there are too few, or the pairs do not fit.
@@ -188,16 +196,16 @@ class Collection:
             raise WrongWidthError(
                 f"{queries.name}: expected queries of width {documents.dim}, as in {documents.name}, got {queries.dim}"
             )
-        documents = with_random_access(documents, seed=seed)
+        documents = with_random_access(documents, seed=seed, budget=budget)
         report = check(documents, metric=metric)
         parts = split(report.digests, validation=validation, confirmation=confirmation, seed=seed)
         query_report, query_parts, rows = None, None, None
         if queries is not None:
-            queries = with_random_access(queries, seed=seed)
+            queries = with_random_access(queries, seed=seed, budget=budget)
             query_report = check(queries, metric=metric)
             query_parts = split(query_report.digests, validation=validation, confirmation=confirmation, seed=seed)
             if pairs is not None:
-                rows = _checked_pairs(pairs, report.rows, query_report.rows)
+                rows = _checked_pairs(pairs, documents, queries)
                 query_parts = _follow(query_parts, parts, rows, query_report.rows)
         elif pairs is not None:
             raise UnusableDataError("pairs: expected queries to go with them, got none")
@@ -354,26 +362,54 @@ def read_pairs(text: str) -> NDArray[Any] | Literal["aligned"]:
     return pairs
 
 
-def _checked_pairs(pairs: NDArray[Any] | Literal["aligned"], documents: int, queries: int) -> NDArray[np.int64]:
+def _checked_pairs(
+    pairs: NDArray[Any] | Literal["aligned"], documents: RandomAccessSource, queries: RandomAccessSource
+) -> NDArray[np.int64]:
+    """The pairs as row numbers of what is trained on, which may be samples."""
+    asked, searched = (each.drawn_from if isinstance(each, Sample) else each.rows for each in (queries, documents))
     if isinstance(pairs, str):
-        if documents != queries:
+        if searched != asked:
             raise UnusableDataError(
-                f"pairs: aligned queries and documents must be as many, got {queries:,} queries and {documents:,} "
+                f"pairs: aligned queries and documents must be as many, got {asked:,} queries and {searched:,} "
                 "documents"
             )
-        return np.repeat(np.arange(documents)[:, None], 2, axis=1)
-    rows = np.asarray(pairs)
+        rows = np.repeat(np.arange(searched)[:, None], 2, axis=1)
+    else:
+        rows = np.asarray(pairs)
     if rows.ndim != 2 or rows.shape[1] != 2 or not np.issubdtype(rows.dtype, np.integer) or not len(rows):
         raise UnusableDataError(
             f"pairs: expected integers (p, 2), row numbers of queries and documents, got {rows.dtype} {rows.shape}"
         )
-    outside = np.flatnonzero((rows < 0).any(1) | (rows >= [queries, documents]).any(1))
+    outside = np.flatnonzero((rows < 0).any(1) | (rows >= [asked, searched]).any(1))
     if len(outside):
         raise UnusableDataError(
-            f"pairs: row {outside[0]} is {rows[outside[0]].tolist()}, but there are {queries:,} queries and "
-            f"{documents:,} documents"
+            f"pairs: row {outside[0]} is {rows[outside[0]].tolist()}, but there are {asked:,} queries and "
+            f"{searched:,} documents"
         )
-    return rows.astype(np.int64)
+    return _drawn(rows.astype(np.int64), queries, documents)
+
+
+def _drawn(rows: NDArray[np.int64], *sources: RandomAccessSource) -> NDArray[np.int64]:
+    """Pairs by the row numbers of the samples, without those that one of the samples lacks a row of."""
+    kept = rows
+    for column, source in enumerate(sources):
+        if isinstance(source, Sample):
+            kept = kept[np.isin(kept[:, column], source.numbers)]
+            kept[:, column] = np.searchsorted(source.numbers, kept[:, column])
+    if not len(kept):
+        raise UnusableDataError(
+            f"pairs: expected pairs whose rows are in the samples that are drawn of sources without random access, got "
+            f"none of {len(rows):,}; save the vectors as .npy, which is read without a sample"
+        )
+    if len(kept) < len(rows):
+        warnings.warn(
+            DroppedPairsWarning(
+                f"pairs: {len(rows) - len(kept):,} of {len(rows):,} left out, because a sample is drawn of sources "
+                "without random access and lacks one of their rows; save the vectors as .npy to train on all pairs"
+            ),
+            stacklevel=2,
+        )
+    return kept
 
 
 def _follow(own: Split, documents: Split, pairs: NDArray[np.int64], queries: int) -> Split:

@@ -34,6 +34,9 @@ WINDOW_BYTES = 256 << 20
 # Neighbouring rows that are read together and so meet in the same window of every epoch.
 BLOCK_ROWS = 1024
 
+# Below this float32 holds every integer.
+_EXACT = 1 << 24
+
 
 @dataclass(frozen=True)
 class DataReport:
@@ -263,6 +266,42 @@ def split(digests: NDArray[np.uint64], *, validation: float = 0.05, confirmation
     return Split(parts["training"], parts["validation"], parts["confirmation"])
 
 
+class Sample(ArraySource):
+    """A uniform sample of a source, which remembers where its rows stood there.
+
+    Attributes:
+        numbers: int64 (rows,), increasing: the sample's row i is row ``numbers[i]`` of the source.
+        drawn_from: how many rows the source had.
+    """
+
+    def __init__(self, source: VectorSource, rows: int, seed: int) -> None:
+        numbered = _WithNumbers(source)
+        drawn = sample_rows(numbered, rows, seed)
+        super().__init__(drawn[:, : source.dim], name=source.name)
+        self.numbers = numbered.numbers_of(drawn)
+        self.drawn_from = numbered.seen
+
+
+class _WithNumbers:
+    """A source with the number of each row appended to it, in two values that float32 holds exactly."""
+
+    def __init__(self, source: VectorSource) -> None:
+        self.name, self.rows, self.dim = source.name, source.rows, source.dim + 2
+        self.seen = 0
+        self._source = source
+
+    def blocks(self, rows: int | None = None) -> Iterator[FloatArray]:
+        self.seen = 0
+        for block in self._source.blocks(rows):
+            numbers = np.divmod(np.arange(self.seen, self.seen + len(block)), _EXACT)
+            self.seen += len(block)
+            yield np.column_stack([part.astype(np.float32) for part in (block, *numbers)])
+
+    def numbers_of(self, rows: FloatArray) -> NDArray[np.int64]:
+        high, low = rows[:, -2], rows[:, -1]
+        return high.astype(np.int64) * _EXACT + low.astype(np.int64)
+
+
 def with_random_access(source: VectorSource, *, seed: int = 0, budget: int = SAMPLE_BYTES) -> RandomAccessSource:
     """The source itself, or, when it can only be read from first to last, a sample of it held in memory.
 
@@ -270,10 +309,13 @@ def with_random_access(source: VectorSource, *, seed: int = 0, budget: int = SAM
         source: Parquet files and collections have no random access.
         seed: of :func:`~vaecodec.sources.sample_rows`.
         budget: bytes of float32 that the sample may take.
+
+    Returns:
+        The source, or a :class:`Sample`; of all rows, in their order, when the budget suffices.
     """
     if isinstance(source, RandomAccessSource):
         return source
-    return ArraySource(sample_rows(source, max(1, budget // (4 * source.dim)), seed), name=source.name)
+    return Sample(source, max(1, budget // (4 * source.dim)), seed)
 
 
 class ShuffledBatches:
