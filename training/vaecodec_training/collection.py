@@ -178,8 +178,9 @@ class Collection:
             documents: what an index will hold.
             queries: what it will be searched with, of the same width; need not belong to the documents row for row.
             pairs: integers (p, 2), row numbers of queries and of the documents that answer them, or ``"aligned"``
-                when query i belongs to document i. A paired query is held out with its document. Numbers are those
-                of the sources also where a sample is drawn; pairs that it lacks a row of are left out with a warning.
+                when query i belongs to document i. A paired query is held out with its document, and what equals a
+                held-out query is not trained on. Numbers are those of the sources also where a sample is drawn;
+                pairs that it lacks a row of are left out with a warning.
             metric: how the embeddings are compared.
             embedder: the embedding model's name, kept with the codec.
             validation: share of the rows held out to make choices on.
@@ -206,7 +207,7 @@ class Collection:
             query_parts = split(query_report.digests, validation=validation, confirmation=confirmation, seed=seed)
             if pairs is not None:
                 rows = _checked_pairs(pairs, documents, queries)
-                query_parts = _follow(query_parts, parts, rows, query_report.rows)
+                query_parts = _apart(_follow(query_parts, parts, rows, query_report.rows), query_report.digests)
         elif pairs is not None:
             raise UnusableDataError("pairs: expected queries to go with them, got none")
         train_queries = query_parts.train if query_parts is not None else np.empty(0, np.int64)
@@ -301,6 +302,11 @@ class Collection:
         if self.shift is not None:
             content["shift"] = {"mean_gap": self.shift.mean_gap, "angles": list(self.shift.angles)}
         return content
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a run that goes on must find unchanged. The shift's last bits depend on the number of threads."""
+        return {key: value for key, value in self.to_json().items() if key != "shift"}
 
     @cached_property
     def sample(self) -> FloatArray:
@@ -424,6 +430,19 @@ def _follow(own: Split, documents: Split, pairs: NDArray[np.int64], queries: int
     part = numbered(own, queries)
     part[pairs[:, 0]] = numbered(documents, total)[pairs[:, 1]]
     return Split(*(np.flatnonzero(part == number) for number in range(3)))
+
+
+def _apart(parts: Split, digests: NDArray[np.uint64]) -> Split:
+    """Without the queries of one text whose documents lie on several sides: they stay on the side looked at last."""
+
+    def outside(rows: NDArray[np.int64], *later: NDArray[np.int64]) -> NDArray[np.int64]:
+        return rows[~np.isin(digests[rows], digests[np.concatenate(later)])]
+
+    return Split(
+        outside(parts.train, parts.validation, parts.confirmation),
+        outside(parts.validation, parts.confirmation),
+        parts.confirmation,
+    )
 
 
 def _within(pairs: NDArray[np.int64], queries: NDArray[np.int64], documents: NDArray[np.int64]) -> NDArray[np.int64]:
