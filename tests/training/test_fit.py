@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,41 @@ def test_an_interrupted_fit_goes_on_where_it_was(sample, tmp_path: Path) -> None
     assert {name: result.content["steps"][name] for name in kept} == kept
     with pytest.raises(CheckpointError, match="expected a fit of the same budget"):
         fitting.fit(collection, tmp_path, **{**settings, "budget": 3.0})
+
+
+def test_a_shift_measured_by_other_threads_is_no_other_fit(sample, tmp_path: Path) -> None:
+    collection = Collection.open(
+        ArraySource(sample.train[:2_000]), ArraySource(sample.train_queries[:2_000]), confirmation=0.1
+    )
+    assert collection.shift is not None
+    moved = replace(collection, shift=replace(collection.shift, mean_gap=collection.shift.mean_gap * (1 + 1e-12)))
+
+    def stop(name: str, figures: dict) -> None:
+        raise KeyboardInterrupt
+
+    for opened in (collection, moved):
+        with pytest.raises(KeyboardInterrupt):
+            fitting.fit(opened, tmp_path, dims=(16,), budget=2.0, recipe=SMALL, on_step=stop)
+
+
+def test_a_target_for_the_kl_is_kept_by_every_step_but_the_autoencoder(sample, tmp_path: Path) -> None:
+    collection = Collection.open(ArraySource(sample.train[:1_500]), confirmation=0.1)
+    recipe = SMALL.but(kl_target=20.0, checkpoints=1)
+    result = fitting.fit(collection, tmp_path, dims=(16,), budget=0.1, recipe=recipe)
+    recipes = {name: step["recipe"] for name, step in result.content["steps"].items() if "recipe" in step}
+    aims = [(recipes[name]["kl"], recipes[name]["kl_target"]) for name in ("autoencoder", "vae", "alignment", "queue")]
+    assert aims == [(0, 0), (1e-4, 20), (1e-4, 20), (1e-4, 20)]
+    assert "gate" in result.content["steps"]
+
+
+def test_what_cannot_be_fitted_is_refused_before_any_step(sample, tmp_path: Path) -> None:
+    collection = Collection.open(ArraySource(sample.train[:1_000]), confirmation=0.1)
+    for aims in ({"target": "int4"}, {"target_bytes": (32,)}):
+        with pytest.raises(RecipeError, match=r"fit chooses float codecs, got .*; use vaecodec train --target"):
+            fitting.fit(collection, tmp_path / "fit", dims=(16,), recipe=SMALL.but(kl=0.0, **aims))
+    with pytest.raises(RecipeError, match="asymmetric: expected queries to train the query encoder on, got none"):
+        fitting.fit(collection, tmp_path / "fit", dims=(16,), recipe=SMALL.but(asymmetric=True))
+    assert not (tmp_path / "fit").exists()
 
 
 def test_the_gate_asks_for_the_whole_interval() -> None:

@@ -15,11 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vaecodec.errors import CheckpointError, DivergedError, UnusableDataError, WrongWidthError
+from vaecodec.errors import CheckpointError, DivergedError, RecipeError, UnusableDataError, WrongWidthError
 from vaecodec.interface import Metric
 from vaecodec.sources import ArraySource
 from vaecodec_training.checkpoint import MODEL, RUN, load_checkpoint
 from vaecodec_training.collection import Collection, measure_shift, read_pairs
+from vaecodec_training.data import check, split
 from vaecodec_training.diagnostics import (
     BelowBaselineWarning,
     HeavyContrastiveWarning,
@@ -310,6 +311,13 @@ def test_duplicated_and_nearly_constant_vectors_train_without_breaking(sample, t
     assert np.isfinite(result.history[-1].loss)
 
 
+def test_an_encoder_for_queries_needs_queries(sample, tmp_path: Path) -> None:
+    collection = Collection.open(ArraySource(sample.train[:1_000]))
+    with pytest.raises(RecipeError, match="asymmetric: expected queries to train the query encoder on, got none"):
+        train(collection, SMALL.but(asymmetric=True), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 # What it warns of
 
 
@@ -403,6 +411,30 @@ def test_held_out_queries_follow_their_documents(collection: Collection) -> None
     for query, answers in zip(validation.queries, validation.relevant, strict=True):
         scores = validation.documents @ query
         assert scores[answers[0]] > np.median(scores)
+
+
+def test_equal_queries_of_several_documents_are_used_on_one_side(sample) -> None:
+    documents, queries = sample.train[:1_500], sample.train_queries[:1_500].copy()
+    parts = split(check(ArraySource(documents)).digests, validation=0.1, confirmation=0.1)
+    train, validation, confirmation = parts.train, parts.validation, parts.confirmation
+    queries[train[0]] = queries[validation[0]]  # in training and validation
+    queries[train[1]] = queries[validation[1]] = queries[confirmation[1]]  # in all three
+    queries[validation[2]] = queries[confirmation[2]]
+    collection = Collection.open(
+        ArraySource(documents), ArraySource(queries), pairs="aligned", confirmation=0.1, validation=0.1
+    )
+    assert collection.confirmation is not None
+    sides = [queries[collection.query_rows], collection.validation.queries, collection.confirmation.queries]
+    texts = [{row.tobytes() for row in side} for side in sides]
+    assert not texts[0] & texts[1]
+    assert not texts[0] & texts[2]
+    assert not texts[1] & texts[2]
+    assert queries[train[0]].tobytes() in texts[1]
+    assert queries[train[1]].tobytes() in texts[2]
+    assert queries[validation[2]].tobytes() in texts[2]
+    assert collection.pairs is not None
+    assert not np.isin(train[:2], collection.pairs[:, 0]).any()
+    assert len(collection.query_rows) > 0.98 * len(train)  # no others are left out
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from vaecodec.linear import LinearKind
 from vaecodec_training.checkpoint import STATE, load_checkpoint, save_checkpoint
 from vaecodec_training.collection import Collection, Figures, HeldOut, best_linear, intervals
 from vaecodec_training.recipe import Recipe
-from vaecodec_training.trainer import Observer, in_numpy, train
+from vaecodec_training.trainer import Observer, in_numpy, refuse_mismatch, train
 
 OnStep = Callable[[str, dict[str, Any]], None]
 
@@ -140,7 +140,8 @@ def fit(
         on_step: called with the name and the figures of each step when it has ended.
 
     Raises:
-        RecipeError: no widths, or not all of them below that of the embeddings.
+        RecipeError: no widths, or not all of them below that of the embeddings; the recipe is for codes or does not
+            fit the data.
         CheckpointError: ``out`` holds the fit of other data or settings.
         DivergedError: the final run stayed unstable.
     """
@@ -150,6 +151,12 @@ def fit(
         raise RecipeError(f"dims: expected widths from 1 to {collection.dim}, got {list(dims)}")
     if collection.confirmation is None:
         raise RecipeError("expected a collection with a confirmation part, got none; open it with confirmation=0.05")
+    if recipe.for_codes:
+        raise RecipeError(
+            f"target, target_bytes: expected neither, as fit chooses float codecs, got {recipe.target!r}, "
+            f"{list(recipe.target_bytes)}; use vaecodec train --target"
+        )
+    refuse_mismatch(recipe, collection)
     return _Fit(collection, out, widths, budget, recipe, observers, on_step).run(collection.confirmation)
 
 
@@ -172,7 +179,7 @@ class _Fit:
         self.observers = observers
         self.on_step = on_step
         out.mkdir(parents=True, exist_ok=True)
-        asked = {"data": collection.to_json(), "dims": widths, "budget": budget, "recipe": recipe.to_dict()}
+        asked = {"data": collection.identity, "dims": widths, "budget": budget, "recipe": recipe.to_dict()}
         self.content: dict[str, Any] = {"asked": json.loads(json.dumps(asked)), "steps": {}}
         if (out / RUN).exists():
             self._continue()
@@ -184,12 +191,12 @@ class _Fit:
         short = self._epochs(_SHORT, epoch_seconds)
         first = first.but(epochs=short)
 
-        plain = first.but(alignment=0.0, contrastive=0.0, queue=0, kl=0.0, reconstruction=1.0)
+        plain = first.but(alignment=0.0, contrastive=0.0, queue=0, kl=0.0, kl_target=0.0, reconstruction=1.0)
         kl = self.recipe.kl or Recipe().kl
         queue = self.recipe.queue or 2 * self.recipe.batch
         candidates = {
             "autoencoder": plain,
-            "vae": plain.but(kl=kl),
+            "vae": plain.but(kl=kl, kl_target=first.kl_target),
             "alignment": first.but(kl=kl, queue=0),
             "queue": first.but(kl=kl, queue=queue),
         }

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from vaecodec.codes import Calibration, Code
 from vaecodec.drift import KEY as DRIFT_KEY
 from vaecodec.drift import Encoded, Reference
-from vaecodec.errors import CheckpointError, DivergedError
+from vaecodec.errors import CheckpointError, DivergedError, RecipeError
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.scores import KEY as SCORE_KEY
 from vaecodec.sources import RandomAccessSource
@@ -156,6 +156,7 @@ def train(
         DivergedError: the run stayed unstable after every remedy.
         RecipeError: the recipe does not fit the data.
     """
+    refuse_mismatch(recipe, collection)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fabric = Fabric(
         accelerator=accelerator,
@@ -166,6 +167,18 @@ def train(
     fabric.launch()
     run.mkdir(parents=True, exist_ok=True)
     return _Trainer(fabric, collection, recipe, run, resume, observers).run()
+
+
+def refuse_mismatch(recipe: Recipe, collection: Collection) -> None:
+    """Raise what :func:`train` would raise for a recipe that asks for more than the collection holds.
+
+    Raises:
+        RecipeError: the recipe does not fit the data.
+    """
+    if recipe.asymmetric and collection.queries is None:
+        raise RecipeError(
+            "asymmetric: expected queries to train the query encoder on, got none; give queries or leave asymmetric out"
+        )
 
 
 def learning_rate_factor(progress: float, recipe: Recipe) -> float:
@@ -668,9 +681,7 @@ class _Trainer:
         return {name: module for name, module in modules.items() if module is not None}
 
     def _identity(self) -> dict[str, Any]:
-        # The shift follows from the data, but its last bits also from the number of threads.
-        data = {key: value for key, value in self.collection.to_json().items() if key != "shift"}
-        return {"recipe": self.recipe.to_dict(), "data": data}
+        return {"recipe": self.recipe.to_dict(), "data": self.collection.identity}
 
     def _saved_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, values = load_state(self.folder)
@@ -727,8 +738,6 @@ class _Trainer:
         # Several processes demand a gradient for every parameter that has not been declared fixed.
         model.log_var.requires_grad_(recipe.kl > 0)
         model.decoder.requires_grad_(recipe.reconstructs)
-        if model.query_encoder is not None:
-            model.query_encoder.requires_grad_(collection.queries is not None)
         return model
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
