@@ -13,11 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
 from vaecodec.errors import CheckpointError, DivergedError, RecipeError, UnusableDataError, WrongWidthError
 from vaecodec.interface import Metric
 from vaecodec.sources import ArraySource
+from vaecodec.vectors import normalised
+from vaecodec_training import losses
 from vaecodec_training.checkpoint import MODEL, RUN, load_checkpoint
 from vaecodec_training.collection import Collection, measure_shift, read_pairs
 from vaecodec_training.data import check, split
@@ -34,7 +38,7 @@ from vaecodec_training.diagnostics import (
     inspect_shift,
 )
 from vaecodec_training.recipe import Recipe, Schedule, Start
-from vaecodec_training.trainer import MOST_ROLLBACKS, Progress, train
+from vaecodec_training.trainer import MOST_ROLLBACKS, Observer, Progress, _Trainer, in_numpy, train
 
 SMALL = Recipe(dim=32, hidden=32, batch=256, epochs=2, checkpoints=3)
 # Two epochs do not beat the linear codec surely; the tests that are about something else do not mind.
@@ -91,6 +95,21 @@ def test_latents_are_ordered_by_variance_within_each_nested_width(collection: Co
     variance = model.encoder(torch.from_numpy(collection.validation.documents)).var(0)
     for low, high in ((0, 8), (8, 16), (16, 32)):
         assert (variance[low:high].diff() <= 0).all()
+
+
+def test_nested_widths_are_better_for_having_been_trained(collection: Collection, tmp_path: Path) -> None:
+    def recall_of_prefix(nested: tuple[int, ...]) -> float:
+        recipe = SMALL.but(epochs=4, learning_rate=4e-3, nested_dims=nested)
+        model = train(collection, recipe, tmp_path / str(len(nested))).checkpoint.model
+        encode, encode_queries = (in_numpy(function, model) for function in (model.encode, model.encode_queries))
+        figures = collection.validation.figures(
+            lambda rows: normalised(encode(rows)[:, :8]),
+            lambda rows: normalised(encode_queries(rows)[:, :8]),
+            Metric.COSINE,
+        )
+        return float(figures["recall@10"].mean())
+
+    assert recall_of_prefix((8,)) > recall_of_prefix(()) + 0.01
 
 
 @pytest.mark.parametrize("metric", [Metric.DOT, Metric.L2])
@@ -316,6 +335,129 @@ def test_an_encoder_for_queries_needs_queries(sample, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="asymmetric: expected queries to train the query encoder on, got none"):
         train(collection, SMALL.but(asymmetric=True), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+# What a step does
+
+
+def stepwise(collection: Collection, recipe: Recipe, run: Path, *observers: Observer) -> _Trainer:
+    return _Trainer(Fabric(accelerator="cpu", devices=1), collection, recipe, run, False, observers)
+
+
+def decayed(trainer: _Trainer) -> dict[str, float]:
+    """The weight decay in force, by parameter."""
+    names = {parameter: name for name, parameter in trainer.model.named_parameters()}
+    groups = trainer.optimizer.param_groups
+    return {names[parameter]: group["weight_decay"] for group in groups for parameter in group["params"]}
+
+
+def test_matrices_decay_but_neither_biases_nor_the_log_variance(collection: Collection, tmp_path: Path) -> None:
+    trainer = stepwise(collection, SMALL.but(weight_decay=0.2), tmp_path)
+    assert trainer._step() is None
+    matrices = {"encoder.linear.weight", "encoder.hidden.weight", "encoder.output.weight", "decoder.linear.weight"}
+    others = {name for name, _ in trainer.model.named_parameters()} - matrices
+    assert {"encoder.linear.bias", "decoder.linear.bias", "log_var.weight", "log_var.bias"} <= others
+    assert decayed(trainer) == dict.fromkeys(matrices, 0.2) | dict.fromkeys(others, 0.0)
+
+
+def test_a_decayed_matrix_shrinks(collection: Collection, tmp_path: Path) -> None:
+    """By ``rate * decay`` of itself a step more than without decay, as AdamW is defined."""
+    moved = []
+    for decay in (0.0, 0.5):
+        trainer = stepwise(collection, SMALL.but(weight_decay=decay, warmup=0.0), tmp_path)
+        before = trainer.model.encoder.linear.weight.detach().clone()
+        trainer._step()
+        moved.append(trainer.model.encoder.linear.weight.detach().clone())
+    rate = trainer.optimizer.param_groups[0]["lr"]
+    torch.testing.assert_close(moved[0] - moved[1], rate * 0.5 * before, atol=1e-6, rtol=1e-3)
+
+
+def test_the_queue_holds_negatives_of_the_contrastive_term(collection: Collection, tmp_path: Path) -> None:
+    trainer = stepwise(collection, SMALL.but(contrastive=0.1, queue=64, momentum=0.0), tmp_path)
+    batch = trainer.batches.at(0, 0, torch.device("cpu"))
+    assert batch.queries is not None
+    with torch.no_grad():
+        latents, asked = trainer.model.encoder(batch.documents), trainer.model.encoder(batch.queries)
+        alone = trainer._contrastive(batch, latents, asked, None)
+        trainer.queue.push(batch.queries[:64], 3 * asked[:64], 0)
+        queued = trainer._contrastive(batch, latents, asked, None)
+    unit, keys = F.normalize(asked, dim=1), F.normalize(torch.cat([latents, asked[:64]]), dim=1)
+    logits = unit @ keys.T / 0.05
+    own = torch.arange(len(asked))
+    assert queued.item() == pytest.approx(F.cross_entropy(logits, own).item(), rel=1e-4)
+    assert alone.item() == pytest.approx(F.cross_entropy(logits[:, : len(latents)], own).item(), rel=1e-4)
+    assert queued > alone + 1  # half of the queries meet themselves there
+
+
+def test_the_queue_holds_columns_of_the_distillation(collection: Collection, tmp_path: Path) -> None:
+    trainer = stepwise(collection, SMALL.but(queue=64, momentum=0.0), tmp_path)
+    documents, queued = trainer.batches.at(0, 0, torch.device("cpu")).documents.split([192, 64])
+    batch = replace(trainer.batches.at(0, 0, torch.device("cpu")), documents=documents, queries=None)
+    with torch.no_grad():
+        latents, queued_latents = trainer.model.encoder(documents), 3 * trainer.model.encoder(queued)
+        trainer.queue.push(queued, queued_latents, 0)
+        found = trainer._alignment(batch, latents, None)
+    student = F.normalize(latents, dim=1)
+    expected = losses.distillation(
+        documents,
+        torch.cat([documents, queued]),
+        student,
+        torch.cat([student, F.normalize(queued_latents, dim=1)]),
+        0.05,
+        torch.arange(192),
+    )
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_a_rollback_halves_the_rate_and_strengthens_the_regularisers(collection: Collection, tmp_path: Path) -> None:
+    recipe = SMALL.but(kl=0.01, kl_warmup=0.0, free_bits=0.0, weight_decay=0.2, warmup=0.0)
+    seen: list[Progress] = []
+
+    def kl_weight() -> float:
+        at = seen[-1]
+        return (at.loss - at.terms["alignment"] - 0.1 * at.terms["reconstruction"]) / at.terms["kl"]
+
+    trainer = stepwise(collection, recipe, tmp_path, seen.append)
+    good = trainer._state()
+    trainer._step()
+    assert kl_weight() == pytest.approx(0.01, rel=1e-3)
+    with pytest.warns(InstabilityWarning, match="step 2: a spike; went back to step 0"):
+        trainer._roll_back(good, "a spike")
+    assert (trainer.at.step, trainer.at.cursor) == (0, 1)
+    assert (trainer.at.learning_rate_scale, trainer.at.regulariser_scale) == (0.5, 1.5)
+    trainer._step()
+    assert kl_weight() == pytest.approx(0.015, rel=1e-3)
+    assert decayed(trainer)["encoder.linear.weight"] == pytest.approx(0.3)
+    assert seen[1].learning_rate == pytest.approx(seen[0].learning_rate / 2)
+    assert trainer._record().kl_weight == pytest.approx(0.015)
+
+
+def test_a_loss_of_three_times_the_median_is_a_spike(collection: Collection, tmp_path: Path) -> None:
+    trainer = stepwise(collection, SMALL, tmp_path)
+    for loss in (1.0, 1.0, 1.0, 300.0):  # three are too few to compare with
+        assert trainer._problem(loss, loss, 1.0) is None
+    trainer.at.losses = [0.5, 1.0, 1.0, 9.0]
+    assert trainer._problem(2.9, 2.9, 1.0) is None
+    trainer.at.losses = [0.5, 1.0, 1.0, 9.0]
+    assert trainer._problem(301.0, 1.0, 1.0) == "the loss jumped from 1 to 301"
+    assert trainer.at.losses == [0.5, 1.0, 1.0, 9.0]  # a spike is no measure of later ones
+    assert trainer._problem(1.0, float("nan"), 1.0) == "the loss is not finite"
+    assert trainer._problem(1.0, 1.0, float("inf")) == "the gradient is not finite"
+
+
+def test_averages_move_by_their_share_each_step(collection: Collection, tmp_path: Path) -> None:
+    recipe = SMALL.but(average=0.9, momentum=0.9, queue=64, learning_rate=0.1, warmup=0.0)
+    trainer = stepwise(collection, recipe, tmp_path)
+    assert trainer.average is not None
+    assert trainer.key_encoder is not None
+    followers = ((trainer.key_encoder, trainer.model.encoder), (trainer.average, trainer.model))
+    for decays in ((0.9, 2 / 11), (0.9, 3 / 12)):  # the average's own decay only after enough steps
+        before = [[value.detach().clone() for value in follower.parameters()] for follower, _ in followers]
+        trainer._step()
+        for (follower, source), old, decay in zip(followers, before, decays, strict=True):
+            for value, start, now in zip(follower.parameters(), old, source.parameters(), strict=True):
+                torch.testing.assert_close(value, decay * start + (1 - decay) * now)
+        assert not torch.equal(trainer.key_encoder.linear.weight, trainer.model.encoder.linear.weight)
 
 
 # What it warns of
