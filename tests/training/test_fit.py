@@ -154,13 +154,41 @@ def test_the_gate_asks_for_the_whole_interval() -> None:
     assert not unsure.passed
 
 
-def test_the_knee_lies_where_bytes_begin_to_buy_less() -> None:
-    dim, reason = fitting.knee({32: 0.45, 64: 0.66, 128: 0.71, 192: 0.75})
-    assert dim == 64
-    assert reason == (
-        "from 32 to 64 latents recall@10 rises by 0.210 for 128 bytes, from there to 128 by only 0.050 for 256"
-    )
-    assert fitting.knee({64: 0.6})[0] == 64
+@pytest.mark.parametrize(
+    ("recalls", "dim", "reason"),
+    [
+        (
+            {32: 0.45, 64: 0.66, 128: 0.71, 192: 0.75},
+            64,
+            "from 32 to 64 latents each 4 bytes buy 0.0066 recall@10, from there to 128 only 0.0008",
+        ),
+        (
+            {32: 0.5, 64: 0.71, 128: 0.6},
+            64,
+            "from 32 to 64 latents each 4 bytes buy 0.0066 recall@10, from there to 128 only -0.0017",
+        ),
+        (
+            {32: 0.1, 64: 0.2, 128: 0.9},
+            128,
+            "recall@10 rises evenly or ever faster, from 0.100 at 32 latents to 0.900; no knee up to 128",
+        ),
+        (
+            {32: 0.2, 64: 0.3, 128: 0.503, 192: 0.7},
+            192,
+            "recall@10 rises evenly or ever faster, from 0.200 at 32 latents to 0.700; no knee up to 192",
+        ),
+        (
+            {32: 0.5, 64: 0.504, 128: 0.502},
+            32,
+            "recall@10 is 0.500 there and at most 0.504 up to 128 latents, within noise",
+        ),
+        ({32: 0.5, 64: 0.6}, 64, "the larger of two; a knee takes at least three"),
+        ({32: 0.5, 64: 0.503}, 32, "recall@10 is 0.500 there and at most 0.503 up to 64 latents, within noise"),
+        ({64: 0.6}, 64, "the only width asked for"),
+    ],
+)
+def test_the_knee_lies_where_bytes_begin_to_buy_less(recalls: dict[int, float], dim: int, reason: str) -> None:
+    assert fitting.knee(recalls) == (dim, reason)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("90s", 90), ("10m", 600), ("1.5h", 5400)])

@@ -46,6 +46,9 @@ _PROBE_EPOCHS = 0.5
 _LEARNING_RATES = (0.5, 2.0)
 _LONGEST = 60.0
 
+# Differences of recall@10 below this are noise.
+_NOISE = 0.005
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -81,23 +84,37 @@ def gate(learned: Figures, linear: dict[str, Figures]) -> Gate:
 def knee(recalls: dict[int, float]) -> tuple[int, str]:
     """The width where more bytes begin to buy less, and why.
 
-    Widths and recalls are scaled to 0..1; the knee lies farthest above the straight line between the ends (Kneedle,
-    Satopää et al. 2011). Of two widths it is the larger, of one itself.
+    The knee lies farthest above the straight line between the ends (Kneedle, Satopää et al. 2011). Where no width lies
+    above it by more than noise, recall does not flatten and the largest width is chosen; where none has more than the
+    smallest, that one.
     """
     widths = sorted(recalls)
-    if len(widths) < 3:
-        return widths[-1], "the largest width asked for; a knee takes at least three"
-    low, high = recalls[widths[0]], recalls[widths[-1]]
-    span = widths[-1] - widths[0]
-    above = {
-        width: (recalls[width] - low) / max(high - low, 1e-9) - (width - widths[0]) / span for width in widths[1:-1]
-    }
+    first, last = widths[0], widths[-1]
+    if len(widths) == 1:
+        return first, "the only width asked for"
+    most = max(recalls.values())
+    if most - recalls[first] <= _NOISE:
+        return first, (
+            f"recall@10 is {recalls[first]:.3f} there and at most {most:.3f} up to {last} latents, within noise"
+        )
+    if len(widths) == 2:
+        return last, "the larger of two; a knee takes at least three"
+    slope = (recalls[last] - recalls[first]) / (last - first)
+    above = {width: recalls[width] - recalls[first] - slope * (width - first) for width in widths[1:-1]}
     best = max(above, key=lambda width: above[width])
+    if above[best] <= _NOISE:
+        return last, (
+            f"recall@10 rises evenly or ever faster, from {recalls[first]:.3f} at {first} latents to "
+            f"{recalls[last]:.3f}; no knee up to {last}"
+        )
     before, after = widths[widths.index(best) - 1], widths[widths.index(best) + 1]
+
+    def bought(low: int, high: int) -> str:
+        return f"{(recalls[high] - recalls[low]) / (high - low):.4f}"
+
     return best, (
-        f"from {before} to {best} latents recall@10 rises by {recalls[best] - recalls[before]:.3f} for "
-        f"{4 * (best - before)} bytes, from there to {after} by only {recalls[after] - recalls[best]:.3f} for "
-        f"{4 * (after - best)}"
+        f"from {before} to {best} latents each 4 bytes buy {bought(before, best)} recall@10, "
+        f"from there to {after} only {bought(best, after)}"
     )
 
 
