@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "cli": (("typer", "rich", "packaging"), "the command line"),
     "train": (("torch", "lightning_fabric", "safetensors"), "vaecodec train and fit"),
+    "tensorboard": (("tensorboard",), "vaecodec train --tensorboard"),
     "export": (("onnx",), "writing codec files: vaecodec export, linear and bridge"),
     "hnsw": (("hnswlib",), "CompressedIndex, and hnswlib in reports and plans"),
     "qdrant": (("qdrant_client",), "the Qdrant clients, vaecodec migrate and rollback"),

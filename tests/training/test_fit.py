@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import vaecodec_training.fit as fitting
 from vaecodec import Codec
 from vaecodec.__main__ import main
-from vaecodec.errors import CheckpointError, RecipeError
+from vaecodec.errors import CheckpointError, MissingExtraError, RecipeError
 from vaecodec.scores import ScoreCalibration
 from vaecodec.sources import ArraySource
 from vaecodec_training.checkpoint import load_checkpoint
 from vaecodec_training.collection import Collection
+from vaecodec_training.data import check
+from vaecodec_training.monitor import TensorBoard
 from vaecodec_training.recipe import Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::vaecodec_training.diagnostics.TrainingWarning")
@@ -213,13 +219,51 @@ def test_widths_and_a_confirmation_part_are_asked_for(sample, tmp_path: Path) ->
 def test_train_and_export_from_the_command_line(sample, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     np.save(tmp_path / "train.npy", sample.train[:2_000])
-    arguments = ["train", str(tmp_path / "train.npy"), "--dim", "32", "--nested", "8,16", "--epochs", "1"]
+    arguments = ["train", str(tmp_path / "train.npy"), "--dim", "32", "--nested", "8,16", "--epochs", "4"]
     arguments += ["--out", str(tmp_path / "run"), "--export", str(tmp_path / "vae32.onnx"), "--tensorboard"]
     text = run(arguments, capsys)
     assert "vectors of 384 dimensions, cosine" in text
     assert "codec - " in text
     assert Codec.load(tmp_path / "vae32.onnx", dim=16).encode(sample.base[:3]).shape == (3, 16)
-    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    history = load_checkpoint(tmp_path / "run").provenance["diagnostics"]["history"]
+    validated = events.Scalars("validation/recall@10")
+    # An observer hears of a checkpoint at the step after it, so of all but the last.
+    assert [each.value for each in validated] == pytest.approx([entry["recall"] for entry in history[:-1]])
+    losses = [each.value for each in events.Scalars("loss")]
+    assert [each.step for each in events.Scalars("loss")] == list(range(1, history[-1]["step"] + 1))
+    first = history[0]
+    assert np.mean(losses[: first["step"]]) == pytest.approx(first["loss"], rel=1e-4)
+
+
+def test_without_tensorboard_the_error_names_an_extra_that_installs_it(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'vaecodec\[(\w+)\]'") as caught:
+        TensorBoard(tmp_path)
+    extra = re.search(r"\[(\w+)\]", str(caught.value))[1]
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert any(each.startswith("tensorboard>") for each in project["optional-dependencies"][extra])
+
+
+@pytest.mark.parametrize("command", ["train", "fit"])
+def test_columns_are_named_where_there_are_several(sample, command: str, tmp_path: Path, capsys) -> None:
+    np.savez(tmp_path / "all.npz", docs=sample.train[:1_000, :64], titles=sample.train_queries[:1_000, :64])
+    (tmp_path / "recipe.toml").write_text(SMALL.to_toml())
+    arguments = [command, str(tmp_path / "all.npz"), "--queries", str(tmp_path / "all.npz"), "--out"]
+    arguments += [str(tmp_path / "run"), "--recipe", str(tmp_path / "recipe.toml")]
+    arguments += ["--dim", "8", "--epochs", "1"] if command == "train" else ["--dims", "8", "--budget", "1s"]
+    for named, missing in (([], "--column"), (["--column", "docs"], "--query-column")):
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments, *named])
+        assert ended.value.code == 1
+        wanted = f"several arrays hold vectors: docs, titles; say which is meant, with {missing}"
+        assert wanted in capsys.readouterr().err
+    run([*arguments, "--column", "docs", "--query-column", "titles"], capsys)
+    data = load_checkpoint(tmp_path / "run" / "runs" / "final" if command == "fit" else tmp_path / "run").provenance[
+        "data"
+    ]
+    assert data["fingerprint"] == check(ArraySource(sample.train[:1_000, :64])).fingerprint
+    assert data["queries_fingerprint"] == check(ArraySource(sample.train_queries[:1_000, :64])).fingerprint
 
 
 @pytest.mark.parametrize(("target", "size"), [("24", 24), ("int2", 12)])

@@ -14,14 +14,21 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from vaecodec.cli import AsJson, describe, print_json
+from vaecodec.errors import AmbiguousColumnError
 from vaecodec.extras import require
 from vaecodec.interface import Metric
 from vaecodec.linear import LinearKind
 
 if TYPE_CHECKING:
+    from vaecodec.sources import VectorSource
     from vaecodec_training.collection import Collection
     from vaecodec_training.trainer import Observer, TrainedRun
     from vaecodec_training.trainer import Progress as StepProgress
+
+Column = Annotated[
+    str | None, typer.Option(help="Documents' column, dataset, array or vector name, where there are several.")
+]
+QueryColumn = Annotated[str | None, typer.Option(help="The same of the queries.")]
 
 
 def train(
@@ -31,6 +38,8 @@ def train(
     pairs: Annotated[
         str | None, typer.Option(help="Integer .npy (p, 2): rows of queries and their documents; or 'aligned'.")
     ] = None,
+    column: Column = None,
+    query_column: QueryColumn = None,
     dim: Annotated[int | None, typer.Option(help="Width of the latents.")] = None,
     nested: Annotated[str, typer.Option(help="Smaller widths that shall stand alone, e.g. 32,64.")] = "",
     target: Annotated[
@@ -59,7 +68,7 @@ def train(
     changes = {"dim": dim, "epochs": epochs, "seed": seed, "nested_dims": _widths(nested) or None}
     settings = settings.but(**{key: value for key, value in changes.items() if value is not None})
     console = Console(stderr=as_json)
-    collection = _opened(data, queries, pairs, metric, embedder, 0.0)
+    collection = _opened((data, column), (queries, query_column), pairs, metric, embedder, 0.0)
     if "target_bytes" in aims and dim is None:
         settings = settings.but(dim=collection.dim)  # trellis codes choose among all latents: as many as can be
     console.print(str(collection.report), highlight=False)
@@ -93,6 +102,8 @@ def fit(
     pairs: Annotated[
         str | None, typer.Option(help="Integer .npy (p, 2): rows of queries and their documents; or 'aligned'.")
     ] = None,
+    column: Column = None,
+    query_column: QueryColumn = None,
     dims: Annotated[str, typer.Option(help="Widths to choose among.")] = "32,64,128,192",
     budget: Annotated[str, typer.Option(help="Time for all training, e.g. 90s, 10m, 1.5h.")] = "10m",
     recipe: Annotated[Path | None, typer.Option(help="TOML file to start from; see docs/training.md.")] = None,
@@ -112,7 +123,7 @@ def fit(
 
     seconds = fitting.seconds(budget)
     console = Console(stderr=as_json)
-    collection = _opened(data, queries, pairs, metric, embedder, confirmation=0.05)
+    collection = _opened((data, column), (queries, query_column), pairs, metric, embedder, 0.05)
     console.print(str(collection.report), highlight=False)
     if collection.shift is not None:
         console.print(str(collection.shift), highlight=False)
@@ -173,19 +184,34 @@ def fit(
 
 
 def _opened(
-    data: str, queries: str | None, pairs: str | None, metric: Metric, embedder: str, confirmation: float
+    documents: tuple[str, str | None],
+    queries: tuple[str | None, str | None],
+    pairs: str | None,
+    metric: Metric,
+    embedder: str,
+    confirmation: float,
 ) -> Collection:
-    from vaecodec.sources import open_source
+    """The collection of two locations, each with the name of its column."""
     from vaecodec_training.collection import Collection, read_pairs
 
+    location, column = queries
     return Collection.open(
-        open_source(data),
-        open_source(queries) if queries else None,
+        _source(*documents, "--column"),
+        _source(location, column, "--query-column") if location else None,
         pairs=read_pairs(pairs) if pairs else None,
         metric=metric,
         embedder=embedder,
         confirmation=confirmation,
     )
+
+
+def _source(location: str, column: str | None, option: str) -> VectorSource:
+    from vaecodec.sources import open_source
+
+    try:
+        return open_source(location, column=column)
+    except AmbiguousColumnError as error:
+        raise AmbiguousColumnError(f"{error}, with {option}") from None
 
 
 def _require_libraries(export: bool) -> None:

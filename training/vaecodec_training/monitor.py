@@ -19,7 +19,7 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path) -> None:
-        require("tensorboard", extra="train")
+        require("tensorboard", extra="tensorboard")
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(folder))
