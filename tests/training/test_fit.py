@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from dataclasses import replace
@@ -16,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import vaecodec_training.fit as fitting
 from vaecodec import Codec
 from vaecodec.__main__ import main
-from vaecodec.errors import CheckpointError, MissingExtraError, RecipeError
+from vaecodec.errors import CheckpointError, MissingExtraError, RecipeError, TrainingError
 from vaecodec.scores import ScoreCalibration
 from vaecodec.sources import ArraySource
 from vaecodec_training.checkpoint import load_checkpoint
@@ -282,3 +284,58 @@ def test_a_target_on_the_command_line_trains_with_the_recipe_for_codes(sample, t
     recipe = load_checkpoint(tmp_path / "run").recipe
     wanted = {"target_bytes": (24,), "dim": 96} if target == "24" else {"target": "int2", "dim": 48}
     assert recipe == Recipe.for_code(**wanted, paired=True, epochs=1.0)
+
+
+def test_of_several_processes_one_speaks_and_exports(sample, tmp_path: Path) -> None:
+    np.save(tmp_path / "train.npy", sample.train[:2_000, :64])
+    (tmp_path / "launch.py").write_text("from vaecodec.__main__ import main\nmain()\n")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    arguments = ["train", str(tmp_path / "train.npy"), "--dim", "16", "--epochs", "1", "--json"]
+    arguments += ["--out", str(tmp_path / "run"), "--export", str(tmp_path / "vae16.onnx")]
+    process = subprocess.run(
+        [*launcher, str(tmp_path / "launch.py"), *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout)["codec"]["code_dim"] == 16  # one document, of one process
+    assert process.stderr.count("vectors of 64 dimensions, cosine") == 1
+    assert Codec.load(tmp_path / "vae16.onnx").code_dim == 16
+
+
+def test_fit_is_for_one_process(sample, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", str(tmp_path / "absent.npy"), "--out", str(tmp_path / "fit")])
+    assert ended.value.code == 1
+    assert "fit: expected one process, got WORLD_SIZE = 2; start it without torchrun" in capsys.readouterr().err
+    with pytest.raises(TrainingError, match="expected one process"):
+        fitting.fit(Collection.open(ArraySource(sample.train[:1_000]), confirmation=0.1), tmp_path / "fit")
+    assert not (tmp_path / "fit").exists()
+
+
+@pytest.mark.parametrize(("command", "how"), [("train", "with --resume to go on from"), ("fit", "to go on from")])
+def test_whoever_interrupts_is_told_how_to_go_on(
+    sample, command: str, how: str, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    for name in ("train", "train_queries"):
+        np.save(tmp_path / f"{name}.npy", getattr(sample, name)[:1_500])
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    arguments = [command, str(tmp_path / "train.npy"), "--queries", str(tmp_path / "train_queries.npy")]
+    arguments += ["--out", str(tmp_path / "run"), *(["--dims", "16", "--budget", "1s"] if command == "fit" else [])]
+    with monkeypatch.context() as patch:
+        patch.setattr("vaecodec_training.cli._Bar.__call__", interrupt)
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+    assert ended.value.code == 130
+    text = capsys.readouterr().out
+    assert f"Interrupted; repeat the command {how} {tmp_path / 'run'}." in text
+    assert "train.npy: 1,500 vectors" in text
+    assert "train_queries.npy: 1,500 vectors" in text
+    if command == "train":
+        run([*arguments, "--resume"], capsys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,16 +68,21 @@ def train(
         settings = settings.but(kl=0.0, **aims)
     changes = {"dim": dim, "epochs": epochs, "seed": seed, "nested_dims": _widths(nested) or None}
     settings = settings.but(**{key: value for key, value in changes.items() if value is not None})
-    console = Console(stderr=as_json)
-    collection = _opened((data, column), (queries, query_column), pairs, metric, embedder, 0.0)
-    if "target_bytes" in aims and dim is None:
-        settings = settings.but(dim=collection.dim)  # trellis codes choose among all latents: as many as can be
-    console.print(str(collection.report), highlight=False)
-    if collection.shift is not None:
-        console.print(str(collection.shift), highlight=False)
-    with _warnings_on(console), _Bar(console) as bar:
-        observers: list[Observer] = [bar, TensorBoard(out / "tensorboard")] if tensorboard else [bar]
-        result = run_training(collection, settings, out, resume=resume, observers=observers)
+    # Of the processes that torchrun starts, one speaks and exports.
+    leads = os.environ.get("RANK", "0") == "0"
+    console = Console(stderr=as_json, quiet=not leads)
+    with _warnings_on(console):
+        collection = _opened((data, column), (queries, query_column), pairs, metric, embedder, 0.0)
+        if "target_bytes" in aims and dim is None:
+            settings = settings.but(dim=collection.dim)  # trellis codes choose among all latents: as many as can be
+        _describe(collection, console)
+        with _going_on(console, f"repeat the command with --resume to go on from {out}"), _Bar(console) as bar:
+            observers: list[Observer] = [bar]
+            if tensorboard and leads:
+                observers.append(TensorBoard(out / "tensorboard"))
+            result = run_training(collection, settings, out, resume=resume, observers=observers)
+    if not leads:
+        return
     console.print(_figures(result))
     if export is not None:
         from vaecodec_training.export import exporter
@@ -121,18 +127,19 @@ def fit(
     from vaecodec_training.export import exporter
     from vaecodec_training.recipe import Recipe
 
+    fitting.refuse_processes()
     seconds = fitting.seconds(budget)
     console = Console(stderr=as_json)
-    collection = _opened((data, column), (queries, query_column), pairs, metric, embedder, 0.05)
-    console.print(str(collection.report), highlight=False)
-    if collection.shift is not None:
-        console.print(str(collection.shift), highlight=False)
+    with _warnings_on(console):
+        collection = _opened((data, column), (queries, query_column), pairs, metric, embedder, 0.05)
+    _describe(collection, console)
 
     def on_step(name: str, figures: dict[str, Any]) -> None:
         if "validation" in figures:
             console.print(f"{name}: recall@10 {_cell(figures['validation']['recall@10'])}", highlight=False)
 
-    with _warnings_on(console), _Bar(console) as bar:
+    again = f"repeat the command to go on from {out}"
+    with _warnings_on(console), _going_on(console, again), _Bar(console) as bar:
         result = fitting.fit(
             collection,
             out,
@@ -214,6 +221,12 @@ def _source(location: str, column: str | None, option: str) -> VectorSource:
         raise AmbiguousColumnError(f"{error}, with {option}") from None
 
 
+def _describe(collection: Collection, console: Console) -> None:
+    for found in (collection.report, collection.query_report, collection.shift):
+        if found is not None:
+            console.print(str(found), highlight=False)
+
+
 def _require_libraries(export: bool) -> None:
     for module in ("torch", "lightning_fabric", "safetensors"):
         require(module, extra="train")
@@ -230,6 +243,16 @@ def _widths(text: str) -> tuple[int, ...]:
         return tuple(int(width) for width in text.split(",") if width.strip())
     except ValueError:
         raise typer.BadParameter(f"expected widths such as 32,64, got {text!r}") from None
+
+
+@contextmanager
+def _going_on(console: Console, how: str) -> Iterator[None]:
+    """Say how to go on when the run is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print(f"Interrupted; {how}.", markup=False, highlight=False)
+        raise
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from vaecodec.artifact import write_atomically
-from vaecodec.errors import CheckpointError, RecipeError
+from vaecodec.errors import CheckpointError, RecipeError, TrainingError
 from vaecodec.evaluation import Interval, paired_bootstrap
 from vaecodec.linear import LinearKind
 from vaecodec_training.checkpoint import STATE, load_checkpoint, save_checkpoint
@@ -159,9 +160,11 @@ def fit(
     Raises:
         RecipeError: no widths, or not all of them below that of the embeddings; the recipe is for codes or does not
             fit the data.
+        TrainingError: this is one of several processes.
         CheckpointError: ``out`` holds the fit of other data or settings.
         DivergedError: the final run stayed unstable.
     """
+    refuse_processes()
     recipe = recipe or Recipe()
     widths = sorted(set(dims))
     if not widths or widths[0] < 1 or widths[-1] > collection.dim:
@@ -175,6 +178,20 @@ def fit(
         )
     refuse_mismatch(recipe, collection)
     return _Fit(collection, out, widths, budget, recipe, observers, on_step).run(collection.confirmation)
+
+
+def refuse_processes() -> None:
+    """Raise when this is one of several processes, which would all choose and write for themselves.
+
+    Raises:
+        TrainingError: it is.
+    """
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise TrainingError(
+            f"fit: expected one process, got WORLD_SIZE = {processes}; start it without torchrun, and let "
+            "vaecodec train repeat its recipe.toml on several"
+        )
 
 
 class _Fit:

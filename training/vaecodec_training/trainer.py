@@ -622,6 +622,7 @@ class _Trainer:
         )
         if self.fabric.is_global_zero:
             save_checkpoint(self.folder, final)
+        self.fabric.barrier()  # whichever process returns finds the files complete
         history = tuple(Record.from_json(entry) for entry in self.at.history)
         return TrainedRun(final, figures, self.baselines, history, tuple(self.found))
 
