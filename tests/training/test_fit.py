@@ -269,15 +269,16 @@ def test_columns_are_named_where_there_are_several(sample, command: str, tmp_pat
 
 
 @pytest.mark.parametrize(("target", "size"), [("24", 24), ("int2", 12)])
-def test_a_target_on_the_command_line_trains_with_the_recipe_for_codes(sample, tmp_path: Path, target, size) -> None:
+def test_a_target_on_the_command_line_trains_with_the_recipe_for_codes(
+    sample, tmp_path: Path, target, size, capsys, monkeypatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     for name in ("train", "train_queries"):
         np.save(tmp_path / f"{name}.npy", getattr(sample, name)[:2_000, :96])
     arguments = ["train", str(tmp_path / "train.npy"), "--queries", str(tmp_path / "train_queries.npy")]
     arguments += ["--pairs", "aligned", "--target", target, "--epochs", "1", "--out", str(tmp_path / "run")]
     arguments += ["--export", str(tmp_path / "codec.onnx"), *([] if target == "24" else ["--dim", "48"])]
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 0
+    assert f"Held-out rows through codes of {size} bytes, mean" in run(arguments, capsys)
     parameters = {"bytes": 24} if target == "24" else {"dtype": target}
     codec = Codec.load(tmp_path / "codec.onnx")
     assert codec.encode(sample.base[:3, :96], **parameters).shape == (3, size)

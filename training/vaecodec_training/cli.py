@@ -304,7 +304,10 @@ def _figures(result: TrainedRun) -> Table:
     """The codec beside the linear baselines on the held-out rows."""
     provenance = result.checkpoint.provenance
     metrics = list(result.figures)
-    table = Table(title="Held-out rows, mean [95 % interval]", title_justify="left")
+    rates = provenance.get("rates", [])
+    # Of several codes the middle one is validated.
+    through = f" through codes of {rates[len(rates) // 2]['code_bits'] / 8:g} bytes" if rates else ""
+    table = Table(title=f"Held-out rows{through}, mean [95 % interval]", title_justify="left")
     table.add_column("codec")
     for metric in metrics:
         table.add_column(metric, justify="right")

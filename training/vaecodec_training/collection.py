@@ -31,6 +31,8 @@ _MOST_QUERIES = 2_000
 _SCORED_QUERIES = 512
 # Rows that linear codecs are fitted on; their subspace does not change beyond that.
 _SAMPLE_ROWS = 200_000
+# Rows that the codes of a checkpoint are calibrated on, and their rotation is learned from.
+_CALIBRATION_ROWS = 8_192
 # Bounds of the search for the nearest documents of each training query: seconds on two cores.
 _COMPANION_QUERIES = 16_384
 _COMPANION_DOCUMENTS = 40_000
@@ -312,6 +314,11 @@ class Collection:
     def sample(self) -> FloatArray:
         """At most 200,000 training documents, evenly spaced, float32 (n, d): what is fitted in one piece."""
         return _taken(self.documents, _thinned(self.document_rows, _SAMPLE_ROWS), self.metric)
+
+    @cached_property
+    def calibration_sample(self) -> FloatArray:
+        """At most 8,192 of these, evenly spaced: enough for what codes are calibrated on."""
+        return self.sample[_thinned(np.arange(len(self.sample)), _CALIBRATION_ROWS)]
 
     @cached_property
     def held_out(self) -> FloatArray:

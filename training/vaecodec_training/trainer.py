@@ -559,14 +559,16 @@ class _Trainer:
         return {str(kind): self.collection.validation.figures(encode, linear.encode_queries, self.collection.metric)}
 
     def _through_code(self, encode: Callable[[FloatArray], FloatArray]) -> Callable[[FloatArray], FloatArray]:
-        """An encoder whose latents have been through the code trained for, the middle one of several."""
+        """An encoder whose latents have been through the code trained for, the middle one of several.
+
+        As in the file that is served, rotation and calibration are fitted on training documents.
+        """
+        fitted_on = encode(self.collection.calibration_sample)
+        rotation = self._rotation(fitted_on)
+        code = self._code(fitted_on @ rotation)
 
         def encode_and_decode(rows: FloatArray) -> FloatArray:
-            latents = encode(rows)
-            rotation = self._rotation(latents)
-            turned = latents @ rotation
-            code = self._code(turned)
-            return code.decode(code.encode(turned)) @ rotation.T
+            return code.decode(code.encode(encode(rows) @ rotation)) @ rotation.T
 
         return encode_and_decode
 
