@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from vaecodec.sources import ArraySource
 from vaecodec_training.checkpoint import load_checkpoint
 from vaecodec_training.collection import Collection
 from vaecodec_training.data import check
+from vaecodec_training.diagnostics import BelowBaselineWarning, BudgetWarning
 from vaecodec_training.monitor import TensorBoard
 from vaecodec_training.recipe import Recipe
 
@@ -67,6 +69,20 @@ def test_a_fit_ships_the_learned_codec_where_it_wins(sample, tmp_path: Path, cap
     assert codec.code_dim == content["steps"]["knee"]["dim"] == 32
     assert codec.metadata.provenance["confirmation"]["codec"]["recall@10"]["mean"] > 0.4
     assert (out / "recall.png").stat().st_size > 5_000
+    final, gate = content["steps"]["final"], content["steps"]["gate"]["confirmation"]
+    assert Recipe.load(out / "recipe.toml").to_dict() == final["recipe"]
+    rows = {
+        cells[0]: cells[1:]
+        for cells in ([cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines())
+        if cells
+    }
+
+    def shown(figures: dict) -> list[str]:
+        return ["{mean:.3f} [{low:.3f}, {high:.3f}]".format(**figures[metric]) for metric in ("recall@10", "ndcg@10")]
+
+    assert rows["final"] == ["32", *shown(final["validation"]), f"{final['seconds']:.1f}"]
+    assert rows["sweep 16"][0] == "16"
+    assert {name: rows[name] for name in gate} == {name: ["32", *shown(gate[name]), ""] for name in gate}
 
 
 def test_a_fit_ships_the_linear_codec_where_that_wins(tmp_path: Path, capsys, monkeypatch) -> None:
@@ -160,6 +176,33 @@ def test_the_gate_asks_for_the_whole_interval() -> None:
     unsure = fitting.gate({"recall@10": base + random.normal(0.005, 0.2, 500)}, linear)
     assert unsure.difference.low < 0 < unsure.difference.high
     assert not unsure.passed
+
+
+def test_a_budget_that_is_too_small_for_an_epoch_is_warned_of(sample, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(fitting._Fit, "_pace", lambda *_: {"epoch_seconds": 4.0})
+    collection = Collection.open(ArraySource(sample.train[:1_000]), confirmation=0.1)
+
+    def stop(name: str, figures: dict) -> None:
+        if name == "autoencoder":
+            raise KeyboardInterrupt
+
+    with (
+        pytest.warns(BudgetWarning, match=r"an epoch takes 4\.0 s, more than the 3\.0 s that a budget of 60 s leaves"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        fitting.fit(collection, tmp_path, dims=(16,), budget=60.0, recipe=SMALL, on_step=stop)
+    assert json.loads((tmp_path / "run.json").read_text())["steps"]["autoencoder"]["recipe"]["epochs"] == 1
+
+
+def test_runs_that_are_not_to_win_do_not_warn_of_losing(sample, tmp_path: Path) -> None:
+    collection = Collection.open(ArraySource(sample.train[:1_000]), confirmation=0.1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = fitting.fit(collection, tmp_path, dims=(16,), budget=0.1, recipe=SMALL.but(learning_rate=1e-9))
+    said = sum(each.category is BelowBaselineWarning for each in caught)
+    runs = {name: step["warnings"] for name, step in result.content["steps"].items() if "warnings" in step}
+    assert runs["autoencoder"]  # kept in the file all the same
+    assert said == sum("not surely above" in text for found in runs.values() for text in found) - 1 > 2
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from vaecodec.linear import LinearKind
 if TYPE_CHECKING:
     from vaecodec.sources import VectorSource
     from vaecodec_training.collection import Collection
+    from vaecodec_training.fit import FitResult
     from vaecodec_training.trainer import Observer, TrainedRun
     from vaecodec_training.trainer import Progress as StepProgress
 
@@ -170,6 +171,7 @@ def fit(
         exporter("linear")(
             linear, file, provenance=provenance, calibration=calibration, scores=scores, reference=reference
         )
+    console.print(_steps(result))
     for line in fitting.first_lines(result):
         console.print(line, highlight=False)
     if find_spec("matplotlib"):
@@ -177,7 +179,8 @@ def fit(
         console.print(f"Recall against bytes: {out / 'recall.png'}", highlight=False)
     else:
         console.print('No picture: pip install "vaecodec[report]" for one.', markup=False, highlight=False)
-    console.print(f"[bold]{file}[/]: {collection.dim} -> {result.dim}; every figure is in {out / fitting.RUN}")
+    console.print(f"[bold]{file}[/]: {collection.dim} -> {result.dim}; the recipe is {out / fitting.RECIPE}")
+    console.print(f"Every figure is in {out / fitting.RUN}.", highlight=False)
     if as_json:
         document = {
             "run": str(out / fitting.RUN),
@@ -315,6 +318,26 @@ def _figures(result: TrainedRun) -> Table:
         table.add_row(name, *(_cell(figures[metric]) for metric in metrics))
     over = provenance["gain"]["over"]
     table.add_row(f"codec - {over}", *(_cell(provenance["gain"][metric]) for metric in metrics), style="bold")
+    return table
+
+
+def _steps(result: FitResult) -> Table:
+    """Every run of a fit on the validation rows, and its codec beside the linear ones on the confirmation rows."""
+    steps = result.content["steps"]
+    confirmed = steps["gate"]["confirmation"]
+    metrics = [metric for metric in ("recall@10", "ndcg@10") if metric in confirmed["codec"]]
+    table = Table(title="Steps, mean [95 % interval]", title_justify="left")
+    table.add_column("validation rows")
+    for column in ("width", *metrics, "seconds"):
+        table.add_column(column, justify="right")
+    for name, step in steps.items():
+        if "validation" in step:
+            cells = (_cell(step["validation"][metric]) for metric in metrics)
+            table.add_row(name, str(step["recipe"]["dim"]), *cells, f"{step['seconds']:.1f}")
+    table.add_section()
+    table.add_row("[bold]confirmation rows[/]")
+    for name, figures in confirmed.items():
+        table.add_row(name, str(result.dim), *(_cell(figures[metric]) for metric in metrics), "")
     return table
 
 

@@ -10,7 +10,8 @@
     ├── StaleQueueWarning              the queue holds latents of an encoder long gone
     ├── QueryShiftWarning              queries lie far from documents
     ├── InstabilityWarning             a step was undone
-    └── BelowBaselineWarning           the result does not beat the best linear codec
+    ├── BelowBaselineWarning           the result does not beat the best linear codec
+    └── BudgetWarning                  a fit will take longer than asked
 """
 
 from __future__ import annotations
@@ -68,6 +69,10 @@ class InstabilityWarning(TrainingWarning):
 
 class BelowBaselineWarning(TrainingWarning):
     """The result does not beat the best linear codec on the held-out rows."""
+
+
+class BudgetWarning(TrainingWarning):
+    """A fit will take longer than asked, because no run can be shorter than an epoch."""
 
 
 @dataclass(frozen=True)

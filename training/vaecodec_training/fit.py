@@ -18,7 +18,9 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,12 +33,14 @@ from vaecodec.evaluation import Interval, paired_bootstrap
 from vaecodec.linear import LinearKind
 from vaecodec_training.checkpoint import STATE, load_checkpoint, save_checkpoint
 from vaecodec_training.collection import Collection, Figures, HeldOut, best_linear, intervals
+from vaecodec_training.diagnostics import BelowBaselineWarning, BudgetWarning
 from vaecodec_training.recipe import Recipe
 from vaecodec_training.trainer import Observer, in_numpy, refuse_mismatch, train
 
 OnStep = Callable[[str, dict[str, Any]], None]
 
 RUN = "run.json"
+RECIPE = "recipe.toml"
 SELECTED = "recall@10"
 
 # Shares of the budget: each short run, and the final one. With four widths there are nine short runs, and one of
@@ -150,7 +154,7 @@ def fit(
 
     Args:
         collection: opened with a confirmation part.
-        out: folder for ``run.json`` and the training runs.
+        out: folder for ``run.json``, the training runs, and the recipe of the last one, ``recipe.toml``.
         dims: widths of the sweep.
         budget: seconds for all training; the length of the runs is chosen by it.
         recipe: where to start from; the steps change its weights, width, learning rate and length.
@@ -222,6 +226,15 @@ class _Fit:
         first = self.recipe.but(dim=self.widths[(len(self.widths) - 1) // 2], nested_dims=())
         self._step("baselines", self._baselines)
         epoch_seconds = self._step("pace", lambda: self._pace(first))["epoch_seconds"]
+        if epoch_seconds > _SHORT * self.budget:
+            warnings.warn(
+                BudgetWarning(
+                    f"an epoch takes {epoch_seconds:.1f} s, more than the {_SHORT * self.budget:.1f} s that a budget "
+                    f"of {self.budget:.0f} s leaves for each short run; each will take an epoch, and the fit longer "
+                    "than asked; raise the budget, or give fewer dims or documents"
+                ),
+                stacklevel=2,
+            )
         short = self._epochs(_SHORT, epoch_seconds)
         first = first.but(epochs=short)
 
@@ -259,6 +272,7 @@ class _Fit:
             nested_dims=tuple(width for width in self.recipe.nested_dims if width < dim),
             epochs=self._epochs(_FINAL, pace) if longer > tuned[factor] else short,
         )
+        write_atomically(self.out / RECIPE, locked.to_toml().encode())
         self._train("final", locked)
         decision = self._step("gate", lambda: self._confirm(locked, confirmation))
         verdict = Gate(decision["over"], Interval(*(decision["difference"][key] for key in Interval._fields)))
@@ -279,7 +293,11 @@ class _Fit:
         def work() -> dict[str, Any]:
             folder = self._folder(name)
             start = time.perf_counter()
-            result = train(self.collection, recipe, folder, resume=(folder / STATE).exists(), observers=self.observers)
+            # The autoencoder is there to be compared with, not to win.
+            with _muted(BelowBaselineWarning if name == "autoencoder" else None):
+                result = train(
+                    self.collection, recipe, folder, resume=(folder / STATE).exists(), observers=self.observers
+                )
             return {
                 "seconds": time.perf_counter() - start,
                 "recipe": recipe.to_dict(),
@@ -298,7 +316,8 @@ class _Fit:
     def _pace(self, recipe: Recipe) -> dict[str, Any]:
         self.collection.baselines(recipe.dim)
         start = time.perf_counter()
-        train(self.collection, recipe.but(epochs=_PROBE_EPOCHS, checkpoints=1), self._folder("pace"))
+        with _muted(BelowBaselineWarning):
+            train(self.collection, recipe.but(epochs=_PROBE_EPOCHS, checkpoints=1), self._folder("pace"))
         return {"epoch_seconds": (time.perf_counter() - start) / _PROBE_EPOCHS}
 
     def _epochs(self, share: float, epoch_seconds: float) -> float:
@@ -348,6 +367,14 @@ class _Fit:
                 "was started with"
             )
         self.content = found
+
+
+@contextmanager
+def _muted(category: type[Warning] | None) -> Iterator[None]:
+    with warnings.catch_warnings():
+        if category is not None:
+            warnings.simplefilter("ignore", category)
+        yield
 
 
 def first_lines(result: FitResult) -> list[str]:
