@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,17 +28,19 @@ from vaecodec_training.collection import Collection, measure_shift, read_pairs
 from vaecodec_training.data import check, split
 from vaecodec_training.diagnostics import (
     BelowBaselineWarning,
+    DegenerateLatentsWarning,
     HeavyContrastiveWarning,
     InstabilityWarning,
     PosteriorCollapseWarning,
     QueryShiftWarning,
     ReconstructionOverfitWarning,
     Record,
+    StaleQueueWarning,
     effective_rank,
     inspect,
     inspect_shift,
 )
-from vaecodec_training.recipe import Recipe, Schedule, Start
+from vaecodec_training.recipe import Precision, Recipe, Schedule, Start
 from vaecodec_training.trainer import MOST_ROLLBACKS, Observer, Progress, _Trainer, in_numpy, train
 
 SMALL = Recipe(dim=32, hidden=32, batch=256, epochs=2, checkpoints=3)
@@ -531,6 +534,45 @@ def test_the_shift_of_queries_is_measured_and_warned_of(sample) -> None:
     (warning,) = inspect_shift(far, SMALL)
     assert isinstance(warning, QueryShiftWarning)
     assert inspect_shift(far, SMALL.but(asymmetric=True)) == []
+
+
+def test_queries_far_from_documents_are_warned_of_in_a_real_run(sample, tmp_path: Path) -> None:
+    moved = np.roll(sample.train_queries[:1_500], 192, axis=1) + 0.05
+    collection = Collection.open(ArraySource(sample.train[:1_500]), ArraySource(moved))
+    with pytest.warns(QueryShiftWarning, match="query/document shift: mean gap .* try asymmetric = true"):
+        result = train(collection, SMALL.but(epochs=0.5), tmp_path)
+    kinds = [name for name, _ in result.checkpoint.provenance["diagnostics"]["warnings"]]
+    assert kinds[0] == "QueryShiftWarning"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(collection, SMALL.but(epochs=0.5, asymmetric=True), tmp_path)
+    assert not [each for each in caught if each.category is QueryShiftWarning]
+
+
+def test_the_age_of_the_queue_is_measured_and_warned_of_in_a_real_run(collection: Collection, tmp_path: Path) -> None:
+    """A queue of 4 batches holds entries of 1 to 4 steps, one of 40 batches of 1 to 40."""
+    young = train(collection, SMALL.but(queue=1024, epochs=1), tmp_path)
+    assert young.history[-1].queue_age == pytest.approx(2.5)
+    recipe = SMALL.but(batch=64, queue=40 * 64, momentum=0.9, epochs=1.5, checkpoints=1)
+    with pytest.warns(StaleQueueWarning, match=r"20 steps old on average, the momentum encoder averages over 16"):
+        stale = train(collection, recipe, tmp_path)
+    assert stale.history[-1].queue_age == pytest.approx(20.5)
+
+
+def test_latents_that_fill_one_dimension_are_warned_of_in_a_real_run(sample, tmp_path: Path) -> None:
+    flat = sample.train[:1_500, :1] * np.linspace(1, 2, 64, dtype=np.float32) + 1e-4 * sample.train[:1_500, :64]
+    collection = Collection.open(ArraySource(flat), metric=Metric.DOT)
+    with pytest.warns(DegenerateLatentsWarning, match=r"the 32 latents have an effective rank of 1\.0"):
+        train(collection, SMALL.but(epochs=0.5), tmp_path)
+
+
+def test_mixed_precision_trains_to_the_same_but_for_rounding(collection: Collection, tmp_path: Path) -> None:
+    full = train(collection, SMALL.but(epochs=1), tmp_path / "full")
+    mixed = train(collection, SMALL.but(epochs=1, precision=Precision.BFLOAT16), tmp_path / "mixed")
+    assert not same(tmp_path / "full", tmp_path / "mixed")
+    assert weights(tmp_path / "mixed")["encoder.linear.weight"].dtype == torch.float32
+    assert mixed.history[-1].loss == pytest.approx(full.history[-1].loss, rel=0.02)
+    assert mixed.figures["recall@10"].mean() == pytest.approx(full.figures["recall@10"].mean(), abs=0.01)
 
 
 def test_effective_rank_counts_dimensions_in_use() -> None:

@@ -1,4 +1,4 @@
-"""The model: a residual encoder that starts at the best linear map, a log-variance head, and a decoder."""
+"""The model: a residual encoder that starts at a linear codec, a log-variance head, and a decoder."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class Start(StrEnum):
     """Where the encoder's linear map starts."""
 
     LINEAR = "linear"
-    """At the best linear reduction, with the non-linear part silent: step 0 is the linear baseline."""
+    """At uncentred SVD (PCA under L2), with the non-linear part silent: step 0 is that linear baseline."""
     RANDOM = "random"
 
 
