@@ -288,17 +288,25 @@ class Reference:
         return Histogram.of(neighbour_agreement(encoded, metric, latent_metric, self.group), _AGREEMENT_EDGES)
 
     def compare(self, found: Mapping[Stream, Summary]) -> DriftReport:
-        """Test every stream that has a reference and enough vectors."""
+        """Test every stream that has a reference and enough vectors; the report names the others."""
+        not_compared = {stream: reason for stream, summary in found.items() if (reason := self._lacks(stream, summary))}
         findings = [
             finding
             for stream, summary in found.items()
-            if stream in self.streams and summary.rows >= FEWEST_VECTORS
+            if stream not in not_compared
             for finding in _tests(stream, self.streams[stream], summary)
         ]
         return DriftReport(
             {stream: summary.rows for stream, summary in found.items()},
             tuple(replace(finding, p_value=min(1.0, finding.p_value * len(findings))) for finding in findings),
+            not_compared,
         )
+
+    def _lacks(self, stream: Stream, found: Summary) -> str:
+        """Why a stream cannot be compared; empty where it can."""
+        if stream not in self.streams:
+            return f"the codec file holds no statistics of {stream}"
+        return "" if found.rows >= FEWEST_VECTORS else f"fewer than {FEWEST_VECTORS} vectors"
 
     def to_json(self) -> dict[str, Any]:
         """JSON values for the codec file's calibration; docs/drift.md specifies them."""
@@ -363,11 +371,14 @@ class DriftReport:
 
     Attributes:
         rows: vectors seen, by stream.
-        findings: one for each test; none of a stream with fewer than 100 vectors or without a reference.
+        findings: one for each test; none of a stream that is in ``not_compared``.
+        not_compared: for each stream that was seen and has no verdict, why: the codec file holds no statistics of it,
+            or it has fewer than 100 vectors.
     """
 
     rows: Mapping[Stream, int]
-    findings: tuple[Finding, ...] = field(default=())
+    findings: tuple[Finding, ...] = ()
+    not_compared: Mapping[Stream, str] = field(default_factory=dict)
 
     @property
     def drifted(self) -> bool:
@@ -381,19 +392,22 @@ class DriftReport:
             "alpha": ALPHA,
             "least_effect": EFFECT,
             "rows": {str(stream): rows for stream, rows in self.rows.items()},
+            "not_compared": {str(stream): reason for stream, reason in self.not_compared.items()},
             "findings": [{**finding.__dict__, "drifted": finding.drifted} for finding in self.findings],
         }
 
     def __str__(self) -> str:
-        seen = ", ".join(f"{rows:,} {stream}" for stream, rows in self.rows.items() if rows) or "no vectors"
+        # The verdict is on what was compared, and names nothing else.
+        compared = {stream: rows for stream, rows in self.rows.items() if stream not in self.not_compared}
+        seen = ", ".join(f"{rows:,} {stream}" for stream, rows in (compared or self.rows).items()) or "no vectors"
         if not self.findings:
-            return f"no verdict: {seen} seen, at least {FEWEST_VECTORS} of a kind known from training are needed"
-        verdict = (
-            "drift: train again on vectors such as these, after a look at what changed"
-            if self.drifted
-            else "no drift: nothing that calls for training again"
-        )
-        return "\n".join([f"{verdict} ({seen})", *map(str, self.findings)])
+            verdict = f"no verdict: {seen} seen, at least {FEWEST_VECTORS} of a kind known from training are needed"
+        elif self.drifted:
+            verdict = f"drift: train again on vectors such as these, after a look at what changed ({seen})"
+        else:
+            verdict = f"no drift: nothing that calls for training again ({seen})"
+        left_out = [f"{stream}: not compared, {reason}" for stream, reason in self.not_compared.items()]
+        return "\n".join([verdict, *left_out, *map(str, self.findings)])
 
 
 def neighbour_agreement(encoded: Encoded, metric: Metric, latent_metric: Metric, group: int) -> Figures:

@@ -10,11 +10,12 @@ import typer
 
 from vaecodec.cli import AsJson, print_json
 from vaecodec.codec import Codec
+from vaecodec.drift import FEWEST_VECTORS
 from vaecodec.errors import InvalidVectorsError, NoReferenceError
 from vaecodec.sources import open_source
 from vaecodec.vectors import blocks
 
-DRIFT, NO_REFERENCE = 3, 4
+DRIFT, NOT_COMPARED = 3, 4
 
 
 def drift(
@@ -25,26 +26,29 @@ def drift(
 ) -> None:
     """Tell whether vectors are still such as the codec was trained for.
 
-    Exit code 0: they are. 3: they have drifted, train again. 4: the codec file holds no statistics to compare with.
-    1: something is wrong with a file, or there are fewer than 100 vectors. 2: wrong usage.
+    Exit code 0: all that was given is. 3: something has drifted, train again. 4: documents or queries could not be
+    compared, as the codec file holds no statistics of them or they are fewer than 100; what was compared has not
+    drifted. 1: something is wrong with a file. 2: wrong usage.
     """
     try:
         monitor = Codec.load(codec).monitor()
     except NoReferenceError as error:
         print(f"error: {codec}: {error}", file=sys.stderr)
-        raise typer.Exit(NO_REFERENCE) from None
+        raise typer.Exit(NOT_COMPARED) from None
     for location, encode in ((data, monitor.encode), (queries, monitor.encode_queries)):
         seen = 0
         for chunk in open_source(location).blocks() if location else ():
             for _, block in blocks(chunk, monitor.dim, monitor.metric, name=str(location), first_row=seen):
                 encode(block)
             seen += len(chunk)
+        if location and not seen:
+            raise InvalidVectorsError(f"{location}: expected at least {FEWEST_VECTORS} vectors, got none")
     report = monitor.check()
-    if not report.findings:
-        raise InvalidVectorsError(str(report))
     if as_json:
         print_json(report.to_json())
     else:
         print(report)
     if report.drifted:
         raise typer.Exit(DRIFT)
+    if report.not_compared:
+        raise typer.Exit(NOT_COMPARED)

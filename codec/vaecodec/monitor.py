@@ -187,6 +187,10 @@ def _exposition(codec_id: str, summaries: dict[Stream, Summary], report: DriftRe
         for finding in report.findings:
             labels = f'{codec},stream="{finding.stream}",statistic="{finding.statistic}"'
             yield f"vaecodec_drift_{name}{{{labels}}} {getattr(finding, name):.6g}"
+    yield "# HELP vaecodec_drift_not_compared Whether vectors were seen that the check could not compare."
+    yield "# TYPE vaecodec_drift_not_compared gauge"
+    for stream in summaries:
+        yield f'vaecodec_drift_not_compared{{{codec},stream="{stream}"}} {stream in report.not_compared:d}'
     yield "# HELP vaecodec_drift Whether what was encoded is no longer what the codec was trained for."
     yield "# TYPE vaecodec_drift gauge"
     yield f"vaecodec_drift{{{codec}}} {report.drifted:d}"

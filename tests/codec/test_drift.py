@@ -320,6 +320,36 @@ def test_prometheus_reads_what_was_seen_and_found(monitor: MonitoredCodec, sampl
     assert scrape()["vaecodec_drift"].samples["vaecodec_drift", None, None] == 1
 
 
+def test_queries_that_cannot_be_compared_are_not_called_sound(
+    sample: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A linear codec's file holds no statistics of queries: noise among them is neither drift nor its absence."""
+    np.save(tmp_path / "train.npy", sample.train[:2_000])
+    np.save(tmp_path / "base.npy", sample.base)
+    np.save(tmp_path / "noise.npy", np.random.default_rng(0).standard_normal((1_000, 384)).astype(np.float32))
+    with pytest.raises(SystemExit, match="0"):
+        main(["linear", str(tmp_path / "train.npy"), "--dim", "32", "--out", str(tmp_path / "svd32.onnx")])
+    capsys.readouterr()
+    command = ["drift", "--codec", str(tmp_path / "svd32.onnx"), "--data", str(tmp_path / "base.npy")]
+    command += ["--queries", str(tmp_path / "noise.npy")]
+    with pytest.raises(SystemExit, match="4"):
+        main(command)
+    verdict, left_out, *findings = capsys.readouterr().out.splitlines()
+    assert verdict == "no drift: nothing that calls for training again (6,000 documents)"
+    assert left_out == "queries: not compared, the codec file holds no statistics of queries"
+    assert all(line.startswith("documents: ") for line in findings)
+    with pytest.raises(SystemExit, match="4"):
+        main([*command, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["not_compared"] == {"queries": "the codec file holds no statistics of queries"}
+
+    monitor = MonitoredCodec.load(tmp_path / "svd32.onnx")
+    monitor.encode(sample.base)
+    monitor.encode_queries(np.load(tmp_path / "noise.npy"))
+    lines = [line for line in monitor.prometheus().splitlines() if line.startswith("vaecodec_drift_not_compared")]
+    assert [line.split(",")[1] for line in lines] == ['stream="documents"} 0', 'stream="queries"} 1']
+
+
 def test_a_file_without_statistics_cannot_be_monitored(svd_path: Path, watched_path: Path) -> None:
     with pytest.raises(NoReferenceError, match="for 64 dimensions, got none"):
         Codec.load(svd_path).monitor()
@@ -335,7 +365,13 @@ def test_the_command_answers_by_its_exit_code(
 ) -> None:
     bad = sample.base[:3_000].copy()
     bad[2_990] = 0
-    files = {"same": sample.base, "other": rotated(sample.base, 2)[:1_000], "few": sample.base[:99], "bad": bad}
+    files = {
+        "same": sample.base,
+        "other": rotated(sample.base, 2)[:1_000],
+        "few": sample.base[:99],
+        "bad": bad,
+        "none": bad[:0],
+    }
     for name, rows in files.items():
         np.save(tmp_path / f"{name}.npy", rows)
 
@@ -344,17 +380,27 @@ def test_the_command_answers_by_its_exit_code(
             main(["drift", "--codec", str(codec), "--data", str(tmp_path / f"{data}.npy"), *options])
         return (end.value.code, *capsys.readouterr())
 
+    code, shown, _ = drift(watched_path, "same", "--json")
+    found = json.loads(shown)
+    assert (code, found["drifted"], found["rows"], found["not_compared"]) == (0, False, {"documents": 6_000}, {})
     code, shown, _ = drift(watched_path, "same", "--queries", str(tmp_path / "few.npy"), "--json")
     found = json.loads(shown)
-    assert (code, found["drifted"], found["rows"]) == (0, False, {"documents": 6_000, "queries": 99})
+    assert (code, found["drifted"], found["rows"]) == (4, False, {"documents": 6_000, "queries": 99})
+    assert found["not_compared"] == {"queries": "fewer than 100 vectors"}
+    code, shown, _ = drift(watched_path, "few", "--queries", str(tmp_path / "same.npy"))
+    assert (code, shown.splitlines()[0][:18]) == (3, "drift: train again")  # what was found comes before what was not
+    assert shown.splitlines()[1] == "documents: not compared, fewer than 100 vectors"
     code, shown, _ = drift(watched_path, "other")
     assert (code, shown.splitlines()[0][:18]) == (3, "drift: train again")
     code, _, error = drift(svd_path, "same")
     assert code == 4
     assert "expected a codec file with drift statistics for 64 dimensions, got none" in error
-    code, _, error = drift(watched_path, "few")
+    code, shown, _ = drift(watched_path, "few")
+    assert code == 4
+    assert "no verdict: 99 documents seen, at least 100" in shown
+    code, _, error = drift(watched_path, "same", "--queries", str(tmp_path / "none.npy"))
     assert code == 1
-    assert "no verdict: 99 documents seen, at least 100" in error
+    assert "none.npy: expected at least 100 vectors, got none" in error
     code, _, error = drift(watched_path, "bad")
     assert code == 1
     assert "bad.npy: row 2990 has zero norm" in error
