@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,13 +13,18 @@ from numpy.typing import NDArray
 from vaecodec.codec import Codec
 from vaecodec.codes import Calibration, Code, CodeType
 from vaecodec.errors import InvalidBudgetError
-from vaecodec.evaluation import Figures, IdArray, exact_search, recall, recall_among
+from vaecodec.evaluation import Figures, IdArray, exact_search, recall, recall_among, similarities
 from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec.linear import LinearCodec, LinearKind, fit_linear
 
 # Bytes of trellis codes: from a third of the smallest width in two bits to where uniform codes are as good.
 _BUDGETS = (16, 24, 32, 48, 64, 96, 128, 192)
 _FLOAT_BYTES = 4
+# Codes that Qdrant keeps in RAM while the float latents lie on disk.
+QUANTISED = frozenset({CodeType.INT8, CodeType.INT4, CodeType.INT2, CodeType.BINARY})
+# Candidates per result that these float latents order there: the oversampling of recommended_search_params. A test
+# holds the two together, since to import it would take qdrant-client, which planning does without.
+RESCORED = 3
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Setting:
         width: dimensions stored.
         dtype: a uniform code, or none for a trellis code of ``code_bytes``.
         code_bytes: bytes of one vector as it is searched.
+        rescored: whether codes only find ``RESCORED`` times the candidates wanted, and float latents kept on disk
+            order them.
     """
 
     codec: str
@@ -43,10 +50,11 @@ class Setting:
     width: int
     dtype: CodeType | None
     code_bytes: int
+    rescored: bool = False
 
     def __str__(self) -> str:
         code = f"{self.width} x {self.dtype}" if self.dtype else "trellis codes"
-        return f"{self.codec}, {code}"
+        return f"{self.codec}, {code}" + (", re-scored" if self.rescored else "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,19 +66,23 @@ class Candidate:
         codec: at the setting's width.
         calibration: of that codec's latents.
         code: documents' latents to bytes.
-        ids: (nq, depth), nearest first, by exact search of float queries over what the codes stand for.
+        recalls: recall@k of every query, (nq,), by how many times k are scored again with the originals. The search
+            is exact, of float queries over what the codes stand for.
     """
 
     setting: Setting
     codec: VectorCodec
     calibration: Calibration
     code: Code
-    ids: IdArray
+    recalls: Mapping[int, Figures]
 
-    def recalls(self, sample: Sample, queries: NDArray[np.int64], oversample: int) -> Figures:
-        """Recall of these queries when the first ``oversample`` times k are scored again with the originals."""
-        truth = sample.truth[queries]
-        return recall_among(self.ids[queries, : oversample * truth.shape[1]], truth)
+    def found(self, base: FloatArray, queries: FloatArray, count: int) -> IdArray:
+        """What such a search finds elsewhere: int64 (nq, count) of float32 (n, d) and (nq, d), nearest first."""
+        latents, asked = self.codec.encode(base), self.codec.encode_queries(queries)
+        stored = self.code.decode(self.code.encode(latents))
+        depth = RESCORED * count if self.setting.rescored else count
+        ids = exact_search(stored, asked, depth, self.codec.latent_metric)[0]
+        return _rescored(ids, latents, asked, [count], self.codec.latent_metric)[0] if self.setting.rescored else ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,11 +110,13 @@ class Sample:
 def candidates(
     sample: Sample,
     files: Sequence[Path],
-    depth: int,
+    factors: Sequence[int],
     most_bytes: float,
     on_step: Callable[[str], None],
 ) -> Iterator[Candidate]:
     """Every setting that is smaller than the uncompressed vectors and not larger than ``most_bytes``.
+
+    ``factors`` are the amounts of re-ranking: so many times k are scored again with the originals.
 
     Of the linear kinds only the one that finds most at a width goes on to be quantised, as in the gate of ``vaecodec
     fit``.
@@ -113,7 +127,7 @@ def candidates(
         for width in _nested(whole):
             on_step(f"{path.name} at {width} dimensions")
             codec = Codec.load(path, dim=width)
-            yield from _coded(sample, codec, codec.calibration, depth, most_bytes, path, whole.code_dim)
+            yield from _coded(sample, codec, codec.calibration, factors, most_bytes, path, whole.code_dim)
     kinds = [
         fit_linear(sample.fitted_on, dim, kind=kind, metric=sample.metric)
         for kind in LinearKind
@@ -124,14 +138,14 @@ def candidates(
         on_step(f"linear codecs at {width} dimensions")
         best = _best_linear(sample, [kind.truncated(width) for kind in kinds])
         calibration = Calibration.fit(best.encode(sample.fitted_on), best.latent_metric)
-        yield from _coded(sample, best, calibration, depth, most_bytes, None, width)
+        yield from _coded(sample, best, calibration, factors, most_bytes, None, width)
 
 
 def _coded(
     sample: Sample,
     codec: VectorCodec,
     calibration: Calibration,
-    depth: int,
+    factors: Sequence[int],
     most_bytes: float,
     file: Path | None,
     file_width: int,
@@ -141,24 +155,39 @@ def _coded(
     # A trellis code chooses among all latents: nested ones give it nothing more.
     if codec.code_dim == (file_width if file else codec.dim) and find_spec("numba"):
         codes += [(None, code) for code in _trellis(calibration)]
+    counts = [factor * sample.truth.shape[1] for factor in factors]
     for dtype, code in codes:
-        if code.bytes_per_vector < _FLOAT_BYTES * codec.dim and code.bytes_per_vector <= most_bytes:
-            stored = code.decode(code.encode(latents))
-            yield Candidate(
-                Setting(
-                    codec=file.name if file else _kind(codec),
-                    file=str(file) if file else None,
-                    file_width=file_width,
-                    dim=codec.dim,
-                    width=codec.code_dim,
-                    dtype=dtype,
-                    code_bytes=code.bytes_per_vector,
-                ),
-                codec,
-                calibration,
-                code,
-                exact_search(stored, queries, depth, codec.latent_metric)[0],
-            )
+        if code.bytes_per_vector >= _FLOAT_BYTES * codec.dim or code.bytes_per_vector > most_bytes:
+            continue
+        setting = Setting(
+            codec=file.name if file else _kind(codec),
+            file=str(file) if file else None,
+            file_width=file_width,
+            dim=codec.dim,
+            width=codec.code_dim,
+            dtype=dtype,
+            code_bytes=code.bytes_per_vector,
+        )
+        stored = code.decode(code.encode(latents))
+        depth = max(counts) * (RESCORED if dtype in QUANTISED else 1)
+        ids = exact_search(stored, queries, depth, codec.latent_metric)[0]
+        ways = [(setting, [ids[:, :count] for count in counts])]
+        if dtype in QUANTISED:
+            again = _rescored(ids, latents, queries, counts, codec.latent_metric)
+            ways.append((replace(setting, rescored=True), again))
+        for way, found in ways:
+            figures = [recall_among(nearest, sample.truth) for nearest in found]
+            yield Candidate(way, codec, calibration, code, dict(zip(factors, figures, strict=True)))
+
+
+def _rescored(
+    ids: IdArray, latents: FloatArray, queries: FloatArray, counts: Sequence[int], metric: Metric
+) -> list[IdArray]:
+    """For each count, what float latents put first among the first ``RESCORED`` times as many ids: (nq, count)."""
+    pairs = zip(queries, ids, strict=True)
+    scores = np.stack([similarities(query[None], latents[row], metric)[0] for query, row in pairs])
+    orders = [np.argsort(-scores[:, : RESCORED * count], axis=1, kind="stable")[:, :count] for count in counts]
+    return [np.take_along_axis(ids, order, axis=1) for order in orders]
 
 
 def _trellis(calibration: Calibration) -> Iterator[Code]:

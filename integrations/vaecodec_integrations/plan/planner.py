@@ -135,7 +135,7 @@ def plan(
     sample = draw(data, queries, goal.k, metric, rows, seed)
     factors = sorted({1, goal.rerank, *(1 << power for power in range(1, goal.rerank.bit_length()))})
     most = min(goal.code_bytes or np.inf, (goal.ram_bytes or np.inf) / goal.vectors)
-    considered = candidates(sample, codecs, goal.k * factors[-1], most, on_step)
+    considered = candidates(sample, codecs, factors, most, on_step)
     offered = choices(considered, factors, sample)
     answers = []
     for store in STORES:
@@ -165,7 +165,7 @@ class Choice:
 def choices(considered: Iterable[Candidate], factors: Sequence[int], sample: Sample) -> list[Choice]:
     """Every candidate with every amount of re-ranking."""
     return [
-        Choice(candidate, factor, float(candidate.recalls(sample, sample.choosing, factor).mean()))
+        Choice(candidate, factor, float(candidate.recalls[factor][sample.choosing].mean()))
         for candidate in considered
         for factor in factors
     ]
@@ -177,9 +177,10 @@ def choose(store: Store, offered: Sequence[Choice], goal: Goal, sample: Sample) 
     None where nothing fits the limits. :func:`plan` says how it is chosen.
     """
 
-    def price(choice: Choice) -> tuple[int, int]:
+    def price(choice: Choice) -> tuple[float, ...]:
         setting = choice.candidate.setting
-        return store.ram(setting), store.disk(setting, choice.oversample)
+        # At the same price, fewer reads of originals come first, then what finds more.
+        return store.ram(setting), store.disk(setting, choice.oversample), choice.oversample, -choice.recall
 
     affordable = [
         choice
@@ -187,7 +188,7 @@ def choose(store: Store, offered: Sequence[Choice], goal: Goal, sample: Sample) 
         if store.holds(choice.candidate.setting)
         and (goal.ram_bytes is None or store.ram(choice.candidate.setting) * goal.vectors <= goal.ram_bytes)
     ]
-    # Every one of these finds more than all that are cheaper.
+    # Every one of these finds more than all that are cheaper or cost the same.
     frontier: list[Choice] = []
     for choice in affordable:
         if not frontier or choice.recall > frontier[-1].recall:
@@ -226,19 +227,16 @@ def _answer(store: Store, offered: Sequence[Choice], goal: Goal, sample: Sample,
 
 
 def _confirmed(choice: Choice, sample: Sample) -> Interval:
-    return bootstrap(choice.candidate.recalls(sample, sample.confirming, choice.oversample))
+    return bootstrap(choice.candidate.recalls[choice.oversample][sample.confirming])
 
 
 def _per_doubling(choice: Choice, sample: Sample) -> Interval:
     """Recall in every second document minus recall in all: neighbours lie closer in a larger collection."""
     candidate, k = choice.candidate, sample.truth.shape[1]
     base, queries = sample.base[::2], sample.queries[sample.confirming]
-    codec, code = candidate.codec, candidate.code
     truth = exact_search(base, queries, k, sample.metric)[0]
-    stored = code.decode(code.encode(codec.encode(base)))
-    ids = exact_search(stored, codec.encode_queries(queries), k * choice.oversample, codec.latent_metric)[0]
-    all_of_it = candidate.recalls(sample, sample.confirming, choice.oversample)
-    return paired_bootstrap(recall_among(ids, truth), all_of_it)
+    ids = candidate.found(base, queries, k * choice.oversample)
+    return paired_bootstrap(recall_among(ids, truth), candidate.recalls[choice.oversample][sample.confirming])
 
 
 def draw(data: VectorSource, queries: VectorSource | None, k: int, metric: Metric, rows: int, seed: int) -> Sample:

@@ -12,7 +12,7 @@ from typing import ClassVar
 from vaecodec.codes import CodeType
 from vaecodec.interface import Metric
 from vaecodec_integrations.hnsw import SPACES
-from vaecodec_integrations.plan.candidates import Setting
+from vaecodec_integrations.plan.candidates import QUANTISED, Setting
 
 _FLOAT32, _FLOAT16 = 4, 2
 _M, _EF_CONSTRUCTION, _EF = 16, 200, 128
@@ -94,7 +94,7 @@ class Store(ABC):
 
 
 class Qdrant(Store):
-    """Latents in Qdrant: as floats, or as TurboQuant codes in RAM with the floats on disk."""
+    """Latents in Qdrant: as floats, or as TurboQuant codes in RAM whose candidates the floats on disk order."""
 
     name = StoreName.QDRANT
 
@@ -110,13 +110,13 @@ class Qdrant(Store):
     }
 
     def holds(self, setting: Setting) -> bool:
-        return setting.dtype in self._BITS
+        return setting.dtype in self._BITS and setting.rescored == (setting.dtype in QUANTISED)
 
     def ram(self, setting: Setting) -> int:
         return setting.code_bytes + self._RAM
 
     def disk(self, setting: Setting, oversample: int) -> int:
-        floats = 0 if setting.dtype in (CodeType.FLOAT32, CodeType.FLOAT16) else _FLOAT32 * setting.width
+        floats = _FLOAT32 * setting.width if setting.rescored else 0
         originals = _FLOAT16 * setting.dim if oversample > 1 else 0
         return setting.code_bytes + floats + originals + self._DISK
 
@@ -127,7 +127,8 @@ class Qdrant(Store):
         return [
             "from qdrant_client import QdrantClient",
             "from vaecodec import Codec",
-            "from vaecodec_integrations.qdrant import CompressedQdrantClient, recommended_config",
+            "from vaecodec_integrations.qdrant import CompressedQdrantClient, recommended_config, "
+            "recommended_search_params",
         ]
 
     def steps(self, setting: Setting, use: Use) -> list[str]:
@@ -139,7 +140,8 @@ class Qdrant(Store):
             f'client = CompressedQdrantClient(QdrantClient("http://localhost:6333"), codec{rerank})',
             f'client.create_collection("docs", **recommended_config(codec, bytes={size}))',
             'client.upload_collection("docs", embeddings, ids=range(len(embeddings)))',
-            f'client.query_points("docs", query, limit={use.k})',
+            f'client.query_points("docs", query, limit={use.k}, '
+            f"search_params=recommended_search_params(codec, bytes={size}))",
         ]
 
 
@@ -195,8 +197,8 @@ class Packed(Store):
 
     _NORM = 4
 
-    def holds(self, setting: Setting) -> bool:  # noqa: ARG002
-        return True
+    def holds(self, setting: Setting) -> bool:
+        return not setting.rescored
 
     def ram(self, setting: Setting) -> int:
         return setting.code_bytes + self._NORM

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from vaecodec.evaluation import Interval
+from vaecodec_integrations.plan.candidates import RESCORED
 from vaecodec_integrations.plan.planner import Answer, Plan
 from vaecodec_integrations.plan.stores import StoreName
 
@@ -55,6 +56,7 @@ def rows(plan: Plan) -> list[Sequence[str]]:
         "codec",
         "stored as",
         "bytes searched",
+        "re-scored",
         "re-ranked",
         f"recall@{k}",
         "through its index",
@@ -78,12 +80,13 @@ def to_json(plan: Plan) -> dict[str, Any]:
 def _cells(answer: Answer, vectors: int) -> list[str]:
     setting, trial = answer.setting, answer.trial
     if setting is None or answer.recall is None or answer.per_doubling is None:
-        return ["nothing fits", *[""] * 13]
+        return ["nothing fits", *[""] * 14]
     return [
         "met" if answer.met else "not met",
         f"{setting.codec}, {setting.width}",
         str(setting.dtype) if setting.dtype else "trellis",
         f"{setting.code_bytes:,}",
+        f"{RESCORED}x" if setting.rescored else "no",
         f"{answer.oversample}x" if answer.oversample > 1 else "no",
         _interval(answer.recall),
         _interval(trial.recall) if trial else "not installed",

@@ -19,10 +19,11 @@ from vaecodec.evaluation import IdArray, Interval, bootstrap, recall_among, simi
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray
 from vaecodec.packed_index import PackedIndex
-from vaecodec_integrations.plan.candidates import Candidate, Sample, Setting
+from vaecodec_integrations.plan.candidates import RESCORED, Candidate, Sample, Setting
 from vaecodec_integrations.plan.stores import StoreName
-from vaecodec_integrations.report.engine import Engine, EngineName
-from vaecodec_integrations.report.engines import open_engine
+from vaecodec_integrations.report.engine import Engine
+from vaecodec_integrations.report.engine_hnsw import HnswEngine
+from vaecodec_integrations.report.engine_qdrant import QdrantEngine
 
 _MILLION = 1_000_000
 _WARM_UP = 10
@@ -54,7 +55,8 @@ def try_out(store: StoreName, candidate: Candidate, oversample: int, sample: Sam
         try:
             if store is StoreName.PACKED:
                 return _try_packed(candidate, oversample, sample, Path(folder))
-            engine = open_engine(EngineName.QDRANT if store is StoreName.QDRANT else EngineName.HNSW)
+            rescored = RESCORED if candidate.setting.rescored else None
+            engine = QdrantEngine(oversampling=rescored) if store is StoreName.QDRANT else HnswEngine()
         except MissingExtraError:
             return None
         return _try_graph(engine, candidate, oversample, sample, Path(folder))

@@ -25,14 +25,21 @@ _BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own bloc
 class QdrantEngine:
     """A Qdrant shard with its default graph and ef 128: vectors without payloads, one segment.
 
-    Codes are TurboQuant's, in RAM and never scored again by the floats, which lie on disk.
+    Codes are TurboQuant's, in RAM; the floats lie on disk.
+
+    Args:
+        oversampling: so many times the wanted candidates are found by the codes and scored again by the floats. Without
+            it none are, so that the report shows what the bits lose.
     """
 
     name = EngineName.QDRANT
     dtypes = frozenset({CodeType.FLOAT32, CodeType.FLOAT16, *_BITS})
 
-    def __init__(self) -> None:
+    def __init__(self, *, oversampling: float | None = None) -> None:
         self._edge = require("qdrant_edge", extra="edge")
+        self._quantization = self._edge.QuantizationSearchParams(
+            rescore=oversampling is not None, oversampling=oversampling
+        )
 
     @property
     def parameters(self) -> Mapping[str, Any]:
@@ -72,20 +79,21 @@ class QdrantEngine:
             shard.update(edge.UpdateOperation.upsert_points(points))
         shard.optimize()
         shard.flush()
-        return _QdrantIndex(edge, shard, folder)
+        return _QdrantIndex(edge, shard, folder, edge.SearchParams(hnsw_ef=_EF, quantization=self._quantization))
 
 
 class _QdrantIndex:
-    def __init__(self, edge: Any, shard: Any, folder: Path) -> None:
+    def __init__(self, edge: Any, shard: Any, folder: Path, params: Any) -> None:
         self._edge = edge
         self._shard = shard
+        self._params = params
         self.size_bytes = _allocated(folder)
 
     def search(self, queries: FloatArray, k: int) -> IdArray:
         edge = self._edge
-        parameters = edge.SearchParams(hnsw_ef=_EF, quantization=edge.QuantizationSearchParams(rescore=False))
         requests = [
-            edge.QueryRequest(limit=k, query=edge.Query.Nearest(query), params=parameters) for query in queries.tolist()
+            edge.QueryRequest(limit=k, query=edge.Query.Nearest(query), params=self._params)
+            for query in queries.tolist()
         ]
         answers = self._shard.query_batch(edge.QueryBatchRequest(requests))
         ids = np.full((len(queries), k), -1, np.int64)
