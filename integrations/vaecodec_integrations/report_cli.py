@@ -32,6 +32,7 @@ def report(
     queries: Annotated[str, typer.Option(help="Vectors to search with.")],
     codec: Annotated[Path, typer.Option(help="The codec file.")],
     out: Annotated[Path, typer.Option(help="Folder to write; a report that is there is replaced.")],
+    dim: Annotated[int | None, typer.Option(help="Width of the latents, where the codec file has several.")] = None,
     engine: Annotated[EngineName, typer.Option(help="Index to measure on.")] = EngineName.EXACT,
     train: Annotated[
         str | None,
@@ -64,7 +65,7 @@ def report(
     """Measure what a codec costs, beside uncompressed vectors and linear baselines on the same index."""
     require("matplotlib", extra="report")
     measured_on = open_engine(engine)
-    loaded = Codec.load(codec)
+    loaded = Codec.load(codec, dim=dim)
     answers = None if relevant is None else read_relevant(relevant)
     slices = None if labels is None else read_labels(labels)
     pairs = None if scored_pairs is None else read_scored_pairs(scored_pairs)
@@ -76,7 +77,7 @@ def report(
             read_vectors(queries),
             loaded,
             measured_on,
-            name=codec.name,
+            name=codec.name if dim is None else f"{codec.name} at {dim}",
             train=None if train is None else read_vectors(train),
             relevant=answers,
             labels=slices,

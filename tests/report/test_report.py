@@ -15,7 +15,8 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.neighbors import NearestNeighbors
 
-from vaecodec import LinearCodec, LinearKind, Metric, fit_linear
+from vaecodec import Codec, LinearCodec, LinearKind, Metric, fit_linear
+from vaecodec.__main__ import main
 from vaecodec.codes import CodeType
 from vaecodec.errors import NonFiniteError, ReportInputError, WrongWidthError
 from vaecodec.evaluation import exact_search, recall
@@ -515,3 +516,27 @@ def test_command(vae_path, tmp_path):
     assert result.returncode == 1
     assert "relevant: expected 100 entries, one for each query, got 1" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_the_command_measures_a_nested_width(vae_path, tmp_path, capsys):
+    """What the planner answers with ``Codec.load(path, dim=32)`` can be judged."""
+    rows = {name: np.load(SAMPLE / f"{name}.npy")[:count] for name, count in (("base", 400), ("queries", 50))}
+    for name, vectors in rows.items():
+        np.save(tmp_path / f"{name}.npy", vectors)
+    command = ["report", "--codec", str(vae_path), "--out", str(tmp_path / "report"), "--dtype", "int8"]
+    command += ["--base", str(tmp_path / "base.npy"), "--queries", str(tmp_path / "queries.npy")]
+    with pytest.raises(SystemExit, match="0"):
+        main([*command, "--dim", "32"])
+    document = json.loads((tmp_path / "report" / "report.json").read_text())
+    name = f"{vae_path.name} at 32"
+    assert document["summary"]["headline"].startswith(name)
+    methods = {method["name"]: method for method in document["run"]["methods"]}
+    assert {method["width"] for key, method in methods.items() if key != "uncompressed"} == {32}
+    assert methods[f"{name}, int8"]["bytes_per_vector"] == 32 + 4  # and a norm
+    codec = Codec.load(vae_path, dim=32)
+    found, _ = exact_search(codec.encode(rows["base"]), codec.encode_queries(rows["queries"]), 100, codec.latent_metric)
+    np.testing.assert_array_equal(methods[name]["engine_ids"], found)
+
+    with pytest.raises(SystemExit, match="1"):
+        main([*command, "--dim", "40"])
+    assert "expected dim to be one of 16, 32, 64, got 40" in capsys.readouterr().err
