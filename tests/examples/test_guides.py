@@ -9,31 +9,36 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vaecodec import Codec
+from vaecodec.__main__ import main
+
 ROOT = Path(__file__).parents[2]
 # docs/ecosystem.md has a test of its own.
-GUIDES = [
-    "README.md",
-    "docs/index.md",
-    "docs/hnswlib.md",
-    "docs/codes.md",
-    "docs/format.md",
-    "docs/drift.md",
-    "docs/qdrant.md",
-]
+_NAMES = ("index", "hnswlib", "codes", "format", "drift", "qdrant", "report", "plan", "bridge", "training")
+GUIDES = ["README.md", *(f"docs/{name}.md" for name in _NAMES)]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md")]
 
 
 @pytest.mark.filterwarnings("ignore:Local mode performs exact:UserWarning")
+# The rows are few, and a codec trained on them is no better than the linear one.
+@pytest.mark.filterwarnings("ignore::vaecodec_training.diagnostics.BelowBaselineWarning")
 @pytest.mark.parametrize("guide", GUIDES)
-def test_the_examples_of_a_guide_run(guide, sample, wide_codec_path, originals_codec_path, tmp_path, monkeypatch):
+def test_the_examples_of_a_guide_run(
+    guide, sample, codec_path, wide_codec_path, originals_codec_path, tmp_path, monkeypatch
+):
     pytest.importorskip("numba")
     pytest.importorskip("hnswlib")
     pytest.importorskip("qdrant_client")
-    for name in ("vae128.onnx", "vae.onnx", "codec.onnx"):
+    for name in ("vae128.onnx", "vae.onnx", "codec.onnx", "new.onnx"):
         shutil.copy(wide_codec_path, tmp_path / name)
     shutil.copy(originals_codec_path, tmp_path)
-    np.save(tmp_path / "embeddings.npy", sample.base[:500])
+    for name in ("embeddings", "base", "docs"):
+        np.save(tmp_path / f"{name}.npy", sample.base[:500])
+    np.save(tmp_path / "train.npy", sample.train[:1_000])
+    np.save(tmp_path / "queries.npy", sample.queries[:100])
     monkeypatch.chdir(tmp_path)
+    if guide == "docs/bridge.md":
+        what_an_old_codec_left(codec_path, sample.base)
     names = {
         "embeddings": sample.base[:500],
         "query_embeddings": sample.queries[:20],
@@ -50,6 +55,20 @@ def test_the_examples_of_a_guide_run(guide, sample, wide_codec_path, originals_c
     for value in names.values():
         if type(value).__name__ == "OriginalsFile":
             value.close()
+
+
+def what_an_old_codec_left(codec_path: Path, vectors: np.ndarray) -> None:
+    """The files that the guide to bridges opens, in the working folder: an index that ``old.onnx`` filled, a bridge."""
+    from vaecodec_integrations.hnsw import CompressedIndex
+
+    shutil.copy(codec_path, "old.onnx")
+    np.save("X.npy", vectors)
+    index = CompressedIndex("cosine", vectors.shape[1], Codec.load("old.onnx"))
+    index.init_index(100)
+    index.add_items(vectors[:100])
+    index.save_index("old.index")
+    with pytest.raises(SystemExit, match="0"):
+        main(["bridge", "old.onnx", "new.onnx", "--sample", "X.npy", "--out", "bridge.onnx"])
 
 
 def anchors(page: Path) -> set[str]:
