@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from pypdf import PdfReader
 
 from vaecodec_integrations.report import measure, summarise, write
 from vaecodec_integrations.report.engine import EngineName
@@ -98,6 +99,17 @@ class TestInABrowser:
         (folder / "phone.html").write_text(PHONE)
         document, _ = browse(folder / "phone.html", "--dump-dom")
         assert int(re.search(r'data-width="(\d+)"', document)[1]) <= 390
+
+    def test_every_column_is_on_paper(self, report):
+        folder, summary = report
+        browse(folder / "report.html", "--no-pdf-header-footer", f"--print-to-pdf={folder / 'report.pdf'}")
+        text = " ".join(" ".join(page.extract_text() for page in PdfReader(folder / "report.pdf").pages).split())
+        widest = text[text.index("What is found") : text.index("What it costs")]
+        # What lies beyond the edge of the paper is not in the file.
+        assert " worst tenth " in widest
+        values = [value for method in summary.methods for metric in method.metrics.values() for value in metric]
+        values += [method.worst_decile for method in summary.methods]
+        assert sorted(re.findall(r"\d\.\d{3}", widest)) == sorted(f"{value:.3f}" for value in values)
 
     def test_draws_the_pictures(self, report):
         folder, _ = report
