@@ -94,10 +94,9 @@ def run(name, source, actor, workers=1, **arguments):
         said[name] = [type(error.__cause__).__name__, str(error)]
 
 
-# Two nodes, which share nothing but the files, as two machines do.
-store = {"object_store_memory": 100 << 20}
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **store})
-cluster.add_node(num_cpus=2, num_gpus=1, **store)
+# A cluster that others have started, as far as the command knows.
+node = {"num_cpus": 3, "num_gpus": 1, "include_dashboard": False, "object_store_memory": 100 << 20}
+cluster = Cluster(initialize_head=True, head_node_args=node)
 usual, ours.ShardActor = ours.ShardActor, DyingWorker  # what the command's engine starts
 try:
     command = ["encode", str(docs), "--codec", codec_path, "--out", str(folder / "killed")]

@@ -43,14 +43,14 @@ def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_a_fit_ships_the_learned_codec_where_it_wins(sample, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    # Of 6 epochs, not of as many as this machine has time for just now.
-    monkeypatch.setattr(fitting._Fit, "_pace", lambda *_: {"epoch_seconds": 0.25})
+    # Of 4 epochs, not of as many as this machine has time for just now.
+    monkeypatch.setattr(fitting._Fit, "_pace", lambda *_: {"epoch_seconds": 0.15})
     for name in ("train", "train_queries"):
         np.save(tmp_path / f"{name}.npy", getattr(sample, name)[:4_000])
     (tmp_path / "recipe.toml").write_text(SMALL.to_toml())
     out = tmp_path / "fit"
     arguments = ["fit", str(tmp_path / "train.npy"), "--queries", str(tmp_path / "train_queries.npy")]
-    arguments += ["--pairs", "aligned", "--dims", "16,32,64", "--budget", "30s"]
+    arguments += ["--pairs", "aligned", "--dims", "16,32,64", "--budget", "12s"]
     arguments += ["--recipe", str(tmp_path / "recipe.toml"), "--out", str(out)]
     text = run(arguments, capsys)
     assert "The learned codec ships: recall@10 minus that of svd: +0." in text
@@ -59,7 +59,7 @@ def test_a_fit_ships_the_learned_codec_where_it_wins(sample, tmp_path: Path, cap
     assert list(content["steps"])[-3:] == ["tune length", "final", "gate"]
     lengths = {name: step["recipe"]["epochs"] for name, step in content["steps"].items() if "recipe" in step}
     short = lengths["vae"]
-    assert short == 6
+    assert short == 4
     assert lengths["tune length"] == 2 * short
     widest = [step for step in content["steps"].values() if step.get("recipe", {}).get("dim") == 32]
     recalls = [step["validation"]["recall@10"]["mean"] for step in widest if step["recipe"]["epochs"] == short]
