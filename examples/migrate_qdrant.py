@@ -76,7 +76,7 @@ def overlap(found: list[set[int]], wanted: list[set[int]]) -> float:
 def command(*arguments: str) -> None:
     """Run a command of vaecodec as one would type it."""
     print("$ vaecodec", *arguments, flush=True)
-    subprocess.run([sys.executable, "-m", "vaecodec", *arguments], check=True)
+    subprocess.run([sys.executable, "-m", "vaecodec_cli", *arguments], check=True)
     print(flush=True)
 
 

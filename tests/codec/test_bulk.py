@@ -42,7 +42,7 @@ from vaecodec.errors import (
     VaecodecError,
     WrongWidthError,
 )
-from vaecodec.progress_cli import LogLines
+from vaecodec_cli.progress import LogLines
 from vaecodec_exporters.linear import export_linear
 
 ROWS = 3000
@@ -692,7 +692,7 @@ def test_the_commands_encode_and_decode(rows: np.ndarray, svd_path: Path, tmp_pa
     write(tmp_path / "x.parquet", rows)
 
     def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "vaecodec", *map(str, arguments)]
+        command = [sys.executable, "-m", "vaecodec_cli", *map(str, arguments)]
         environment = {**os.environ, "COLUMNS": "200"}
         return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 

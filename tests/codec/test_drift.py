@@ -18,12 +18,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from scipy import stats
 
 from vaecodec import Codec, LinearCodec, LinearKind, Metric, fit_linear
-from vaecodec.__main__ import main
 from vaecodec.codes import Calibration
 from vaecodec.drift import ALPHA, Encoded, Histogram, Moments, Reference, Statistic, Stream, Summary
 from vaecodec.errors import NonFiniteError, NoReferenceError
 from vaecodec.evaluation import pair_scores
 from vaecodec.monitor import MonitoredCodec, Reservoir
+from vaecodec_cli.main import main
 from vaecodec_exporters.linear import export_linear
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vaecodec import Codec
-from vaecodec.__main__ import main
+from vaecodec_cli.main import main
 
 ROOT = Path(__file__).parents[2]
 # docs/ecosystem.md has a test of its own.

@@ -11,11 +11,11 @@ import pytest
 from qdrant_client import QdrantClient
 
 from vaecodec import Codec, LinearCodec, LinearKind, Metric, VectorCodec, fit_linear
-from vaecodec.__main__ import main
 from vaecodec.bridge import Affine, BridgedCodec, fit_bridge
 from vaecodec.bulk import BulkOptions, decode, encode
 from vaecodec.errors import CodecMismatchError, UnusableDataError, WrongWidthError
 from vaecodec.evaluation import exact_search, recall
+from vaecodec_cli.main import main
 from vaecodec_exporters.bridge import export_bridge
 from vaecodec_integrations.hnsw import CompressedIndex
 from vaecodec_integrations.qdrant import CompressedQdrantClient

@@ -10,8 +10,8 @@ import torch
 
 from vaecodec import Codec, Kind
 from vaecodec.errors import CheckpointError, UnsupportedPrecisionError
+from vaecodec_cli.export import export
 from vaecodec_exporters.checkpoint import export_checkpoint
-from vaecodec_exporters.cli import export
 from vaecodec_training.checkpoint import load_checkpoint
 
 

@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 import ray
 from ray.cluster_utils import Cluster
 from vaecodec import Codec
-from vaecodec.__main__ import main
+from vaecodec_cli.main import main
 from vaecodec.bulk import BulkOptions, encode
 from vaecodec.errors import BulkStoppedError
 from vaecodec_integrations import ray as ours

@@ -16,8 +16,8 @@ import onnxruntime
 import pytest
 
 from vaecodec import Codec
-from vaecodec.__main__ import main
 from vaecodec.errors import CorruptArtifactError, ForeignOnnxError
+from vaecodec_cli.main import main
 from vaecodec_exporters.parts import write_parts
 
 ROOT = Path(__file__).parents[2]

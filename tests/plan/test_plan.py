@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vaecodec import Codec, LinearKind, fit_linear
-from vaecodec.__main__ import main
 from vaecodec.codes import Calibration, CodeType
 from vaecodec.errors import NonFiniteError, PlanInputError
 from vaecodec.evaluation import exact_search, recall, similarities
 from vaecodec.interface import Metric
 from vaecodec.sources import ArraySource
+from vaecodec_cli.main import main
 from vaecodec_integrations.plan import Answer, Goal, Plan, plan
 from vaecodec_integrations.plan.candidates import RESCORED, Setting, candidates
 from vaecodec_integrations.plan.goal import parse_bytes, parse_count, parse_target
@@ -343,7 +343,7 @@ def test_command(source, codec_path, tmp_path):
     """As a person types it."""
     for name, part in zip(("docs", "queries"), source, strict=True):
         np.save(tmp_path / f"{name}.npy", np.concatenate(list(part.blocks())))
-    command = [sys.executable, "-m", "vaecodec", "plan", "docs.npy", "--queries", "queries.npy"]
+    command = [sys.executable, "-m", "vaecodec_cli", "plan", "docs.npy", "--queries", "queries.npy"]
 
     def run(*options: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "COLUMNS": "80"}

@@ -16,10 +16,10 @@ from scipy.stats import spearmanr
 from sklearn.neighbors import NearestNeighbors
 
 from vaecodec import Codec, LinearCodec, LinearKind, Metric, fit_linear
-from vaecodec.__main__ import main
 from vaecodec.codes import CodeType
 from vaecodec.errors import NonFiniteError, ReportInputError, WrongWidthError
 from vaecodec.evaluation import exact_search, recall
+from vaecodec_cli.main import main
 from vaecodec_integrations.report import Run, measure, summarise, write
 from vaecodec_integrations.report.engine import EngineName
 from vaecodec_integrations.report.engines import open_engine
@@ -492,7 +492,16 @@ def test_command(vae_path, tmp_path):
         np.save(tmp_path / f"{name}.npy", np.load(SAMPLE / f"{name}.npy")[:rows])
     (tmp_path / "relevant.json").write_text(json.dumps([[query] for query in range(100)]))
     (tmp_path / "labels.txt").write_text("a\n" * 60 + "b\n" * 40)
-    command = [sys.executable, "-m", "vaecodec", "report", "--codec", str(vae_path), "--out", str(tmp_path / "report")]
+    command = [
+        sys.executable,
+        "-m",
+        "vaecodec_cli",
+        "report",
+        "--codec",
+        str(vae_path),
+        "--out",
+        str(tmp_path / "report"),
+    ]
     command += ["--base", str(tmp_path / "base.npy"), "--queries", str(tmp_path / "queries.npy"), "--engine", "hnsw"]
     command += ["--train", str(tmp_path / "train.npy"), "--relevant", str(tmp_path / "relevant.json")]
     command += ["--labels", str(tmp_path / "labels.txt")]

@@ -10,11 +10,11 @@ import torch
 from lightning_fabric import Fabric
 
 from vaecodec import Codec, Metric, fit_linear
-from vaecodec.cli import info
 from vaecodec.codes import Calibration, TrellisTables
 from vaecodec.errors import RecipeError
 from vaecodec.evaluation import exact_search, recall
 from vaecodec.sources import ArraySource
+from vaecodec_cli.info import info
 from vaecodec_exporters.checkpoint import export_checkpoint
 from vaecodec_training.channel import Channel, in_units_of_spread, learned_rotation
 from vaecodec_training.collection import Collection

@@ -18,10 +18,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import vaecodec_training.fit as fitting
 from vaecodec import Codec
-from vaecodec.__main__ import main
 from vaecodec.errors import CheckpointError, MissingExtraError, RecipeError, TrainingError
 from vaecodec.scores import ScoreCalibration
 from vaecodec.sources import ArraySource
+from vaecodec_cli.main import main
 from vaecodec_training.checkpoint import load_checkpoint
 from vaecodec_training.collection import Collection
 from vaecodec_training.data import check
@@ -332,7 +332,7 @@ def test_a_target_on_the_command_line_trains_with_the_recipe_for_codes(
 
 def test_of_several_processes_one_speaks_and_exports(sample, tmp_path: Path) -> None:
     np.save(tmp_path / "train.npy", sample.train[:2_000, :64])
-    (tmp_path / "launch.py").write_text("from vaecodec.__main__ import main\nmain()\n")
+    (tmp_path / "launch.py").write_text("from vaecodec_cli.main import main\nmain()\n")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     arguments = ["train", str(tmp_path / "train.npy"), "--dim", "16", "--epochs", "1", "--json"]
     arguments += ["--out", str(tmp_path / "run"), "--export", str(tmp_path / "vae16.onnx")]
@@ -373,7 +373,7 @@ def test_whoever_interrupts_is_told_how_to_go_on(
     arguments = [command, str(tmp_path / "train.npy"), "--queries", str(tmp_path / "train_queries.npy")]
     arguments += ["--out", str(tmp_path / "run"), *(["--dims", "16", "--budget", "1s"] if command == "fit" else [])]
     with monkeypatch.context() as patch:
-        patch.setattr("vaecodec_training.cli._Bar.__call__", interrupt)
+        patch.setattr("vaecodec_cli.train._Bar.__call__", interrupt)
         with pytest.raises(SystemExit) as ended:
             main(arguments)
     assert ended.value.code == 130

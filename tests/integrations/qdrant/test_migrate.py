@@ -774,7 +774,7 @@ class TestCommandLine:
         assert str(ours) == "a mistake of ours"
 
     def test_progress_is_logged_where_there_is_no_terminal(self, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("vaecodec.progress_cli.SECONDS", 1e-9)
+        monkeypatch.setattr("vaecodec_cli.progress.SECONDS", 1e-9)
         done = run("migrate", "--into", "small", "--batch-size", "25", "--json")
         assert done.exit_code == 0, done.output
         lines = re.findall(r"^docs -> small, copied and compared: (\d+) of 120 points, .* points/s", done.stderr, re.M)

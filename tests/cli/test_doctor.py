@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from vaecodec import doctor
-from vaecodec.__main__ import main
+from vaecodec_cli.main import main
 
 
 def examined(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, code: int, **extras: str) -> Any:

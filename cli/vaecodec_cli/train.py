@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from vaecodec.cli import AsJson, describe, print_json
 from vaecodec.errors import AmbiguousColumnError
 from vaecodec.extras import require
 from vaecodec.interface import Metric
 from vaecodec.linear import LinearKind
+from vaecodec_cli.info import AsJson, describe, print_json
 
 if TYPE_CHECKING:
     from vaecodec.sources import VectorSource

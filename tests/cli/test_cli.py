@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from contextlib import closing
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +17,22 @@ from qdrant_client import QdrantClient
 from qdrant_client.models import CreateAlias, CreateAliasOperation, Distance, VectorParams
 
 from vaecodec import Codec, Metric
-from vaecodec.__main__ import main
 from vaecodec.errors import NotCalibratedError
 from vaecodec.evaluation import exact_search, pair_scores
 from vaecodec.scores import ScoreCalibration
-from vaecodec_exporters.cli import linear
+from vaecodec_cli.export import linear
+from vaecodec_cli.main import COMMANDS, main
 
 
 def vaecodec(*arguments: object, code: int = 0) -> str:
     """Run the console script; its standard output, or its standard error when it should fail."""
-    command = [sys.executable, "-m", "vaecodec", *map(str, arguments)]
+    command = [sys.executable, "-m", "vaecodec_cli", *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, env={"COLUMNS": "120", "PATH": "/usr/bin:/bin"})
     assert result.returncode == code, result.stderr
     return result.stderr if code else result.stdout
 
 
-@pytest.mark.parametrize("command", sorted(entry_points(group="vaecodec.commands").names))
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_explains_itself(command: str) -> None:
     help_text = vaecodec(command, "--help")
     assert f"vaecodec {command}" in help_text
@@ -182,7 +181,16 @@ def test_a_qdrant_that_does_not_answer_or_lacks_the_collection_is_one_line(tmp_p
 
 def test_an_interrupt_is_exit_code_130(sample, tmp_path: Path) -> None:
     np.save(tmp_path / "train.npy", sample.train)
-    command = [sys.executable, "-m", "vaecodec", "train", tmp_path / "train.npy", "--out", tmp_path / "run", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "vaecodec_cli",
+        "train",
+        tmp_path / "train.npy",
+        "--out",
+        tmp_path / "run",
+        "--json",
+    ]
     # Where the tests run in the background the signal may be ignored, and children inherit that.
     heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **heard) as process:

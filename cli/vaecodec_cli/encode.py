@@ -13,11 +13,11 @@ from typing import Annotated
 import typer
 
 from vaecodec import bulk
-from vaecodec.cli import AsJson, print_json
 from vaecodec.codec import Codec
 from vaecodec.codes import CodeType
 from vaecodec.conversion import Engine, Threads
-from vaecodec.progress_cli import shown
+from vaecodec_cli.info import AsJson, print_json
+from vaecodec_cli.progress import shown
 
 Source = Annotated[
     str, typer.Argument(help="A .npy, .npz, .fvecs, .fbin, .hdf5 or .parquet file, or a folder of Parquet.")

@@ -12,10 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from vaecodec.cli import AsJson, print_json
 from vaecodec.codec import Codec
 from vaecodec.codes import CodeType
 from vaecodec.extras import require
+from vaecodec_cli.info import AsJson, print_json
 from vaecodec_integrations.report import measure, summarise, write
 from vaecodec_integrations.report.engine import EngineName
 from vaecodec_integrations.report.engines import open_engine

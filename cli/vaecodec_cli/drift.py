@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from vaecodec.cli import AsJson, print_json
 from vaecodec.codec import Codec
 from vaecodec.drift import FEWEST_VECTORS
 from vaecodec.errors import InvalidVectorsError, NoReferenceError
 from vaecodec.sources import open_source
 from vaecodec.vectors import blocks
+from vaecodec_cli.info import AsJson, print_json
 
 DRIFT, NOT_COMPARED = 3, 4
 

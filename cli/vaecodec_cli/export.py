@@ -11,12 +11,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vaecodec.cli import AsJson, describe, print_json
 from vaecodec.errors import InvalidVectorsError, UnsupportedPrecisionError
 from vaecodec.extras import require
 from vaecodec.interface import Metric
 from vaecodec.linear import LinearCodec, LinearKind
 from vaecodec.scores import ScoreCalibration, fit_score_calibration
+from vaecodec_cli.info import AsJson, describe, print_json
 
 if TYPE_CHECKING:
     from vaecodec.sources import Rows, VectorSource

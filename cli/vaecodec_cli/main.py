@@ -1,15 +1,31 @@
-"""The console script ``vaecodec``: gathers the commands that the installed packages contribute."""
+"""The console script ``vaecodec``: all commands, each imported only when it is called."""
 
 from __future__ import annotations
 
 import sys
 from importlib import import_module
-from importlib.metadata import entry_points
 
 from vaecodec.errors import VaecodecError
 from vaecodec.extras import require
 
-COMMANDS = "vaecodec.commands"
+# Command -> the module of this package that holds the function of that name.
+COMMANDS = {
+    "bridge": "export",
+    "decode": "encode",
+    "doctor": "info",
+    "drift": "drift",
+    "encode": "encode",
+    "export": "export",
+    "fit": "train",
+    "info": "info",
+    "linear": "export",
+    "migrate": "migrate",
+    "plan": "plan",
+    "report": "report",
+    "rollback": "migrate",
+    "split": "export",
+    "train": "train",
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -26,9 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
             no_args_is_help=True,
             pretty_exceptions_enable=False,
         )
-        app.callback()(import_module("vaecodec.cli").root)
-        for command in sorted(entry_points(group=COMMANDS), key=lambda entry: entry.name):
-            app.command(command.name)(command.load())
+        app.callback()(import_module("vaecodec_cli.info").root)
+        for name, module in COMMANDS.items():
+            app.command(name)(getattr(import_module(f"vaecodec_cli.{module}"), name))
         app(arguments)
     # A file that cannot be written, a full disk: nobody needs to see where in the code that was noticed.
     except (VaecodecError, OSError) as error:
@@ -36,7 +52,3 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

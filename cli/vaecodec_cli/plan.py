@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vaecodec.cli import AsJson, print_json
 from vaecodec.errors import PlanInputError
 from vaecodec.interface import Metric
 from vaecodec.sources import open_source
-from vaecodec_integrations.plan import Goal, plan
+from vaecodec_cli.info import AsJson, print_json
+from vaecodec_integrations.plan import Goal
+from vaecodec_integrations.plan import plan as make_plan
 from vaecodec_integrations.plan.goal import parse_bytes, parse_count, parse_target
 from vaecodec_integrations.plan.planner import SAMPLE_ROWS
 from vaecodec_integrations.plan.text import LABELS, basis, headline, rows, to_json
@@ -22,7 +23,7 @@ from vaecodec_integrations.plan.text import LABELS, basis, headline, rows, to_js
 NOT_MET = 3
 
 
-def plan_command(
+def plan(
     data: Annotated[str, typer.Argument(help="Documents' embeddings: a file of vectors, one row each, or an address.")],
     queries: Annotated[
         str | None,
@@ -66,7 +67,7 @@ def plan_command(
     console = Console()
     progress = Console(stderr=True)
     with progress.status("reading vectors") as status:
-        result = plan(
+        result = make_plan(
             source,
             goal,
             queries=None if queries is None else open_source(queries),

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict
 from enum import StrEnum
-from importlib.metadata import entry_points
 from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,11 +17,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vaecodec.cli import AsJson, print_json
 from vaecodec.errors import InvalidBudgetError, MigrationError, NotCalibratedError
 from vaecodec.extras import require
 from vaecodec.interface import Metric
-from vaecodec.progress_cli import shown
+from vaecodec_cli.info import AsJson, print_json
+from vaecodec_cli.progress import shown
 
 if TYPE_CHECKING:
     from vaecodec import Codec
@@ -212,13 +211,13 @@ def _train(
     dim: int | None,
 ) -> None:
     """Write the codec file by ``vaecodec train`` over the collection's vectors; the run stays beside the file."""
-    # Reached by its entry point: the integrations do not import the training package.
-    commands = entry_points(group="vaecodec.commands")
+    from vaecodec_cli.train import train
+
     # Beside the codec, because the usual place of temporary files may be in memory.
     with tempfile.TemporaryDirectory(dir=codec.absolute().parent) as folder:
         rows = Path(folder) / "rows.npy"
         metric = training_rows(client, collection, vector, rows)
-        commands["train"].load()(
+        train(
             str(rows),
             codec.with_suffix(".run"),
             queries=None if queries is None else str(queries),
