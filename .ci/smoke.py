@@ -17,7 +17,7 @@ values = np.load(golden / "linear4.npz", allow_pickle=False)
 assert np.allclose(codec.encode(values["embedding"]), values["latent"], atol=1e-6)
 assert np.allclose(codec.decode(values["latent"]), values["reconstruction"], atol=1e-6)
 
-for package in ("vaecodec", "vaecodec_training", "vaecodec_exporters", "vaecodec_integrations"):
+for package in ("vaecodec", "vaecodec_training", "vaecodec_exporters", "vaecodec_integrations", "vaecodec_cli"):
     found = importlib.util.find_spec(package)
     assert found is not None, package
     assert (Path(str(found.origin)).parent / "py.typed").exists(), package
