@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
         app.callback()(import_module("vaecodec_cli.info").root)
         for name, module in COMMANDS.items():
             app.command(name)(getattr(import_module(f"vaecodec_cli.{module}"), name))
-        app(arguments)
+        app(arguments, prog_name="vaecodec")
     # A file that cannot be written, a full disk: nobody needs to see where in the code that was noticed.
     except (VaecodecError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
