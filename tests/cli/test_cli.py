@@ -153,7 +153,7 @@ def test_drift_exits_with_its_answer(capsys, sample, tmp_path: Path) -> None:
     codec = ("drift", "--codec", tmp_path / "with.onnx", "--data")
     assert not printed(capsys, *codec, tmp_path / "base.npy")["drifted"]
     assert printed(capsys, *codec, tmp_path / "moved.npy", code=3)["drifted"]
-    golden = Path(__file__).parent / "golden" / "linear4.onnx"
+    golden = Path(__file__).parents[1] / "codec" / "golden" / "linear4.onnx"
     with pytest.raises(SystemExit) as ended:
         main(["drift", "--codec", str(golden), "--data", str(tmp_path / "base.npy"), "--json"])
     assert ended.value.code == 4
