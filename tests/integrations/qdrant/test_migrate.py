@@ -22,8 +22,8 @@ from vaecodec import Codec, LinearCodec, fit_linear
 from vaecodec.codes import Calibration
 from vaecodec.errors import CodecMismatchError, InvalidDimensionError, MigrationError, OriginalsError
 from vaecodec.interface import Metric
+from vaecodec_cli import migrate as migrate_command
 from vaecodec_exporters.linear import export_linear
-from vaecodec_integrations import qdrant_cli
 from vaecodec_integrations.qdrant import CompressedQdrantClient, OriginalsFile, PackedRows, recommended_config
 from vaecodec_integrations.qdrant.layout import Originals
 from vaecodec_integrations.qdrant.migrate import Migration, estimate, migrate, roll_back, switch_alias, training_rows
@@ -672,8 +672,8 @@ class TestCommandLine:
     @pytest.fixture
     def run(self, folder: Path, svd_path: Path, tmp_path: Path) -> Callable[..., Any]:
         app = typer.Typer()
-        app.command()(qdrant_cli.migrate)
-        app.command()(qdrant_cli.rollback)
+        app.command()(migrate_command.migrate)
+        app.command()(migrate_command.rollback)
 
         def call(command: str, *arguments: str, codec: bool = True) -> Any:
             given = ["--path", str(folder), "--collection", "docs"]
@@ -798,7 +798,7 @@ class TestCommandLine:
     def test_a_folder_that_is_not_there_is_not_made(self, folder: Path, svd_path: Path) -> None:
         missing = folder / "nowhere"
         with pytest.raises(typer.BadParameter, match="there is no folder"):
-            qdrant_cli.migrate(collection="docs", codec=svd_path, path=missing, into="small", dry_run=True)
+            migrate_command.migrate(collection="docs", codec=svd_path, path=missing, into="small", dry_run=True)
         assert not missing.exists()
 
     def test_a_dry_run_trains_nothing(self, run: Any, tmp_path: Path) -> None:
