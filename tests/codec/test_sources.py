@@ -31,7 +31,7 @@ from vaecodec.errors import (
     VaecodecError,
 )
 from vaecodec.sources import ArraySource, RandomAccessSource, VectorSource, open_source
-from vaecodec_integrations.qdrant_source import QdrantSource
+from vaecodec_integrations.qdrant.source import QdrantSource
 
 ROWS = np.random.default_rng(7).normal(size=(2500, 6)).astype(np.float32)
 SMALL = np.round(np.abs(ROWS) * 40)  # integers that fit every format
