@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from vaecodec import Codec, Metric, fit_linear
 from vaecodec.codes import Calibration, CodeType
-from vaecodec.codes.uniform import rotate, rotate_back
+from vaecodec.codes.rotation import rotate, rotate_back
 from vaecodec.errors import InvalidBudgetError, InvalidCodesError, InvalidDimensionError, NotCalibratedError
 from vaecodec.evaluation import exact_search, recall
 from vaecodec_exporters.linear import export_linear
@@ -135,13 +135,20 @@ def test_a_nested_calibration_fits_the_nested_latents() -> None:
             for calibration in (nested, fitted)
         ]
         assert errors[0] < 1.3 * errors[1]
-    with pytest.raises(InvalidDimensionError):
+    with pytest.raises(InvalidDimensionError, match="expected a latent width from 1 to 32, got 33"):
         nested.prefix(33)
 
 
-@pytest.mark.parametrize("parameters", [{}, {"dtype": "int4", "bytes": 48}, {"dtype": "int3"}])
-def test_what_is_no_code_is_refused(parameters) -> None:
-    with pytest.raises(InvalidBudgetError):
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({}, "expected either dtype or bytes, got dtype=None and bytes=None"),
+        ({"dtype": "int4", "bytes": 48}, "expected either dtype or bytes, got dtype='int4' and bytes=48"),
+        ({"dtype": "int3"}, "dtype: expected one of float32, float16, int8, int4, int2, binary, got 'int3'"),
+    ],
+)
+def test_what_is_no_code_is_refused(parameters, message: str) -> None:
+    with pytest.raises(InvalidBudgetError, match=message):
         calibration_of(64).code(**parameters)
 
 
@@ -205,5 +212,5 @@ def test_codes_of_another_kind_are_refused(codec: Codec) -> None:
 
 def test_a_file_without_calibration_says_so(sample, tmp_path: Path) -> None:
     export_linear(fit_linear(sample.train, 16), tmp_path / "bare.onnx")
-    with pytest.raises(NotCalibratedError):
+    with pytest.raises(NotCalibratedError, match="this codec file holds no calibration for codes"):
         Codec.load(tmp_path / "bare.onnx").encode(sample.base[:3], dtype="int8")

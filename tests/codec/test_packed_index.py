@@ -133,7 +133,7 @@ def test_files_that_are_no_index_are_refused(sample, cosine_codec: Codec, tmp_pa
     path = tmp_path / "a.index"
     index.save(path)
     whole = path.read_bytes()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"none\.index"):
         PackedIndex.load(tmp_path / "none.index", cosine_codec)
     for damaged, message in (
         (b"", "expected a file that PackedIndex.save wrote"),

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecodec.codes.code import Code, CodeType
+from vaecodec.codes.rotation import ROTATION_ROUNDS, random_signs
 from vaecodec.codes.trellis import MEMORIES, TrellisCode, TrellisTables
-from vaecodec.codes.uniform import LEVELS, ROTATION_ROUNDS, FloatCode, Int8Code, RotatedCode
+from vaecodec.codes.uniform import LEVELS, FloatCode, Int8Code, RotatedCode
 from vaecodec.errors import InvalidBudgetError, InvalidDimensionError, InvalidVectorsError
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.vectors import as_vectors
@@ -76,14 +77,13 @@ class Calibration:
         if len(rows) < 2:
             raise InvalidVectorsError(f"latents: expected at least two rows to calibrate codes, got {len(rows)}")
         spread = rows.std(axis=0, dtype=np.float64).astype(np.float32)
-        signs = np.random.default_rng(seed).integers(0, 2, (ROTATION_ROUNDS, width))
         return cls(
             metric=metric,
             mean=rows.mean(axis=0, dtype=np.float64).astype(np.float32),
             spread=spread,
             importance=importance_of(spread) if importance is None else np.asarray(importance, np.float32),
             peak=_peaks(rows, metric),
-            signs=(2 * signs - 1).astype(np.float32),
+            signs=random_signs(width, seed),
             levels=LEVELS,
             trellis=TrellisTables.standard(memory),
         )

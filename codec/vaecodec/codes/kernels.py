@@ -11,6 +11,11 @@ they only differ in their oldest ``rates[t]`` bits. Those common bits are called
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+from pickle import PickleError
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -19,6 +24,33 @@ Float = NDArray[np.float32]
 Int = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
 
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compile ``function`` for loops without the interpreter's lock.
+
+    The machine code is kept for the next process where numba finds a folder to write to. Where it finds none, as in
+    a container with a read-only file system and no home, each process compiles anew.
+    """
+    try:
+        dispatcher: Any = njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # "cannot cache function ...: no locator available for file ..."
+        return njit(nogil=True)(function)
+    # A full disk, or a file that a power cut left empty, costs the cache and nothing else.
+    kept = dispatcher._cache
+    kept.load_overload = _or_none(kept.load_overload)
+    kept.save_overload = _or_none(kept.save_overload)
+    return dispatcher
+
+
+def _or_none(access: Callable[..., Any]) -> Callable[..., Any]:
+    def attempt(*arguments: Any) -> Any:
+        with suppress(OSError, EOFError, PickleError):
+            return access(*arguments)
+        return None
+
+    return attempt
+
+
 # Beyond this many spreads from the mean every code word is equally wrong; clipping keeps the costs finite.
 CLIP = np.float32(16)
 
@@ -26,7 +58,7 @@ CLIP = np.float32(16)
 SLACK = np.float32(1e-5)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _halve(pairs: Float, least: Float) -> None:
     for newest in range(least.shape[0]):
         for i in range(least.shape[1]):
@@ -35,7 +67,7 @@ def _halve(pairs: Float, least: Float) -> None:
             least[newest, i] = a if a < b else b
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _charge_and_halve(arrived: Float, levels: Float, value: float, weight: float, least: Float) -> None:
     """As ``_halve``, after adding to each state the weighted squared error of its level."""
     for newest in range(least.shape[0]):
@@ -47,14 +79,14 @@ def _charge_and_halve(arrived: Float, levels: Float, value: float, weight: float
             least[newest, i] = a if a < b else b
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _shuffle(low: Float, high: Float, shuffled: Float) -> None:
     for i in range(len(low)):
         shuffled[2 * i] = low[i]
         shuffled[2 * i + 1] = high[i]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _forward(
     values: Float,
     weights: Float,
@@ -103,7 +135,7 @@ def _forward(
         minima[i + 1, :size] = least[:size]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _best_before(
     group: int, bits: int, value: float, weight: float, rate: int, levels: Float, memory: int, arrived: Float
 ) -> int:
@@ -120,7 +152,7 @@ def _best_before(
     return chosen
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def encode_rows(
     latents: Float,
     order: Int,
@@ -178,7 +210,7 @@ def encode_rows(
             state >>= bits
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def decode_rows(
     codes: Bytes, windows: Int, shifts: Int, memory: int, rates: Int, levels: Float, mean: Float, spread: Float,
     order: Int, latents: Float,
@@ -209,7 +241,7 @@ def decode_rows(
             out[order[t]] = mean[t] + spread[t] * table[starts[t] + state]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def score_rows(
     codes: Bytes, starts: Int, memory: int, rates: Int, levels: Float, mean: Float, spread: Float, query: Float,
     order: Int, stages: Int, reaches: Float, dot: float, square: float, squares: Float, needed: Float, dots: Float,
