@@ -26,7 +26,7 @@ from quality import Test, known_pairs
 from vaecodec.evaluation import exact_search, ndcg, recall
 from vaecodec.interface import Metric
 from vaecodec.sources import open_source
-from vaecodec_training.collection import Collection
+from vaecodec_training.data.collection import Collection
 from vaecodec_training.recipe import Recipe, Start
 from vaecodec_training.trainer import in_numpy, train
 

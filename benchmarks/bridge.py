@@ -21,7 +21,7 @@ from vaecodec.evaluation import bootstrap
 from vaecodec.interface import FloatArray
 from vaecodec.sources import open_source
 from vaecodec_exporters.checkpoint import export_checkpoint
-from vaecodec_training.collection import Collection
+from vaecodec_training.data.collection import Collection
 from vaecodec_training.recipe import Recipe
 from vaecodec_training.trainer import train
 

@@ -139,7 +139,7 @@ def trained(data: Data, folder: Path, dim: int, seed: int, **target: Any) -> Cod
     if not path.exists():
         from vaecodec.sources import ArraySource
         from vaecodec_exporters.checkpoint import export_checkpoint
-        from vaecodec_training.collection import Collection
+        from vaecodec_training.data.collection import Collection
         from vaecodec_training.recipe import Recipe
         from vaecodec_training.trainer import train
 

@@ -29,7 +29,7 @@ from vaecodec.interface import FloatArray
 from vaecodec.sources import ArraySource
 from vaecodec_exporters.checkpoint import export_checkpoint
 from vaecodec_training.channel import learned_rotation
-from vaecodec_training.collection import Collection
+from vaecodec_training.data.collection import Collection
 from vaecodec_training.recipe import Recipe
 from vaecodec_training.trainer import in_numpy, train
 

@@ -34,7 +34,7 @@ from vaecodec.interface import FloatArray
 from vaecodec.sources import ArraySource
 from vaecodec_exporters.checkpoint import export_checkpoint
 from vaecodec_exporters.linear import export_linear
-from vaecodec_training.collection import Collection
+from vaecodec_training.data.collection import Collection
 from vaecodec_training.recipe import Recipe
 from vaecodec_training.trainer import train
 

@@ -30,8 +30,8 @@ from vaecodec import Codec, fit_linear
 from vaecodec.bulk import BulkOptions, encode
 from vaecodec.sources import open_source
 from vaecodec_exporters.linear import export_linear
-from vaecodec_training.collection import Collection
-from vaecodec_training.data import BLOCK_ROWS, ShuffledBatches
+from vaecodec_training.data.batches import BLOCK_ROWS, ShuffledBatches
+from vaecodec_training.data.collection import Collection
 from vaecodec_training.recipe import Recipe
 from vaecodec_training.trainer import train
 

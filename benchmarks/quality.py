@@ -25,7 +25,7 @@ from vaecodec.evaluation import exact_search, ndcg, recall
 from vaecodec.interface import Metric, VectorCodec
 from vaecodec.sources import VectorSource, open_source
 from vaecodec_exporters.checkpoint import export_checkpoint
-from vaecodec_training.collection import Collection
+from vaecodec_training.data.collection import Collection
 from vaecodec_training.recipe import Recipe
 from vaecodec_training.trainer import train
 

@@ -19,7 +19,7 @@ from vaecodec.evaluation import exact_search, paired_bootstrap, recall
 from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec.sources import ArraySource
 from vaecodec.vectors import normalised
-from vaecodec_training.collection import Collection
+from vaecodec_training.data.collection import Collection
 from vaecodec_training.recipe import Recipe
 from vaecodec_training.trainer import in_numpy, train
 

@@ -71,7 +71,7 @@ def svd_path(svd_codec: LinearCodec, tmp_path_factory: pytest.TempPathFactory) -
 def vae_run(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short training run of a nested codec on the sample."""
     from vaecodec.sources import ArraySource
-    from vaecodec_training.collection import Collection
+    from vaecodec_training.data.collection import Collection
     from vaecodec_training.recipe import Recipe
     from vaecodec_training.trainer import train
 

@@ -22,7 +22,7 @@ from vaecodec_cli.info import AsJson, describe, print_json
 
 if TYPE_CHECKING:
     from vaecodec.sources import VectorSource
-    from vaecodec_training.collection import Collection
+    from vaecodec_training.data.collection import Collection
     from vaecodec_training.fit import FitResult
     from vaecodec_training.trainer import Observer, TrainedRun
     from vaecodec_training.trainer import Progress as StepProgress
@@ -59,8 +59,8 @@ def train(
 ) -> None:
     """Train a codec on a collection's embeddings and keep its best checkpoint."""
     _require_libraries(export is not None)
-    from vaecodec_training.monitor import TensorBoard
     from vaecodec_training.recipe import Recipe
+    from vaecodec_training.tensorboard import TensorBoard
     from vaecodec_training.trainer import train as run_training
 
     aims = _aims(target) if target else {}
@@ -202,7 +202,8 @@ def _opened(
     confirmation: float,
 ) -> Collection:
     """The collection of two locations, each with the name of its column."""
-    from vaecodec_training.collection import Collection, read_pairs
+    from vaecodec_training.data.collection import Collection
+    from vaecodec_training.data.pairs import read_pairs
 
     location, column = queries
     return Collection.open(

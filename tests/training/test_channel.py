@@ -17,7 +17,7 @@ from vaecodec.sources import ArraySource
 from vaecodec_cli.info import info
 from vaecodec_exporters.checkpoint import export_checkpoint
 from vaecodec_training.channel import Channel, in_units_of_spread, learned_rotation
-from vaecodec_training.collection import Collection
+from vaecodec_training.data.collection import Collection
 from vaecodec_training.model import ResidualMap, VariationalCodec
 from vaecodec_training.recipe import Recipe
 from vaecodec_training.trainer import _Trainer, train

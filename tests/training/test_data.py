@@ -18,8 +18,12 @@ from hypothesis import strategies as st
 from vaecodec import Metric
 from vaecodec.errors import UnusableDataError
 from vaecodec.sources import ArraySource, RandomAccessSource, Rows, open_source, sample_rows
-from vaecodec_training.collection import Collection, DroppedPairsWarning
-from vaecodec_training.data import Sample, ShuffledBatches, check, split, with_random_access
+from vaecodec_training.data.batches import ShuffledBatches
+from vaecodec_training.data.check import check
+from vaecodec_training.data.collection import Collection
+from vaecodec_training.data.pairs import DroppedPairsWarning
+from vaecodec_training.data.sample import Sample, with_random_access
+from vaecodec_training.data.split import split
 
 
 class Sequential:

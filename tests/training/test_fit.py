@@ -23,11 +23,11 @@ from vaecodec.scores import ScoreCalibration
 from vaecodec.sources import ArraySource
 from vaecodec_cli.main import main
 from vaecodec_training.checkpoint import load_checkpoint
-from vaecodec_training.collection import Collection
-from vaecodec_training.data import check
+from vaecodec_training.data.check import check
+from vaecodec_training.data.collection import Collection
 from vaecodec_training.diagnostics import BelowBaselineWarning, BudgetWarning
-from vaecodec_training.monitor import TensorBoard
 from vaecodec_training.recipe import Recipe
+from vaecodec_training.tensorboard import TensorBoard
 
 pytestmark = pytest.mark.filterwarnings("ignore::vaecodec_training.diagnostics.TrainingWarning")
 SMALL = Recipe(hidden=32, batch=512, checkpoints=2, learning_rate=4e-3)

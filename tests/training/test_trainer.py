@@ -24,8 +24,11 @@ from vaecodec.sources import ArraySource
 from vaecodec.vectors import normalised
 from vaecodec_training import losses
 from vaecodec_training.checkpoint import MODEL, RUN, load_checkpoint
-from vaecodec_training.collection import Collection, measure_shift, read_pairs
-from vaecodec_training.data import check, split
+from vaecodec_training.data.check import check
+from vaecodec_training.data.collection import Collection
+from vaecodec_training.data.pairs import read_pairs
+from vaecodec_training.data.shift import measure_shift
+from vaecodec_training.data.split import split
 from vaecodec_training.diagnostics import (
     BelowBaselineWarning,
     DegenerateLatentsWarning,
@@ -176,7 +179,7 @@ from pathlib import Path
 import numpy as np
 from vaecodec.sources import ArraySource
 from vaecodec_training.checkpoint import STATE
-from vaecodec_training.collection import Collection
+from vaecodec_training.data.collection import Collection
 from vaecodec_training.recipe import Recipe
 from vaecodec_training.trainer import train
 warnings.simplefilter("ignore")

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec_training.collection import Shift
+from vaecodec_training.data.shift import Shift
 from vaecodec_training.recipe import Recipe
 
 # A dimension with less KL than this (nats) says nothing about the vector.

@@ -32,10 +32,12 @@ from vaecodec.errors import CheckpointError, RecipeError, TrainingError
 from vaecodec.evaluation import Interval, paired_bootstrap
 from vaecodec.linear import LinearKind
 from vaecodec_training.checkpoint import STATE, load_checkpoint, save_checkpoint
-from vaecodec_training.collection import Collection, Figures, HeldOut, best_linear, intervals
+from vaecodec_training.data.collection import Collection
+from vaecodec_training.data.held_out import HeldOut, QueryFigures
 from vaecodec_training.diagnostics import BelowBaselineWarning, BudgetWarning
 from vaecodec_training.recipe import Recipe
 from vaecodec_training.trainer import Observer, in_numpy, refuse_mismatch, train
+from vaecodec_training.validation import best_linear, intervals
 
 OnStep = Callable[[str, dict[str, Any]], None]
 
@@ -80,7 +82,7 @@ class Gate:
         return f"The linear codec {self.over} ships, because the learned one is not surely better: {text}."
 
 
-def gate(learned: Figures, linear: dict[str, Figures]) -> Gate:
+def gate(learned: QueryFigures, linear: dict[str, QueryFigures]) -> Gate:
     """Compare per-query figures with those of the best of the linear codecs, by a paired bootstrap over queries."""
     over = best_linear(linear)
     return Gate(over, paired_bootstrap(learned[SELECTED], linear[over][SELECTED]))

@@ -42,8 +42,9 @@ from vaecodec_training.checkpoint import (
     save_checkpoint,
     save_state,
 )
-from vaecodec_training.collection import Collection, Encode, Figures, best_linear, gain, intervals
-from vaecodec_training.data import ShuffledBatches
+from vaecodec_training.data.batches import ShuffledBatches
+from vaecodec_training.data.collection import Collection
+from vaecodec_training.data.held_out import Encode, QueryFigures
 from vaecodec_training.diagnostics import (
     BelowBaselineWarning,
     InstabilityWarning,
@@ -56,6 +57,7 @@ from vaecodec_training.diagnostics import (
 from vaecodec_training.model import VariationalCodec
 from vaecodec_training.queue import Queue
 from vaecodec_training.recipe import Recipe, Schedule, Start
+from vaecodec_training.validation import best_linear, gain, intervals
 
 # A step is undone when its loss (without the KL term, whose weight rises by plan) exceeds this multiple of the
 # median of the last losses, or is not finite. Each time the learning rate is halved and the regularisers grow.
@@ -122,8 +124,8 @@ class TrainedRun:
     """
 
     checkpoint: Checkpoint
-    figures: Figures
-    baselines: dict[str, Figures]
+    figures: QueryFigures
+    baselines: dict[str, QueryFigures]
     history: tuple[Record, ...]
     warnings: tuple[TrainingWarning, ...]
 
@@ -246,7 +248,7 @@ class _Trainer:
         self.key_encoder = copy.deepcopy(self.model.encoder).requires_grad_(False) if needs_keys else None
         self.queue = Queue(recipe.queue, collection.dim, recipe.dim, fabric.device)
         self.channel = Channel(recipe, collection.metric).to(fabric.device) if recipe.for_codes else None
-        self.served_figures: Figures | None = None
+        self.served_figures: QueryFigures | None = None
         self.kl = torch.zeros(recipe.dim)
         if resume:
             self._restore(*self._saved_state())
@@ -513,7 +515,7 @@ class _Trainer:
             save_state(self.folder, tensors, {**values, **self._identity()})
         self.fabric.barrier()
 
-    def _served(self, model: VariationalCodec, figures: Figures) -> Checkpoint:
+    def _served(self, model: VariationalCodec, figures: QueryFigures) -> Checkpoint:
         """The model with its latents in the order or rotation that suits their use, and where it came from."""
         ordered = new_model(self.collection.dim, self.recipe, self.collection.metric).eval()
         # By attribute: a parameter in units of the spread gives its value.
@@ -542,7 +544,7 @@ class _Trainer:
         }
         return Checkpoint(ordered, self.recipe, self.collection.metric, self.collection.embedder, provenance)
 
-    def _figures(self, model: VariationalCodec) -> Figures:
+    def _figures(self, model: VariationalCodec) -> QueryFigures:
         """Of the latents, or of what their codes decode to when it is these that are trained for."""
         encode = in_numpy(model.encode, model)
         return self.collection.validation.figures(
@@ -551,7 +553,7 @@ class _Trainer:
             self.collection.metric,
         )
 
-    def _coded_baselines(self) -> dict[str, Figures]:
+    def _coded_baselines(self) -> dict[str, QueryFigures]:
         """The same code on the latents that training starts from."""
         kind = self.collection.start_kind
         linear = self.collection.linear(self.recipe.dim, kind)

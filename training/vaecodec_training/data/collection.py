@@ -1,0 +1,251 @@
+"""Open a collection to train on: check it, split it once for every run, measure its linear baselines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecodec.drift import MOST_REFERENCE
+from vaecodec.errors import UnusableDataError, WrongWidthError
+from vaecodec.evaluation import exact_search
+from vaecodec.interface import FloatArray, Metric
+from vaecodec.linear import LinearCodec, LinearKind, fit_linear
+from vaecodec.sources import RandomAccessSource, VectorSource
+from vaecodec_training.data.check import DataReport, check
+from vaecodec_training.data.held_out import DEPTH, MOST_DOCUMENTS, HeldOut, QueryFigures, held_out_part
+from vaecodec_training.data.pairs import checked_pairs, pairs_within
+from vaecodec_training.data.sample import SAMPLE_BYTES, evenly_spaced, vectors_at, with_random_access
+from vaecodec_training.data.shift import Shift, measure_shift
+from vaecodec_training.data.split import drop_leaks, follow_documents, split
+
+# Rows that linear codecs are fitted on; their subspace does not change beyond that.
+_SAMPLE_ROWS = 200_000
+
+
+# Rows that the codes of a checkpoint are calibrated on, and their rotation is learned from.
+_CALIBRATION_ROWS = 8_192
+
+
+# Bounds of the search for the nearest documents of each training query: seconds on two cores.
+_COMPANION_QUERIES = 16_384
+
+
+_COMPANION_DOCUMENTS = 40_000
+
+
+@dataclass(frozen=True, eq=False)
+class Collection:
+    """Documents, perhaps queries and pairs, and which rows are for what. Made by :meth:`open`.
+
+    Attributes:
+        documents, queries: where the vectors are read from.
+        document_rows, query_rows: int64, increasing: the rows to train on.
+        pairs: int64 (p, 2) training rows (query, document) that belong together, or None.
+        validation: what choices are made on.
+        confirmation: what is looked at once at the end, or None.
+        report, query_report: what the check found.
+        shift: of the training queries against the training documents, or None.
+        metric: how the embeddings are compared.
+        embedder: the embedding model's name, or an empty string.
+    """
+
+    documents: RandomAccessSource
+    queries: RandomAccessSource | None
+    document_rows: NDArray[np.int64]
+    query_rows: NDArray[np.int64]
+    pairs: NDArray[np.int64] | None
+    validation: HeldOut
+    confirmation: HeldOut | None
+    report: DataReport
+    query_report: DataReport | None
+    shift: Shift | None
+    metric: Metric
+    embedder: str
+
+    @classmethod
+    def open(
+        cls,
+        documents: VectorSource,
+        queries: VectorSource | None = None,
+        *,
+        pairs: NDArray[Any] | Literal["aligned"] | None = None,
+        metric: Metric = Metric.COSINE,
+        embedder: str = "",
+        validation: float = 0.05,
+        confirmation: float = 0.0,
+        seed: int = 0,
+        budget: int = SAMPLE_BYTES,
+    ) -> Collection:
+        """Check both sources and hold rows out by their content.
+
+        Args:
+            documents: what an index will hold.
+            queries: what it will be searched with, of the same width; need not belong to the documents row for row.
+            pairs: integers (p, 2), row numbers of queries and of the documents that answer them, or ``"aligned"``
+                when query i belongs to document i. A paired query is held out with its document, and what equals a
+                held-out query is not trained on. Numbers are those of the sources also where a sample is drawn;
+                pairs that it lacks a row of are left out with a warning.
+            metric: how the embeddings are compared.
+            embedder: the embedding model's name, kept with the codec.
+            validation: share of the rows held out to make choices on.
+            confirmation: share held out besides, to be looked at once.
+            seed: of the split, and of the samples.
+            budget: bytes of float32 that the sample of a source without random access may take.
+
+        Raises:
+            UnusableDataError: rows cannot be used, there are too few, or the pairs do not fit.
+            WrongWidthError: queries and documents differ in width.
+            SourceError: a source is malformed.
+        """
+        if queries is not None and queries.dim != documents.dim:
+            raise WrongWidthError(
+                f"{queries.name}: expected queries of width {documents.dim}, as in {documents.name}, got {queries.dim}"
+            )
+        documents = with_random_access(documents, seed=seed, budget=budget)
+        report = check(documents, metric=metric)
+        parts = split(report.digests, validation=validation, confirmation=confirmation, seed=seed)
+        query_report, query_parts, rows = None, None, None
+        if queries is not None:
+            queries = with_random_access(queries, seed=seed, budget=budget)
+            query_report = check(queries, metric=metric)
+            query_parts = split(query_report.digests, validation=validation, confirmation=confirmation, seed=seed)
+            if pairs is not None:
+                rows = checked_pairs(pairs, documents, queries)
+                query_parts = drop_leaks(
+                    follow_documents(query_parts, parts, rows, query_report.rows), query_report.digests
+                )
+        elif pairs is not None:
+            raise UnusableDataError("pairs: expected queries to go with them, got none")
+        train_queries = query_parts.train if query_parts is not None else np.empty(0, np.int64)
+
+        def held_out(part: Literal["validation", "confirmation"]) -> HeldOut:
+            asked = None if query_parts is None else getattr(query_parts, part)
+            return held_out_part(documents, queries, getattr(parts, part), asked, parts.train, rows, metric)
+
+        return cls(
+            documents=documents,
+            queries=queries,
+            document_rows=parts.train,
+            query_rows=train_queries,
+            pairs=None if rows is None else pairs_within(rows, train_queries, parts.train),
+            validation=held_out("validation"),
+            confirmation=held_out("confirmation") if confirmation else None,
+            report=report,
+            query_report=query_report,
+            shift=None
+            if queries is None
+            else measure_shift(
+                vectors_at(documents, evenly_spaced(parts.train, MOST_DOCUMENTS), metric),
+                vectors_at(queries, evenly_spaced(train_queries, MOST_DOCUMENTS), metric),
+            ),
+            metric=metric,
+            embedder=embedder,
+        )
+
+    @property
+    def dim(self) -> int:
+        """Width of the embeddings."""
+        return self.documents.dim
+
+    @cached_property
+    def scale(self) -> float:
+        """Unit of similarities: mean squared norm of the training documents, centred under L2; 1 under cosine."""
+        if self.metric is Metric.COSINE:
+            return 1.0
+        rows = self.sample
+        if self.metric is Metric.L2:
+            rows = rows - rows.mean(0)
+        return float(np.square(rows).sum(1).mean())
+
+    def linear(self, dim: int, kind: LinearKind) -> LinearCodec:
+        """A linear codec fitted on the training documents."""
+        if (dim, kind) not in self._fitted:
+            self._fitted[dim, kind] = fit_linear(
+                self.sample, dim, kind=kind, metric=self.metric, embedder=self.embedder
+            )
+        return self._fitted[dim, kind]
+
+    @cached_property
+    def companions(self) -> NDArray[np.int64] | None:
+        """int64 (p, 2), training rows (query, document) to put into the same batch, or None without queries.
+
+        The known pairs, or where none are known each query with each of its ten nearest documents: otherwise a batch
+        would seldom hold the neighbours that a query is asked for. That search is bounded by the constants of this
+        module.
+        """
+        if self.queries is None or self.pairs is not None:
+            return self.pairs
+        asked = evenly_spaced(self.query_rows, _COMPANION_QUERIES)
+        searched = evenly_spaced(self.document_rows, _COMPANION_DOCUMENTS)
+        vectors = [vectors_at(*taken, self.metric) for taken in ((self.documents, searched), (self.queries, asked))]
+        nearest, _ = exact_search(vectors[0], vectors[1], DEPTH, self.metric)
+        # All nearest ones first, then all second ones: a block of neighbouring rows holds many queries.
+        return np.stack([np.tile(asked, nearest.shape[1]), searched[nearest.T.ravel()]], axis=1)
+
+    @property
+    def start_kind(self) -> LinearKind:
+        """The linear codec that training starts from, whose latents are compared as the embeddings are."""
+        return LinearKind.PCA if self.metric is Metric.L2 else LinearKind.SVD
+
+    def baselines(self, dim: int) -> dict[str, QueryFigures]:
+        """Validation figures of every linear codec of this width, by the name of its kind."""
+        if dim not in self._baselines:
+            self._baselines[dim] = {
+                str(kind): self.validation.figures_of(self.linear(dim, kind)) for kind in LinearKind
+            }
+        return self._baselines[dim]
+
+    def to_json(self) -> dict[str, Any]:
+        """What an artifact says of the data it was trained on."""
+        content: dict[str, Any] = {
+            "fingerprint": self.report.fingerprint,
+            "rows": self.report.rows,
+            "queries": self.query_report.rows if self.query_report else 0,
+            "held_out_rows": self.report.rows - len(self.document_rows),
+        }
+        if self.query_report is not None:
+            content["queries_fingerprint"] = self.query_report.fingerprint
+        if self.shift is not None:
+            content["shift"] = {"mean_gap": self.shift.mean_gap, "angles": list(self.shift.angles)}
+        return content
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a run that goes on must find unchanged. The shift's last bits depend on the number of threads."""
+        return {key: value for key, value in self.to_json().items() if key != "shift"}
+
+    @cached_property
+    def sample(self) -> FloatArray:
+        """At most 200,000 training documents, evenly spaced, float32 (n, d): what is fitted in one piece."""
+        return vectors_at(self.documents, evenly_spaced(self.document_rows, _SAMPLE_ROWS), self.metric)
+
+    @cached_property
+    def calibration_sample(self) -> FloatArray:
+        """At most 8,192 of these, evenly spaced: enough for what codes are calibrated on."""
+        return self.sample[evenly_spaced(np.arange(len(self.sample)), _CALIBRATION_ROWS)]
+
+    @cached_property
+    def held_out(self) -> FloatArray:
+        """At most 4,096 documents that no weight is fitted to, evenly spaced, float32 (n, d)."""
+        rows = np.setdiff1d(np.arange(self.report.rows), self.document_rows, assume_unique=True)
+        return vectors_at(self.documents, evenly_spaced(rows, MOST_REFERENCE), self.metric)
+
+    @cached_property
+    def held_out_queries(self) -> FloatArray:
+        """The same of the queries; (0, d) where there are none."""
+        if self.queries is None or self.query_report is None:
+            return np.empty((0, self.dim), np.float32)
+        rows = np.setdiff1d(np.arange(self.query_report.rows), self.query_rows, assume_unique=True)
+        return vectors_at(self.queries, evenly_spaced(rows, MOST_REFERENCE), self.metric)
+
+    @cached_property
+    def _fitted(self) -> dict[tuple[int, LinearKind], LinearCodec]:
+        return {}
+
+    @cached_property
+    def _baselines(self) -> dict[int, dict[str, QueryFigures]]:
+        return {}

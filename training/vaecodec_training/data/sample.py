@@ -1,0 +1,81 @@
+"""Draw samples and choose rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecodec.interface import FloatArray, Metric
+from vaecodec.sources import ArraySource, RandomAccessSource, VectorSource, sample_rows
+from vaecodec.vectors import normalised
+
+# Vectors held in memory at once, in bytes of float32: enough for 350,000 rows of 384 values.
+SAMPLE_BYTES = 512 << 20
+
+
+# Below this float32 holds every integer.
+_EXACT = 1 << 24
+
+
+class Sample(ArraySource):
+    """A uniform sample of a source, which remembers where its rows stood there.
+
+    Attributes:
+        numbers: int64 (rows,), increasing: the sample's row i is row ``numbers[i]`` of the source.
+        drawn_from: how many rows the source had.
+    """
+
+    def __init__(self, source: VectorSource, rows: int, seed: int) -> None:
+        numbered = _WithNumbers(source)
+        drawn = sample_rows(numbered, rows, seed)
+        super().__init__(drawn[:, : source.dim], name=source.name)
+        self.numbers = numbered.numbers_of(drawn)
+        self.drawn_from = numbered.seen
+
+
+class _WithNumbers:
+    """A source with the number of each row appended to it, in two values that float32 holds exactly."""
+
+    def __init__(self, source: VectorSource) -> None:
+        self.name, self.rows, self.dim = source.name, source.rows, source.dim + 2
+        self.seen = 0
+        self._source = source
+
+    def blocks(self, rows: int | None = None) -> Iterator[FloatArray]:
+        self.seen = 0
+        for block in self._source.blocks(rows):
+            numbers = np.divmod(np.arange(self.seen, self.seen + len(block)), _EXACT)
+            self.seen += len(block)
+            yield np.column_stack([part.astype(np.float32) for part in (block, *numbers)])
+
+    def numbers_of(self, rows: FloatArray) -> NDArray[np.int64]:
+        high, low = rows[:, -2], rows[:, -1]
+        return high.astype(np.int64) * _EXACT + low.astype(np.int64)
+
+
+def with_random_access(source: VectorSource, *, seed: int = 0, budget: int = SAMPLE_BYTES) -> RandomAccessSource:
+    """The source itself, or, when it can only be read from first to last, a sample of it held in memory.
+
+    Args:
+        source: Parquet files and collections have no random access.
+        seed: of :func:`~vaecodec.sources.sample_rows`.
+        budget: bytes of float32 that the sample may take.
+
+    Returns:
+        The source, or a :class:`Sample`; of all rows, in their order, when the budget suffices.
+    """
+    if isinstance(source, RandomAccessSource):
+        return source
+    return Sample(source, max(1, budget // (4 * source.dim)), seed)
+
+
+def evenly_spaced(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """At most so many of the rows, evenly spaced."""
+    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, max(most, 0)).astype(np.int64)]
+
+
+def vectors_at(source: RandomAccessSource, rows: NDArray[np.int64], metric: Metric) -> FloatArray:
+    vectors = np.asarray(source.take(rows), np.float32)
+    return normalised(vectors) if metric is Metric.COSINE else vectors
