@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -180,21 +179,6 @@ def sign(data: bytes) -> bytes:
     field_ = dict(_properties(data))[PREFIX + "codec_id"]
     digest = _digest(data, field_)
     return data[: field_.start] + digest.encode() + data[field_.start + len(digest) :]
-
-
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write to a temporary sibling, flush it to disk, rename: the target is the old file or the new, never half."""
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager

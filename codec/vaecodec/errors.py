@@ -31,10 +31,10 @@
     │   ├── BadRowsError                 (ValueError) rows that cannot be encoded, by file and number
     │   ├── BulkStoppedError             (RuntimeError) stopped half-way; what is finished is kept
     │   ├── ChangedJobError              (ValueError) not the job that is to be resumed
-    │   ├── OutputBusyError              (RuntimeError) another process is writing this output
     │   ├── OutputWithinInputError       (ValueError) the output would be read as input
-    │   ├── WorkersLostError             (RuntimeError) processes elsewhere that work on it are gone
-    │   └── OutputExistsError            (FileExistsError) something is where the output should go
+    │   └── WorkersLostError             (RuntimeError) processes elsewhere that work on it are gone
+    ├── OutputExistsError                (FileExistsError) something else is where the output should go
+    ├── OutputBusyError                  (RuntimeError) another process is writing this output
     ├── UnusableDataError                (ValueError) a collection cannot be trained on
     ├── TrainingError                    a codec cannot be trained
     │   ├── RecipeError                  (ValueError) a recipe has an unknown key or a value out of range
@@ -191,12 +191,12 @@ class ChangedJobError(BulkError, ValueError):
     """The unfinished output was begun with other input, another codec or other options."""
 
 
-class OutputBusyError(BulkError, RuntimeError):
+class OutputBusyError(VaecodecError, RuntimeError):
     """Another process is writing this output."""
 
 
-class OutputExistsError(BulkError, FileExistsError):
-    """The output, or an unfinished one, is there already."""
+class OutputExistsError(VaecodecError, FileExistsError):
+    """Something else is where the output should go."""
 
 
 class OutputWithinInputError(BulkError, ValueError):

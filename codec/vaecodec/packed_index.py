@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +21,7 @@ from vaecodec.codes.parallel import over_rows
 from vaecodec.codes.trellis import compiled_kernels
 from vaecodec.errors import CodecMismatchError, IndexFileError, InvalidSearchError
 from vaecodec.evaluation import similarities
+from vaecodec.files import replacing
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.vectors import as_vectors, blocks
 
@@ -164,8 +163,6 @@ class PackedIndex:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one file, atomically: the target is the old file or the new one, never half."""
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
         header = json.dumps(
             {
                 "codec_id": self._codec.codec_id,
@@ -175,19 +172,12 @@ class PackedIndex:
             }
         ).encode()
         header += b" " * (-(_PREAMBLE.size + len(header)) % _ALIGNMENT)
-        try:
-            with temporary.open("xb") as file:
-                file.write(_PREAMBLE.pack(_MAGIC, _VERSION, len(header)) + header)
-                for part in ("norms", "codes"):
-                    for segment in self._segments:
-                        array = getattr(segment, part)
-                        file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with replacing(path) as file:
+            file.write(_PREAMBLE.pack(_MAGIC, _VERSION, len(header)) + header)
+            for part in ("norms", "codes"):
+                for segment in self._segments:
+                    array = getattr(segment, part)
+                    file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], codec: Codec) -> PackedIndex:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import IO, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.errors import ChangedJobError, MalformedSourceError, OutputBusyError
+from vaecodec.errors import ChangedJobError, MalformedSourceError
 from vaecodec.extras import require
+from vaecodec.files import locked, write_atomically
 from vaecodec.interface import Metric
 from vaecodec.sources import (
     ParquetSource,
@@ -321,16 +321,7 @@ class Manifest:
         """
         self._entries()  # a folder of another job stays as it is
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self.lock_path.open("a") as file:
-            if sys.platform != "win32":  # which has no such locks
-                import fcntl
-
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise OutputBusyError(
-                        f"{self.folder}: another process is writing it; wait until that has ended, or end it"
-                    ) from None
+        with locked(self.lock_path, str(self.folder)):
             yield
 
     def open(self) -> dict[int, Entry]:
@@ -341,9 +332,8 @@ class Manifest:
         for file in self.folder.iterdir():
             if file not in kept:
                 file.unlink()
-        begun = self.path.with_suffix(".begun")
-        begun.write_text("".join(json.dumps(line) + "\n" for line in (self._job, *finished.values())))
-        begun.replace(self.path)
+        lines = "".join(json.dumps(line) + "\n" for line in (self._job, *finished.values()))
+        write_atomically(self.path, lines.encode())
         return finished
 
     def _entries(self) -> list[Entry]:

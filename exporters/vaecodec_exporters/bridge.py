@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from vaecodec.artifact import Kind, Metadata
 from vaecodec.bridge import KEY, Bridge
 from vaecodec.evaluation import Figures, bootstrap
+from vaecodec.provenance import made_now
 from vaecodec_exporters.graph import CodecWeights, ResidualWeights, write_codec
-from vaecodec_exporters.versions import library_versions
 
 
 def export_bridge(
@@ -48,8 +47,7 @@ def export_bridge(
         provenance={
             "linear": "bridge",
             KEY: {"old": bridge.old_id, "new": bridge.new_id},
-            "created": datetime.now(UTC).date().isoformat(),
-            "versions": library_versions(),
+            **made_now(),
             "validation": summaries,
         },
     )

@@ -12,8 +12,8 @@ from torch import nn
 
 from vaecodec.artifact import Kind, Metadata
 from vaecodec.interface import FloatArray
+from vaecodec.provenance import versions
 from vaecodec_exporters.graph import PARITY_BOUNDS, CodecWeights, Precision, ResidualWeights, write_codec
-from vaecodec_exporters.versions import library_versions
 from vaecodec_training.checkpoint import load_checkpoint
 from vaecodec_training.model import ResidualMap
 
@@ -50,7 +50,7 @@ def export_checkpoint(
         calibration=checkpoint.calibration,
         provenance={
             **checkpoint.provenance,
-            "versions": library_versions(),
+            "versions": versions(),
             **(
                 {"precision": str(precision), "parity_bound": PARITY_BOUNDS[precision]}
                 if precision is not Precision.FLOAT32

@@ -17,8 +17,9 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from vaecodec.artifact import Metadata, sign, write_atomically
+from vaecodec.artifact import Metadata, sign
 from vaecodec.errors import UnsupportedPrecisionError, VaecodecError
+from vaecodec.files import write_atomically
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.vectors import normalised
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,10 @@ from vaecodec.drift import KEY as DRIFT_KEY
 from vaecodec.drift import Reference
 from vaecodec.interface import Metric
 from vaecodec.linear import LinearCodec, LinearKind
+from vaecodec.provenance import made_now
 from vaecodec.scores import KEY as SCORE_KEY
 from vaecodec.scores import ScoreCalibration
 from vaecodec_exporters.graph import CodecWeights, ResidualWeights, write_codec
-from vaecodec_exporters.versions import library_versions
 
 
 def export_linear(
@@ -69,8 +68,7 @@ def export_linear(
             },
             provenance={
                 "linear": str(codec.kind),
-                "created": datetime.now(UTC).date().isoformat(),
-                "versions": library_versions(),
+                **made_now(),
                 **(provenance or {}),
             },
         ),

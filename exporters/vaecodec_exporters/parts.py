@@ -14,7 +14,8 @@ import onnx
 import onnxruntime
 from onnx.utils import Extractor
 
-from vaecodec.artifact import PART, read_artifact, write_atomically
+from vaecodec.artifact import PART, read_artifact
+from vaecodec.files import write_atomically
 from vaecodec_exporters.graph import PARITY_BATCHES, PARITY_BOUNDS, ParityError, Precision, start, unit_rows
 
 PARTS = {

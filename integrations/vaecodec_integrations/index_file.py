@@ -9,9 +9,7 @@ import errno
 import hashlib
 import json
 import os
-import secrets
 import struct
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vaecodec.errors import IndexFileError
+from vaecodec.files import replacing, scratch_beside
 
 FORMAT_VERSION = 1
 
@@ -55,31 +54,21 @@ class IndexFile:
         Raises:
             OSError: the folder is missing, not writable or full.
         """
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-        raw = temporary.with_name(temporary.name + ".payload")
-        try:
-            raw.touch(exist_ok=False)
+        with scratch_beside(path) as raw:
             try:
                 fields = write_payload(raw)
             except RuntimeError as error:  # what engines raise when a write fails
                 raise OSError(errno.EIO, f"the engine could not write the index: {error}", str(raw)) from error
             header = _header(fields, raw.stat().st_size)
-            with open(raw, "rb") as source, open(temporary, "xb") as file:
-                head = _PREFIX.pack(self.magic, FORMAT_VERSION, len(header), bytes(32)) + header
-                digest = hashlib.sha256(head)
+            head = _PREFIX.pack(self.magic, FORMAT_VERSION, len(header), bytes(32)) + header
+            digest = hashlib.sha256(head)
+            with open(raw, "rb") as source, replacing(path) as file:
                 file.write(head)
                 for chunk in _chunks(source):
                     digest.update(chunk)
                     file.write(chunk)
                 file.seek(0)
                 file.write(_PREFIX.pack(self.magic, FORMAT_VERSION, len(header), digest.digest()))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        finally:
-            raw.unlink(missing_ok=True)
-            temporary.unlink(missing_ok=True)
 
     @contextmanager
     def read(self, path: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Any], Path]]:
@@ -89,7 +78,7 @@ class IndexFile:
             IndexFileError: not a file of this kind, truncated, changed, or of a newer format.
             FileNotFoundError: there is no such file.
         """
-        with open(path, "rb") as file, _scratch_beside(Path(path)) as raw:
+        with open(path, "rb") as file, scratch_beside(path) as raw:
             yield self._unpack(file, raw, path), raw
 
     def _unpack(self, file: IO[bytes], raw: Path, path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -122,14 +111,6 @@ class IndexFile:
 
 def _header(fields: Mapping[str, Any], payload_bytes: int) -> bytes:
     return json.dumps({**fields, "payload_bytes": payload_bytes}, sort_keys=True).encode()
-
-
-@contextmanager
-def _scratch_beside(path: Path) -> Iterator[Path]:
-    """A path for a temporary file, beside ``path`` where that folder can be written."""
-    folder = path.parent if os.access(path.parent, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=folder) as scratch:
-        yield Path(scratch) / "payload"
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:

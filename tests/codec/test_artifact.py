@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from vaecodec import Codec, Kind, Metadata, Metric
-from vaecodec.artifact import read_artifact, sign, write_atomically
+from vaecodec.artifact import read_artifact, sign
 from vaecodec.errors import (
     ArtifactError,
     ArtifactNotFoundError,
@@ -179,17 +179,3 @@ def golden_bytes() -> bytes:
 @pytest.fixture(scope="module")
 def damaged_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("damaged") / "codec.onnx"
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch) -> None:
-    path = tmp_path / "codec.onnx"
-    write_atomically(path, b"old")
-
-    def full_disk(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["codec.onnx"]

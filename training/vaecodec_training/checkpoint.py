@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from vaecodec.artifact import write_atomically
 from vaecodec.errors import CheckpointError
+from vaecodec.files import write_atomically
 from vaecodec.interface import Metric
 from vaecodec_training.model import VariationalCodec
 from vaecodec_training.recipe import Recipe

@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from vaecodec.artifact import write_atomically
 from vaecodec.errors import CheckpointError, RecipeError, TrainingError
 from vaecodec.evaluation import Interval, paired_bootstrap
+from vaecodec.files import write_atomically
 from vaecodec.linear import LinearKind
 from vaecodec_training.checkpoint import STATE, load_checkpoint, save_checkpoint
 from vaecodec_training.data.collection import Collection

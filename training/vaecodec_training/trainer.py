@@ -10,8 +10,6 @@ import statistics
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
@@ -29,6 +27,7 @@ from vaecodec.drift import KEY as DRIFT_KEY
 from vaecodec.drift import Encoded, Reference
 from vaecodec.errors import CheckpointError, DivergedError, RecipeError
 from vaecodec.interface import FloatArray, Metric
+from vaecodec.provenance import made_now
 from vaecodec.scores import KEY as SCORE_KEY
 from vaecodec.sources import RandomAccessSource
 from vaecodec_training import losses
@@ -533,8 +532,7 @@ class _Trainer:
             "recipe": self.recipe.to_dict(),
             "data": self.collection.to_json(),
             "seed": self.recipe.seed,
-            "versions": _versions(),
-            "created": datetime.now(UTC).date().isoformat(),
+            **made_now(),
             "validation": {
                 "codec": intervals(figures),
                 **{kind: intervals(baseline) for kind, baseline in self.baselines.items()},
@@ -876,13 +874,3 @@ def in_numpy(function: Callable[[Tensor], Tensor], model: nn.Module) -> Callable
         return np.concatenate(blocks)
 
     return apply
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for name in ("vaecodec", "numpy", "torch"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions

@@ -9,7 +9,6 @@ differs, so run again until nothing did; with writes paused, the last run may sw
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -23,6 +22,7 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
 from vaecodec.errors import CodecMismatchError, MigrationError
+from vaecodec.files import write_atomically
 from vaecodec.interface import Metric, VectorCodec
 from vaecodec.vectors import as_vectors
 from vaecodec_integrations.qdrant.client import CompressedQdrantClient
@@ -823,9 +823,4 @@ def _load_state(migration: Migration) -> _Progress:
 
 
 def _save_state(migration: Migration, progress: _Progress) -> None:
-    temporary = migration.state.with_name(migration.state.name + ".tmp")
-    with open(temporary, "w") as file:
-        file.write(progress.model_dump_json())
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(migration.state)
+    write_atomically(migration.state, progress.model_dump_json().encode())

@@ -5,20 +5,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec import __version__
 from vaecodec.codec import Codec
 from vaecodec.codes import Code, CodeType
 from vaecodec.errors import InvalidVectorsError, NotCalibratedError, ReportInputError
@@ -26,6 +23,7 @@ from vaecodec.evaluation import IdArray, exact_search, pair_scores, pair_similar
 from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec.linear import LinearKind, fit_linear
 from vaecodec.packed_index import PackedIndex
+from vaecodec.provenance import made_now
 from vaecodec.scores import ScoreCalibration, fit_line, original_scores
 from vaecodec.vectors import as_vectors, normalised
 from vaecodec_integrations.report.engine import Engine
@@ -222,8 +220,7 @@ def measure(
         "queries": {"rows": len(queries), "fingerprint": _fingerprint(queries)},
         "codec": {"id": codec.codec_id, "code_dim": codec.code_dim, "embedder": codec.embedder},
         "linear_fitted_on": "base" if train is None else "train",
-        "created": datetime.now(UTC).date().isoformat(),
-        "versions": {"vaecodec": __version__, "numpy": np.__version__, "python": platform.python_version()},
+        **made_now(),
         "cores": os.cpu_count(),
     }
     fitted_on = base if train is None else train

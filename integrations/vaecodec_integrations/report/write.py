@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from vaecodec.artifact import write_atomically
+from vaecodec.files import write_atomically
 from vaecodec_integrations.report.markdown import markdown
 from vaecodec_integrations.report.measure import FORMAT_VERSION, Run
 from vaecodec_integrations.report.page import page
