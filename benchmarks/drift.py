@@ -30,6 +30,7 @@ from rich.table import Table
 
 from vaecodec import Codec
 from vaecodec.drift import Encoded, Reference
+from vaecodec.drift.monitor import MonitoredCodec
 from vaecodec.interface import FloatArray
 from vaecodec.sources import ArraySource
 from vaecodec_exporters.checkpoint import export_checkpoint
@@ -78,7 +79,7 @@ def trained(rows: FloatArray, folder: Path) -> dict[str, Codec]:
     collection = Collection.open(ArraySource(rows))
     linear = collection.linear(DIM, collection.start_kind)
     folder.mkdir()
-    encoded = Encoded.by(linear.encode, linear.decode, collection.held_out)
+    encoded = Encoded.encode(linear.encode, linear.decode, collection.held_out)
     reference = Reference.fit(encoded, None, linear.metric, linear.latent_metric)
     export_linear(linear, folder / "svd.onnx", reference=reference)
     train(collection, Recipe(dim=DIM, epochs=3), folder / "run")
@@ -124,7 +125,7 @@ def alarms(codec: Codec, draw: Callable[[], FloatArray], checks: int) -> float:
     """Share of checks that find drift, each on a new draw."""
     found = 0
     for _ in range(checks):
-        monitor = codec.monitor()
+        monitor = MonitoredCodec.of(codec)
         monitor.encode(draw())
         found += monitor.check().drifted
     return found / checks
@@ -132,7 +133,7 @@ def alarms(codec: Codec, draw: Callable[[], FloatArray], checks: int) -> float:
 
 def cost(codec: Codec, rows: FloatArray) -> Table:
     """Time of encoding with and without a monitor, median of alternating runs, and of a check."""
-    monitor = codec.monitor()
+    monitor = MonitoredCodec.of(codec)
     table = Table("vectors in a call", "codec, us", "monitored, us", "ratio", title="what watching costs")
     for batch, repeats in ((1, 2_000), (32, 500), (1_024, 50)):
         times: dict[Codec, list[float]] = {codec: [], monitor: []}

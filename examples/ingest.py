@@ -24,6 +24,7 @@ import pyarrow.parquet as parquet
 from qdrant_client import QdrantClient
 
 from vaecodec import Codec
+from vaecodec.drift.monitor import MonitoredCodec
 from vaecodec.errors import InvalidVectorsError, SourceError
 from vaecodec.sources import open_source
 from vaecodec_integrations.qdrant import CompressedQdrantClient
@@ -41,7 +42,7 @@ def main() -> int:
 
     codec = Codec.load(options.codec)
     if options.drift:
-        codec = codec.monitor()
+        codec = MonitoredCodec.of(codec)
     address = {"url": options.qdrant} if "://" in options.qdrant else {"path": options.qdrant}
     client = CompressedQdrantClient(QdrantClient(**address), codec)
     if not client.collection_exists(options.collection):

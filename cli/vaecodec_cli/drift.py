@@ -9,10 +9,9 @@ from typing import Annotated
 import typer
 
 from vaecodec.codec import Codec
-from vaecodec.drift import FEWEST_VECTORS
-from vaecodec.errors import InvalidVectorsError, NoReferenceError
+from vaecodec.drift.monitor import check_sources
+from vaecodec.errors import NoReferenceError
 from vaecodec.sources import open_source
-from vaecodec.vectors import blocks
 from vaecodec_cli.info import AsJson, print_json
 
 DRIFT, NOT_COMPARED = 3, 4
@@ -24,26 +23,19 @@ def drift(
     queries: Annotated[str | None, typer.Option(help="New queries.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell whether vectors are still such as the codec was trained for.
+    """Check whether new vectors still match the training data.
 
-    Exit code 0: all that was given is. 3: something has drifted, train again. 4: documents or queries could not be
-    compared, as the codec file holds no statistics of them or they are fewer than 100; what was compared has not
-    drifted. 1: something is wrong with a file. 2: wrong usage.
+    Exit code 0: they match. 3: something has drifted: train again. 4: documents or queries could not be compared,
+    because the codec file holds no statistics of them or they are fewer than 100; what was compared has not drifted.
+    1: something is wrong with a file. 2: wrong usage.
     """
+    documents = open_source(data)
+    asked = open_source(queries) if queries is not None else None
     try:
-        monitor = Codec.load(codec).monitor()
+        report = check_sources(Codec.load(codec), documents, asked)
     except NoReferenceError as error:
         print(f"error: {codec}: {error}", file=sys.stderr)
         raise typer.Exit(NOT_COMPARED) from None
-    for location, encode in ((data, monitor.encode), (queries, monitor.encode_queries)):
-        seen = 0
-        for chunk in open_source(location).blocks() if location else ():
-            for _, block in blocks(chunk, monitor.dim, monitor.metric, name=str(location), first_row=seen):
-                encode(block)
-            seen += len(chunk)
-        if location and not seen:
-            raise InvalidVectorsError(f"{location}: expected at least {FEWEST_VECTORS} vectors, got none")
-    report = monitor.check()
     if as_json:
         print_json(report.to_json())
     else:

@@ -91,7 +91,7 @@ def linear(
     if hold_out is not None:
         unseen = as_vectors(np.concatenate([*_every(source, hold_out)]), codec.dim, metric)
         figures["held_out_rows"] = len(unseen)
-        encoded = Encoded.by(codec.encode, codec.decode, unseen)
+        encoded = Encoded.encode(codec.encode, codec.decode, unseen)
         reference = Reference.fit(encoded, None, codec.metric, codec.latent_metric)
     export_linear(codec, out, provenance={"data": figures}, calibration=calibration, scores=scores, reference=reference)
     _written(out, kind, codec.dim, codec.code_dim, as_json)

@@ -163,8 +163,8 @@ def fit(
         calibration = Calibration.fit(linear.encode(collection.sample), linear.latent_metric)
         scores = collection.validation.score_calibration(linear.encode, linear.encode_queries, linear.latent_metric)
         reference = Reference.fit(
-            Encoded.by(linear.encode, linear.decode, collection.held_out),
-            Encoded.by(linear.encode_queries, linear.decode, collection.held_out_queries),
+            Encoded.encode(linear.encode, linear.decode, collection.held_out),
+            Encoded.encode(linear.encode_queries, linear.decode, collection.held_out_queries),
             linear.metric,
             linear.latent_metric,
         )

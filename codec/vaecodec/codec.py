@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,6 @@ from vaecodec.errors import (
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.runtime import Provider, Runtime, start
 from vaecodec.vectors import blocks, is_checked_row, normalised
-
-if TYPE_CHECKING:
-    from vaecodec.monitor import MonitoredCodec
 
 
 class Codec:
@@ -66,7 +63,7 @@ class Codec:
         device: str | None = None,
         threads: int | None = None,
         strict: bool = True,
-    ) -> Codec:
+    ) -> Self:
         """Load and verify a codec file.
 
         Args:
@@ -157,16 +154,6 @@ class Codec:
             NotCalibratedError: the file holds no calibration.
         """
         return self.calibration.code(dtype=dtype, bytes=bytes)
-
-    def monitor(self) -> MonitoredCodec:
-        """The same codec, keeping statistics of what it encodes, to find drift; see docs/drift.md.
-
-        Raises:
-            NoReferenceError: the file holds no statistics of the training data, or not for this width.
-        """
-        from vaecodec.monitor import MonitoredCodec  # it is a Codec itself
-
-        return MonitoredCodec(self._runtime, self._metadata, self._code_dim)
 
     @overload
     def encode(self, vectors: Any) -> FloatArray: ...

@@ -43,6 +43,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "llama-index": (("llama_index.core",), "CompressedEmbedding for LlamaIndex"),
     "sentence-transformers": (("sentence_transformers",), "the module Compress for sentence-transformers"),
     "sklearn": (("sklearn",), "CodecTransformer"),
+    "prometheus": (("prometheus_client",), "the metrics of a drift monitor"),
     "bitbudget": (("bitbudget",), "the method for BitBudget"),
     "gpu": (("onnxruntime",), "encoding on an NVIDIA GPU"),
 }

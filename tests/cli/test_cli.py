@@ -17,6 +17,7 @@ from qdrant_client import QdrantClient
 from qdrant_client.models import CreateAlias, CreateAliasOperation, Distance, VectorParams
 
 from vaecodec import Codec, Metric
+from vaecodec.drift.monitor import MonitoredCodec
 from vaecodec.errors import NotCalibratedError
 from vaecodec.evaluation import exact_search, pair_scores
 from vaecodec.scores import ScoreCalibration
@@ -56,7 +57,7 @@ def test_a_linear_codec_in_one_command(tmp_path: Path) -> None:
     assert (codec.dim, codec.code_dim, codec.embedder) == (384, 16, "minilm")
     assert codec.metadata.provenance["linear"] == "pca"
     assert codec.metadata.provenance["data"] == {"rows": 7500, "held_out_rows": 375}
-    held_out, monitor = np.load(train)[::20].astype(np.float32), codec.monitor()
+    held_out, monitor = np.load(train)[::20].astype(np.float32), MonitoredCodec.of(codec)
     monitor.encode(np.load(train.with_name("base.npy")))
     finding = monitor.check().findings[0]
     cosines = pair_scores(held_out, codec.decode(codec.encode(held_out)), Metric.COSINE)

@@ -14,15 +14,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from scipy import stats
 
 from vaecodec import Codec, LinearCodec, LinearKind, Metric, fit_linear
 from vaecodec.codes import Calibration
-from vaecodec.drift import ALPHA, Encoded, Histogram, Moments, Reference, Statistic, Stream, Summary
+from vaecodec.drift import ALPHA, Encoded, Reference, Statistic, Stream
+from vaecodec.drift.monitor import MonitoredCodec, Reservoir
+from vaecodec.drift.statistics import Histogram, Moments, StreamStatistics
 from vaecodec.errors import NonFiniteError, NoReferenceError
 from vaecodec.evaluation import pair_scores
-from vaecodec.monitor import MonitoredCodec, Reservoir
 from vaecodec_cli.main import main
 from vaecodec_exporters.linear import export_linear
 
@@ -33,7 +35,7 @@ def watched_path(sample: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     codec = fit_linear(sample.train, 64, hold_out=20)
     reference = Reference.fit(
         encoded(codec, sample.train[::20]),
-        Encoded.by(codec.encode_queries, codec.decode, sample.train_queries[::20]),
+        Encoded.encode(codec.encode_queries, codec.decode, sample.train_queries[::20]),
         codec.metric,
         codec.latent_metric,
     )
@@ -45,11 +47,11 @@ def watched_path(sample: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def monitor(watched_path: Path) -> MonitoredCodec:
-    return Codec.load(watched_path, threads=1).monitor()
+    return MonitoredCodec.load(watched_path, threads=1)
 
 
 def encoded(codec: LinearCodec, rows: np.ndarray) -> Encoded:
-    return Encoded.by(codec.encode, codec.decode, rows)
+    return Encoded.encode(codec.encode, codec.decode, rows)
 
 
 def chosen(rows: Encoded, which: np.ndarray) -> Encoded:
@@ -70,9 +72,9 @@ def test_vectors_as_at_training_raise_an_alarm_as_rarely_as_promised(sample: Any
         order = random.permutation(len(sample.base))
         reference = Reference.fit(chosen(unseen, order[:300]), None, codec.metric, codec.latent_metric)
         new = chosen(unseen, order[300:1_300])
-        summary = reference.summary(Stream.DOCUMENTS, new)
+        summary = reference.measure(Stream.DOCUMENTS, new)
         agreement = reference.agreement(chosen(new, slice(256)), codec.metric, codec.latent_metric)
-        whole = Summary(summary.moments, {**summary.histograms, Statistic.AGREEMENT: agreement})
+        whole = StreamStatistics(summary.moments, {**summary.histograms, Statistic.AGREEMENT: agreement})
         report = reference.compare({Stream.DOCUMENTS: whole})
         assert [finding.statistic for finding in report.findings] == list(Statistic)
         alarms += report.drifted
@@ -119,7 +121,7 @@ def test_a_difference_too_small_to_matter_is_no_alarm_however_sure(sample: Any) 
     known = encoded(codec, sample.base[:4_000])
     reference = Reference.fit(known, None, codec.metric, codec.latent_metric)
     mixed = np.concatenate([sample.base[4_000:], sample.queries[:400]])
-    once = reference.summary(Stream.DOCUMENTS, encoded(codec, mixed))
+    once = reference.measure(Stream.DOCUMENTS, encoded(codec, mixed))
     many = once
     for _ in range(10):
         many = many + many
@@ -184,7 +186,9 @@ def test_the_test_of_distributions_is_kolmogorovs_on_the_edges(sizes: tuple[int,
     known, found = (random.normal(mean, 1, n).clip(-3, 3).round(1) for mean, n in zip((0, shift), sizes, strict=True))
     edges = np.arange(-3, 3, 0.1).round(1)  # every value that there can be: nothing is lost between edges
     sides = [
-        Summary(Moments.of(values.astype(np.float32)[:, None]), {Statistic.RECONSTRUCTION: Histogram.of(values, edges)})
+        StreamStatistics(
+            Moments.of(values.astype(np.float32)[:, None]), {Statistic.RECONSTRUCTION: Histogram.of(values, edges)}
+        )
         for values in (known, found)
     ]
     reference = Reference({Stream.DOCUMENTS: sides[0]}, 256, 1)
@@ -242,7 +246,7 @@ def test_a_monitor_gives_the_codecs_own_latents_and_counts_them(
     assert monitor.check().rows == {Stream.DOCUMENTS: 320, Stream.QUERIES: 1}
     monitor.reset()
     assert monitor.check().rows == {}
-    assert str(monitor.check()).startswith("no verdict: no vectors seen, at least 100")
+    assert str(monitor.check()) == "Not enough vectors: at least 100 documents or queries are needed; got no vectors."
 
 
 def test_a_refused_batch_does_not_count(monitor: MonitoredCodec, sample: Any) -> None:
@@ -270,7 +274,7 @@ def test_threads_share_a_monitor(monitor: MonitoredCodec, sample: Any) -> None:
         list(pool.map(lambda start: monitor.encode(sample.base[start : start + 10]), range(0, 2_000, 10)))
     report = monitor.check()
     assert report.rows == {Stream.DOCUMENTS: 2_000}
-    alone = monitor.monitor()
+    alone = MonitoredCodec.of(monitor)
     alone.encode(sample.base[:2_000])
     by_itself = {finding.statistic: finding.found for finding in alone.check().findings}
     for finding in report.findings:
@@ -347,14 +351,32 @@ def test_queries_that_cannot_be_compared_are_not_called_sound(
     monitor.encode(sample.base)
     monitor.encode_queries(np.load(tmp_path / "noise.npy"))
     lines = [line for line in monitor.prometheus().splitlines() if line.startswith("vaecodec_drift_not_compared")]
-    assert [line.split(",")[1] for line in lines] == ['stream="documents"} 0', 'stream="queries"} 1']
+    assert [line.split(",")[1] for line in lines] == ['stream="documents"} 0.0', 'stream="queries"} 1.0']
+
+
+def test_a_monitor_can_be_registered_with_prometheus(monitor: MonitoredCodec, sample: Any) -> None:
+    registry = CollectorRegistry()
+    registry.register(monitor)
+    monitor.encode(sample.base[:250])
+    labels = {"codec": monitor.codec_id[:12], "stream": "documents"}
+    assert registry.get_sample_value("vaecodec_vectors_total", labels) == 250
+    assert generate_latest(registry).decode() == monitor.prometheus()
+
+
+def test_a_wrapped_codec_stays_as_it_is(watched_path: Path, sample: Any) -> None:
+    codec = Codec.load(watched_path, threads=1)
+    monitor = MonitoredCodec.of(codec)
+    codec.encode(sample.base[:200])
+    assert monitor.check().rows == {}
+    np.testing.assert_array_equal(monitor.encode(sample.base[:10]), codec.encode(sample.base[:10]))
+    assert monitor.check().rows == {Stream.DOCUMENTS: 10}
 
 
 def test_a_file_without_statistics_cannot_be_monitored(svd_path: Path, watched_path: Path) -> None:
     with pytest.raises(NoReferenceError, match="for 64 dimensions, got none"):
-        Codec.load(svd_path).monitor()
+        MonitoredCodec.of(Codec.load(svd_path))
     with pytest.raises(NoReferenceError, match="for 32 dimensions, got one for 64 dimensions"):
-        Codec.load(watched_path, dim=32).monitor()
+        MonitoredCodec.load(watched_path, dim=32)
 
 
 # The command
@@ -397,7 +419,7 @@ def test_the_command_answers_by_its_exit_code(
     assert "expected a codec file with drift statistics for 64 dimensions, got none" in error
     code, shown, _ = drift(watched_path, "few")
     assert code == 4
-    assert "no verdict: 99 documents seen, at least 100" in shown
+    assert "Not enough vectors: at least 100 documents or queries are needed; got 99 documents." in shown
     code, _, error = drift(watched_path, "same", "--queries", str(tmp_path / "none.npy"))
     assert code == 1
     assert "none.npy: expected at least 100 vectors, got none" in error

@@ -122,7 +122,7 @@ def rows() -> np.ndarray:
 def codec_file(metric: Metric = Metric.COSINE) -> bytes:
     """A linear codec with everything that a codec file can hold."""
     linear = fit_linear(rows(), WIDTH, metric=metric)
-    encoded = Encoded.by(linear.encode, linear.decode, rows())
+    encoded = Encoded.encode(linear.encode, linear.decode, rows())
     path = _folder() / f"{metric}.onnx"
     export_linear(
         linear,

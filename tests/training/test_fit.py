@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import vaecodec_training.fit as fitting
 from vaecodec import Codec
+from vaecodec.drift.monitor import MonitoredCodec
 from vaecodec.errors import CheckpointError, MissingExtraError, RecipeError, TrainingError
 from vaecodec.scores import ScoreCalibration
 from vaecodec.sources import ArraySource
@@ -105,7 +106,7 @@ def test_a_fit_ships_the_linear_codec_where_that_wins(tmp_path: Path, capsys, mo
     codes = codec.encode(noise, dtype="int8")
     similar = np.einsum("ij,ij->i", codec.decode(codes, dtype="int8"), codec.decode(codec.encode(noise)))
     assert similar.min() > 0.99
-    monitor = codec.monitor()
+    monitor = MonitoredCodec.of(codec)
     monitor.encode(np.random.default_rng(1).normal(size=(1_000, 32)))
     assert not monitor.check().drifted
     monitor.encode(np.random.default_rng(1).normal(0.3, size=(1_000, 32)))

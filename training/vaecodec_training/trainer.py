@@ -632,8 +632,8 @@ class _Trainer:
         """What vectors that were not trained on look like to the codec, where enough of them were held out."""
         metric, queries = self.collection.metric, self.collection.held_out_queries
         return Reference.fit(
-            Encoded.by(encode, decode, self.collection.held_out),
-            Encoded.by(encode_queries, decode, queries) if len(queries) else None,
+            Encoded.encode(encode, decode, self.collection.held_out),
+            Encoded.encode(encode_queries, decode, queries) if len(queries) else None,
             metric,
             metric,
         )

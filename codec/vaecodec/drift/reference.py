@@ -1,0 +1,123 @@
+"""What vectors looked like at training: the statistics that a codec file holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vaecodec.artifact import stored_values
+from vaecodec.drift.statistics import (
+    Encoded,
+    Histogram,
+    Moments,
+    Statistic,
+    Stream,
+    StreamStatistics,
+    agreement_histogram,
+    reference_statistics,
+    vector_values,
+)
+from vaecodec.drift.verdict import DriftReport, compare
+from vaecodec.errors import NoReferenceError
+from vaecodec.interface import Metric, VectorCodec
+
+# Where the codec file's calibration keeps it.
+KEY = "drift"
+
+FEWEST_REFERENCE = 64
+MOST_REFERENCE = 4_096
+
+_LARGEST_GROUP = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What vectors looked like at training.
+
+    Attributes:
+        streams: statistics of held-out documents, and of held-out queries where there were any.
+        group: number of documents among which neighbours were searched.
+        code_dim: width of the latents that the statistics belong to.
+    """
+
+    streams: Mapping[Stream, StreamStatistics]
+    group: int
+    code_dim: int
+
+    @classmethod
+    def fit(
+        cls, documents: Encoded, queries: Encoded | None, metric: Metric, latent_metric: Metric
+    ) -> Reference | None:
+        """Measure vectors that the codec was not trained on. More than 4,096 of a kind gain nothing.
+
+        Args:
+            documents, queries: what the codec makes of them.
+            metric, latent_metric: how embeddings and latents are compared.
+
+        Returns:
+            None if there are fewer than 64 documents. Fewer than 64 queries are left out.
+        """
+        rows, code_dim = documents.latents.shape
+        if rows < FEWEST_REFERENCE:
+            return None
+        group = min(_LARGEST_GROUP, 1 << (rows.bit_length() - 1))
+        measured = reference_statistics(documents)
+        agreement = agreement_histogram(documents, metric, latent_metric, group)
+        streams = {Stream.DOCUMENTS: measured.with_histogram(Statistic.AGREEMENT, agreement)}
+        if queries is not None and len(queries.latents) >= FEWEST_REFERENCE:
+            streams[Stream.QUERIES] = reference_statistics(queries)
+        return cls(streams, group, code_dim)
+
+    @classmethod
+    def of(cls, codec: VectorCodec) -> Reference:
+        """Read the reference that a codec's file holds.
+
+        Raises:
+            NoReferenceError: the file holds none, or one for another width of the latents.
+            CorruptArtifactError: what it holds is malformed.
+        """
+        metadata = getattr(codec, "metadata", None)
+        stored: Mapping[str, Any] | None = metadata.calibration.get(KEY) if metadata is not None else None
+        with stored_values("drift statistics"):
+            if stored is None or stored["code_dim"] != codec.code_dim:
+                found = "none" if stored is None else f"one for {stored['code_dim']} dimensions"
+                raise NoReferenceError(
+                    f"expected a codec file with drift statistics for {codec.code_dim} dimensions, got {found}; load "
+                    "the file at its full width, or train or fit the codec again, holding out at least "
+                    f"{FEWEST_REFERENCE} rows"
+                )
+            return cls.from_json(stored)
+
+    def measure(self, stream: Stream, encoded: Encoded) -> StreamStatistics:
+        """Measure the same statistics on other vectors, all but the agreement."""
+        known = self.streams.get(stream) or self.streams[Stream.DOCUMENTS]
+        values = vector_values(encoded, known.moments)
+        histograms = {name: Histogram.of(value, known.histograms[name].edges) for name, value in values.items()}
+        return StreamStatistics(Moments.of(encoded.latents), histograms)
+
+    def agreement(self, encoded: Encoded, metric: Metric, latent_metric: Metric) -> Histogram:
+        """Measure neighbour agreement of other documents, in groups as large as at training (may be empty)."""
+        return agreement_histogram(encoded, metric, latent_metric, self.group)
+
+    def compare(self, found: Mapping[Stream, StreamStatistics]) -> DriftReport:
+        """Test every stream that has a reference and enough vectors; the report names the others."""
+        return compare(self.streams, found)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values for the codec file's calibration. docs/drift.md specifies them."""
+        return {
+            "code_dim": self.code_dim,
+            "group": self.group,
+            **{str(stream): known.to_json() for stream, known in self.streams.items()},
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Reference:
+        """Read what :meth:`to_json` wrote; raises ``KeyError``, ``TypeError`` or ``ValueError`` when it did not."""
+        streams = {stream: StreamStatistics.from_json(stored[stream]) for stream in Stream if stream in stored}
+        reference = cls(streams, int(stored["group"]), int(stored["code_dim"]))
+        for known in streams.values():
+            if not known.moments.total.shape == known.moments.squares.shape == (reference.code_dim,):
+                raise ValueError(f"expected moments of {reference.code_dim} latents")
+        return reference
