@@ -101,7 +101,7 @@ def main() -> None:
                 opened[asks] = Collection.open(
                     documents, queries if asks[0] else None, pairs=pairs if all(asks) else None
                 )
-            recipe = Recipe(dim=arguments.dim, epochs=arguments.epochs, seed=seed).but(**settings)
+            recipe = Recipe(dim=arguments.dim, epochs=arguments.epochs, seed=seed).replace(**settings)
             row = {"name": name, "seed": seed, **_measure(opened[asks], recipe, test)}
             done.append(row)
             with arguments.out.open("a") as file:

@@ -52,8 +52,8 @@ def main() -> None:
         best = max((test.measure(fit_linear(documents, dim, kind=kind)), str(kind)) for kind in LinearKind)
         print(f"| {best[1]} | {dim} | {best[0][0]:.3f} | | {best[0][1]:.3f} | | | |", flush=True)
     for groups in [dims] if arguments.nested else [[dim] for dim in dims]:
-        own = recipe.but(dim=groups[-1], nested_dims=tuple(groups[:-1]))
-        runs = [_run(arguments.data, own.but(seed=seed), groups, test) for seed in seeds]
+        own = recipe.replace(dim=groups[-1], nested_dims=tuple(groups[:-1]))
+        runs = [_run(arguments.data, own.replace(seed=seed), groups, test) for seed in seeds]
         for dim in groups:
             rows = [run[dim] for run in runs]
             results += [{"dim": dim, "nested": arguments.nested, **row} for row in rows]

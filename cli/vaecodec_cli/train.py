@@ -66,16 +66,16 @@ def train(
     aims = _aims(target) if target else {}
     settings = Recipe.load(recipe) if recipe else Recipe.for_code(**aims, paired=bool(pairs)) if aims else Recipe()
     if aims and recipe:
-        settings = settings.but(kl=0.0, **aims)
+        settings = settings.replace(kl=0.0, **aims)
     changes = {"dim": dim, "epochs": epochs, "seed": seed, "nested_dims": _widths(nested) or None}
-    settings = settings.but(**{key: value for key, value in changes.items() if value is not None})
+    settings = settings.replace(**{key: value for key, value in changes.items() if value is not None})
     # Of the processes that torchrun starts, one speaks and exports.
     leads = os.environ.get("RANK", "0") == "0"
     console = Console(stderr=as_json, quiet=not leads)
     with _warnings_on(console):
         collection = _opened((data, column), (queries, query_column), pairs, metric, embedder, 0.0)
         if "target_bytes" in aims and dim is None:
-            settings = settings.but(dim=collection.dim)  # trellis codes choose among all latents: as many as can be
+            settings = settings.replace(dim=collection.dim)  # trellis codes choose among all latents: as many as can be
         _describe(collection, console)
         with _going_on(console, f"repeat the command with --resume to go on from {out}"), _Bar(console) as bar:
             observers: list[Observer] = [bar]

@@ -148,7 +148,7 @@ def test_a_shift_measured_by_other_threads_is_no_other_fit(sample, tmp_path: Pat
 
 def test_a_target_for_the_kl_is_kept_by_every_step_but_the_autoencoder(sample, tmp_path: Path) -> None:
     collection = Collection.open(ArraySource(sample.train[:1_500]), confirmation=0.1)
-    recipe = SMALL.but(kl_target=20.0, checkpoints=1)
+    recipe = SMALL.replace(kl_target=20.0, checkpoints=1)
     result = fitting.fit(collection, tmp_path, dims=(16,), budget=0.1, recipe=recipe)
     recipes = {name: step["recipe"] for name, step in result.content["steps"].items() if "recipe" in step}
     aims = [(recipes[name]["kl"], recipes[name]["kl_target"]) for name in ("autoencoder", "vae", "alignment", "queue")]
@@ -160,9 +160,9 @@ def test_what_cannot_be_fitted_is_refused_before_any_step(sample, tmp_path: Path
     collection = Collection.open(ArraySource(sample.train[:1_000]), confirmation=0.1)
     for aims in ({"target": "int4"}, {"target_bytes": (32,)}):
         with pytest.raises(RecipeError, match=r"fit chooses float codecs, got .*; use vaecodec train --target"):
-            fitting.fit(collection, tmp_path / "fit", dims=(16,), recipe=SMALL.but(kl=0.0, **aims))
+            fitting.fit(collection, tmp_path / "fit", dims=(16,), recipe=SMALL.replace(kl=0.0, **aims))
     with pytest.raises(RecipeError, match="asymmetric: expected queries to train the query encoder on, got none"):
-        fitting.fit(collection, tmp_path / "fit", dims=(16,), recipe=SMALL.but(asymmetric=True))
+        fitting.fit(collection, tmp_path / "fit", dims=(16,), recipe=SMALL.replace(asymmetric=True))
     assert not (tmp_path / "fit").exists()
 
 
@@ -199,7 +199,7 @@ def test_runs_that_are_not_to_win_do_not_warn_of_losing(sample, tmp_path: Path) 
     collection = Collection.open(ArraySource(sample.train[:1_000]), confirmation=0.1)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        result = fitting.fit(collection, tmp_path, dims=(16,), budget=0.1, recipe=SMALL.but(learning_rate=1e-9))
+        result = fitting.fit(collection, tmp_path, dims=(16,), budget=0.1, recipe=SMALL.replace(learning_rate=1e-9))
     said = sum(each.category is BelowBaselineWarning for each in caught)
     runs = {name: step["warnings"] for name, step in result.content["steps"].items() if "warnings" in step}
     assert runs["autoencoder"]  # kept in the file all the same

@@ -85,7 +85,7 @@ def test_training_beats_every_linear_codec_on_held_out_queries(sample, tmp_path:
 
 
 def test_the_best_checkpoint_is_what_is_kept(collection: Collection, tmp_path: Path) -> None:
-    result = train(collection, SMALL.but(epochs=3), tmp_path)
+    result = train(collection, SMALL.replace(epochs=3), tmp_path)
     model = load_checkpoint(tmp_path).model
     served = collection.validation.figures(
         lambda rows: model.encode(torch.from_numpy(rows)).detach().numpy(),
@@ -97,7 +97,7 @@ def test_the_best_checkpoint_is_what_is_kept(collection: Collection, tmp_path: P
 
 
 def test_latents_are_ordered_by_variance_within_each_nested_width(collection: Collection, tmp_path: Path) -> None:
-    model = train(collection, SMALL.but(nested_dims=(8, 16)), tmp_path).checkpoint.model
+    model = train(collection, SMALL.replace(nested_dims=(8, 16)), tmp_path).checkpoint.model
     variance = model.encoder(torch.from_numpy(collection.validation.documents)).var(0)
     for low, high in ((0, 8), (8, 16), (16, 32)):
         assert (variance[low:high].diff() <= 0).all()
@@ -105,7 +105,7 @@ def test_latents_are_ordered_by_variance_within_each_nested_width(collection: Co
 
 def test_nested_widths_are_better_for_having_been_trained(collection: Collection, tmp_path: Path) -> None:
     def recall_of_prefix(nested: tuple[int, ...]) -> float:
-        recipe = SMALL.but(epochs=4, learning_rate=4e-3, nested_dims=nested)
+        recipe = SMALL.replace(epochs=4, learning_rate=4e-3, nested_dims=nested)
         model = train(collection, recipe, tmp_path / str(len(nested))).checkpoint.model
         encode, encode_queries = (in_numpy(function, model) for function in (model.encode, model.encode_queries))
         figures = collection.validation.figures(
@@ -122,7 +122,7 @@ def test_nested_widths_are_better_for_having_been_trained(collection: Collection
 def test_vectors_of_other_metrics_are_learned_too(sample, metric: Metric, tmp_path: Path) -> None:
     scales = np.random.default_rng(0).uniform(0.5, 2, (2_500, 1)).astype(np.float32)
     collection = Collection.open(ArraySource(sample.train[:2_500] * scales), metric=metric)
-    result = train(collection, SMALL.but(epochs=4), tmp_path)
+    result = train(collection, SMALL.replace(epochs=4), tmp_path)
     start = result.baselines[str(collection.start_kind)]["recall@10"].mean()
     assert result.figures["recall@10"].mean() > start
 
@@ -138,26 +138,26 @@ def test_vectors_of_other_metrics_are_learned_too(sample, metric: Metric, tmp_pa
     ids=lambda changes: ",".join(changes),
 )
 def test_every_option_trains_above_its_start(collection: Collection, changes: dict, tmp_path: Path) -> None:
-    result = train(collection, SMALL.but(**changes), tmp_path)
+    result = train(collection, SMALL.replace(**changes), tmp_path)
     assert result.figures["recall@10"].mean() > result.baselines["svd"]["recall@10"].mean()
     assert load_checkpoint(tmp_path).kind == ("vae" if result.checkpoint.recipe.kl else "ae")
 
 
 def test_the_controller_brings_the_kl_to_its_target(collection: Collection, tmp_path: Path) -> None:
-    free = train(collection, SMALL.but(epochs=6), tmp_path / "free").history[-1]
-    held = train(collection, SMALL.but(epochs=6, kl_target=25.0, kl=0.001), tmp_path / "held").history[-1]
+    free = train(collection, SMALL.replace(epochs=6), tmp_path / "free").history[-1]
+    held = train(collection, SMALL.replace(epochs=6, kl_target=25.0, kl=0.001), tmp_path / "held").history[-1]
     assert sum(free.kl) > 35
     assert sum(held.kl) == pytest.approx(25, abs=5)
 
 
 @pytest.mark.filterwarnings("ignore::vaecodec_training.diagnostics.TrainingWarning")
 def test_free_bits_keep_latents_alive_under_a_heavy_prior(collection: Collection, tmp_path: Path) -> None:
-    heavy = SMALL.but(
+    heavy = SMALL.replace(
         start=Start.RANDOM, epochs=10, learning_rate=0.01, kl=1.0, kl_warmup=0.0, alignment=0.0, reconstruction=1.0
     )
     with pytest.warns(PosteriorCollapseWarning, match="only .* of 32 latents carry more than 0.02 nats; lower kl"):
-        bare = train(collection, heavy.but(free_bits=0.0), tmp_path / "bare").history[-1]
-    kept = train(collection, heavy.but(free_bits=0.3), tmp_path / "kept").history[-1]
+        bare = train(collection, heavy.replace(free_bits=0.0), tmp_path / "bare").history[-1]
+    kept = train(collection, heavy.replace(free_bits=0.3), tmp_path / "kept").history[-1]
     assert bare.active_dims < 16
     assert kept.active_dims == 32
 
@@ -167,12 +167,12 @@ def test_free_bits_keep_latents_alive_under_a_heavy_prior(collection: Collection
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(collection: Collection, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        train(collection, SMALL.but(seed=seed), tmp_path / name)
+        train(collection, SMALL.replace(seed=seed), tmp_path / name)
     assert same(tmp_path / "a", tmp_path / "b")
     assert not same(tmp_path / "a", tmp_path / "c")
 
 
-RESUMABLE = SMALL.but(checkpoints=8, epochs=4, contrastive=0.05, queue=512, average=0.9, kl_target=30.0)
+RESUMABLE = SMALL.replace(checkpoints=8, epochs=4, contrastive=0.05, queue=512, average=0.9, kl_target=30.0)
 CHILD = """
 import os, signal, sys, warnings
 from pathlib import Path
@@ -223,7 +223,7 @@ def test_a_run_that_was_killed_resumes_to_the_same_bits(
 
 
 def test_two_processes_match_one(sample, collection: Collection, tmp_path: Path) -> None:
-    recipe = SMALL.but(kl=0.001, contrastive=0.05, queue=512)
+    recipe = SMALL.replace(kl=0.001, contrastive=0.05, queue=512)
     alone = train(collection, recipe, tmp_path / "alone")
     launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
     subprocess.run(
@@ -241,18 +241,18 @@ def test_two_processes_match_one(sample, collection: Collection, tmp_path: Path)
 
 @pytest.mark.parametrize("what", ["recipe", "data"])
 def test_resuming_something_else_is_refused(sample, collection: Collection, what: str, tmp_path: Path) -> None:
-    train(collection, SMALL.but(epochs=0.5), tmp_path)
+    train(collection, SMALL.replace(epochs=0.5), tmp_path)
     other = Collection.open(ArraySource(sample.train[:2_000])) if what == "data" else collection
-    recipe = SMALL.but(epochs=0.5) if what == "data" else SMALL
+    recipe = SMALL.replace(epochs=0.5) if what == "data" else SMALL
     with pytest.raises(CheckpointError, match=f"expected a run of the same {what}, but .* changed"):
         train(other, recipe, tmp_path, resume=True)
 
 
 def test_a_shift_measured_by_other_threads_is_no_other_data(collection: Collection, tmp_path: Path) -> None:
-    train(collection, SMALL.but(epochs=0.5), tmp_path)
+    train(collection, SMALL.replace(epochs=0.5), tmp_path)
     assert collection.shift is not None
     other = replace(collection, shift=replace(collection.shift, mean_gap=collection.shift.mean_gap * (1 + 1e-12)))
-    train(other, SMALL.but(epochs=0.5), tmp_path, resume=True)
+    train(other, SMALL.replace(epochs=0.5), tmp_path, resume=True)
     assert load_checkpoint(tmp_path).provenance["data"]["shift"]["mean_gap"] == pytest.approx(other.shift.mean_gap)
 
 
@@ -271,7 +271,7 @@ def test_there_may_be_nothing_to_resume(collection: Collection, tmp_path: Path) 
     ],
 )
 def test_a_damaged_run_is_refused(collection: Collection, damage, message: str, tmp_path: Path) -> None:
-    train(collection, SMALL.but(epochs=0.2), tmp_path)
+    train(collection, SMALL.replace(epochs=0.2), tmp_path)
     damage(tmp_path)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(tmp_path)
@@ -306,7 +306,7 @@ def test_a_poisoned_batch_is_undone_and_passed_over(sample, tmp_path: Path) -> N
     source.bad = collection.document_rows[100:101]
     seen: list[Progress] = []
     with pytest.warns(InstabilityWarning, match="not finite; went back to step"):
-        result = train(collection, SMALL.but(epochs=2), tmp_path, observers=[seen.append])
+        result = train(collection, SMALL.replace(epochs=2), tmp_path, observers=[seen.append])
     assert all(torch.isfinite(value).all() for value in weights(tmp_path).values())
     assert result.figures["recall@10"].mean() > result.baselines["svd"]["recall@10"].mean()
     assert seen[-1].step == seen[-1].steps
@@ -319,7 +319,7 @@ def test_an_absurd_learning_rate_is_lowered_a_few_times_then_reported(collection
         pytest.warns(InstabilityWarning, match="half the learning rate"),
         pytest.raises(DivergedError, match=f"after {MOST_ROLLBACKS} rollbacks .* start with a lower learning_rate"),
     ):
-        train(collection, SMALL.but(learning_rate=1e6), tmp_path)
+        train(collection, SMALL.replace(learning_rate=1e6), tmp_path)
     linear = collection.baselines(32)["svd"]["recall@10"].mean()
     figures = load_checkpoint(tmp_path).provenance["validation"]["codec"]["recall@10"]
     assert figures["mean"] >= linear - 1e-6
@@ -339,7 +339,7 @@ def test_duplicated_and_nearly_constant_vectors_train_without_breaking(sample, t
 def test_an_encoder_for_queries_needs_queries(sample, tmp_path: Path) -> None:
     collection = Collection.open(ArraySource(sample.train[:1_000]))
     with pytest.raises(RecipeError, match="asymmetric: expected queries to train the query encoder on, got none"):
-        train(collection, SMALL.but(asymmetric=True), tmp_path / "run")
+        train(collection, SMALL.replace(asymmetric=True), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -358,7 +358,7 @@ def decayed(trainer: _Trainer) -> dict[str, float]:
 
 
 def test_matrices_decay_but_neither_biases_nor_the_log_variance(collection: Collection, tmp_path: Path) -> None:
-    trainer = stepwise(collection, SMALL.but(weight_decay=0.2), tmp_path)
+    trainer = stepwise(collection, SMALL.replace(weight_decay=0.2), tmp_path)
     assert trainer._step() is None
     matrices = {"encoder.linear.weight", "encoder.hidden.weight", "encoder.output.weight", "decoder.linear.weight"}
     others = {name for name, _ in trainer.model.named_parameters()} - matrices
@@ -370,7 +370,7 @@ def test_a_decayed_matrix_shrinks(collection: Collection, tmp_path: Path) -> Non
     """By ``rate * decay`` of itself a step more than without decay, as AdamW is defined."""
     moved = []
     for decay in (0.0, 0.5):
-        trainer = stepwise(collection, SMALL.but(weight_decay=decay, warmup=0.0), tmp_path)
+        trainer = stepwise(collection, SMALL.replace(weight_decay=decay, warmup=0.0), tmp_path)
         before = trainer.model.encoder.linear.weight.detach().clone()
         trainer._step()
         moved.append(trainer.model.encoder.linear.weight.detach().clone())
@@ -379,7 +379,7 @@ def test_a_decayed_matrix_shrinks(collection: Collection, tmp_path: Path) -> Non
 
 
 def test_the_queue_holds_negatives_of_the_contrastive_term(collection: Collection, tmp_path: Path) -> None:
-    trainer = stepwise(collection, SMALL.but(contrastive=0.1, queue=64, momentum=0.0), tmp_path)
+    trainer = stepwise(collection, SMALL.replace(contrastive=0.1, queue=64, momentum=0.0), tmp_path)
     batch = trainer.batches.at(0, 0, torch.device("cpu"))
     assert batch.queries is not None
     with torch.no_grad():
@@ -396,7 +396,7 @@ def test_the_queue_holds_negatives_of_the_contrastive_term(collection: Collectio
 
 
 def test_the_queue_holds_columns_of_the_distillation(collection: Collection, tmp_path: Path) -> None:
-    trainer = stepwise(collection, SMALL.but(queue=64, momentum=0.0), tmp_path)
+    trainer = stepwise(collection, SMALL.replace(queue=64, momentum=0.0), tmp_path)
     documents, queued = trainer.batches.at(0, 0, torch.device("cpu")).documents.split([192, 64])
     batch = replace(trainer.batches.at(0, 0, torch.device("cpu")), documents=documents, queries=None)
     with torch.no_grad():
@@ -416,7 +416,7 @@ def test_the_queue_holds_columns_of_the_distillation(collection: Collection, tmp
 
 
 def test_a_rollback_halves_the_rate_and_strengthens_the_regularisers(collection: Collection, tmp_path: Path) -> None:
-    recipe = SMALL.but(kl=0.01, kl_warmup=0.0, free_bits=0.0, weight_decay=0.2, warmup=0.0)
+    recipe = SMALL.replace(kl=0.01, kl_warmup=0.0, free_bits=0.0, weight_decay=0.2, warmup=0.0)
     seen: list[Progress] = []
 
     def kl_weight() -> float:
@@ -452,7 +452,7 @@ def test_a_loss_of_three_times_the_median_is_a_spike(collection: Collection, tmp
 
 
 def test_averages_move_by_their_share_each_step(collection: Collection, tmp_path: Path) -> None:
-    recipe = SMALL.but(average=0.9, momentum=0.9, queue=64, learning_rate=0.1, warmup=0.0)
+    recipe = SMALL.replace(average=0.9, momentum=0.9, queue=64, learning_rate=0.1, warmup=0.0)
     trainer = stepwise(collection, recipe, tmp_path)
     assert trainer.average is not None
     assert trainer.key_encoder is not None
@@ -493,9 +493,9 @@ def record(**changes: object) -> Record:
         (
             "HeavyContrastiveWarning",
             {"terms": {"alignment": 0.1, "contrastive": 3.0}, "loss": 3.1},
-            SMALL.but(contrastive=1.0),
+            SMALL.replace(contrastive=1.0),
         ),
-        ("StaleQueueWarning", {"queue_age": 40.0}, SMALL.but(queue=10_000, momentum=0.9)),
+        ("StaleQueueWarning", {"queue_age": 40.0}, SMALL.replace(queue=10_000, momentum=0.9)),
     ],
 )
 def test_each_pitfall_has_a_name_and_a_remedy(name: str, changes: dict, recipe: Recipe) -> None:
@@ -519,12 +519,12 @@ def test_overfitting_to_reconstruction_is_seen_over_three_checkpoints() -> None:
 
 def test_a_heavy_contrastive_weight_is_warned_of_in_a_real_run(collection: Collection, tmp_path: Path) -> None:
     with pytest.warns(HeavyContrastiveWarning, match="lower contrastive"):
-        train(collection, SMALL.but(contrastive=2.0), tmp_path)
+        train(collection, SMALL.replace(contrastive=2.0), tmp_path)
 
 
 def test_a_run_that_does_not_beat_the_linear_codec_says_so(collection: Collection, tmp_path: Path) -> None:
     with pytest.warns(BelowBaselineWarning, match="use the linear codec"):
-        train(collection, SMALL.but(start=Start.RANDOM, kl=0.0, epochs=0.5), tmp_path)
+        train(collection, SMALL.replace(start=Start.RANDOM, kl=0.0, epochs=0.5), tmp_path)
 
 
 def test_the_shift_of_queries_is_measured_and_warned_of(sample) -> None:
@@ -536,27 +536,27 @@ def test_the_shift_of_queries_is_measured_and_warned_of(sample) -> None:
     assert inspect_shift(near, SMALL) == []
     (warning,) = inspect_shift(far, SMALL)
     assert isinstance(warning, QueryShiftWarning)
-    assert inspect_shift(far, SMALL.but(asymmetric=True)) == []
+    assert inspect_shift(far, SMALL.replace(asymmetric=True)) == []
 
 
 def test_queries_far_from_documents_are_warned_of_in_a_real_run(sample, tmp_path: Path) -> None:
     moved = np.roll(sample.train_queries[:1_500], 192, axis=1) + 0.05
     collection = Collection.open(ArraySource(sample.train[:1_500]), ArraySource(moved))
     with pytest.warns(QueryShiftWarning, match="query/document shift: mean gap .* try asymmetric = true"):
-        result = train(collection, SMALL.but(epochs=0.5), tmp_path)
+        result = train(collection, SMALL.replace(epochs=0.5), tmp_path)
     kinds = [name for name, _ in result.checkpoint.provenance["diagnostics"]["warnings"]]
     assert kinds[0] == "QueryShiftWarning"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        train(collection, SMALL.but(epochs=0.5, asymmetric=True), tmp_path)
+        train(collection, SMALL.replace(epochs=0.5, asymmetric=True), tmp_path)
     assert not [each for each in caught if each.category is QueryShiftWarning]
 
 
 def test_the_age_of_the_queue_is_measured_and_warned_of_in_a_real_run(collection: Collection, tmp_path: Path) -> None:
     """A queue of 4 batches holds entries of 1 to 4 steps, one of 40 batches of 1 to 40."""
-    young = train(collection, SMALL.but(queue=1024, epochs=1), tmp_path)
+    young = train(collection, SMALL.replace(queue=1024, epochs=1), tmp_path)
     assert young.history[-1].queue_age == pytest.approx(2.5)
-    recipe = SMALL.but(batch=64, queue=40 * 64, momentum=0.9, epochs=1.5, checkpoints=1)
+    recipe = SMALL.replace(batch=64, queue=40 * 64, momentum=0.9, epochs=1.5, checkpoints=1)
     with pytest.warns(StaleQueueWarning, match=r"20 steps old on average, the momentum encoder averages over 16"):
         stale = train(collection, recipe, tmp_path)
     assert stale.history[-1].queue_age == pytest.approx(20.5)
@@ -566,12 +566,12 @@ def test_latents_that_fill_one_dimension_are_warned_of_in_a_real_run(sample, tmp
     flat = sample.train[:1_500, :1] * np.linspace(1, 2, 64, dtype=np.float32) + 1e-4 * sample.train[:1_500, :64]
     collection = Collection.open(ArraySource(flat), metric=Metric.DOT)
     with pytest.warns(DegenerateLatentsWarning, match=r"the 32 latents have an effective rank of 1\.0"):
-        train(collection, SMALL.but(epochs=0.5), tmp_path)
+        train(collection, SMALL.replace(epochs=0.5), tmp_path)
 
 
 def test_mixed_precision_trains_to_the_same_but_for_rounding(collection: Collection, tmp_path: Path) -> None:
-    full = train(collection, SMALL.but(epochs=1), tmp_path / "full")
-    mixed = train(collection, SMALL.but(epochs=1, precision=Precision.BFLOAT16), tmp_path / "mixed")
+    full = train(collection, SMALL.replace(epochs=1), tmp_path / "full")
+    mixed = train(collection, SMALL.replace(epochs=1, precision=Precision.BFLOAT16), tmp_path / "mixed")
     assert not same(tmp_path / "full", tmp_path / "mixed")
     assert weights(tmp_path / "mixed")["encoder.linear.weight"].dtype == torch.float32
     assert mixed.history[-1].loss == pytest.approx(full.history[-1].loss, rel=0.02)

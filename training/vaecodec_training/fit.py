@@ -225,7 +225,7 @@ class _Fit:
             self._continue()
 
     def run(self, confirmation: HeldOut) -> FitResult:
-        first = self.recipe.but(dim=self.widths[(len(self.widths) - 1) // 2], nested_dims=())
+        first = self.recipe.replace(dim=self.widths[(len(self.widths) - 1) // 2], nested_dims=())
         self._step("baselines", self._baselines)
         epoch_seconds = self._step("pace", lambda: self._pace(first))["epoch_seconds"]
         if epoch_seconds > _SHORT * self.budget:
@@ -238,16 +238,16 @@ class _Fit:
                 stacklevel=2,
             )
         short = self._epochs(_SHORT, epoch_seconds)
-        first = first.but(epochs=short)
+        first = first.replace(epochs=short)
 
-        plain = first.but(alignment=0.0, contrastive=0.0, queue=0, kl=0.0, kl_target=0.0, reconstruction=1.0)
+        plain = first.replace(alignment=0.0, contrastive=0.0, queue=0, kl=0.0, kl_target=0.0, reconstruction=1.0)
         kl = self.recipe.kl or Recipe().kl
         queue = self.recipe.queue or 2 * self.recipe.batch
         candidates = {
             "autoencoder": plain,
-            "vae": plain.but(kl=kl, kl_target=first.kl_target),
-            "alignment": first.but(kl=kl, queue=0),
-            "queue": first.but(kl=kl, queue=queue),
+            "vae": plain.replace(kl=kl, kl_target=first.kl_target),
+            "alignment": first.replace(kl=kl, queue=0),
+            "queue": first.replace(kl=kl, queue=queue),
         }
         recalls = {name: self._train(name, candidate) for name, candidate in candidates.items()}
         chosen = candidates[max(recalls, key=lambda name: recalls[name])]
@@ -257,20 +257,20 @@ class _Fit:
             if width == chosen.dim:
                 swept[width] = max(recalls.values())
             else:
-                swept[width] = self._train(f"sweep {width}", chosen.but(dim=width))
+                swept[width] = self._train(f"sweep {width}", chosen.replace(dim=width))
         dim, reason = knee(swept)
         self._step("knee", lambda: {"dim": dim, "reason": reason, "recall@10": {str(k): swept[k] for k in swept}})
 
         tuned = {1.0: swept[dim]}
         for factor in _LEARNING_RATES:
             rate = chosen.learning_rate * factor
-            tuned[factor] = self._train(f"tune {rate:g}", chosen.but(dim=dim, learning_rate=rate))
+            tuned[factor] = self._train(f"tune {rate:g}", chosen.replace(dim=dim, learning_rate=rate))
         factor = max(tuned, key=lambda key: tuned[key])
-        best = chosen.but(dim=dim, learning_rate=chosen.learning_rate * factor)
-        longer = self._train("tune length", best.but(epochs=2 * short))
+        best = chosen.replace(dim=dim, learning_rate=chosen.learning_rate * factor)
+        longer = self._train("tune length", best.replace(epochs=2 * short))
         # The width and the terms that were chosen have their own pace; the last run knows it.
         pace = self.content["steps"]["tune length"]["seconds"] / (2 * short)
-        locked = best.but(
+        locked = best.replace(
             nested_dims=tuple(width for width in self.recipe.nested_dims if width < dim),
             epochs=self._epochs(_FINAL, pace) if longer > tuned[factor] else short,
         )
@@ -319,7 +319,7 @@ class _Fit:
         self.collection.baselines(recipe.dim)
         start = time.perf_counter()
         with _muted(BelowBaselineWarning):
-            train(self.collection, recipe.but(epochs=_PROBE_EPOCHS, checkpoints=1), self._folder("pace"))
+            train(self.collection, recipe.replace(epochs=_PROBE_EPOCHS, checkpoints=1), self._folder("pace"))
         return {"epoch_seconds": (time.perf_counter() - start) / _PROBE_EPOCHS}
 
     def _epochs(self, share: float, epoch_seconds: float) -> float:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import tomllib
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ class Recipe:
     Examples:
         >>> from vaecodec_training.recipe import Recipe
         >>> recipe = Recipe(dim=128, nested_dims=(32, 64))
-        >>> recipe.but(epochs=20).widths
+        >>> recipe.replace(epochs=20).widths
         (32, 64, 128)
         >>> Recipe.from_dict({"dims": 128})
         Traceback (most recent call last):
@@ -261,9 +262,9 @@ class Recipe:
         """The recipe as TOML, every key written out."""
         return "".join(f"{key} = {_toml(value)}\n" for key, value in self.to_dict().items())
 
-    def but(self, **changes: Any) -> Recipe:
-        """The same recipe with some settings changed."""
-        return replace(self, **changes)
+    def replace(self, **changes: Any) -> Recipe:
+        """Return the recipe with some settings changed."""
+        return dataclasses.replace(self, **changes)
 
 
 def _converted(key: str, value: Any, default: Any) -> Any:
