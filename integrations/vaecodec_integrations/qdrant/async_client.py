@@ -11,7 +11,7 @@ from qdrant_client import AsyncQdrantClient, QdrantClient
 
 from vaecodec.interface import VectorCodec
 from vaecodec_integrations.qdrant.flows import Call, Flow, Flows
-from vaecodec_integrations.qdrant.opening import KeptOriginals, settings
+from vaecodec_integrations.qdrant.settings import KeptOriginals, checked_settings
 from vaecodec_integrations.qdrant.surface import (
     PASSED_THROUGH,
     STATIC,
@@ -42,7 +42,7 @@ class AsyncCompressedQdrantClient(AsyncQdrantClient):
     ) -> None:
         # The base class would open a connection of its own; only its interface is wanted.
         self.wrapped = client
-        self._flows = Flows(settings(codec, codecs, originals, rerank, calibrate=calibrate, trust=trust))
+        self._flows = Flows(checked_settings(codec, codecs, originals, rerank, calibrate=calibrate, trust=trust))
 
     def __getattr__(self, name: str) -> Any:
         """Plain attributes of the wrapped client."""

@@ -27,23 +27,25 @@ from vaecodec.interface import Metric, VectorCodec
 from vaecodec.vectors import as_vectors
 from vaecodec_integrations.qdrant.client import CompressedQdrantClient
 from vaecodec_integrations.qdrant.comparison import Comparison
+from vaecodec_integrations.qdrant.identity import (
+    check_record,
+    identity_record,
+    metadata_key,
+    names_codec,
+    no_identity,
+    read_layout,
+)
 from vaecodec_integrations.qdrant.layout import (
     DISTANCES,
     UNNAMED,
     CodedVector,
     Layout,
     Originals,
-    check_record,
     dense_params,
-    identity,
-    metadata_key,
-    names_codec,
-    no_identity,
     original_name,
-    read_layout,
 )
-from vaecodec_integrations.qdrant.opening import KeptOriginals
 from vaecodec_integrations.qdrant.originals import Float16Rows, OriginalsFile, RowEncoding
+from vaecodec_integrations.qdrant.settings import KeptOriginals
 from vaecodec_integrations.qdrant.vectors import encode_vectors
 
 # In the target's metadata: which collection it was made from, so that points of another one are never removed from it,
@@ -522,7 +524,7 @@ def _prepare_target(migration: Migration) -> None:
         original = migration.vector if migration.originals is Originals.DISK else None
         info = client.get_collection(migration.collection)
         if metadata_key(migration.named) not in (info.config.metadata or {}):
-            record = identity(codec, migration.originals, original)
+            record = identity_record(codec, migration.originals, original)
             client.update_collection(migration.collection, metadata={metadata_key(migration.named): record})
         if migration.named not in dense_params(info):
             dense = models.DenseVectorConfig(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel
@@ -22,7 +22,7 @@ Label = Callable[[int], str]
 # Fetches kept originals: ids to float32 (m, dim) of those found, and which were found.
 FetchOriginals = Callable[[Sequence[Any]], tuple[FloatArray, "np.ndarray[Any, np.dtype[np.bool_]]"]]
 
-_INFERENCE = (models.Document, models.Image, models.InferenceObject)
+INFERENCE = (models.Document, models.Image, models.InferenceObject)
 
 
 def copy_with(model: ModelT, **changes: Any) -> ModelT:
@@ -177,14 +177,14 @@ def stacked(coded: CodedVector, vectors: Sequence[Any], label: Label) -> FloatAr
         rows = np.empty((0, 0), np.float32)
     if rows.shape != shape:
         for number, vector in enumerate(vectors):
-            _check_form(coded, vector, label(number))
+            check_form(coded, vector, label(number))
         raise UntranslatableError(f"vector {coded.name!r}: expected {shape[1]} floats per point, got other values")
     return rows
 
 
-def _check_form(coded: CodedVector, vector: Any, label: str) -> None:
+def check_form(coded: CodedVector, vector: Any, label: str) -> None:
     dim = coded.codec.dim
-    if isinstance(vector, _INFERENCE):
+    if isinstance(vector, INFERENCE):
         raise UntranslatableError(
             f"{label}, vector {coded.name!r}: expected {dim} floats, got a {type(vector).__name__} to be embedded "
             "elsewhere; embed it first, then pass the vector"
@@ -223,104 +223,9 @@ def as_lists(vectors: Any) -> Any:
     return [as_lists(v) if isinstance(v, (np.ndarray, list)) else v for v in vectors]
 
 
-# ---------------------------------------------------------------- queries
-
-
-def as_query(query: Any) -> Any:
-    """The short forms of a query (an id, a vector, an array) as the models they stand for."""
-    query = as_rest(query)
-    if isinstance(query, np.ndarray):
-        query = query.tolist()
-    elif query is None or (not isinstance(query, list) and isinstance(query, _QUERY_MODELS)):
-        return query
-    # Not validated float by float: the codec checks the vector, and anything else was checked by the wrapped client.
-    return copy_with(_NEAREST, nearest=query)
-
-
-_NEAREST = models.NearestQuery(nearest=0)
-_QUERY_MODELS: tuple[type[BaseModel], ...] = get_args(models.Query)
-
-
 def is_dense(vector: Any) -> bool:
     """Whether a query input is a vector or multivector, not an id, a sparse vector or an object to be embedded."""
     return isinstance(vector, (list, np.ndarray))
-
-
-def map_query(query: Any, change: Callable[[Any], Any]) -> Any:
-    """A copy of a query model with ``change`` applied to each of its inputs: vectors, ids, sparse vectors."""
-    match query:
-        case models.NearestQuery():
-            return copy_with(query, nearest=change(query.nearest))
-        case models.RecommendQuery():
-            sides = {
-                side: None if values is None else [change(value) for value in values]
-                for side, values in (("positive", query.recommend.positive), ("negative", query.recommend.negative))
-            }
-            return copy_with(query, recommend=copy_with(query.recommend, **sides))
-        case models.DiscoverQuery():
-            target = change(query.discover.target)
-            context = _map_context(query.discover.context, change)
-            return copy_with(query, discover=copy_with(query.discover, target=target, context=context))
-        case models.ContextQuery():
-            return copy_with(query, context=_map_context(query.context, change))
-        case models.RelevanceFeedbackQuery():
-            asked = query.relevance_feedback
-            target = change(asked.target)
-            feedback = [copy_with(item, example=change(item.example)) for item in asked.feedback]
-            return copy_with(query, relevance_feedback=copy_with(asked, target=target, feedback=feedback))
-        case _:
-            return query
-
-
-def _map_context(context: Any, change: Callable[[Any], Any]) -> Any:
-    if isinstance(context, models.ContextPair):
-        return copy_with(context, positive=change(context.positive), negative=change(context.negative))
-    return [_map_context(pair, change) for pair in context]
-
-
-def searches_vectors(query: Any) -> bool:
-    """Whether a query compares vectors at all; fusion, formula, order, text and sampling do not."""
-    return isinstance(
-        query,
-        (
-            models.NearestQuery,
-            models.RecommendQuery,
-            models.DiscoverQuery,
-            models.ContextQuery,
-            models.RelevanceFeedbackQuery,
-        ),
-    )
-
-
-class QueryVectors:
-    """Encodes all query vectors of a request in one call per codec.
-
-    A request is walked once: each vector is replaced by an empty list, and :meth:`encode` fills these in place.
-    """
-
-    def __init__(self) -> None:
-        self._gathered: dict[str, tuple[CodedVector, list[Any], list[list[Any]]]] = {}
-
-    def replace(self, coded: CodedVector, vector: Any) -> Any:
-        """What will be the encoded form of a vector; ids and sparse vectors as they are."""
-        if isinstance(vector, _INFERENCE):
-            _check_form(coded, vector, "query")
-        if not is_dense(vector):
-            return vector
-        _, vectors, places = self._gathered.setdefault(coded.name, (coded, [], []))
-        vectors.append(vector)
-        places.append([])
-        return places[-1]
-
-    def encode(self) -> None:
-        """Fill in what was replaced; raises ``InvalidVectorsError`` naming the first bad vector."""
-        for coded, vectors, places in self._gathered.values():
-            # A multivector collection takes a single vector as a query too: it counts as one row.
-            single = [coded.multi and np.ndim(vector[0]) == 0 for vector in vectors]
-            column = [[v] if s else v for v, s in zip(vectors, single, strict=True)]
-            encoded = encode_column(coded, column, coded.codec.encode_queries, lambda i: f"query {i}")
-            for place, latent, alone in zip(places, encoded, single, strict=True):
-                place.extend(latent[0] if alone else latent)
 
 
 # ---------------------------------------------------------------- responses

@@ -11,8 +11,12 @@ from qdrant_client import models
 
 from vaecodec import LinearCodec, fit_linear
 from vaecodec.errors import CodecMismatchError, NotCalibratedError, OriginalsError, UnsupportedRequestError
-from vaecodec_integrations.qdrant import OriginalsFile, flows
-from vaecodec_integrations.qdrant.layout import Originals, read_layout
+from vaecodec_integrations.qdrant import OriginalsFile
+from vaecodec_integrations.qdrant.flows import Flows
+from vaecodec_integrations.qdrant.flows.base import RECHECK_SECONDS
+from vaecodec_integrations.qdrant.identity import read_layout
+from vaecodec_integrations.qdrant.layout import Originals
+from vaecodec_integrations.qdrant.settings import Settings
 
 Open = Callable[..., Any]
 COSINE = models.Distance.COSINE
@@ -150,8 +154,8 @@ def test_a_server_that_keeps_no_metadata_is_named(svd_codec: LinearCodec) -> Non
             },
         }
     )
-    settings = flows.Settings({"": svd_codec}, Originals.NONE, None, 4, calibrate=False, trust=False)
-    flow = flows.Flows(settings).layout("docs")
+    settings = Settings({"": svd_codec}, Originals.NONE, None, 4, calibrate=False, trust=False)
+    flow = Flows(settings).layout("docs")
     assert next(flow).method == "get_collection"
     assert flow.send(answer).method == "count"
     assert flow.send(models.CountResult(count=0)).method == "update_collection"
@@ -196,7 +200,7 @@ def test_an_alias_that_was_pointed_elsewhere_is_noticed(
     filled.scroll(f"{name}-alias")
     # Someone else's switch is seen when what was read has become old.
     filled.wrapped.update_collection_aliases(pointing(f"{name}-other"))
-    old = {key: (read - flows.RECHECK_SECONDS, layout) for key, (read, layout) in filled._flows._layouts.items()}
+    old = {key: (read - RECHECK_SECONDS, layout) for key, (read, layout) in filled._flows._layouts.items()}
     filled._flows._layouts.update(old)
     with pytest.raises(CodecMismatchError, match="got a collection filled by codec"):
         filled.scroll(f"{name}-alias")

@@ -1,14 +1,14 @@
-"""The arguments that the sync and the async client are opened with."""
+"""How a compressed client was opened, checked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from vaecodec.errors import OriginalsError, UnsupportedRequestError
 from vaecodec.interface import VectorCodec
 from vaecodec.scores import ScoreCalibration
-from vaecodec_integrations.qdrant.flows import Settings
 from vaecodec_integrations.qdrant.layout import UNNAMED, Originals
 from vaecodec_integrations.qdrant.originals import OriginalsFile
 
@@ -17,7 +17,19 @@ KeptOriginals = Literal["disk"] | OriginalsFile | None
 DEFAULT_RERANK = 4
 
 
-def settings(
+@dataclass(frozen=True)
+class Settings:
+    """How the client was opened; see :class:`~vaecodec_integrations.qdrant.CompressedQdrantClient`."""
+
+    codecs: Mapping[str, VectorCodec]
+    originals: Originals
+    file: OriginalsFile | None
+    rerank: int
+    calibrate: bool
+    trust: bool
+
+
+def checked_settings(
     codec: VectorCodec | None,
     codecs: Mapping[str, VectorCodec] | None,
     originals: KeptOriginals,

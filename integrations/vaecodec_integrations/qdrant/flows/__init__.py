@@ -1,0 +1,16 @@
+"""Every translated method of the Qdrant clients, as a generator that yields the calls to send.
+
+A flow yields a :class:`Call`, is sent its response, and returns what the user gets. The sync and the async client
+only send, so that both behave alike (httpx builds its authentication this way).
+"""
+
+from vaecodec_integrations.qdrant.flows.base import Call, Flow
+from vaecodec_integrations.qdrant.flows.collections import CollectionFlows
+from vaecodec_integrations.qdrant.flows.searches import SearchFlows
+from vaecodec_integrations.qdrant.flows.writes import WriteFlows
+
+__all__ = ["Call", "Flow", "Flows"]
+
+
+class Flows(CollectionFlows, WriteFlows, SearchFlows):
+    """The translated methods. Flows take the arguments of the client's method of the same name."""

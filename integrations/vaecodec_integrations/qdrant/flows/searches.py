@@ -1,0 +1,283 @@
+"""Flows of the methods that search and read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from qdrant_client import models
+
+from vaecodec.scores import ScoreCalibration
+from vaecodec_integrations.qdrant import rescoring
+from vaecodec_integrations.qdrant.flows.base import Call, Flow, FlowBase
+from vaecodec_integrations.qdrant.layout import UNNAMED, Layout
+from vaecodec_integrations.qdrant.queries import (
+    DEFAULT_LIMIT,
+    ChangeInput,
+    QueryVectors,
+    Search,
+    as_query,
+    lookup_collections,
+    lookup_vector,
+    map_query,
+    searches_vectors,
+)
+from vaecodec_integrations.qdrant.vectors import as_rest, copy_with, stored_selection
+
+
+class SearchFlows(FlowBase):
+    """Query vectors are encoded as queries, candidates re-ranked, and vectors restored to the original width."""
+
+    def retrieve(self, *, collection_name: str, with_vectors: Any = False, **rest: Any) -> Flow[Any]:
+        """Vectors restored."""
+        layout = yield from self.layout(collection_name)
+        selection = stored_selection(layout, with_vectors)
+        arguments = {"collection_name": collection_name, "with_vectors": selection, **rest}
+        return self._restored(layout, (yield Call("retrieve", arguments)))
+
+    def scroll(self, *, collection_name: str, with_vectors: Any = False, **rest: Any) -> Flow[Any]:
+        """Vectors restored."""
+        layout = yield from self.layout(collection_name)
+        selection = stored_selection(layout, with_vectors)
+        arguments = {"collection_name": collection_name, "with_vectors": selection, **rest}
+        records, following = yield Call("scroll", arguments)
+        return self._restored(layout, records), following
+
+    def search_matrix_pairs(self, *, collection_name: str, **rest: Any) -> Flow[Any]:
+        """Scores between compressed vectors, once the codec is proven."""
+        yield from self.layout(collection_name)
+        return (yield Call("search_matrix_pairs", {"collection_name": collection_name, **rest}))
+
+    def search_matrix_offsets(self, *, collection_name: str, **rest: Any) -> Flow[Any]:
+        """Scores between compressed vectors, once the codec is proven."""
+        yield from self.layout(collection_name)
+        return (yield Call("search_matrix_offsets", {"collection_name": collection_name, **rest}))
+
+    def query_points(
+        self,
+        *,
+        collection_name: str,
+        query: Any = None,
+        using: str | None = None,
+        prefetch: Any = None,
+        query_filter: Any = None,
+        search_params: Any = None,
+        limit: int = DEFAULT_LIMIT,
+        offset: int | None = None,
+        with_vectors: Any = False,
+        score_threshold: float | None = None,
+        lookup_from: Any = None,
+        **rest: Any,
+    ) -> Flow[Any]:
+        """Query vectors encoded as queries, candidates re-ranked, vectors restored."""
+        layout = yield from self.layout(collection_name)
+        search = Search(
+            as_query(query),
+            using,
+            prefetch,
+            as_rest(query_filter),
+            as_rest(search_params),
+            score_threshold,
+            limit,
+            offset or 0,
+            as_rest(lookup_from),
+        )
+        (sent,) = yield from self._translate(collection_name, layout, [search])
+        arguments = {
+            "collection_name": collection_name,
+            "query": sent.query,
+            "using": sent.using,
+            "prefetch": sent.prefetch,
+            "query_filter": sent.filter,
+            "search_params": sent.params,
+            "score_threshold": sent.score_threshold,
+            "limit": sent.limit,
+            "offset": sent.offset if sent.offset or offset is not None else None,
+            "lookup_from": sent.lookup_from,
+            "with_vectors": stored_selection(layout, with_vectors),
+            **rest,
+        }
+        response = yield Call("query_points", arguments)
+        return self._answer(layout, search, response)
+
+    def query_batch_points(self, *, collection_name: str, requests: Sequence[Any], **rest: Any) -> Flow[Any]:
+        """All query vectors of the batch encoded in one call per codec."""
+        layout = yield from self.layout(collection_name)
+        searches = [Search.from_model(request) for request in requests]
+        sent = yield from self._translate(collection_name, layout, searches)
+        translated = [
+            copy_with(
+                request,
+                **search.model_fields(),
+                offset=search.offset if search.offset or request.offset is not None else None,
+                with_vector=stored_selection(layout, request.with_vector),
+            )
+            for request, search in zip(requests, sent, strict=True)
+        ]
+        arguments = {"collection_name": collection_name, "requests": translated, **rest}
+        responses = yield Call("query_batch_points", arguments)
+        return [self._answer(layout, search, r) for search, r in zip(searches, responses, strict=True)]
+
+    def query_points_groups(
+        self,
+        *,
+        collection_name: str,
+        group_by: str,
+        query: Any = None,
+        using: str | None = None,
+        prefetch: Any = None,
+        query_filter: Any = None,
+        search_params: Any = None,
+        limit: int = DEFAULT_LIMIT,
+        group_size: int = 3,
+        with_vectors: Any = False,
+        score_threshold: float | None = None,
+        with_lookup: Any = None,
+        lookup_from: Any = None,
+        **rest: Any,
+    ) -> Flow[Any]:
+        """As :meth:`query_points`; a file of originals does not re-rank groups, originals on disk do."""
+        layout = yield from self.layout(collection_name)
+        search = Search(
+            as_query(query),
+            using,
+            prefetch,
+            as_rest(query_filter),
+            as_rest(search_params),
+            score_threshold,
+            limit * group_size,
+            0,
+            as_rest(lookup_from),
+        )
+        (sent,) = yield from self._translate(collection_name, layout, [search], by_file=False)
+        looked_up = None
+        if isinstance(with_lookup, models.WithLookup) and with_lookup.with_vectors:
+            looked_up = yield from self.layout(with_lookup.collection)
+            selection = stored_selection(looked_up, with_lookup.with_vectors)
+            with_lookup = copy_with(with_lookup, with_vectors=selection)
+        arguments = {
+            "collection_name": collection_name,
+            "group_by": group_by,
+            "query": sent.query,
+            "using": sent.using,
+            "prefetch": sent.prefetch,
+            "query_filter": sent.filter,
+            "search_params": sent.params,
+            "score_threshold": sent.score_threshold,
+            "limit": limit,
+            "group_size": group_size,
+            "with_vectors": stored_selection(layout, with_vectors),
+            "with_lookup": with_lookup,
+            "lookup_from": sent.lookup_from,
+            **rest,
+        }
+        response = yield Call("query_points_groups", arguments)
+        groups = []
+        for group in response.groups:
+            hits = self._restored(layout, rescoring.calibrated(self._calibration(layout, search), group.hits))
+            lookup = group.lookup
+            if looked_up is not None and lookup is not None:
+                (lookup,) = self._restored(looked_up, [lookup])
+            groups.append(copy_with(group, hits=hits, lookup=lookup))
+        return copy_with(response, groups=groups)
+
+    def _translate(
+        self, collection: str, layout: Layout, searches: Sequence[Search], *, by_file: bool = True
+    ) -> Flow[list[Search]]:
+        """The searches as they are sent."""
+        lookups: dict[str, Layout] = {}
+        for name in {name for search in searches for name in lookup_collections(search)}:
+            lookups[name] = layout if name == collection else (yield from self.layout(name))
+        vectors = QueryVectors()
+        sent = []
+        for search in searches:
+            rewritten = self._rewritten(layout, lookups, search, vectors.replace)
+            if by_file and self._ranks_by_file(layout, search):
+                candidates = (search.limit + search.offset) * self._settings.rerank
+                rewritten = rewritten._replace(limit=candidates, offset=0, score_threshold=None)
+            sent.append(rewritten)
+        vectors.encode()
+        return sent
+
+    def _rewritten(self, layout: Layout, lookups: Mapping[str, Layout], search: Search, change: ChangeInput) -> Search:
+        """One search as it is sent, its prefetches first.
+
+        A search over kept originals becomes a prefetch over the compressed vectors, re-ranked by the same query over
+        the originals.
+        """
+        prefetch = self._prefetches(layout, lookups, search.prefetch, change)
+        coded = layout.coded.get(search.using or UNNAMED) if searches_vectors(search.query) else None
+        if coded is None:
+            return search._replace(prefetch=prefetch)
+        lookup = lookup_vector(coded, search, lookups)
+        encoded = map_query(search.query, lambda vector: change(coded, vector))
+        if coded.original is None:
+            threshold = rescoring.to_compressed(self._calibration(layout, search), search.score_threshold)
+            return search._replace(query=encoded, prefetch=prefetch, score_threshold=threshold)
+        raw = map_query(search.query, lambda vector: vector.tolist() if isinstance(vector, np.ndarray) else vector)
+        if not prefetch:
+            wanted, candidates = search.limit + search.offset, encoded
+            if isinstance(encoded, models.NearestQuery) and encoded.mmr is not None:
+                # Diversity is a matter of the final order; the candidates are simply the nearest.
+                wanted = max(wanted, encoded.mmr.candidates_limit or 0)
+                candidates = copy_with(encoded, mmr=None)
+            prefetch = models.Prefetch.model_construct(
+                query=candidates,
+                using=search.using,
+                filter=search.filter,
+                params=search.params,
+                limit=wanted * self._settings.rerank,
+                lookup_from=search.lookup_from,
+            )
+            search = search._replace(filter=None, params=None)
+        if search.lookup_from is not None and lookup is not None:
+            search = search._replace(lookup_from=copy_with(search.lookup_from, vector=lookup.original))
+        return search._replace(query=raw, using=coded.original, prefetch=prefetch)
+
+    def _prefetches(self, layout: Layout, lookups: Mapping[str, Layout], prefetch: Any, change: ChangeInput) -> Any:
+        if prefetch is None:
+            return None
+        if isinstance(prefetch, models.Prefetch):
+            search = self._rewritten(layout, lookups, Search.from_model(prefetch), change)
+            return copy_with(prefetch, **search.model_fields())
+        return [self._prefetches(layout, lookups, item, change) for item in prefetch]
+
+    def _answer(self, layout: Layout, search: Search, response: Any) -> Any:
+        points = response.points
+        if self._ranks_by_file(layout, search):
+            assert self._settings.file is not None
+            coded = layout.coded[search.using or UNNAMED]
+            points = rescoring.by_file(
+                self._settings.file,
+                coded.codec.metric,
+                search.query.nearest,
+                points,
+                limit=search.limit,
+                offset=search.offset,
+                score_threshold=search.score_threshold,
+            )
+        else:
+            points = rescoring.calibrated(self._calibration(layout, search), points)
+        points = self._restored(layout, points)
+        return response if points is response.points else copy_with(response, points=points)
+
+    def _ranks_by_file(self, layout: Layout, search: Search) -> bool:
+        query = search.query
+        return (
+            self._settings.file is not None
+            and (search.using or UNNAMED) in layout.coded
+            and isinstance(query, models.NearestQuery)
+            and query.mmr is None
+            and search.lookup_from is None
+            and not isinstance(query.nearest, models.SparseVector)
+        )
+
+    def _calibration(self, layout: Layout, search: Search) -> ScoreCalibration | None:
+        """The map from compressed to original scores, where the search's scores are compressed similarities."""
+        if not self._settings.calibrate:
+            return None
+        coded = layout.coded.get(search.using or UNNAMED)
+        if coded is None or coded.original is not None or not isinstance(search.query, models.NearestQuery):
+            return None
+        return ScoreCalibration.of(coded.codec)
