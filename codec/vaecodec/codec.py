@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vaecodec.artifact import Metadata, read_artifact, stored_values
 from vaecodec.codes import Calibration, Code
+from vaecodec.codes.saturation import warn_if_saturated
 from vaecodec.errors import (
     InvalidDimensionError,
     NotCalibratedError,
@@ -174,14 +175,22 @@ class Codec:
         Raises:
             InvalidVectorsError: one of its subclasses, naming the first bad row; nothing is returned then.
             InvalidBudgetError, NotCalibratedError: see :meth:`code`.
+
+        Warns:
+            SaturationWarning: more than 5 % of the vectors lie outside the range of the code.
         """
         if dtype is None and bytes is None:
             return self._to_latents("embedding", "latent", vectors, "vectors")
         code = self.code(dtype=dtype, bytes=bytes)
         parts = [code.encode(np.empty((0, self._code_dim), np.float32))]
+        saturated = 0
         for _, block in blocks(vectors, self.dim, self.metric):
-            parts.append(code.encode(self._to_latents("embedding", "latent", block, "vectors")))
-        return np.concatenate(parts)
+            latents = self._to_latents("embedding", "latent", block, "vectors")
+            saturated += int(code.saturated(latents).sum())
+            parts.append(code.encode(latents))
+        codes = np.concatenate(parts)
+        warn_if_saturated(saturated, len(codes), code.name)
+        return codes
 
     def encode_queries(self, vectors: Any) -> FloatArray:
         """Compress queries; as :meth:`encode`, through the query entry point of the file."""

@@ -66,6 +66,8 @@
     │   └── MissingOriginalsError        (LookupError) points without a row in the file of originals
     ├── MigrationError                   (RuntimeError) a collection cannot be migrated
     └── MissingExtraError                (ImportError) an optional library is not installed
+
+    SaturationWarning                    (UserWarning) codes clip many of the vectors
 """
 
 from __future__ import annotations
@@ -237,6 +239,10 @@ class InvalidBudgetError(CodesError, ValueError):
 
 class InvalidCodesError(CodesError, ValueError):
     """An array is not codes of the kind expected."""
+
+
+class SaturationWarning(UserWarning):
+    """More than a stated share of the vectors lies outside the range that a code was calibrated for."""
 
 
 class NotCalibratedError(CodesError, ValueError):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from vaecodec.codec import Codec
 from vaecodec.codes import Code, TrellisCode
 from vaecodec.codes.parallel import over_rows
+from vaecodec.codes.saturation import warn_if_saturated
 from vaecodec.codes.trellis import compiled_kernels
 from vaecodec.errors import CodecMismatchError, IndexFileError, InvalidSearchError
 from vaecodec.evaluation import similarities
@@ -106,14 +107,21 @@ class PackedIndex:
         Raises:
             InvalidVectorsError: one of its subclasses, naming the first bad row; nothing was added then.
             MissingExtraError: the code needs numba, which is not installed.
+
+        Warns:
+            SaturationWarning: more than 5 % of the vectors lie outside the range of the code; they are added.
         """
         added = []
+        saturated = 0
         for _, block in blocks(vectors, self._codec.dim, self._codec.metric):
-            codes = self._code.encode(self._codec.encode(block))
+            latents = self._codec.encode(block)
+            saturated += int(self._code.saturated(latents).sum())
+            codes = self._code.encode(latents)
             added.append(_Segment(codes, self._norms(codes)))
         if added:
             joined = _Segment(*(np.concatenate(parts) for parts in zip(*added, strict=True)))
             self._segments.append(joined)
+            warn_if_saturated(saturated, len(joined.codes), self._code.name)
 
     def search(
         self, queries: Any, k: int, *, originals: Any = None, oversample: int = 4, threads: int | None = None

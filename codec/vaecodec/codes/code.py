@@ -55,6 +55,10 @@ class Code(Protocol):
         """Codes, (n, width) of the code's dtype, of float32 (n, k) latents; what is out of range is clipped."""
         ...
 
+    def saturated(self, latents: FloatArray) -> NDArray[np.bool_]:
+        """Tell which rows of float32 (n, k) latents lie outside the range of the code and are clipped: bool (n,)."""
+        ...
+
     def decode(self, codes: Any, *, threads: int | None = None) -> FloatArray:
         """Latents, float32 (n, k), of unit norm under cosine; raises ``InvalidCodesError``."""
         ...

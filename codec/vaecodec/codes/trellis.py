@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from vaecodec.codes.allocation import allocate_bits
 from vaecodec.codes.code import checked_codes, unit_rows
 from vaecodec.codes.parallel import over_rows
+from vaecodec.codes.saturation import FARTHEST
 from vaecodec.errors import InvalidBudgetError, MissingExtraError
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric
@@ -182,6 +183,11 @@ class TrellisCode:
 
         over_rows(work, len(latents), _ENCODE_ROWS, threads)
         return codes
+
+    def saturated(self, latents: FloatArray) -> NDArray[np.bool_]:
+        """Tell which rows hold a value more than six spreads from the mean, in a dimension with bits."""
+        far = np.abs(latents[:, self.order] - self.mean[self.order]) > FARTHEST * self.spread[self.order]
+        return np.asarray(far.any(axis=1))
 
     def decode(self, codes: Any, *, threads: int | None = None) -> FloatArray:
         """Latents, float32 (n, k), of uint8 (n, bytes_per_vector) codes: the same bits with numba and without."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from vaecodec.codes.code import CodeType, checked_codes, unit_rows
 from vaecodec.codes.parallel import over_rows
 from vaecodec.codes.rotation import rotate, rotate_back
+from vaecodec.codes.saturation import FARTHEST
 from vaecodec.interface import FloatArray, Metric
 
 _BLOCK_ROWS = 2048
@@ -67,6 +68,11 @@ class FloatCode:
             return latents
         largest = np.finfo(np.float16).max
         return latents.clip(-largest, largest).astype(np.float16)
+
+    def saturated(self, latents: FloatArray) -> NDArray[np.bool_]:
+        """Tell which rows hold a value that float16 cannot hold; float32 holds all."""
+        largest = np.finfo(np.dtype(self.name)).max
+        return np.asarray((np.abs(latents) > largest).any(axis=1))
 
     def decode(self, codes: Any, *, threads: int | None = None) -> FloatArray:  # noqa: ARG002
         """Latents: float32 (n, k)."""
@@ -120,6 +126,10 @@ class Int8Code:
     def encode(self, latents: FloatArray, *, threads: int | None = None) -> NDArray[np.int8]:  # noqa: ARG002
         """Codes: int8 (n, k)."""
         return np.asarray(np.rint(latents / self.step).clip(-127, 127), np.int8)
+
+    def saturated(self, latents: FloatArray) -> NDArray[np.bool_]:
+        """Tell which rows hold a value beyond 127 steps."""
+        return np.asarray((np.abs(latents) > np.float32(127.5) * self.step).any(axis=1))
 
     def decode(self, codes: Any, *, threads: int | None = None) -> FloatArray:  # noqa: ARG002
         """Latents: float32 (n, k)."""
@@ -199,6 +209,12 @@ class RotatedCode:
 
         over_rows(work, len(latents), _BLOCK_ROWS, threads)
         return codes
+
+    def saturated(self, latents: FloatArray) -> NDArray[np.bool_]:
+        """Tell which rows have a rotated coordinate, or unless the metric is cosine a norm, that is out of range."""
+        if self.metric is Metric.COSINE:
+            return np.asarray((np.abs(self.coordinates(latents)) > FARTHEST).any(axis=1))
+        return np.asarray(self._norms(latents - self.mean) > np.finfo(np.float16).max)
 
     def coordinates(self, latents: FloatArray) -> FloatArray:
         """What is rounded to levels, of about unit variance: float32 (n, k) of float32 (n, k) latents."""
