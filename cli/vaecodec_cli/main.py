@@ -10,20 +10,20 @@ from vaecodec.extras import require
 
 # Command -> the module of this package that holds the function of that name.
 COMMANDS = {
-    "bridge": "export",
+    "bridge": "bridge",
     "decode": "encode",
     "doctor": "info",
     "drift": "drift",
     "encode": "encode",
     "export": "export",
-    "fit": "train",
+    "fit": "fit",
     "info": "info",
-    "linear": "export",
+    "linear": "linear",
     "migrate": "migrate",
     "plan": "plan",
     "report": "report",
     "rollback": "migrate",
-    "split": "export",
+    "split": "split",
     "train": "train",
 }
 

@@ -7,10 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from vaecodec_training.trainer import Progress as StepProgress
 
 SECONDS = 30.0  # between two lines of a log
 
@@ -64,3 +68,36 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:,.0f} {self._unit}/s" if task.speed else "")
+
+
+class TrainingBar:
+    """A progress bar with the live figures of a training run; an observer of ``train``."""
+
+    def __init__(self, console: Console) -> None:
+        self._bar = Progress(
+            TextColumn("step {task.completed}/{task.total}"),
+            BarColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=console,
+        )
+        self._task = self._bar.add_task("train", total=None, figures="")
+
+    def __enter__(self) -> TrainingBar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, progress: StepProgress) -> None:
+        figures = [f"loss {progress.loss:.4f}", f"best recall@10 {progress.best:.3f}"]
+        if progress.record is not None:
+            record = progress.record
+            figures.append(f"now {record.recall:.3f}, rank {record.effective_rank:.0f}")
+            if record.kl:
+                figures.append(f"KL {sum(record.kl):.0f} nats, {record.active_dims} active")
+            if record.queue_age:
+                figures.append(f"queue {record.queue_age:.0f} steps old")
+        figures.append(f"gradient {progress.gradient_norm:.2g}")
+        self._bar.update(self._task, total=progress.steps, completed=progress.step, figures=", ".join(figures))

@@ -47,6 +47,7 @@
     │   └── NotCalibratedError           (ValueError) the codec holds no calibration for codes
     ├── NoReferenceError                 (ValueError) the codec holds no statistics to find drift by
     ├── UnsupportedPrecisionError        (ValueError) a codec cannot be written in numbers of that size
+    ├── ParityError                      (RuntimeError) an exported graph does not compute what the codec computes
     ├── InvalidDeviceError               (ValueError) there is no such device to run a codec on
     ├── ProviderNotAvailableError        (RuntimeError) onnxruntime lacks the provider asked for
     ├── CodecMismatchError               (ValueError) an index was filled by another codec
@@ -255,6 +256,10 @@ class NoReferenceError(VaecodecError, ValueError):
 
 class UnsupportedPrecisionError(VaecodecError, ValueError):
     """A codec's weights or inputs do not fit the floating point type that it should be exported in."""
+
+
+class ParityError(VaecodecError, RuntimeError):
+    """An exported graph does not compute what the codec computes; no file was written."""
 
 
 class InvalidDeviceError(VaecodecError, ValueError):

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from vaecodec.artifact import Kind, Metadata
+from vaecodec.errors import UnsupportedPrecisionError
 from vaecodec.interface import FloatArray
 from vaecodec.provenance import versions
 from vaecodec_exporters.graph import PARITY_BOUNDS, CodecWeights, Precision, ResidualWeights, write_codec
@@ -19,14 +20,14 @@ from vaecodec_training.model import ResidualMap
 
 
 def export_checkpoint(
-    run: str | os.PathLike[str], path: str | os.PathLike[str], *, precision: Precision = Precision.FLOAT32
+    run: str | os.PathLike[str], path: str | os.PathLike[str], *, precision: str = Precision.FLOAT32
 ) -> Metadata:
     """Convert the best checkpoint of a training run to one ONNX file.
 
     Args:
         run: the folder that ``vaecodec train`` wrote.
         path: the target; replaced atomically when it exists.
-        precision: of the weights and the products.
+        precision: of the weights and the products; one of :class:`~vaecodec_exporters.graph.Precision`.
 
     Returns:
         The metadata that was written; its ``codec_id`` is known only to the file.
@@ -34,9 +35,12 @@ def export_checkpoint(
     Raises:
         CheckpointError: the folder holds no usable checkpoint.
         ParityError: the graph does not compute what torch computes; no file is written.
-        UnsupportedPrecisionError: float16 or int8 is asked for, and the metric is not cosine; or int8, and the encoder
-            is linear.
+        UnsupportedPrecisionError: there is no such precision; float16 or int8 is asked for, and the metric is not
+            cosine; or int8, and the encoder is linear.
     """
+    if precision not in [*Precision]:
+        raise UnsupportedPrecisionError(f"expected precision to be one of {', '.join(Precision)}, got {precision!r}")
+    precision = Precision(precision)
     checkpoint = load_checkpoint(Path(run))
     model = checkpoint.model.eval()
     metadata = Metadata(

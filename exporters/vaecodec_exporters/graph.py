@@ -18,7 +18,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from vaecodec.artifact import Metadata, sign
-from vaecodec.errors import UnsupportedPrecisionError, VaecodecError
+from vaecodec.errors import ParityError, UnsupportedPrecisionError
 from vaecodec.files import write_atomically
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.vectors import normalised
@@ -48,10 +48,6 @@ _ROW_LEVELS, _ACTIVE_LEVELS = 127, 255
 
 # As in vaecodec.vectors: what is shorter is refused there; the graph only has to stay finite.
 _SMALLEST_NORM = 1e-12
-
-
-class ParityError(VaecodecError, RuntimeError):
-    """The exported graph does not compute what the reference computes; no file was written."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,22 +1,99 @@
-"""Write a linear codec, fitted by numpy, in the format of the learned ones."""
+"""Fit a linear codec by numpy, and write it in the format of the learned ones."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from vaecodec.artifact import Kind, Metadata
 from vaecodec.codes import Calibration
+from vaecodec.drift import FEWEST_REFERENCE, MOST_REFERENCE, Encoded, Reference
 from vaecodec.drift import KEY as DRIFT_KEY
-from vaecodec.drift import Reference
+from vaecodec.errors import InvalidVectorsError
 from vaecodec.interface import Metric
-from vaecodec.linear import LinearCodec, LinearKind
+from vaecodec.linear import LinearCodec, LinearKind, fit_linear
 from vaecodec.provenance import made_now
 from vaecodec.scores import KEY as SCORE_KEY
-from vaecodec.scores import ScoreCalibration
+from vaecodec.scores import ScoreCalibration, fit_score_calibration
+from vaecodec.sources import Rows, VectorSource
+from vaecodec.vectors import as_vectors
 from vaecodec_exporters.graph import CodecWeights, ResidualWeights, write_codec
+
+_CALIBRATION_ROWS = 50_000
+# Searched, and searching, for the calibration of scores: as in training.
+_SCORED_ROWS, _SCORED_QUERIES = 8_192, 512
+# One row in so many is not fitted on, for the statistics that drift is found by.
+_HOLD_OUT = 20
+
+
+def fit_and_export_linear(
+    source: VectorSource,
+    path: str | os.PathLike[str],
+    dim: int,
+    *,
+    kind: LinearKind = LinearKind.SVD,
+    metric: Metric = Metric.COSINE,
+    embedder: str = "",
+) -> LinearCodec:
+    """Fit a linear codec on a source of vectors, and write it as one ONNX file with all calibrations.
+
+    Args:
+        source: the embeddings to fit on; read block by block.
+        path: the target; replaced atomically when it exists.
+        dim: width of the latents.
+        kind: which reduction.
+        metric: how the embeddings are compared.
+        embedder: name of the embedding model, kept in the file.
+
+    Raises:
+        InvalidVectorsError: the source is empty or has a bad row.
+        InvalidDimensionError: ``dim`` is out of range.
+        ParityError: the graph does not compute what numpy computes; no file is written.
+    """
+    rows = source.rows or 0
+    hold_out = max(_HOLD_OUT, rows // MOST_REFERENCE) if rows >= _HOLD_OUT * FEWEST_REFERENCE else None
+    codec = fit_linear(source, dim, kind=kind, metric=metric, embedder=embedder, hold_out=hold_out)
+    latents = np.concatenate([*map(codec.encode, every_nth(source, max(1, rows // _CALIBRATION_ROWS)))])
+    figures, reference = {"rows": source.rows}, None
+    if hold_out is not None:
+        unseen = as_vectors(np.concatenate([*every_nth(source, hold_out)]), codec.dim, metric)
+        figures["held_out_rows"] = len(unseen)
+        encoded = Encoded.encode(codec.encode, codec.decode, unseen)
+        reference = Reference.fit(encoded, None, codec.metric, codec.latent_metric)
+    export_linear(
+        codec,
+        path,
+        provenance={"data": figures},
+        calibration=Calibration.fit(latents, codec.latent_metric),
+        scores=_score_calibration(codec, np.concatenate([*every_nth(source, max(1, rows // _SCORED_ROWS))])),
+        reference=reference,
+    )
+    return codec
+
+
+def every_nth(source: VectorSource, step: int) -> Iterator[Rows]:
+    """Read rows 0, step, 2 step and so on of a source, block by block."""
+    first = 0
+    for block in source.blocks():
+        yield block[-first % step :: step]
+        first += len(block)
+
+
+def _score_calibration(codec: LinearCodec, rows: Rows) -> ScoreCalibration | None:
+    """Calibrate the scores of latents; some of the rows search the others.
+
+    None for L2, and where scores do not vary together: rows without neighbours still get their codec.
+    """
+    if codec.metric is Metric.L2:
+        return None
+    asking = slice(None, None, max(2, len(rows) // _SCORED_QUERIES))
+    try:
+        return fit_score_calibration(codec, np.delete(rows, asking, axis=0), rows[asking])
+    except InvalidVectorsError:
+        return None
 
 
 def export_linear(

@@ -15,8 +15,9 @@ import onnxruntime
 from onnx.utils import Extractor
 
 from vaecodec.artifact import PART, read_artifact
+from vaecodec.errors import ParityError
 from vaecodec.files import write_atomically
-from vaecodec_exporters.graph import PARITY_BATCHES, PARITY_BOUNDS, ParityError, Precision, start, unit_rows
+from vaecodec_exporters.graph import PARITY_BATCHES, PARITY_BOUNDS, Precision, start, unit_rows
 
 PARTS = {
     "encode": ("embedding", "latent"),

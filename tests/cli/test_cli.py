@@ -21,7 +21,7 @@ from vaecodec.drift.monitor import MonitoredCodec
 from vaecodec.errors import NotCalibratedError
 from vaecodec.evaluation import exact_search, pair_scores
 from vaecodec.scores import ScoreCalibration
-from vaecodec_cli.export import linear
+from vaecodec_cli.linear import linear
 from vaecodec_cli.main import COMMANDS, main
 
 

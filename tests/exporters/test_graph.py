@@ -9,9 +9,9 @@ import onnx
 import pytest
 
 from vaecodec import Codec, Kind, Metadata, Metric
-from vaecodec.errors import UnsupportedPrecisionError
+from vaecodec.errors import ParityError, UnsupportedPrecisionError
 from vaecodec.vectors import normalised
-from vaecodec_exporters.graph import CodecWeights, ParityError, Precision, ResidualWeights, write_codec
+from vaecodec_exporters.graph import CodecWeights, Precision, ResidualWeights, write_codec
 from vaecodec_exporters.parts import write_parts
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import vaecodec_training.fit as fitting
+import vaecodec_training.search as searching
 from vaecodec import Codec
 from vaecodec.drift.monitor import MonitoredCodec
 from vaecodec.errors import CheckpointError, MissingExtraError, RecipeError, TrainingError
@@ -27,6 +27,7 @@ from vaecodec_training.checkpoint import load_checkpoint
 from vaecodec_training.data.check import check
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.diagnostics import BelowBaselineWarning, BudgetWarning
+from vaecodec_training.gate import gate
 from vaecodec_training.recipe import Recipe
 from vaecodec_training.tensorboard import TensorBoard
 
@@ -45,7 +46,7 @@ def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_fit_ships_the_learned_codec_where_it_wins(sample, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     # Of 4 epochs, not of as many as this machine has time for just now.
-    monkeypatch.setattr(fitting._Fit, "_pace", lambda *_: {"epoch_seconds": 0.15})
+    monkeypatch.setattr(searching._Search, "_pace", lambda *_: {"epoch_seconds": 0.15})
     for name in ("train", "train_queries"):
         np.save(tmp_path / f"{name}.npy", getattr(sample, name)[:4_000])
     (tmp_path / "recipe.toml").write_text(SMALL.to_toml())
@@ -98,7 +99,8 @@ def test_a_fit_ships_the_linear_codec_where_that_wins(tmp_path: Path, capsys, mo
     over = content["steps"]["gate"]["over"]
     lines = text.splitlines()
     width = next(number for number, line in enumerate(lines) if line.startswith("Width 16: "))
-    assert lines[width - 1].startswith(f"The linear codec {over} ships, because")
+    verdict = "The learned codec's gain is not significant: exporting the linear codec."
+    assert lines[width - 1].startswith(f"{verdict} Recall@10 minus that of {over}: ")
     codec = Codec.load(tmp_path / "fit" / "codec.onnx")
     assert codec.metadata.kind == "linear"
     assert over in codec.metadata.provenance["gate"]
@@ -122,13 +124,13 @@ def test_an_interrupted_fit_goes_on_where_it_was(sample, tmp_path: Path) -> None
 
     settings = {"dims": (16,), "budget": 2.0, "recipe": SMALL}
     with pytest.raises(KeyboardInterrupt):
-        fitting.fit(collection, tmp_path, **settings, on_step=stop_after_vae)
+        searching.search(collection, tmp_path, **settings, on_step=stop_after_vae)
     kept = json.loads((tmp_path / "run.json").read_text())["steps"]
     assert list(kept) == ["baselines", "pace", "autoencoder", "vae"]
-    result = fitting.fit(collection, tmp_path, **settings)
+    result = searching.search(collection, tmp_path, **settings)
     assert {name: result.content["steps"][name] for name in kept} == kept
     with pytest.raises(CheckpointError, match="expected a fit of the same budget"):
-        fitting.fit(collection, tmp_path, **{**settings, "budget": 3.0})
+        searching.search(collection, tmp_path, **{**settings, "budget": 3.0})
 
 
 def test_a_shift_measured_by_other_threads_is_no_other_fit(sample, tmp_path: Path) -> None:
@@ -143,13 +145,13 @@ def test_a_shift_measured_by_other_threads_is_no_other_fit(sample, tmp_path: Pat
 
     for opened in (collection, moved):
         with pytest.raises(KeyboardInterrupt):
-            fitting.fit(opened, tmp_path, dims=(16,), budget=2.0, recipe=SMALL, on_step=stop)
+            searching.search(opened, tmp_path, dims=(16,), budget=2.0, recipe=SMALL, on_step=stop)
 
 
 def test_a_target_for_the_kl_is_kept_by_every_step_but_the_autoencoder(sample, tmp_path: Path) -> None:
     collection = Collection.open(ArraySource(sample.train[:1_500]), confirmation=0.1)
     recipe = SMALL.replace(kl_target=20.0, checkpoints=1)
-    result = fitting.fit(collection, tmp_path, dims=(16,), budget=0.1, recipe=recipe)
+    result = searching.search(collection, tmp_path, dims=(16,), budget=0.1, recipe=recipe)
     recipes = {name: step["recipe"] for name, step in result.content["steps"].items() if "recipe" in step}
     aims = [(recipes[name]["kl"], recipes[name]["kl_target"]) for name in ("autoencoder", "vae", "alignment", "queue")]
     assert aims == [(0, 0), (1e-4, 20), (1e-4, 20), (1e-4, 20)]
@@ -160,9 +162,9 @@ def test_what_cannot_be_fitted_is_refused_before_any_step(sample, tmp_path: Path
     collection = Collection.open(ArraySource(sample.train[:1_000]), confirmation=0.1)
     for aims in ({"target": "int4"}, {"target_bytes": (32,)}):
         with pytest.raises(RecipeError, match=r"fit chooses float codecs, got .*; use vaecodec train --target"):
-            fitting.fit(collection, tmp_path / "fit", dims=(16,), recipe=SMALL.replace(kl=0.0, **aims))
+            searching.search(collection, tmp_path / "fit", dims=(16,), recipe=SMALL.replace(kl=0.0, **aims))
     with pytest.raises(RecipeError, match="asymmetric: expected queries to train the query encoder on, got none"):
-        fitting.fit(collection, tmp_path / "fit", dims=(16,), recipe=SMALL.replace(asymmetric=True))
+        searching.search(collection, tmp_path / "fit", dims=(16,), recipe=SMALL.replace(asymmetric=True))
     assert not (tmp_path / "fit").exists()
 
 
@@ -170,17 +172,17 @@ def test_the_gate_asks_for_the_whole_interval() -> None:
     random = np.random.default_rng(0)
     base = random.uniform(0, 0.8, 500)
     linear = {"svd": {"recall@10": base}, "truncation": {"recall@10": base / 2}}
-    better = fitting.gate({"recall@10": base + 0.05}, linear)
+    better = gate({"recall@10": base + 0.05}, linear)
     assert better.passed
     assert better.over == "svd"
     assert better.difference.mean == pytest.approx(0.05)
-    unsure = fitting.gate({"recall@10": base + random.normal(0.005, 0.2, 500)}, linear)
+    unsure = gate({"recall@10": base + random.normal(0.005, 0.2, 500)}, linear)
     assert unsure.difference.low < 0 < unsure.difference.high
     assert not unsure.passed
 
 
 def test_a_budget_that_is_too_small_for_an_epoch_is_warned_of(sample, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(fitting._Fit, "_pace", lambda *_: {"epoch_seconds": 4.0})
+    monkeypatch.setattr(searching._Search, "_pace", lambda *_: {"epoch_seconds": 4.0})
     collection = Collection.open(ArraySource(sample.train[:1_000]), confirmation=0.1)
 
     def stop(name: str, figures: dict) -> None:
@@ -191,7 +193,7 @@ def test_a_budget_that_is_too_small_for_an_epoch_is_warned_of(sample, tmp_path: 
         pytest.warns(BudgetWarning, match=r"an epoch takes 4\.0 s, more than the 3\.0 s that a budget of 60 s leaves"),
         pytest.raises(KeyboardInterrupt),
     ):
-        fitting.fit(collection, tmp_path, dims=(16,), budget=60.0, recipe=SMALL, on_step=stop)
+        searching.search(collection, tmp_path, dims=(16,), budget=60.0, recipe=SMALL, on_step=stop)
     assert json.loads((tmp_path / "run.json").read_text())["steps"]["autoencoder"]["recipe"]["epochs"] == 1
 
 
@@ -199,7 +201,9 @@ def test_runs_that_are_not_to_win_do_not_warn_of_losing(sample, tmp_path: Path) 
     collection = Collection.open(ArraySource(sample.train[:1_000]), confirmation=0.1)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        result = fitting.fit(collection, tmp_path, dims=(16,), budget=0.1, recipe=SMALL.replace(learning_rate=1e-9))
+        result = searching.search(
+            collection, tmp_path, dims=(16,), budget=0.1, recipe=SMALL.replace(learning_rate=1e-9)
+        )
     said = sum(each.category is BelowBaselineWarning for each in caught)
     runs = {name: step["warnings"] for name, step in result.content["steps"].items() if "warnings" in step}
     assert runs["autoencoder"]  # kept in the file all the same
@@ -240,26 +244,26 @@ def test_runs_that_are_not_to_win_do_not_warn_of_losing(sample, tmp_path: Path) 
     ],
 )
 def test_the_knee_lies_where_bytes_begin_to_buy_less(recalls: dict[int, float], dim: int, reason: str) -> None:
-    assert fitting.knee(recalls) == (dim, reason)
+    assert searching.knee(recalls) == (dim, reason)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("90s", 90), ("10m", 600), ("1.5h", 5400)])
 def test_budgets_are_durations(text: str, expected: float) -> None:
-    assert fitting.seconds(text) == expected
+    assert searching.seconds(text) == expected
 
 
 @pytest.mark.parametrize("text", ["10", "m", "-1m", "nans", ""])
 def test_other_budgets_are_refused(text: str) -> None:
     with pytest.raises(RecipeError, match=r"expected a duration such as 90s, 10m or 1\.5h"):
-        fitting.seconds(text)
+        searching.seconds(text)
 
 
 def test_widths_and_a_confirmation_part_are_asked_for(sample, tmp_path: Path) -> None:
     collection = Collection.open(ArraySource(sample.train[:1_000]))
     with pytest.raises(RecipeError, match="expected widths from 1 to 384"):
-        fitting.fit(collection, tmp_path, dims=(500,))
+        searching.search(collection, tmp_path, dims=(500,))
     with pytest.raises(RecipeError, match="expected a collection with a confirmation part"):
-        fitting.fit(collection, tmp_path, dims=(64,))
+        searching.search(collection, tmp_path, dims=(64,))
 
 
 def test_train_and_export_from_the_command_line(sample, tmp_path: Path, capsys, monkeypatch) -> None:
@@ -356,7 +360,7 @@ def test_fit_is_for_one_process(sample, tmp_path: Path, monkeypatch, capsys) -> 
     assert ended.value.code == 1
     assert "fit: expected one process, got WORLD_SIZE = 2; start it without torchrun" in capsys.readouterr().err
     with pytest.raises(TrainingError, match="expected one process"):
-        fitting.fit(Collection.open(ArraySource(sample.train[:1_000]), confirmation=0.1), tmp_path / "fit")
+        searching.search(Collection.open(ArraySource(sample.train[:1_000]), confirmation=0.1), tmp_path / "fit")
     assert not (tmp_path / "fit").exists()
 
 
@@ -374,7 +378,7 @@ def test_whoever_interrupts_is_told_how_to_go_on(
     arguments = [command, str(tmp_path / "train.npy"), "--queries", str(tmp_path / "train_queries.npy")]
     arguments += ["--out", str(tmp_path / "run"), *(["--dims", "16", "--budget", "1s"] if command == "fit" else [])]
     with monkeypatch.context() as patch:
-        patch.setattr("vaecodec_cli.train._Bar.__call__", interrupt)
+        patch.setattr("vaecodec_cli.progress.TrainingBar.__call__", interrupt)
         with pytest.raises(SystemExit) as ended:
             main(arguments)
     assert ended.value.code == 130

@@ -267,6 +267,40 @@ class Recipe:
         return dataclasses.replace(self, **changes)
 
 
+def choose_recipe(
+    base: Recipe | None = None, *, width: int, target: str = "", paired: bool = False, **changes: Any
+) -> Recipe:
+    """Put together the recipe that suits what is asked for.
+
+    Args:
+        base: settings to start from, or None for the default recipe, or for that for codes where a target is given.
+        width: of the embeddings. Latents for trellis codes are as wide, unless ``changes`` hold another ``dim``: these
+            codes choose among all latents.
+        target: what the latents are trained to survive: bytes per vector such as ``"48"`` or ``"32,48,64"``, or a
+            uniform code such as ``"int8"``; empty for floats.
+        paired: whether it is known which query belongs to which document.
+        changes: settings that replace those of the recipe; None leaves a setting as it is.
+
+    Raises:
+        RecipeError: the target is none, or a setting is out of its range.
+    """
+    wanted = {name: value for name, value in changes.items() if value is not None}
+    if not target:
+        return (base or Recipe()).replace(**wanted)
+    aims: dict[str, Any] = {"target": target}
+    if target[0].isdecimal():
+        aims = {"target_bytes": _sizes(target)}
+        wanted = {"dim": width, **wanted}
+    return Recipe.for_code(**aims, paired=paired, **wanted) if base is None else base.replace(kl=0.0, **aims, **wanted)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(sorted(int(size) for size in text.split(",") if size.strip()))
+    except ValueError:
+        raise RecipeError(f"target: expected bytes per vector such as 48 or 32,48,64, got {text!r}") from None
+
+
 def _converted(key: str, value: Any, default: Any) -> Any:
     if isinstance(default, StrEnum):
         try:

@@ -128,6 +128,15 @@ class TrainedRun:
     history: tuple[Record, ...]
     warnings: tuple[TrainingWarning, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """The figures and warnings, as JSON values."""
+        provenance = self.checkpoint.provenance
+        return {
+            "validation": provenance["validation"],
+            "gain": provenance["gain"],
+            "warnings": [{"kind": type(each).__name__, "message": str(each)} for each in self.warnings],
+        }
+
 
 def train(
     collection: Collection,

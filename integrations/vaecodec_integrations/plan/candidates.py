@@ -14,7 +14,7 @@ from vaecodec.codec import Codec
 from vaecodec.codes import Calibration, Code, CodeType
 from vaecodec.errors import InvalidBudgetError
 from vaecodec.evaluation import Figures, IdArray, exact_search, recall, recall_among, similarities
-from vaecodec.interface import FloatArray, Metric, VectorCodec
+from vaecodec.interface import FloatArray, Metric
 from vaecodec.linear import LinearCodec, LinearKind, fit_linear
 
 # Bytes of trellis codes: from a third of the smallest width in two bits to where uniform codes are as good.
@@ -71,7 +71,7 @@ class Candidate:
     """
 
     setting: Setting
-    codec: VectorCodec
+    codec: Codec | LinearCodec
     calibration: Calibration
     code: Code
     recalls: Mapping[int, Figures]
@@ -143,7 +143,7 @@ def candidates(
 
 def _coded(
     sample: Sample,
-    codec: VectorCodec,
+    codec: Codec | LinearCodec,
     calibration: Calibration,
     factors: Sequence[int],
     most_bytes: float,
@@ -208,7 +208,7 @@ def _best_linear(sample: Sample, codecs: Sequence[LinearCodec]) -> LinearCodec:
     return max(codecs, key=found)
 
 
-def _kind(codec: VectorCodec) -> str:
+def _kind(codec: Codec | LinearCodec) -> str:
     assert isinstance(codec, LinearCodec)
     return str(codec.kind)
 

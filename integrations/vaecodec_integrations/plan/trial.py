@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.metadata import entry_points
 from math import log
 from pathlib import Path
 
@@ -100,12 +99,13 @@ def _packed(codec: Codec, setting: Setting, oversample: int, sample: Sample) -> 
 
 
 def _codec_file(candidate: Candidate, path: Path) -> Codec:
-    """A ``PackedIndex`` takes codec files; what writes these builds on other packages and is found by its name."""
+    """Write the file of a linear codec: a ``PackedIndex`` takes codec files only."""
     if isinstance(candidate.codec, Codec):
         return candidate.codec
     require("onnx", extra="export")
-    write = entry_points(group="vaecodec.exporters")["linear"].load()
-    write(candidate.codec, path, calibration=candidate.calibration)
+    from vaecodec_exporters.linear import export_linear
+
+    export_linear(candidate.codec, path, calibration=candidate.calibration)
     return Codec.load(path)
 
 

@@ -1,6 +1,7 @@
-"""The recipe, automatic: from a collection to a codec file that is never worse than the best linear one.
+"""Search for the width and the recipe that suit a collection, train once more with them, and ask the gate.
 
-Step by step, each kept in ``run.json`` the moment it ends, so that an interrupted fit goes on where it was:
+``vaecodec_exporters.pipeline.fit`` calls this and exports what the gate lets pass. Each step is kept in ``run.json``
+the moment it ends, so that an interrupted search goes on where it was:
 
 1. baselines: every linear codec at every width;
 2. pace: how long an epoch takes here;
@@ -9,7 +10,7 @@ Step by step, each kept in ``run.json`` the moment it ends, so that an interrupt
 5. sweep: the best of these at every width; the knee of recall against bytes is chosen;
 6. tune: learning rate, then whether a longer run is a better one, at that width only;
 7. final: one long run of the recipe, now locked;
-8. gate: the confirmation rows, looked at for the first time, decide whether the learned codec ships.
+8. gate: the confirmation rows, which no step has read so far, decide whether the learned codec ships.
 """
 
 from __future__ import annotations
@@ -28,22 +29,22 @@ from typing import Any
 import numpy as np
 
 from vaecodec.errors import CheckpointError, RecipeError, TrainingError
-from vaecodec.evaluation import Interval, paired_bootstrap
+from vaecodec.evaluation import Interval
 from vaecodec.files import write_atomically
 from vaecodec.linear import LinearKind
 from vaecodec_training.checkpoint import STATE, load_checkpoint, save_checkpoint
 from vaecodec_training.data.collection import Collection
-from vaecodec_training.data.held_out import HeldOut, QueryFigures
+from vaecodec_training.data.held_out import HeldOut
 from vaecodec_training.diagnostics import BelowBaselineWarning, BudgetWarning
+from vaecodec_training.gate import SELECTED, Gate, gate
 from vaecodec_training.recipe import Recipe
 from vaecodec_training.trainer import Observer, in_numpy, refuse_mismatch, train
-from vaecodec_training.validation import best_linear, intervals
+from vaecodec_training.validation import intervals
 
 OnStep = Callable[[str, dict[str, Any]], None]
 
 RUN = "run.json"
 RECIPE = "recipe.toml"
-SELECTED = "recall@10"
 
 # Shares of the budget: each short run, and the final one. With four widths there are nine short runs, and one of
 # twice their length.
@@ -55,37 +56,6 @@ _LONGEST = 60.0
 
 # Differences of recall@10 below this are noise.
 _NOISE = 0.005
-
-
-@dataclass(frozen=True)
-class Gate:
-    """Whether the learned codec ships.
-
-    Attributes:
-        over: the best linear codec of the same width on the same queries.
-        difference: learned minus linear, mean of recall@10 with its paired 95 % interval.
-    """
-
-    over: str
-    difference: Interval
-
-    @property
-    def passed(self) -> bool:
-        """Whether the whole interval lies above zero."""
-        return self.difference.low > 0
-
-    def __str__(self) -> str:
-        low, high = self.difference.low, self.difference.high
-        text = f"recall@10 minus that of {self.over}: {self.difference.mean:+.3f} [{low:+.3f}, {high:+.3f}]"
-        if self.passed:
-            return f"The learned codec ships: {text} on the confirmation queries."
-        return f"The linear codec {self.over} ships, because the learned one is not surely better: {text}."
-
-
-def gate(learned: QueryFigures, linear: dict[str, QueryFigures]) -> Gate:
-    """Compare per-query figures with those of the best of the linear codecs, by a paired bootstrap over queries."""
-    over = best_linear(linear)
-    return Gate(over, paired_bootstrap(learned[SELECTED], linear[over][SELECTED]))
 
 
 def knee(recalls: dict[int, float]) -> tuple[int, str]:
@@ -126,8 +96,8 @@ def knee(recalls: dict[int, float]) -> tuple[int, str]:
 
 
 @dataclass(frozen=True)
-class FitResult:
-    """What a fit led to.
+class SearchResult:
+    """What a search led to.
 
     Attributes:
         content: what ``run.json`` holds.
@@ -142,7 +112,7 @@ class FitResult:
     run: Path
 
 
-def fit(
+def search(
     collection: Collection,
     out: Path,
     *,
@@ -151,7 +121,7 @@ def fit(
     recipe: Recipe | None = None,
     observers: Sequence[Observer] = (),
     on_step: OnStep | None = None,
-) -> FitResult:
+) -> SearchResult:
     """Run every step of the module's list that ``out`` does not hold yet.
 
     Args:
@@ -183,7 +153,7 @@ def fit(
             f"{list(recipe.target_bytes)}; use vaecodec train --target"
         )
     refuse_mismatch(recipe, collection)
-    return _Fit(collection, out, widths, budget, recipe, observers, on_step).run(collection.confirmation)
+    return _Search(collection, out, widths, budget, recipe, observers, on_step).run(collection.confirmation)
 
 
 def refuse_processes() -> None:
@@ -200,7 +170,7 @@ def refuse_processes() -> None:
         )
 
 
-class _Fit:
+class _Search:
     def __init__(
         self,
         collection: Collection,
@@ -224,7 +194,7 @@ class _Fit:
         if (out / RUN).exists():
             self._continue()
 
-    def run(self, confirmation: HeldOut) -> FitResult:
+    def run(self, confirmation: HeldOut) -> SearchResult:
         first = self.recipe.replace(dim=self.widths[(len(self.widths) - 1) // 2], nested_dims=())
         self._step("baselines", self._baselines)
         epoch_seconds = self._step("pace", lambda: self._pace(first))["epoch_seconds"]
@@ -278,7 +248,7 @@ class _Fit:
         self._train("final", locked)
         decision = self._step("gate", lambda: self._confirm(locked, confirmation))
         verdict = Gate(decision["over"], Interval(*(decision["difference"][key] for key in Interval._fields)))
-        return FitResult(self.content, verdict, dim, self._folder("final"))
+        return SearchResult(self.content, verdict, dim, self._folder("final"))
 
     def _step(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         steps: dict[str, dict[str, Any]] = self.content["steps"]
@@ -379,13 +349,13 @@ def _muted(category: type[Warning] | None) -> Iterator[None]:
         yield
 
 
-def first_lines(result: FitResult) -> list[str]:
+def first_lines(result: SearchResult) -> list[str]:
     """The summary for people: the gate's verdict first, then the width and why."""
     steps = result.content["steps"]
     return [str(result.gate), f"Width {result.dim}: {steps['knee']['reason']}."]
 
 
-def draw(result: FitResult, path: Path) -> None:
+def draw(result: SearchResult, path: Path) -> None:
     """Recall against bytes per vector, learned and best linear, with the knee marked, as a picture.
 
     Raises:

@@ -1,0 +1,29 @@
+"""``vaecodec split``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from vaecodec.extras import require
+from vaecodec_cli.info import AsJson, print_json
+
+
+def split(
+    codec: Annotated[Path, typer.Argument(help="Codec file, e.g. vae128.onnx.")],
+    out: Annotated[Path, typer.Option(help="Folder for encode.onnx, encode_queries.onnx and decode.onnx.")],
+    as_json: AsJson = False,
+) -> None:
+    """Cut a codec file into one ONNX file for each entry point, for Triton, Java and JavaScript."""
+    require("onnx", extra="export")
+    from vaecodec_exporters.parts import write_parts
+
+    files = write_parts(codec, out)
+    if as_json:
+        print_json({file.stem: str(file) for file in files})
+        return
+    for file in files:
+        Console().print(f"[bold]{file}[/]: {file.stat().st_size / 1e6:.1f} MB")

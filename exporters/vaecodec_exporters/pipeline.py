@@ -1,0 +1,178 @@
+"""From a collection to a codec file in one call: what ``vaecodec train --export`` and ``vaecodec fit`` do.
+
+:func:`fit` searches for a recipe, asks the gate, and exports the learned codec or the best linear one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from vaecodec.codes import Calibration
+from vaecodec.drift import Encoded, Reference
+from vaecodec.extras import require
+from vaecodec.linear import LinearKind
+from vaecodec_exporters.checkpoint import export_checkpoint
+from vaecodec_exporters.linear import export_linear
+from vaecodec_training.data.collection import Collection
+from vaecodec_training.gate import Gate
+from vaecodec_training.recipe import Recipe
+from vaecodec_training.search import RECIPE, RUN, OnStep, SearchResult, draw, first_lines, search
+from vaecodec_training.trainer import Observer, TrainedRun, train
+
+CODEC = "codec.onnx"
+PICTURE = "recall.png"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit led to.
+
+    Attributes:
+        codec: the codec file.
+        recipe: the recipe of the last training run, as TOML.
+        record: ``run.json``, every figure of every step.
+        picture: recall against bytes, or None where matplotlib is not installed.
+        search: the steps and the gate's decision.
+    """
+
+    codec: Path
+    recipe: Path
+    record: Path
+    picture: Path | None
+    search: SearchResult
+
+    @property
+    def gate(self) -> Gate:
+        """The decision whether the learned codec ships."""
+        return self.search.gate
+
+    @property
+    def lines(self) -> list[str]:
+        """The summary for people: the decision first, then the width and why."""
+        return first_lines(self.search)
+
+    def to_json(self) -> dict[str, Any]:
+        """The summary for programs."""
+        return {
+            "run": str(self.record),
+            "learned_ships": self.gate.passed,
+            "best_linear": self.gate.over,
+            "difference": self.gate.difference._asdict(),
+            "reason_for_width": self.search.content["steps"]["knee"]["reason"],
+        }
+
+
+def fit(
+    collection: Collection,
+    out: str | os.PathLike[str],
+    *,
+    dims: Sequence[int] = (32, 64, 128, 192),
+    budget: float = 600.0,
+    recipe: Recipe | None = None,
+    observers: Sequence[Observer] = (),
+    on_step: OnStep | None = None,
+) -> Fitted:
+    """Search for width and recipe, and write the codec file that the held-out confirmation rows speak for.
+
+    Steps that ``out`` holds already are not repeated.
+
+    Args:
+        collection: opened with a confirmation part.
+        out: folder for ``codec.onnx``, ``run.json``, ``recipe.toml``, the training runs, and a picture.
+        dims: widths to choose among.
+        budget: seconds for all training; the length of the runs is chosen by it.
+        recipe: where to start from; the steps change its weights, width, learning rate and length.
+        observers: of every training run.
+        on_step: called with the name and the figures of each step when it has ended.
+
+    Raises:
+        RecipeError: no widths, or not all of them below that of the embeddings; the recipe is for codes or does not
+            fit the data.
+        TrainingError: this is one of several processes.
+        CheckpointError: ``out`` holds the fit of other data or settings.
+        DivergedError: the final run stayed unstable.
+        MissingExtraError: onnx is not installed.
+    """
+    require("onnx", extra="export")
+    out = Path(out)
+    found = search(collection, out, dims=dims, budget=budget, recipe=recipe, observers=observers, on_step=on_step)
+    file = out / CODEC
+    if found.gate.passed:
+        export_checkpoint(found.run, file)
+    else:
+        _export_linear(collection, found, file)
+    picture = None
+    if find_spec("matplotlib"):
+        picture = out / PICTURE
+        draw(found, picture)
+    return Fitted(file, out / RECIPE, out / RUN, picture, found)
+
+
+def train_and_export(
+    collection: Collection,
+    recipe: Recipe,
+    run: str | os.PathLike[str],
+    *,
+    export: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    observers: Sequence[Observer] = (),
+) -> TrainedRun | None:
+    """Train a codec, keep its best checkpoint in a folder, and write it as a codec file.
+
+    Started by ``torchrun`` every process calls this; the first one exports.
+
+    Args:
+        collection: what to train and validate on.
+        recipe: how.
+        run: folder for the run.
+        export: the codec file to write at the end, or None.
+        resume: go on from the folder's last state.
+        observers: called after every step.
+
+    Returns:
+        The run; None in all processes but the first.
+
+    Raises:
+        TrainingError: as :func:`vaecodec_training.trainer.train`.
+        ParityError: the exported graph does not compute what torch computes; no file is written.
+    """
+    if export is not None:
+        require("onnx", extra="export")
+    result = train(collection, recipe, Path(run), resume=resume, observers=observers)
+    if not leads():
+        return None
+    if export is not None:
+        export_checkpoint(run, export)
+    return result
+
+
+def leads() -> bool:
+    """Tell whether this process, of those that ``torchrun`` starts, is the one that writes and speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _export_linear(collection: Collection, found: SearchResult, path: Path) -> None:
+    """Write the best linear codec with everything that a learned one has in its file."""
+    codec = collection.linear(found.dim, LinearKind(found.gate.over))
+    export_linear(
+        codec,
+        path,
+        provenance={
+            "data": collection.to_json(),
+            "gate": str(found.gate),
+            "confirmation": found.content["steps"]["gate"]["confirmation"],
+        },
+        calibration=Calibration.fit(codec.encode(collection.sample), codec.latent_metric),
+        scores=collection.validation.score_calibration(codec.encode, codec.encode_queries, codec.latent_metric),
+        reference=Reference.fit(
+            Encoded.encode(codec.encode, codec.decode, collection.held_out),
+            Encoded.encode(codec.encode_queries, codec.decode, collection.held_out_queries),
+            codec.metric,
+            codec.latent_metric,
+        ),
+    )
