@@ -62,14 +62,9 @@ from vaecodec.shards import (
     identity,
     part_path,
 )
-from vaecodec.sources import (
-    ParquetSource,
-    RandomAccessSource,
-    block_rows,
-    open_parquet,
-    open_source,
-    parquet_files,
-)
+from vaecodec.sources import RandomAccessSource, open_source
+from vaecodec.sources.base import rows_per_block
+from vaecodec.sources.parquet import ParquetSource, open_parquet, parquet_files
 
 __all__ = ["BulkOptions", "BulkResult", "Engine", "OnBadRows", "Progress", "Threads", "decode", "encode"]
 
@@ -402,7 +397,7 @@ def _open_input(
 
 def _shard_rows(rows: int, width: int) -> int:
     """Rows per shard: of the input's size alone, so that a job may be resumed with other workers."""
-    block, most = block_rows(width), max(1, SHARD_BYTES // (4 * width))
+    block, most = rows_per_block(width), max(1, SHARD_BYTES // (4 * width))
     return min(most, block * max(1, -(-rows // (_FEWEST_SHARDS * block))))
 
 

@@ -18,15 +18,9 @@ from vaecodec.errors import ChangedJobError, MalformedSourceError
 from vaecodec.extras import require
 from vaecodec.files import locked, write_atomically
 from vaecodec.interface import Metric
-from vaecodec.sources import (
-    ParquetSource,
-    RandomAccessSource,
-    Rows,
-    block_rows,
-    list_rows,
-    open_parquet,
-    parquet_batches,
-)
+from vaecodec.sources import RandomAccessSource, Rows
+from vaecodec.sources.base import rows_per_block
+from vaecodec.sources.parquet import ParquetSource, list_rows, open_parquet, parquet_batches
 from vaecodec.vectors import faults
 
 # The key of Parquet's schema metadata that says which codec wrote the file and how, as JSON.
@@ -105,7 +99,7 @@ class MatrixInput:
 
     def read(self, shard: Shard) -> Iterator[Piece]:
         """The shard's rows in order."""
-        step = block_rows(self._source.dim)
+        step = rows_per_block(self._source.dim)
         for start in range(shard.first_row, shard.first_row + shard.rows, step):
             numbers = np.arange(start, min(start + step, shard.first_row + shard.rows))
             yield Piece(numbers, self._source.take(numbers), None, [])
@@ -150,7 +144,7 @@ class ParquetInput:
         first = shard.first_row
         for batch in parquet_batches(
             shard.file,
-            rows=block_rows(self._width),
+            rows=rows_per_block(self._width),
             columns=self._columns,
             row_groups=shard.row_groups,
             first_row=shard.first_row,

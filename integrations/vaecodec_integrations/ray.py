@@ -62,7 +62,7 @@ from vaecodec.errors import (
 from vaecodec.extras import require
 from vaecodec.interface import VectorCodec
 from vaecodec.shards import Entry, ParquetInput, Shard, part_path
-from vaecodec.sources import list_rows, vector_column
+from vaecodec.sources.parquet import list_rows, vector_column
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,0 +1,207 @@
+"""What a source of vectors is, and what the readers of all formats share."""
+
+from __future__ import annotations
+
+import mmap
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecodec.errors import (
+    AmbiguousColumnError,
+    MalformedSourceError,
+    MissingColumnError,
+    NotFloatingPointError,
+    NotTwoDimensionalError,
+    NoVectorColumnError,
+    VaecodecError,
+)
+
+Rows = NDArray[Any]
+"""Vectors of any floating point dtype, or codes."""
+
+# A block is large enough that its overhead vanishes, small enough that a pipeline of several fits anywhere.
+BLOCK_BYTES = 8 << 20
+
+# Rows copied from a memory map before its pages are given back; fewer where they are scattered, because for each of
+# them the system may map half a megabyte around it.
+_CHUNK_ROWS = 1024
+
+_SCATTERED_ROWS = 128
+
+VALUES = {False: "floating point values", True: "int8 or uint8 codes"}
+
+# Wider rows than this are a misread header.
+WIDEST = 1 << 20
+
+
+@runtime_checkable
+class VectorSource(Protocol):
+    """Vectors that can be read from first to last, as often as wanted, in the same order."""
+
+    @property
+    def name(self) -> str:
+        """What error messages call the source: its path, or ``vectors``."""
+        ...
+
+    @property
+    def rows(self) -> int | None:
+        """How many vectors there are, or None when that may change while they are read."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Width of a vector."""
+        ...
+
+    def blocks(self, rows: int | None = None) -> Iterator[Rows]:
+        """Every vector once, in order, in arrays of at most ``rows`` rows (by default 8 MiB of float32).
+
+        Yields:
+            float (m, dim) of the dtype stored, 1 <= m <= rows. Values are not checked.
+
+        Raises:
+            SourceError: one of its subclasses, where the file turns out to be malformed.
+        """
+        ...
+
+
+@runtime_checkable
+class RandomAccessSource(VectorSource, Protocol):
+    """A source of known length that reads any of its rows without reading the others."""
+
+    @property
+    def rows(self) -> int:
+        """How many vectors there are."""
+        ...
+
+    def take(self, rows: NDArray[np.int64]) -> Rows:
+        """The rows of these numbers: int64 (m,), strictly increasing, to a new float (m, dim)."""
+        ...
+
+
+def rows_per_block(dim: int) -> int:
+    """Rows of a block of the usual size."""
+    return max(1, BLOCK_BYTES // (4 * max(1, dim)))
+
+
+class Matrix(ABC):
+    """A matrix of known shape that is read in parts; subclasses say how."""
+
+    def __init__(self, name: str, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+        self.name = name
+        self.rows, self.dim = shape
+        self.dtype = dtype
+
+    @abstractmethod
+    def _read(self, rows: slice | NDArray[np.int64]) -> Rows:
+        """A new array of the rows of a slice, or of numbers strictly increasing."""
+
+    def blocks(self, rows: int | None = None) -> Iterator[Rows]:
+        step = rows or rows_per_block(self.dim)
+        for start in range(0, self.rows, step):
+            yield self._read(slice(start, min(start + step, self.rows)))
+
+    def take(self, rows: NDArray[np.int64]) -> Rows:
+        taken = np.empty((len(rows), self.dim), self.dtype)
+        start = 0
+        while start < len(rows):
+            chunk = rows[start : start + _CHUNK_ROWS]
+            if int(chunk[-1]) - int(chunk[0]) + 1 == len(chunk):
+                read = self._read(slice(int(chunk[0]), int(chunk[-1]) + 1))
+            else:
+                read = self._read(chunk[:_SCATTERED_ROWS])
+            taken[start : start + len(read)] = read
+            start += len(read)
+        return taken
+
+
+class ArraySource(Matrix):
+    """An array or memory map as a source.
+
+    Args:
+        array: float (n, d) of any float dtype and layout. The pages of a memory map are given back after each
+            read, so that a file of any size leaves the process's memory constant.
+        name: what error messages call it.
+        codes: the array holds codes, int8 or uint8.
+
+    Raises:
+        NotTwoDimensionalError: the array is not (n, d).
+        NotFloatingPointError: the array does not hold floating point values.
+    """
+
+    def __init__(self, array: NDArray[Any], *, name: str = "vectors", codes: bool = False) -> None:
+        check_matrix(name, array.shape, array.dtype, codes=codes)
+        super().__init__(name, (array.shape[0], array.shape[1]), array.dtype)
+        self._array = array
+        self._map = map_of(array)
+
+    def _read(self, rows: slice | NDArray[np.int64]) -> Rows:
+        block: Rows = np.array(self._array[rows], order="C")
+        release(self._map)
+        return block
+
+
+def check_matrix(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], *, codes: bool = False) -> None:
+    if len(shape) != 2:
+        raise NotTwoDimensionalError(f"{name}: expected a 2-D array (rows, width), got shape {shape}")
+    if shape[0] < 0 or not 0 <= shape[1] <= WIDEST:
+        raise MalformedSourceError(f"{name}: expected rows of at most {WIDEST:,} values, got shape {shape}")
+    if not (dtype in (np.int8, np.uint8) if codes else np.issubdtype(dtype, np.floating)):
+        raise NotFloatingPointError(f"{name}: expected {VALUES[codes]}, got dtype {dtype}")
+
+
+@contextmanager
+def malformed_if_it_fails(what: str) -> Iterator[None]:
+    """Around a library's reading of a file's content: over damaged bytes libraries raise anything."""
+    try:
+        yield
+    except (VaecodecError, FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:
+        raise MalformedSourceError(f"{what}: {error}") from error
+
+
+def choose_column(name: str, what: str, found: list[str], vectors: list[str], column: str | None) -> str:
+    """The column asked for, or the only one of ``found`` that is among ``vectors``."""
+    named = ", ".join(sorted(found)) or "nothing"
+    if column is not None:
+        if column not in found:
+            raise MissingColumnError(f"{name}: has no {what} {column!r}; it has: {named}")
+        return column
+    if not vectors:
+        raise NoVectorColumnError(f"{name}: has no {what} of floating point vectors; it has: {named}")
+    if len(vectors) > 1:
+        listed = ", ".join(sorted(vectors))
+        raise AmbiguousColumnError(f"{name}: several {what}s hold vectors: {listed}; say which is meant")
+    return vectors[0]
+
+
+def choose_matrix(
+    name: str, what: str, found: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]], column: str | None
+) -> str:
+    """The same for arrays of known shape and dtype; one that is asked for must be a matrix of floating point values."""
+    matrices = [key for key, (shape, dtype) in found.items() if len(shape) == 2 and np.issubdtype(dtype, np.floating)]
+    chosen = choose_column(name, what, list(found), matrices, column)
+    check_matrix(f"{name}[{chosen}]", *found[chosen])
+    return chosen
+
+
+def map_of(array: NDArray[Any]) -> mmap.mmap | None:
+    """The memory map an array is a view of, when dropping its pages loses nothing."""
+    base: Any = array
+    mode = "c"  # pages changed in a copy-on-write map exist nowhere else
+    while isinstance(base, np.ndarray):
+        mode = base.mode if isinstance(base, np.memmap) else mode
+        base = base.base
+    return base if isinstance(base, mmap.mmap) and mode != "c" else None
+
+
+def release(mapped: mmap.mmap | None) -> None:
+    """Give a map's pages back; they stay in the system's file cache, but no longer count as this process's memory."""
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)

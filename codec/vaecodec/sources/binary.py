@@ -1,0 +1,179 @@
+"""numpy's files and plain binary ones: ``.npy``, ``.npz``, ``.fvecs``, ``.bvecs``, ``.fbin``, ``.ibin``."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecodec.errors import (
+    MalformedSourceError,
+    PickledSourceError,
+    RaggedVectorsError,
+    TruncatedSourceError,
+)
+from vaecodec.sources.base import (
+    WIDEST,
+    ArraySource,
+    Matrix,
+    Rows,
+    VectorSource,
+    check_matrix,
+    choose_matrix,
+    malformed_if_it_fails,
+    map_of,
+    release,
+)
+
+
+def open_npy(path: Path, codes: bool) -> VectorSource:
+    with path.open("rb") as file:
+        shape, fortran, dtype = _npy_header(file, str(path))
+        offset = file.tell()
+    check_matrix(str(path), shape, dtype, codes=codes)
+    check_size(path, offset, shape, dtype, by_columns=fortran)
+    array = map_file(path, dtype, offset, shape, "F" if fortran else "C")
+    return ArraySource(array, name=str(path), codes=codes)
+
+
+def open_npz(path: Path, column: str | None) -> VectorSource:
+    with path.open("rb") as stored, malformed_if_it_fails(f"{path}: not a complete .npz file"):
+        with zipfile.ZipFile(stored) as archive:
+            found = {}
+            for member in archive.namelist():
+                with archive.open(member) as file:
+                    shape, _, dtype = _npy_header(file, f"{path}[{member.removesuffix('.npy')}]")
+                    found[member.removesuffix(".npy")] = (shape, dtype)
+            chosen = choose_matrix(str(path), "array", found, column)
+        stored.seek(0)
+        with np.load(stored, allow_pickle=False) as arrays:
+            return ArraySource(arrays[chosen], name=f"{path}[{chosen}]")
+
+
+def open_fvecs(path: Path) -> VectorSource:
+    return _open_vecs(path, np.dtype("<f4"))
+
+
+def open_bvecs(path: Path) -> VectorSource:
+    return _open_vecs(path, np.dtype("u1"))
+
+
+def open_fbin(path: Path) -> VectorSource:
+    return ArraySource(_map_bin(path, np.dtype("<f4")), name=str(path))
+
+
+def open_ibin(path: Path) -> VectorSource:
+    return _IntegerSource(_map_bin(path, np.dtype("<i4")), name=str(path))
+
+
+class _IntegerSource(Matrix):
+    """A mapped matrix of integers, read as float32."""
+
+    def __init__(self, array: NDArray[Any], *, name: str) -> None:
+        super().__init__(name, (array.shape[0], array.shape[1]), np.dtype(np.float32))
+        self._array = array
+        self._map = map_of(array)
+
+    def _read(self, rows: slice | NDArray[np.int64]) -> Rows:
+        block = self._array[rows].astype(np.float32)
+        release(self._map)
+        return block
+
+
+class _VecsSource(Matrix):
+    """A mapped ``.fvecs`` or ``.bvecs`` file: bytes (n, 4 + d * itemsize), each row led by its width."""
+
+    def __init__(self, records: NDArray[np.uint8], dim: int, element: np.dtype[Any], *, name: str) -> None:
+        super().__init__(name, (len(records), dim), np.dtype(np.float32))
+        self._records = records
+        self._map = map_of(records)
+        self._element = element
+
+    def _read(self, rows: slice | NDArray[np.int64]) -> Rows:
+        records = np.array(self._records[rows], order="C")
+        release(self._map)
+        widths = np.ascontiguousarray(records[:, :4]).view("<i4").ravel()
+        if (widths != self.dim).any():
+            at = int(np.argmax(widths != self.dim))
+            row = rows.start + at if isinstance(rows, slice) else int(rows[at])
+            raise RaggedVectorsError(
+                f"{self.name}: row {row} says it has {widths[at]} values, the first row has {self.dim}; "
+                "all rows must be equally wide"
+            )
+        return np.ascontiguousarray(records[:, 4:]).view(self._element).astype(np.float32, copy=False)
+
+
+def _open_vecs(path: Path, element: np.dtype[Any]) -> VectorSource:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = file.read(4)
+    if len(header) < 4:
+        raise TruncatedSourceError(f"{path}: expected at least one row led by its width, the file has {size} bytes")
+    dim = int.from_bytes(header, "little", signed=True)
+    if not 0 < dim <= WIDEST:
+        raise MalformedSourceError(f"{path}: the first row says it has {dim} values; is this a {path.suffix} file?")
+    record = 4 + dim * element.itemsize
+    rows, rest = divmod(size, record)
+    if rest:
+        raise TruncatedSourceError(
+            f"{path}: rows of width {dim} take {record} bytes each, and {rest} bytes follow the last of {rows} whole "
+            "rows; the file is cut off, or its rows differ in width"
+        )
+    return _VecsSource(map_file(path, np.dtype("u1"), 0, (rows, record)), dim, element, name=str(path))
+
+
+def _map_bin(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    with path.open("rb") as file:
+        header = file.read(8)
+    if len(header) < 8:
+        raise TruncatedSourceError(f"{path}: expected a header of 8 bytes, the file has {len(header)}")
+    rows, dim = (int(value) for value in np.frombuffer(header, "<u4"))
+    if not 0 < dim <= WIDEST:
+        raise MalformedSourceError(f"{path}: the header says rows have {dim} values; is this a {path.suffix} file?")
+    check_size(path, 8, (rows, dim), dtype)
+    return map_file(path, dtype, 8, (rows, dim))
+
+
+def _npy_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether the order is Fortran's, and dtype; the file then stands at the first value."""
+    try:
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        elif version == (2, 0):
+            shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
+        else:  # version 3 exists for field names beyond latin-1, which no plain matrix has
+            raise MalformedSourceError(f"{name}: .npy version {version[0]}.{version[1]} does not hold a plain matrix")
+    except MalformedSourceError:
+        raise
+    except Exception as error:  # numpy reads the header as Python source, which can fail in any way
+        kind = TruncatedSourceError if "EOF" in str(error) else MalformedSourceError
+        raise kind(f"{name}: not a readable .npy header: {error}") from error
+    if dtype.hasobject:
+        raise PickledSourceError(
+            f"{name}: holds Python objects (dtype object), which are never loaded, because that can run code; "
+            "save it as a plain float array"
+        )
+    return shape, fortran, dtype
+
+
+def check_size(
+    path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], *, by_columns: bool = False
+) -> None:
+    promised = offset + dtype.itemsize * int(np.prod(shape, dtype=object))
+    size = path.stat().st_size
+    what = f"the header promises {shape[0]} x {shape[1]} {dtype.name}, {promised} bytes, the file has {size}"
+    if size < promised:
+        row = (size - offset) // (dtype.itemsize * shape[1])
+        raise TruncatedSourceError(f"{path}: {what}; it is cut off" + f" in row {row}" * (not by_columns))
+    if size > promised:
+        raise MalformedSourceError(f"{path}: {what}; is this a {path.suffix} file?")
+
+
+def map_file(path: Path, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...], order: Any = "C") -> NDArray[Any]:
+    if 0 in shape:  # an empty file cannot be mapped
+        return np.empty(shape, dtype)
+    return np.memmap(path, dtype, "r", offset, shape, order)

@@ -1,0 +1,82 @@
+"""Open a file, folder or address: choose its reader by suffix or scheme."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from vaecodec.errors import MissingColumnError, SourceNotFoundError, UnknownSourceError
+from vaecodec.sources.base import VectorSource
+from vaecodec.sources.binary import open_bvecs, open_fbin, open_fvecs, open_ibin, open_npy, open_npz
+from vaecodec.sources.hdf5 import Hdf5Source
+from vaecodec.sources.parquet import ParquetSource
+
+_PLAIN: dict[str, Callable[[Path], VectorSource]] = {
+    ".fvecs": open_fvecs,
+    ".bvecs": open_bvecs,
+    ".fbin": open_fbin,
+    ".ibin": open_ibin,
+}
+
+
+def open_source(location: str | Path, *, column: str | None = None, codes: bool = False) -> VectorSource:
+    """Open a file, folder or address for reading.
+
+    Args:
+        location: a path whose suffix names its format (see the module), a folder of Parquet files, or an address
+            such as ``qdrant+http://localhost:6333/docs``.
+        column: the array of an ``.npz``, dataset of an HDF5 file, column of a Parquet file or vector name of a
+            collection. By default the only one that holds vectors (``train`` in an HDF5 file that has it).
+        codes: read the codes of a codec, int8 or uint8, instead of vectors; from ``.npy`` and Parquet.
+
+    Returns:
+        A :class:`RandomAccessSource`, except for Parquet and addresses.
+
+    Raises:
+        SourceError: one of its subclasses; nothing but headers has been read.
+        InvalidVectorsError: the array is not two-dimensional or does not hold floating point values.
+        MissingExtraError: the format needs a library that is not installed.
+
+    Examples:
+        >>> from vaecodec.sources import open_source
+        >>> source = open_source("embeddings.npy")
+        >>> source.rows, source.dim
+        (6000, 384)
+        >>> sum(len(block) for block in source.blocks(1000))
+        6000
+    """
+    scheme = re.match(r"([a-z][a-z0-9+.-]+)://", str(location))
+    if scheme:
+        return _open_address(str(location), scheme[1], column)
+    path = Path(location)
+    if not path.exists():
+        raise SourceNotFoundError(f"{path}: no such file or folder")
+    if path.is_dir() or path.suffix.lower() == ".parquet":
+        return ParquetSource(path, column, codes=codes)
+    if codes and path.suffix.lower() != ".npy":
+        raise UnknownSourceError(f"{path}: codes are read from .npy and Parquet")
+    match path.suffix.lower():
+        case ".npz":
+            return open_npz(path, column)
+        case ".hdf5" | ".h5":
+            return Hdf5Source(path, column)
+        case ".npy" | ".fvecs" | ".bvecs" | ".fbin" | ".ibin" as suffix:
+            if column is not None:
+                raise MissingColumnError(f"{path}: a {suffix} file has no columns; leave out the column {column!r}")
+            return open_npy(path, codes) if suffix == ".npy" else _PLAIN[suffix](path)
+        case suffix:
+            known = ", ".join([".npy", *_PLAIN, ".npz", ".hdf5", ".h5", ".parquet"])
+            raise UnknownSourceError(
+                f"{path}: the suffix {suffix!r} is not one of {known} or a folder of Parquet files"
+            )
+
+
+def _open_address(address: str, scheme: str, column: str | None) -> VectorSource:
+    offered = {entry.name: entry for entry in entry_points(group="vaecodec.sources")}
+    if scheme not in offered:
+        known = ", ".join(f"{name}://" for name in sorted(offered)) or "none"
+        raise UnknownSourceError(f"{address}: no installed package reads {scheme}:// (known: {known})")
+    source: VectorSource = offered[scheme].load()(address, column=column)
+    return source
