@@ -44,7 +44,6 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "sentence-transformers": (("sentence_transformers",), "the module Compress for sentence-transformers"),
     "sklearn": (("sklearn",), "CodecTransformer"),
     "prometheus": (("prometheus_client",), "the metrics of a drift monitor"),
-    "bitbudget": (("bitbudget",), "the method for BitBudget"),
     "gpu": (("onnxruntime",), "encoding on an NVIDIA GPU"),
 }
 

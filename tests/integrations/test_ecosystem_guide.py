@@ -20,7 +20,6 @@ PACKAGES = {
     "scikit-learn": "sklearn",
     "usearch": "usearch",
     "faiss": "faiss",
-    "BitBudget": "bitbudget",
 }
 EXAMPLES = [
     (section.splitlines()[0], example)
@@ -36,7 +35,6 @@ OUTCOMES: dict[str, Callable[[dict[str, Any]], bool]] = {
     "scikit-learn": lambda names: names["classifier"].score(names["vectors"], names["labels"]) > 0.7,
     "usearch": lambda names: np.shape(names["restored"]) == (10, 384),
     "faiss": lambda names: names["restored"].shape == (10, 384) and names["index"].ntotal == 1_000,
-    "BitBudget": lambda names: {row["method"] for row in names["rows"]} == {"float32", "pq", "vae", "vae-int4"},
 }
 
 
@@ -90,10 +88,7 @@ def given(section: str, sample: Any) -> dict[str, Any]:
         "vectors": vectors,
         "ids": np.arange(1_000),
         "query": queries[:1],
-        "queries": queries,
-        "query_ids": np.arange(20),
         "labels": (vectors[:, 0] > 0).astype(int),
-        "judgements": {str(row): {str(row): 1} for row in range(20)},
     }
 
 

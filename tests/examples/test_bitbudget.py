@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from vaecodec import Codec
 from vaecodec.errors import InvalidBudgetError
 from vaecodec.evaluation import exact_search, ndcg, recall
-from vaecodec_integrations.bitbudget import register
 
-bitbudget = pytest.importorskip("bitbudget", reason="bitbudget is not installed: pip install 'vaecodec[bitbudget]'")
+bitbudget = pytest.importorskip("bitbudget", reason="bitbudget is not installed: pip install bitbudget")
 cli = pytest.importorskip("bitbudget.cli")
+EXAMPLE = Path(__file__).parents[2] / "examples" / "bitbudget_codec.py"
+register = runpy.run_path(str(EXAMPLE))["register"]
 
 
 @pytest.fixture
@@ -65,6 +72,18 @@ def test_its_command_line_lists_the_method(methods, vae_path, capsys):
 
 
 def test_a_code_that_does_not_exist_is_not_registered(methods, vae_path):
-    with pytest.raises(InvalidBudgetError):
+    with pytest.raises(InvalidBudgetError, match="expected 8 to 40 for 64 latents, got 3"):
         register("vae, 3 bytes", Codec.load(vae_path), bytes=3)
     assert "vae, 3 bytes" not in methods
+
+
+def test_the_example_measures_a_codec_beside_other_methods(codec_path):
+    command = [sys.executable, EXAMPLE, codec_path, "--dtype", "int4"]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    found = re.findall(r"^(.+?) +(\d+) bytes, recall@10 ([\d.]+), nDCG@10 [\d.]+$", finished.stdout, re.M)
+    figures = {method: (int(size), float(recall)) for method, size, recall in found}
+    assert set(figures) == {"float32", "pq", "codec", "codec, int4"}
+    assert figures["float32"] == (1536, 1.0)
+    assert (figures["codec"][0], figures["codec, int4"][0]) == (256, 32)
+    assert figures["codec, int4"][1] <= figures["codec"][1] < 1
