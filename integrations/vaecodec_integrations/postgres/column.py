@@ -1,0 +1,246 @@
+"""A compressed column in plain SQL, for psycopg: its type, its values, its identity and its searches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vaecodec.codec import Codec
+from vaecodec.errors import MissingVectorError
+from vaecodec.evaluation import similarities
+from vaecodec.extras import require
+from vaecodec.interface import FloatArray, Metric
+from vaecodec_integrations.postgres.identity import check_record, with_record
+from vaecodec_integrations.postgres.storage import Storage
+
+require("psycopg", extra="postgres")
+
+from pgvector.psycopg import register_vector  # noqa: E402
+from psycopg import sql  # noqa: E402
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+_COMMENT = """
+SELECT col_description(a.attrelid, a.attnum)
+FROM pg_attribute a
+WHERE a.attrelid = to_regclass(%s) AND a.attname = %s AND NOT a.attisdropped
+"""
+
+# pgvector's distances, from similarities of which larger is nearer.
+_DISTANCES: dict[Metric, Callable[[FloatArray], FloatArray]] = {
+    Metric.COSINE: lambda scores: 1 - scores,
+    Metric.DOT: lambda scores: -scores,
+    Metric.L2: lambda scores: np.sqrt(np.maximum(-scores, 0)),
+}
+
+
+@dataclass(frozen=True)
+class Originals:
+    """A ``bytea`` column for exact re-ranking: float16 originals or trellis codes of a codec.
+
+    Args:
+        name: the column's name.
+        codec: the codec whose codes are stored; None for float16 originals.
+        code_bytes: bytes of each code; the extra ``packed`` encodes them.
+    """
+
+    name: str
+    codec: Codec | None = None
+    code_bytes: int | None = None
+
+    def values(self, vectors: Any, dim: int) -> list[bytes]:
+        """Encode float (n, dim) vectors to n values of the column."""
+        if self.codec is not None:
+            return [row.tobytes() for row in self.codec.encode(vectors, bytes=self.code_bytes)]
+        rows = np.asarray(vectors, np.float32).reshape(-1, dim)
+        # Each row is divided by its largest value, which is kept as float32: no norm leaves the range of float16.
+        peaks = np.abs(rows).max(axis=1, initial=0).astype("<f4")
+        scaled = (rows / np.where(peaks > 0, peaks, 1)[:, None]).astype("<f2")
+        return [peak.tobytes() + row.tobytes() for peak, row in zip(peaks, scaled, strict=True)]
+
+    def vectors(self, values: list[bytes], dim: int) -> FloatArray:
+        """Restore float32 (n, dim) vectors from the column's values."""
+        if self.codec is not None:
+            codes = np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1)
+            return self.codec.decode(codes, bytes=self.code_bytes)
+        whole = np.frombuffer(b"".join(values), np.dtype([("peak", "<f4"), ("row", "<f2", (dim,))]))
+        rows: FloatArray = whole["row"].astype(np.float32) * whole["peak"][:, None]
+        return rows
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One answer of a search: the row's key and its distance, smaller is nearer.
+
+    The distance is pgvector's between the latents or, after re-ranking, that between the uncompressed vectors.
+    """
+
+    key: Any
+    distance: float
+
+
+class CompressedColumn:
+    """A column of latents in PostgreSQL with pgvector.
+
+    Args:
+        codec: compresses the vectors.
+        table: the table's name, with its schema where that is not on the search path: ``app.docs``.
+        column: the column's name.
+        storage: the column's type: ``vector``, ``halfvec`` or ``bit``.
+        originals: an optional column for re-ranking.
+
+    Examples:
+        >>> column = CompressedColumn(codec, "docs", "embedding", storage="halfvec")
+        >>> column.sql_type, column.operator
+        ('halfvec(64)', '<=>')
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        table: str,
+        column: str,
+        *,
+        storage: Storage | str = Storage.VECTOR,
+        originals: Originals | None = None,
+    ) -> None:
+        self.codec = codec
+        self.table = table
+        self.column = column
+        self.storage = Storage(storage)
+        self.originals = originals
+
+    @property
+    def sql_type(self) -> str:
+        """The column's type in SQL."""
+        return self.storage.sql_type(self.codec)
+
+    @property
+    def operator(self) -> str:
+        """The distance operator that compares its values."""
+        return self.storage.operator(self.codec)
+
+    @property
+    def operator_class(self) -> str:
+        """The operator class of an HNSW or IVFFlat index on it."""
+        return self.storage.operator_class(self.codec)
+
+    def add_to(self, connection: Connection[Any]) -> None:
+        """Add the column to its table where it is missing, and record the codec; existing columns are checked.
+
+        Raises:
+            CodecMismatchError: the column exists and another codec filled it.
+        """
+        if self._exists(connection):
+            self.check(connection)
+            return
+        statement = "ALTER TABLE {table} ADD COLUMN {column} " + self.sql_type
+        connection.execute(self._sql(statement))
+        if self.originals is not None:
+            name = sql.Identifier(self.originals.name)
+            statement = "ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {name} bytea"
+            connection.execute(self._sql(statement, name=name))
+        self.record(connection)
+
+    def record(self, connection: Connection[Any]) -> None:
+        """Write the codec's record into the column's comment; what people wrote there stays.
+
+        Raises:
+            CodecMismatchError: the comment names another codec already.
+        """
+        comment = self._comment(connection)
+        if comment is not None and "vaecodec: " in comment:
+            check_record(self._where, comment, self.codec, self.storage)
+            return
+        text = sql.Literal(with_record(comment, self.codec, self.storage))
+        connection.execute(self._sql("COMMENT ON COLUMN {table}.{column} IS {text}", text=text))
+
+    def check(self, connection: Connection[Any]) -> None:
+        """Check that this codec filled the column, and let the connection pass pgvector's types.
+
+        Call it once for each new connection, before the first statement.
+
+        Raises:
+            CodecMismatchError: another codec filled the column, or none is recorded.
+            MissingVectorError: the table has no such column.
+        """
+        register_vector(connection)
+        if not self._exists(connection):
+            raise MissingVectorError(f"{self._where}: expected a column of type {self.sql_type}, got no such column")
+        check_record(self._where, self._comment(connection), self.codec, self.storage)
+
+    def documents(self, vectors: Any) -> list[Any]:
+        """Encode documents, float (n, dim), to n values for INSERT and UPDATE; see :meth:`Storage.documents`."""
+        return self.storage.documents(self.codec, vectors)
+
+    def query(self, vector: Any) -> Any:
+        """Encode one query, float (dim,), to a value for the distance operator."""
+        return self.storage.queries(self.codec, np.asarray(vector)[None])[0]
+
+    def vectors(self, values: list[Any]) -> FloatArray:
+        """Reconstruct float32 (n, dim) vectors from values that were selected."""
+        return self.storage.vectors(self.codec, values)
+
+    def search(
+        self, connection: Connection[Any], vector: Any, k: int, *, key: str = "id", rerank: int | None = None
+    ) -> list[Hit]:
+        """Find the k nearest rows, in one SQL statement.
+
+        Args:
+            connection: a connection that :meth:`check` has seen.
+            vector: float (dim,), the query.
+            k: how many rows.
+            key: the column that names a row.
+            rerank: score ``rerank * k`` candidates again with the vectors of the originals' column.
+
+        Returns:
+            At most k hits, the nearest first.
+
+        Raises:
+            InvalidVectorsError: the query is not a vector that the codec takes.
+            ValueError: ``rerank`` is given, but the column has no originals.
+        """
+        if rerank is not None and self.originals is None:
+            raise ValueError("rerank: expected a column of originals, got none; open the column with originals=")
+        extra: sql.Composable = sql.SQL("")
+        if self.originals is not None and rerank is not None:
+            extra = self._sql(", {column}, {name}", name=sql.Identifier(self.originals.name))
+        statement = self._sql(
+            "SELECT {key}, {column} " + self.operator + " %s AS distance{extra} FROM {table} "
+            "WHERE {column} IS NOT NULL ORDER BY distance, {key} LIMIT %s",
+            key=sql.Identifier(key),
+            extra=extra,
+        )
+        rows = connection.execute(statement, (self.query(vector), k * (rerank or 1))).fetchall()
+        if self.originals is None or rerank is None:
+            return [Hit(row[0], float(row[1])) for row in rows]
+        return self._reranked(self.originals, np.asarray(vector, np.float32), rows)[:k] if rows else []
+
+    def _reranked(self, originals: Originals, vector: FloatArray, rows: list[Any]) -> list[Hit]:
+        # A row that has no original yet is scored by what its latent decodes to.
+        restored = self.vectors([row[2] for row in rows])
+        known = [place for place, row in enumerate(rows) if row[3] is not None]
+        if known:
+            restored[known] = originals.vectors([bytes(rows[place][3]) for place in known], self.codec.dim)
+        scores = similarities(vector[None], restored, self.codec.metric)[0]
+        distances = _DISTANCES[self.codec.metric](scores)
+        return [Hit(rows[place][0], float(distances[place])) for place in np.argsort(distances, kind="stable")]
+
+    def _exists(self, connection: Connection[Any]) -> bool:
+        return connection.execute(_COMMENT, (self.table, self.column)).fetchone() is not None
+
+    def _comment(self, connection: Connection[Any]) -> str | None:
+        row = connection.execute(_COMMENT, (self.table, self.column)).fetchone()
+        return None if row is None else row[0]
+
+    @property
+    def _where(self) -> str:
+        return f"{self.table}.{self.column}"
+
+    def _sql(self, statement: str, **parts: Any) -> sql.Composed:
+        table = sql.Identifier(*self.table.split("."))
+        return sql.SQL(statement).format(table=table, column=sql.Identifier(self.column), **parts)

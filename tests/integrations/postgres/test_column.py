@@ -1,0 +1,150 @@
+"""A compressed column through psycopg, on a real server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vaecodec import Codec
+from vaecodec.errors import CodecMismatchError, InvalidVectorsError, MissingVectorError, NonFiniteError
+from vaecodec.evaluation import exact_search
+from vaecodec.interface import Metric
+from vaecodec_integrations.postgres.column import CompressedColumn, Originals
+
+
+def filled(connection: Any, column: CompressedColumn, base: np.ndarray) -> CompressedColumn:
+    """The column in a new table, with a row for each vector; ids are row numbers."""
+    connection.execute("CREATE TABLE docs (id integer PRIMARY KEY)")
+    column.add_to(connection)
+    column.check(connection)
+    values = [column.documents(base)]
+    names = [column.column]
+    if column.originals is not None:
+        values.append(column.originals.values(base, base.shape[1]))
+        names.append(column.originals.name)
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            f"INSERT INTO docs (id, {', '.join(names)}) VALUES (%s{', %s' * len(names)})",
+            [(row, *each) for row, each in enumerate(zip(*values, strict=True))],
+        )
+    return column
+
+
+@pytest.mark.parametrize("storage", ["vector", "halfvec"])
+def test_a_search_finds_what_an_exact_search_of_the_latents_finds(
+    connection, base, sample, vae_codec: Codec, storage: str
+) -> None:
+    column = filled(connection, CompressedColumn(vae_codec, "docs", "embedding", storage=storage), base)
+    queries = sample.queries[:20]
+    expected, scores = exact_search(vae_codec.encode(base), vae_codec.encode_queries(queries), 10, Metric.COSINE)
+    found = [column.search(connection, query, 10) for query in queries]
+    shared = np.mean([len({hit.key for hit in hits} & set(row)) for hits, row in zip(found, expected, strict=True)])
+    assert shared >= 9.9
+    assert found[0][0].distance == pytest.approx(1 - scores[0, 0], abs=1e-3)
+    assert connection.execute("SELECT pg_typeof(embedding)::text FROM docs LIMIT 1").fetchone() == (storage,)
+
+
+def test_bits_are_searched_by_the_distance_of_the_binary_code(connection, base, sample, vae_codec: Codec) -> None:
+    column = filled(connection, CompressedColumn(vae_codec, "docs", "embedding", storage="bit"), base)
+    code = vae_codec.code(dtype="binary")
+    bits = np.unpackbits(vae_codec.encode(base, dtype="binary"), axis=1)
+    query = np.unpackbits(code.encode(vae_codec.encode_queries(sample.queries[:1])), axis=1)
+    distances = (bits != query).sum(axis=1)
+    hits = column.search(connection, sample.queries[0], 5)
+    assert [hit.distance for hit in hits] == sorted(distances)[:5]
+    assert [distances[hit.key] for hit in hits] == [hit.distance for hit in hits]
+
+
+def test_stored_values_decode_to_the_codecs_reconstruction(connection, base, vae_codec: Codec) -> None:
+    column = filled(connection, CompressedColumn(vae_codec, "docs", "embedding"), base[:50])
+    values = [row[0] for row in connection.execute("SELECT embedding FROM docs ORDER BY id").fetchall()]
+    expected = vae_codec.decode(vae_codec.encode(base[:50]))
+    np.testing.assert_allclose(column.vectors(values), expected, atol=1e-5)
+
+
+def test_reranking_with_float16_originals_gives_the_uncompressed_order(
+    connection, base, sample, vae_codec: Codec
+) -> None:
+    column = CompressedColumn(vae_codec, "docs", "embedding", originals=Originals("original"))
+    filled(connection, column, base * 300.0)  # originals of any norm are kept
+    queries = sample.queries[:20]
+    expected, scores = exact_search(base, queries, 5, Metric.COSINE)
+    found = [column.search(connection, query, 5, rerank=20) for query in queries]
+    shared = np.mean([len({hit.key for hit in hits} & set(row)) for hits, row in zip(found, expected, strict=True)])
+    assert shared >= 4.8
+    assert found[0][0].distance == pytest.approx(1 - scores[0, 0], abs=1e-3)
+
+
+def test_reranking_with_codes_takes_the_order_of_what_they_decode_to(connection, base, sample, vae_codec) -> None:
+    originals = Originals("code", codec=vae_codec, code_bytes=32)
+    column = CompressedColumn(vae_codec, "docs", "embedding", storage="bit", originals=originals)
+    filled(connection, column, base)
+    decoded = vae_codec.decode(vae_codec.encode(base, bytes=32), bytes=32)
+    expected, _ = exact_search(decoded, sample.queries[:1], 3, Metric.COSINE)
+    hits = column.search(connection, sample.queries[0], 3, rerank=200)
+    assert [hit.key for hit in hits] == list(expected[0])
+
+
+def test_a_row_without_an_original_is_scored_by_its_latent(connection, base, sample, vae_codec: Codec) -> None:
+    column = CompressedColumn(vae_codec, "docs", "embedding", originals=Originals("original"))
+    filled(connection, column, base)
+    before = column.search(connection, sample.queries[0], 5, rerank=10)
+    connection.execute("UPDATE docs SET original = NULL WHERE id = %s", (before[0].key,))
+    after = {hit.key: hit.distance for hit in column.search(connection, sample.queries[0], 50, rerank=10)}
+    decoded = vae_codec.decode(vae_codec.encode(base[before[0].key][None]))[0]
+    expected = 1 - float(decoded @ sample.queries[0]) / float(np.linalg.norm(decoded))
+    assert after[before[0].key] == pytest.approx(expected, abs=1e-3)
+
+
+def test_reranking_without_originals_is_refused(connection, base, vae_codec: Codec) -> None:
+    column = filled(connection, CompressedColumn(vae_codec, "docs", "embedding"), base[:5])
+    with pytest.raises(ValueError, match="open the column with originals="):
+        column.search(connection, base[0], 3, rerank=4)
+
+
+def test_another_codec_is_refused_before_anything_is_read(connection, base, vae_codec: Codec, other_codec) -> None:
+    filled(connection, CompressedColumn(vae_codec, "docs", "embedding"), base[:5])
+    with pytest.raises(CodecMismatchError, match="open it with the codec that filled it"):
+        CompressedColumn(other_codec, "docs", "embedding").check(connection)
+    with pytest.raises(CodecMismatchError, match="open it with the codec that filled it"):
+        CompressedColumn(other_codec, "docs", "embedding").record(connection)
+
+
+def test_a_column_without_a_record_is_refused_and_can_be_recorded(connection, base, vae_codec: Codec) -> None:
+    connection.execute("CREATE TABLE docs (id integer PRIMARY KEY, embedding vector(64))")
+    connection.execute("COMMENT ON COLUMN docs.embedding IS 'of the summaries'")
+    column = CompressedColumn(vae_codec, "docs", "embedding")
+    with pytest.raises(CodecMismatchError, match="write the record with"):
+        column.check(connection)
+    column.record(connection)
+    column.check(connection)
+    (comment,) = connection.execute("SELECT col_description('docs'::regclass, 2)").fetchone()
+    assert comment.startswith("of the summaries\n")
+
+
+def test_a_missing_column_is_named(connection, vae_codec: Codec) -> None:
+    connection.execute("CREATE TABLE docs (id integer PRIMARY KEY)")
+    with pytest.raises(MissingVectorError, match=r"docs\.embedding: expected a column of type vector\(64\)"):
+        CompressedColumn(vae_codec, "docs", "embedding").check(connection)
+
+
+def test_a_bad_row_is_refused_whole(base, vae_codec: Codec) -> None:
+    column = CompressedColumn(vae_codec, "docs", "embedding")
+    bad = base[:4].copy()
+    bad[2, 5] = np.nan
+    with pytest.raises(NonFiniteError, match="row 2"):
+        column.documents(bad)
+    with pytest.raises(InvalidVectorsError, match="384"):
+        column.query(base[0, :100])
+
+
+def test_an_hnsw_index_with_the_operator_class_is_used(connection, base, sample, vae_codec: Codec) -> None:
+    column = filled(connection, CompressedColumn(vae_codec, "docs", "embedding", storage="halfvec"), base)
+    connection.execute(f"CREATE INDEX ON docs USING hnsw (embedding {column.operator_class})")
+    connection.execute("SET enable_seqscan = off")
+    plan = connection.execute(
+        f"EXPLAIN SELECT id FROM docs ORDER BY embedding {column.operator} %s LIMIT 5", (column.query(base[0]),)
+    ).fetchall()
+    assert "Index Scan" in str(plan)
