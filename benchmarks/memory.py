@@ -83,7 +83,7 @@ def encode_file(path: Path, output: Path, workers: int | None) -> None:
         export_linear(fit_linear(np.load(SAMPLE), 64), output.with_name("svd64.onnx"))
         codec = Codec.load(output.with_name("svd64.onnx"), threads=1)
     with step("encode") as seconds:
-        result = encode(path, output, codec, options=BulkOptions(workers=workers))
+        result = encode(path, output, codec, options=BulkOptions(threads=workers))
     print(f"{result.rows:,} rows, {result.rows / seconds():,.0f} a second")
 
 

@@ -6,16 +6,15 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from enum import StrEnum
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vaecodec import bulk
+from vaecodec.bulk import Threads
 from vaecodec.codec import Codec
 from vaecodec.codes import CodeType
-from vaecodec.conversion import Engine, Threads
 from vaecodec_cli.info import AsJson, print_json
 from vaecodec_cli.progress import shown
 
@@ -130,16 +129,16 @@ def _engine(
     device: Device,
     ray_address: str | None,
     gpus_per_worker: float,
-) -> Engine:
+) -> bulk.Workers:
     if name is EngineName.THREADS:
         if ray_address is not None or gpus_per_worker:
             raise typer.BadParameter("--ray-address and --gpus-per-worker need --engine ray")
         return Threads(workers)
     if device is not Device.CPU:
         raise typer.BadParameter("--device is for threads; with --engine ray, --gpus-per-worker encodes on GPUs")
-    (entry,) = entry_points(group="vaecodec.engines", name=name)
-    engine: Engine = entry.load()(codec, workers=workers, address=ray_address, gpus_per_worker=gpus_per_worker)
-    return engine
+    from vaecodec_integrations.ray import RayWorkers
+
+    return RayWorkers(codec, workers=workers, address=ray_address, gpus_per_worker=gpus_per_worker)
 
 
 def _run(
@@ -150,14 +149,14 @@ def _run(
     dim: int | None,
     device: Device,
     options: bulk.BulkOptions,
-    engine: Engine,
+    engine: bulk.Workers,
     as_json: bool,
 ) -> None:
     # Each worker is one thread of its own, and a call's bits then do not depend on the machine's cores.
     codec = Codec.load(codec_file, dim=dim, device=device, threads=1)
     started = time.perf_counter()
     with shown(source) as progress:
-        result = work(source, out, codec, options=options, engine=engine, progress=progress)
+        result = work(source, out, codec, options=options, workers=engine, progress=progress)
     seconds = time.perf_counter() - started
     listed = f"{result.output}.bad-rows.csv" if result.bad_rows else None
     if as_json:

@@ -1,6 +1,6 @@
 """Encode on a Ray cluster or in somebody else's pipeline.
 
-- :class:`RayEngine`: ``vaecodec encode --engine ray``; one output folder, resumable, the same bytes as on one machine.
+- :class:`RayWorkers`: ``vaecodec encode --engine ray``; one output folder, resumable, the same bytes as on one machine.
 - :class:`CodecActor`: a step of a Ray Data pipeline, for object stores and whatever else Ray reads and writes.
 - :func:`encode_frames`: an iterator over pandas frames, for Spark.
 
@@ -49,9 +49,12 @@ from numpy.typing import NDArray
 
 from vaecodec import errors
 from vaecodec.artifact import read_artifact
+from vaecodec.bulk.conversion import Conversion
+from vaecodec.bulk.inputs import ParquetInput, Shard
+from vaecodec.bulk.manifest import Entry
+from vaecodec.bulk.parts import part_path
 from vaecodec.codec import Codec
 from vaecodec.codes.parallel import available_threads
-from vaecodec.conversion import Conversion
 from vaecodec.errors import (
     CodecMismatchError,
     RaggedVectorsError,
@@ -61,14 +64,13 @@ from vaecodec.errors import (
 )
 from vaecodec.extras import require
 from vaecodec.interface import VectorCodec
-from vaecodec.shards import Entry, ParquetInput, Shard, part_path
 from vaecodec.sources.parquet import list_rows, vector_column
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-class RayEngine:
+class RayWorkers:
     """Workers of ``vaecodec.bulk`` on Ray: actors that take whole shards from Parquet to the output folder.
 
     Every machine must see the input, the codec file and the output folder under the same paths. A shard whose worker
@@ -128,7 +130,7 @@ class RayEngine:
         done: Callable[[Entry], None],
         seen: Callable[[int], None],
     ) -> None:
-        """See :meth:`vaecodec.conversion.Engine.run`.
+        """See :meth:`vaecodec.bulk.Workers.run`.
 
         Raises:
             WorkersLostError: a shard lost its worker once more than ``retries`` allow, or a worker writes elsewhere.
@@ -190,7 +192,7 @@ class RayEngine:
 
 
 class ShardActor:
-    """A worker of :class:`RayEngine`: batches of shard numbers to what became of them, as JSON.
+    """A worker of :class:`RayWorkers`: batches of shard numbers to what became of them, as JSON.
 
     What stops a shard comes back as a value, because Ray would wrap it, or try again.
     """
@@ -207,7 +209,7 @@ class ShardActor:
         return {"outcome": np.array([json.dumps(_plain(self.convert(int(number)))) for number in batch["shard"]])}
 
     def convert(self, number: int) -> Entry | VaecodecError | OSError:
-        """One shard to its part; see :meth:`vaecodec.conversion.Conversion.run`."""
+        """One shard to its part; see :meth:`vaecodec.bulk.conversion.Conversion.run`."""
         try:
             return self._conversion.run(self._conversion.source.shards[number], self._codec)
         except (VaecodecError, OSError) as error:

@@ -295,7 +295,7 @@ import sys
 from vaecodec import Codec
 from vaecodec.bulk import BulkOptions, encode
 source, output, codec = sys.argv[1:]
-encode(source, output, Codec.load(codec, threads=1), options=BulkOptions(workers=2))
+encode(source, output, Codec.load(codec, threads=1), options=BulkOptions(threads=2))
 (peak,) = (line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(int(peak) // 1024)
 """
@@ -329,7 +329,7 @@ source, output, codec, manifest, finished = sys.argv[1:]
 def kill(*_):
     if Path(manifest).read_bytes().count(b"\\n") > int(finished):
         os.kill(os.getpid(), signal.SIGKILL)
-options = BulkOptions(shard_rows=100, resume=True, workers=2)
+options = BulkOptions(shard_rows=100, resume=True, threads=2)
 encode(source, output, Codec.load(codec, threads=1), options=options, progress=kill)
 """
 
@@ -368,7 +368,7 @@ def test_a_finished_shard_that_was_changed_is_made_again(
     bad = rows.copy()
     bad[2900] = np.nan
     source, output = write(tmp_path / "x.npy", bad), tmp_path / "y.npy"
-    stopped(source, output, svd_codec, BulkOptions(shard_rows=500, workers=1))
+    stopped(source, output, svd_codec, BulkOptions(shard_rows=500, threads=1))
     part = tmp_path / "y.npy.partial" / "part-00002.npy"
     part.write_bytes(bytes(len(part.read_bytes())))
     (tmp_path / "y.npy.partial" / "part-00001.npy").unlink()
@@ -384,7 +384,7 @@ def test_what_killed_workers_and_torn_lines_leave_does_no_harm(
     bad = rows.copy()
     bad[2900] = np.nan
     source, output = write(tmp_path / "x.npy", bad), tmp_path / "y"
-    stopped(source, output, svd_codec, BulkOptions(shard_rows=500, workers=1))
+    stopped(source, output, svd_codec, BulkOptions(shard_rows=500, threads=1))
     manifest = tmp_path / "y.partial" / "_manifest.jsonl"
     lines = manifest.read_text().splitlines()
     manifest.write_text("\n".join([*lines[:3], lines[3][:9] + lines[4], lines[5]]) + "\n")
@@ -423,7 +423,7 @@ def test_another_job_is_not_resumed(rows: np.ndarray, svd_codec: LinearCodec, sa
     bad = rows.copy()
     bad[2900] = np.nan
     source, output = write(tmp_path / "x.npy", bad), tmp_path / "y.npy"
-    stopped(source, output, svd_codec, BulkOptions(shard_rows=500, workers=1))
+    stopped(source, output, svd_codec, BulkOptions(shard_rows=500, threads=1))
     kept = content(tmp_path / "y.npy.partial")
 
     def refused(codec: LinearCodec, options: BulkOptions, changed: str) -> None:
@@ -471,7 +471,7 @@ def test_a_shard_for_every_worker_however_many_there_are(
         np.lib.format.write_array_header_1_0(file, {"shape": (count, 384), "fortran_order": False, "descr": "<f4"})
         file.truncate(file.tell() + 4 * 384 * count)
     for workers in (1, 2):
-        error = stopped(source, tmp_path / f"y{workers}.npy", svd_codec, BulkOptions(workers=workers))
+        error = stopped(source, tmp_path / f"y{workers}.npy", svd_codec, BulkOptions(threads=workers))
         assert f" of {source}: zero norm; stopped with 0 of {shards} shards" in str(error)
 
 
@@ -508,7 +508,7 @@ def listed(output: Path) -> list[list[str]]:
 
 
 def test_fail_stops_at_the_first_bad_row_and_names_it(bad_source: Path, svd_codec: LinearCodec, tmp_path: Path) -> None:
-    error = stopped(bad_source, tmp_path / "y", svd_codec, BulkOptions(shard_rows=250, workers=1))
+    error = stopped(bad_source, tmp_path / "y", svd_codec, BulkOptions(shard_rows=250, threads=1))
     assert type(error.__cause__) is BadRowsError
     assert str(error) == (
         f"row 100 of {bad_source}/part-317.parquet: zero norm; stopped with 4 of 8 shards finished and kept in "
@@ -599,7 +599,7 @@ def test_a_full_disk_keeps_what_is_finished(
 ) -> None:
     source = write(tmp_path / "x.npy", rows)
     with files_at_most(limit):  # a part takes 128,000 bytes, the whole 768,000
-        error = stopped(source, tmp_path / output, svd_codec, BulkOptions(shard_rows=500, workers=1))
+        error = stopped(source, tmp_path / output, svd_codec, BulkOptions(shard_rows=500, threads=1))
     finished = 6 if limit == 200_000 else 0
     assert str(error).startswith("no space left: ")
     doing = f"joining the parts of {tmp_path}/y.npy" if limit == 200_000 else f"rows 0 to 499 of {source}"
@@ -618,7 +618,7 @@ def test_damage_within_a_parquet_file_names_it_and_keeps_the_rest(
     data = bytearray((source / "b.parquet").read_bytes())
     data[200_000:200_400] = bytes(400)
     (source / "b.parquet").write_bytes(data)
-    error = stopped(source, tmp_path / "y.npy", svd_codec, BulkOptions(shard_rows=500, workers=1))
+    error = stopped(source, tmp_path / "y.npy", svd_codec, BulkOptions(shard_rows=500, threads=1))
     assert type(error.__cause__) is MalformedSourceError
     assert str(error).startswith(f"{source}/b.parquet: damaged Parquet data at row 0 or after: ")
     assert "stopped with 2 of 7 shards finished" in str(error)
@@ -667,7 +667,7 @@ def test_damage_within_an_hdf5_file_names_its_rows(rows: np.ndarray, svd_codec: 
     data = bytearray(source.read_bytes())
     data[chunk.byte_offset + 64] ^= 255
     source.write_bytes(data)
-    error = stopped(source, tmp_path / "y.npy", svd_codec, BulkOptions(shard_rows=500, workers=1))
+    error = stopped(source, tmp_path / "y.npy", svd_codec, BulkOptions(shard_rows=500, threads=1))
     assert str(error).startswith(f"{source}[train]: damaged HDF5 data in rows 1500 to 1999: ")
     assert "stopped with 3 of 6 shards finished" in str(error)
 

@@ -23,7 +23,7 @@ from vaecodec.errors import (
     RaggedVectorsError,
     UnknownSourceError,
 )
-from vaecodec_integrations.ray import CodecActor, RayEngine, encode_frames
+from vaecodec_integrations.ray import CodecActor, RayWorkers, encode_frames
 
 # One Ray cluster does everything, with few workers: to start one takes longer than all that it does.
 SCRIPT = """
@@ -86,10 +86,10 @@ class HalfOfGpu(ours.ShardActor):
 
 
 def run(name, source, actor, workers=1, **arguments):
-    engine = ours.RayEngine(codec_path, workers=workers, **arguments)
+    engine = ours.RayWorkers(codec_path, workers=workers, **arguments)
     engine.actor = actor
     try:
-        encode(source, folder / name, Codec.load(codec_path), options=BulkOptions(shard_rows=50), engine=engine)
+        encode(source, folder / name, Codec.load(codec_path), options=BulkOptions(shard_rows=50), workers=engine)
     except BulkStoppedError as error:
         said[name] = [type(error.__cause__).__name__, str(error)]
 
@@ -257,10 +257,10 @@ def test_ray_refuses_other_formats_and_other_codecs(
     pq.write_table(table(sample.base[:9]), tmp_path / "x.parquet")
     codec, output = Codec.load(vae_path), tmp_path / "y"
     with pytest.raises(UnknownSourceError) as raised:
-        bulk.encode(tmp_path / "x.npy", output, codec, engine=RayEngine(vae_path))
+        bulk.encode(tmp_path / "x.npy", output, codec, workers=RayWorkers(vae_path))
     assert str(raised.value) == (
         f"{tmp_path}/x.npy: Ray works on Parquet files; leave out --engine ray for other formats"
     )
     with pytest.raises(CodecMismatchError, match=f"{svd_path}: expected codec {codec.codec_id[:16]}, found "):
-        bulk.encode(tmp_path / "x.parquet", output, codec, engine=RayEngine(svd_path))
+        bulk.encode(tmp_path / "x.parquet", output, codec, workers=RayWorkers(svd_path))
     assert {path.name for path in tmp_path.iterdir()} == {"x.npy", "x.parquet"}

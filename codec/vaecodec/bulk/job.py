@@ -1,19 +1,4 @@
-"""Send a whole collection through a codec: files in, files out, in constant memory, resumable at any moment.
-
-The input is cut into *shards*: row ranges of a matrix, or consecutive row groups of a Parquet file. A few workers,
-threads unless another :class:`~vaecodec.conversion.Engine` is given, each take a shard through reading, encoding and
-writing, so these overlap. Everything is written into a folder beside
-the output, ``OUT.partial``:
-
-- ``part-00000.npy`` or ``.parquet``: one file per shard, renamed to that name when it is complete;
-- ``_manifest.jsonl``: a first line that describes the job, then a line per finished shard with the SHA-256 of its file;
-- ``part-00000.bad-rows.csv``: the rows that a shard lacks;
-- ``_lock``: locked while a process is at work here.
-
-When all shards are finished, the output takes its own name in one rename; until then there is no file of that name. A
-shard's content does not depend on the number of workers nor on when it is made, so an interrupted and resumed job ends
-with the same bytes as an uninterrupted one, given a codec whose calls are deterministic (``Codec.load(threads=1)``).
-"""
+"""One bulk job from its inputs to its output: :func:`encode` and :func:`decode`."""
 
 from __future__ import annotations
 
@@ -32,10 +17,15 @@ from typing import Any
 import numpy as np
 
 from vaecodec.bridge import decoded_by
+from vaecodec.bulk.bad_rows import BadRow, OnBadRows
+from vaecodec.bulk.conversion import Conversion, Decoding, Encoding, Work
+from vaecodec.bulk.inputs import FACTS, MatrixInput, ParquetInput, fingerprint
+from vaecodec.bulk.manifest import Entry, Manifest
+from vaecodec.bulk.parts import bad_rows_path, part_path
+from vaecodec.bulk.threads import Threads, Workers
 from vaecodec.codec import Codec
 from vaecodec.codes import Code, CodeType
 from vaecodec.codes.uniform import FloatCode
-from vaecodec.conversion import Conversion, Decoding, Encoding, Engine, OnBadRows, Threads, Work
 from vaecodec.errors import (
     BadRowsError,
     BulkStoppedError,
@@ -51,22 +41,9 @@ from vaecodec.errors import (
     WrongWidthError,
 )
 from vaecodec.interface import VectorCodec
-from vaecodec.shards import (
-    FACTS,
-    BadRow,
-    Entry,
-    Manifest,
-    MatrixInput,
-    ParquetInput,
-    bad_rows_path,
-    identity,
-    part_path,
-)
 from vaecodec.sources import RandomAccessSource, open_source
 from vaecodec.sources.base import rows_per_block
 from vaecodec.sources.parquet import ParquetSource, open_parquet, parquet_files
-
-__all__ = ["BulkOptions", "BulkResult", "Engine", "OnBadRows", "Progress", "Threads", "decode", "encode"]
 
 # A shard is what a worker takes, and what it loses when the process is killed.
 SHARD_BYTES = 256 << 20
@@ -88,7 +65,7 @@ class BulkOptions:
         bytes: or a trellis code of so many bytes per vector.
         on_bad_rows: what to do with rows that cannot be encoded.
         resume: continue an unfinished output; where there is none, begin.
-        workers: threads, where no engine is given; by default one per core.
+        threads: number of threads, if no other workers are given; by default one per core.
         shard_rows: rows per shard; by default a 64th of the input, in whole blocks of 8 MiB of float32 and 256 MiB at
             most. Parquet shards are whole row groups.
     """
@@ -98,7 +75,7 @@ class BulkOptions:
     bytes: int | None = None
     on_bad_rows: OnBadRows = OnBadRows.FAIL
     resume: bool = False
-    workers: int | None = None
+    threads: int | None = None
     shard_rows: int | None = None
 
 
@@ -121,7 +98,7 @@ class BulkResult:
     resumed: int
 
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Called with (rows done, rows in all), from any thread, one call at a time."""
 
 
@@ -131,8 +108,8 @@ def encode(
     codec: VectorCodec,
     *,
     options: BulkOptions = BulkOptions(),
-    engine: Engine | None = None,
-    progress: Progress | None = None,
+    workers: Workers | None = None,
+    progress: OnProgress | None = None,
 ) -> BulkResult:
     """Encode the documents of a file or folder.
 
@@ -143,8 +120,8 @@ def encode(
             or codes take the place of the vectors; other input gives the columns ``row`` and ``vector``.
         codec: called from several threads at once.
         options: see :class:`BulkOptions`.
-        engine: what does the work; by default threads of this process.
-        progress: see :data:`Progress`.
+        workers: who does the work; by default threads of this process.
+        progress: see :data:`OnProgress`.
 
     Raises:
         OutputExistsError: the output exists, or an unfinished one does and is not to be resumed.
@@ -177,7 +154,7 @@ def encode(
         "bytes": options.bytes,
     }
     work = Encoding(code=code, width=codec.dim, metric=codec.metric, empty=empty, facts=facts)
-    return _Job(work, source, Path(output), codec, options, engine, progress).run()
+    return _Job(work, source, Path(output), codec, options, workers, progress).run()
 
 
 def decode(
@@ -186,8 +163,8 @@ def decode(
     codec: VectorCodec,
     *,
     options: BulkOptions = BulkOptions(),
-    engine: Engine | None = None,
-    progress: Progress | None = None,
+    workers: Workers | None = None,
+    progress: OnProgress | None = None,
 ) -> BulkResult:
     """Reconstruct the embeddings of a file or folder of latents or codes: the mirror of :func:`encode`.
 
@@ -214,7 +191,7 @@ def decode(
         facts={"work": "decode", "codec_id": codec.codec_id, "dtype": str(dtype)},
     )
     try:
-        job = _Job(work, source, Path(output), codec, options, engine, progress)
+        job = _Job(work, source, Path(output), codec, options, workers, progress)
     except NotFloatingPointError as error:
         raise NotFloatingPointError(
             f"{error}; of codes, what vaecodec encode keeps with them must be there ({_facts_path(Path(source)).name} "
@@ -233,8 +210,8 @@ class _Job:
         output: Path,
         codec: VectorCodec,
         options: BulkOptions,
-        engine: Engine | None,
-        progress: Progress | None,
+        workers: Workers | None,
+        progress: OnProgress | None,
     ) -> None:
         staging = output.with_name(output.name + ".partial")
         is_array = output.suffix == ".npy"
@@ -251,7 +228,7 @@ class _Job:
         if Path(source).is_dir() and output.resolve().is_relative_to(Path(source).resolve()):
             raise OutputWithinInputError(f"{output}: lies within the input, {source}, and would be read as part of it")
         self.work, self.output, self.codec = work, output, codec
-        self.engine = engine or Threads(options.workers)
+        self.workers = workers or Threads(options.threads)
         reader = _open_input(source, work, options, keep_columns=not is_array)
         self.shards = reader.shards
         schema, column = (None, "") if is_array else reader.output_schema(work.empty, work.facts)
@@ -263,13 +240,13 @@ class _Job:
             column=column,
             on_bad_rows=options.on_bad_rows,
         )
-        self.engine.accept(self.conversion, codec)
+        self.workers.accept(self.conversion, codec)
         description = {
             **work.facts,
             "output": self.conversion.suffix,
             "column": options.column,
             "shards": [shard.rows for shard in self.shards],
-            "input": identity(reader.files),
+            "input": fingerprint(reader.files),
         }
         self.manifest = Manifest(staging, description, self.conversion.suffix)
         self.finished: dict[int, Entry] = {}
@@ -290,7 +267,7 @@ class _Job:
         self.counter.add(sum(self.shards[number].rows for number in self.finished))
         try:
             left = [shard for shard in self.shards if shard.number not in self.finished]
-            self.engine.run(self.conversion, left, self.codec, done=self._note, seen=self.counter.add)
+            self.workers.run(self.conversion, left, self.codec, done=self._note, seen=self.counter.add)
             bad = self._list_bad_rows()
             if self.looked_at:
                 first = _first_bad_row(self.output)
@@ -369,7 +346,7 @@ class _Job:
 class _Counter:
     """Rows done, over all threads."""
 
-    def __init__(self, total: int, progress: Progress | None) -> None:
+    def __init__(self, total: int, progress: OnProgress | None) -> None:
         self._done, self._total, self._progress, self._lock = 0, total, progress, Lock()
 
     def add(self, rows: int) -> None:

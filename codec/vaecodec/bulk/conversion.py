@@ -10,46 +10,22 @@ from __future__ import annotations
 import csv
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from threading import Event
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
 from numpy.typing import NDArray
 
+from vaecodec.bulk.bad_rows import BadRow, OnBadRows
+from vaecodec.bulk.inputs import MatrixInput, ParquetInput, Shard, sort_out
+from vaecodec.bulk.manifest import Entry, sha256
+from vaecodec.bulk.parts import ArrayPart, ParquetPart, Part, bad_rows_path, part_path
 from vaecodec.codes import Code
-from vaecodec.codes.parallel import available_threads
 from vaecodec.codes.uniform import FloatCode
 from vaecodec.errors import BadRowsError, VaecodecError
 from vaecodec.interface import Metric, VectorCodec
-from vaecodec.shards import (
-    ArrayPart,
-    BadRow,
-    Entry,
-    MatrixInput,
-    ParquetInput,
-    ParquetPart,
-    Part,
-    Shard,
-    bad_rows_path,
-    part_path,
-    sha256,
-    sort_out,
-)
-
-
-class OnBadRows(StrEnum):
-    """What happens to rows that hold NaN or infinity, have no direction under cosine, or have no vector."""
-
-    FAIL = "fail"
-    """Stop at the first one."""
-    SKIP = "skip"
-    """Leave them out of the output, and list them in ``OUT.bad-rows.csv``."""
-    REPORT = "report"
-    """Read everything, list them all in ``OUT.bad-rows.csv``, and stop if there are any."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -190,78 +166,3 @@ class Conversion:
         with begun.open("w", newline="") as file:
             csv.writer(file).writerows(rows)
         begun.replace(bad_rows_path(self.folder, number))
-
-
-class Engine(Protocol):
-    """The workers that take shards through a conversion."""
-
-    def accept(self, conversion: Conversion, codec: VectorCodec) -> None:
-        """Raise a ``VaecodecError`` when this engine cannot do that; called before anything is written."""
-        ...
-
-    def run(
-        self,
-        conversion: Conversion,
-        shards: list[Shard],
-        codec: VectorCodec,
-        *,
-        done: Callable[[Entry], None],
-        seen: Callable[[int], None],
-    ) -> None:
-        """Convert the shards in any order; raise what the first failure raised.
-
-        Args:
-            conversion: what to do with each.
-            shards: those that are not finished.
-            codec: that of the job.
-            done: called with each shard's entry, from any thread.
-            seen: called with numbers of rows that have been read, from any thread.
-        """
-        ...
-
-
-class Threads:
-    """Threads of this process; the first failure stops the others at their next block.
-
-    Args:
-        workers: how many; by default one per core that this process may use.
-    """
-
-    def __init__(self, workers: int | None = None) -> None:
-        self._workers = workers
-
-    def accept(self, conversion: Conversion, codec: VectorCodec) -> None:
-        """Threads take anything."""
-
-    def run(
-        self,
-        conversion: Conversion,
-        shards: list[Shard],
-        codec: VectorCodec,
-        *,
-        done: Callable[[Entry], None],
-        seen: Callable[[int], None],
-    ) -> None:
-        """See :meth:`Engine.run`."""
-        stop = Event()
-
-        def work(shard: Shard) -> None:
-            if stop.is_set():
-                raise StoppedError
-            try:
-                done(conversion.run(shard, codec, stop=stop, seen=seen))
-            except BaseException:
-                stop.set()
-                raise
-
-        with ThreadPoolExecutor(self._workers or available_threads(), thread_name_prefix="vaecodec") as pool:
-            futures = [pool.submit(work, shard) for shard in shards]
-            try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-            finally:  # an interrupt from the keyboard comes here, too
-                stop.set()
-                pool.shutdown(wait=True, cancel_futures=True)
-        errors = [future.exception() for future in futures if future.done() and not future.cancelled()]
-        for error in errors:
-            if error is not None and not isinstance(error, StoppedError):
-                raise error

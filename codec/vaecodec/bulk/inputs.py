@@ -1,0 +1,170 @@
+"""The inputs of a bulk job, cut into shards: row ranges of a matrix, or row groups of Parquet files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecodec.bulk.bad_rows import BadRow
+from vaecodec.errors import MalformedSourceError
+from vaecodec.extras import require
+from vaecodec.interface import Metric
+from vaecodec.sources import RandomAccessSource, Rows
+from vaecodec.sources.base import rows_per_block
+from vaecodec.sources.parquet import ParquetSource, list_rows, open_parquet, parquet_batches
+from vaecodec.vectors import faults
+
+# The key of Parquet's schema metadata that says which codec wrote the file and how, as JSON.
+FACTS = b"vaecodec"
+
+
+class Shard(NamedTuple):
+    number: int
+    file: Path
+    first_row: int
+    rows: int
+    row_groups: list[int]
+
+
+class Piece(NamedTuple):
+    """Some rows of a shard.
+
+    ``numbers`` int64 (m,) within the file, ``vectors`` float (m, width), ``batch`` the Arrow record batch of the same
+    rows or None, ``bad`` the rows that lack a vector of the right width and so are not among them.
+    """
+
+    numbers: NDArray[np.int64]
+    vectors: Rows
+    batch: Any
+    bad: list[BadRow]
+
+    def only(self, rows: NDArray[np.bool_]) -> Piece:
+        """The piece with some of its rows: bool (m,)."""
+        batch = self.batch.filter(rows) if self.batch is not None else None
+        return Piece(self.numbers[rows], self.vectors[rows], batch, self.bad)
+
+
+class MatrixInput:
+    """Row ranges of a file that holds one matrix."""
+
+    def __init__(self, source: RandomAccessSource, path: Path, shard_rows: int) -> None:
+        self.files = [path]
+        self._source = source
+        self.shards = [
+            Shard(number, path, start, min(shard_rows, source.rows - start), [])
+            for number, start in enumerate(range(0, max(1, source.rows), shard_rows))
+        ]
+
+    def read(self, shard: Shard) -> Iterator[Piece]:
+        """The shard's rows in order."""
+        step = rows_per_block(self._source.dim)
+        for start in range(shard.first_row, shard.first_row + shard.rows, step):
+            numbers = np.arange(start, min(start + step, shard.first_row + shard.rows))
+            yield Piece(numbers, self._source.take(numbers), None, [])
+
+    def output_schema(self, empty: NDArray[Any], facts: dict[str, Any]) -> tuple[Any, str]:
+        """The Arrow schema of the output, with rows like those of ``empty``, and the name of their column."""
+        arrow = require("pyarrow", extra="parquet")
+        fields = [arrow.field("row", arrow.int64()), arrow.field("vector", _list_type(empty))]
+        return arrow.schema(fields, metadata={FACTS: json.dumps(facts)}), "vector"
+
+
+class ParquetInput:
+    """Consecutive row groups of Parquet files, with or without the columns beside the vectors."""
+
+    def __init__(self, source: ParquetSource, width: int, shard_rows: int, *, keep_columns: bool) -> None:
+        self.files = source.files
+        self._column = source.column
+        self._columns = None if keep_columns else [source.column]
+        self._width = width
+        with open_parquet(source.files[0]) as parquet:
+            self._schema = parquet.schema_arrow
+        self.shards: list[Shard] = []
+        for file in source.files:
+            with open_parquet(file) as parquet:
+                if keep_columns:
+                    self._check_columns(parquet.schema_arrow, file)
+                sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+            start = rows = 0
+            groups: list[int] = []
+            for group, size in enumerate([*sizes, None]):
+                if groups and (size is None or rows + size > shard_rows):
+                    self.shards.append(Shard(len(self.shards), file, start, rows, groups))
+                    start, rows, groups = start + rows, 0, []
+                groups.append(group)
+                rows += size or 0
+        if not self.shards:
+            self.shards = [Shard(0, source.files[0], 0, 0, [])]
+
+    def read(self, shard: Shard) -> Iterator[Piece]:
+        """The shard's rows in order, with their other columns where these are kept."""
+        compute = require("pyarrow.compute", extra="parquet")
+        first = shard.first_row
+        for batch in parquet_batches(
+            shard.file,
+            rows=rows_per_block(self._width),
+            columns=self._columns,
+            row_groups=shard.row_groups,
+            first_row=shard.first_row,
+        ):
+            lists = batch.column(self._column)
+            widths = compute.list_value_length(lists).fill_null(-1).to_numpy(zero_copy_only=False)
+            bad = [
+                BadRow(str(shard.file), first + int(at), "no vector" if widths[at] < 0 else f"width {widths[at]}")
+                for at in np.flatnonzero(widths != self._width)
+            ]
+            good = widths == self._width
+            if bad:
+                batch = batch.filter(good)
+            vectors = list_rows(batch.column(self._column), self._width, shard.file, first)
+            yield Piece(first + np.flatnonzero(good), vectors, batch, bad)
+            first += len(good)
+
+    def _check_columns(self, schema: Any, file: Path) -> None:
+        """All files need the same columns; the vectors' own may be lists of any kind."""
+        columns, expected = (
+            {field.name: field.type for field in fields if field.name != self._column}
+            for fields in (schema, self._schema)
+        )
+        if columns != expected:
+            differing = ", ".join(sorted({name for name, _ in columns.items() ^ expected.items()}))
+            raise MalformedSourceError(f"{file}: its columns differ from those of {self.files[0]}: {differing}")
+
+    def output_schema(self, empty: NDArray[Any], facts: dict[str, Any]) -> tuple[Any, str]:
+        """The first file's columns, with the latents in the place of the vectors."""
+        arrow = require("pyarrow", extra="parquet")
+        at = self._schema.get_field_index(self._column)
+        schema = self._schema.set(at, arrow.field(self._column, _list_type(empty)))
+        return schema.with_metadata({**(schema.metadata or {}), FACTS: json.dumps(facts)}), self._column
+
+
+def fingerprint(files: list[Path]) -> str:
+    """A digest of names, sizes and times, which tells whether the input is still the same."""
+    found = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+
+def sort_out(piece: Piece, file: Path, metric: Metric | None) -> tuple[Piece, list[BadRow]]:
+    """The piece with its vectors in float32 and without its bad rows, and these; any code is good."""
+    if metric is None:
+        return piece, piece.bad
+    with np.errstate(over="ignore"):  # what overflows becomes infinite and is found below
+        piece = piece._replace(vectors=np.ascontiguousarray(piece.vectors, np.float32))
+    broken, undirected = faults(piece.vectors)
+    wrong = broken | undirected if metric is Metric.COSINE else broken
+    if not wrong.any():
+        return piece, piece.bad
+    reasons = np.where(broken, "NaN, infinity or a norm beyond float32", "zero norm")
+    bad = [BadRow(str(file), int(piece.numbers[at]), str(reasons[at])) for at in np.flatnonzero(wrong)]
+    return piece.only(~wrong), sorted([*piece.bad, *bad])
+
+
+def _list_type(empty: NDArray[Any]) -> Any:
+    arrow = require("pyarrow", extra="parquet")
+    return arrow.list_(arrow.from_numpy_dtype(empty.dtype), empty.shape[1])

@@ -1,0 +1,106 @@
+"""The list of an output's finished shards, which lets an interrupted job continue."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+from vaecodec.bulk.parts import bad_rows_path, part_path
+from vaecodec.errors import ChangedJobError
+from vaecodec.files import locked, write_atomically
+
+
+class Entry(NamedTuple):
+    """What became of a shard; the manifest has a line for each that is finished.
+
+    ``rows`` in its part, ``sha256`` of the part or None where bad rows were only to be reported, ``bad`` rows listed.
+    """
+
+    shard: int
+    rows: int
+    sha256: str | None
+    bad: int
+
+
+def _is_entry(line: Any) -> bool:
+    match line:
+        case [int() as shard, int(), str() | None, int()]:
+            return shard >= 0
+    return False
+
+
+class Manifest:
+    """``_manifest.jsonl`` and the parts beside it."""
+
+    def __init__(self, folder: Path, job: dict[str, Any], suffix: str) -> None:
+        self.folder, self._job, self._suffix = folder, job, suffix
+        # Readers of Parquet folders leave out names that begin like these.
+        self.path, self.lock_path = folder / "_manifest.jsonl", folder / "_lock"
+        self._lock = Lock()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process from this folder; the lock goes with the process, however that ends.
+
+        Raises:
+            ChangedJobError: another job was begun here.
+            OutputBusyError: another process, or another job of this one, is at work here.
+        """
+        self._entries()  # a folder of another job stays as it is
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.lock_path, str(self.folder)):
+            yield
+
+    def open(self) -> dict[int, Entry]:
+        """Begin, or find the shards that are finished and whose files still have the content written."""
+        finished = {entry.shard: entry for entry in self._entries() if self._is_whole(entry)}
+        kept = {self.lock_path, *(part_path(self.folder, number, self._suffix) for number in finished)}
+        kept |= {bad_rows_path(self.folder, entry.shard) for entry in finished.values() if entry.bad}
+        for file in self.folder.iterdir():
+            if file not in kept:
+                file.unlink()
+        lines = "".join(json.dumps(line) + "\n" for line in (self._job, *finished.values()))
+        write_atomically(self.path, lines.encode())
+        return finished
+
+    def _entries(self) -> list[Entry]:
+        """The shards that are listed; none where nothing was begun."""
+        job, *entries = self._lines() or [self._job]
+        if not isinstance(job, dict):
+            raise ChangedJobError(f"{self.path}: expected what was begun here in the first line; delete {self.folder}")
+        if job != self._job:
+            changed = ", ".join(sorted(key for key in self._job if job.get(key) != self._job[key]))
+            raise ChangedJobError(f"{self.folder}: was begun with different {changed}; run as before, or delete it")
+        return [Entry(*line) for line in entries if _is_entry(line)]
+
+    def _lines(self) -> list[Any]:
+        """What the file holds; a killed process or a full disk may leave half a line, whose shard is made again."""
+        lines = []
+        for line in self.path.read_text(errors="replace").splitlines() if self.path.exists() else []:
+            with suppress(json.JSONDecodeError):
+                lines.append(json.loads(line))
+        return lines
+
+    def _is_whole(self, entry: Entry) -> bool:
+        part = part_path(self.folder, entry.shard, self._suffix)
+        listed = not entry.bad or bad_rows_path(self.folder, entry.shard).exists()
+        return listed and part.exists() and sha256(part) == entry.sha256
+
+    def add(self, entry: Entry) -> None:
+        """Note a finished shard, safely on disk; may be called from several threads."""
+        with self._lock, self.path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
