@@ -27,11 +27,12 @@ from vaecodec.evaluation import exact_search, ndcg, recall
 from vaecodec.interface import Metric
 from vaecodec.sources import open_source
 from vaecodec_training.data.collection import Collection
-from vaecodec_training.recipe import Recipe, Start
-from vaecodec_training.trainer import in_numpy, train
+from vaecodec_training.model import in_numpy
+from vaecodec_training.recipe import Experimental, Recipe, Start
+from vaecodec_training.trainer import train
 
 _PLAIN = {"alignment": 0.0, "reconstruction": 1.0}
-_PUBLISHED = {**_PLAIN, "start": Start.RANDOM, "decoder_hidden": 512}
+_PUBLISHED = {**_PLAIN, "experimental": Experimental(start=Start.RANDOM), "decoder_hidden": 512}
 
 # Name: changes to the base recipe; "queries": False trains on documents alone, "pairs": False does not say which
 # query belongs to which document.
@@ -40,7 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "from scratch, MLP decoder, AE": {**_PUBLISHED, "kl": 0.0},
     "from scratch, MLP decoder, VAE": {**_PUBLISHED, "kl": 1e-3},
     "from scratch, MLP decoder, VAE kl 1e-2": {**_PUBLISHED, "kl": 1e-2},
-    "from scratch, linear decoder, AE": {**_PLAIN, "start": Start.RANDOM, "kl": 0.0},
+    "from scratch, linear decoder, AE": {**_PLAIN, "experimental": Experimental(start=Start.RANDOM), "kl": 0.0},
     "SVD start, AE, no alignment": {**_PLAIN, "kl": 0.0},
     "SVD start, VAE, no alignment": _PLAIN,
     "SVD start, VAE kl 1e-2, no alignment": {**_PLAIN, "kl": 1e-2},
@@ -48,11 +49,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "the same, no free bits": {**_PLAIN, "kl": 1e-2, "free_bits": 0.0},
     "the same, neither": {**_PLAIN, "kl": 1e-2, "kl_warmup": 0.0, "free_bits": 0.0},
     "default without KL (AE)": {"kl": 0.0},
-    "default, KL cycles 4": {"kl_cycles": 4},
+    "default, KL cycles 4": {"experimental": Experimental(kl_cycles=4)},
     "default, KL target 60 nats": {"kl_target": 60.0},
     "default, no reconstruction": {"reconstruction": 0.0},
     "default, reconstruction 1": {"reconstruction": 1.0},
-    "default, start from scratch": {"start": Start.RANDOM},
+    "default, start from scratch": {"experimental": Experimental(start=Start.RANDOM)},
     "default, documents only": {"queries": False},
     "default, queries without pairs": {"pairs": False},
     "default, linear encoder": {"hidden": 0},
@@ -70,7 +71,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "default, temperature .1": {"temperature": 0.1},
     "default, batch 512": {"batch": 512},
     "default, batch 2048": {"batch": 2048},
-    "default, weight average .99": {"average": 0.99},
     "default, nested 16/32": {"nested_dims": (16, 32)},
 }
 

@@ -30,8 +30,9 @@ from vaecodec.sources import ArraySource
 from vaecodec_exporters.checkpoint import export_checkpoint
 from vaecodec_training.channel import learned_rotation
 from vaecodec_training.data.collection import Collection
+from vaecodec_training.model import in_numpy
 from vaecodec_training.recipe import Recipe
-from vaecodec_training.trainer import in_numpy, train
+from vaecodec_training.trainer import train
 
 # Code: the latents it is given (all where None), and what is changed to its recipe under which name.
 _DEFAULT = {"hidden": 512, "reconstruction": 0.1, "batch": 1024, "epochs": 10.0, "contrastive": 0.0}
@@ -41,8 +42,6 @@ VARIANTS: dict[tuple[int | None, str | int], dict[str, dict[str, Any]]] = {
         "trained for 32": {"target_bytes": (32,)},
         "trained for 40": {"target_bytes": (40,)},
         "trained for 32, 48 and 64 in turn": {"target_bytes": (32, 48, 64)},
-        "straight-through": {"straight_through": True},
-        "bits handed out once": {"reallocate": False},
         "16 epochs": {"epochs": 16.0},
         "hidden layer of 512": {"hidden": 512},
         "hidden layer of 512, rate 1e-3": {"hidden": 512, "learning_rate": 1e-3},
@@ -51,22 +50,19 @@ VARIANTS: dict[tuple[int | None, str | int], dict[str, dict[str, Any]]] = {
         "no InfoNCE": {"contrastive": 0.0},
         "InfoNCE .1": {"contrastive": 0.1},
         "reconstruction .1": {"reconstruction": 0.1},
-        "weight average .98": {"average": 0.98},
         "the recipe for floats": _DEFAULT,
     },
     (192, "int2"): {
         "the recipe": {},
-        "straight-through": {"straight_through": True},
         "24 epochs": {"epochs": 24.0},
         "linear encoder": {"hidden": 0},
         "rate 1e-3": {"learning_rate": 1e-3},
         "batches of 1,024": {"batch": 1024},
         "InfoNCE .01": {"contrastive": 0.01},
         "reconstruction .1": {"reconstruction": 0.1},
-        "weight average .98": {"average": 0.98},
         "the recipe for floats": _DEFAULT,
     },
-    (192, "int4"): {"the recipe": {}, "straight-through": {"straight_through": True}, "linear encoder": {"hidden": 0}},
+    (192, "int4"): {"the recipe": {}, "linear encoder": {"hidden": 0}},
 }
 FLOATS = (64, 128)
 

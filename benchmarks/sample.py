@@ -20,8 +20,9 @@ from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec.sources import ArraySource
 from vaecodec.vectors import normalised
 from vaecodec_training.data.collection import Collection
+from vaecodec_training.model import in_numpy
 from vaecodec_training.recipe import Recipe
-from vaecodec_training.trainer import in_numpy, train
+from vaecodec_training.trainer import train
 
 SAMPLE = Path(__file__).parent.parent / "examples" / "debian-sample"
 DIM = 64

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from vaecodec_training.trainer import Progress as StepProgress
+    from vaecodec_training.observe import Progress as StepProgress
 
 SECONDS = 30.0  # between two lines of a log
 

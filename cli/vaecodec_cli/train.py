@@ -29,7 +29,8 @@ from vaecodec_cli.options import (
 from vaecodec_cli.progress import TrainingBar
 
 if TYPE_CHECKING:
-    from vaecodec_training.trainer import Observer, TrainedRun
+    from vaecodec_training.observe import Observer
+    from vaecodec_training.outcome import TrainedRun
 
 
 def train(

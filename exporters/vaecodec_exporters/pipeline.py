@@ -20,9 +20,11 @@ from vaecodec_exporters.checkpoint import export_checkpoint
 from vaecodec_exporters.linear import export_linear
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.gate import Gate
+from vaecodec_training.observe import Observer
+from vaecodec_training.outcome import TrainedRun
 from vaecodec_training.recipe import Recipe
 from vaecodec_training.search import RECIPE, RUN, OnStep, SearchResult, draw, first_lines, search
-from vaecodec_training.trainer import Observer, TrainedRun, train
+from vaecodec_training.trainer import train
 
 CODEC = "codec.onnx"
 PICTURE = "recall.png"

@@ -18,7 +18,7 @@ SIBLINGS = {"vaecodec", "vaecodec_training", "vaecodec_exporters", "vaecodec_int
 # Which other packages each may import at the top of a module; what an extra installs is imported inside functions.
 ALLOWED = {
     "codec/vaecodec": {"numpy", "onnxruntime", "filelock"},
-    "training/vaecodec_training": {"vaecodec", "numpy", "torch", "lightning_fabric", "safetensors"},
+    "training/vaecodec_training": {"vaecodec", "numpy", "torch", "lightning_fabric", "safetensors", "tomli_w"},
     "exporters/vaecodec_exporters": {"vaecodec", "vaecodec_training", "numpy", "onnx", "onnxruntime", "torch"},
     "integrations/vaecodec_integrations": {"vaecodec", "vaecodec_exporters", "numpy"},
     "cli/vaecodec_cli": {*SIBLINGS, "numpy", "typer", "rich"},

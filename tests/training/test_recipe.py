@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vaecodec.errors import RecipeError
-from vaecodec_training.recipe import Precision, Recipe, Schedule, Start
-from vaecodec_training.trainer import kl_factor, learning_rate_factor
+from vaecodec_training.recipe import Experimental, Precision, Recipe, Schedule, Start
+from vaecodec_training.schedule import kl_factor, learning_rate_factor
 
 
 @given(
@@ -20,7 +20,7 @@ from vaecodec_training.trainer import kl_factor, learning_rate_factor
         nested_dims=st.sets(st.integers(1, 64), max_size=3).map(lambda widths: tuple(sorted(widths))),
         temperature=st.floats(1e-4, 10),
         asymmetric=st.booleans(),
-        start=st.sampled_from(Start),
+        experimental=st.builds(Experimental, start=st.sampled_from(Start), kl_cycles=st.integers(1, 9)),
         schedule=st.sampled_from(Schedule),
         precision=st.sampled_from(Precision),
         queue=st.integers(0, 10**6),
@@ -35,13 +35,16 @@ def test_a_recipe_survives_its_file(tmp_path_factory: pytest.TempPathFactory, re
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("wieght_decay = 1.0", "unknown keys wieght_decay; a recipe knows accumulate, alignment"),
+        ("wieght_decay = 1.0", "unknown keys wieght_decay; a recipe knows alignment, asymmetric"),
         ("dim = 64.0", "dim: expected int, got 64.0"),
         ("kl = true", "kl: expected float, got True"),
         ("dim = 0", "dim: expected at least 1, got 0"),
         ("momentum = 1.5", "momentum: expected from 0 to 1, got 1.5"),
         ("kl = nan", "kl: expected at least 0, got nan"),
-        ('start = "svd"', "start: expected one of linear, random, got 'svd'"),
+        ('[experimental]\nstart = "svd"', "start: expected one of linear, random, got 'svd'"),
+        ("[experimental]\naverage = 0.9", "unknown keys average; the table [experimental] knows kl_cycles, start"),
+        ("[experimental]\nkl_cycles = 0", "kl_cycles: expected at least 1, got 0"),
+        ("experimental = 1", "experimental: expected a table [experimental], got 1"),
         ('nested_dims = ["a"]', "nested_dims: expected a list of integers, got ['a']"),
         ("dim = 64\nnested_dims = [64]", "nested_dims: expected ascending widths below dim = 64, got [64]"),
         ("alignment = 0\nreconstruction = 0", "there is nothing to learn"),
@@ -72,7 +75,7 @@ def test_the_learning_rate_rises_then_falls() -> None:
 
 def test_the_kl_weight_rises_once_or_in_cycles() -> None:
     assert [kl_factor(at, Recipe(kl_warmup=0.5)) for at in (0, 0.25, 0.5, 1)] == pytest.approx([0, 0.5, 1, 1])
-    cycles = Recipe(kl_warmup=0.5, kl_cycles=2)
+    cycles = Recipe(kl_warmup=0.5, experimental=Experimental(kl_cycles=2))
     assert [kl_factor(at, cycles) for at in (0, 0.125, 0.25, 0.5, 0.75, 1)] == pytest.approx([0, 0.5, 1, 0, 1, 1])
     assert kl_factor(0, Recipe(kl_warmup=0)) == 1
 

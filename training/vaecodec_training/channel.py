@@ -20,6 +20,7 @@ from vaecodec.codes.calibration import importance_of
 from vaecodec.codes.rotation import rotate, rotate_back
 from vaecodec.codes.uniform import LEVELS, Int8Code, RotatedCode
 from vaecodec.interface import FloatArray, Metric
+from vaecodec_training.data.held_out import Encode
 from vaecodec_training.recipe import Recipe
 
 # Mean squared error per unit variance of the optimal uniform-rate quantisers of a Gaussian (Max 1960).
@@ -71,7 +72,7 @@ class Channel(nn.Module):
             self.distortion.fill_(min(1.0, float(code.step**2 / 12 / np.mean(calibration.spread**2))))
         elif self._recipe.target:
             self.distortion.fill_(_UNIFORM_DISTORTION[CodeType(self._recipe.target)])
-        elif self._recipe.reallocate or self.distortion.isnan().any():
+        else:
             left = np.concatenate([np.ones(1, np.float32), self._trellis.distortion])
             for row, code in zip(self.distortion, self.codes, strict=True):
                 assert isinstance(code, TrellisCode)
@@ -111,11 +112,6 @@ class Channel(nn.Module):
             step: of the optimiser.
         """
         turn = step % len(self.distortion)
-        if self._recipe.straight_through:
-            code = self.codes[turn]
-            rows = latents.detach().float().cpu().numpy()
-            coded = torch.from_numpy(code.decode(code.encode(rows))).to(latents.device)
-            return latents + (coded - latents).detach()
         distortion = self.distortion[turn]
         mean, spread = self.mean, self.spread
         if self._recipe.target:
@@ -190,3 +186,38 @@ def in_units_of_spread(encoder: nn.Module, variance: Tensor) -> None:
         if layer is not None:
             for name in ("weight", "bias"):
                 parametrize.register_parametrization(layer, name, _InUnits(variance.sqrt()))
+
+
+def code_for(latents: FloatArray, recipe: Recipe, metric: Metric) -> Code:
+    """The code that a recipe trains for, the middle one of several, calibrated on latents (n, k)."""
+    size = recipe.target_bytes[len(recipe.target_bytes) // 2] if recipe.target_bytes else None
+    calibration = Calibration.fit(latents, metric, memory=recipe.trellis_memory)
+    return calibration.code(dtype=recipe.target or None, bytes=size)
+
+
+def rotation_for(latents: FloatArray, recipe: Recipe, metric: Metric) -> FloatArray:
+    """The rotation (k, k) that suits the uniform code trained for. Nested widths stay apart, so they get none."""
+    if recipe.nested_dims or not recipe.target:
+        return np.eye(latents.shape[1], dtype=np.float32)
+    return learned_rotation(latents, code_for(latents, recipe, metric))
+
+
+def through_code(encode: Encode, sample: FloatArray, recipe: Recipe, metric: Metric) -> Encode:
+    """An encoder whose latents have been through the code that a recipe trains for.
+
+    As in the file that is served, rotation and calibration are fitted on training documents.
+
+    Args:
+        encode: documents (n, d) to latents (n, k).
+        sample: float32 (n, d) training documents to calibrate on.
+        recipe: its target is read.
+        metric: how the latents are compared.
+    """
+    fitted_on = encode(sample)
+    rotation = rotation_for(fitted_on, recipe, metric)
+    code = code_for(fitted_on @ rotation, recipe, metric)
+
+    def encode_and_decode(rows: FloatArray) -> FloatArray:
+        return code.decode(code.encode(encode(rows) @ rotation)) @ rotation.T
+
+    return encode_and_decode

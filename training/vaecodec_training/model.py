@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vaecodec.interface import Metric
+from vaecodec.interface import FloatArray, Metric
 from vaecodec.linear import LinearCodec
 
 # A posterior's variance at the start, relative to the spread of its latent: about 1.5 nats per dimension.
 _START_NOISE = 0.05
+
+# Variances span orders of magnitude where weights move by fractions, so their head learns so much faster.
+_HEAD_RATE = 20.0
+
+_ENCODE_ROWS = 4096
 
 
 class ResidualMap(nn.Module):
@@ -182,6 +189,38 @@ class VariationalCodec(nn.Module):
         return F.normalize(vectors, dim=1) if self.metric is Metric.COSINE else vectors
 
     _out = _in
+
+
+def parameter_groups(model: VariationalCodec) -> list[dict[str, Any]]:
+    """The trained parameters in groups for the optimiser.
+
+    Matrices are decayed. Biases are not, nor is the log-variance head, whose zero means a variance of 1.
+
+    Returns:
+        Groups with ``params``, whether each ``decays``, and ``rate``, its multiple of the learning rate.
+    """
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, entry in model.named_parameters():
+        if entry.requires_grad:
+            head = name.startswith("log_var")
+            key = (entry.ndim > 1 and not head, _HEAD_RATE if head else 1.0)
+            groups.setdefault(key, []).append(entry)
+    return [{"params": entries, "decays": key[0], "rate": key[1]} for key, entries in groups.items()]
+
+
+def in_numpy(function: Callable[[Tensor], Tensor], model: nn.Module) -> Callable[[FloatArray], FloatArray]:
+    """Run a model's function over arrays in blocks."""
+    device = next(model.parameters()).device
+
+    def apply(rows: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            blocks = [
+                function(torch.from_numpy(rows[start : start + _ENCODE_ROWS]).to(device)).float().cpu().numpy()
+                for start in range(0, len(rows), _ENCODE_ROWS)
+            ]
+        return np.concatenate(blocks)
+
+    return apply
 
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:

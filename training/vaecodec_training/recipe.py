@@ -11,6 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from vaecodec.errors import RecipeError
 
 
@@ -46,6 +48,18 @@ def _between(default: Any, low: float, high: float = math.inf) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Experimental:
+    """Settings that brought no gain where they were measured. They are here to repeat published recipes."""
+
+    start: Start = Start.LINEAR
+    kl_cycles: int = _between(1, 1)
+    """How often in the run the KL weight rises anew (Fu et al. 2019)."""
+
+    def __post_init__(self) -> None:
+        _refuse_out_of_range(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """All settings of a run. A weight of zero switches its term off. docs/training.md says what each one is worth.
 
@@ -72,7 +86,6 @@ class Recipe:
     """Units of the decoder's hidden layer; 0 leaves a linear decoder."""
     asymmetric: bool = False
     """Queries get an encoder of their own, started from the documents'."""
-    start: Start = Start.LINEAR
 
     # Objective
     alignment: float = _between(1.0, 0)
@@ -86,9 +99,7 @@ class Recipe:
     kl: float = _between(1e-4, 0)
     """Weight of the KL divergence, in nats per vector. 0 trains a plain autoencoder."""
     kl_warmup: float = _between(0.2, 0, 1)
-    """Share of the run (or of each cycle) over which the KL weight rises linearly from 0."""
-    kl_cycles: int = _between(1, 1)
-    """How often that rise is repeated."""
+    """Share of the run over which the KL weight rises linearly from 0."""
     kl_target: float = _between(0.0, 0)
     """Nats per vector that a controller holds the KL at by moving its weight; 0 switches it off."""
     free_bits: float = _between(0.05, 0)
@@ -113,16 +124,10 @@ class Recipe:
     """Or the budgets of trellis codes, ascending, that they shall survive; several take turns."""
     trellis_memory: int = 10
     """Bits of the trellis's state, 8, 10 or 12: each step up costs four times the encoding time for less error."""
-    straight_through: bool = False
-    """Quantise for real and pass the gradient through unchanged, instead of sampling at the code's distortion."""
-    reallocate: bool = True
-    """Hand the bits of trellis codes out anew as the latents' spreads change."""
 
     # Optimisation
     batch: int = _between(1024, 2)
-    """Documents per step and accumulation; half as many queries join them."""
-    accumulate: int = _between(1, 1)
-    """Batches per step of the optimiser. Each batch sees only its own negatives and the queue."""
+    """Documents per step; half as many queries join them."""
     epochs: float = _between(10.0, 0)
     """Passes over the documents."""
     learning_rate: float = _between(2e-3, 0)
@@ -133,8 +138,6 @@ class Recipe:
     """Of matrices; biases and the log-variance head are not decayed."""
     clip: float = _between(1.0, 0)
     """Largest gradient norm; 0 does not clip."""
-    average: float = _between(0.0, 0, 1)
-    """Decay of the weight average that is validated and served; 0 serves the weights as they are."""
     precision: Precision = Precision.FULL
     seed: int = _between(0, 0, 2**31)
 
@@ -142,15 +145,11 @@ class Recipe:
     checkpoints: int = _between(10, 1)
     """How often in the run it is validated and saved."""
 
+    experimental: Experimental = field(default_factory=Experimental)
+    """The table ``[experimental]`` of the file."""
+
     def __post_init__(self) -> None:
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            if not entry.metadata:
-                continue
-            low, high = entry.metadata["low"], entry.metadata["high"]
-            if not (math.isfinite(value) and low <= value <= high):
-                wanted = f"from {low:g} to {high:g}" if math.isfinite(high) else f"at least {low:g}"
-                raise RecipeError(f"{entry.name}: expected {wanted}, got {value}")
+        _refuse_out_of_range(self)
         widths = (*self.nested_dims, self.dim)
         if list(widths) != sorted(set(widths)) or widths[0] < 1:
             raise RecipeError(
@@ -228,12 +227,7 @@ class Recipe:
         Raises:
             RecipeError: a key is unknown, or a value has the wrong type or lies outside its range.
         """
-        defaults = cls()
-        known = {entry.name for entry in fields(cls)}
-        unknown = sorted(values.keys() - known)
-        if unknown:
-            raise RecipeError(f"unknown keys {', '.join(unknown)}; a recipe knows {', '.join(sorted(known))}")
-        return cls(**{key: _converted(key, value, getattr(defaults, key)) for key, value in values.items()})
+        return cls(**_converted_table(values, cls(), "a recipe"))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Recipe:
@@ -253,14 +247,11 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as :meth:`from_dict` reads them."""
-        return {
-            key: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, StrEnum) else value
-            for key, value in asdict(self).items()
-        }
+        return _plain(asdict(self))
 
     def to_toml(self) -> str:
         """The recipe as TOML, every key written out."""
-        return "".join(f"{key} = {_toml(value)}\n" for key, value in self.to_dict().items())
+        return tomli_w.dumps(self.to_dict())
 
     def replace(self, **changes: Any) -> Recipe:
         """Return the recipe with some settings changed."""
@@ -301,7 +292,29 @@ def _sizes(text: str) -> tuple[int, ...]:
         raise RecipeError(f"target: expected bytes per vector such as 48 or 32,48,64, got {text!r}") from None
 
 
+def _refuse_out_of_range(settings: Experimental | Recipe) -> None:
+    for entry in fields(settings):
+        if not entry.metadata:
+            continue
+        value, low, high = getattr(settings, entry.name), entry.metadata["low"], entry.metadata["high"]
+        if not (math.isfinite(value) and low <= value <= high):
+            wanted = f"from {low:g} to {high:g}" if math.isfinite(high) else f"at least {low:g}"
+            raise RecipeError(f"{entry.name}: expected {wanted}, got {value}")
+
+
+def _converted_table(values: dict[str, Any], defaults: Experimental | Recipe, owner: str) -> dict[str, Any]:
+    known = {entry.name for entry in fields(defaults)}
+    unknown = sorted(values.keys() - known)
+    if unknown:
+        raise RecipeError(f"unknown keys {', '.join(unknown)}; {owner} knows {', '.join(sorted(known))}")
+    return {key: _converted(key, value, getattr(defaults, key)) for key, value in values.items()}
+
+
 def _converted(key: str, value: Any, default: Any) -> Any:
+    if isinstance(default, Experimental):
+        if not isinstance(value, dict):
+            raise RecipeError(f"{key}: expected a table [{key}], got {value!r}")
+        return Experimental(**_converted_table(value, default, f"the table [{key}]"))
     if isinstance(default, StrEnum):
         try:
             return type(default)(value)
@@ -320,7 +333,13 @@ def _converted(key: str, value: Any, default: Any) -> Any:
     return value
 
 
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else repr(value)
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            plain[key] = _plain(value)
+        elif isinstance(value, tuple):
+            plain[key] = list(value)
+        else:
+            plain[key] = str(value) if isinstance(value, StrEnum) else value
+    return plain

@@ -37,8 +37,10 @@ from vaecodec_training.data.collection import Collection
 from vaecodec_training.data.held_out import HeldOut
 from vaecodec_training.diagnostics import BelowBaselineWarning, BudgetWarning
 from vaecodec_training.gate import SELECTED, Gate, gate
+from vaecodec_training.model import in_numpy
+from vaecodec_training.observe import Observer
 from vaecodec_training.recipe import Recipe
-from vaecodec_training.trainer import Observer, in_numpy, refuse_mismatch, train
+from vaecodec_training.trainer import refuse_mismatch, train
 from vaecodec_training.validation import intervals
 
 OnStep = Callable[[str, dict[str, Any]], None]

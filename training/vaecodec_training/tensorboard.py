@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vaecodec.extras import require
-from vaecodec_training.trainer import Progress
+from vaecodec_training.observe import Progress
 
 
 class TensorBoard:

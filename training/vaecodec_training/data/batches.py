@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vaecodec.errors import UnusableDataError
-from vaecodec.interface import FloatArray
+from vaecodec.interface import FloatArray, Metric
 from vaecodec.sources import RandomAccessSource
+from vaecodec_training.data.collection import Collection
+from vaecodec_training.recipe import Recipe
 
 WINDOW_BYTES = 256 << 20
 
@@ -100,3 +107,110 @@ class ShuffledBatches:
 
 def _take(source: RandomAccessSource, rows: NDArray[np.int64]) -> FloatArray:
     return np.asarray(source.take(rows), np.float32)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This process's share of a batch.
+
+    Attributes:
+        documents: (n, d); the first of them are the companions of ``queries``, row for row.
+        queries: (n // 2, d), or None.
+        noise: (n, k) standard normal, for the posterior.
+        perturbation: (n, d) standard normal, for InfoNCE without pairs; otherwise empty.
+    """
+
+    documents: Tensor
+    queries: Tensor | None
+    noise: Tensor
+    perturbation: Tensor
+
+
+class Batches:
+    """Any batch of the run by its number: it depends on the seed and that number alone."""
+
+    def __init__(self, collection: Collection, recipe: Recipe, processes: int) -> None:
+        self.recipe = recipe
+        self.dim = collection.dim
+        self.cosine = collection.metric is Metric.COSINE
+        self.processes = processes
+        rows = collection.document_rows
+        # Every process takes as many documents, and every other one of them is a row of the distillation.
+        unit = 4 * processes
+        size = max(unit, min(recipe.batch, len(rows)) // unit * unit)
+        self.per_epoch = max(1, len(rows) // size)
+        self.pairs, alone = None, size
+        companions = collection.companions
+        if companions is not None and collection.queries is not None:
+            # A query meets its own document: without it the one neighbour that matters most is missing.
+            alone = size // 2
+            sources = [_Chosen(collection.queries, companions[:, 0]), _Chosen(collection.documents, companions[:, 1])]
+            count = min(size // 2, len(companions)) // (2 * processes) * 2 * processes
+            self.pairs = _Numbered(ShuffledBatches(sources, np.arange(len(companions)), count, recipe.seed + 1))
+        self.perturbs = recipe.contrastive > 0 and collection.pairs is None
+        self.documents = _Numbered(ShuffledBatches([collection.documents], rows, alone, recipe.seed))
+
+    def at(self, number: int, rank: int, device: torch.device) -> Batch:
+        """A process's share of a batch. All shares in the order of their processes are the batch of one process."""
+        (documents,) = self.documents[number]
+        generator = torch.Generator().manual_seed((self.recipe.seed << 32) + number)
+        parts, queries = [documents], None
+        if self.pairs is not None:
+            queries, paired = self.pairs[number]
+            parts = [paired, documents]
+        shares, noises, perturbations = [], [], []
+        for part in parts:
+            shares.append(self._share(torch.from_numpy(part), rank))
+            noises.append(self._share(torch.randn(len(part), self.recipe.dim, generator=generator), rank))
+            if self.perturbs:
+                perturbations.append(self._share(torch.randn(part.shape, generator=generator), rank))
+        return Batch(
+            self._compared(torch.cat(shares)).to(device),
+            None if queries is None else self._compared(self._share(torch.from_numpy(queries), rank)).to(device),
+            torch.cat(noises).to(device),
+            torch.cat([*perturbations, torch.empty(0, self.dim)]).to(device),
+        )
+
+    def _share(self, rows: Tensor, rank: int) -> Tensor:
+        size = len(rows) // self.processes
+        return rows[rank * size : (rank + 1) * size]
+
+    def _compared(self, rows: Tensor) -> Tensor:
+        return F.normalize(rows, dim=1) if self.cosine else rows
+
+
+class _Numbered:
+    """Batches of all epochs under one running number; reading on is cheap, jumping restarts the epoch's reader."""
+
+    def __init__(self, batches: ShuffledBatches) -> None:
+        self._batches = batches
+        self._next = -1
+        self._reader: Iterator[tuple[FloatArray, ...]] = iter(())
+
+    def __getitem__(self, number: int) -> tuple[FloatArray, ...]:
+        epoch, within = divmod(number, self._batches.per_epoch)
+        if number != self._next or within == 0:
+            self._reader = self._batches.epoch(epoch, within)
+        self._next = number + 1
+        return next(self._reader)
+
+
+class _Chosen:
+    """Rows of a source in any order and with repetitions, as a source."""
+
+    def __init__(self, source: RandomAccessSource, chosen: NDArray[np.int64]) -> None:
+        self.name = source.name
+        self.dim = source.dim
+        self.rows = len(chosen)
+        self._source = source
+        self._chosen = chosen
+
+    def blocks(self, rows: int | None = None) -> Iterator[NDArray[np.floating[Any]]]:
+        step = rows or BLOCK_ROWS
+        for start in range(0, self.rows, step):
+            yield self.take(np.arange(start, min(start + step, self.rows)))
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
+        distinct, back = np.unique(self._chosen[rows], return_inverse=True)
+        taken: NDArray[np.floating[Any]] = self._source.take(distinct)[back]
+        return taken

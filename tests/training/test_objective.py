@@ -1,0 +1,159 @@
+"""The objective's terms, and the state and settings that a step is made with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+
+from vaecodec.sources import ArraySource
+from vaecodec_training import losses
+from vaecodec_training.data.batches import Batch, Batches
+from vaecodec_training.data.collection import Collection
+from vaecodec_training.model import VariationalCodec, parameter_groups
+from vaecodec_training.objective import Objective
+from vaecodec_training.processes import Processes
+from vaecodec_training.recipe import Recipe
+from vaecodec_training.schedule import in_force
+from vaecodec_training.state import RunState
+from vaecodec_training.trainer import start_model
+
+SMALL = Recipe(dim=32, hidden=32, batch=256, epochs=2, checkpoints=3)
+# Two epochs do not beat the linear codec surely; the tests that are about something else do not mind.
+pytestmark = pytest.mark.filterwarnings("ignore::vaecodec_training.diagnostics.BelowBaselineWarning")
+
+
+@pytest.fixture(scope="module")
+def collection(sample) -> Collection:
+    return Collection.open(
+        ArraySource(sample.train[:2_500]), ArraySource(sample.train_queries[:2_500]), pairs="aligned"
+    )
+
+
+def objective(collection: Collection, recipe: Recipe) -> tuple[Objective, VariationalCodec, Batch]:
+    """The objective at the start of a run, the model there, and the first batch."""
+    processes = Processes(Fabric(accelerator="cpu", devices=1))
+    model = start_model(collection, recipe)
+    batch = Batches(collection, recipe, 1).at(0, 0, torch.device("cpu"))
+    return Objective(recipe, collection, model.encoder, processes), model, batch
+
+
+def decayed(model: VariationalCodec, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """The weight decay in force, by parameter."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = optimizer.param_groups
+    return {names[parameter]: group["weight_decay"] for group in groups for parameter in group["params"]}
+
+
+def test_matrices_decay_but_neither_biases_nor_the_log_variance(collection: Collection) -> None:
+    recipe = SMALL.replace(weight_decay=0.2)
+    model = start_model(collection, recipe)
+    optimizer = torch.optim.AdamW(parameter_groups(model), lr=0.1)
+    in_force(recipe, RunState(), 10).apply(optimizer)
+    matrices = {"encoder.linear.weight", "encoder.hidden.weight", "encoder.output.weight", "decoder.linear.weight"}
+    others = {name for name, _ in model.named_parameters()} - matrices
+    assert {"encoder.linear.bias", "decoder.linear.bias", "log_var.weight", "log_var.bias"} <= others
+    assert decayed(model, optimizer) == dict.fromkeys(matrices, 0.2) | dict.fromkeys(others, 0.0)
+
+
+def test_a_decayed_matrix_shrinks(collection: Collection) -> None:
+    """By ``rate * decay`` of itself a step more than without decay, as AdamW is defined."""
+    moved = []
+    for decay in (0.0, 0.5):
+        recipe = SMALL.replace(weight_decay=decay, warmup=0.0)
+        terms, model, batch = objective(collection, recipe)
+        optimizer = torch.optim.AdamW(parameter_groups(model), lr=recipe.learning_rate)
+        before = model.encoder.linear.weight.detach().clone()
+        now = in_force(recipe, RunState(), 10)
+        now.apply(optimizer)
+        terms.terms(model, batch, 0).values["alignment"].backward()
+        optimizer.step()
+        moved.append(model.encoder.linear.weight.detach().clone())
+    torch.testing.assert_close(moved[0] - moved[1], now.learning_rate * 0.5 * before, atol=1e-6, rtol=1e-3)
+
+
+def test_the_queue_holds_negatives_of_the_contrastive_term(collection: Collection) -> None:
+    terms, model, batch = objective(collection, SMALL.replace(contrastive=0.1, queue=64, momentum=0.0))
+    assert batch.queries is not None
+    with torch.no_grad():
+        latents, asked = model.encoder(batch.documents), model.encoder(batch.queries)
+        alone = terms.contrastive(asked, latents)
+        terms.queue.push(batch.queries[:64], 3 * asked[:64], 0)
+        queued = terms.contrastive(asked, latents)
+    unit, keys = F.normalize(asked, dim=1), F.normalize(torch.cat([latents, asked[:64]]), dim=1)
+    logits = unit @ keys.T / 0.05
+    own = torch.arange(len(asked))
+    assert queued.item() == pytest.approx(F.cross_entropy(logits, own).item(), rel=1e-4)
+    assert alone.item() == pytest.approx(F.cross_entropy(logits[:, : len(latents)], own).item(), rel=1e-4)
+    assert queued > alone + 1  # half of the queries meet themselves there
+
+
+def test_the_queue_holds_columns_of_the_distillation(collection: Collection) -> None:
+    terms, model, batch = objective(collection, SMALL.replace(queue=64, momentum=0.0))
+    documents, queued = batch.documents.split([192, 64])
+    batch = replace(batch, documents=documents, queries=None)
+    with torch.no_grad():
+        latents, queued_latents = model.encoder(documents), 3 * model.encoder(queued)
+        terms.queue.push(queued, queued_latents, 0)
+        found = terms.alignment(batch, latents, None, 0)
+    student = F.normalize(latents, dim=1)
+    expected = losses.distillation(
+        documents,
+        torch.cat([documents, queued]),
+        student,
+        torch.cat([student, F.normalize(queued_latents, dim=1)]),
+        0.05,
+        torch.arange(192),
+    )
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_the_key_encoder_moves_by_its_share_each_step(collection: Collection) -> None:
+    terms, model, _ = objective(collection, SMALL.replace(momentum=0.9, queue=64))
+    assert terms.key_encoder is not None
+    with torch.no_grad():
+        model.encoder.linear.weight.add_(1.0)
+    for _ in range(2):
+        before = [value.detach().clone() for value in terms.key_encoder.parameters()]
+        terms.follow(model.encoder)
+        for value, start, now in zip(terms.key_encoder.parameters(), before, model.encoder.parameters(), strict=True):
+            torch.testing.assert_close(value, 0.9 * start + 0.1 * now)
+    assert not torch.equal(terms.key_encoder.linear.weight, model.encoder.linear.weight)
+
+
+def test_a_rollback_halves_the_rate_and_strengthens_the_regularisers() -> None:
+    recipe = SMALL.replace(kl=0.01, kl_warmup=0.0, weight_decay=0.2, warmup=0.0)
+    good = RunState(step=3, cursor=3, losses=[1.0], warnings=[["A", "a"]])
+    failed = replace(good, step=5, cursor=6, losses=[1.0, 1.0, 1.0])
+    back = good.rolled_back(failed)
+    assert (back.step, back.cursor, back.rollbacks, back.losses) == (3, 6, 1, [1.0])
+    assert (back.learning_rate_scale, back.regulariser_scale) == (0.5, 1.5)
+    before, after = in_force(recipe, good, 10), in_force(recipe, back, 10)
+    assert before.kl_weight == pytest.approx(0.01)
+    assert after.kl_weight == pytest.approx(0.015)
+    assert after.weight_decay == pytest.approx(0.3)
+    assert after.learning_rate == pytest.approx(before.learning_rate / 2)
+    assert good.rolled_back(back).learning_rate_scale == 0.25
+
+
+def test_a_loss_of_three_times_the_median_is_a_spike() -> None:
+    state = RunState()
+    for loss in (1.0, 1.0, 1.0, 300.0):  # three are too few to compare with
+        assert state.judge(loss, loss, 1.0) is None
+    state.losses = [0.5, 1.0, 1.0, 9.0]
+    assert state.judge(2.9, 2.9, 1.0) is None
+    state.losses = [0.5, 1.0, 1.0, 9.0]
+    assert state.judge(301.0, 1.0, 1.0) == "the loss jumped from 1 to 301"
+    assert state.losses == [0.5, 1.0, 1.0, 9.0]  # a spike is no measure of later ones
+    assert state.judge(1.0, float("nan"), 1.0) == "the loss is not finite"
+    assert state.judge(1.0, 1.0, float("inf")) == "the gradient is not finite"
+
+
+def test_targets_that_take_turns_are_compared_with_their_own_kind() -> None:
+    state = RunState(losses=[1.0, 100.0] * 4)
+    assert state.judge(2.0, 2.0, 1.0, turns=2) is None
+    assert state.judge(120.0, 120.0, 1.0, turns=2) is None
+    assert state.judge(9.0, 9.0, 1.0, turns=2) == "the loss jumped from 1 to 9"

@@ -1,0 +1,172 @@
+"""Compute the objective: the terms that a step minimises, and what they keep from past steps."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vaecodec.interface import Metric
+from vaecodec_training import losses
+from vaecodec_training.channel import Channel
+from vaecodec_training.data.batches import Batch
+from vaecodec_training.data.collection import Collection
+from vaecodec_training.model import Posterior, ResidualMap
+from vaecodec_training.processes import Processes
+from vaecodec_training.queue import Queue
+from vaecodec_training.recipe import Recipe
+
+# Nested widths share the weight of the distillation in proportion to this power of theirs. Narrow prefixes err more;
+# weighed so, the wide ones are not sacrificed to them.
+_NESTED_POWER = 1.5
+
+
+class Terms(NamedTuple):
+    """The terms of one batch.
+
+    Attributes:
+        values: each term unweighted, under the name of its weight in the recipe.
+        kl: nats per dimension (k,), or None for a plain autoencoder.
+    """
+
+    values: dict[str, Tensor]
+    kl: Tensor | None
+
+
+class Objective:
+    """The terms of a recipe over the batches of a collection.
+
+    Attributes:
+        queue: documents of past batches.
+        key_encoder: the slowly moving encoder that fills the queue, or None.
+        channel: what the target code does to latents, or None.
+    """
+
+    def __init__(self, recipe: Recipe, collection: Collection, encoder: ResidualMap, processes: Processes) -> None:
+        self.recipe = recipe
+        self.metric = collection.metric
+        self.paired = collection.pairs is not None
+        self.temperature = recipe.temperature * collection.scale
+        self.processes = processes
+        self.queue = Queue(recipe.queue, collection.dim, recipe.dim, processes.device)
+        needs_keys = recipe.momentum > 0 and (recipe.queue > 0 or recipe.contrastive > 0)
+        self.key_encoder = copy.deepcopy(encoder).requires_grad_(False) if needs_keys else None
+        self.channel = Channel(recipe, collection.metric).to(processes.device) if recipe.for_codes else None
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """Those whose tensors carry over from step to step, by name."""
+        modules = {"keys": self.key_encoder, "channel": self.channel}
+        return {name: module for name, module in modules.items() if module is not None}
+
+    def terms(self, model: Callable[..., Posterior], batch: Batch, step: int) -> Terms:
+        """Compute every term that the recipe weighs, and fill the queue."""
+        recipe = self.recipe
+        widths = recipe.widths if recipe.reconstructs else ()
+        posterior = model(batch.documents, batch.queries, batch.noise if recipe.kl else None, widths)
+        values: dict[str, Tensor] = {}
+        if recipe.alignment:
+            values["alignment"] = self.alignment(batch, posterior.mean, posterior.query_mean, step)
+        for name, function in (
+            ("reconstruction", losses.cosine_reconstruction),
+            ("reconstruction_mse", losses.squared_reconstruction),
+        ):
+            if getattr(recipe, name):
+                each = [function(batch.documents, decoded) for decoded in posterior.reconstructions]
+                values[name] = torch.stack(each).mean()
+        keys = None
+        if self.key_encoder is not None:
+            with torch.no_grad():
+                keys = self.processes.gathered(self.key_encoder(batch.documents))
+        if recipe.contrastive:
+            asked = posterior.query_mean
+            if not self.paired or asked is None:
+                # Through the wrapped model, so that several processes exchange these gradients too.
+                asked = model(self._perturbed(batch), None, None, ()).mean
+            values["contrastive"] = self.contrastive(
+                asked, keys if keys is not None else self.processes.gathered(posterior.mean)
+            )
+        if recipe.queue:
+            latents = keys if keys is not None else self.processes.gathered(posterior.mean.detach())
+            self.queue.push(self.processes.gathered(batch.documents), latents, step)
+        kl = None
+        if posterior.log_var is not None:
+            kl = losses.kl_per_dimension(
+                self.processes.gathered(posterior.mean), self.processes.gathered(posterior.log_var)
+            )
+        return Terms(values, kl)
+
+    def alignment(self, batch: Batch, mean: Tensor, query_mean: Tensor | None, step: int) -> Tensor:
+        """Similarity distillation, with all documents of the step as columns.
+
+        Without queries every document is a row; with them every other one, since the queries are rows as well.
+
+        Args:
+            batch: vectors of this process.
+            mean, query_mean: their latents before normalisation.
+            step: of the optimiser; byte budgets take turns by it.
+        """
+        columns = torch.cat([self.processes.gathered(batch.documents), self.queue.vectors])
+        latent_columns = coded_columns = self.processes.gathered(mean)
+        if self.channel is not None:
+            coded = self.channel(self._cut(mean, self.recipe.dim), batch.noise, step)
+            coded_columns = self.processes.gathered(coded)
+        stride = 1 if query_mean is None else 2
+        first = self.processes.rank * len(mean)
+        own = torch.arange(first, first + len(mean), stride, device=mean.device)
+        rows: list[tuple[Tensor, Tensor, Tensor | None]] = [(batch.documents[::stride], mean[::stride], own)]
+        if batch.queries is not None and query_mean is not None:
+            rows.append((batch.queries, query_mean, None))
+        total = mean.new_zeros(())
+        for vectors, latents, itself in rows:
+            teacher = losses.comparable(vectors, columns, self.metric)
+            for width in self.recipe.widths:
+                # Nested widths are served as floats, the whole width as codes.
+                searched = coded_columns if width == self.recipe.dim else latent_columns
+                student = losses.comparable(
+                    self._cut(latents, width),
+                    torch.cat([self._cut(searched, width), self._cut(self.queue.latents, width)]),
+                    self.metric,
+                )
+                weight: float = float(width) ** _NESTED_POWER
+                total = total + weight * losses.distillation(*teacher, *student, self.temperature, itself)
+        weights: float = sum(float(width) ** _NESTED_POWER for width in self.recipe.widths)
+        return total / (len(rows) * weights)
+
+    def contrastive(self, asked: Tensor, keys: Tensor) -> Tensor:
+        """InfoNCE of queries against their documents, or of perturbed copies against the documents themselves.
+
+        Args:
+            asked: (m, k), of this process; row i belongs to this process's i-th document.
+            keys: (n, k), latents of the documents of all processes.
+        """
+        # The documents of this process come first, so that query i finds its own at column i.
+        keys = keys.roll(-self.processes.rank * (len(keys) // self.processes.count), 0)
+        return losses.info_nce(
+            F.normalize(asked, dim=1),
+            F.normalize(keys, dim=1),
+            F.normalize(self.queue.latents, dim=1),
+            self.recipe.contrastive_temperature,
+        )
+
+    @torch.no_grad()
+    def follow(self, encoder: ResidualMap) -> None:
+        """Move the key encoder towards the encoder as it is now."""
+        if self.key_encoder is not None:
+            averages: list[Tensor] = list(self.key_encoder.parameters())
+            present: list[Tensor] = list(encoder.parameters())
+            torch._foreach_lerp_(averages, present, 1 - self.recipe.momentum)
+
+    def _perturbed(self, batch: Batch) -> Tensor:
+        size = self.recipe.contrastive_noise / math.sqrt(batch.documents.shape[1])
+        norms: Tensor = batch.documents.norm(dim=1, keepdim=True)
+        return batch.documents + size * norms * batch.perturbation
+
+    def _cut(self, latents: Tensor, width: int) -> Tensor:
+        prefix = latents[:, :width]
+        return F.normalize(prefix, dim=1) if self.metric is Metric.COSINE else prefix

@@ -1,0 +1,117 @@
+"""Turn the best model of a run into what is kept: latents in their final order, provenance and calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import torch
+
+from vaecodec.codes import Calibration
+from vaecodec.drift import KEY as DRIFT_KEY
+from vaecodec.drift import Encoded, Reference
+from vaecodec.provenance import made_now
+from vaecodec.scores import KEY as SCORE_KEY
+from vaecodec_training.channel import rotation_for
+from vaecodec_training.checkpoint import Checkpoint, new_model
+from vaecodec_training.data.collection import Collection
+from vaecodec_training.data.held_out import QueryFigures
+from vaecodec_training.diagnostics import Record, TrainingWarning
+from vaecodec_training.model import VariationalCodec, in_numpy
+from vaecodec_training.recipe import Recipe
+from vaecodec_training.state import RunState
+from vaecodec_training.validation import best_linear, gain, intervals
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedRun:
+    """What a run led to.
+
+    Attributes:
+        checkpoint: the best model by validation recall@10.
+        figures: its validation figures, per query.
+        baselines: those of the linear codecs, by kind.
+        history: one record per checkpoint.
+        warnings: the pitfalls that were seen.
+    """
+
+    checkpoint: Checkpoint
+    figures: QueryFigures
+    baselines: dict[str, QueryFigures]
+    history: tuple[Record, ...]
+    warnings: tuple[TrainingWarning, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures and warnings, as JSON values."""
+        provenance = self.checkpoint.provenance
+        return {
+            "validation": provenance["validation"],
+            "gain": provenance["gain"],
+            "warnings": [{"kind": type(each).__name__, "message": str(each)} for each in self.warnings],
+        }
+
+
+def served(model: VariationalCodec, collection: Collection, recipe: Recipe) -> VariationalCodec:
+    """A copy of the model with its latents in the order or rotation that suits their use."""
+    ordered = new_model(collection.dim, recipe, collection.metric).eval()
+    # By attribute: a parameter in units of the spread gives its value.
+    ordered.load_state_dict({name: attrgetter(name)(model) for name in ordered.state_dict()})
+    variance = in_numpy(ordered.encoder, ordered)(collection.validation.documents).var(axis=0)
+    bounds = [0, *recipe.widths]
+    order = [low + np.argsort(-variance[low:high], kind="stable") for low, high in pairwise(bounds)]
+    ordered.reorder(torch.from_numpy(np.concatenate(order)))
+    if recipe.target:
+        latents = in_numpy(ordered.encode, ordered)(collection.sample)
+        ordered.rotate(torch.from_numpy(rotation_for(latents, recipe, collection.metric)))
+    return ordered
+
+
+def provenance(
+    figures: QueryFigures,
+    baselines: Mapping[str, QueryFigures],
+    collection: Collection,
+    recipe: Recipe,
+    state: RunState,
+) -> dict[str, Any]:
+    """Where a model came from and how good it is; JSON values."""
+    best = best_linear(baselines)
+    return {
+        "recipe": recipe.to_dict(),
+        "data": collection.to_json(),
+        "seed": recipe.seed,
+        **made_now(),
+        "validation": {
+            "codec": intervals(figures),
+            **{kind: intervals(baseline) for kind, baseline in baselines.items()},
+        },
+        "gain": {"over": best, **gain(figures, baselines[best])},
+        "diagnostics": {"history": state.history, "warnings": state.warnings},
+    }
+
+
+def calibrated(checkpoint: Checkpoint, collection: Collection) -> Checkpoint:
+    """The checkpoint with what its file will know beside the weights: codes, scores and drift."""
+    model, metric = checkpoint.model, checkpoint.metric
+    encode, encode_queries, decode = (
+        in_numpy(function, model) for function in (model.encode, model.encode_queries, model.decode)
+    )
+    queries = collection.held_out_queries
+    reference = Reference.fit(
+        Encoded.encode(encode, decode, collection.held_out),
+        Encoded.encode(encode_queries, decode, queries) if len(queries) else None,
+        metric,
+        metric,
+    )
+    scores = collection.validation.score_calibration(encode, encode_queries, metric)
+    codes = Calibration.fit(encode(collection.sample), metric, memory=checkpoint.recipe.trellis_memory)
+    calibration = {
+        **checkpoint.calibration,
+        "codes": codes.to_json(),
+        **({SCORE_KEY: scores.to_json()} if scores is not None else {}),
+        **({DRIFT_KEY: reference.to_json()} if reference is not None else {}),
+    }
+    return replace(checkpoint, calibration=calibration)
