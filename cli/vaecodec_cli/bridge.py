@@ -12,6 +12,7 @@ from rich.table import Table
 from vaecodec.extras import require
 from vaecodec_cli.console import interval
 from vaecodec_cli.info import AsJson, print_json
+from vaecodec_cli.options import Overwrite
 
 if TYPE_CHECKING:
     from vaecodec_exporters.bridge import ExportedBridge
@@ -37,6 +38,7 @@ def bridge(
         str | None,
         typer.Option(help="The same texts, in the same order, embedded by the new model, where the model is another."),
     ] = None,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a bridge from a new codec to a collection that an old one filled, and measure the recall across it."""
@@ -51,6 +53,7 @@ def bridge(
         out,
         open_source(sample),
         None if new_sample is None else open_source(new_sample),
+        overwrite=overwrite,
     )
     if as_json:
         print_json(exported.summaries)

@@ -10,6 +10,7 @@ import typer
 from vaecodec.extras import require
 from vaecodec_cli.console import print_written
 from vaecodec_cli.info import AsJson
+from vaecodec_cli.options import Overwrite
 
 
 def export(
@@ -22,6 +23,7 @@ def export(
             "the hidden layer of an encoder, for speed on CPUs."
         ),
     ] = "float32",
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a trained checkpoint as one ONNX file, after proving that it computes the same."""
@@ -29,5 +31,5 @@ def export(
     require("torch", extra="train")
     from vaecodec_exporters.checkpoint import export_checkpoint
 
-    export_checkpoint(run, out, precision=precision)
+    export_checkpoint(run, out, precision=precision, overwrite=overwrite)
     print_written(out, as_json)

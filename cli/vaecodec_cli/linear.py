@@ -12,7 +12,7 @@ from vaecodec.interface import Metric
 from vaecodec.linear import LinearKind
 from vaecodec_cli.console import print_written
 from vaecodec_cli.info import AsJson
-from vaecodec_cli.options import Embedder, MetricOption
+from vaecodec_cli.options import Embedder, MetricOption, Overwrite
 
 
 def linear(
@@ -22,6 +22,7 @@ def linear(
     kind: Annotated[LinearKind, typer.Option(help="Which reduction to fit.")] = LinearKind.SVD,
     metric: MetricOption = Metric.COSINE,
     embedder: Embedder = "",
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Fit a linear reduction and write it in the format of the learned codecs."""
@@ -29,5 +30,5 @@ def linear(
     from vaecodec.sources import open_source
     from vaecodec_exporters.linear import fit_and_export_linear
 
-    fit_and_export_linear(open_source(data), out, dim, kind=kind, metric=metric, embedder=embedder)
+    fit_and_export_linear(open_source(data), out, dim, kind=kind, metric=metric, embedder=embedder, overwrite=overwrite)
     print_written(out, as_json)

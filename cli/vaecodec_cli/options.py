@@ -31,6 +31,10 @@ Column = Annotated[
 QueryColumn = Annotated[str | None, typer.Option(help="Vector column of the queries file, where there are several.")]
 RecipeFile = Annotated[Path | None, typer.Option(help="TOML file of settings. docs/training.md lists them.")]
 MetricOption = Annotated[Metric, typer.Option(help="How the embeddings are compared.")]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace another codec's file. Indexes and codes made by that codec are lost."),
+]
 Embedder = Annotated[str, typer.Option(help="Name of the embedding model. It is kept in the file.")]
 
 

@@ -10,18 +10,20 @@ from rich.console import Console
 
 from vaecodec.extras import require
 from vaecodec_cli.info import AsJson, print_json
+from vaecodec_cli.options import Overwrite
 
 
 def split(
     codec: Annotated[Path, typer.Argument(help="Codec file, e.g. vae128.onnx.")],
     out: Annotated[Path, typer.Option(help="Folder for encode.onnx, encode_queries.onnx and decode.onnx.")],
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Cut a codec file into one ONNX file for each entry point, for Triton, Java and JavaScript."""
     require("onnx", extra="export")
     from vaecodec_exporters.parts import write_parts
 
-    files = write_parts(codec, out)
+    files = write_parts(codec, out, overwrite=overwrite)
     if as_json:
         print_json({file.stem: str(file) for file in files})
         return

@@ -18,6 +18,7 @@ from vaecodec_cli.options import (
     Documents,
     Embedder,
     MetricOption,
+    Overwrite,
     Pairs,
     Queries,
     QueryColumn,
@@ -52,6 +53,7 @@ def train(
     metric: MetricOption = Metric.COSINE,
     embedder: Embedder = "",
     export: Annotated[Path | None, typer.Option(help="Codec file to write at the end, e.g. vae128.onnx.")] = None,
+    overwrite: Overwrite = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log every step to OUT/tensorboard.")] = False,
     as_json: AsJson = False,
@@ -80,7 +82,9 @@ def train(
         again = f"repeat the command with --resume to go on from {out}"
         with how_to_resume(console, again), TrainingBar(console) as bar:
             observers: list[Observer] = [bar, TensorBoard(out / "tensorboard")] if tensorboard and leads() else [bar]
-            result = train_and_export(collection, settings, out, export=export, resume=resume, observers=observers)
+            result = train_and_export(
+                collection, settings, out, export=export, overwrite=overwrite, resume=resume, observers=observers
+            )
     if result is None:
         return
     console.print(_figures(result))

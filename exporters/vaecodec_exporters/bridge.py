@@ -17,6 +17,7 @@ from vaecodec.provenance import made_now
 from vaecodec.sources import VectorSource
 from vaecodec_exporters.graph import CodecWeights, ResidualWeights, write_codec
 from vaecodec_exporters.linear import every_nth
+from vaecodec_exporters.output import refuse_existing
 
 _SAMPLE_ROWS = 50_000
 
@@ -42,42 +43,49 @@ def fit_and_export_bridge(
     path: str | os.PathLike[str],
     sample: VectorSource,
     new_sample: VectorSource | None = None,
+    *,
+    overwrite: bool = False,
 ) -> ExportedBridge:
     """Fit a bridge on at most 50,000 rows of a sample, measure the recall across it, and write it as one ONNX file.
 
     Args:
         old: the codec that filled the collection.
         new: the codec that is used from now on.
-        path: the target; replaced atomically when it exists.
+        path: the target.
         sample: embeddings such as the collection's.
         new_sample: where the embedding model is another, the same texts by the new one, in order.
+        overwrite: replace another codec file at ``path``.
 
     Raises:
+        OutputExistsError: another codec file is at ``path`` and ``overwrite`` is False, or it is no codec file.
         UnusableDataError: the samples are too small, or differ in their number of rows.
         WrongWidthError: a sample is not as wide as its codec expects.
         ParityError: the graph does not compute what numpy computes; no file is written.
     """
+    refuse_existing(path, overwrite=overwrite)
     step = max(1, -(-(sample.rows or 0) // _SAMPLE_ROWS))
     samples = [np.concatenate([*every_nth(each, step)]) for each in (sample, new_sample) if each is not None]
     bridge, figures = fit_bridge(old, new, *samples)
-    summaries = export_bridge(bridge, path, figures)
+    summaries = export_bridge(bridge, path, figures, overwrite=overwrite)
     return ExportedBridge(bridge, len(figures["bridged"]), summaries)
 
 
 def export_bridge(
-    bridge: Bridge, path: str | os.PathLike[str], figures: Mapping[str, Figures]
+    bridge: Bridge, path: str | os.PathLike[str], figures: Mapping[str, Figures], *, overwrite: bool = False
 ) -> dict[str, dict[str, Any]]:
     """Write a bridge as one ONNX file, a codec from the new codec's latents to the old one's.
 
     Args:
         bridge: as :func:`vaecodec.bridge.fit_bridge` returned it.
-        path: the target; replaced atomically when it exists.
+        path: the target.
         figures: what was measured with it, recall@10 per query.
+        overwrite: replace another codec file at ``path``.
 
     Returns:
         The means with their 95 % intervals, as they were written.
 
     Raises:
+        OutputExistsError: another codec file is at ``path`` and ``overwrite`` is False, or it is no codec file.
         ParityError: the graph does not compute what numpy computes; no file is written.
     """
     summaries = {name: {"recall@10": bootstrap(values)._asdict()} for name, values in figures.items()}
@@ -103,5 +111,5 @@ def export_bridge(
         },
     )
     references = {"embedding": bridge.encode, "query": bridge.encode_queries, "code": bridge.decode}
-    write_codec(path, weights, metadata, references)
+    write_codec(path, weights, metadata, references, overwrite=overwrite)
     return summaries

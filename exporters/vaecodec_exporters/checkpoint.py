@@ -20,19 +20,25 @@ from vaecodec_training.model import ResidualMap
 
 
 def export_checkpoint(
-    run: str | os.PathLike[str], path: str | os.PathLike[str], *, precision: str = Precision.FLOAT32
+    run: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    precision: str = Precision.FLOAT32,
+    overwrite: bool = False,
 ) -> Metadata:
     """Convert the best checkpoint of a training run to one ONNX file.
 
     Args:
         run: the folder that ``vaecodec train`` wrote.
-        path: the target; replaced atomically when it exists.
+        path: the target.
         precision: of the weights and the products; one of :class:`~vaecodec_exporters.graph.Precision`.
+        overwrite: replace another codec file at ``path``.
 
     Returns:
         The metadata that was written; its ``codec_id`` is known only to the file.
 
     Raises:
+        OutputExistsError: another codec file is at ``path`` and ``overwrite`` is False, or it is no codec file.
         CheckpointError: the folder holds no usable checkpoint.
         ParityError: the graph does not compute what torch computes; no file is written.
         UnsupportedPrecisionError: there is no such precision; float16 or int8 is asked for, and the metric is not
@@ -72,7 +78,7 @@ def export_checkpoint(
         "query": _in_numpy(model.encode_queries),
         "code": _in_numpy(model.decode),
     }
-    write_codec(path, weights, metadata, references, precision)
+    write_codec(path, weights, metadata, references, precision, overwrite=overwrite)
     return metadata
 
 

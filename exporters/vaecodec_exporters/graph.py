@@ -6,6 +6,7 @@ an empty batch: feeding one computes that one, at no cost for the others. docs/f
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from vaecodec.artifact import Metadata, sign
+from vaecodec.codes import Calibration
 from vaecodec.errors import ParityError, UnsupportedPrecisionError
-from vaecodec.files import write_atomically
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.vectors import normalised
+from vaecodec_exporters.output import write_codec_file
 
 # Old enough for every onnxruntime since 1.14, in any language.
 _OPSET = 17
@@ -87,45 +89,88 @@ def write_codec(
     metadata: Metadata,
     references: Mapping[str, Reference],
     precision: Precision = Precision.FLOAT32,
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Build, sign, check and write one codec file; the target appears only when everything held.
 
     Args:
-        path: the target; replaced atomically when it exists.
+        path: the target.
         weights: the maps.
         metadata: its ``codec_id`` is filled in here.
         references: for each of the inputs ``embedding``, ``query`` and ``code``, the computation that the graph must
             reproduce: float32 (n, width) to float32 (n, width).
         precision: of the weights and the products.
+        overwrite: replace another codec file at ``path``.
 
     Raises:
+        OutputExistsError: another codec file is at ``path`` and ``overwrite`` is False, or it is no codec file.
         ParityError: the graph and a reference differ somewhere by more than ``PARITY_BOUNDS`` allows.
         UnsupportedPrecisionError: the codec cannot be written in this precision: embeddings are not normalised,
             weights exceed the range of float16, or there is no hidden layer for int8.
     """
     data = sign(build_model(weights, metadata, precision))
-    check_parity(data, references, PARITY_BOUNDS[precision])
-    write_atomically(path, data)
+    check_parity(data, references, PARITY_BOUNDS[precision], typical_rows(metadata, references))
+    write_codec_file(path, data, overwrite=overwrite)
 
 
-def check_parity(data: bytes, references: Mapping[str, Reference], bound: float) -> None:
-    """Compare the graph with its references on random unit vectors, in batches of 0, 1, 7 and 1,000.
+def check_parity(
+    data: bytes, references: Mapping[str, Reference], bound: float, typical: Mapping[str, FloatArray]
+) -> None:
+    """Compare the graph with its references on random unit vectors, and on rows in the unit of the user's data.
+
+    Differences are measured relative to the norm of a row or of its result, whichever is larger: what both hold is
+    rounded in that unit. A result that is normalised has norm 1, so that there the bound is an absolute one.
+
+    Args:
+        data: the serialised graph.
+        references: the computations that the graph must reproduce.
+        bound: largest relative difference.
+        typical: more rows for each input, float32 (n, width).
 
     Raises:
-        ParityError: the largest absolute difference exceeds the bound, or a shape differs.
+        ParityError: the largest difference exceeds the bound, or a shape differs.
     """
     graph = start(data)
     widths = {entry.name: entry.shape[1] for entry in graph.get_overridable_initializers()}
     for feed, output in (("embedding", "latent"), ("query", "query_latent"), ("code", "reconstruction")):
-        for size in PARITY_BATCHES:
-            batch = unit_rows(size, widths[feed])
+        batches = [unit_rows(size, widths[feed]) for size in PARITY_BATCHES]
+        for batch in [*batches, *([typical[feed]] if feed in typical else [])]:
             expected, computed = references[feed](batch), graph.run([output], {feed: batch})[0]
-            difference = np.abs(expected - computed).max(initial=0) if expected.shape == computed.shape else np.inf
+            difference = largest_difference(batch, expected, computed)
             if not difference <= bound:
                 raise ParityError(
-                    f"the exported graph differs from the model by {difference:.2g} at '{output}' on {size} rows; "
-                    f"expected at most {bound:g}; no file was written"
+                    f"the exported graph differs from the model by {difference:.2g} at '{output}' on {len(batch)} "
+                    f"rows; expected at most {bound:g}; no file was written"
                 )
+
+
+def largest_difference(rows: FloatArray, expected: FloatArray, computed: FloatArray) -> float:
+    """The largest difference between two results for the same rows, relative as :func:`check_parity` says."""
+    if expected.shape != computed.shape:
+        return math.inf
+    norms = np.linalg.norm(expected, axis=1)
+    if not np.allclose(norms, 1):
+        norms = np.maximum(norms, np.linalg.norm(rows, axis=1))
+    differences = np.abs(expected - computed).max(axis=1, initial=0)
+    return float((differences / np.maximum(norms, _SMALLEST_NORM)).max(initial=0))
+
+
+def typical_rows(metadata: Metadata, references: Mapping[str, Reference]) -> dict[str, FloatArray]:
+    """Rows such as the user's data for every input, drawn by what the file's calibration says of the latents.
+
+    Empty where the metadata hold no calibration.
+    """
+    stored = metadata.calibration.get("codes")
+    if stored is None:
+        return {}
+    calibration = Calibration.from_json(stored)
+    noise = np.random.default_rng(1).standard_normal((PARITY_BATCHES[-1], metadata.code_dim), dtype=np.float32)
+    latents = calibration.mean + noise * calibration.spread
+    if metadata.latent_metric is Metric.COSINE:
+        latents = normalised(latents)
+    embeddings = references["code"](latents)
+    return {"embedding": embeddings, "query": embeddings, "code": latents}
 
 
 def start(data: bytes) -> onnxruntime.InferenceSession:
@@ -248,7 +293,9 @@ class _Graph:
         """Optional input -> [normalise] -> residual map, in the graph's precision -> [normalise] -> output."""
         rows = f"{feed}_rows"
         self.inputs.append(helper.make_tensor_value_info(feed, TensorProto.FLOAT, [rows, feed_width]))
-        self.outputs.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, [rows, output_width]))
+        # Without a name for its rows: runtimes that fix the batch give the input's symbol a value, and would find
+        # that it differs from the symbol here.
+        self.outputs.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, [None, output_width]))
         self.initializer(feed, np.empty((0, feed_width), np.float32))
         before, after = normalise
         x = self._normalised(feed, f"{feed}_unit") if before else feed

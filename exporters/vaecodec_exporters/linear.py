@@ -21,6 +21,7 @@ from vaecodec.scores import ScoreCalibration, fit_score_calibration
 from vaecodec.sources import Rows, VectorSource
 from vaecodec.vectors import as_vectors
 from vaecodec_exporters.graph import CodecWeights, ResidualWeights, write_codec
+from vaecodec_exporters.output import refuse_existing
 
 _CALIBRATION_ROWS = 50_000
 # Searched, and searching, for the calibration of scores: as in training.
@@ -37,22 +38,26 @@ def fit_and_export_linear(
     kind: LinearKind = LinearKind.SVD,
     metric: Metric = Metric.COSINE,
     embedder: str = "",
+    overwrite: bool = False,
 ) -> LinearCodec:
     """Fit a linear codec on a source of vectors, and write it as one ONNX file with all calibrations.
 
     Args:
         source: the embeddings to fit on; read block by block.
-        path: the target; replaced atomically when it exists.
+        path: the target.
         dim: width of the latents.
         kind: which reduction.
         metric: how the embeddings are compared.
         embedder: name of the embedding model, kept in the file.
+        overwrite: replace another codec file at ``path``.
 
     Raises:
+        OutputExistsError: another codec file is at ``path`` and ``overwrite`` is False, or it is no codec file.
         InvalidVectorsError: the source is empty or has a bad row.
         InvalidDimensionError: ``dim`` is out of range.
         ParityError: the graph does not compute what numpy computes; no file is written.
     """
+    refuse_existing(path, overwrite=overwrite)
     rows = source.rows or 0
     hold_out = max(_HOLD_OUT, rows // MOST_REFERENCE) if rows >= _HOLD_OUT * FEWEST_REFERENCE else None
     codec = fit_linear(source, dim, kind=kind, metric=metric, embedder=embedder, hold_out=hold_out)
@@ -70,6 +75,7 @@ def fit_and_export_linear(
         calibration=Calibration.fit(latents, codec.latent_metric),
         scores=_score_calibration(codec, np.concatenate([*every_nth(source, max(1, rows // _SCORED_ROWS))])),
         reference=reference,
+        overwrite=overwrite,
     )
     return codec
 
@@ -104,18 +110,21 @@ def export_linear(
     calibration: Calibration | None = None,
     scores: ScoreCalibration | None = None,
     reference: Reference | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Write a linear codec as one ONNX file; every width below its own is a nested codec of it.
 
     Args:
         codec: as :func:`vaecodec.fit_linear` returned it.
-        path: the target; replaced atomically when it exists.
+        path: the target.
         provenance: JSON values kept in the file, such as what the codec was fitted on.
         calibration: fitted on the codec's latents; without it the file offers latents but no codes.
         scores: fitted on training data; without it clients cannot estimate original scores.
         reference: statistics of vectors that the codec was not fitted on; without it nobody can find drift.
+        overwrite: replace another codec file at ``path``.
 
     Raises:
+        OutputExistsError: another codec file is at ``path`` and ``overwrite`` is False, or it is no codec file.
         ParityError: the graph does not compute what numpy computes; no file is written.
     """
     decode_mean = codec.mean if codec.latent_metric is not Metric.COSINE else np.zeros_like(codec.mean)
@@ -150,4 +159,5 @@ def export_linear(
             },
         ),
         {"embedding": codec.encode, "query": codec.encode_queries, "code": codec.decode},
+        overwrite=overwrite,
     )

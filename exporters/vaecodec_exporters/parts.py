@@ -18,6 +18,7 @@ from vaecodec.artifact import PART, read_artifact
 from vaecodec.errors import ParityError
 from vaecodec.files import write_atomically
 from vaecodec_exporters.graph import PARITY_BATCHES, PARITY_BOUNDS, Precision, start, unit_rows
+from vaecodec_exporters.output import refuse_existing
 
 PARTS = {
     "encode": ("embedding", "latent"),
@@ -27,7 +28,9 @@ PARTS = {
 """What a part does, and the input and the output of the codec file that it keeps."""
 
 
-def write_parts(codec: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list[Path]:
+def write_parts(
+    codec: str | os.PathLike[str], folder: str | os.PathLike[str], *, overwrite: bool = False
+) -> list[Path]:
     """Write ``encode.onnx``, ``encode_queries.onnx`` and ``decode.onnx``, the entry points of a codec file.
 
     Each keeps the metadata, so that ``vaecodec.codec_id`` names the codec, and says in ``vaecodec.part`` which one it
@@ -35,12 +38,14 @@ def write_parts(codec: str | os.PathLike[str], folder: str | os.PathLike[str]) -
 
     Args:
         codec: the codec file, which is verified.
-        folder: where the parts go; made when it is not there. Parts that are there are replaced, each atomically.
+        folder: where the parts go; made when it is not there.
+        overwrite: replace parts of another codec in ``folder``.
 
     Returns:
         The files written, in the order above.
 
     Raises:
+        OutputExistsError: parts of another codec are there and ``overwrite`` is False, or other files of that name.
         ArtifactError: the codec file is missing, damaged, foreign or too new; a subclass says which.
         ParityError: a part does not compute what the whole computes; no file was written.
     """
@@ -51,6 +56,8 @@ def write_parts(codec: str | os.PathLike[str], folder: str | os.PathLike[str]) -
         _check(whole, start(part), *PARTS[name])
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for name, part in parts.items():
+        refuse_existing(folder / f"{name}.onnx", overwrite=overwrite, data=part)
     for name, part in parts.items():
         write_atomically(folder / f"{name}.onnx", part)
     return [folder / f"{name}.onnx" for name in parts]

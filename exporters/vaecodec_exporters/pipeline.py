@@ -18,6 +18,7 @@ from vaecodec.extras import require
 from vaecodec.linear import LinearKind
 from vaecodec_exporters.checkpoint import export_checkpoint
 from vaecodec_exporters.linear import export_linear
+from vaecodec_exporters.output import refuse_existing
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.gate import Gate
 from vaecodec_training.observe import Observer
@@ -121,6 +122,7 @@ def train_and_export(
     run: str | os.PathLike[str],
     *,
     export: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
     resume: bool = False,
     observers: Sequence[Observer] = (),
 ) -> TrainedRun | None:
@@ -133,6 +135,7 @@ def train_and_export(
         recipe: how.
         run: folder for the run.
         export: the codec file to write at the end, or None.
+        overwrite: replace another codec file at ``export``.
         resume: go on from the folder's last state.
         observers: called after every step.
 
@@ -140,16 +143,19 @@ def train_and_export(
         The run; None in all processes but the first.
 
     Raises:
+        OutputExistsError: another codec file is at ``export`` and ``overwrite`` is False, or it is no codec file.
         TrainingError: as :func:`vaecodec_training.trainer.train`.
         ParityError: the exported graph does not compute what torch computes; no file is written.
     """
     if export is not None:
         require("onnx", extra="export")
+        if leads() and not resume:  # a run that went on to its end writes the same file again
+            refuse_existing(export, overwrite=overwrite)
     result = train(collection, recipe, Path(run), resume=resume, observers=observers)
     if not leads():
         return None
     if export is not None:
-        export_checkpoint(run, export)
+        export_checkpoint(run, export, overwrite=overwrite)
     return result
 
 

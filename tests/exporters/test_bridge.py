@@ -226,7 +226,7 @@ def test_the_command_writes_the_bridge_and_says_what_it_costs(
     base = Path(__file__).parents[2] / "examples" / "debian-sample" / "base.npy"
     out = tmp_path / "bridge.onnx"
     arguments = ["bridge", str(svd_path), str(vae_path), "--sample", str(base), "--out", str(out)]
-    for options in ([], ["--json"]):
+    for options in ([], ["--json", "--overwrite"]):
         with pytest.raises(SystemExit) as end:
             main([*arguments, *options])
         assert end.value.code == 0

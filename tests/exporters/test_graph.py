@@ -8,10 +8,12 @@ import numpy as np
 import onnx
 import pytest
 
-from vaecodec import Codec, Kind, Metadata, Metric
+from vaecodec import Codec, Kind, LinearKind, Metadata, Metric, fit_linear
+from vaecodec.codes import Calibration
 from vaecodec.errors import ParityError, UnsupportedPrecisionError
 from vaecodec.vectors import normalised
-from vaecodec_exporters.graph import CodecWeights, Precision, ResidualWeights, write_codec
+from vaecodec_exporters.graph import CodecWeights, Precision, ResidualWeights, typical_rows, write_codec
+from vaecodec_exporters.linear import export_linear
 from vaecodec_exporters.parts import write_parts
 
 
@@ -181,9 +183,53 @@ def test_the_same_weights_give_the_same_file_and_identity(tmp_path: Path) -> Non
         write_codec(tmp_path / name, weights, metadata(Metric.COSINE), references(weights, Metric.COSINE))
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
     other = Metadata(Kind.VAE, 24, 6, Metric.COSINE, Metric.COSINE, embedder="another-model")
-    write_codec(tmp_path / "b.onnx", weights, other, references(weights, Metric.COSINE))
+    write_codec(tmp_path / "b.onnx", weights, other, references(weights, Metric.COSINE), overwrite=True)
     assert Codec.load(tmp_path / "a.onnx").codec_id != Codec.load(tmp_path / "b.onnx").codec_id
 
 
 def test_the_file_passes_the_onnx_checker(vae_path: Path) -> None:
     onnx.checker.check_model(onnx.load(vae_path), full_check=True)
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1, 600])
+def test_codecs_are_checked_in_the_unit_of_their_data(unit: float, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    rows = (unit * (3 + random.standard_normal((2_000, 200)))).astype(np.float32)  # far from the origin, as pixels are
+    codec = fit_linear(rows, 8, kind=LinearKind.PCA, metric=Metric.L2)
+    calibration = Calibration.fit(codec.encode(rows), Metric.L2)
+    export_linear(codec, tmp_path / "codec.onnx", calibration=calibration)
+    file = Codec.load(tmp_path / "codec.onnx")
+    assert np.abs(file.encode(rows) - codec.encode(rows)).max() < 1e-5 * np.linalg.norm(rows, axis=1).max()
+
+    # What differs in the fifth digit of the user's data is refused, whatever the unit.
+    described = Metadata(Kind.LINEAR, 200, 8, Metric.L2, Metric.L2, calibration={"codes": calibration.to_json()})
+    weights = CodecWeights(
+        ResidualWeights(codec.components, -codec.components @ codec.mean),
+        ResidualWeights(codec.components.T, codec.mean),
+    )
+    shifted = np.float32(1e-4 * np.linalg.norm(rows, axis=1).mean())
+    wrong = {"embedding": lambda batch: codec.encode(batch) + shifted, "query": codec.encode, "code": codec.decode}
+    with pytest.raises(ParityError, match=r"the exported graph differs from the model by .* at 'latent'"):
+        write_codec(tmp_path / "wrong.onnx", weights, described, wrong)
+    assert not (tmp_path / "wrong.onnx").exists()
+
+
+def test_typical_rows_have_the_norm_and_the_place_of_the_data(tmp_path: Path) -> None:
+    rows = (500 + 20 * np.random.default_rng(0).standard_normal((1_000, 30))).astype(np.float32)
+    codec = fit_linear(rows, 4, kind=LinearKind.PCA, metric=Metric.L2)
+    codes = Calibration.fit(codec.encode(rows), Metric.L2).to_json()
+    described = Metadata(Kind.LINEAR, 30, 4, Metric.L2, Metric.L2, calibration={"codes": codes})
+    typical = typical_rows(described, {"code": codec.decode})
+    assert typical["embedding"].mean() == pytest.approx(rows.mean(), rel=0.01)
+    assert typical["code"].std(0) == pytest.approx(codec.encode(rows).std(0), rel=0.15)
+    assert typical_rows(Metadata(Kind.LINEAR, 30, 4, Metric.L2, Metric.L2), {"code": codec.decode}) == {}
+
+
+def test_rows_are_named_at_inputs_only(vae_path: Path, tmp_path: Path) -> None:
+    for path in [vae_path, *write_parts(vae_path, tmp_path)]:
+        graph = onnx.load(path).graph
+        symbols = [value.type.tensor_type.shape.dim[0] for value in graph.input]
+        assert all(symbol.dim_param for symbol in symbols)
+        assert [value.type.tensor_type.shape.dim[0].WhichOneof("value") for value in graph.output] == [None] * len(
+            symbols
+        )

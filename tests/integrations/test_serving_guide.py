@@ -138,3 +138,18 @@ def test_javascript_ignores_the_optional_inputs_of_the_whole_file(parts: Path, s
     sample.base[:9].tofile(parts / "embeddings.f32")
     done = node(parts, example("javascript").replace('"encode.onnx"', '"../vae128.onnx"'))
     assert done.stdout == "0 rows of 64\n", done.stderr
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_the_pure_rust_runtime_encodes(
+    fixed: bool, parts: Path, vae_path: Path, sample: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tract", reason="the package tract is not installed")
+    script = example("python").replace('"encode.onnx"', f'"{parts}/encode.onnx"')
+    if not fixed:
+        script = "".join(line for line in script.splitlines(True) if "set_input_fact" not in line)
+    np.save("embeddings.npy", sample.base[:9])
+    known: dict[str, Any] = {}
+    exec(script, known)
+    assert capsys.readouterr().out == "(2, 64)\n"
+    np.testing.assert_allclose(known["latents"].to_numpy(), Codec.load(vae_path).encode(sample.base[:2]), atol=1e-6)
