@@ -20,6 +20,7 @@ COMMANDS = {
     "info": "info",
     "linear": "linear",
     "migrate": "migrate",
+    "migrate-pg": "migrate_pg",
     "plan": "plan",
     "report": "report",
     "rollback": "migrate",
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
         app.callback()(import_module("vaecodec_cli.info").root)
         for name, module in COMMANDS.items():
-            app.command(name)(getattr(import_module(f"vaecodec_cli.{module}"), name))
+            app.command(name)(getattr(import_module(f"vaecodec_cli.{module}"), name.replace("-", "_")))
         app(arguments, prog_name="vaecodec")
     # A file that cannot be written, a full disk: nobody needs to see where in the code that was noticed.
     except (VaecodecError, OSError) as error:

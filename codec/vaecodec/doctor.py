@@ -31,6 +31,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "export": (("onnx",), "writing codec files: vaecodec export, linear and bridge"),
     "hnsw": (("hnswlib",), "CompressedIndex, and hnswlib in reports and plans"),
     "qdrant": (("qdrant_client",), "the Qdrant clients, vaecodec migrate and rollback"),
+    "postgres": (("pgvector", "psycopg", "sqlalchemy"), "compressed columns in PostgreSQL, vaecodec migrate-pg"),
     "packed": (("numba",), "encoding to trellis codes; decoding and searching them is slower"),
     "hdf5": (("h5py",), "reading HDF5"),
     "parquet": (("pyarrow.parquet",), "reading and writing Parquet"),

@@ -139,11 +139,11 @@ class CompressedColumn:
             self.check(connection)
             return
         statement = "ALTER TABLE {table} ADD COLUMN {column} " + self.sql_type
-        connection.execute(self._sql(statement))
+        connection.execute(self.statement(statement))
         if self.originals is not None:
             name = sql.Identifier(self.originals.name)
             statement = "ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {name} bytea"
-            connection.execute(self._sql(statement, name=name))
+            connection.execute(self.statement(statement, name=name))
         self.record(connection)
 
     def record(self, connection: Connection[Any]) -> None:
@@ -157,7 +157,7 @@ class CompressedColumn:
             check_record(self._where, comment, self.codec, self.storage)
             return
         text = sql.Literal(with_record(comment, self.codec, self.storage))
-        connection.execute(self._sql("COMMENT ON COLUMN {table}.{column} IS {text}", text=text))
+        connection.execute(self.statement("COMMENT ON COLUMN {table}.{column} IS {text}", text=text))
 
     def check(self, connection: Connection[Any]) -> None:
         """Check that this codec filled the column, and let the connection pass pgvector's types.
@@ -208,8 +208,8 @@ class CompressedColumn:
             raise ValueError("rerank: expected a column of originals, got none; open the column with originals=")
         extra: sql.Composable = sql.SQL("")
         if self.originals is not None and rerank is not None:
-            extra = self._sql(", {column}, {name}", name=sql.Identifier(self.originals.name))
-        statement = self._sql(
+            extra = self.statement(", {column}, {name}", name=sql.Identifier(self.originals.name))
+        statement = self.statement(
             "SELECT {key}, {column} " + self.operator + " %s AS distance{extra} FROM {table} "
             "WHERE {column} IS NOT NULL ORDER BY distance, {key} LIMIT %s",
             key=sql.Identifier(key),
@@ -241,6 +241,7 @@ class CompressedColumn:
     def _where(self) -> str:
         return f"{self.table}.{self.column}"
 
-    def _sql(self, statement: str, **parts: Any) -> sql.Composed:
+    def statement(self, statement: str, **parts: sql.Composable) -> sql.Composed:
+        """Compose SQL in which ``{table}`` and ``{column}`` stand for this column, and ``parts`` for themselves."""
         table = sql.Identifier(*self.table.split("."))
         return sql.SQL(statement).format(table=table, column=sql.Identifier(self.column), **parts)

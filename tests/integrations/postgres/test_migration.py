@@ -1,0 +1,207 @@
+"""The migration of a column on a real server, with writers beside it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from pgvector import Vector
+from pgvector.psycopg import register_vector
+
+from vaecodec import Codec
+from vaecodec.errors import CodecMismatchError, MigrationError
+from vaecodec.evaluation import exact_search
+from vaecodec.interface import Metric
+from vaecodec_cli.main import main
+from vaecodec_integrations.postgres.column import CompressedColumn, Originals
+from vaecodec_integrations.postgres.migration import (
+    ColumnMigration,
+    migrate_column,
+    search_both,
+    switch,
+    switch_back,
+)
+
+
+def interrupt(_: int, total: int) -> None:
+    """End a migration between two batches."""
+    raise KeyboardInterrupt("between two batches")
+
+
+@pytest.fixture(params=["vector", "halfvec"])
+def table(connection: Any, base: np.ndarray, request: pytest.FixtureRequest) -> str:
+    """A table of 300 uncompressed vectors."""
+    register_vector(connection)
+    connection.execute(f"CREATE TABLE docs (id bigint PRIMARY KEY, embedding {request.param}(384))")
+    insert(connection, range(300), base[:300])
+    return "docs"
+
+
+def insert(connection: Any, ids: Any, vectors: np.ndarray) -> None:
+    with connection.cursor() as cursor:
+        rows = [(row, Vector(vector).to_text()) for row, vector in zip(ids, vectors, strict=True)]
+        cursor.executemany("INSERT INTO docs (id, embedding) VALUES (%s, %s)", rows)
+
+
+def migration_of(codec: Codec, **column: Any) -> ColumnMigration:
+    return ColumnMigration(CompressedColumn(codec, "docs", "embedding_vae", **column), "embedding")
+
+
+def column_names(connection: Any) -> set[str]:
+    cursor = connection.execute("SELECT * FROM docs LIMIT 0")
+    return {column.name for column in cursor.description}
+
+
+def stored(connection: Any, column: CompressedColumn) -> dict[int, np.ndarray]:
+    rows = connection.execute("SELECT id, embedding_vae FROM docs WHERE embedding_vae IS NOT NULL").fetchall()
+    return dict(zip([row[0] for row in rows], column.vectors([row[1] for row in rows]), strict=True))
+
+
+def test_every_row_is_filled_and_the_source_is_as_it_was(connection, table, base, vae_codec: Codec) -> None:
+    before = connection.execute("SELECT id, embedding::text FROM docs ORDER BY id").fetchall()
+    migration = migration_of(vae_codec, originals=Originals("original"))
+    seen: list[tuple[int, int]] = []
+    result = migrate_column(connection, migration, batch_rows=70, advance=lambda *each: seen.append(each))
+    assert (result.filled, result.left, result.bad_keys) == (300, 0, ())
+    assert seen == [(done, 300) for done in (70, 140, 210, 280, 300)]
+    expected = vae_codec.decode(vae_codec.encode(base[:300]))
+    found = stored(connection, migration.target)
+    np.testing.assert_allclose(np.stack([found[row] for row in range(300)]), expected, atol=2e-2)
+    assert result.recall is not None
+    assert 0.5 < result.recall.mean <= 1
+    assert connection.execute("SELECT id, embedding::text FROM docs ORDER BY id").fetchall() == before
+    assert connection.execute("SELECT count(*) FROM docs WHERE original IS NULL").fetchone() == (0,)
+
+
+def test_an_interrupted_migration_goes_on_where_it_stopped(connection, table, vae_codec: Codec) -> None:
+    migration = migration_of(vae_codec)
+
+    with pytest.raises(KeyboardInterrupt, match="between two batches"):
+        migrate_column(connection, migration, batch_rows=100, advance=interrupt)
+    result = migrate_column(connection, migration, batch_rows=100)
+    assert (result.filled, result.left) == (200, 0)
+
+
+def test_what_is_written_meanwhile_is_never_stale(connection, table, base, vae_codec: Codec) -> None:
+    migration = migration_of(vae_codec)
+    changed = Vector(base[500]).to_text()
+
+    def write(_: int, total: int) -> None:  # the application, between two batches
+        connection.execute("UPDATE docs SET embedding = %s WHERE id = 5", (changed,))
+        connection.execute("INSERT INTO docs VALUES (900, %s) ON CONFLICT DO NOTHING", (changed,))
+        connection.execute("DELETE FROM docs WHERE id = 250")
+
+    migrate_column(connection, migration, batch_rows=100, advance=write)
+    result = migrate_column(connection, migration)
+    assert result.left == 0
+    found = stored(connection, migration.target)
+    assert set(found) == {*range(300), 900} - {250}
+    expected = vae_codec.decode(vae_codec.encode(base[500:501]))[0]
+    np.testing.assert_allclose(found[5], expected, atol=2e-2)
+    np.testing.assert_allclose(found[900], expected, atol=2e-2)
+
+
+def test_meanwhile_a_search_finds_filled_rows_and_the_others(connection, table, base, sample, vae_codec) -> None:
+    migration = migration_of(vae_codec)
+
+    with pytest.raises(KeyboardInterrupt, match="between two batches"):
+        migrate_column(connection, migration, batch_rows=150, advance=interrupt)
+    expected, _ = exact_search(base[:300], sample.queries[:30], 10, Metric.COSINE)
+    found = [[hit.key for hit in search_both(connection, migration, query, 10)] for query in sample.queries[:30]]
+    halves = [sum(key < 150 for key in keys) for keys in found]
+    assert 60 < sum(halves) < 240
+    shared = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(expected, found, strict=True)])
+    whole, _ = exact_search(
+        vae_codec.encode(base[:300]), vae_codec.encode_queries(sample.queries[:30]), 10, Metric.COSINE
+    )
+    latents = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(expected, whole, strict=True)])
+    assert shared > latents - 0.05
+
+
+def test_the_switch_exchanges_the_names_and_back(connection, table, sample, vae_codec: Codec) -> None:
+    migration = migration_of(vae_codec)
+    migrate_column(connection, migration)
+    before = migration.target.search(connection, sample.queries[0], 5)
+    switched = switch(connection, migration)
+    switched.check(connection)
+    assert switched.search(connection, sample.queries[0], 5) == before
+    names = connection.execute(
+        "SELECT column_name FROM information_schema.columns WHERE table_name = 'docs'"
+    ).fetchall()
+    assert {name for (name,) in names} >= {"id", "embedding", "embedding_uncompressed"}
+    switch_back(connection, migration)
+    migration.target.check(connection)
+    assert connection.execute("SELECT vector_dims(embedding::vector) FROM docs LIMIT 1").fetchone() == (384,)
+
+
+def test_no_switch_before_every_row_is_filled(connection, table, base, vae_codec: Codec) -> None:
+    migration = migration_of(vae_codec)
+    migrate_column(connection, migration)
+    insert(connection, [999], base[:1])
+    with pytest.raises(MigrationError, match="got 1 without; migrate again"):
+        switch(connection, migration)
+    assert migrate_column(connection, migration).filled == 1
+    switch(connection, migration)
+
+
+def test_no_way_back_once_rows_have_no_source(connection, table, base, vae_codec: Codec) -> None:
+    migration = migration_of(vae_codec)
+    migrate_column(connection, migration)
+    column = switch(connection, migration)
+    connection.execute("INSERT INTO docs (id, embedding) VALUES (999, %s)", (column.documents(base[:1])[0],))
+    with pytest.raises(MigrationError, match="1 rows were written after the switch"):
+        switch_back(connection, migration)
+
+
+def test_a_bad_row_stops_or_is_skipped_and_named(connection, table, vae_codec: Codec) -> None:
+    insert(connection, [700], np.zeros((1, 384), np.float32))
+    with pytest.raises(MigrationError, match="the row with id 700"):
+        migrate_column(connection, migration_of(vae_codec), batch_rows=1000)
+    result = migrate_column(connection, migration_of(vae_codec), skip_bad_rows=True)
+    assert (result.filled, result.left, result.bad_keys) == (300, 1, (700,))
+
+
+def test_what_cannot_be_migrated_is_refused_before_the_table_changes(connection, table, vae_codec, other_codec) -> None:
+    connection.execute("ALTER TABLE docs ADD COLUMN title text, ADD COLUMN code integer")
+    target = CompressedColumn(vae_codec, "docs", "embedding_vae")
+    for migration, message in (
+        (ColumnMigration(target, "title"), r"docs\.title: expected a column of type vector\(384\).* got text"),
+        (ColumnMigration(target, "missing"), "got no such column"),
+        (ColumnMigration(target, "embedding", key="code"), "expected a column with a unique index"),
+    ):
+        with pytest.raises(MigrationError, match=message):
+            migrate_column(connection, migration)
+    names = connection.execute(
+        "SELECT column_name FROM information_schema.columns WHERE table_name = 'docs'"
+    ).fetchall()
+    assert "embedding_vae" not in {name for (name,) in names}
+    migrate_column(connection, migration_of(vae_codec))
+    with pytest.raises(CodecMismatchError, match="open it with the codec that filled it"):
+        migrate_column(connection, migration_of(other_codec))
+
+
+def test_the_command_migrates_and_switches(server, schema, connection, table, vae_path, vae_codec, capsys) -> None:
+    address = f"{server}{'&' if '?' in server else '?'}options=-csearch_path%3D{schema},public"
+    arguments = ["migrate-pg", "--url", address, "--table", "docs", "--column", "embedding", "--codec", str(vae_path)]
+    main_command([*arguments, "--into", "small", "--storage", "halfvec", "--switch", "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert (document["filled"], document["left"], document["bad_keys"]) == (300, 0, [])
+    CompressedColumn(vae_codec, "docs", "embedding", storage="halfvec").check(connection)
+
+
+def test_the_command_says_when_no_server_answers(vae_path, capsys) -> None:
+    arguments = ["migrate-pg", "--url", "postgresql://127.0.0.1:1/none", "--table", "docs", "--column", "embedding"]
+    assert run_command([*arguments, "--codec", str(vae_path), "--into", "small"]) == 1
+    assert "the PostgreSQL server does not answer" in capsys.readouterr().err
+
+
+def run_command(arguments: list[str]) -> int:
+    with pytest.raises(SystemExit, match=r"\d") as ended:
+        main(arguments)
+    return int(ended.value.code or 0)
+
+
+def main_command(arguments: list[str]) -> None:
+    assert run_command(arguments) == 0
