@@ -29,7 +29,7 @@ import numpy as np
 from qdrant_client import QdrantClient, models
 
 from vaecodec import LinearCodec, fit_linear
-from vaecodec_integrations.qdrant.migrate import Migration, migrate
+from vaecodec_integrations.qdrant.migration import Migration, migrate
 
 KILLS = 10
 PAGE = 10_000  # local mode sorts all ids for each page
@@ -48,10 +48,10 @@ def fill(folder: Path, base: np.ndarray[Any, Any], points: int) -> None:
     client.close()
 
 
-def run(folder: Path, codec: LinearCodec, batch: int, advance: Callable[[int], Any] = lambda _: None) -> None:
+def run(folder: Path, codec: LinearCodec, batch: int, progress: Callable[[int, int], Any] = lambda *_: None) -> None:
     client = QdrantClient(path=str(folder))
     migration = Migration(client, "docs", codec, state_file(folder), into="small", batch_size=batch)
-    migrate(migration, advance=advance, sample=5)
+    migrate(migration, progress=progress, sample=5)
     client.close()
 
 
@@ -106,7 +106,7 @@ def run_and_die(folder: Path, codec: LinearCodec, batch: int, batches: float) ->
     """
     whole, last = int(batches) + 1, 0.0  # a run begins by reporting what is copied already
 
-    def advance(_: int) -> None:
+    def progress(_done: int, _total: int) -> None:
         nonlocal whole, last
         now = time.process_time()
         last, took = now, now - last if last else 0.0
@@ -114,7 +114,7 @@ def run_and_die(folder: Path, codec: LinearCodec, batch: int, batches: float) ->
         if whole == 0:
             signal.setitimer(signal.ITIMER_PROF, max(batches % 1 * took, 1e-6))
 
-    run(folder, codec, batch, advance)
+    run(folder, codec, batch, progress)
 
 
 def main() -> None:

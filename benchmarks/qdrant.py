@@ -40,7 +40,7 @@ from vaecodec.codes import Calibration
 from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec_exporters.linear import export_linear
 from vaecodec_integrations.qdrant import CompressedQdrantClient, OriginalsFile, PackedRows
-from vaecodec_integrations.qdrant.migrate import Migration, migrate
+from vaecodec_integrations.qdrant.migration import Migration, migrate
 from vaecodec_integrations.qdrant.rescoring import exact_scores
 
 SAMPLE = Path(__file__).parent.parent / "examples" / "debian-sample"

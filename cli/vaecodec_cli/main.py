@@ -23,7 +23,7 @@ COMMANDS = {
     "migrate-pg": "migrate_pg",
     "plan": "plan",
     "report": "report",
-    "rollback": "migrate",
+    "rollback": "rollback",
     "split": "split",
     "train": "train",
 }

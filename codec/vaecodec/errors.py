@@ -65,6 +65,10 @@
     ├── UnsupportedRequestError          (ValueError) a request that compressed vectors cannot answer
     ├── OriginalsError                   (ValueError) a file of originals cannot be used
     │   └── MissingOriginalsError        (LookupError) points without a row in the file of originals
+    ├── StoreError                       (RuntimeError) a database cannot be opened, or refuses a request
+    │   ├── StoreUnreachableError        (ConnectionError) the server does not answer
+    │   ├── StoreAccessError             (PermissionError) the server refuses the key
+    │   └── CollectionNotFoundError      (LookupError) there is no such collection
     ├── MigrationError                   (RuntimeError) a collection cannot be migrated
     └── MissingExtraError                (ImportError) an optional library is not installed
 
@@ -332,6 +336,22 @@ class OriginalsError(VaecodecError, ValueError):
 
 class MissingOriginalsError(OriginalsError, LookupError):
     """Points have no row in the file of original vectors."""
+
+
+class StoreError(VaecodecError, RuntimeError):
+    """A database cannot be opened, or refuses a request."""
+
+
+class StoreUnreachableError(StoreError, ConnectionError):
+    """The database's server does not answer."""
+
+
+class StoreAccessError(StoreError, PermissionError):
+    """The database's server refuses the key."""
+
+
+class CollectionNotFoundError(StoreError, LookupError):
+    """The database has no collection of that name."""
 
 
 class MigrationError(VaecodecError, RuntimeError):

@@ -172,9 +172,9 @@ def test_a_qdrant_that_does_not_answer_or_lacks_the_collection_is_one_line(tmp_p
     asked = ("rollback", "--collection", "docs", "--into", "small")
     # The client itself warns before, that it could not ask the server for its version.
     refused = vaecodec(*asked, "--url", "http://127.0.0.1:1", code=1).splitlines()[-1]
-    assert refused.startswith("error: http://127.0.0.1:1: the server does not answer, or refuses: ")
+    assert refused.startswith("error: http://127.0.0.1:1: the server does not answer (")
     missing = vaecodec(*asked, "--path", tmp_path, code=1)
-    assert missing == f"error: {tmp_path}: Collection small not found\n"
+    assert missing == f"error: {tmp_path}: there is no collection 'small'; there are: none\n"
     with closing(QdrantClient(path=str(tmp_path))):
         locked = vaecodec(*asked, "--path", tmp_path, code=1)
     assert locked.startswith(f"error: {tmp_path}: Storage folder {tmp_path} is already accessed by another instance")

@@ -31,7 +31,7 @@ from vaecodec.packed_index import PackedIndex
 from vaecodec.scores import ScoreCalibration, fit_score_calibration
 from vaecodec.sources import RandomAccessSource, open_source
 from vaecodec_exporters.linear import export_linear
-from vaecodec_integrations.qdrant.migrate import read_state
+from vaecodec_integrations.qdrant.migration.state import read_state
 
 DIM, WIDTH, BUDGET = 32, 24, 8
 STATE = b'{"batch_size": 40, "offset": "12345678-1234-5678-1234-567812345678", "copied": 80, "subject": {"into": "a"}}'

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["vaecodec", "vaecodec_integrations.qdrant.migrate"]):
+with atheris.instrument_imports(include=["vaecodec", "vaecodec_integrations.qdrant.migration.state"]):
     from fuzz_targets import targets
 
 # Tells the process of one target from the one that starts them all: libFuzzer never returns.

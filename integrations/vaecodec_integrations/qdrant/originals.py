@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecodec.codec import Codec
-from vaecodec.errors import MissingOriginalsError, OriginalsError, WrongWidthError
-from vaecodec.interface import FloatArray, Metric
+from vaecodec.errors import CodecMismatchError, MissingOriginalsError, OriginalsError, WrongWidthError
+from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec.vectors import as_vectors
 
 FORMAT_VERSION = 1
@@ -98,6 +98,21 @@ class PackedRows:
     def __init__(self, codec: Codec, *, bytes: int) -> None:  # noqa: A002 - as in Codec.encode
         self._codec = codec
         self._bytes = bytes
+
+    def check_fits(self, codec: VectorCodec) -> None:
+        """Check that this can keep the originals of what a collection's codec compresses.
+
+        Raises:
+            CodecMismatchError: the two codecs are for different embeddings.
+            InvalidBudgetError: there is no code of so many bytes.
+            NotCalibratedError: the codec file holds no calibration for codes.
+        """
+        if (self._codec.dim, self._codec.metric) != (codec.dim, codec.metric):
+            raise CodecMismatchError(
+                f"expected a codec for {codec.dim} dimensions compared by {codec.metric}, as the collection's is, "
+                f"got one for {self._codec.dim} compared by {self._codec.metric}"
+            )
+        self._codec.code(bytes=self._bytes)
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""The vectors of an existing Qdrant collection, read page by page by scrolling.
+"""Read the vectors of an existing Qdrant collection, page by page, by scrolling.
 
 Addresses for :func:`vaecodec.sources.open_source`:
 
@@ -9,12 +9,12 @@ Addresses for :func:`vaecodec.sources.open_source`:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
+from qdrant_client import QdrantClient, models
 
 from vaecodec.errors import (
     AmbiguousColumnError,
@@ -24,21 +24,18 @@ from vaecodec.errors import (
     SourceNotFoundError,
     UnknownSourceError,
 )
-from vaecodec.extras import require
 from vaecodec.sources import Rows
-
-if TYPE_CHECKING:
-    from qdrant_client import QdrantClient, models
+from vaecodec_integrations.qdrant.connection import open_client, refusals
 
 # Points of one request: some megabytes of JSON at the usual widths.
 _PAGE = 1000
 
 
 class QdrantSource:
-    """The dense vectors of one name in a collection, in the order of their points' ids.
+    """Read the dense vectors of one name in a collection, in the order of their points' ids.
 
     The length is unknown on purpose: points may come and go while it is read. Points that lack the vector are passed
-    over. Values are what the server keeps, which under its cosine distance is normalised.
+    over. Values are what the server keeps: under cosine distance it normalises them.
 
     Args:
         client: a connected client of any kind; it stays the caller's.
@@ -49,15 +46,17 @@ class QdrantSource:
         SourceNotFoundError: there is no such collection.
         MissingColumnError, NoVectorColumnError, AmbiguousColumnError: the vector's name does not settle one.
         NotTwoDimensionalError: it is a multivector.
+        StoreError: the server does not answer, refuses the key, or refuses a request.
     """
 
     rows = None
 
     def __init__(self, client: QdrantClient, collection: str, vector: str | None = None) -> None:
-        if not client.collection_exists(collection):
-            known = ", ".join(sorted(item.name for item in client.get_collections().collections)) or "none"
-            raise SourceNotFoundError(f"there is no Qdrant collection {collection!r}; there are: {known}")
-        vectors = client.get_collection(collection).config.params.vectors
+        with refusals(client):
+            if not client.collection_exists(collection):
+                known = ", ".join(sorted(item.name for item in client.get_collections().collections)) or "none"
+                raise SourceNotFoundError(f"there is no Qdrant collection {collection!r}; there are: {known}")
+            vectors = client.get_collection(collection).config.params.vectors
         named = vectors if isinstance(vectors, dict) else {"": vectors} if vectors is not None else {}
         listed = ", ".join(repr(name) for name in sorted(named)) or "none"
         if not named:
@@ -76,16 +75,17 @@ class QdrantSource:
         self._vector = chosen
 
     def blocks(self, rows: int | None = None) -> Iterator[Rows]:
-        """The vectors in float32 (m, dim) arrays of at most ``rows``, and at most 1,000, rows."""
+        """Yield the vectors in float32 (m, dim) arrays of at most ``rows``, and at most 1,000, rows."""
         page: models.ExtendedPointId | None = None
         while True:
-            points, page = self._client.scroll(
-                self._collection,
-                limit=min(rows or _PAGE, _PAGE),
-                offset=page,
-                with_payload=False,
-                with_vectors=[self._vector] if self._vector else True,
-            )
+            with refusals(self._client):
+                points, page = self._client.scroll(
+                    self._collection,
+                    limit=min(rows or _PAGE, _PAGE),
+                    offset=page,
+                    with_payload=False,
+                    with_vectors=[self._vector] if self._vector else True,
+                )
             found = [
                 point.vector.get(self._vector) if isinstance(point.vector, dict) else point.vector for point in points
             ]
@@ -97,20 +97,17 @@ class QdrantSource:
 
 
 def open_address(address: str, *, column: str | None = None) -> QdrantSource:
-    """The collection at an address (see the module); ``column`` is the vector's name."""
-    qdrant_client = require("qdrant_client", extra="qdrant")
+    """Open the collection at an address (see the module); ``column`` is the vector's name."""
     parts = urlsplit(address.removeprefix("qdrant+"))
     place, _, collection = unquote(parts.path).rpartition("/")
     if not collection:
         raise UnknownSourceError(f"{address}: expected qdrant+http://host:port/collection")
     if parts.scheme == "file":
-        if not os.path.isdir(place):
+        if not Path(place).is_dir():
             raise SourceNotFoundError(f"{address}: there is no folder {place}")
-        client = qdrant_client.QdrantClient(path=place)
+        client = open_client(path=place)
     else:
-        client = qdrant_client.QdrantClient(
-            url=f"{parts.scheme}://{parts.netloc}{place}", api_key=os.environ.get("QDRANT_API_KEY") or None
-        )
+        client = open_client(url=f"{parts.scheme}://{parts.netloc}{place}")
     try:
         return QdrantSource(client, collection, column)
     except BaseException:

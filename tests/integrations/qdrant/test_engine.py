@@ -16,7 +16,7 @@ from vaecodec.errors import UnsupportedRequestError
 from vaecodec.interface import Metric
 from vaecodec_exporters.linear import export_linear
 from vaecodec_integrations.qdrant import CompressedQdrantClient, recommended_config, recommended_search_params
-from vaecodec_integrations.qdrant.migrate import SAME_FLOATS, SAME_VECTOR
+from vaecodec_integrations.qdrant.migration.job import SAME_FLOATS, SAME_VECTOR
 from vaecodec_integrations.report import measure, summarise
 from vaecodec_integrations.report.engine import EngineName
 from vaecodec_integrations.report.engines import open_engine

@@ -20,13 +20,22 @@ from typer.testing import CliRunner
 
 from vaecodec import Codec, LinearCodec, fit_linear
 from vaecodec.codes import Calibration
-from vaecodec.errors import CodecMismatchError, InvalidDimensionError, MigrationError, OriginalsError
+from vaecodec.errors import (
+    CodecMismatchError,
+    CollectionNotFoundError,
+    InvalidDimensionError,
+    MigrationError,
+    OriginalsError,
+    StoreError,
+)
 from vaecodec.interface import Metric
-from vaecodec_cli import migrate as migrate_command
+from vaecodec_cli.migrate import migrate as migrate_command
+from vaecodec_cli.rollback import rollback as rollback_command
 from vaecodec_exporters.linear import export_linear
 from vaecodec_integrations.qdrant import CompressedQdrantClient, OriginalsFile, PackedRows, recommended_config
+from vaecodec_integrations.qdrant.connection import open_client
 from vaecodec_integrations.qdrant.layout import Originals
-from vaecodec_integrations.qdrant.migrate import Migration, estimate, migrate, roll_back, switch_alias, training_rows
+from vaecodec_integrations.qdrant.migration import Migration, estimate, migrate, roll_back, switch_alias
 
 N = 230
 Make = Callable[..., Migration]
@@ -122,11 +131,11 @@ class TestIntoACollection:
         self, client: QdrantClient, make: Make, svd_codec: LinearCodec, sample: Any
     ) -> None:
         before = contents(client, "docs")
-        done: list[int] = []
-        outcome = migrate(make(), advance=done.append)
+        steps: list[tuple[int, int]] = []
+        outcome = migrate(make(), progress=lambda done, total: steps.append((done, total)))
         assert (outcome.copied, outcome.repaired, outcome.removed) == (N, 0, 0)
         assert (outcome.source_points, outcome.target_points, outcome.settled) == (N, N, True)
-        assert sum(done) == 2 * N
+        assert (steps[0], steps[-1]) == ((0, 2 * N), (2 * N, 2 * N))
         assert_same(contents(client, "docs"), before)
         after = contents(client, "docs_small")
         assert {key: payload for key, (payload, _) in after.items()} == {
@@ -560,8 +569,6 @@ class TestRefusals:
         message = "expected distance Cosine, Dot or Euclid, got Manhattan, which no codec supports"
         with pytest.raises(MigrationError, match=message):
             estimate(Migration(client, "blocks", svd_codec, tmp_path / "s.json", into="small"))
-        with pytest.raises(MigrationError, match=message):
-            training_rows(client, "blocks", "", tmp_path / "rows.npy")
         assert list(tmp_path.iterdir()) == []
 
     def test_a_target_with_other_points_loses_none(
@@ -672,8 +679,8 @@ class TestCommandLine:
     @pytest.fixture
     def run(self, folder: Path, svd_path: Path, tmp_path: Path) -> Callable[..., Any]:
         app = typer.Typer()
-        app.command()(migrate_command.migrate)
-        app.command()(migrate_command.rollback)
+        app.command()(migrate_command)
+        app.command()(rollback_command)
 
         def call(command: str, *arguments: str, codec: bool = True) -> Any:
             given = ["--path", str(folder), "--collection", "docs"]
@@ -697,28 +704,6 @@ class TestCommandLine:
         client = QdrantClient(path=str(folder))
         assert {c.name for c in client.get_collections().collections} == {"docs", "docs_small"}
         assert client.get_collection("docs_small").config.params.vectors.size == 64
-        client.close()
-
-    @pytest.mark.filterwarnings("ignore:recall@10 .* is not surely above that of the linear codec")
-    def test_a_codec_can_be_trained_on_the_collection_first(self, folder: Path, run: Any, tmp_path: Path) -> None:
-        client = QdrantClient(path=str(folder))
-        base = np.load(Path(__file__).parents[3] / "examples" / "debian-sample" / "base.npy").astype(np.float32)
-        client.upload_collection("docs", base[:400], ids=range(400))
-        client.close()
-        (tmp_path / "quick.toml").write_text("epochs = 1\nhidden = 0\n")
-        arguments = ["--train", "--recipe", str(tmp_path / "quick.toml"), "--dim", "32", "--into", "docs_small"]
-        codec = tmp_path / "own.onnx"
-        first = run("migrate", "--codec", str(codec), "--state", str(tmp_path / "s.json"), *arguments, codec=False)
-        assert first.exit_code == 0, first.output
-        assert Codec.load(codec).code_dim == 32
-        written = codec.read_bytes()
-        assert "used, not trained again" not in first.output
-        again = run("migrate", "--codec", str(codec), "--state", str(tmp_path / "s.json"), *arguments, codec=False)
-        assert again.exit_code == 0, again.output
-        assert f"{codec} exists: used, not trained again" in again.output
-        assert codec.read_bytes() == written
-        client = QdrantClient(path=str(folder))
-        assert client.count("docs_small").count == 400
         client.close()
 
     @pytest.mark.parametrize(
@@ -758,17 +743,17 @@ class TestCommandLine:
         assert f"│ recall@10 before │ - ({int(kind == 'alone')} of its own vectors)" in done.stderr
         assert "│ recall@10 after  │ -  " in done.stderr
 
-    def test_only_errors_of_the_client_are_named_after_the_folder(
+    def test_a_collection_that_is_not_there_is_answered_with_those_that_are(
         self, run: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         missing = run("migrate", "--collection", "nowhere", "--into", "x").exception
-        assert isinstance(missing, MigrationError)
-        assert str(missing) == f"{folder}: Collection nowhere not found"
+        assert isinstance(missing, CollectionNotFoundError)
+        assert str(missing) == f"{folder}: there is no collection 'nowhere'; there are: docs"
 
         def broken(_: object) -> None:
             raise ValueError("a mistake of ours")
 
-        monkeypatch.setattr("vaecodec_integrations.qdrant.migrate.estimate", broken)
+        monkeypatch.setattr("vaecodec_integrations.qdrant.migration.run.check_source", broken)
         ours = run("migrate", "--into", "x").exception
         assert type(ours) is ValueError
         assert str(ours) == "a mistake of ours"
@@ -782,29 +767,21 @@ class TestCommandLine:
         again = run("migrate", "--into", "small", "--batch-size", "25", "--json")
         assert re.findall(r"compared: (\d+) of 120", again.stderr) == ["85", "110", "120"]
 
-    def test_an_alias_that_cannot_be_switched_is_refused_before_training(self, run: Any, tmp_path: Path) -> None:
-        asked = ("--train", "--into", "small", "--switch-alias", "docs")
-        refused = run("migrate", "--codec", str(tmp_path / "own.onnx"), *asked, codec=False)
-        assert isinstance(refused.exception, MigrationError)
-        assert str(refused.exception).startswith("alias: expected a name that no collection bears")
-        assert list(tmp_path.iterdir()) == []
-
     def test_a_rollback_undoes_one_thing(self, run: Any) -> None:
         for arguments in ((), ("--into", "a", "--named", "b")):
             refused = run("rollback", *arguments, codec=False)
             assert refused.exit_code == 2
             assert "give one of --into and --named" in refused.output
 
-    def test_a_folder_that_is_not_there_is_not_made(self, folder: Path, svd_path: Path) -> None:
+    def test_a_folder_that_is_not_there_is_not_made(self, run: Any, folder: Path) -> None:
         missing = folder / "nowhere"
-        with pytest.raises(typer.BadParameter, match="there is no folder"):
-            migrate_command.migrate(collection="docs", codec=svd_path, path=missing, into="small", dry_run=True)
+        refused = run("migrate", "--path", str(missing), "--into", "small", "--dry-run")
+        assert refused.exit_code == 2
+        assert "--path" in refused.output
+        assert "does not exist" in refused.output
+        with pytest.raises(StoreError, match="expected a folder of Qdrant's local mode, got none"):
+            open_client(path=missing)
         assert not missing.exists()
-
-    def test_a_dry_run_trains_nothing(self, run: Any, tmp_path: Path) -> None:
-        codec = tmp_path / "own.onnx"
-        assert run("migrate", "--codec", str(codec), "--train", "--into", "x", "--dry-run", codec=False).exit_code == 2
-        assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -814,8 +791,6 @@ class TestCommandLine:
             (("--originals-codec", "c.onnx"), "--originals-codec and --originals-bytes need each other"),
             (("--originals-codec", "c.onnx", "--originals-bytes", "96"), "needs --keep-originals file"),
             (("--named", "y"), "give one of --into and --named"),
-            (("--queries", "queries.npy"), "--queries and --recipe need --train"),
-            (("--recipe", "recipe.toml"), "--queries and --recipe need --train"),
         ],
     )
     def test_options_that_would_be_ignored_are_refused(

@@ -21,7 +21,7 @@ from qdrant_client.conversions.conversion import RestToGrpc
 
 from vaecodec import LinearCodec
 from vaecodec_integrations.qdrant import AsyncCompressedQdrantClient, CompressedQdrantClient
-from vaecodec_integrations.qdrant.migrate import Migration, migrate
+from vaecodec_integrations.qdrant.migration import Migration, migrate
 
 # (method, path) of every request that the translated methods send, and the model of its body.
 BODIES: list[tuple[str, str, Any]] = [

@@ -1,4 +1,4 @@
-"""Searches of a migrated collection side by side: what the source finds, what the latents hold, what the copy finds.
+"""Measure what a migration costs in recall: by searching the source, the latents, and the copy.
 
 The exact neighbours are gathered from the points as the migration reads them to compare both sides. That takes constant
 memory, and no server is asked for exact searches while it serves others.
@@ -7,7 +7,7 @@ memory, and no server is asked for exact searches while it serves others.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from qdrant_client import QdrantClient, models
@@ -15,13 +15,11 @@ from qdrant_client import QdrantClient, models
 from vaecodec.evaluation import similarities
 from vaecodec.interface import FloatArray, Metric
 from vaecodec_integrations.qdrant.layout import Originals
-
-if TYPE_CHECKING:
-    from vaecodec_integrations.qdrant.migrate import Migration
+from vaecodec_integrations.qdrant.migration.job import Migration, by_name
 
 
 class Recalls(NamedTuple):
-    """Shares of the exact top 10 that were found, over a sample; see :class:`~.migrate.Outcome`."""
+    """Shares of the exact top 10 that were found, over a sample; see :class:`~.run.Outcome`."""
 
     before: float | None
     latents: float | None
@@ -30,7 +28,7 @@ class Recalls(NamedTuple):
 
 
 class Neighbours:
-    """The exact nearest points of some queries, while all points pass by.
+    """Gather the exact nearest points of some queries while all points pass by.
 
     Args:
         queries: float32 (q, d).
@@ -44,8 +42,8 @@ class Neighbours:
         self._ids = np.empty((len(queries), 0), object)
         self._scores = np.empty((len(queries), 0), np.float32)
 
-    def see(self, ids: Sequence[Any], rows: FloatArray) -> None:
-        """Points that pass by: n ids and float32 (n, d)."""
+    def add(self, ids: Sequence[Any], rows: FloatArray) -> None:
+        """Take points into account: n ids and their vectors, float32 (n, d)."""
         scores = similarities(self._queries, rows, self._metric)
         columns = {point_id: column for column, point_id in enumerate(ids)}
         for row, point_id in enumerate(self._own):
@@ -60,12 +58,12 @@ class Neighbours:
         self._ids = np.take_along_axis(names, nearest, axis=1)
 
     def found(self) -> list[set[Any]]:
-        """For each query the ids of its nearest points."""
+        """Return the ids of the nearest points of each query."""
         return [set(ids[scores > -np.inf]) for ids, scores in zip(self._ids, self._scores, strict=True)]
 
 
 class Comparison:
-    """A sample of the source's own vectors, each searched for without its own point among the answers.
+    """Search for a sample of the source's own vectors, each without its own point among the answers.
 
     Args:
         migration: whose two sides are compared; its points are already copied.
@@ -82,7 +80,7 @@ class Comparison:
             with_payload=False,
             with_vectors=[migration.vector],
         ).points
-        held = [(p.id, p.vector.get(migration.vector) if isinstance(p.vector, dict) else p.vector) for p in drawn]
+        held = [(p.id, by_name(p.vector).get(migration.vector)) for p in drawn]
         self._queries = [(point_id, vector) for point_id, vector in held if vector is not None]
         self._exact: Neighbours | None = None
         self._latents: Neighbours | None = None
@@ -92,11 +90,11 @@ class Comparison:
             self._exact = Neighbours(rows, own, codec.metric, count)
             self._latents = Neighbours(codec.encode_queries(rows), own, codec.latent_metric, count)
 
-    def see(self, ids: Sequence[Any], vectors: Sequence[Any], latents: Sequence[Any]) -> None:
-        """Points of both sides: ids, the source's vectors and the target's latents; multivectors are passed over."""
+    def add(self, ids: Sequence[Any], vectors: Sequence[Any], latents: Sequence[Any]) -> None:
+        """Take points of both sides into account: ids, the source's vectors, the target's latents; not multivectors."""
         if ids and self._exact is not None and self._latents is not None:
-            self._exact.see(ids, np.array(vectors, np.float32))
-            self._latents.see(ids, np.array(latents, np.float32))
+            self._exact.add(ids, np.array(vectors, np.float32))
+            self._latents.add(ids, np.array(latents, np.float32))
 
     def recalls(self) -> Recalls:
         """Search both sides as an application would, and compare with the exact neighbours."""
@@ -139,6 +137,6 @@ class Comparison:
 
 
 def _share(truth: Sequence[set[Any]], found: Sequence[set[Any]]) -> float | None:
-    """Mean share of the true neighbours that were found, over the queries that have any; None where none has."""
+    """Return the mean share of true neighbours found, over the queries that have any; None where none has."""
     shares = [len(wanted & got) / len(wanted) for wanted, got in zip(truth, found, strict=True) if wanted]
     return float(np.mean(shares)) if shares else None

@@ -1,0 +1,223 @@
+"""Run a migration from its first batch to the comparison of both sides.
+
+The source is only read. Every step may be interrupted at any moment and run again: points are copied in the order of
+their ids, in batches that a state file counts, and writing a batch twice leaves what writing it once does.
+
+Catching up: writes go on to the source only. Each run ends by comparing all points of both sides and repairing what
+differs, so run again until nothing did; with writes paused, the last run may switch the alias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from qdrant_client import models
+
+from vaecodec_integrations.qdrant.connection import refusals
+from vaecodec_integrations.qdrant.layout import Originals
+from vaecodec_integrations.qdrant.migration.alias import check_alias, switch_alias
+from vaecodec_integrations.qdrant.migration.copy import copy_page, pages, remove_stray, repair_page
+from vaecodec_integrations.qdrant.migration.job import Migration
+from vaecodec_integrations.qdrant.migration.recall import Comparison
+from vaecodec_integrations.qdrant.migration.state import State, load_state
+from vaecodec_integrations.qdrant.migration.target import check_source, check_target, prepare_target
+from vaecodec_integrations.qdrant.originals import Float16Rows
+
+# Bits of a stored number.
+_BITS = {
+    models.Datatype.FLOAT32: 32,
+    models.Datatype.FLOAT16: 16,
+    models.Datatype.UINT8: 8,
+    models.Datatype.TURBO16: 16,
+    models.Datatype.TURBO8: 8,
+    models.Datatype.TURBO4: 4,
+}
+
+Started = Callable[["Estimate"], object]
+Progress = Callable[[int, int], object]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The size of a migration, known before it does anything.
+
+    Attributes:
+        points: points of the source.
+        source_bytes: bytes of the vectors to compress, without graph and payload.
+        target_bytes: bytes of the latents, without graph and payload.
+        originals_bytes: bytes of the originals that are kept for re-ranking.
+    """
+
+    points: int
+    source_bytes: int
+    target_bytes: int
+    originals_bytes: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did and found.
+
+    Attributes:
+        estimate: the size of the migration when the run began.
+        copied: points copied by this run.
+        repaired: points that differed when both sides were compared, and were written again.
+        removed: points that the source no longer had.
+        source_points: exact count at the end.
+        target_points: exact count at the end.
+        recall_before: share of the exact top 10 that searching the source returns, over a sample of its own vectors.
+            It is 1 in local mode, which always searches exactly. Where no sampled vector has a neighbour, as in an
+            empty collection, all three shares are None.
+        recall_latents: the same for exact search over the latents that the target holds. What is missing was lost by
+            the codec and, a little, by the target's datatype. None for multivectors.
+        recall_after: the same for searching the target as an application does, re-ranked where originals are kept.
+            In local mode without originals it is ``recall_latents``.
+        queries: size of that sample.
+        switched_alias: the alias that this run pointed at the target.
+        next_step: what to do now, in a few sentences.
+    """
+
+    estimate: Estimate
+    copied: int
+    repaired: int
+    removed: int
+    source_points: int
+    target_points: int
+    recall_before: float | None
+    recall_latents: float | None
+    recall_after: float | None
+    queries: int
+    switched_alias: str | None = None
+    next_step: str = ""
+
+    @property
+    def settled(self) -> bool:
+        """Whether both sides agreed without repairs, so that the alias may be switched."""
+        return not (self.repaired or self.removed) and self.source_points == self.target_points
+
+
+def estimate(migration: Migration, *, alias: str | None = None) -> Estimate:
+    """Return the size of the migration; raise as :func:`migrate` does when it cannot be done."""
+    with refusals(migration.client):
+        if alias is not None:
+            check_alias(migration.client, migration.collection, migration.into, alias)
+        params = check_source(migration)
+        check_target(migration)
+        points = migration.client.count(migration.collection, exact=True).count
+    bits = _BITS[params.datatype or models.Datatype.FLOAT32]
+    latent_bits = _BITS[migration.datatype or models.Datatype.FLOAT32]
+    row_bytes = 0
+    if migration.originals is Originals.FILE:
+        row_bytes = (migration.originals_encoding or Float16Rows(migration.codec.dim)).row_bytes
+    elif migration.originals is Originals.DISK and migration.into is not None:
+        row_bytes = 2 * migration.codec.dim
+    return Estimate(
+        points=points,
+        source_bytes=points * bits * migration.codec.dim // 8,
+        target_bytes=points * latent_bits * migration.codec.code_dim // 8,
+        originals_bytes=points * row_bytes,
+    )
+
+
+def migrate(
+    migration: Migration,
+    *,
+    alias: str | None = None,
+    started: Started = lambda _: None,
+    progress: Progress = lambda _done, _total: None,
+    sample: int = 100,
+) -> Outcome:
+    """Copy what is not copied yet, repair what differs, compare searches, and switch an alias.
+
+    Args:
+        migration: what is copied where.
+        alias: is pointed at the target when both sides agreed without repairs.
+        started: called once with the size of the work, before anything is written.
+        progress: called with the steps done and their total. Each point is two steps: it is copied (or was by an
+            earlier run), and it is compared.
+        sample: how many of the source's vectors are searched for on both sides.
+
+    Raises:
+        MigrationError: the source cannot be migrated as asked, the target holds something else, the alias cannot be
+            switched, or the state file belongs to another migration.
+        CodecMismatchError: the codec does not fit the source, or another codec filled the target.
+        StoreError: the server does not answer, refuses the key, or refuses a request.
+    """
+    size = estimate(migration, alias=alias)
+    state = load_state(migration)
+    started(size)
+    with refusals(migration.client):
+        prepare_target(migration)
+        outcome = _copy_and_compare(migration, size, state, progress, sample)
+        if alias is not None and outcome.settled:
+            switch_alias(migration, alias)
+            outcome = replace(outcome, switched_alias=alias)
+    return replace(outcome, next_step=_next_step(migration, outcome, alias))
+
+
+def _copy_and_compare(migration: Migration, size: Estimate, state: State, progress: Progress, sample: int) -> Outcome:
+    before = done = state.copied
+
+    def advance(points: int) -> None:
+        nonlocal done
+        done += points
+        progress(done, 2 * size.points)
+
+    advance(0)
+    while not state.done:
+        advance(copy_page(migration, state))
+    comparison = Comparison(migration, sample)
+
+    def repair(records: list[models.Record]) -> int:
+        repaired = repair_page(migration, comparison, records)
+        advance(len(records))
+        return repaired
+
+    # Mapped, not looped over: a loop would keep one page, megabytes of Python floats, while the next one is read.
+    read = pages(migration, migration.collection, with_vectors=migration.selection)
+    repaired = sum(map(repair, read))
+    removed = sum(remove_stray(migration))
+    recalls = comparison.recalls()
+    points = migration.client.count(migration.collection, exact=True).count
+    return Outcome(
+        estimate=size,
+        copied=state.copied - before,
+        repaired=repaired,
+        removed=removed,
+        source_points=points,
+        target_points=points if migration.into is None else migration.client.count(migration.into, exact=True).count,
+        recall_before=recalls.before,
+        recall_latents=recalls.latents,
+        recall_after=recalls.after,
+        queries=recalls.queries,
+    )
+
+
+def _next_step(migration: Migration, outcome: Outcome, alias: str | None) -> str:
+    if outcome.switched_alias is not None:
+        return f"The alias {alias!r} now points at {migration.target!r}."
+    if alias is not None:
+        return (
+            f"expected both sides to agree before the alias {alias!r} is switched, got {outcome.repaired} points "
+            f"repaired, {outcome.removed} removed, {outcome.source_points} against {outcome.target_points} points; "
+            "pause writes and run the same command again"
+        )
+    if not outcome.settled:
+        return "Some points were repaired: writes went on. Run the same command again."
+    if migration.named is None:
+        return f"Both sides are equal. To switch an alias to {migration.target!r}, pause writes and run again with it."
+    return _unload(migration.collection, migration.vector, migration.named)
+
+
+def _unload(collection: str, vector: str, named: str) -> str:
+    """Say how to free the memory that the uncompressed vector goes on to take beside the latents."""
+    diff = (
+        "models.VectorParamsDiff(on_disk=True, hnsw_config=models.HnswConfigDiff(m=0), "
+        "quantization_config=models.Disabled.DISABLED)"
+    )
+    return (
+        f"{collection!r} holds both vectors now, and takes more memory than before. Once all searches say "
+        f"using={named!r}, put the uncompressed vector on disk, without graph and quantisation:\n"
+        f"client.update_collection({collection!r}, vectors_config={{{vector!r}: {diff}}})"
+    )

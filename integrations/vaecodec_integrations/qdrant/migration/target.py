@@ -1,0 +1,229 @@
+"""Check the two ends of a migration, and create the target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qdrant_client import QdrantClient, models
+
+from vaecodec.errors import CodecMismatchError, MigrationError
+from vaecodec_integrations.qdrant.connection import collection_info
+from vaecodec_integrations.qdrant.layout import (
+    DISTANCES,
+    Originals,
+    check_record,
+    dense_params,
+    identity,
+    metadata_key,
+    names_codec,
+    no_identity,
+    read_layout,
+)
+from vaecodec_integrations.qdrant.migration.job import Migration, vector_names
+
+# In the target's metadata: which collection it was made from, so that points of another one are never removed from it,
+# and what the alias pointed at, so that rolling back needs nothing but the target's name.
+MIGRATION_KEY = "vaecodec-migration"
+
+
+def migration_record(client: QdrantClient, target: str) -> dict[str, Any]:
+    """Return what a collection says of the migration that made it; empty where none did."""
+    return (collection_info(client, target).config.metadata or {}).get(MIGRATION_KEY) or {}
+
+
+# ---------------------------------------------------------------- checks
+
+
+def check_source(migration: Migration) -> models.VectorParams:
+    """Return the parameters of the vector to compress; raise when the source cannot be migrated."""
+    info = collection_info(migration.client, migration.collection)
+    if info.config.params.sharding_method == models.ShardingMethod.CUSTOM:
+        raise MigrationError(
+            f"collection {migration.collection!r}: expected automatic sharding, got custom shard keys; migrate it "
+            "by reading each shard key and writing it through CompressedQdrantClient"
+        )
+    params = dense_params(info)
+    if migration.vector not in params:
+        names = ", ".join(map(repr, params)) or "none"
+        raise MigrationError(
+            f"collection {migration.collection!r}: expected a dense vector {migration.vector!r}, got {names}"
+        )
+    found = params[migration.vector]
+    _check_vector(migration, info, found)
+    original = migration.translation.coded[migration.vector].original
+    if original is not None and original in vector_names(info):
+        raise MigrationError(
+            f"collection {migration.collection!r}: expected the name {original!r} to be free for the originals, got a "
+            "vector of that name; keep the originals in a file"
+        )
+    return found
+
+
+def _check_vector(migration: Migration, info: models.CollectionInfo, found: models.VectorParams) -> None:
+    codec, where = migration.codec, f"collection {migration.collection!r}, vector {migration.vector!r}"
+    if found.distance not in DISTANCES.values():
+        *others, last = (distance.value for distance in DISTANCES.values())
+        raise MigrationError(
+            f"{where}: expected distance {', '.join(others)} or {last}, got {found.distance.value}, which no codec "
+            "supports"
+        )
+    if (found.size, found.distance) != (codec.dim, DISTANCES[codec.metric]):
+        raise CodecMismatchError(
+            f"{where}: expected size {codec.dim} and distance {DISTANCES[codec.metric]}, as the codec's embeddings "
+            f"have, got size {found.size} and distance {found.distance}"
+        )
+    record = (info.config.metadata or {}).get(metadata_key(migration.vector))
+    if record is not None:
+        raise MigrationError(
+            f"{where}: expected uncompressed vectors, got latents of codec {record['codec_id'][:12]}; migrate the "
+            "vectors that these were made from"
+        )
+    if found.multivector_config is not None and migration.named is not None:
+        raise MigrationError("named: expected a plain vector, got a multivector; migrate it into a new collection")
+    if found.multivector_config is not None and migration.originals is Originals.FILE:
+        raise MigrationError(
+            f"collection {migration.collection!r}: vector {migration.vector!r} is a multivector, and a file of "
+            "originals holds one row per point; keep the originals on disk"
+        )
+
+
+def check_target(migration: Migration) -> None:
+    """Refuse a target that something else made; nothing is written, neither to the server nor to the file."""
+    if migration.named is not None:
+        _check_named_vector(migration, migration.named)
+    elif migration.client.collection_exists(migration.target):
+        _check_collection(migration, migration.target)
+
+
+def _check_named_vector(migration: Migration, named: str) -> None:
+    info = migration.client.get_collection(migration.collection)
+    known = (info.config.metadata or {}).get(metadata_key(named))
+    if known is not None:
+        check_record(migration.collection, named, known, migration.codec, migration.originals)
+    elif named in vector_names(info):
+        raise MigrationError(f"named: expected a new vector name, got {named!r}, which is taken")
+
+
+def _check_collection(migration: Migration, into: str) -> None:
+    client = migration.client
+    info, source = client.get_collection(into), client.get_collection(migration.collection)
+    record = migration_record(client, into)
+    if record.get("source") != migration.collection and (record or client.count(into, exact=True).count):
+        # All other points would be removed from it.
+        found = f"those of {record['source']!r}" if record else "points of no migration"
+        raise MigrationError(
+            f"into: expected a new or an empty collection, or one with the points of {migration.collection!r}, got "
+            f"{into!r} with {found}; name another one"
+        )
+    lacking = [name for name in vector_names(source) if name not in vector_names(info)]
+    if lacking:
+        raise MigrationError(
+            f"into: expected a collection with the vectors of {migration.collection!r}, got {into!r}, which lacks "
+            f"{', '.join(map(repr, lacking))}; name a new collection"
+        )
+    _, missing = read_layout(into, info, {migration.vector: migration.codec}, migration.originals, trust=False)
+    if missing and client.count(into, exact=True).count:
+        raise no_identity(into, missing)
+    for key, expected in _inherited(migration).items():
+        there = (info.config.metadata or {}).get(key, expected)
+        if there != expected:
+            raise CodecMismatchError(
+                f"collection {into!r}, metadata {key!r}: expected {expected}, as in {migration.collection!r}, got "
+                f"{there}; name a new collection"
+            )
+
+
+# ---------------------------------------------------------------- creation
+
+
+def prepare_target(migration: Migration) -> None:
+    """Create what is not there yet; everything here may have been done by an interrupted run."""
+    compressed = migration.compressed  # opens the file of originals, which may be refused, too
+    if migration.named is not None:
+        _add_vector(migration, migration.named)
+    elif not migration.client.collection_exists(migration.target):
+        compressed.create_collection(migration.target, **_settings(migration))
+    # Proves that the target, old or new, was made by this codec and with these originals.
+    compressed.get_collection(migration.target)
+    if migration.into is not None:
+        _complete(migration, migration.into)
+
+
+def _add_vector(migration: Migration, named: str) -> None:
+    client, codec = migration.client, migration.codec
+    original = migration.vector if migration.originals is Originals.DISK else None
+    info = client.get_collection(migration.collection)
+    if metadata_key(named) not in (info.config.metadata or {}):
+        record = identity(codec, migration.originals, original)
+        client.update_collection(migration.collection, metadata={metadata_key(named): record})
+    if named not in dense_params(info):
+        dense = models.DenseVectorConfig(
+            size=codec.code_dim,
+            distance=DISTANCES[codec.latent_metric],
+            datatype=None if migration.datatype is None else models.VectorStorageDatatype(migration.datatype.value),
+        )
+        client.create_vector_name(migration.collection, named, models.DenseVectorNameConfig(dense=dense))
+
+
+def _complete(migration: Migration, into: str) -> None:
+    """Add the migration's claim to the target, the codecs of vectors copied as they are, and payload indexes.
+
+    The client of this one codec would refuse to write the records of the other codecs.
+    """
+    client = migration.client
+    records = {MIGRATION_KEY: {"source": migration.collection}, **_inherited(migration)}
+    target = client.get_collection(into)
+    missing = {key: record for key, record in records.items() if key not in (target.config.metadata or {})}
+    if missing:
+        client.update_collection(into, metadata=missing)
+    for key, index in client.get_collection(migration.collection).payload_schema.items():
+        if key not in target.payload_schema:
+            client.create_payload_index(into, key, field_schema=index.params or index.data_type)
+
+
+def _inherited(migration: Migration) -> dict[str, dict[str, Any]]:
+    """Return the source's records of vectors that it holds compressed already."""
+    metadata = migration.client.get_collection(migration.collection).config.metadata or {}
+    keys = [metadata_key(name) for name in migration.others]
+    records = {key: metadata[key] for key in keys if key in metadata}
+    # What was another vector's original is compressed in the copy, or kept there under another name.
+    kept = migration.translation.coded[migration.vector].original
+    now = {"originals": str(Originals.DISK if kept else Originals.NONE), "original_vector": kept}
+    return {
+        key: {**record, **now} if record["original_vector"] == migration.vector else record
+        for key, record in records.items()
+    }
+
+
+def _settings(migration: Migration) -> dict[str, Any]:
+    """Return the source's own parameters as arguments of ``create_collection``."""
+    info = migration.client.get_collection(migration.collection)
+    config, params = info.config, info.config.params
+    vectors = dense_params(info)
+    vectors[migration.vector] = vectors[migration.vector].model_copy(update={"datatype": migration.datatype})
+
+    def diff(model: type[Any], value: Any) -> Any:
+        if value is None:
+            return None
+        known = {k: v for k, v in value.model_dump(exclude_none=True).items() if k in model.model_fields}
+        return model(**known)
+
+    return {
+        "vectors_config": vectors,
+        "sparse_vectors_config": params.sparse_vectors,
+        "shard_number": params.shard_number,
+        "replication_factor": params.replication_factor,
+        "write_consistency_factor": params.write_consistency_factor,
+        "on_disk_payload": params.on_disk_payload,
+        "payload": params.payload,
+        "id_tracker": params.id_tracker,
+        "hnsw_config": diff(models.HnswConfigDiff, config.hnsw_config),
+        "optimizers_config": diff(models.OptimizersConfigDiff, config.optimizer_config),
+        "wal_config": diff(models.WalConfigDiff, config.wal_config),
+        "quantization_config": config.quantization_config,
+        "strict_mode_config": diff(models.StrictModeConfig, config.strict_mode_config),
+        "metadata": {
+            **{key: value for key, value in (config.metadata or {}).items() if not names_codec(key)},
+            MIGRATION_KEY: {"source": migration.collection},
+        },
+    }
