@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
+from pydantic import ValidationError
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 
@@ -44,9 +45,18 @@ def open_client(*, url: str | None = None, path: str | os.PathLike[str] | None =
 
 def collection_info(client: QdrantClient, collection: str) -> models.CollectionInfo:
     """Return what the server says of a collection; raise ``CollectionNotFoundError`` when there is none."""
-    if not client.collection_exists(collection):
-        raise _not_found(client, collection)
-    return client.get_collection(collection)
+    try:
+        return client.get_collection(collection)
+    except ValueError as error:  # how the local mode says it
+        raise _not_found(client, collection) from error
+    except UnexpectedResponse as error:
+        if error.status_code != 404:
+            raise
+        raise _not_found(client, collection) from error
+    except grpc.RpcError as error:
+        if error.code() is not grpc.StatusCode.NOT_FOUND:
+            raise
+        raise _not_found(client, collection) from error
 
 
 @contextmanager
@@ -64,7 +74,13 @@ def refusals(client: QdrantClient) -> Iterator[None]:
     except UnexpectedResponse as error:
         raise _refused(client, error.status_code or 0, f"{error.reason_phrase}: {_said(error)}") from error
     except ApiException as error:
-        raise _silent(client, getattr(error, "source", error)) from error
+        source = getattr(error, "source", error)
+        if isinstance(source, ValidationError):
+            raise StoreError(
+                f"{place(client)}: the server answers in a form that this client does not read; install the version of "
+                f"qdrant-client that fits the server ({source})"
+            ) from error
+        raise _silent(client, source) from error
     except grpc.RpcError as error:
         code, details = error.code(), error.details()
         if code in _SILENT:

@@ -6,7 +6,8 @@ from qdrant_client import QdrantClient, models
 
 from vaecodec.errors import MigrationError
 from vaecodec_integrations.qdrant.connection import collection_info, refusals
-from vaecodec_integrations.qdrant.layout import dense_params, metadata_key
+from vaecodec_integrations.qdrant.identity import metadata_key
+from vaecodec_integrations.qdrant.layout import dense_params
 from vaecodec_integrations.qdrant.migration.job import Migration
 from vaecodec_integrations.qdrant.migration.target import MIGRATION_KEY, migration_record
 

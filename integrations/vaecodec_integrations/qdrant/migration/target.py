@@ -8,17 +8,15 @@ from qdrant_client import QdrantClient, models
 
 from vaecodec.errors import CodecMismatchError, MigrationError
 from vaecodec_integrations.qdrant.connection import collection_info
-from vaecodec_integrations.qdrant.layout import (
-    DISTANCES,
-    Originals,
+from vaecodec_integrations.qdrant.identity import (
     check_record,
-    dense_params,
-    identity,
+    identity_record,
     metadata_key,
     names_codec,
     no_identity,
     read_layout,
 )
+from vaecodec_integrations.qdrant.layout import DISTANCES, Originals, dense_params
 from vaecodec_integrations.qdrant.migration.job import Migration, vector_names
 
 # In the target's metadata: which collection it was made from, so that points of another one are never removed from it,
@@ -154,7 +152,7 @@ def _add_vector(migration: Migration, named: str) -> None:
     original = migration.vector if migration.originals is Originals.DISK else None
     info = client.get_collection(migration.collection)
     if metadata_key(named) not in (info.config.metadata or {}):
-        record = identity(codec, migration.originals, original)
+        record = identity_record(codec, migration.originals, original)
         client.update_collection(migration.collection, metadata={metadata_key(named): record})
     if named not in dense_params(info):
         dense = models.DenseVectorConfig(
