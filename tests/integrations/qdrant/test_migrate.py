@@ -806,7 +806,7 @@ class TestCommandLine:
         fitted = fit_linear(sample.train, 128)
         calibration = Calibration.fit(fitted.encode(sample.train), Metric.COSINE)
         export_linear(fitted, tmp_path / "wide.onnx", calibration=calibration)
-        export_linear(fit_linear(sample.train[:, :100], 32), tmp_path / "other.onnx", calibration=calibration)
+        export_linear(fit_linear(sample.train[:, :100], 32), tmp_path / "other.onnx")
         kept = ("--keep-originals", "file", "--originals", str(tmp_path / "docs.32"), "--originals-bytes", "32")
         other = run("migrate", "--into", "small", *kept, "--originals-codec", str(tmp_path / "other.onnx"))
         assert other.exit_code == 2
