@@ -16,7 +16,7 @@ import pytest
 from qdrant_client import QdrantClient
 from qdrant_client.models import CreateAlias, CreateAliasOperation, Distance, VectorParams
 
-from vaecodec import Codec, Metric
+from vaecodec import Codec, Metric, __version__
 from vaecodec.drift.monitor import MonitoredCodec
 from vaecodec.errors import NotCalibratedError
 from vaecodec.evaluation import exact_search, pair_scores
@@ -227,3 +227,8 @@ def test_errors_of_ours_are_one_line_and_exit_code_1(tmp_path: Path) -> None:
 
 def test_wrong_usage_is_exit_code_2() -> None:
     assert "Missing argument" in vaecodec("info", code=2)
+
+
+def test_python_runs_the_program_by_the_name_of_the_package() -> None:
+    done = subprocess.run([sys.executable, "-m", "vaecodec", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"vaecodec {__version__}\n")
