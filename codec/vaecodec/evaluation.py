@@ -7,7 +7,8 @@ return one figure per query; :func:`bootstrap` and :func:`paired_bootstrap` turn
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,6 +90,108 @@ def exact_search(base: Any, queries: FloatArray, k: int, metric: Metric) -> tupl
     return ids, scores
 
 
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """The exact neighbours of each query, by which what a codec or an engine returns is judged.
+
+    Documents whose scores equal that of the k-th neighbour are all right answers: of equal vectors any may be
+    returned. Scores that differ by rounding alone count as equal. Made by :meth:`of`.
+
+    Attributes:
+        ids: int64 (nq, depth), nearest first.
+        scores: float32 (nq, depth), of these.
+        base, queries: float32 (nb, d) and (nq, d), as they are compared; of unit norm under cosine.
+        metric: how they are compared.
+    """
+
+    ids: IdArray
+    scores: FloatArray
+    base: FloatArray
+    queries: FloatArray
+    metric: Metric
+
+    @classmethod
+    def of(cls, base: FloatArray, queries: FloatArray, metric: Metric, *, depth: int = 100) -> Truth:
+        """Search for the ``depth`` nearest rows of ``base``, or all where there are fewer."""
+        if metric is Metric.COSINE:
+            base, queries = _unit(base), _unit(queries)
+        ids, scores = exact_search(base, queries, depth, metric)
+        return cls(ids, scores, base, queries, metric)
+
+    @property
+    def depth(self) -> int:
+        """How many neighbours are known of each query."""
+        return int(self.ids.shape[1])
+
+    def recall(self, found: IdArray, k: int) -> Figures:
+        """Share of the k nearest that are among the first k found, per query: float64 (nq,).
+
+        Args:
+            found: int64 (nq, >= k) as returned, without repetitions; a negative id stands for nothing found.
+            k: at most :attr:`depth`.
+        """
+        return self.kept(found[:, :k], k)
+
+    def kept(self, found: IdArray, k: int) -> Figures:
+        """Share of the k nearest that are among all found, per query: float64 (nq,).
+
+        That is the recall after the found were scored again with the original vectors.
+        """
+        scores = self._original_scores(found)
+        right = scores >= self.scores[:, k - 1 : k] - self._tolerance[:, None]
+        return np.asarray(np.minimum(right.sum(axis=1), k) / k, np.float64)
+
+    def _original_scores(self, found: IdArray) -> FloatArray:
+        scores = np.full(found.shape, -np.inf, np.float32)
+        for query, ids in enumerate(found):
+            there = ids >= 0
+            rows = self.base[ids[there]]
+            scores[query, there] = similarities(self.queries[query : query + 1], rows, self.metric)[0]
+        return scores
+
+    @cached_property
+    def _tolerance(self) -> FloatArray:
+        """What rounding may change in a score of each query."""
+        if self.metric is Metric.COSINE:
+            size = np.ones(len(self.queries))
+        else:
+            longest = np.sqrt(np.einsum("ij,ij->i", self.base, self.base).max(initial=0.0))
+            norms = np.sqrt(np.einsum("ij,ij->i", self.queries, self.queries))
+            size = norms * longest if self.metric is Metric.DOT else (norms + longest) ** 2
+        return np.asarray(16 * np.finfo(np.float32).eps * size, np.float32)
+
+
+def judge(
+    found: IdArray,
+    truth: Truth,
+    relevant: Sequence[Any] | NDArray[Any] | None = None,
+    grades: Sequence[Any] | None = None,
+) -> dict[str, Figures]:
+    """All figures of a search, per query: every decision about a codec reads these.
+
+    Args:
+        found: int64 (nq, up to 100) as returned, best first.
+        truth: the exact neighbours, at least ten.
+        relevant: for each query the ids that answer it, where that is known.
+        grades: for each query how much each of these answers it; without it all answer equally.
+
+    Returns:
+        ``recall@1``, ``recall@10`` and, where more than 100 documents are searched, ``recall@100`` and ``kept@100``:
+        the share of the old top ten within the new hundred. With ``relevant`` also ``ndcg@10``, ``mrr@10`` and
+        ``relevant@100``, the share of the relevant documents within the new hundred.
+    """
+    depths = [k for k in (1, 10, 100) if k <= truth.depth and (k < 100 or len(truth.base) > 100)]
+    figures = {f"recall@{k}": truth.recall(found, k) for k in depths}
+    if 100 in depths:
+        figures["kept@100"] = truth.kept(found[:, :100], 10)
+    if relevant is not None:
+        figures["ndcg@10"] = ndcg(found, relevant, 10, grades)
+        figures["mrr@10"] = mrr(found, relevant, 10)
+        if 100 in depths:
+            figures["relevant@100"] = share_found(found[:, :100], relevant)
+    return figures
+
+
 def recall(ids: IdArray, truth: IdArray, k: int) -> Figures:
     """Share of the true k nearest that are among the k returned, per query: float64 (nq,).
 
@@ -112,22 +215,40 @@ def recall_among(candidates: IdArray, truth: IdArray) -> Figures:
     return np.asarray((candidates[:, :, None] == truth[:, None, :]).any(axis=1).mean(axis=1), np.float64)
 
 
-def ndcg(ids: IdArray, relevant: Sequence[Any] | NDArray[Any], k: int) -> Figures:
-    """nDCG@k with binary relevance, per query: float64 (nq,).
+def ndcg(ids: IdArray, relevant: Sequence[Any] | NDArray[Any], k: int, grades: Sequence[Any] | None = None) -> Figures:
+    """nDCG@k, per query: float64 (nq,).
 
-    Gain 1 and discount log2(rank + 1), Järvelin & Kekäläinen 2002 (doi:10.1145/582415.582418).
+    Discount log2(rank + 1), Järvelin & Kekäläinen 2002 (doi:10.1145/582415.582418). The gain of a document is its
+    grade, or 1.
 
     Args:
         ids: (nq, >= k) as returned.
         relevant: for each query the ids that answer it (a sequence of arrays), or int (nq,) for one each.
+        k: how many of the returned count.
+        grades: for each query the gain of each of these, at least 0.
     """
     discounts = 1 / np.log2(np.arange(2, k + 2))
     figures = np.zeros(len(ids))
     for query, answers in enumerate(_answers(relevant)):
-        hits = np.isin(ids[query, :k], answers)
-        if len(answers):
-            figures[query] = (hits * discounts[: len(hits)]).sum() / discounts[: min(len(answers), k)].sum()
+        gains = np.ones(len(answers)) if grades is None else np.atleast_1d(np.asarray(grades[query], np.float64))
+        best = np.sort(gains)[::-1][:k]
+        ideal = float(best @ discounts[: len(best)])
+        if ideal > 0:
+            returned = ids[query, :k]
+            gained = ((returned[:, None] == answers) * gains).max(axis=1, initial=0.0)
+            figures[query] = float(gained @ discounts[: len(returned)]) / ideal
     return figures
+
+
+def share_found(ids: IdArray, relevant: Sequence[Any] | NDArray[Any]) -> Figures:
+    """Share of the relevant ids that are among all returned, per query: float64 (nq,); 0 where none is relevant."""
+    return np.array(
+        [
+            np.isin(answers, row).mean() if len(answers) else 0.0
+            for row, answers in zip(ids, _answers(relevant), strict=True)
+        ],
+        np.float64,
+    )
 
 
 def mrr(ids: IdArray, relevant: Sequence[Any] | NDArray[Any], k: int) -> Figures:

@@ -9,14 +9,18 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vaecodec.errors import InvalidDimensionError, InvalidVectorsError
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.sources import ArraySource, VectorSource
 from vaecodec.vectors import as_vectors, blocks, normalised
+
+Moment = NDArray[np.float64]
 
 
 class LinearKind(StrEnum):
@@ -24,12 +28,28 @@ class LinearKind(StrEnum):
 
     SVD = "svd"
     """Uncentred: the top right singular vectors of the data."""
+    SVD_DOT = "svd-dot"
+    """The same, with latents compared by dot product: what the projection drops then counts as zero."""
     PCA = "pca"
     """Documents and queries both centred."""
     PCA_DOCUMENTS = "pca-documents"
     """Documents centred, queries not; latents are compared by dot product, which keeps the ranking."""
     TRUNCATION = "truncation"
     """The first coordinates: what Matryoshka models are cut to."""
+    TRUNCATION_DOT = "truncation-dot"
+    """The same, with latents compared by dot product."""
+
+
+def linear_kinds(metric: Metric) -> tuple[LinearKind, ...]:
+    """The kinds that differ under a metric: the baselines that a learned codec has to beat, all of them."""
+    if metric is Metric.COSINE:
+        return tuple(LinearKind)
+    if metric is Metric.DOT:
+        return LinearKind.SVD, LinearKind.PCA, LinearKind.PCA_DOCUMENTS, LinearKind.TRUNCATION
+    return LinearKind.SVD, LinearKind.PCA, LinearKind.TRUNCATION
+
+
+_BY_DOT = (LinearKind.SVD_DOT, LinearKind.PCA_DOCUMENTS, LinearKind.TRUNCATION_DOT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +61,7 @@ class LinearCodec:
     Attributes:
         kind: which reduction this is.
         components: float32 (code_dim, dim), orthonormal rows, ordered by the spread they carry.
-        mean: float32 (dim,), subtracted from documents; zero for ``SVD`` and ``TRUNCATION``.
+        mean: float32 (dim,), subtracted from documents; zero for all kinds but the two of PCA.
         metric: how the embeddings are compared.
         embedder: the embedding model's name, or an empty string.
     """
@@ -64,8 +84,8 @@ class LinearCodec:
 
     @property
     def latent_metric(self) -> Metric:
-        """How the latents are compared: as the embeddings, but by dot product when only documents are centred."""
-        return Metric.DOT if self.kind is LinearKind.PCA_DOCUMENTS and self.metric is not Metric.L2 else self.metric
+        """How the latents are compared: as the embeddings are, or by dot product where the kind says so."""
+        return Metric.DOT if self.kind in _BY_DOT and self.metric is not Metric.L2 else self.metric
 
     @property
     def codec_id(self) -> str:
@@ -148,36 +168,72 @@ def fit_linear(
         >>> codec.encode(np.load("queries.npy")).shape
         (1000, 32)
     """
-    source = vectors if isinstance(vectors, VectorSource) else ArraySource(np.asarray(vectors))
-    width = source.dim
-    moment = np.zeros((width, width))
-    total = np.zeros(width)
-    seen = count = 0
-    for chunk in source.blocks():
-        for start, block in blocks(chunk, width, metric, first_row=seen):
-            rows = (normalised(block) if metric is Metric.COSINE else block).astype(np.float64)
-            if hold_out is not None:
-                rows = rows[np.arange(seen + start, seen + start + len(rows)) % hold_out != 0]
-            moment += rows.T @ rows
-            total += rows.sum(axis=0)
-            count += len(rows)
-        seen += len(chunk)
-    if not count:
-        raise InvalidVectorsError("vectors: expected at least one row to fit on, got none")
-    if not 1 <= dim <= width:
-        raise InvalidDimensionError(f"expected a latent width from 1 to {width}, got {dim}")
-    mean = np.zeros(width)
-    if kind in (LinearKind.PCA, LinearKind.PCA_DOCUMENTS):
-        mean = total / count
-        moment -= count * np.outer(mean, mean)
-    if kind is LinearKind.TRUNCATION:
-        components = np.eye(dim, width)
-    else:
-        components = _oriented(np.linalg.eigh(moment)[1].T[::-1][:dim])
-    return LinearCodec(kind, components.astype(np.float32), mean.astype(np.float32), metric, embedder)
+    return Moments.of(vectors, metric=metric, hold_out=hold_out).codec(dim, kind, embedder=embedder)
 
 
-def _oriented(components: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What every linear reduction of a collection is fitted from; taken in one pass by :meth:`of`.
+
+    Attributes:
+        count: rows seen.
+        total: float64 (d,), their sum.
+        second: float64 (d, d), the sum of their outer products.
+        metric: how the embeddings are compared; under cosine the rows were normalised first.
+    """
+
+    count: int
+    total: Moment
+    second: Moment
+    metric: Metric
+
+    @classmethod
+    def of(cls, vectors: Any, *, metric: Metric = Metric.COSINE, hold_out: int | None = None) -> Moments:
+        """Take the moments of vectors; the arguments and errors are those of :func:`fit_linear`."""
+        source = vectors if isinstance(vectors, VectorSource) else ArraySource(np.asarray(vectors))
+        width = source.dim
+        second = np.zeros((width, width))
+        total = np.zeros(width)
+        seen = count = 0
+        for chunk in source.blocks():
+            for start, block in blocks(chunk, width, metric, first_row=seen):
+                rows = (normalised(block) if metric is Metric.COSINE else block).astype(np.float64)
+                if hold_out is not None:
+                    rows = rows[np.arange(seen + start, seen + start + len(rows)) % hold_out != 0]
+                second += rows.T @ rows
+                total += rows.sum(axis=0)
+                count += len(rows)
+            seen += len(chunk)
+        if not count:
+            raise InvalidVectorsError("vectors: expected at least one row to fit on, got none")
+        return cls(count, total, second, metric)
+
+    def codec(self, dim: int, kind: LinearKind, *, embedder: str = "") -> LinearCodec:
+        """Fit a linear codec of this width, 1 to d; raises ``InvalidDimensionError``."""
+        width = len(self.total)
+        if not 1 <= dim <= width:
+            raise InvalidDimensionError(f"expected a latent width from 1 to {width}, got {dim}")
+        mean = np.zeros(width)
+        if kind in (LinearKind.TRUNCATION, LinearKind.TRUNCATION_DOT):
+            components = np.eye(dim, width)
+        elif kind in (LinearKind.PCA, LinearKind.PCA_DOCUMENTS):
+            mean = self.total / self.count
+            components = self._centred_axes[:dim]
+        else:
+            components = self._axes[:dim]
+        return LinearCodec(kind, components.astype(np.float32), mean.astype(np.float32), self.metric, embedder)
+
+    @cached_property
+    def _axes(self) -> Moment:
+        return _oriented(np.linalg.eigh(self.second)[1].T[::-1])
+
+    @cached_property
+    def _centred_axes(self) -> Moment:
+        mean = self.total / self.count
+        return _oriented(np.linalg.eigh(self.second - self.count * np.outer(mean, mean))[1].T[::-1])
+
+
+def _oriented(components: Moment) -> Moment:
     """Each row signed so that its largest entry is positive: eigenvectors are otherwise free up to sign."""
     largest = np.abs(components).argmax(axis=1)
     return np.asarray(components * np.sign(components[np.arange(len(components)), largest])[:, None])

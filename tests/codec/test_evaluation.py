@@ -11,8 +11,10 @@ from scipy import stats
 from sklearn.metrics import ndcg_score
 
 from vaecodec.evaluation import (
+    Truth,
     bootstrap,
     exact_search,
+    judge,
     mrr,
     ndcg,
     pair_similarity,
@@ -109,3 +111,57 @@ def test_pairing_sees_a_difference_that_is_smaller_than_the_spread() -> None:
     difference = paired_bootstrap(a, b)
     assert difference.low > 0
     assert bootstrap(a).low < bootstrap(b).high
+
+
+def test_equal_documents_answer_equally() -> None:
+    distinct = np.eye(4, dtype=np.float32)
+    base = np.repeat(distinct, 30, axis=0)
+    queries = distinct + np.float32(0.1)
+    truth = Truth.of(base, queries, Metric.COSINE, depth=100)
+    own = np.arange(120).reshape(4, 30)
+    last = own[:, ::-1][:, :10]  # an index may return whichever of thirty equal ones
+    assert recall(last, truth.ids, 10).max() == 0
+    np.testing.assert_array_equal(truth.recall(last, 10), 1.0)
+    np.testing.assert_array_equal(truth.recall(np.roll(last, 1, axis=0), 10), 0.0)
+    assert truth.recall(np.array([[0, 1, -1, -1, 30, 31, 60, 61, 90, 91]] * 4), 10).tolist() == [0.2] * 4
+
+
+@pytest.mark.parametrize("metric", Metric)
+def test_scores_that_differ_by_rounding_are_equal(sample, metric: Metric) -> None:
+    base = np.concatenate([sample.base[:300], sample.base[:300]]) * np.float32(37.0)
+    queries = sample.queries[:50] * np.float32(37.0)
+    truth = Truth.of(base, queries, metric, depth=20)
+    twins = (truth.ids + 300) % 600
+    np.testing.assert_array_equal(truth.recall(twins, 10), 1.0)
+    strict = Truth.of(base[:300], queries, metric, depth=20)
+    others = np.argsort(-similarities(queries, base[:300], metric), axis=1)[:, 10:20]
+    np.testing.assert_array_equal(strict.recall(others, 10), 0.0)
+
+
+def test_a_search_is_judged_by_every_figure(sample) -> None:
+    truth = Truth.of(sample.base, sample.queries[:40], Metric.COSINE)
+    relevant = sample.relevant[:40]
+    exact = judge(truth.ids, truth, relevant)
+    assert sorted(exact) == ["kept@100", "mrr@10", "ndcg@10", "recall@1", "recall@10", "recall@100", "relevant@100"]
+    for name in ("recall@1", "recall@10", "recall@100", "kept@100"):
+        np.testing.assert_array_equal(exact[name], 1.0)
+    np.testing.assert_allclose(exact["ndcg@10"], ndcg(truth.ids, relevant, 10))
+    np.testing.assert_array_equal(exact["relevant@100"], (truth.ids == relevant[:, None]).any(axis=1))
+    turned = judge(truth.ids[:, ::-1], truth)  # the hundred are the same, the first ten are not
+    assert sorted(turned) == ["kept@100", "recall@1", "recall@10", "recall@100"]
+    np.testing.assert_array_equal(turned["kept@100"], 1.0)
+    np.testing.assert_array_equal(turned["recall@100"], 1.0)
+    assert turned["recall@10"].max() == 0
+
+
+def test_a_hundred_of_a_hundred_documents_say_nothing(sample) -> None:
+    truth = Truth.of(sample.base[:100], sample.queries[:5], Metric.COSINE)
+    assert sorted(judge(truth.ids, truth)) == ["recall@1", "recall@10"]
+
+
+def test_graded_answers_count_by_their_grade() -> None:
+    ids = np.array([[5, 6, 7, 8], [1, 2, 3, 4]])
+    relevant, grades = [[6, 5, 9], [3]], [[3.0, 1.0, 2.0], [0.0]]
+    discount = 1 / np.log2(np.arange(2, 6))
+    expected = (1.0 * discount[0] + 3.0 * discount[1]) / (3.0 * discount[0] + 2.0 * discount[1] + 1.0 * discount[2])
+    assert ndcg(ids, relevant, 4, grades).tolist() == pytest.approx([expected, 0.0])

@@ -18,6 +18,8 @@ JUDGED = "recall@10"
 LABELS = {
     LinearKind.TRUNCATION: "truncation",
     LinearKind.SVD: "SVD",
+    LinearKind.SVD_DOT: "SVD, by dot product",
+    LinearKind.TRUNCATION_DOT: "truncation, by dot product",
     LinearKind.PCA: "PCA, both sides centred",
     LinearKind.PCA_DOCUMENTS: "PCA, documents centred",
 }
