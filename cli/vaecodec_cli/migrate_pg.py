@@ -51,8 +51,9 @@ def migrate_pg(
     """
     require("psycopg", extra="postgres")
     from vaecodec import Codec
-    from vaecodec_integrations.postgres.column import CompressedColumn, Originals
+    from vaecodec_integrations.postgres.column import CompressedColumn
     from vaecodec_integrations.postgres.migration import ColumnMigration, migrate_at
+    from vaecodec_integrations.reranking import Originals
 
     kept = Originals(originals) if originals else None
     target = CompressedColumn(Codec.load(codec, dim=dim), table, into, storage=str(storage), originals=kept)

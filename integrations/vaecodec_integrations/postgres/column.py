@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vaecodec.codec import Codec
 from vaecodec.errors import MissingVectorError
-from vaecodec.evaluation import similarities
 from vaecodec.extras import require
-from vaecodec.interface import FloatArray, Metric
+from vaecodec.interface import FloatArray
 from vaecodec_integrations.postgres.identity import check_record, with_record
 from vaecodec_integrations.postgres.storage import Storage
+from vaecodec_integrations.reranking import Candidate, Hit, Originals, rerank_by_originals
 
 require("psycopg", extra="postgres")
 
@@ -29,58 +27,6 @@ SELECT col_description(a.attrelid, a.attnum)
 FROM pg_attribute a
 WHERE a.attrelid = to_regclass(%s) AND a.attname = %s AND NOT a.attisdropped
 """
-
-# pgvector's distances, from similarities of which larger is nearer.
-_DISTANCES: dict[Metric, Callable[[FloatArray], FloatArray]] = {
-    Metric.COSINE: lambda scores: 1 - scores,
-    Metric.DOT: lambda scores: -scores,
-    Metric.L2: lambda scores: np.sqrt(np.maximum(-scores, 0)),
-}
-
-
-@dataclass(frozen=True)
-class Originals:
-    """A ``bytea`` column for exact re-ranking: float16 originals or trellis codes of a codec.
-
-    Args:
-        name: the column's name.
-        codec: the codec whose codes are stored; None for float16 originals.
-        code_bytes: bytes of each code; the extra ``packed`` encodes them.
-    """
-
-    name: str
-    codec: Codec | None = None
-    code_bytes: int | None = None
-
-    def values(self, vectors: Any, dim: int) -> list[bytes]:
-        """Encode float (n, dim) vectors to n values of the column."""
-        if self.codec is not None:
-            return [row.tobytes() for row in self.codec.encode(vectors, bytes=self.code_bytes)]
-        rows = np.asarray(vectors, np.float32).reshape(-1, dim)
-        # Each row is divided by its largest value, which is kept as float32: no norm leaves the range of float16.
-        peaks = np.abs(rows).max(axis=1, initial=0).astype("<f4")
-        scaled = (rows / np.where(peaks > 0, peaks, 1)[:, None]).astype("<f2")
-        return [peak.tobytes() + row.tobytes() for peak, row in zip(peaks, scaled, strict=True)]
-
-    def vectors(self, values: list[bytes], dim: int) -> FloatArray:
-        """Restore float32 (n, dim) vectors from the column's values."""
-        if self.codec is not None:
-            codes = np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1)
-            return self.codec.decode(codes, bytes=self.code_bytes)
-        whole = np.frombuffer(b"".join(values), np.dtype([("peak", "<f4"), ("row", "<f2", (dim,))]))
-        rows: FloatArray = whole["row"].astype(np.float32) * whole["peak"][:, None]
-        return rows
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One answer of a search: the row's key and its distance, smaller is nearer.
-
-    The distance is pgvector's between the latents or, after re-ranking, that between the uncompressed vectors.
-    """
-
-    key: Any
-    distance: float
 
 
 class CompressedColumn:
@@ -218,17 +164,8 @@ class CompressedColumn:
         rows = connection.execute(statement, (self.query(vector), k * (rerank or 1))).fetchall()
         if self.originals is None or rerank is None:
             return [Hit(row[0], float(row[1])) for row in rows]
-        return self._reranked(self.originals, np.asarray(vector, np.float32), rows)[:k] if rows else []
-
-    def _reranked(self, originals: Originals, vector: FloatArray, rows: list[Any]) -> list[Hit]:
-        # A row that has no original yet is scored by what its latent decodes to.
-        restored = self.vectors([row[2] for row in rows])
-        known = [place for place, row in enumerate(rows) if row[3] is not None]
-        if known:
-            restored[known] = originals.vectors([bytes(rows[place][3]) for place in known], self.codec.dim)
-        scores = similarities(vector[None], restored, self.codec.metric)[0]
-        distances = _DISTANCES[self.codec.metric](scores)
-        return [Hit(rows[place][0], float(distances[place])) for place in np.argsort(distances, kind="stable")]
+        candidates = [Candidate(key, self.vectors([latent])[0], original) for key, _, latent, original in rows]
+        return rerank_by_originals(self.codec, self.originals, vector, candidates)[:k]
 
     def _exists(self, connection: Connection[Any]) -> bool:
         return connection.execute(_COMMENT, (self.table, self.column)).fetchone() is not None

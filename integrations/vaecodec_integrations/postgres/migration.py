@@ -24,7 +24,8 @@ from vaecodec.evaluation import Interval, bootstrap, similarities
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.scores import ScoreCalibration
 from vaecodec.vectors import faults
-from vaecodec_integrations.postgres.column import CompressedColumn, Hit
+from vaecodec_integrations.postgres.column import CompressedColumn
+from vaecodec_integrations.reranking import Hit
 
 if TYPE_CHECKING:
     from psycopg import Connection

@@ -11,7 +11,8 @@ from vaecodec import Codec
 from vaecodec.errors import CodecMismatchError, InvalidVectorsError, MissingVectorError, NonFiniteError
 from vaecodec.evaluation import exact_search
 from vaecodec.interface import Metric
-from vaecodec_integrations.postgres.column import CompressedColumn, Originals
+from vaecodec_integrations.postgres.column import CompressedColumn
+from vaecodec_integrations.reranking import Originals
 
 
 def filled(connection: Any, column: CompressedColumn, base: np.ndarray) -> CompressedColumn:

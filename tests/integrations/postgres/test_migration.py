@@ -15,7 +15,7 @@ from vaecodec.errors import CodecMismatchError, MigrationError
 from vaecodec.evaluation import exact_search
 from vaecodec.interface import Metric
 from vaecodec_cli.main import main
-from vaecodec_integrations.postgres.column import CompressedColumn, Originals
+from vaecodec_integrations.postgres.column import CompressedColumn
 from vaecodec_integrations.postgres.migration import (
     ColumnMigration,
     migrate_column,
@@ -23,6 +23,7 @@ from vaecodec_integrations.postgres.migration import (
     switch,
     switch_back,
 )
+from vaecodec_integrations.reranking import Originals
 
 
 def interrupt(_: int, total: int) -> None:

@@ -1,0 +1,108 @@
+"""Re-ranking in the application: bytes of originals beside the latents, and the exact scores of candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vaecodec.codec import Codec
+from vaecodec.evaluation import similarities
+from vaecodec.interface import FloatArray, Metric, VectorCodec
+
+# Distances as the databases give them, from similarities of which larger is nearer.
+_DISTANCES: dict[Metric, Callable[[FloatArray], FloatArray]] = {
+    Metric.COSINE: lambda scores: 1 - scores,
+    Metric.DOT: lambda scores: -scores,
+    Metric.L2: lambda scores: np.sqrt(np.maximum(-scores, 0)),
+}
+
+
+@dataclass(frozen=True)
+class Originals:
+    """A column of bytes for exact re-ranking: float16 originals or trellis codes of a codec.
+
+    Args:
+        name: the column's name.
+        codec: the codec whose codes are stored; None for float16 originals.
+        code_bytes: bytes of each code; the extra ``packed`` encodes them.
+    """
+
+    name: str
+    codec: Codec | None = None
+    code_bytes: int | None = None
+
+    def values(self, vectors: Any, dim: int) -> list[bytes]:
+        """Encode float (n, dim) vectors to n values of the column."""
+        if self.codec is not None:
+            return [row.tobytes() for row in self.codec.encode(vectors, bytes=self.code_bytes)]
+        rows = np.asarray(vectors, np.float32).reshape(-1, dim)
+        # Each row is divided by its largest value, which is kept as float32: no norm leaves the range of float16.
+        peaks = np.abs(rows).max(axis=1, initial=0).astype("<f4")
+        scaled = (rows / np.where(peaks > 0, peaks, 1)[:, None]).astype("<f2")
+        return [peak.tobytes() + row.tobytes() for peak, row in zip(peaks, scaled, strict=True)]
+
+    def record(self) -> dict[str, Any]:
+        """What is stored of the form of the bytes, to be compared when they are read again."""
+        return {"codec_id": self.codec.codec_id if self.codec else None, "code_bytes": self.code_bytes}
+
+    def vectors(self, values: Sequence[bytes], dim: int) -> FloatArray:
+        """Restore float32 (n, dim) vectors from the column's values."""
+        if self.codec is not None:
+            codes = np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1)
+            return self.codec.decode(codes, bytes=self.code_bytes)
+        whole = np.frombuffer(b"".join(values), np.dtype([("peak", "<f4"), ("row", "<f2", (dim,))]))
+        rows: FloatArray = whole["row"].astype(np.float32) * whole["peak"][:, None]
+        return rows
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One answer of a search: the row's key and its distance, smaller is nearer.
+
+    The distance is the database's between the latents or, after re-ranking, that between the uncompressed vectors.
+    """
+
+    key: Any
+    distance: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A row to be scored again.
+
+    Attributes:
+        key: names the row.
+        reconstruction: float32 (dim,), what its latent decodes to.
+        original: the bytes of its original, or None.
+    """
+
+    key: Any
+    reconstruction: FloatArray
+    original: Any
+
+
+def rerank_by_originals(
+    codec: VectorCodec, originals: Originals, vector: Any, candidates: Sequence[Candidate]
+) -> list[Hit]:
+    """Order candidates by their distance to a query among the uncompressed vectors.
+
+    A candidate without an original is scored by its reconstruction.
+
+    Args:
+        codec: says how vectors are compared.
+        originals: reads the bytes.
+        vector: float (dim,), the query.
+        candidates: in any order; equal distances keep it.
+    """
+    if not candidates:
+        return []
+    rows = np.stack([candidate.reconstruction for candidate in candidates])
+    known = [place for place, candidate in enumerate(candidates) if candidate.original is not None]
+    if known:
+        rows[known] = originals.vectors([bytes(candidates[place].original) for place in known], codec.dim)
+    scores = similarities(np.asarray(vector, np.float32)[None], rows, codec.metric)[0]
+    distances = _DISTANCES[codec.metric](scores)
+    return [Hit(candidates[place].key, float(distances[place])) for place in np.argsort(distances, kind="stable")]

@@ -1,0 +1,1 @@
+"""Embedded databases that keep latents: one module for each engine, one interface for all."""

@@ -1,0 +1,104 @@
+"""Latents in DuckDB: exact search by its array functions, or by an HNSW index of its extension vss."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vaecodec.extras import require
+from vaecodec.interface import FloatArray, Metric, VectorCodec
+from vaecodec_integrations.reranking import Originals
+from vaecodec_integrations.stores.base import CompressedStore, Near, check_codec_record, codec_record
+
+if TYPE_CHECKING:
+    import duckdb
+
+_DISTANCES = {
+    Metric.COSINE: "array_cosine_distance",
+    Metric.DOT: "array_negative_inner_product",
+    Metric.L2: "array_distance",
+}
+_RECORDS = "vaecodec_codecs"
+
+
+class DuckDbStore(CompressedStore):
+    """A DuckDB table with columns ``id``, ``latent`` and, with originals, ``original``.
+
+    An HNSW index of DuckDB's extension vss is used where there is one:
+    ``CREATE INDEX docs_hnsw ON docs USING HNSW (latent) WITH (metric = 'cosine')``.
+
+    Args:
+        connection: a connection of ``duckdb.connect``. It stays open when the store is closed.
+        codec: compresses the vectors.
+        name: the table's name; it is created where it is missing.
+        originals: see :class:`CompressedStore`.
+
+    Raises:
+        CodecMismatchError: the table was filled by another codec, or by no compressed store.
+    """
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        codec: VectorCodec,
+        name: str = "docs",
+        *,
+        originals: Originals | None = None,
+    ) -> None:
+        require("duckdb", extra="duckdb")
+        super().__init__(codec, originals)
+        self._connection = connection
+        self._table = '"' + name.replace('"', '""') + '"'
+        self._type = f"FLOAT[{codec.code_dim}]"
+        wanted = codec_record(codec, originals)
+        connection.execute(f"CREATE TABLE IF NOT EXISTS {_RECORDS} (name TEXT PRIMARY KEY, record TEXT NOT NULL)")
+        exists = connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = ?", [name]).fetchone()
+        if exists is None:
+            kept = ", original BLOB" if originals else ""
+            connection.execute("BEGIN")
+            connection.execute(f"CREATE TABLE {self._table} (id BIGINT PRIMARY KEY, latent {self._type}{kept})")
+            connection.execute(f"INSERT OR REPLACE INTO {_RECORDS} VALUES (?, ?)", [name, json.dumps(wanted)])
+            connection.execute("COMMIT")
+            return
+        row = connection.execute(f"SELECT record FROM {_RECORDS} WHERE name = ?", [name]).fetchone()
+        check_codec_record(name, None if row is None else json.loads(row[0]), wanted)
+
+    def __len__(self) -> int:
+        row = self._connection.execute(f"SELECT count(*) FROM {self._table}").fetchone()
+        return 0 if row is None else int(row[0])
+
+    def close(self) -> None:
+        """Leave the connection to its owner."""
+
+    def _write(self, ids: Sequence[int], latents: FloatArray, originals: Sequence[bytes] | None) -> None:
+        columns: list[Any] = [ids, latents.tolist(), *([] if originals is None else [originals])]
+        marks = ", ".join(["?", f"?::{self._type}", "?"][: len(columns)])
+        if not ids:
+            return
+        self._connection.execute("BEGIN")
+        self._connection.executemany(
+            f"INSERT OR REPLACE INTO {self._table} VALUES ({marks})", list(zip(*columns, strict=True))
+        )
+        self._connection.execute("COMMIT")
+
+    def _remove(self, ids: Sequence[int]) -> None:
+        self._connection.execute(f"DELETE FROM {self._table} WHERE id IN (SELECT unnest(?::BIGINT[]))", [list(ids)])
+
+    def _nearest(self, latent: FloatArray, k: int) -> list[Near]:
+        original = "original" if self.originals else "NULL"
+        distance = _DISTANCES[self.codec.latent_metric]
+        rows = self._connection.execute(
+            f"SELECT id, {distance}(latent, ?::{self._type}) AS distance, latent, {original} FROM {self._table} "
+            f"ORDER BY distance LIMIT {k:d}",
+            [latent.tolist()],
+        ).fetchall()
+        return [Near(row[0], float(row[1]), np.asarray(row[2], np.float32), row[3]) for row in rows]
+
+    def _read(self, ids: Sequence[int]) -> dict[int, FloatArray]:
+        rows = self._connection.execute(
+            f"SELECT id, latent FROM {self._table} WHERE id IN (SELECT unnest(?::BIGINT[]))", [list(ids)]
+        ).fetchall()
+        return {key: np.asarray(latent, np.float32) for key, latent in rows}
