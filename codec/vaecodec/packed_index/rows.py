@@ -1,0 +1,127 @@
+"""What a packed index holds: codes, ids, and which rows were deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecodec.evaluation import IdArray
+
+# So many ids, or an eighth of all, gather in the dictionary before all are sorted again.
+_NEWEST = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """One state of an index. It never changes, so that a search may go on while others add and delete.
+
+    Attributes:
+        stored: codes that were loaded, (n, width), perhaps memory-mapped.
+        added: codes that were added since, (m, width). Row numbers go on behind ``stored``.
+        ids: int64 (n + m,); None where every row's id is its number.
+        deleted: int64, ascending, the numbers of deleted rows.
+    """
+
+    stored: NDArray[Any]
+    added: NDArray[Any]
+    ids: IdArray | None
+    deleted: IdArray
+
+    def __len__(self) -> int:
+        return len(self.stored) + len(self.added)
+
+    @property
+    def live(self) -> int:
+        """How many rows are not deleted."""
+        return len(self) - len(self.deleted)
+
+    def take(self, numbers: IdArray) -> NDArray[Any]:
+        """The codes of some rows, (len(numbers), width)."""
+        if not len(self.added):
+            return self.stored[numbers]
+        if not len(self.stored):
+            return self.added[numbers]
+        codes = np.empty((len(numbers), self.stored.shape[1]), self.stored.dtype)
+        old = numbers < len(self.stored)
+        codes[old] = self.stored[numbers[old]]
+        codes[~old] = self.added[numbers[~old] - len(self.stored)]
+        return codes
+
+    def blocks(self, smallest: int, largest: int | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
+        """All codes in blocks that grow fourfold up to ``largest``, each after its first row's number."""
+        first, rows = 0, smallest
+        for codes in (self.stored, self.added):
+            start = 0
+            while start < len(codes):
+                yield first + start, codes[start : start + rows]
+                start += rows
+                rows = min(4 * rows, largest or smallest)
+            first += len(codes)
+
+    def ids_of(self, numbers: IdArray) -> IdArray:
+        """The ids of row numbers, of the same shape."""
+        return numbers if self.ids is None else np.asarray(self.ids[numbers], np.int64)
+
+    def live_numbers(self) -> IdArray:
+        """The numbers of the rows that are not deleted, ascending."""
+        return np.delete(np.arange(len(self)), self.deleted)
+
+    def without(self, numbers: IdArray) -> Rows:
+        """The same rows, these deleted, too."""
+        return replace(self, deleted=np.union1d(self.deleted, numbers))
+
+
+class IdLookup:
+    """Row numbers by id: most ids are kept sorted, the newest ones in a dictionary."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew, after rows were renumbered."""
+        self._sorted: IdArray = np.empty(0, np.int64)
+        self._numbers: IdArray = np.empty(0, np.int64)
+        self._newest: dict[int, int] = {}
+        self._covered = self._seen = 0
+
+    def find(self, rows: Rows, ids: IdArray) -> IdArray:
+        """The number of each id's row that is not deleted, -1 where there is none: int64 (n,)."""
+        if rows.ids is None:
+            numbers = np.where((ids >= 0) & (ids < len(rows)), ids, -1)
+        else:
+            if len(rows) - self._covered > max(_NEWEST, len(rows) // 8):
+                self._sort(rows, rows.ids)
+            fresh = rows.ids[self._seen :].tolist()
+            self._newest.update(zip(fresh, range(self._seen, len(rows)), strict=True))
+            self._seen = len(rows)
+            numbers = self._among_sorted(ids)
+            if self._newest:
+                # An id may have been deleted and added again: the newest row is the one that counts.
+                newest = np.array([self._newest.get(each, -1) for each in ids.tolist()], np.int64)
+                numbers = np.maximum(numbers, newest)
+        return np.where(_among(rows.deleted, numbers), -1, numbers)
+
+    def _sort(self, rows: Rows, ids: IdArray) -> None:
+        numbers = rows.live_numbers()
+        order = np.argsort(ids[numbers], kind="stable")
+        self._numbers = numbers[order]
+        self._sorted = ids[self._numbers]
+        self._newest = {}
+        self._covered = self._seen = len(rows)
+
+    def _among_sorted(self, ids: IdArray) -> IdArray:
+        if not len(self._sorted):
+            return np.full(len(ids), -1)
+        places = np.searchsorted(self._sorted, ids).clip(max=len(self._sorted) - 1)
+        return np.where(self._sorted[places] == ids, self._numbers[places], -1)
+
+
+def _among(ascending: IdArray, values: IdArray) -> NDArray[np.bool_]:
+    if not len(ascending):
+        return np.zeros(len(values), bool)
+    places = np.searchsorted(ascending, values).clip(max=len(ascending) - 1)
+    return np.asarray(ascending[places] == values)

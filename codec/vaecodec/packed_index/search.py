@@ -1,0 +1,254 @@
+"""How a packed index finds the best rows of one state of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecodec.codes import Code, TrellisCode
+from vaecodec.codes.parallel import over_rows
+from vaecodec.codes.trellis import compiled_kernels
+from vaecodec.evaluation import IdArray
+from vaecodec.interface import FloatArray, Metric
+from vaecodec.packed_index.best import Best
+from vaecodec.packed_index.growing import Growing
+from vaecodec.packed_index.rows import Rows
+from vaecodec.packed_index.sketch import SAMPLE_ROWS, Axes, Estimate, Sketch
+
+# A block of codes, expanded to floats, and its scores against a block of queries stay within tens of megabytes.
+_BASE_ROWS = 8192
+_THREAD_ROWS = 512
+
+# Below this the look-ups themselves are as fast as the first stage.
+_SKETCHED_ROWS = 16_384
+# The first rows are all scored; the better the k best so far, the fewer of the next ones have to be.
+_FIRST_ROWS = 2048
+_LAST_ROWS = 65_536
+# When an index grew by this factor, its sketch is made anew with axes of its rows of now.
+_REFIT = 8
+
+
+class Effort(StrEnum):
+    """How many of the rows a search looks at closely, after a first stage that ranks all by two bits a coordinate."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    FULL = "full"
+
+
+# Share of the rows, and the least number of them for each neighbour asked for; docs/codes.md has the recall of each.
+# A full search looks at these first, to learn what a row has to reach, and then at all that may reach it.
+_LOOKED_AT = {
+    Effort.LOW: (0.001, 8),
+    Effort.MEDIUM: (0.0025, 16),
+    Effort.HIGH: (0.01, 32),
+    Effort.FULL: (0.0, 8),
+}
+
+
+class Derived:
+    """What searches for few queries need of every row, made of its code: the norm, and the sketch."""
+
+    def __init__(self) -> None:
+        """Start without rows and without axes."""
+        self._norms = Growing(np.empty(0, np.float32))
+        self._fitted = 0
+        self.sketch: Sketch | None = None
+
+    @property
+    def norms(self) -> FloatArray:
+        """Norms of what the codes decode to: float32 (n,)."""
+        return self._norms.rows
+
+    def grown(self, rows: Rows, scorer: Scorer, threads: int | None) -> Derived:
+        """Make what is missing for some rows; the same object, or a new one where the axes had to be found anew."""
+        grown = self
+        if len(rows) >= max(_SKETCHED_ROWS, _REFIT * self._fitted):
+            grown = Derived()
+            grown._fitted = len(rows)
+            numbers = np.linspace(0, len(rows) - 1, SAMPLE_ROWS).astype(np.int64)
+            sample = scorer.products(rows.take(numbers), threads)[0]
+            if np.isfinite(sample).all():
+                grown.sketch = Sketch(Axes.fit(sample, scorer.code.bytes_per_vector))
+        done = len(grown.norms)
+        for first, codes in rows.blocks(_BASE_ROWS):
+            fresh = codes[max(0, done - first) :]
+            if len(fresh):
+                products, norms = scorer.products(fresh, threads)
+                if grown.sketch is not None:
+                    grown.sketch.append(products[:, :-1])
+                grown._norms.append(norms)
+        return grown
+
+
+class Scorer:
+    """Scores rows of one code against float queries."""
+
+    def __init__(self, code: Code, metric: Metric) -> None:
+        self.code = code
+        self._metric = metric
+        self._factor = np.float32(2 if metric is Metric.L2 else 1)
+
+    @property
+    def looks_up(self) -> bool:
+        """Whether a query can be scored without writing out what the codes stand for."""
+        return isinstance(self.code, TrellisCode) and compiled_kernels() is not None
+
+    def products(self, codes: NDArray[Any], threads: int | None) -> tuple[FloatArray, FloatArray]:
+        """Rows whose dot products with :meth:`widened` queries are finished scores.
+
+        Returns:
+            float32 (n, steps + 2), and the norms of what the codes decode to, float32 (n,).
+        """
+        rows = np.empty((len(codes), self.code.steps + 2), np.float32)
+        norms = np.empty(len(codes), np.float32)
+        mean = self.code.mean
+        mean_steps, mean_square = self.code.query_steps(mean[None])[0], mean @ mean
+
+        def work(start: int, stop: int) -> None:
+            values = np.empty((stop - start, self.code.steps), np.float32)
+            self.code.expand(codes[start:stop], values)
+            squares = np.einsum("ij,ij->i", values, values) + mean_square
+            squares += 2 * np.einsum("ij,j->i", values, mean_steps)
+            norms[start:stop] = np.sqrt(squares.clip(0))
+            scale, bias = self._scale_and_bias(norms[start:stop])
+            np.multiply(values, scale[:, None], out=rows[start:stop, :-2])
+            rows[start:stop, -2], rows[start:stop, -1] = scale, bias
+
+        over_rows(work, len(codes), _THREAD_ROWS, threads)
+        return rows, norms
+
+    def widened(self, queries: FloatArray) -> FloatArray:
+        """Queries, float32 (nq, code_dim), for :meth:`products`: float32 (nq, steps + 2)."""
+        offsets = queries @ self.code.mean
+        steps = self.code.query_steps(queries)
+        return np.column_stack([self._factor * steps, self._factor * offsets, np.ones_like(offsets)])
+
+    def many(
+        self, rows: Rows, queries: FloatArray, k: int, allowed: IdArray | None, threads: int | None
+    ) -> tuple[IdArray, FloatArray]:
+        """The k best rows of each query, by a matrix product with every block of rows."""
+        best = Best(len(queries), k)
+        widened = self.widened(queries)
+        for first, codes in rows.blocks(_BASE_ROWS):
+            numbers = np.arange(first, first + len(codes))
+            if allowed is not None:
+                start, stop = np.searchsorted(allowed, [first, first + len(codes)])
+                numbers = allowed[start:stop]
+                codes = codes[numbers - first]
+            if len(numbers):
+                best.update(numbers, widened @ self.products(codes, threads)[0].T)
+        return best.rows, self._finished(best, queries)
+
+    def one(
+        self,
+        rows: Rows,
+        derived: Derived,
+        query: FloatArray,
+        k: int,
+        effort: Effort,
+        allowed: IdArray | None,
+        threads: int | None,
+    ) -> tuple[IdArray, FloatArray]:
+        """The k best rows of one query, float32 (code_dim,): int64 (k,) and float32 (k,)."""
+        needed = np.float32(-np.inf)
+        numbers = allowed
+        if derived.sketch is not None and (allowed is None or len(allowed) >= _SKETCHED_ROWS):
+            estimate = self._estimate(derived, derived.sketch, query, len(rows), allowed, threads)
+            share, each = _LOOKED_AT[effort]
+            count = max(int(share * (len(rows) if allowed is None else len(allowed))), each * k)
+            numbers = np.flatnonzero(estimate.scores >= least_of_best(estimate.scores, count))
+            if effort is Effort.FULL:
+                needed = self._closely(rows, derived, query, k, numbers, needed, threads).least
+                most = estimate.scores + estimate.reach * derived.sketch.lost[: len(rows)]
+                numbers = np.flatnonzero(most >= needed - estimate.margin)
+        best = self._closely(rows, derived, query, k, numbers, needed, threads)
+        return best.rows[0], self._finished(best, query[None])[0]
+
+    def _estimate(
+        self,
+        derived: Derived,
+        sketch: Sketch,
+        query: FloatArray,
+        count: int,
+        allowed: IdArray | None,
+        threads: int | None,
+    ) -> Estimate:
+        estimate = sketch.estimate(self.widened(query[None])[0, :-1], count, threads)
+        scores = estimate.scores
+        if self._metric is Metric.L2:
+            scores -= derived.norms[:count] ** 2
+        if allowed is not None:
+            scores = np.full(count, -np.inf, np.float32)
+            scores[allowed] = estimate.scores[allowed]
+        return estimate._replace(scores=scores)
+
+    def _closely(
+        self,
+        rows: Rows,
+        derived: Derived,
+        query: FloatArray,
+        k: int,
+        numbers: IdArray | None,
+        needed: np.float32,
+        threads: int | None,
+    ) -> Best:
+        """Score the codes of some rows, or of all, those given up early that stay below ``needed`` or the k best."""
+        best = Best(1, k)
+        for chunk, codes in _chunks(rows, numbers):
+            norms = derived.norms[chunk]
+            scale, bias = self._scale_and_bias(norms)
+            least = (max(needed, best.least) - bias) / (self._factor * scale)
+            dots = self._dots(codes, query, least, norms, threads)
+            best.update(chunk, (self._factor * dots * scale + bias)[None])
+        return best
+
+    def _dots(
+        self, codes: NDArray[Any], query: FloatArray, least: FloatArray, norms: FloatArray, threads: int | None
+    ) -> FloatArray:
+        if isinstance(self.code, TrellisCode):
+            squares = None if self._metric is Metric.DOT else norms**2
+            return self.code.dot_products(codes, query, least, squares, threads=threads)
+        values = np.empty((len(codes), self.code.steps), np.float32)
+        self.code.expand(codes, values)
+        return np.asarray(values @ self.code.query_steps(query[None])[0] + query @ self.code.mean)
+
+    def _scale_and_bias(self, norms: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """What turns dot products of rows of these norms into scores: ``factor * dot * scale + bias``, both (n,)."""
+        scale, bias = np.ones(len(norms), np.float32), np.zeros(len(norms), np.float32)
+        if self._metric is Metric.COSINE:
+            np.divide(1, norms, out=scale, where=norms > 0)
+        elif self._metric is Metric.L2:
+            np.negative(norms**2, out=bias)
+        return scale, bias
+
+    def _finished(self, best: Best, queries: FloatArray) -> FloatArray:
+        if self._metric is Metric.L2:
+            return np.asarray(best.scores - np.einsum("ij,ij->i", queries, queries)[:, None])
+        return best.scores
+
+
+def least_of_best(scores: FloatArray, count: int) -> float:
+    """A score that at least ``count`` of float32 (n,) reach, and not many more; minus infinity stands for none."""
+    from vaecodec.packed_index import kernels
+
+    return float(kernels.least_of_best(scores, count))
+
+
+def _chunks(rows: Rows, numbers: IdArray | None) -> Iterator[tuple[IdArray, NDArray[Any]]]:
+    """Row numbers and their codes, in chunks that grow."""
+    if numbers is None:
+        for first, codes in rows.blocks(_FIRST_ROWS, _LAST_ROWS):
+            yield np.arange(first, first + len(codes)), codes
+        return
+    start, size = 0, _FIRST_ROWS
+    while start < len(numbers):
+        chunk = numbers[start : start + size]
+        yield chunk, rows.take(chunk)
+        start += size
+        size = min(4 * size, _LAST_ROWS)

@@ -1,0 +1,165 @@
+"""The first stage of a search: every row in two bits a coordinate, scored without looking at its code.
+
+A sketch is made of what codes decode to, when it is first needed, and is kept in memory only. The rows are turned to
+the principal axes of a sample, these are mixed at random so that all are worth the same, and each coordinate becomes
+one of four levels. A query becomes small integers. Its products with the levels then are counts of ones that words of
+64 bits have in common. What two bits lose of a row is known as a norm, so that a score is known up to a bound, and
+rows that cannot be among the best are left out without an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecodec.codes.parallel import over_rows
+from vaecodec.extras import require
+from vaecodec.interface import FloatArray
+from vaecodec.packed_index.growing import Growing
+
+SAMPLE_ROWS = 8192
+_WORD = 64
+_MOST_AXES = 256
+# Levels are odd multiples of half a step, in units of the coordinate's spread: nearly the best ones for a Gaussian.
+_HIGHEST_LEVEL = 1.5
+# Bits of a query's integers. With fewer the bound gets loose: at 6 bits it is off by 4 % of a row's norm, at 4 by 16 %.
+_QUERY_BITS = 6
+_BLOCKS = 64
+# Of a bound: more than float32 sums are off by.
+_ROUNDING = np.float32(1e-5)
+
+
+class Estimate(NamedTuple):
+    """Scores of all rows for one query, up to a bound.
+
+    Attributes:
+        scores: float32 (n,).
+        reach: how much a row's loss counts.
+        margin: what is added to that for every row. A row's score is at most ``score + reach * loss + margin``.
+    """
+
+    scores: FloatArray
+    reach: np.float32
+    margin: np.float32
+
+
+@dataclass(frozen=True, eq=False)
+class Axes:
+    """How rows of width w are turned before they are rounded.
+
+    Attributes:
+        mean: float32 (w,).
+        turn: float32 (w, d), orthonormal columns; d is a multiple of 64.
+        spread: float32 (d,), standard deviation of each turned coordinate.
+    """
+
+    mean: FloatArray
+    turn: FloatArray
+    spread: FloatArray
+
+    @classmethod
+    def fit(cls, sample: FloatArray, code_bytes: int) -> Axes:
+        """Principal axes of a sample, float32 (n, w), as many as take about the bytes that a code takes."""
+        width = sample.shape[1]
+        count = min(_MOST_AXES, max(1, 4 * code_bytes // _WORD) * _WORD)
+        mean = sample.mean(axis=0, dtype=np.float64)
+        centred = sample - mean
+        axes = np.zeros((width, count))
+        main = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :count]
+        axes[:, : main.shape[1]] = main
+        mix = np.linalg.qr(np.random.default_rng(0).standard_normal((count, count)))[0]
+        turn = (axes @ mix).astype(np.float32)
+        spread = (centred.astype(np.float32) @ turn).std(axis=0)
+        return cls(mean.astype(np.float32), turn, np.maximum(spread, np.finfo(np.float32).tiny))
+
+    @property
+    def words(self) -> int:
+        """Words of 64 bits for each row."""
+        return 2 * len(self.spread) // _WORD
+
+    def round(self, rows: FloatArray) -> tuple[NDArray[np.uint64], FloatArray]:
+        """Round rows, float32 (n, w), to levels.
+
+        Returns:
+            Words, uint64 (n, words), the higher bits of all coordinates before the lower ones; and the norm of what
+            each row lost, float32 (n,).
+        """
+        centred = rows - self.mean
+        turned = centred @ self.turn
+        levels = np.floor(turned / self.spread + 2).clip(0, 3)
+        products = np.einsum("ij,ij->i", turned, (levels - _HIGHEST_LEVEL) * self.spread)
+        squares = np.einsum("ij,j->i", (levels - _HIGHEST_LEVEL) ** 2, self.spread**2)
+        whole = np.einsum("ij,ij->i", centred, centred)
+        lost = np.sqrt((whole - 2 * products + squares).clip(0) + _ROUNDING * whole)
+        lost[~np.isfinite(lost)] = np.inf  # of codes near float32's limit: never left out
+        numbers = levels.astype(np.uint8)
+        bits = np.concatenate([numbers >> 1, numbers & 1], axis=1)
+        return np.packbits(bits, axis=1, bitorder="little").view("<u8").astype(np.uint64, copy=False), lost
+
+
+class Sketch:
+    """The rounded rows of an index; grows with it."""
+
+    def __init__(self, axes: Axes) -> None:
+        """Start without rows."""
+        from vaecodec.packed_index.kernels import BLOCK
+
+        self.axes = axes
+        self._block = BLOCK
+        self._words = Growing(np.empty((0, axes.words, BLOCK), np.uint64))
+        self._lost = Growing(np.empty(0, np.float32))
+
+    def __len__(self) -> int:
+        return len(self._lost.rows)
+
+    @property
+    def lost(self) -> FloatArray:
+        """Norm of what each row lost by rounding: float32 (n,)."""
+        return self._lost.rows
+
+    def append(self, rows: FloatArray) -> None:
+        """Round and add rows, float32 (n, w)."""
+        words, lost = self.axes.round(rows)
+        start = len(self)
+        blocks = -(-(start + len(rows)) // self._block) - len(self._words.rows)
+        if blocks:
+            self._words.append(np.zeros((blocks, self.axes.words, self._block), np.uint64))
+        numbers = np.arange(start, start + len(rows))
+        # Searches that go on read earlier rows of the last block only.
+        self._words.rows[numbers // self._block, :, numbers % self._block] = words
+        self._lost.append(lost)
+
+    def estimate(self, query: FloatArray, count: int, threads: int | None) -> Estimate:
+        """Scores of the first ``count`` rows: their dot products with ``query``, float32 (w,), up to a bound."""
+        require("numba", extra="packed")
+        from vaecodec.packed_index import kernels
+
+        axes = self.axes
+        weighed = (query @ axes.turn) * axes.spread
+        step = np.abs(weighed).max() / np.float32((1 << (_QUERY_BITS - 1)) - 1)
+        integers = np.rint(weighed / step).astype(np.int64) if step > 0 else np.zeros(len(weighed), np.int64)
+        planes = np.tile(_planes(integers), (2, 1))
+        shifts = np.repeat(np.array([1, 0], np.uint64), axes.words // 2)
+        words = self._words.rows[: -(-count // self._block)]
+        sums = np.empty((len(words), self._block), np.int64)
+
+        def work(start: int, stop: int) -> None:
+            kernels.weigh(words[start:stop], planes, shifts, sums[start:stop])
+
+        over_rows(work, len(words), _BLOCKS, threads)
+        offset = query @ axes.mean - np.float32(_HIGHEST_LEVEL) * step * np.float32(integers.sum())
+        scores = sums.reshape(-1)[:count].astype(np.float32) * step + offset
+        rounded = np.linalg.norm(weighed - step * integers) * _HIGHEST_LEVEL * np.sqrt(len(weighed))
+        reach = np.linalg.norm(query) * (1 + _ROUNDING)
+        margin = rounded + _ROUNDING * (np.abs(offset) + step * np.abs(integers).sum())
+        return Estimate(scores, np.float32(reach), np.float32(margin))
+
+
+def _planes(integers: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Bit p of each integer in two's complement as plane p: uint64 (n / 64, _QUERY_BITS)."""
+    bits = (integers[:, None] >> np.arange(_QUERY_BITS)) & 1
+    packed = np.packbits(bits.astype(np.uint8), axis=0, bitorder="little")  # (n / 8, bits)
+    return np.ascontiguousarray(packed.T).view("<u8").astype(np.uint64, copy=False).T.copy()
