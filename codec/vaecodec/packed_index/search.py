@@ -28,6 +28,8 @@ _SKETCHED_ROWS = 16_384
 # The first rows are all scored; the better the k best so far, the fewer of the next ones have to be.
 _FIRST_ROWS = 2048
 _LAST_ROWS = 65_536
+_LOWEST = np.finfo(np.float32).min
+_ROUNDING = np.float32(2e-6)
 # When an index grew by this factor, its sketch is made anew with axes of its rows of now.
 _REFIT = 8
 
@@ -72,7 +74,7 @@ class Derived:
             grown = Derived()
             grown._fitted = len(rows)
             numbers = np.linspace(0, len(rows) - 1, SAMPLE_ROWS).astype(np.int64)
-            sample = scorer.products(rows.take(numbers), threads)[0]
+            sample = scorer.products(rows.take(numbers), threads)[0][:, :-1]
             if np.isfinite(sample).all():
                 grown.sketch = Sketch(Axes.fit(sample, scorer.code.bytes_per_vector))
         done = len(grown.norms)
@@ -162,7 +164,8 @@ class Scorer:
             estimate = self._estimate(derived, derived.sketch, query, len(rows), allowed, threads)
             share, each = _LOOKED_AT[effort]
             count = max(int(share * (len(rows) if allowed is None else len(allowed))), each * k)
-            numbers = np.flatnonzero(estimate.scores >= least_of_best(estimate.scores, count))
+            place = max(0, len(rows) - count)
+            numbers = np.flatnonzero(estimate.scores >= max(np.partition(estimate.scores, place)[place], _LOWEST))
             if effort is Effort.FULL:
                 needed = self._closely(rows, derived, query, k, numbers, needed, threads).least
                 most = estimate.scores + estimate.reach * derived.sketch.lost[: len(rows)]
@@ -203,7 +206,9 @@ class Scorer:
         for chunk, codes in _chunks(rows, numbers):
             norms = derived.norms[chunk]
             scale, bias = self._scale_and_bias(norms)
-            least = (max(needed, best.least) - bias) / (self._factor * scale)
+            least = max(needed, best.least)
+            # A little less than that: dividing rounds. Which row is better is decided by the scores themselves.
+            least = (least - _ROUNDING * (np.abs(least) + np.abs(bias)) - bias) / (self._factor * scale)
             dots = self._dots(codes, query, least, norms, threads)
             best.update(chunk, (self._factor * dots * scale + bias)[None])
         return best
@@ -231,13 +236,6 @@ class Scorer:
         if self._metric is Metric.L2:
             return np.asarray(best.scores - np.einsum("ij,ij->i", queries, queries)[:, None])
         return best.scores
-
-
-def least_of_best(scores: FloatArray, count: int) -> float:
-    """A score that at least ``count`` of float32 (n,) reach, and not many more; minus infinity stands for none."""
-    from vaecodec.packed_index import kernels
-
-    return float(kernels.least_of_best(scores, count))
 
 
 def _chunks(rows: Rows, numbers: IdArray | None) -> Iterator[tuple[IdArray, NDArray[Any]]]:

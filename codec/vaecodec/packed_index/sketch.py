@@ -32,6 +32,16 @@ _BLOCKS = 64
 _ROUNDING = np.float32(1e-5)
 
 
+def sketch_bytes(code_bytes: int) -> int:
+    """Bytes in memory of one row's sketch, with its norm and its loss, beside a code of ``code_bytes``."""
+    return 2 * _axes(code_bytes) // 8 + 8
+
+
+def _axes(code_bytes: int) -> int:
+    """As many axes as take about the bytes that a code takes, in whole words."""
+    return min(_MOST_AXES, max(1, (4 * code_bytes + _WORD // 2) // _WORD) * _WORD)
+
+
 class Estimate(NamedTuple):
     """Scores of all rows for one query, up to a bound.
 
@@ -62,9 +72,8 @@ class Axes:
 
     @classmethod
     def fit(cls, sample: FloatArray, code_bytes: int) -> Axes:
-        """Principal axes of a sample, float32 (n, w), as many as take about the bytes that a code takes."""
-        width = sample.shape[1]
-        count = min(_MOST_AXES, max(1, 4 * code_bytes // _WORD) * _WORD)
+        """Find the principal axes of a sample, float32 (n, w), as many as suit the size of a code."""
+        width, count = sample.shape[1], _axes(code_bytes)
         mean = sample.mean(axis=0, dtype=np.float64)
         centred = sample - mean
         axes = np.zeros((width, count))
@@ -144,18 +153,17 @@ class Sketch:
         planes = np.tile(_planes(integers), (2, 1))
         shifts = np.repeat(np.array([1, 0], np.uint64), axes.words // 2)
         words = self._words.rows[: -(-count // self._block)]
-        sums = np.empty((len(words), self._block), np.int64)
+        scores = np.empty((len(words), self._block), np.float32)
+        offset = np.float32(query @ axes.mean - _HIGHEST_LEVEL * step * integers.sum())
 
         def work(start: int, stop: int) -> None:
-            kernels.weigh(words[start:stop], planes, shifts, sums[start:stop])
+            kernels.weigh(words[start:stop], planes, shifts, np.float32(step), offset, scores[start:stop])
 
         over_rows(work, len(words), _BLOCKS, threads)
-        offset = query @ axes.mean - np.float32(_HIGHEST_LEVEL) * step * np.float32(integers.sum())
-        scores = sums.reshape(-1)[:count].astype(np.float32) * step + offset
         rounded = np.linalg.norm(weighed - step * integers) * _HIGHEST_LEVEL * np.sqrt(len(weighed))
         reach = np.linalg.norm(query) * (1 + _ROUNDING)
         margin = rounded + _ROUNDING * (np.abs(offset) + step * np.abs(integers).sum())
-        return Estimate(scores, np.float32(reach), np.float32(margin))
+        return Estimate(scores.reshape(-1)[:count], np.float32(reach), np.float32(margin))
 
 
 def _planes(integers: NDArray[np.int64]) -> NDArray[np.uint64]:

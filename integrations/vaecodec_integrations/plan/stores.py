@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from vaecodec.codes import CodeType
 from vaecodec.interface import Metric
+from vaecodec.packed_index.sketch import sketch_bytes
 from vaecodec_integrations.hnsw import SPACES
 from vaecodec_integrations.plan.candidates import QUANTISED, Setting
 
@@ -195,16 +196,15 @@ class Packed(Store):
 
     name = StoreName.PACKED
 
-    _NORM = 4
-
     def holds(self, setting: Setting) -> bool:
         return not setting.rescored
 
     def ram(self, setting: Setting) -> int:
-        return setting.code_bytes + self._NORM
+        # Other codes than trellis codes are searched by matrix products, without a sketch.
+        return setting.code_bytes + (0 if setting.dtype else sketch_bytes(setting.code_bytes))
 
     def disk(self, setting: Setting, oversample: int) -> int:
-        return self.ram(setting) + (_FLOAT32 * setting.dim if oversample > 1 else 0)
+        return setting.code_bytes + (_FLOAT32 * setting.dim if oversample > 1 else 0)
 
     def uncompressed(self, dim: int) -> int:
         return _FLOAT32 * dim

@@ -84,7 +84,7 @@ class Method:
         name: ``uncompressed``, a linear kind, or the codec's name, with the bytes where it is stored as codes.
         packed: stored as the codec's codes in a ``PackedIndex``, searched exactly, instead of in the engine.
         width: dimensions stored.
-        bytes_per_vector: of the vectors alone, as they are searched: float32, a code, or a code and its norm.
+        bytes_per_vector: of the vectors alone, as they are searched: float32 or a code.
         index_bytes: of the whole index on disk.
         encode_seconds: to encode the base; 0 where nothing is encoded.
         build_seconds: to index it, encoding included only where packed.
