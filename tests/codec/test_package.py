@@ -33,6 +33,7 @@ ENGINES = {
     "integrations/vaecodec_integrations/sentence_transformers.py": {"sentence_transformers", "torch"},
     "integrations/vaecodec_integrations/sklearn.py": {"sklearn"},
     "codec/vaecodec/codes/kernels.py": {"numba"},
+    "codec/vaecodec/packed_index/kernels.py": {"numba"},
 }
 
 
