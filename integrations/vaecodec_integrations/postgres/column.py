@@ -40,7 +40,9 @@ class CompressedColumn:
         originals: an optional column for re-ranking.
 
     Examples:
-        >>> column = CompressedColumn(codec, "docs", "embedding", storage="halfvec")
+        >>> from vaecodec import Codec
+        >>> from vaecodec_integrations.postgres.column import CompressedColumn
+        >>> column = CompressedColumn(Codec.load("codec.onnx"), "docs", "embedding", storage="halfvec")
         >>> column.sql_type, column.operator
         ('halfvec(64)', '<=>')
     """

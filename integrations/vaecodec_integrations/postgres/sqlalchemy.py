@@ -90,12 +90,16 @@ class CompressedVector(_Compressed):
         InvalidVectorsError: by a statement whose vectors are not such as the codec takes.
 
     Examples:
+        >>> import numpy as np
         >>> from sqlalchemy import Column, Integer, MetaData, Table, select
-        >>> docs = Table(
-        ...     "docs", MetaData(), Column("id", Integer, primary_key=True),
-        ...     Column("embedding", CompressedVector(codec, storage="halfvec")),
-        ... )
+        >>> from vaecodec import Codec
+        >>> from vaecodec_integrations.postgres.sqlalchemy import CompressedVector
+        >>> vector = CompressedVector(Codec.load("codec.onnx"), storage="halfvec")
+        >>> docs = Table("docs", MetaData(), Column("id", Integer, primary_key=True), Column("embedding", vector))
+        >>> query = np.load("queries.npy")[0]
         >>> nearest = select(docs.c.id).order_by(docs.c.embedding.distance(query)).limit(10)
+        >>> "<=>" in str(nearest)
+        True
     """
 
     cache_ok = True

