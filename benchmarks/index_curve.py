@@ -231,7 +231,7 @@ class _Hnswlib:
 class _Qdrant:
     @staticmethod
     def build(vectors: np.ndarray, path: Path, _threads: int) -> tuple[Any, int]:
-        from vaecodec_integrations.report.engine_qdrant import QdrantEngine
+        from vaecodec_integrations.report.engines.qdrant import QdrantEngine
 
         shutil.rmtree(path, ignore_errors=True)  # what an interrupted build has left
         path.mkdir()

@@ -17,8 +17,8 @@ from vaecodec.codes import CodeType
 from vaecodec.extras import require
 from vaecodec_cli.info import AsJson, print_json
 from vaecodec_integrations.report import measure, summarise, write
-from vaecodec_integrations.report.engine import EngineName
 from vaecodec_integrations.report.engines import open_engine
+from vaecodec_integrations.report.engines.base import SearchEngineName
 from vaecodec_integrations.report.inputs import read_labels, read_relevant, read_report, read_scored_pairs, read_vectors
 from vaecodec_integrations.report.tables import Table as TextTable
 from vaecodec_integrations.report.tables import tables
@@ -33,7 +33,7 @@ def report(
     codec: Annotated[Path, typer.Option(help="The codec file.")],
     out: Annotated[Path, typer.Option(help="Folder to write; a report that is there is replaced.")],
     dim: Annotated[int | None, typer.Option(help="Width of the latents, where the codec file has several.")] = None,
-    engine: Annotated[EngineName, typer.Option(help="Index to measure on.")] = EngineName.EXACT,
+    engine: Annotated[SearchEngineName, typer.Option(help="Index to measure on.")] = SearchEngineName.EXACT,
     train: Annotated[
         str | None,
         typer.Option(help="Vectors that the linear baselines are fitted on; by default the base, which favours them."),

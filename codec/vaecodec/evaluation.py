@@ -25,11 +25,21 @@ _BASE_ROWS = 65_536
 
 
 class Interval(NamedTuple):
-    """A mean and the ends of its 95 % bootstrap interval."""
+    """A mean and the ends of its 95 % bootstrap interval.
+
+    Examples:
+        >>> f"{Interval(0.8125, 0.79, 0.835)}; gain {Interval(0.01, -0.002, 0.022):+.3f}"
+        '0.812 [0.790, 0.835]; gain +0.010 [-0.002, +0.022]'
+    """
 
     mean: float
     low: float
     high: float
+
+    def __format__(self, spec: str) -> str:
+        """Write ``mean [low, high]``, each number by ``spec``, ``.3f`` where it is empty."""
+        mean, low, high = (format(value, spec or ".3f") for value in self)
+        return f"{mean} [{low}, {high}]"
 
 
 def similarities(queries: FloatArray, base: FloatArray, metric: Metric) -> FloatArray:

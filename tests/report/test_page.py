@@ -13,8 +13,8 @@ from PIL import Image
 from pypdf import PdfReader
 
 from vaecodec_integrations.report import measure, summarise, write
-from vaecodec_integrations.report.engine import EngineName
 from vaecodec_integrations.report.engines import open_engine
+from vaecodec_integrations.report.engines.base import SearchEngineName
 from vaecodec_integrations.report.page import page
 from vaecodec_integrations.report.picture import _spread
 from vaecodec_integrations.report.tables import Table
@@ -35,7 +35,7 @@ def report(sample, svd_codec, tmp_path_factory):
         sample.base[:600],
         sample.queries[:60],
         codec,
-        open_engine(EngineName.EXACT),
+        open_engine(SearchEngineName.EXACT),
         name="svd32.onnx",
         relevant=[[0]] * 60,
         labels=["<b>&amp;"] * 60,

@@ -21,11 +21,11 @@ from vaecodec.errors import NonFiniteError, ReportInputError, WrongWidthError
 from vaecodec.evaluation import exact_search, recall
 from vaecodec_cli.main import main
 from vaecodec_integrations.report import Run, measure, summarise, write
-from vaecodec_integrations.report.engine import EngineName
 from vaecodec_integrations.report.engines import open_engine
+from vaecodec_integrations.report.engines.base import SearchEngineName
 from vaecodec_integrations.report.inputs import read_labels, read_relevant, read_report, read_scored_pairs
 from vaecodec_integrations.report.markdown import markdown
-from vaecodec_integrations.report.measure import ScoredPairs
+from vaecodec_integrations.report.run import ScoredPairs
 from vaecodec_integrations.report.tables import tables
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "debian-sample"
@@ -49,7 +49,7 @@ def run(small, sample, svd_codec) -> Run:
         base,
         queries,
         svd_codec.truncated(32),
-        open_engine(EngineName.EXACT),
+        open_engine(SearchEngineName.EXACT),
         name="svd32.onnx",
         train=sample.train,
         relevant=relevant,
@@ -60,7 +60,7 @@ def run(small, sample, svd_codec) -> Run:
 def judge(codec, small, **options) -> str:
     base, queries, _ = small
     return summarise(
-        measure(base, queries, codec, open_engine(EngineName.EXACT), name="codec.onnx", **options)
+        measure(base, queries, codec, open_engine(SearchEngineName.EXACT), name="codec.onnx", **options)
     ).headline
 
 
@@ -150,7 +150,7 @@ def test_scored_pairs_are_correlated_as_scipy_does(sample, svd_codec):
         sample.base[:200],
         sample.queries[:20],
         codec,
-        open_engine(EngineName.EXACT),
+        open_engine(SearchEngineName.EXACT),
         name="codec",
         scored_pairs=ScoredPairs(first, second, scores),
     )
@@ -186,7 +186,7 @@ def test_scores_are_compared_with_the_original_ones(run, small, svd_codec):
 def test_distances_are_not_compared(small, sample):
     base, queries, _ = small
     run = measure(
-        base, queries, fit_linear(sample.train, 8, metric=Metric.L2), open_engine(EngineName.EXACT), name="codec"
+        base, queries, fit_linear(sample.train, 8, metric=Metric.L2), open_engine(SearchEngineName.EXACT), name="codec"
     )
     assert "What happens to the scores" not in [table.title for table in tables(summarise(run), run)]
 
@@ -194,7 +194,13 @@ def test_distances_are_not_compared(small, sample):
 def test_codes_lose_by_their_bits(small, vae_codec):
     base, queries, _ = small
     run = measure(
-        base, queries, vae_codec, open_engine(EngineName.HNSW), name="vae64.onnx", budgets=[16, 32], labels=["a"] * 100
+        base,
+        queries,
+        vae_codec,
+        open_engine(SearchEngineName.HNSW),
+        name="vae64.onnx",
+        budgets=[16, 32],
+        labels=["a"] * 100,
     )
     summary = summarise(run)
     small_code, large_code = summary.method("vae64.onnx, 16 bytes"), summary.method("vae64.onnx, 32 bytes")
@@ -221,7 +227,7 @@ def test_codes_lose_by_their_bits(small, vae_codec):
 def test_codes_of_an_engine_lose_by_their_bits_and_by_its_graph(small, vae_codec):
     base, queries, _ = small
     dtypes = [CodeType.FLOAT16, CodeType.INT4, CodeType.BINARY]
-    engine = open_engine(EngineName.QDRANT)
+    engine = open_engine(SearchEngineName.QDRANT)
     run = measure(base, queries, vae_codec, engine, name="vae64.onnx", dtypes=dtypes)
     summary = summarise(run)
     half, four, one = (summary.method(f"vae64.onnx, {dtype}") for dtype in dtypes)
@@ -247,7 +253,7 @@ def test_codes_of_an_engine_lose_by_their_bits_and_by_its_graph(small, vae_codec
         Run.from_json(json.loads(json.dumps(run.to_json()))).methods[-1].quantised_ids[:, :10].tolist() == ids.tolist()
     )
 
-    elsewhere = measure(base, queries, vae_codec, open_engine(EngineName.EXACT), name="v", dtypes=[CodeType.INT4])
+    elsewhere = measure(base, queries, vae_codec, open_engine(SearchEngineName.EXACT), name="v", dtypes=[CodeType.INT4])
     assert [method.packed for method in elsewhere.methods] == 6 * [False] + [True]
 
 
@@ -275,7 +281,7 @@ def test_the_headline_says_who_wins(small, sample):
     assert float(figures[1]) - float(figures[2]) == pytest.approx(float(figures[3]), abs=0.0011)
 
 
-@pytest.mark.parametrize("engine", list(EngineName))
+@pytest.mark.parametrize("engine", list(SearchEngineName))
 @pytest.mark.parametrize("metric", list(Metric))
 def test_every_engine_finds_what_exact_search_finds(small, engine, metric, tmp_path):
     base, queries, _ = small
@@ -299,7 +305,7 @@ def test_every_engine_finds_what_exact_search_finds(small, engine, metric, tmp_p
 def test_an_index_that_finds_too_few_says_so_by_minus_one(tmp_path):
     """Equal vectors make a graph of islands."""
     base = np.repeat(np.eye(4, dtype=np.float32), 60, axis=0)
-    index = open_engine(EngineName.HNSW).build(base, Metric.COSINE, tmp_path)
+    index = open_engine(SearchEngineName.HNSW).build(base, Metric.COSINE, tmp_path)
     ids = index.search(base[:1], 240)
     found = ids[ids >= 0]
     assert len(set(found.tolist())) == len(found) >= 10
@@ -309,7 +315,7 @@ def test_an_index_that_finds_too_few_says_so_by_minus_one(tmp_path):
 def test_l2_has_one_pca(small):
     base, queries, _ = small
     codec = LinearCodec(LinearKind.TRUNCATION, np.eye(16, 384, dtype=np.float32), np.zeros(384, np.float32), Metric.L2)
-    methods = measure(base[:500], queries[:50], codec, open_engine(EngineName.EXACT), name="first16").methods
+    methods = measure(base[:500], queries[:50], codec, open_engine(SearchEngineName.EXACT), name="first16").methods
     assert [method.name for method in methods] == ["uncompressed", "truncation", "svd", "pca", "first16"]
     np.testing.assert_array_equal(methods[1].engine_ids, methods[-1].engine_ids)
 
@@ -355,7 +361,7 @@ def test_an_earlier_report_shows_what_changed(run, small, sample, svd_codec, fol
         base,
         queries,
         svd_codec,
-        open_engine(EngineName.EXACT),
+        open_engine(SearchEngineName.EXACT),
         name="svd64.onnx",
         train=sample.train[:2_000],
         relevant=relevant,
@@ -424,7 +430,7 @@ def test_bad_input_is_refused_before_anything_is_measured(small, svd_codec):
                 base,
                 queries,
                 svd_codec,
-                open_engine(EngineName.EXACT),
+                open_engine(SearchEngineName.EXACT),
                 name=name,
                 on_method=measured.append,
                 **options,

@@ -86,7 +86,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class PlanSample:
     """What is searched, and by what.
 
     Attributes:
@@ -108,7 +108,7 @@ class Sample:
 
 
 def candidates(
-    sample: Sample,
+    sample: PlanSample,
     files: Sequence[Path],
     factors: Sequence[int],
     most_bytes: float,
@@ -137,7 +137,7 @@ def candidates(
 
 
 def _coded(
-    sample: Sample,
+    sample: PlanSample,
     codec: Codec | LinearCodec,
     calibration: Calibration,
     factors: Sequence[int],
@@ -193,7 +193,7 @@ def _trellis(calibration: Calibration) -> Iterator[Code]:
             return
 
 
-def _best_linear(sample: Sample, codecs: Sequence[LinearCodec]) -> LinearCodec:
+def _best_linear(sample: PlanSample, codecs: Sequence[LinearCodec]) -> LinearCodec:
     def found(codec: LinearCodec) -> float:
         queries = codec.encode_queries(sample.queries[sample.choosing])
         k = sample.truth.shape[1]

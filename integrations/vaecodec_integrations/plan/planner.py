@@ -14,7 +14,7 @@ from vaecodec.evaluation import Interval, bootstrap, exact_search, paired_bootst
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.sources import VectorSource, sample_rows
 from vaecodec.vectors import as_vectors, normalised
-from vaecodec_integrations.plan.candidates import Candidate, Sample, Setting, candidates
+from vaecodec_integrations.plan.candidates import Candidate, PlanSample, Setting, candidates
 from vaecodec_integrations.plan.goal import Goal
 from vaecodec_integrations.plan.stores import STORES, Store, StoreName, Use
 from vaecodec_integrations.plan.trial import Trial, try_out
@@ -162,7 +162,7 @@ class Choice:
     recall: float
 
 
-def choices(considered: Iterable[Candidate], factors: Sequence[int], sample: Sample) -> list[Choice]:
+def choices(considered: Iterable[Candidate], factors: Sequence[int], sample: PlanSample) -> list[Choice]:
     """Every candidate with every amount of re-ranking."""
     return [
         Choice(candidate, factor, float(candidate.recalls[factor][sample.choosing].mean()))
@@ -171,7 +171,7 @@ def choices(considered: Iterable[Candidate], factors: Sequence[int], sample: Sam
     ]
 
 
-def choose(store: Store, offered: Sequence[Choice], goal: Goal, sample: Sample) -> tuple[Choice, bool] | None:
+def choose(store: Store, offered: Sequence[Choice], goal: Goal, sample: PlanSample) -> tuple[Choice, bool] | None:
     """The cheapest choice for a store that meets the goal, or what comes nearest, and which of both it is.
 
     None where nothing fits the limits. :func:`plan` says how it is chosen.
@@ -204,7 +204,7 @@ def choose(store: Store, offered: Sequence[Choice], goal: Goal, sample: Sample) 
     return chosen, met
 
 
-def _answer(store: Store, offered: Sequence[Choice], goal: Goal, sample: Sample, data: str) -> Answer:
+def _answer(store: Store, offered: Sequence[Choice], goal: Goal, sample: PlanSample, data: str) -> Answer:
     found = choose(store, offered, goal, sample)
     if found is None:
         return Answer(store.name, met=False)
@@ -226,11 +226,11 @@ def _answer(store: Store, offered: Sequence[Choice], goal: Goal, sample: Sample,
     )
 
 
-def _confirmed(choice: Choice, sample: Sample) -> Interval:
+def _confirmed(choice: Choice, sample: PlanSample) -> Interval:
     return bootstrap(choice.candidate.recalls[choice.oversample][sample.confirming])
 
 
-def _per_doubling(choice: Choice, sample: Sample) -> Interval:
+def _per_doubling(choice: Choice, sample: PlanSample) -> Interval:
     """Recall in every second document minus recall in all: neighbours lie closer in a larger collection."""
     candidate, k = choice.candidate, sample.truth.shape[1]
     base, queries = sample.base[::2], sample.queries[sample.confirming]
@@ -239,7 +239,7 @@ def _per_doubling(choice: Choice, sample: Sample) -> Interval:
     return paired_bootstrap(recall_among(ids, truth), candidate.recalls[choice.oversample][sample.confirming])
 
 
-def draw(data: VectorSource, queries: VectorSource | None, k: int, metric: Metric, rows: int, seed: int) -> Sample:
+def draw(data: VectorSource, queries: VectorSource | None, k: int, metric: Metric, rows: int, seed: int) -> PlanSample:
     """Documents and queries at random, and the exact answers; see :func:`plan` for arguments and errors."""
     known = _rows(sample_rows(data, max(rows, _FITTED_ROWS), seed), metric, data)
     random = np.random.default_rng(seed)
@@ -262,7 +262,7 @@ def draw(data: VectorSource, queries: VectorSource | None, k: int, metric: Metri
     if (base == base[0]).all():
         raise PlanInputError(f"{data.name}: all rows are the same vector, so that there is nothing to rank")
     halves = np.sort(random.permutation(len(asked))[: len(asked) // 2])
-    return Sample(
+    return PlanSample(
         fitted_on=known,
         base=base,
         queries=asked,

@@ -101,7 +101,7 @@ def _cells(answer: Answer, vectors: int) -> list[str]:
 
 
 def _interval(value: Interval) -> str:
-    return f"{value.mean:.3f}\n[{value.low:.3f}, {value.high:.3f}]"
+    return f"{value:.3f}".replace(" [", "\n[")
 
 
 def _size(count: int) -> str:

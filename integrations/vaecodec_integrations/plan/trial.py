@@ -18,11 +18,11 @@ from vaecodec.evaluation import IdArray, Interval, bootstrap, recall_among, simi
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray
 from vaecodec.packed_index import PackedIndex
-from vaecodec_integrations.plan.candidates import RESCORED, Candidate, Sample, Setting
+from vaecodec_integrations.plan.candidates import RESCORED, Candidate, PlanSample, Setting
 from vaecodec_integrations.plan.stores import StoreName
-from vaecodec_integrations.report.engine import Engine
-from vaecodec_integrations.report.engine_hnsw import HnswEngine
-from vaecodec_integrations.report.engine_qdrant import QdrantEngine
+from vaecodec_integrations.report.engines.base import SearchEngine
+from vaecodec_integrations.report.engines.hnsw import HnswEngine
+from vaecodec_integrations.report.engines.qdrant import QdrantEngine
 
 _MILLION = 1_000_000
 _WARM_UP = 10
@@ -48,7 +48,7 @@ class Trial:
     milliseconds_per_million: float
 
 
-def try_out(store: StoreName, candidate: Candidate, oversample: int, sample: Sample) -> Trial | None:
+def try_out(store: StoreName, candidate: Candidate, oversample: int, sample: PlanSample) -> Trial | None:
     """Build the store on the sample and search it; none where its library is not installed."""
     with tempfile.TemporaryDirectory(prefix="vaecodec-plan-") as folder:
         try:
@@ -61,7 +61,7 @@ def try_out(store: StoreName, candidate: Candidate, oversample: int, sample: Sam
         return _try_graph(engine, candidate, oversample, sample, Path(folder))
 
 
-def _try_graph(engine: Engine, candidate: Candidate, oversample: int, sample: Sample, folder: Path) -> Trial:
+def _try_graph(engine: SearchEngine, candidate: Candidate, oversample: int, sample: PlanSample, folder: Path) -> Trial:
     codec, k = candidate.codec, sample.truth.shape[1]
     dtype = candidate.setting.dtype or CodeType.FLOAT32
     index = engine.build(codec.encode(sample.base), codec.latent_metric, folder, dtype=dtype)
@@ -81,7 +81,7 @@ def _try_graph(engine: Engine, candidate: Candidate, oversample: int, sample: Sa
     return Trial(recall, milliseconds, milliseconds * log(_MILLION) / log(len(sample.base)))
 
 
-def _try_packed(candidate: Candidate, oversample: int, sample: Sample, folder: Path) -> Trial:
+def _try_packed(candidate: Candidate, oversample: int, sample: PlanSample, folder: Path) -> Trial:
     codec = _codec_file(candidate, folder / "codec.onnx")
     # What a search takes whatever the size must not be multiplied.
     few = replace(sample, base=sample.base[:_FEW])
@@ -90,7 +90,7 @@ def _try_packed(candidate: Candidate, oversample: int, sample: Sample, folder: P
     return Trial(recall, milliseconds, milliseconds + growing * (_MILLION / len(sample.base) - 1))
 
 
-def _packed(codec: Codec, setting: Setting, oversample: int, sample: Sample) -> Search:
+def _packed(codec: Codec, setting: Setting, oversample: int, sample: PlanSample) -> Search:
     index = PackedIndex(codec, dtype=setting.dtype, bytes=None if setting.dtype else setting.code_bytes)
     index.add(sample.base)
     originals = sample.base if oversample > 1 else None
@@ -109,7 +109,7 @@ def _codec_file(candidate: Candidate, path: Path) -> Codec:
     return Codec.load(path)
 
 
-def _timed(sample: Sample, *searches: Search) -> tuple[Interval, FloatArray]:
+def _timed(sample: PlanSample, *searches: Search) -> tuple[Interval, FloatArray]:
     """Recall of the confirming queries by the first search; milliseconds of every query by every search.
 
     Each query on its own, by one search after the other: what else the machine does then weighs on all of them alike.

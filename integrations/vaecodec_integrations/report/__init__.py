@@ -3,8 +3,9 @@
 ``measure`` keeps raw ids and times, ``summarise`` derives every figure from them, and ``write`` renders the summary.
 """
 
-from vaecodec_integrations.report.measure import Run, measure
-from vaecodec_integrations.report.summarise import Summary, summarise
+from vaecodec_integrations.report.measure import measure
+from vaecodec_integrations.report.run import Run
+from vaecodec_integrations.report.summary import ReportSummary, summarise
 from vaecodec_integrations.report.write import write
 
-__all__ = ["Run", "Summary", "measure", "summarise", "write"]
+__all__ = ["ReportSummary", "Run", "measure", "summarise", "write"]

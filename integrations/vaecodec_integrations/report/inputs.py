@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vaecodec.errors import ReportInputError
 from vaecodec.sources import open_source
-from vaecodec_integrations.report.measure import FORMAT_VERSION, Run, ScoredPairs
+from vaecodec_integrations.report.run import FORMAT_VERSION, Run, ScoredPairs
 
 
 def read_vectors(location: str) -> NDArray[Any]:

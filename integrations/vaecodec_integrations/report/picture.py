@@ -8,8 +8,8 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from vaecodec.extras import require
-from vaecodec_integrations.report.measure import UNCOMPRESSED
-from vaecodec_integrations.report.summarise import JUDGED, RERANKED, Summary, label
+from vaecodec_integrations.report.run import UNCOMPRESSED
+from vaecodec_integrations.report.summary import JUDGED, RERANKED, ReportSummary, label
 
 _CODEC, _LINEAR, _PLAIN, _LOST = "#0b6e4f", "#b5651d", "#555555", "#d9d9d9"
 _REGAINED = ("#0b6e4f", "#3f9b7a", "#7fbfa3", "#bfe0d0")
@@ -24,7 +24,7 @@ _STYLE: Any = {
 }
 
 
-def recall_against_bytes(summary: Summary, form: Literal["png", "svg"]) -> bytes:
+def recall_against_bytes(summary: ReportSummary, form: Literal["png", "svg"]) -> bytes:
     """Recall@10 of each method over bytes per vector, and the curve of SVD at other widths."""
     figure, axes = _figure(3.9)
     curve_bytes, curve_recall = zip(*summary.svd_curve, strict=True)
@@ -66,7 +66,7 @@ def recall_against_bytes(summary: Summary, form: Literal["png", "svg"]) -> bytes
     return _rendered(figure, form)
 
 
-def losses(summary: Summary, form: Literal["png", "svg"]) -> bytes:
+def losses(summary: ReportSummary, form: Literal["png", "svg"]) -> bytes:
     """For each method two stacked bars: where recall@10 was lost, and what re-ranking brings back."""
     figure, axes = _figure(1.0 + 0.5 * len(summary.methods))
     names = [label(method.name) for method in summary.methods]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vaecodec.evaluation import Interval
-from vaecodec_integrations.report.measure import UNCOMPRESSED, Run
-from vaecodec_integrations.report.summarise import JUDGED, MethodSummary, Summary, label
+from vaecodec_integrations.report.run import UNCOMPRESSED, Run
+from vaecodec_integrations.report.summary import JUDGED, MethodSummary, ReportSummary, label
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Table:
     emphasised: int | None = None
 
 
-def tables(summary: Summary, run: Run) -> list[Table]:
+def tables(summary: ReportSummary, run: Run) -> list[Table]:
     """Everything that the report shows in tables, in order."""
     shown = [_quality(summary), _costs(summary), _difference(summary), _losses(summary), _geometry(summary, run)]
     if any(method.scores for method in summary.methods):
@@ -41,12 +40,9 @@ def tables(summary: Summary, run: Run) -> list[Table]:
     return [*shown, _setting(run)]
 
 
-def interval(value: Interval, sign: str = "") -> str:
-    """A mean with its 95 % interval."""
-    return f"{value.mean:{sign}.3f} [{value.low:{sign}.3f}, {value.high:{sign}.3f}]"
-
-
-def _methods(summary: Summary, title: str, note: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
+def _methods(
+    summary: ReportSummary, title: str, note: str, columns: Sequence[str], cells: Sequence[Sequence[str]]
+) -> Table:
     rows = [(label(method.name), *row) for method, row in zip(summary.methods, cells, strict=True)]
     return Table(
         title,
@@ -57,10 +53,10 @@ def _methods(summary: Summary, title: str, note: str, columns: Sequence[str], ce
     )
 
 
-def _quality(summary: Summary) -> Table:
+def _quality(summary: ReportSummary) -> Table:
     metrics = list(summary.methods[0].metrics)
     cells = [
-        [interval(method.metrics[metric]) for metric in metrics] + [f"{method.worst_decile:.3f}"]
+        [f"{method.metrics[metric]:.3f}" for metric in metrics] + [f"{method.worst_decile:.3f}"]
         for method in summary.methods
     ]
     note = (
@@ -70,7 +66,7 @@ def _quality(summary: Summary) -> Table:
     return _methods(summary, "What is found", note, (*metrics, "worst tenth"), cells)
 
 
-def _costs(summary: Summary) -> Table:
+def _costs(summary: ReportSummary) -> Table:
     whole = summary.method(UNCOMPRESSED)
 
     def cells(method: MethodSummary) -> list[str]:
@@ -96,9 +92,9 @@ def _costs(summary: Summary) -> Table:
     return _methods(summary, "What it costs", note, columns, [cells(method) for method in summary.methods])
 
 
-def _difference(summary: Summary) -> Table:
+def _difference(summary: ReportSummary) -> Table:
     rows = [
-        (metric, label(difference.linear), interval(difference.interval, "+"))
+        (metric, label(difference.linear), f"{difference.interval:+.3f}")
         for metric, difference in summary.differences.items()
     ]
     note = (
@@ -108,7 +104,7 @@ def _difference(summary: Summary) -> Table:
     return Table(f"{summary.codec} minus the best linear baseline", note, ("metric", "baseline", "difference"), rows)
 
 
-def _losses(summary: Summary) -> Table:
+def _losses(summary: ReportSummary) -> Table:
     times = list(summary.methods[0].losses.reranked)
     coded = any(method.coded for method in summary.methods)
     own_codes = any(method.coded and not method.packed for method in summary.methods)
@@ -132,7 +128,7 @@ def _losses(summary: Summary) -> Table:
     return _methods(summary, title, note, columns, [cells(method) for method in summary.methods])
 
 
-def _geometry(summary: Summary, run: Run) -> Table:
+def _geometry(summary: ReportSummary, run: Run) -> Table:
     def cells(method: MethodSummary) -> list[str]:
         scored = [] if method.scored_pairs is None else [f"{method.scored_pairs:.3f}"]
         return [f"{method.pair_similarity:.3f}", *scored, f"{method.reconstruction:.3f}", f"{method.unreached:.1%}"]
@@ -151,7 +147,7 @@ def _geometry(summary: Summary, run: Run) -> Table:
     )
 
 
-def _scores(summary: Summary) -> Table:
+def _scores(summary: ReportSummary) -> Table:
     def cells(method: MethodSummary) -> list[str]:
         scores = method.scores
         if scores is None:
@@ -174,14 +170,14 @@ def _scores(summary: Summary) -> Table:
     return _methods(summary, "What happens to the scores", note, columns, [cells(method) for method in summary.methods])
 
 
-def _slices(summary: Summary) -> Table:
+def _slices(summary: ReportSummary) -> Table:
     rows = [
         (
             part.label,
             f"{part.queries:,}",
-            interval(part.codec),
-            interval(part.linear),
-            interval(part.difference, "+"),
+            f"{part.codec:.3f}",
+            f"{part.linear:.3f}",
+            f"{part.difference:+.3f}",
         )
         for part in summary.slices
     ]
@@ -189,14 +185,14 @@ def _slices(summary: Summary) -> Table:
     return Table(f"{JUDGED} by slice", "Paired differences, 95 % intervals.", columns, rows)
 
 
-def _changes(summary: Summary) -> Table:
+def _changes(summary: ReportSummary) -> Table:
     rows = [
         (
             label(change.method),
             change.metric,
             f"{change.before:.3f}",
             f"{change.now:.3f}",
-            interval(change.difference, "+") if change.difference else f"{change.now - change.before:+.3f}, not paired",
+            f"{change.difference:+.3f}" if change.difference else f"{change.now - change.before:+.3f}, not paired",
         )
         for change in summary.changes
     ]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from vaecodec.files import write_atomically
 from vaecodec_integrations.report.markdown import markdown
-from vaecodec_integrations.report.measure import FORMAT_VERSION, Run
 from vaecodec_integrations.report.page import page
 from vaecodec_integrations.report.picture import losses, recall_against_bytes
-from vaecodec_integrations.report.summarise import Summary
+from vaecodec_integrations.report.run import FORMAT_VERSION, Run
+from vaecodec_integrations.report.summary import ReportSummary
 from vaecodec_integrations.report.tables import tables
 
 _PICTURES = (
@@ -20,7 +20,7 @@ _PICTURES = (
 )
 
 
-def write(folder: Path, run: Run, summary: Summary) -> None:
+def write(folder: Path, run: Run, summary: ReportSummary) -> None:
     """Write a report; one that was there is replaced.
 
     Everything is rendered before the first file is written, and each file appears whole.

@@ -18,8 +18,8 @@ from vaecodec_exporters.linear import export_linear
 from vaecodec_integrations.qdrant import CompressedQdrantClient, recommended_config, recommended_search_params
 from vaecodec_integrations.qdrant.migration.job import SAME_FLOATS, SAME_VECTOR
 from vaecodec_integrations.report import measure, summarise
-from vaecodec_integrations.report.engine import EngineName
 from vaecodec_integrations.report.engines import open_engine
+from vaecodec_integrations.report.engines.base import SearchEngineName
 
 BITS = {
     models.TurboQuantBitSize.BITS1: edge.TurboQuantBitSize.Bits1,
@@ -70,7 +70,7 @@ def codec(sample: Any) -> LinearCodec:
 def promised(sample: Any, codec: LinearCodec) -> evaluation.Interval:
     """Recall@10 of the codec with its interval, as the report states it of exact search over the latents."""
     run = measure(
-        sample.base, sample.queries[:300], codec, open_engine(EngineName.EXACT), name="svd192", train=sample.train
+        sample.base, sample.queries[:300], codec, open_engine(SearchEngineName.EXACT), name="svd192", train=sample.train
     )
     return summarise(run).method("svd192").metrics["recall@10"]
 

@@ -13,7 +13,7 @@ from vaecodec.codes import CodeType
 from vaecodec.evaluation import IdArray
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric
-from vaecodec_integrations.report.engine import EngineName, Index
+from vaecodec_integrations.report.engines.base import Index, SearchEngineName
 
 _M, _EF_CONSTRUCT, _EF = 16, 200, 128
 _POINTS_PER_UPSERT = 1_000
@@ -32,7 +32,7 @@ class QdrantEngine:
             it none are, so that the report shows what the bits lose.
     """
 
-    name = EngineName.QDRANT
+    name = SearchEngineName.QDRANT
     dtypes = frozenset({CodeType.FLOAT32, CodeType.FLOAT16, *_BITS})
 
     def __init__(self, *, oversampling: float | None = None) -> None:

@@ -12,7 +12,7 @@ from vaecodec.evaluation import IdArray
 from vaecodec.interface import FloatArray, Metric
 
 
-class EngineName(StrEnum):
+class SearchEngineName(StrEnum):
     """What can be asked for."""
 
     EXACT = "exact"
@@ -37,11 +37,11 @@ class Index(Protocol):
         ...
 
 
-class Engine(Protocol):
+class SearchEngine(Protocol):
     """Builds indexes, all with the same parameters."""
 
     @property
-    def name(self) -> EngineName:
+    def name(self) -> SearchEngineName:
         """Which engine this is."""
         ...
 

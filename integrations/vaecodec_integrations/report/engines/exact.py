@@ -9,13 +9,13 @@ from typing import Any
 from vaecodec.codes import CodeType
 from vaecodec.evaluation import IdArray, exact_search
 from vaecodec.interface import FloatArray, Metric
-from vaecodec_integrations.report.engine import EngineName, Index
+from vaecodec_integrations.report.engines.base import Index, SearchEngineName
 
 
 class ExactEngine:
     """Brute force in numpy; its size is that of the vectors."""
 
-    name = EngineName.EXACT
+    name = SearchEngineName.EXACT
     dtypes = frozenset({CodeType.FLOAT32})
 
     @property

@@ -9,7 +9,7 @@ import numpy as np
 
 from vaecodec.evaluation import Figures, Interval, bootstrap, mrr, ndcg, paired_bootstrap, recall, recall_among
 from vaecodec.linear import LinearKind
-from vaecodec_integrations.report.measure import Method, Run, Scores
+from vaecodec_integrations.report.run import Method, Run, Scores
 
 # What the codec is judged by.
 JUDGED = "recall@10"
@@ -123,7 +123,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Summary:
+class ReportSummary:
     """What a report says.
 
     Attributes:
@@ -150,7 +150,7 @@ class Summary:
         return next(method for method in self.methods if method.name == name)
 
 
-def summarise(run: Run, earlier: Run | None = None) -> Summary:
+def summarise(run: Run, earlier: Run | None = None) -> ReportSummary:
     """Derive every figure of a report from what was measured, and what changed since an earlier one."""
     figures = {method.name: per_query(run, method) for method in run.methods}
     linear = [method.name for method in run.methods if method.name in LABELS]
@@ -160,7 +160,7 @@ def summarise(run: Run, earlier: Run | None = None) -> Summary:
         differences[metric] = Difference(rival, paired_bootstrap(values, figures[rival][metric]))
     best = differences[JUDGED].linear
     width = next(method.width for method in run.methods if method.name == run.codec)
-    return Summary(
+    return ReportSummary(
         headline=_headline(run.codec, best, width, figures, differences[JUDGED].interval),
         codec=run.codec,
         best_linear=best,

@@ -14,7 +14,7 @@ from vaecodec.evaluation import IdArray
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric
 from vaecodec_integrations.hnsw import SPACES
-from vaecodec_integrations.report.engine import EngineName, Index
+from vaecodec_integrations.report.engines.base import Index, SearchEngineName
 
 _M, _EF_CONSTRUCTION, _EF = 16, 200, 128
 
@@ -22,7 +22,7 @@ _M, _EF_CONSTRUCTION, _EF = 16, 200, 128
 class HnswEngine:
     """hnswlib with its default graph and ef 128, on all cores."""
 
-    name = EngineName.HNSW
+    name = SearchEngineName.HNSW
     dtypes = frozenset({CodeType.FLOAT32})
 
     def __init__(self) -> None:
