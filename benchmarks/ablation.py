@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from quality import Test, known_pairs
 
+from quality import Test, known_pairs
 from vaecodec.evaluation import exact_search, ndcg, recall
 from vaecodec.interface import Metric
 from vaecodec.sources import open_source

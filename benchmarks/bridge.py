@@ -13,12 +13,10 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
+from embeddings import load
 from vaecodec import Codec, LinearKind, VectorCodec, fit_linear
 from vaecodec.bridge import fit_bridge, measure_bridge
 from vaecodec.evaluation import bootstrap
-from vaecodec.interface import FloatArray
 from vaecodec.sources import open_source
 from vaecodec_exporters.checkpoint import export_checkpoint
 from vaecodec_training.data.collection import Collection
@@ -30,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     data = parser.parse_args().data
-    documents, base, queries = (unit(data / f"{name}.npy") for name in ("train", "base", "queries"))
+    documents, base, queries = load(data, "train", "base", "queries")
     codecs: dict[str, VectorCodec] = {
         "SVD 64": fit_linear(documents, 64),
         "SVD 128": fit_linear(documents, 128),
@@ -55,11 +53,6 @@ def learned(path: Path) -> Codec:
         train(Collection.open(open_source(path)), Recipe(dim=64, epochs=3), Path(folder))
         export_checkpoint(folder, Path(folder) / "vae64.onnx")
         return Codec.load(Path(folder) / "vae64.onnx")
-
-
-def unit(path: Path) -> FloatArray:
-    rows = np.load(path).astype(np.float32)
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
 
 
 if __name__ == "__main__":

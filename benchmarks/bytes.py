@@ -27,10 +27,12 @@ from typing import Any
 import faiss
 import numpy as np
 
+from embeddings import load, load_relevant
 from vaecodec import Codec, Metric, fit_linear
 from vaecodec.codes import Calibration
 from vaecodec.codes.parallel import available_threads
 from vaecodec.evaluation import exact_search, ndcg, paired_bootstrap, recall, recall_among
+from vaecodec.vectors import normalised
 
 # Each budget, and the budgets that its codec was trained for: neighbours share a file.
 TRELLIS = {24: (24, 32), 32: (24, 32), 48: (40,), 64: (48,), 96: (96,), 128: (96,), 192: (96,)}
@@ -84,11 +86,8 @@ class Data:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.train, self.base, self.queries = (_unit(folder / f"{name}.npy") for name in ("train", "base", "queries"))
-        if (folder / "relevant.npy").exists():
-            self.relevant: Any = np.load(folder / "relevant.npy")
-        else:
-            self.relevant = json.loads((folder / "relevant.json").read_text())
+        self.train, self.base, self.queries = load(folder, "train", "base", "queries")
+        self.relevant = load_relevant(folder)
         self.truth, _ = exact_search(self.base, self.queries, K, Metric.COSINE)
         self.recalls: dict[str, list[np.ndarray]] = {}
 
@@ -225,7 +224,7 @@ def peers(data: Data, budgets: tuple[int, ...]) -> Iterator[Row]:
             latents = narrow.encode(data.train), narrow.encode(data.base), narrow.encode_queries(data.queries)
             yield _rabitq(data, f"RaBitQ, 1 bit, SVD {dim}", 1, *latents)
         if size < width:
-            cut = [_scaled(rows[:, :size]) for rows in (data.train, data.base, data.queries)]
+            cut = [normalised(rows[:, :size]) for rows in (data.train, data.base, data.queries)]
             code = Calibration.fit(cut[0], Metric.COSINE).code(dtype="int8")
             yield data.coded("peers", "truncation x int8", lambda c=code, b=cut[1]: c.encode(b), code.decode, cut[2])
         if width % size == 0:
@@ -588,14 +587,6 @@ def _processor() -> str:
         return next(line.split(": ", 1)[1] for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def _unit(path: Path) -> np.ndarray:
-    return _scaled(np.load(path).astype(np.float32))
-
-
-def _scaled(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from embeddings import load
 from vaecodec import Codec, Metric, fit_linear
 from vaecodec.codes import Calibration
 from vaecodec.evaluation import exact_search, ndcg, recall
@@ -71,7 +72,7 @@ class HeldOut:
     """Pairs of documents and queries, cut in two; float32, unit norm."""
 
     def __init__(self, folder: Path, held_out: int) -> None:
-        documents, queries = (_unit(np.load(folder / f"{name}.npy")) for name in ("train", "train_queries"))
+        documents, queries = load(folder, "train", "train_queries")
         self.train, self.base = documents[:-held_out], documents[-held_out:]
         self.train_queries, self.queries = queries[:-held_out], queries[-held_out::2]
         self.relevant = np.arange(0, held_out, 2)[:, None]
@@ -209,11 +210,6 @@ def _print(rows: list[dict[str, Any]]) -> None:
             f"| {code} | {name} | {len(own)} | {np.mean(recalls):.4f} ({min(recalls):.4f}-{max(recalls):.4f}) | "
             f"{np.mean(gained):.4f} | " + " | ".join("" if each is None else f"{each:,.0f}" for each in times) + " |"
         )
-
-
-def _unit(rows: FloatArray) -> FloatArray:
-    rows = rows.astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from embeddings import load, unit_rows
 from vaecodec import Codec
 from vaecodec.drift import Encoded, Reference
 from vaecodec.drift.monitor import MonitoredCodec
@@ -49,8 +50,9 @@ def main(
     checks: Annotated[int, typer.Option(help="Checks of each kind.")] = 200,
 ) -> None:
     """Measure and print everything."""
-    debian = {name: unit(data / "debian-minilm" / f"{name}.npy") for name in ("train", "base", "queries")}
-    mpnet = unit(data / "mpnet-squad" / "base.npy")
+    names = ("train", "base", "queries")
+    debian = dict(zip(names, load(data / "debian-minilm", *names), strict=True))
+    mpnet = unit_rows(data / "mpnet-squad" / "base.npy")
     random = np.random.default_rng(0)
     squad, clues = random.permutation(mpnet[:7_000]), mpnet[7_000:]
     rotation = np.linalg.qr(random.standard_normal((384, 384)))[0].astype(np.float32)
@@ -148,11 +150,6 @@ def cost(codec: Codec, rows: FloatArray) -> Table:
     monitor.check()
     table.add_row("check()", "", f"{1e6 * (time.perf_counter() - start):,.0f}", "")
     return table
-
-
-def unit(path: Path) -> FloatArray:
-    rows = np.load(path).astype(np.float32)
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
 
 
 if __name__ == "__main__":

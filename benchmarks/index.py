@@ -23,13 +23,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from embeddings import DATA, load
 from vaecodec import Codec, Metric, VectorCodec, fit_linear
 from vaecodec.evaluation import exact_search, recall
 from vaecodec_integrations.hnsw import CompressedIndex
-
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared" / "data" / "debian-minilm"
-DATA = SHARED if SHARED.is_dir() else ROOT / "examples" / "debian-sample"
 
 M, EF_CONSTRUCTION, EF, K = 16, 200, 100, 10
 SINGLE_QUERIES = 500
@@ -44,7 +41,7 @@ def main(
     threads: Annotated[int, typer.Option(help="Threads of hnswlib.")] = 2,
 ) -> None:
     """Measure and print the table."""
-    base, queries = _load(data / "base.npy"), _load(data / "queries.npy")
+    base, queries = load(data, "base", "queries")
     loaded = Codec.load(codec) if codec else fit_linear(np.load(data / "train.npy", mmap_mode="r"), dim)
     truth = exact_search(base, queries, K, Metric.COSINE)[0]
     measured: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
@@ -95,11 +92,6 @@ def _measure(
         "file, bytes": path.stat().st_size,
         "recall@10": float(recall(ids.astype(np.int64), truth, K).mean()),
     }
-
-
-def _load(path: Path) -> np.ndarray:
-    rows = np.load(path).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 if __name__ == "__main__":

@@ -32,14 +32,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from embeddings import DATA, ROOT, unit_rows
 from vaecodec import Codec, Metric, fit_linear
 from vaecodec.evaluation import exact_search, recall
 from vaecodec.vectors import normalised
 from vaecodec_exporters.linear import export_linear
 
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared" / "data" / "debian-minilm"
-DATA = SHARED if SHARED.is_dir() else ROOT / "examples" / "debian-sample"
 PICTURE = ROOT / "docs" / "images" / "index-curve.png"
 
 M, EF_CONSTRUCTION, K = 16, 200, 10
@@ -149,9 +147,9 @@ def draw(
 
 def _make_collection(folder: Path, rows: int, codec: Path | None, dim: int, data: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    real = normalised(np.load(data / "base.npy").astype(np.float32))
+    real = unit_rows(data / "base.npy")
     base = _repeated(real, rows)
-    queries = normalised(np.load(data / "queries.npy").astype(np.float32))[:QUERIES]
+    queries = unit_rows(data / "queries.npy", QUERIES)
     if codec is None:
         export_linear(fit_linear(np.load(data / "train.npy", mmap_mode="r"), dim), folder / "codec.onnx")
     else:

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from qdrant_client import QdrantClient, models
 
+from embeddings import SAMPLE
 from vaecodec import LinearCodec, fit_linear
 from vaecodec_integrations.qdrant.migration import Migration, migrate
 
@@ -120,7 +121,7 @@ def run_and_die(folder: Path, codec: LinearCodec, batch: int, batches: float) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--points", type=int, default=200_000)
-    parser.add_argument("--data", type=Path, default=Path(__file__).parent.parent / "examples" / "debian-sample")
+    parser.add_argument("--data", type=Path, default=SAMPLE)
     scratch = Path(tempfile.gettempdir()) / "vaecodec-killed"
     parser.add_argument("--folder", type=Path, default=scratch, help="removed afterwards")
     arguments = parser.parse_args()

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from embeddings import SAMPLE
 from vaecodec import Codec, fit_linear
 from vaecodec.bulk import BulkOptions, encode
 from vaecodec.sources import open_source
@@ -35,7 +36,6 @@ from vaecodec_training.data.collection import Collection
 from vaecodec_training.recipe import Recipe
 from vaecodec_training.trainer import train
 
-SAMPLE = Path(__file__).parent.parent / "examples" / "debian-sample" / "train.npy"
 BATCH = 1024
 
 
@@ -80,7 +80,7 @@ def train_on(path: Path, folder: Path, steps: int) -> None:
 
 def encode_file(path: Path, output: Path, workers: int | None) -> None:
     with step("fit and load a codec"):
-        export_linear(fit_linear(np.load(SAMPLE), 64), output.with_name("svd64.onnx"))
+        export_linear(fit_linear(np.load(SAMPLE / "train.npy"), 64), output.with_name("svd64.onnx"))
         codec = Codec.load(output.with_name("svd64.onnx"), threads=1)
     with step("encode") as seconds:
         result = encode(path, output, codec, options=BulkOptions(threads=workers))
@@ -107,12 +107,12 @@ def write_parquet(folder: Path, size: int) -> None:
 
 
 def shape_of(size: int) -> tuple[int, int]:
-    dim = np.load(SAMPLE, mmap_mode="r").shape[1]
+    dim = np.load(SAMPLE / "train.npy", mmap_mode="r").shape[1]
     return size // (4 * dim), dim
 
 
 def made_rows(rows: int, block: int) -> Iterator[np.ndarray]:
-    real = np.load(SAMPLE).astype(np.float32)
+    real = np.load(SAMPLE / "train.npy").astype(np.float32)
     dim = real.shape[1]
     noise = np.random.default_rng(0).standard_normal((10_007, dim), np.float32) * np.float32(0.1 / np.sqrt(dim))
     for first in range(0, rows, block):

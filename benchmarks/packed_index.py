@@ -19,6 +19,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
+from embeddings import load
 from vaecodec import Codec, Metric, fit_linear
 from vaecodec.codes import Calibration
 from vaecodec.codes.parallel import available_threads
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=available_threads())
     arguments = parser.parse_args()
     faiss.omp_set_num_threads(arguments.threads)
-    base, queries, train = (_unit(arguments.data / f"{name}.npy") for name in ("base", "queries", "train"))
+    base, queries, train = load(arguments.data, "base", "queries", "train")
     base = _perturbed(np.concatenate([base, train]), arguments.rows)
     with tempfile.TemporaryDirectory() as folder:
         path = arguments.codec or _untrained(train, Path(folder) / "svd.onnx")
@@ -112,11 +113,6 @@ def _perturbed(rows: np.ndarray, count: int) -> np.ndarray:
     repeated = np.resize(rows, noise.shape)
     repeated += 0.2 * noise / np.linalg.norm(noise, axis=1, keepdims=True)
     return repeated / np.linalg.norm(repeated, axis=1, keepdims=True)
-
-
-def _unit(path: Path) -> np.ndarray:
-    rows = np.load(path).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from embeddings import load
 from vaecodec import fit_linear
 from vaecodec.codes import Calibration, CodeType
 from vaecodec.evaluation import exact_search, recall_among
@@ -74,7 +75,7 @@ def misses(data: Path, draws: int, rows: int) -> None:
 
 def growth(data: Path) -> None:
     """Recall@10 in 1/64, 1/32 and so on of all documents."""
-    train, base, queries = (np.load(data / f"{name}.npy").astype(np.float32) for name in ("train", "base", "queries"))
+    train, base, queries = load(data, "train", "base", "queries")
     documents = np.random.default_rng(0).permutation(np.concatenate([train, base]))
     parts = [len(documents) >> power for power in range(6, -1, -1)]
     print("\n| documents | " + " | ".join(f"{part:,}" for part in parts) + " |\n|---" + "|---" * len(parts) + "|")

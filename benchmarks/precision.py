@@ -27,6 +27,7 @@ from onnxruntime.quantization import quantize_dynamic
 from rich.console import Console
 from rich.table import Table
 
+from embeddings import load
 from vaecodec import Metric
 from vaecodec.evaluation import bootstrap, exact_search, recall
 from vaecodec.interface import FloatArray
@@ -66,7 +67,7 @@ def main(
     threads: Annotated[int, typer.Option(help="Threads of onnxruntime.")] = 2,
 ) -> None:
     """Measure and print both tables."""
-    base, queries = (np.load(data / f"{name}.npy").astype(np.float32) for name in ("base", "queries"))
+    base, queries = load(data, "base", "queries")
     truth = exact_search(base, queries, 10, Metric.COSINE)[0]
     with tempfile.TemporaryDirectory() as folder:
         files = _export(run, Path(folder))

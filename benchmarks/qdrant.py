@@ -35,6 +35,7 @@ import qdrant_edge as edge
 from qdrant_client import QdrantClient, grpc, models
 from qdrant_client.conversions.conversion import RestToGrpc
 
+from embeddings import SAMPLE
 from vaecodec import Codec, evaluation, fit_linear
 from vaecodec.codes import Calibration
 from vaecodec.interface import FloatArray, Metric, VectorCodec
@@ -43,7 +44,6 @@ from vaecodec_integrations.qdrant import CompressedQdrantClient, OriginalsFile, 
 from vaecodec_integrations.qdrant.migration import Migration, migrate
 from vaecodec_integrations.qdrant.rescoring import exact_scores
 
-SAMPLE = Path(__file__).parent.parent / "examples" / "debian-sample"
 BATCH = 64
 
 

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from embeddings import load, load_relevant
 from vaecodec import Codec, LinearKind, fit_linear
 from vaecodec.evaluation import exact_search, ndcg, recall
 from vaecodec.interface import Metric, VectorCodec
@@ -73,13 +74,8 @@ class Test:
     """What the figures are measured on; nothing is chosen here."""
 
     def __init__(self, folder: Path) -> None:
-        self.base = _unit(np.load(folder / "base.npy"))
-        self.queries = _unit(np.load(folder / "queries.npy"))
-        self.relevant: Any
-        if (folder / "relevant.npy").exists():
-            self.relevant = np.load(folder / "relevant.npy")
-        else:
-            self.relevant = json.loads((folder / "relevant.json").read_text())
+        self.base, self.queries = load(folder, "base", "queries")
+        self.relevant = load_relevant(folder)
         self.truth, _ = exact_search(self.base, self.queries, 10, Metric.COSINE)
 
     def uncompressed(self) -> float:
@@ -112,11 +108,6 @@ def _run(folder: Path, recipe: Recipe, dims: Sequence[int], test: Test) -> dict[
 def known_pairs(documents: VectorSource, queries: VectorSource) -> Literal["aligned"] | None:
     """In the folders measured, as many queries as documents means that they belong together row for row."""
     return "aligned" if documents.rows == queries.rows else None
-
-
-def _unit(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    rows = rows.astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def _range(values: Sequence[float]) -> str:

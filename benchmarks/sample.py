@@ -14,22 +14,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from embeddings import SAMPLE, load
 from vaecodec import LinearKind, fit_linear
-from vaecodec.evaluation import exact_search, paired_bootstrap, recall
+from vaecodec.evaluation import best, exact_search, paired_bootstrap, recall
 from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec.sources import ArraySource
-from vaecodec.vectors import normalised
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.model import in_numpy
 from vaecodec_training.recipe import Recipe
 from vaecodec_training.trainer import train
 
-SAMPLE = Path(__file__).parent.parent / "examples" / "debian-sample"
 DIM = 64
-NAMES = ("train", "train_queries", "base", "queries")
-DOCUMENTS, TRAIN_QUERIES, BASE, QUERIES = (
-    normalised(np.load(SAMPLE / f"{name}.npy").astype(np.float32)) for name in NAMES
-)
+DOCUMENTS, TRAIN_QUERIES, BASE, QUERIES = load(SAMPLE, "train", "train_queries", "base", "queries")
 TRUTH, _ = exact_search(BASE, QUERIES, 10, Metric.COSINE)
 
 
@@ -48,11 +44,10 @@ def main() -> None:
             model = train(collection, Recipe(dim=DIM), Path(run)).checkpoint.model
         encode, encode_queries = (in_numpy(function, model) for function in (model.encode, model.encode_queries))
         learned = measure(encode(BASE), encode_queries(QUERIES), Metric.COSINE)
-        linear = [measured(fit_linear(documents, DIM, kind=kind)) for kind in LinearKind]
-        best = max(linear, key=lambda figures: float(figures.mean()))
-        gain = paired_bootstrap(learned, best)
-        difference = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
-        print(f"| {count:,} | {best.mean():.3f} | {learned.mean():.3f} | {difference} |", flush=True)
+        kinds = {str(kind): {"recall@10": measured(fit_linear(documents, DIM, kind=kind))} for kind in LinearKind}
+        linear = kinds[best(kinds, "recall@10")]["recall@10"]
+        gain = paired_bootstrap(learned, linear)
+        print(f"| {count:,} | {linear.mean():.3f} | {learned.mean():.3f} | {gain:+.3f} |", flush=True)
 
 
 def pca_variants(dim: int) -> dict[str, float]:

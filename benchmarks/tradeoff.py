@@ -18,6 +18,7 @@ import matplotlib as mpl
 import numpy as np
 import typer
 
+from embeddings import ROOT, load
 from vaecodec import LinearKind, fit_linear
 from vaecodec.evaluation import exact_search, recall
 from vaecodec.interface import Metric
@@ -26,7 +27,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 WIDTHS = (16, 32, 64, 96, 128, 192, 256, 384)
-OUT = Path(__file__).resolve().parent.parent / "docs" / "images" / "tradeoff.png"
+OUT = ROOT / "docs" / "images" / "tradeoff.png"
 NAMES = {
     LinearKind.SVD: "SVD, uncentred",
     LinearKind.PCA: "PCA, both sides centred",
@@ -40,7 +41,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Picture to write.")] = OUT,
 ) -> None:
     """Measure the linear codecs, draw all."""
-    train, base, queries = (np.load(data / f"{name}.npy").astype(np.float32) for name in ("train", "base", "queries"))
+    train, base, queries = load(data, "train", "base", "queries")
     truth, _ = exact_search(base, queries, 10, Metric.COSINE)
     figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
     for kind, colour in zip(NAMES, ("#b8641b", "#d9a066", "#999999"), strict=True):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 
+from vaecodec.evaluation import Interval
 from vaecodec_cli.info import describe, print_json
 
 if TYPE_CHECKING:
@@ -57,4 +58,4 @@ def print_written(file: Path, as_json: bool) -> None:
 
 def interval(figure: Mapping[str, float]) -> str:
     """Format a mean with its 95 % interval, as ``0.812 [0.800, 0.824]``."""
-    return f"{figure['mean']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+    return f"{Interval(**figure):.3f}"

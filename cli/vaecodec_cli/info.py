@@ -14,6 +14,7 @@ from rich.table import Table
 
 from vaecodec import __version__
 from vaecodec.artifact import Metadata, read_artifact
+from vaecodec.evaluation import Interval
 
 if TYPE_CHECKING:
     from vaecodec.doctor import Diagnosis, Extra
@@ -149,7 +150,7 @@ def _figures(validation: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def _figure(value: Any) -> str:
     if isinstance(value, Mapping):
-        return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+        return f"{Interval(**value):.3f}"
     return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 

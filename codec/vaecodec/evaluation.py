@@ -6,7 +6,7 @@ return one figure per query; :func:`bootstrap` and :func:`paired_bootstrap` turn
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -313,6 +313,16 @@ def pair_similarity(
         pair_scores(original[left], original[right], metric),
         pair_scores(latents[left], latents[right], latent_metric),
     )
+
+
+def best(figures: Mapping[str, Mapping[str, NDArray[Any]]], metric: str) -> str:
+    """Name the codec whose mean of one metric is highest; the first of equal ones.
+
+    Args:
+        figures: for each codec its per-query figures by metric, each (nq,).
+        metric: such as ``recall@10``.
+    """
+    return max(figures, key=lambda name: float(figures[name][metric].mean()))
 
 
 def bootstrap(values: NDArray[Any], *, seed: int = 0, resamples: int = 2_000) -> Interval:

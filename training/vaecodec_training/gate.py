@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vaecodec.evaluation import Interval, paired_bootstrap
+from vaecodec.evaluation import Interval, best, paired_bootstrap
 from vaecodec_training.data.held_out import QueryFigures
-from vaecodec_training.validation import best_linear
 
 SELECTED = "recall@10"
 
@@ -30,8 +29,7 @@ class Gate:
         return self.difference.low > 0
 
     def __str__(self) -> str:
-        low, high = self.difference.low, self.difference.high
-        text = f"recall@10 minus that of {self.over}: {self.difference.mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+        text = f"recall@10 minus that of {self.over}: {self.difference:+.3f}"
         if self.passed:
             return f"The learned codec ships: {text} on the confirmation queries."
         return f"The learned codec's gain is not significant: exporting the linear codec. {text[0].upper()}{text[1:]}."
@@ -39,5 +37,5 @@ class Gate:
 
 def gate(learned: QueryFigures, linear: Mapping[str, QueryFigures]) -> Gate:
     """Compare per-query figures with those of the best of the linear codecs, by a paired bootstrap over queries."""
-    over = best_linear(linear)
+    over = best(linear, SELECTED)
     return Gate(over, paired_bootstrap(learned[SELECTED], linear[over][SELECTED]))

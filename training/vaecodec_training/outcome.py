@@ -14,6 +14,7 @@ import torch
 from vaecodec.codes import Calibration
 from vaecodec.drift import KEY as DRIFT_KEY
 from vaecodec.drift import Encoded, Reference
+from vaecodec.evaluation import best
 from vaecodec.provenance import made_now
 from vaecodec.scores import KEY as SCORE_KEY
 from vaecodec_training.channel import rotation_for
@@ -24,7 +25,7 @@ from vaecodec_training.diagnostics import Record, TrainingWarning
 from vaecodec_training.model import VariationalCodec, in_numpy
 from vaecodec_training.recipe import Recipe
 from vaecodec_training.state import RunState
-from vaecodec_training.validation import best_linear, gain, intervals
+from vaecodec_training.validation import gain, intervals
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +79,7 @@ def provenance(
     state: RunState,
 ) -> dict[str, Any]:
     """Where a model came from and how good it is; JSON values."""
-    best = best_linear(baselines)
+    linear = best(baselines, "recall@10")
     return {
         "recipe": recipe.to_dict(),
         "data": collection.to_json(),
@@ -88,7 +89,7 @@ def provenance(
             "codec": intervals(figures),
             **{kind: intervals(baseline) for kind, baseline in baselines.items()},
         },
-        "gain": {"over": best, **gain(figures, baselines[best])},
+        "gain": {"over": linear, **gain(figures, baselines[linear])},
         "diagnostics": {"history": state.history, "warnings": state.warnings},
     }
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from vaecodec.evaluation import bootstrap, paired_bootstrap
 from vaecodec_training.channel import through_code
 from vaecodec_training.data.collection import Collection
@@ -28,11 +26,6 @@ def baselines(collection: Collection, recipe: Recipe) -> dict[str, QueryFigures]
     linear = collection.linear(recipe.dim, kind)
     encode = through_code(linear.encode, collection.calibration_sample, recipe, collection.metric)
     return {str(kind): collection.validation.figures(encode, linear.encode_queries, collection.metric)}
-
-
-def best_linear(baselines: Mapping[str, QueryFigures]) -> str:
-    """The kind of the highest mean recall@10."""
-    return max(baselines, key=lambda kind: float(baselines[kind]["recall@10"].mean()))
 
 
 def intervals(figures: QueryFigures) -> dict[str, dict[str, float]]:

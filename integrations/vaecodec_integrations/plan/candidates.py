@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vaecodec.codec import Codec
 from vaecodec.codes import Calibration, Code, CodeType
 from vaecodec.errors import InvalidBudgetError
-from vaecodec.evaluation import Figures, IdArray, exact_search, recall, recall_among, similarities
+from vaecodec.evaluation import Figures, IdArray, best, exact_search, recall, recall_among, similarities
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.linear import LinearCodec, fit_linear, linear_kinds
 
@@ -131,9 +131,9 @@ def candidates(
     kinds = [fit_linear(sample.fitted_on, dim, kind=kind, metric=sample.metric) for kind in linear_kinds(sample.metric)]
     for width in _widths(dim):
         on_step(f"linear codecs at {width} dimensions")
-        best = _best_linear(sample, [kind.truncated(width) for kind in kinds])
-        calibration = Calibration.fit(best.encode(sample.fitted_on), best.latent_metric)
-        yield from _coded(sample, best, calibration, factors, most_bytes, None, width)
+        linear = _best_linear(sample, [kind.truncated(width) for kind in kinds])
+        calibration = Calibration.fit(linear.encode(sample.fitted_on), linear.latent_metric)
+        yield from _coded(sample, linear, calibration, factors, most_bytes, None, width)
 
 
 def _coded(
@@ -194,13 +194,15 @@ def _trellis(calibration: Calibration) -> Iterator[Code]:
 
 
 def _best_linear(sample: PlanSample, codecs: Sequence[LinearCodec]) -> LinearCodec:
-    def found(codec: LinearCodec) -> float:
+    """The one that finds most of the choosing queries' neighbours."""
+    k = sample.truth.shape[1]
+    figures = {}
+    for codec in codecs:
         queries = codec.encode_queries(sample.queries[sample.choosing])
-        k = sample.truth.shape[1]
         ids = exact_search(codec.encode(sample.base), queries, k, codec.latent_metric)[0]
-        return float(recall(ids, sample.truth[sample.choosing], k).mean())
-
-    return max(codecs, key=found)
+        figures[str(codec.kind)] = {"recall": recall(ids, sample.truth[sample.choosing], k)}
+    chosen = best(figures, "recall")
+    return next(codec for codec in codecs if str(codec.kind) == chosen)
 
 
 def _kind(codec: Codec | LinearCodec) -> str:

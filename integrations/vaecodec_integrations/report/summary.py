@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vaecodec.evaluation import Figures, Interval, bootstrap, mrr, ndcg, paired_bootstrap, recall, recall_among
+from vaecodec.evaluation import Figures, Interval, best, bootstrap, mrr, ndcg, paired_bootstrap, recall, recall_among
 from vaecodec.linear import LinearKind
 from vaecodec_integrations.report.run import Method, Run, Scores
 
@@ -156,17 +156,17 @@ def summarise(run: Run, earlier: Run | None = None) -> ReportSummary:
     linear = [method.name for method in run.methods if method.name in LABELS]
     differences = {}
     for metric, values in figures[run.codec].items():
-        rival = max(linear, key=lambda name: float(figures[name][metric].mean()))
+        rival = best({name: figures[name] for name in linear}, metric)
         differences[metric] = Difference(rival, paired_bootstrap(values, figures[rival][metric]))
-    best = differences[JUDGED].linear
+    rival = differences[JUDGED].linear
     width = next(method.width for method in run.methods if method.name == run.codec)
     return ReportSummary(
-        headline=_headline(run.codec, best, width, figures, differences[JUDGED].interval),
+        headline=_headline(run.codec, rival, width, figures, differences[JUDGED].interval),
         codec=run.codec,
-        best_linear=best,
+        best_linear=rival,
         differences=differences,
         methods=[_summarise(run, method, figures[method.name]) for method in run.methods],
-        slices=_slices(run, figures[run.codec][JUDGED], figures[best][JUDGED]),
+        slices=_slices(run, figures[run.codec][JUDGED], figures[rival][JUDGED]),
         svd_curve=[
             (width * _FLOAT_BYTES, float(recall(ids, run.truth, 10).mean())) for width, ids in run.svd_curve.items()
         ],
@@ -267,7 +267,7 @@ def _slices(run: Run, codec: Figures, linear: Figures) -> list[Slice]:
 
 
 def _headline(
-    codec: str, best: str, width: int, figures: Mapping[str, Mapping[str, Figures]], difference: Interval
+    codec: str, rival: str, width: int, figures: Mapping[str, Mapping[str, Figures]], difference: Interval
 ) -> str:
     if difference.low > 0:
         verdict = f"{codec} beats the best linear baseline"
@@ -275,8 +275,8 @@ def _headline(
         verdict = f"{codec} is worse than the best linear baseline"
     else:
         verdict = f"{codec} does not beat the best linear baseline"
-    ours, theirs = figures[codec][JUDGED].mean(), figures[best][JUDGED].mean()
+    ours, theirs = figures[codec][JUDGED].mean(), figures[rival][JUDGED].mean()
     return (
-        f"{verdict} ({label(best)}; {width} dimensions): {JUDGED} {ours:.3f} against {theirs:.3f}, "
+        f"{verdict} ({label(rival)}; {width} dimensions): {JUDGED} {ours:.3f} against {theirs:.3f}, "
         f"paired difference {difference.mean:+.3f}, 95 % interval [{difference.low:+.3f}, {difference.high:+.3f}]."
     )
