@@ -13,9 +13,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from vaecodec.bulk import OnBadRows
 from vaecodec.codec import Codec
 from vaecodec.errors import CodecMismatchError, InvalidBudgetError, MigrationError, NotCalibratedError
+from vaecodec.evaluation import Interval
 from vaecodec.extras import require
+from vaecodec_cli.console import interval
 from vaecodec_cli.info import AsJson, print_json
 from vaecodec_cli.progress import shown
 
@@ -86,6 +89,14 @@ def migrate(
     originals_bytes: Annotated[
         int | None, typer.Option(help="Bytes of such a code.", rich_help_panel=_ORIGINALS)
     ] = None,
+    on_bad_rows: Annotated[
+        OnBadRows,
+        typer.Option(
+            help="Points whose vector holds NaN or has no direction: stop, copy them without it and list them, or "
+            "list them all before anything is written.",
+            rich_help_panel=_RUN,
+        ),
+    ] = OnBadRows.FAIL,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Check everything, estimate the size, write nothing.", rich_help_panel=_RUN),
@@ -135,6 +146,7 @@ def migrate(
             originals_path=originals_path,
             originals_encoding=encoding,
             batch_size=batch_size,
+            on_bad_rows=on_bad_rows,
         )
         document: dict[str, Any] = {"collection": collection, "target": migration.target}
         if dry_run:
@@ -153,7 +165,11 @@ def migrate(
             if outcome.switched_alias != switch_alias:
                 raise MigrationError(outcome.next_step)
             console.print(outcome.next_step, soft_wrap=True, highlight=False, markup=False)
-            document |= _document(outcome)
+            document |= {
+                "estimate": asdict(outcome.estimate),
+                "outcome": outcome.to_json(),
+                "switched_alias": outcome.switched_alias,
+            }
     if as_json:
         print_json(document)
 
@@ -180,12 +196,6 @@ def _packed(codec: Codec, path: Path | None, bytes: int | None) -> PackedRows | 
     return rows
 
 
-def _document(outcome: Outcome) -> dict[str, Any]:
-    found = asdict(outcome)
-    size, switched = found.pop("estimate"), found.pop("switched_alias")
-    return {"estimate": size, "outcome": {**found, "settled": outcome.settled}, "switched_alias": switched}
-
-
 def _size(migration: Migration, size: Estimate) -> Table:
     table = Table(title=f"{migration.collection} -> {migration.target}", show_header=False, title_justify="left")
     table.add_row("points", f"{size.points:,}")
@@ -200,13 +210,15 @@ def _result(outcome: Outcome) -> Table:
     table.add_row("copied", f"{outcome.copied:,} points")
     table.add_row("repaired", f"{outcome.repaired:,} points")
     table.add_row("removed", f"{outcome.removed:,} points")
+    if outcome.bad_points:
+        table.add_row("without the vector", f"{outcome.bad_points:,} points")
     table.add_row("source, target", f"{outcome.source_points:,}, {outcome.target_points:,} points")
-    table.add_row("recall@10 before", f"{_share(outcome.recall_before)} ({outcome.queries} of its own vectors)")
-    if outcome.recall_latents is not None:
-        table.add_row("of the latents, exactly", _share(outcome.recall_latents))
-    table.add_row("recall@10 after", _share(outcome.recall_after))
+    table.add_row("recall@10 before", f"{_share(outcome.recalls.before)} ({outcome.queries} of its own vectors)")
+    if outcome.recalls.latents is not None:
+        table.add_row("of the latents, exactly", _share(outcome.recalls.latents))
+    table.add_row("recall@10 after", _share(outcome.recalls.after))
     return table
 
 
-def _share(recall: float | None) -> str:
-    return "-" if recall is None else f"{recall:.3f}"
+def _share(recall: Interval | None) -> str:
+    return "-" if recall is None else interval(recall._asdict())

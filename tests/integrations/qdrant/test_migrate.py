@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -19,14 +20,17 @@ from qdrant_client import QdrantClient, models
 from typer.testing import CliRunner
 
 from vaecodec import Codec, LinearCodec, fit_linear
+from vaecodec.bulk import OnBadRows
 from vaecodec.codes import Calibration
 from vaecodec.errors import (
+    BadRowsError,
     CodecMismatchError,
     CollectionNotFoundError,
     InvalidDimensionError,
     MigrationError,
     OriginalsError,
     StoreError,
+    ZeroNormError,
 )
 from vaecodec.interface import Metric
 from vaecodec_cli.migrate import migrate as migrate_command
@@ -36,6 +40,7 @@ from vaecodec_integrations.qdrant import CompressedQdrantClient, OriginalsFile, 
 from vaecodec_integrations.qdrant.connection import open_client
 from vaecodec_integrations.qdrant.layout import Originals
 from vaecodec_integrations.qdrant.migration import Migration, estimate, migrate, roll_back, switch_alias
+from vaecodec_integrations.qdrant.migration.bad_points import bad_points_path
 
 N = 230
 Make = Callable[..., Migration]
@@ -157,6 +162,8 @@ class TestIntoACollection:
         assert (outcome.recall_before, outcome.queries) == (1.0, N - 1)  # local mode searches exactly
         assert outcome.recall_after == pytest.approx(searched_recall(migration), abs=1e-3)
         assert outcome.recall_latents == outcome.recall_after
+        assert outcome.recalls.after.low < outcome.recall_after < outcome.recalls.after.high
+        assert outcome.recalls.before == (1, 1, 1)
         keeping = make(originals=Originals.DISK, into="kept", state=make().state.with_name("kept.json"))
         kept = migrate(keeping, sample=40)
         assert kept.recall_after > 0.95 > (kept.recall_latents or 1)
@@ -247,6 +254,11 @@ class TestIntoACollection:
         client.update_vectors("docs", [models.PointVectors(id=7, vector={"words": words})])
         outcome = migrate(make())
         assert (outcome.copied, outcome.repaired, outcome.removed, outcome.settled) == (0, 4, 2, False)
+        assert outcome.repairs == (1, 2, 1)
+        assert outcome.next_step.startswith(
+            "4 points were repaired: 1 were missing in the copy, 2 had other vectors, 1 another payload; 2 were removed"
+        )
+        assert "or the server lost its last writes, as it may when it is killed" in outcome.next_step
         assert migrate(make()).settled
         again = make(into="fresh_small", state=make().state.with_name("other.json"))
         migrate(again)
@@ -510,13 +522,141 @@ class TestAliases:
         client.update_collection("docs_small", metadata=record)
         assert "points at 'docs' again" in roll_back(client, "docs", into="docs_small")
         assert aliases(client) == {"live": "docs"}
-        assert client.get_collection("docs_small").config.metadata["vaecodec-migration"] == {"source": "docs"}
+        record = client.get_collection("docs_small").config.metadata["vaecodec-migration"]
+        assert record == {"source": "docs", "switched": True}
 
     def test_a_collections_name_is_no_alias(self, make: Make) -> None:
         migration = make()
         migrate(migration)
         with pytest.raises(MigrationError, match="expected a name that no collection bears, got 'docs'"):
             switch_alias(migration, "docs")
+
+
+def write_to_the_copy(client: QdrantClient, codec: LinearCodec, name: str, sample: Any) -> dict[Any, Any]:
+    """An application that goes on with the copy: one new point, one changed, one deleted."""
+    application = CompressedQdrantClient(client, codec)
+    new = [(7000, sample.base[900]), (5, sample.base[901])]
+    application.upsert(name, [models.PointStruct(id=i, vector={"": v.tolist()}, payload={"new": i}) for i, v in new])
+    application.delete(name, [6])
+    return contents(client, "docs_small")
+
+
+class TestACopyThatWentLive:
+    """Once applications may have written to the copy, the source says nothing about it any more."""
+
+    @pytest.mark.parametrize("way", ["command", "by hand", "interrupted"])
+    def test_is_never_brought_up_to_date_again(
+        self, client: QdrantClient, make: Make, svd_codec: LinearCodec, sample: Any, way: str
+    ) -> None:
+        migration = make()
+        migrate(migration)
+        if way == "by hand":
+            point_alias(client, "live", "docs_small")
+        else:
+            switch_alias(migration, "live")
+        if way == "interrupted":  # killed after its alias had moved
+            record = {"source": "docs", "alias": "live", "previous": None}
+            client.update_collection("docs_small", metadata={"vaecodec-migration": record})
+        live = write_to_the_copy(client, svd_codec, "live", sample)
+        for again in (migration, make(state=migration.state.with_name("lost.json"))):
+            with pytest.raises(
+                MigrationError, match=r"got 'docs_small', which serves the alias 'live': .* would delete"
+            ):
+                migrate(again, alias="live")
+        assert_same(contents(client, "docs_small"), live)
+        assert aliases(client) == {"live": "docs_small"}
+        if way != "by hand":
+            roll_back(client, "docs", into="docs_small")
+            with pytest.raises(MigrationError, match=r"served an alias before: .* name a new collection"):
+                migrate(migration)
+        assert_same(contents(client, "docs_small"), live)
+
+    def test_an_unfinished_switch_is_finished(self, client: QdrantClient, make: Make) -> None:
+        """Killed before its alias moved: nobody can have written to the copy."""
+        migration = make()
+        migrate(migration)
+        record = {"source": "docs", "alias": "live", "previous": None}
+        client.update_collection("docs_small", metadata={"vaecodec-migration": record})
+        assert migrate(migration, alias="live").switched_alias == "live"
+        assert aliases(client) == {"live": "docs_small"}
+
+    def test_an_alias_is_no_source(self, client: QdrantClient, make: Make, svd_codec: LinearCodec) -> None:
+        """Pointed elsewhere, the next run would replace the copy's points by those of another collection."""
+        point_alias(client, "current", "docs")
+        migration = Migration(client, "current", svd_codec, make().state, into="docs_small")
+        with pytest.raises(MigrationError, match="got the alias 'current'; name the collection 'docs' itself"):
+            migrate(migration)
+        assert not client.collection_exists("docs_small")
+
+    def test_a_source_that_was_made_anew_empties_no_copy(self, client: QdrantClient, make: Make, sample: Any) -> None:
+        migrate(make())
+        before = contents(client, "docs_small")
+        client.delete_collection("docs")
+        client.create_collection("docs", **vectors_of_docs())
+        client.upsert("docs", [models.PointStruct(id=1, vector={"": sample.base[0].tolist()})])
+        with pytest.raises(MigrationError, match=f"at least half as many points .* got 1 and {N}: the copy would lose"):
+            migrate(make())
+        assert_same(contents(client, "docs_small"), before)
+
+
+def listed_bad(migration: Migration) -> list[dict[str, str]]:
+    return list(csv.DictReader(bad_points_path(migration).read_text().splitlines()))
+
+
+class TestBadPoints:
+    """Placeholders of zeros, which Qdrant stores under cosine."""
+
+    @pytest.fixture
+    def source(self, client: QdrantClient) -> QdrantClient:
+        zeros = [models.PointVectors(id=i, vector={"": [0.0] * 384}) for i in (4, 90)]
+        client.update_vectors("docs", zeros)
+        return client
+
+    @pytest.mark.parametrize("target", [{"into": "docs_small"}, {"named": "latent"}])
+    def test_stop_the_run_that_asks_for_it(self, source: QdrantClient, make: Make, target: dict[str, str]) -> None:
+        with pytest.raises(ZeroNormError, match=r"zero norm.*on_bad_rows=skip \(--on-bad-rows skip\)"):
+            migrate(make(**target))
+
+    def test_are_all_reported_before_anything_is_written(self, source: QdrantClient, make: Make) -> None:
+        migration = make(on_bad_rows=OnBadRows.REPORT)
+        with pytest.raises(BadRowsError, match=r"2 points cannot be compressed, the first is 4: .*nothing was written"):
+            migrate(migration)
+        assert not source.collection_exists("docs_small")
+        listed = listed_bad(migration)
+        assert [row["id"] for row in listed] == ["4", "90"]
+        assert "zero norm" in listed[0]["reason"]
+
+    @pytest.mark.parametrize("originals", [Originals.NONE, Originals.DISK, Originals.FILE])
+    def test_are_copied_without_the_vector(
+        self, source: QdrantClient, make: Make, tmp_path: Path, originals: Originals
+    ) -> None:
+        kept = {"originals": originals, "originals_path": tmp_path / "o" if originals is Originals.FILE else None}
+        migration = make(on_bad_rows=OnBadRows.SKIP, **kept)
+        outcome = migrate(migration)
+        assert (outcome.settled, outcome.bad_points, outcome.target_points) == (True, 2, N)
+        before, after = contents(source, "docs"), contents(source, "docs_small")
+        for point_id in (4, 90):
+            payload, vectors = after[point_id]
+            assert payload == before[point_id][0]
+            assert vectors.keys() == {"small", "words"}
+        assert [row["id"] for row in listed_bad(migration)] == ["4", "90"]
+
+    @pytest.mark.parametrize("target", [{"into": "docs_small"}, {"named": "latent"}])
+    def test_that_were_good_before_lose_their_latents(
+        self, client: QdrantClient, make: Make, sample: Any, target: dict[str, str]
+    ) -> None:
+        migration = make(on_bad_rows=OnBadRows.SKIP, **target)
+        assert migrate(migration).bad_points == 0
+        assert not bad_points_path(migration).exists()
+        client.update_vectors("docs", [models.PointVectors(id=4, vector={"": [0.0] * 384})])
+        assert migrate(migration).bad_points == 1
+        held = contents(client, migration.target)[4][1]
+        assert migration.target_vector not in held
+        assert migrate(migration).settled
+        client.update_vectors("docs", [models.PointVectors(id=4, vector={"": sample.base[4].tolist()})])
+        assert migrate(migration).repairs.missing + migrate(migration).repairs.vectors <= 1
+        assert migration.target_vector in contents(client, migration.target)[4][1]
+        assert not bad_points_path(migration).exists()
 
 
 class TestRefusals:

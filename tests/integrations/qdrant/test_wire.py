@@ -307,6 +307,8 @@ def test_a_migrated_collection_gets_the_settings_and_indexes_of_its_source(
             return {**recorder.info(), "payload_schema": schema, "config": config}
         if path == "/collections/small/exists":
             return {"exists": bool(recorder.collection)}
+        if path == "/aliases":
+            return {"aliases": []}
         result = answer(method, path, body)
         if path in ("/collections/docs/points/scroll", "/collections/docs/points/query"):
             return {"points": []}
@@ -400,6 +402,8 @@ def test_a_vector_that_a_migration_adds_is_stored_as_the_source_is_but_never_cut
         if method == "PUT" and path.endswith("/vectors/latent"):
             vectors["latent"] = body["dense"]
             return UPDATED
+        if path == "/aliases":
+            return {"aliases": []}
         if method == "GET":
             config = {**recorder.info()["config"], "params": {"vectors": vectors}, "metadata": metadata}
             return {**recorder.info(), "config": config}

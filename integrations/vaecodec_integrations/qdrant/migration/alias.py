@@ -56,10 +56,14 @@ def switch_alias(migration: Migration, alias: str) -> None:
     """
     check_alias(migration.client, migration.collection, migration.into, alias)
     previous = _alias_target(migration.client, alias)
-    if previous != migration.target:
+    client, target = migration.client, migration.target
+    record = migration_record(client, target)
+    if previous != target:
         record = {"source": migration.collection, "alias": alias, "previous": previous}
-        migration.client.update_collection(migration.target, metadata={MIGRATION_KEY: record})
-    migration.client.update_collection_aliases(_pointing(alias, migration.target, previous))
+        client.update_collection(target, metadata={MIGRATION_KEY: record})
+    client.update_collection_aliases(_pointing(alias, target, previous))
+    # From now on others may write to the target, so that it is never again brought up to date with the source.
+    client.update_collection(target, metadata={MIGRATION_KEY: {**record, "switched": True}})
 
 
 def roll_back(client: QdrantClient, collection: str, *, into: str | None = None, named: str | None = None) -> str:
@@ -103,7 +107,7 @@ def _point_back(client: QdrantClient, collection: str, into: str) -> str:
             f"point it at {previous or collection!r} yourself if that shall be served again"
         )
     client.update_collection_aliases(_pointing(alias, previous, current))
-    client.update_collection(into, metadata={MIGRATION_KEY: {"source": collection}})
+    client.update_collection(into, metadata={MIGRATION_KEY: {"source": collection, "switched": True}})
     where = f"points at {previous!r} again" if previous else "is removed, as there was none before"
     return f"The alias {alias!r} {where}; {into!r} is kept."
 

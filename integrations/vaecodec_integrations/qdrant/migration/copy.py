@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import numpy as np
 from qdrant_client import models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
+from vaecodec.errors import InvalidVectorsError
 from vaecodec.vectors import as_vectors
+from vaecodec_integrations.qdrant.migration.bad_points import BadPointsList, without_bad
 from vaecodec_integrations.qdrant.migration.job import SAME_FLOATS, Migration, by_name
 from vaecodec_integrations.qdrant.migration.recall import Comparison
 from vaecodec_integrations.qdrant.migration.state import State, save_state
@@ -34,36 +36,89 @@ def copy_page(migration: Migration, state: State) -> int:
     return len(records)
 
 
-def repair_page(migration: Migration, comparison: Comparison, records: list[models.Record]) -> int:
-    """Compare one batch of the source's points with the target, and write again what differs; return how many."""
-    held = [by_name(record.vector) for record in records]
-    sources = held if migration.into is not None else [_only(vectors, migration.vector) for vectors in held]
-    wanted = encode_vectors(migration.translation, sources, [record.id for record in records])
-    if migration.into is not None:
-        found = migration.client.retrieve(migration.into, [r.id for r in records], with_vectors=True)
-        payloads = {record.id: record.payload or {} for record in found}
-        stored = {record.id: by_name(record.vector) for record in found}
-        same = [
-            r.id in stored
-            and (r.payload or {}) == payloads[r.id]
-            and _same(vectors, stored[r.id], migration.tolerances)
-            for r, vectors in zip(records, wanted, strict=True)
-        ]
-    else:
-        assert migration.named is not None
+class Repairs(NamedTuple):
+    """How many points differed and were written again, by what differed first.
+
+    Attributes:
+        missing: the target did not have the point.
+        vectors: its vectors were others.
+        payloads: only its payload was another.
+    """
+
+    missing: int = 0
+    vectors: int = 0
+    payloads: int = 0
+
+    def plus(self, other: Repairs) -> Repairs:
+        """Return the sums."""
+        return Repairs(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+def repair_page(
+    migration: Migration, comparison: Comparison, bad_points: BadPointsList | None, records: list[models.Record]
+) -> Repairs:
+    """Compare one batch of the source's points with the target, and write again what differs.
+
+    Args:
+        migration: what is copied where.
+        comparison: takes the points of both sides into account.
+        bad_points: lists points that are copied without the vector; None where there may be none.
+        records: the points of the source.
+    """
+    ids = [record.id for record in records]
+    held = [_compared(migration, record) for record in records]
+    try:
+        wanted = encode_vectors(migration.translation, held, ids)
+    except InvalidVectorsError as error:
+        records, bad = without_bad(migration, records, error)
+        held = [_compared(migration, record) for record in records]
+        wanted = encode_vectors(migration.translation, held, ids)
+        if bad_points is not None:
+            bad_points.add(bad)
+        _remove_latents(migration, list(bad))
+    if migration.named is not None:
         wanted = [dict(zip([migration.named], vectors.values(), strict=False)) for vectors in wanted]
-        stored = {r.id: _only(vectors, migration.named) for r, vectors in zip(records, held, strict=True)}
-        same = [_same(vectors, stored[r.id], migration.tolerances) for r, vectors in zip(records, wanted, strict=True)]
-    holding = [number for number, vectors in enumerate(sources) if migration.vector in vectors]
+    stored = _stored(migration, records)
+    faults = [_difference(migration, *pair, stored.get(pair[0].id)) for pair in zip(records, wanted, strict=True)]
+    holding = [number for number, vectors in enumerate(held) if migration.vector in vectors]
     comparison.add(
-        [records[number].id for number in holding],
-        [sources[number][migration.vector] for number in holding],
+        [ids[number] for number in holding],
+        [held[number][migration.vector] for number in holding],
         # What the target holds, or will once the point is repaired.
-        [(stored[records[n].id] if same[n] else wanted[n])[migration.target_vector] for n in holding],
+        [(wanted[n] if faults[n] else by_name(stored[ids[n]].vector))[migration.target_vector] for n in holding],
     )
-    differing = [record for record, equal in zip(records, same, strict=True) if not equal]
-    _write(migration, differing)
-    return len(differing)
+    _write(migration, [record for record, fault in zip(records, faults, strict=True) if fault])
+    return Repairs(**{field: faults.count(field) for field in Repairs._fields})
+
+
+def _compared(migration: Migration, record: models.Record) -> dict[str, Any]:
+    """Return the vectors of a point of the source that the target must have in some form."""
+    vectors = by_name(record.vector)
+    return vectors if migration.named is None else _only(vectors, migration.vector)
+
+
+def _stored(migration: Migration, records: list[models.Record]) -> dict[Any, models.Record]:
+    """Return the target's points with the ids of the source's."""
+    if migration.into is None:
+        assert migration.named is not None
+        return {r.id: r.model_copy(update={"vector": _only(by_name(r.vector), migration.named)}) for r in records}
+    found = migration.client.retrieve(migration.into, [record.id for record in records], with_vectors=True)
+    return {record.id: record for record in found}
+
+
+def _difference(
+    migration: Migration, record: models.Record, wanted: Mapping[str, Any], stored: models.Record | None
+) -> str | None:
+    """Return which field of :class:`Repairs` a point belongs to, or None where both sides agree."""
+    if migration.named is not None and not wanted:
+        return None  # there is nothing to compress, and nothing says whether latents that are there are out of date
+    if stored is None or (migration.named is not None and not stored.vector):
+        return "missing"
+    if not _same(wanted, by_name(stored.vector), migration.tolerances):
+        return "vectors"
+    if migration.into is not None and (record.payload or {}) != (stored.payload or {}):
+        return "payloads"
+    return None
 
 
 def remove_stray(migration: Migration) -> Iterator[int]:
@@ -94,14 +149,21 @@ def _write(migration: Migration, records: list[models.Record]) -> None:
     """Write one batch of the source's points to the target."""
     if not records:
         return
-    if migration.into is None:
-        _write_latents(migration, records)
-        return
+    write = _write_latents if migration.into is None else _write_points
+    try:
+        write(migration, records)
+    except InvalidVectorsError as error:
+        kept, _ = without_bad(migration, records, error)
+        write(migration, kept)
+
+
+def _write_points(migration: Migration, records: list[models.Record]) -> None:
+    """Write points with their payloads and all their vectors."""
     points = [
         models.PointStruct.model_construct(id=r.id, vector=migration.as_written(r.vector), payload=r.payload)
         for r in records
     ]
-    migration.compressed.upsert(migration.into, points, wait=True)
+    migration.compressed.upsert(migration.target, points, wait=True)
 
 
 def _write_latents(migration: Migration, records: list[models.Record]) -> None:
@@ -129,6 +191,12 @@ def _write_latents(migration: Migration, records: list[models.Record]) -> None:
         # A point deleted since it was read: all others of the batch are written, it needs nothing.
         if isinstance(error, UnexpectedResponse) and error.status_code != 404:
             raise
+
+
+def _remove_latents(migration: Migration, ids: list[Any]) -> None:
+    """Remove latents of vectors that were good before and are bad now; a new collection's points are written whole."""
+    if migration.named is not None and ids:
+        migration.client.delete_vectors(migration.collection, [migration.named], models.PointIdsList(points=ids))
 
 
 def _only(vectors: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from qdrant_client import QdrantClient, models
 
+from vaecodec.bulk import OnBadRows
 from vaecodec.errors import MigrationError
 from vaecodec.interface import VectorCodec
 from vaecodec_integrations.qdrant.client import CompressedQdrantClient
@@ -48,6 +49,9 @@ class Migration:
         originals_path: the file of originals, where they are kept in one.
         originals_encoding: how that file stores a vector; half precision by default.
         batch_size: points that are read, encoded and written at a time.
+        on_bad_rows: what happens to points whose vector holds NaN or infinity, or has no direction under cosine. Fail
+            at the first one; skip: copy them without this vector, and list them beside the state file; or report:
+            read the source first, and write nothing if there are any.
     """
 
     client: QdrantClient
@@ -61,6 +65,7 @@ class Migration:
     originals_path: Path | None = None
     originals_encoding: RowEncoding | None = None
     batch_size: int = 1000
+    on_bad_rows: OnBadRows = OnBadRows.FAIL
 
     def __post_init__(self) -> None:
         """Refuse arguments that contradict each other."""

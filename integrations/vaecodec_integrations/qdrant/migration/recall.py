@@ -12,18 +12,29 @@ from typing import Any, NamedTuple
 import numpy as np
 from qdrant_client import QdrantClient, models
 
-from vaecodec.evaluation import similarities
+from vaecodec.evaluation import Interval, bootstrap, similarities
 from vaecodec.interface import FloatArray, Metric
 from vaecodec_integrations.qdrant.layout import Originals
+from vaecodec_integrations.qdrant.migration.bad_points import find_bad
 from vaecodec_integrations.qdrant.migration.job import Migration, by_name
 
 
 class Recalls(NamedTuple):
-    """Shares of the exact top 10 that were found, over a sample; see :class:`~.run.Outcome`."""
+    """Shares of the exact top 10 that were found, over a sample, each with its 95 % interval.
 
-    before: float | None
-    latents: float | None
-    after: float | None
+    Attributes:
+        before: by searching the source. It is 1 in local mode, which always searches exactly. Where no sampled vector
+            has a neighbour, as in an empty collection, all three shares are None.
+        latents: by exact search over the latents that the target holds. What is missing was lost by the codec and, a
+            little, by the target's datatype. None for multivectors.
+        after: by searching the target as an application does, re-ranked where originals are kept. In local mode
+            without originals these are ``latents``.
+        queries: size of the sample.
+    """
+
+    before: Interval | None
+    latents: Interval | None
+    after: Interval | None
     queries: int
 
 
@@ -80,7 +91,8 @@ class Comparison:
             with_payload=False,
             with_vectors=[migration.vector],
         ).points
-        held = [(p.id, by_name(p.vector).get(migration.vector)) for p in drawn]
+        bad = find_bad(migration, drawn)
+        held = [(p.id, by_name(p.vector).get(migration.vector)) for p in drawn if p.id not in bad]
         self._queries = [(point_id, vector) for point_id, vector in held if vector is not None]
         self._exact: Neighbours | None = None
         self._latents: Neighbours | None = None
@@ -136,7 +148,7 @@ class Comparison:
         return found
 
 
-def _share(truth: Sequence[set[Any]], found: Sequence[set[Any]]) -> float | None:
+def _share(truth: Sequence[set[Any]], found: Sequence[set[Any]]) -> Interval | None:
     """Return the mean share of true neighbours found, over the queries that have any; None where none has."""
     shares = [len(wanted & got) / len(wanted) for wanted, got in zip(truth, found, strict=True) if wanted]
-    return float(np.mean(shares)) if shares else None
+    return bootstrap(np.array(shares)) if shares else None

@@ -10,16 +10,21 @@ differs, so run again until nothing did; with writes paused, the last run may sw
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
 
 from qdrant_client import models
 
+from vaecodec.bulk import OnBadRows
 from vaecodec_integrations.qdrant.connection import refusals
 from vaecodec_integrations.qdrant.layout import Originals
 from vaecodec_integrations.qdrant.migration.alias import check_alias, switch_alias
-from vaecodec_integrations.qdrant.migration.copy import copy_page, pages, remove_stray, repair_page
+from vaecodec_integrations.qdrant.migration.bad_points import listing, report_bad
+from vaecodec_integrations.qdrant.migration.copy import Repairs, copy_page, pages, remove_stray, repair_page
 from vaecodec_integrations.qdrant.migration.job import Migration
-from vaecodec_integrations.qdrant.migration.recall import Comparison
+from vaecodec_integrations.qdrant.migration.recall import Comparison, Recalls
 from vaecodec_integrations.qdrant.migration.state import State, load_state
 from vaecodec_integrations.qdrant.migration.target import check_source, check_target, prepare_target
 from vaecodec_integrations.qdrant.originals import Float16Rows
@@ -62,34 +67,69 @@ class Outcome:
     Attributes:
         estimate: the size of the migration when the run began.
         copied: points copied by this run.
-        repaired: points that differed when both sides were compared, and were written again.
+        repairs: points that differed when both sides were compared, and were written again.
         removed: points that the source no longer had.
+        bad_points: points that were copied without the vector, because it cannot be compressed.
         source_points: exact count at the end.
         target_points: exact count at the end.
-        recall_before: share of the exact top 10 that searching the source returns, over a sample of its own vectors.
-            It is 1 in local mode, which always searches exactly. Where no sampled vector has a neighbour, as in an
-            empty collection, all three shares are None.
-        recall_latents: the same for exact search over the latents that the target holds. What is missing was lost by
-            the codec and, a little, by the target's datatype. None for multivectors.
-        recall_after: the same for searching the target as an application does, re-ranked where originals are kept.
-            In local mode without originals it is ``recall_latents``.
-        queries: size of that sample.
+        recalls: what searching both sides finds, over a sample of the source's own vectors.
         switched_alias: the alias that this run pointed at the target.
         next_step: what to do now, in a few sentences.
     """
 
     estimate: Estimate
     copied: int
-    repaired: int
+    repairs: Repairs
     removed: int
+    bad_points: int
     source_points: int
     target_points: int
-    recall_before: float | None
-    recall_latents: float | None
-    recall_after: float | None
-    queries: int
+    recalls: Recalls
     switched_alias: str | None = None
     next_step: str = ""
+
+    @property
+    def repaired(self) -> int:
+        """How many points were written again."""
+        return sum(self.repairs)
+
+    @property
+    def recall_before(self) -> float | None:
+        """The mean of ``recalls.before``."""
+        return None if self.recalls.before is None else self.recalls.before.mean
+
+    @property
+    def recall_latents(self) -> float | None:
+        """The mean of ``recalls.latents``."""
+        return None if self.recalls.latents is None else self.recalls.latents.mean
+
+    @property
+    def recall_after(self) -> float | None:
+        """The mean of ``recalls.after``."""
+        return None if self.recalls.after is None else self.recalls.after.mean
+
+    @property
+    def queries(self) -> int:
+        """The size of the sample."""
+        return self.recalls.queries
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what JSON can hold; intervals are [mean, low, high]."""
+        return {
+            "copied": self.copied,
+            "repaired": self.repaired,
+            "repairs": self.repairs._asdict(),
+            "removed": self.removed,
+            "bad_points": self.bad_points,
+            "source_points": self.source_points,
+            "target_points": self.target_points,
+            "recall_before": self.recalls.before,
+            "recall_latents": self.recalls.latents,
+            "recall_after": self.recalls.after,
+            "queries": self.queries,
+            "settled": self.settled,
+            "next_step": self.next_step,
+        }
 
     @property
     def settled(self) -> bool:
@@ -126,7 +166,7 @@ def migrate(
     alias: str | None = None,
     started: Started = lambda _: None,
     progress: Progress = lambda _done, _total: None,
-    sample: int = 100,
+    sample: int = 500,
 ) -> Outcome:
     """Copy what is not copied yet, repair what differs, compare searches, and switch an alias.
 
@@ -142,12 +182,16 @@ def migrate(
         MigrationError: the source cannot be migrated as asked, the target holds something else, the alias cannot be
             switched, or the state file belongs to another migration.
         CodecMismatchError: the codec does not fit the source, or another codec filled the target.
+        InvalidVectorsError: a vector cannot be compressed, and the policy is to fail.
+        BadRowsError: some cannot, and the policy is to report them.
         StoreError: the server does not answer, refuses the key, or refuses a request.
     """
     size = estimate(migration, alias=alias)
     state = load_state(migration)
     started(size)
     with refusals(migration.client):
+        if migration.on_bad_rows is OnBadRows.REPORT:
+            report_bad(migration, pages(migration, migration.collection, with_vectors=[migration.vector]))
         prepare_target(migration)
         outcome = _copy_and_compare(migration, size, state, progress, sample)
         if alias is not None and outcome.settled:
@@ -168,29 +212,27 @@ def _copy_and_compare(migration: Migration, size: Estimate, state: State, progre
     while not state.done:
         advance(copy_page(migration, state))
     comparison = Comparison(migration, sample)
+    with listing(migration) if migration.on_bad_rows is OnBadRows.SKIP else nullcontext() as bad_points:
 
-    def repair(records: list[models.Record]) -> int:
-        repaired = repair_page(migration, comparison, records)
-        advance(len(records))
-        return repaired
+        def repair(records: list[models.Record]) -> Repairs:
+            repairs = repair_page(migration, comparison, bad_points, records)
+            advance(len(records))
+            return repairs
 
-    # Mapped, not looped over: a loop would keep one page, megabytes of Python floats, while the next one is read.
-    read = pages(migration, migration.collection, with_vectors=migration.selection)
-    repaired = sum(map(repair, read))
+        # Mapped, not looped over: a loop would keep one page, megabytes of Python floats, while the next is read.
+        read = pages(migration, migration.collection, with_vectors=migration.selection)
+        repairs = reduce(Repairs.plus, map(repair, read), Repairs())
     removed = sum(remove_stray(migration))
-    recalls = comparison.recalls()
     points = migration.client.count(migration.collection, exact=True).count
     return Outcome(
         estimate=size,
         copied=state.copied - before,
-        repaired=repaired,
+        repairs=repairs,
         removed=removed,
+        bad_points=0 if bad_points is None else bad_points.count,
         source_points=points,
         target_points=points if migration.into is None else migration.client.count(migration.into, exact=True).count,
-        recall_before=recalls.before,
-        recall_latents=recalls.latents,
-        recall_after=recalls.after,
-        queries=recalls.queries,
+        recalls=comparison.recalls(),
     )
 
 
@@ -199,15 +241,25 @@ def _next_step(migration: Migration, outcome: Outcome, alias: str | None) -> str
         return f"The alias {alias!r} now points at {migration.target!r}."
     if alias is not None:
         return (
-            f"expected both sides to agree before the alias {alias!r} is switched, got {outcome.repaired} points "
-            f"repaired, {outcome.removed} removed, {outcome.source_points} against {outcome.target_points} points; "
-            "pause writes and run the same command again"
+            f"expected both sides to agree before the alias {alias!r} is switched. {_differences(outcome)} Pause "
+            "writes and run the same command again"
         )
     if not outcome.settled:
-        return "Some points were repaired: writes went on. Run the same command again."
+        return f"{_differences(outcome)} Run the same command again."
     if migration.named is None:
         return f"Both sides are equal. To switch an alias to {migration.target!r}, pause writes and run again with it."
     return _unload(migration.collection, migration.vector, migration.named)
+
+
+def _differences(outcome: Outcome) -> str:
+    """Say what was found to differ, and why it may be so."""
+    repairs = outcome.repairs
+    return (
+        f"{outcome.repaired:,} points were repaired: {repairs.missing:,} were missing in the copy, {repairs.vectors:,} "
+        f"had other vectors, {repairs.payloads:,} another payload; {outcome.removed:,} were removed, for the source no "
+        f"longer has them; then there were {outcome.source_points:,} points and {outcome.target_points:,}. Either the "
+        "application wrote to the source meanwhile, or the server lost its last writes, as it may when it is killed."
+    )
 
 
 def _unload(collection: str, vector: str, named: str) -> str:

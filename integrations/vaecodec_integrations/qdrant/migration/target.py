@@ -35,6 +35,12 @@ def migration_record(client: QdrantClient, target: str) -> dict[str, Any]:
 def check_source(migration: Migration) -> models.VectorParams:
     """Return the parameters of the vector to compress; raise when the source cannot be migrated."""
     info = collection_info(migration.client, migration.collection)
+    aliased = {a.alias_name: a.collection_name for a in migration.client.get_aliases().aliases}
+    if migration.collection in aliased:  # tomorrow it may stand for another collection, whose points are not the copy's
+        raise MigrationError(
+            f"collection: expected the name of a collection, got the alias {migration.collection!r}; name the "
+            f"collection {aliased[migration.collection]!r} itself"
+        )
     if info.config.params.sharding_method == models.ShardingMethod.CUSTOM:
         raise MigrationError(
             f"collection {migration.collection!r}: expected automatic sharding, got custom shard keys; migrate it "
@@ -106,6 +112,7 @@ def _check_collection(migration: Migration, into: str) -> None:
     client = migration.client
     info, source = client.get_collection(into), client.get_collection(migration.collection)
     record = migration_record(client, into)
+    _check_is_no_longer_live(migration, into, record)
     if record.get("source") != migration.collection and (record or client.count(into, exact=True).count):
         # All other points would be removed from it.
         found = f"those of {record['source']!r}" if record else "points of no migration"
@@ -113,6 +120,7 @@ def _check_collection(migration: Migration, into: str) -> None:
             f"into: expected a new or an empty collection, or one with the points of {migration.collection!r}, got "
             f"{into!r} with {found}; name another one"
         )
+    _check_share_removed(migration, into)
     lacking = [name for name in vector_names(source) if name not in vector_names(info)]
     if lacking:
         raise MigrationError(
@@ -129,6 +137,33 @@ def _check_collection(migration: Migration, into: str) -> None:
                 f"collection {into!r}, metadata {key!r}: expected {expected}, as in {migration.collection!r}, got "
                 f"{there}; name a new collection"
             )
+
+
+def _check_is_no_longer_live(migration: Migration, into: str, record: dict[str, Any]) -> None:
+    """Refuse a target that applications search or searched: what they wrote to it is not in the source."""
+    serving = sorted(a.alias_name for a in migration.client.get_aliases().aliases if a.collection_name == into)
+    if not serving and not record.get("switched"):
+        return
+    if serving and record.get("alias") in serving and not record.get("switched"):
+        # A switch that was interrupted after its alias had moved.
+        migration.client.update_collection(into, metadata={MIGRATION_KEY: {**record, "switched": True}})
+    found = f"serves the alias {', '.join(map(repr, serving))}" if serving else "served an alias before"
+    raise MigrationError(
+        f"into: expected a collection that only this migration writes to, got {into!r}, which {found}: bringing it up "
+        f"to date with {migration.collection!r} would delete what was written to it since. If {into!r} is the one to "
+        f"keep, write to it and leave it as it is. To search {migration.collection!r} again, run `vaecodec rollback`. "
+        f"To compress {migration.collection!r} as it is now, name a new collection"
+    )
+
+
+def _check_share_removed(migration: Migration, into: str) -> None:
+    """Refuse a source that lost most of its points: it is more likely the wrong one than up to date."""
+    points = [migration.client.count(name, exact=True).count for name in (migration.collection, into)]
+    if 2 * points[0] < points[1]:
+        raise MigrationError(
+            f"into: expected {migration.collection!r} to hold at least half as many points as its copy {into!r}, got "
+            f"{points[0]:,} and {points[1]:,}: the copy would lose the others. If that is right, name a new collection"
+        )
 
 
 # ---------------------------------------------------------------- creation
