@@ -246,12 +246,13 @@ def test_other_metrics(source, metric):
 @pytest.mark.parametrize(("recall_wanted", "code_bytes", "rerank"), [(0.5, 64, 2), (None, 128, 1)])
 def test_the_instructions_can_be_typed(source, tmp_path, monkeypatch, recall_wanted, code_bytes, rerank):
     """The command and the Python of every store run as they are, but for the address of the server."""
-    monkeypatch.chdir(tmp_path)
     documents, queries = (np.concatenate(list(part.blocks())) for part in source)
-    np.save("docs.npy", documents)
     found = plan(source[0], goal(recall_wanted, code_bytes=code_bytes, rerank=rerank, vectors=BASE), queries=source[1])
     truth = exact_search(documents, queries[:5], 10, Metric.COSINE)[0]
     for answer in found.answers:
+        (tmp_path / answer.store).mkdir()
+        monkeypatch.chdir(tmp_path / answer.store)
+        np.save("docs.npy", documents)
         shell, _, code = answer.instructions.partition("\n\n")
         with pytest.raises(SystemExit, match="0"):
             main(shell.removeprefix("$ vaecodec ").split())
