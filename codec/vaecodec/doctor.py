@@ -32,6 +32,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "hnsw": (("hnswlib",), "CompressedIndex, and hnswlib in reports and plans"),
     "qdrant": (("qdrant_client",), "the Qdrant clients, vaecodec migrate and rollback"),
     "postgres": (("pgvector", "psycopg", "sqlalchemy"), "compressed columns in PostgreSQL, vaecodec migrate-pg"),
+    "django": (("django",), "compressed columns in Django models"),
     "sqlite-vec": (("sqlite_vec",), "latents in SQLite"),
     "duckdb": (("duckdb",), "latents in DuckDB"),
     "lancedb": (("lancedb",), "latents in LanceDB"),

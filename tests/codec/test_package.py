@@ -28,7 +28,7 @@ ENGINES = {
     "integrations/vaecodec_integrations/hnsw.py": {"hnswlib"},
     "integrations/vaecodec_integrations/langchain.py": {"langchain_core"},
     "integrations/vaecodec_integrations/llama_index.py": {"llama_index"},
-    "integrations/vaecodec_integrations/postgres": {"pgvector", "psycopg", "sqlalchemy"},
+    "integrations/vaecodec_integrations/postgres": {"pgvector", "psycopg", "sqlalchemy", "django"},
     "integrations/vaecodec_integrations/qdrant": {"qdrant_client", "grpc", "pydantic"},
     "integrations/vaecodec_integrations/sentence_transformers.py": {"sentence_transformers", "torch"},
     "integrations/vaecodec_integrations/sklearn.py": {"sklearn"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import psycopg
@@ -59,11 +60,16 @@ def base(sample) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def other_codec(sample, tmp_path_factory: pytest.TempPathFactory) -> Codec:
+def other_codec_path(sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A codec of the same widths with other weights."""
     from vaecodec import fit_linear
     from vaecodec_exporters.linear import export_linear
 
     path = tmp_path_factory.mktemp("other") / "other64.onnx"
     export_linear(fit_linear(sample.train[:2000], 64), path)
-    return Codec.load(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def other_codec(other_codec_path: Path) -> Codec:
+    return Codec.load(other_codec_path)

@@ -1,0 +1,113 @@
+"""Django's field on a real server: models, migrations' SQL, distances and identity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+django = pytest.importorskip("django", reason="the extra django is not installed")
+from django.apps import apps  # noqa: E402
+from django.conf import settings  # noqa: E402
+from django.db import connections, models  # noqa: E402
+from django.db.migrations.writer import MigrationWriter  # noqa: E402
+
+from vaecodec import Codec  # noqa: E402
+from vaecodec.errors import CodecMismatchError, NonFiniteError  # noqa: E402
+from vaecodec.evaluation import exact_search  # noqa: E402
+from vaecodec.interface import Metric  # noqa: E402
+from vaecodec_integrations.postgres.django import CompressedVectorField, LatentDistance  # noqa: E402
+
+
+@pytest.fixture
+def database(server: str, schema: str) -> Iterator[Any]:
+    """Django's connection to the test's own schema."""
+    known = conninfo_to_dict(server)
+    address = {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": known["dbname"],
+        "USER": known.get("user", ""),
+        "PASSWORD": known.get("password", ""),
+        "HOST": known.get("host", ""),
+        "PORT": str(known.get("port", "")),
+        "OPTIONS": {"options": f"-c search_path={schema},public"},
+    }
+    if not settings.configured:
+        settings.configure(DATABASES={"default": address}, USE_TZ=True)
+        django.setup()
+    connections.databases["default"].update(address)
+    connection = connections["default"]
+    connection.close()
+    connection.settings_dict.update(address)
+    yield connection
+    connection.close()
+
+
+def new_model(path: Any, name: str, storage: str = "vector") -> type[models.Model]:
+    """A model over the table ``docs``."""
+    apps.all_models["vaecodec_tests"].pop(name.lower(), None)
+    meta = type("Meta", (), {"app_label": "vaecodec_tests", "db_table": "docs"})
+    fields = {
+        "__module__": __name__,
+        "Meta": meta,
+        "id": models.IntegerField(primary_key=True),
+        "embedding": CompressedVectorField(codec=path, storage=storage, null=True),
+    }
+    return type(name, (models.Model,), fields)
+
+
+def create(database: Any, model: type[models.Model]) -> None:
+    with database.schema_editor() as editor:
+        editor.create_model(model)
+
+
+@pytest.mark.parametrize("storage", ["vector", "halfvec", "bit"])
+def test_models_save_search_and_load(database, base, sample, vae_path, vae_codec: Codec, storage: str) -> None:
+    doc: Any = new_model(vae_path, "Doc", storage)
+    create(database, doc)
+    doc.objects.bulk_create([doc(id=row, embedding=vector) for row, vector in enumerate(base)])
+    doc.objects.create(id=9999, embedding=None)
+    nearest = [
+        row.id for row in doc.objects.exclude(embedding=None).order_by(LatentDistance("embedding", base[7]))[:10]
+    ]
+    expected, _ = exact_search(base, base[7:8], 100, Metric.COSINE)
+    assert nearest[0] == 7
+    assert len(set(nearest) & set(expected[0])) >= 6
+    codes = {"dtype": "binary"} if storage == "bit" else {}
+    restored = vae_codec.decode(vae_codec.encode(base[7:8], **codes), **codes)[0]
+    np.testing.assert_allclose(doc.objects.get(id=7).embedding, restored, atol=2e-2)
+    assert doc.objects.get(id=9999).embedding is None
+
+
+def test_the_first_statement_refuses_another_codec(database, base, vae_path, other_codec_path) -> None:
+    doc: Any = new_model(vae_path, "Doc")
+    create(database, doc)
+    doc.objects.create(id=1, embedding=base[1])
+    other: Any = new_model(other_codec_path, "Other")
+    with pytest.raises(CodecMismatchError, match="open it with the codec that filled it"):
+        other.objects.create(id=2, embedding=base[2])
+    with pytest.raises(CodecMismatchError, match="open it with the codec that filled it"):
+        list(other.objects.order_by(LatentDistance("embedding", base[1])))
+    with pytest.raises(CodecMismatchError, match="open it with the codec that filled it"):
+        list(other.objects.all())
+    assert doc.objects.count() == 1
+
+
+def test_a_migration_names_the_codec_and_the_type(vae_path, vae_codec: Codec) -> None:
+    field = CompressedVectorField(codec=vae_path, storage="halfvec")
+    text, imports = MigrationWriter.serialize(field)
+    assert str(vae_path) in text
+    assert "storage='halfvec'" in text
+    assert vae_codec.codec_id in text
+    assert imports == {"import vaecodec_integrations.postgres.django"}
+
+
+def test_a_bad_vector_is_refused(database, base, vae_path) -> None:
+    doc: Any = new_model(vae_path, "Doc")
+    create(database, doc)
+    with pytest.raises(NonFiniteError, match="row 0"):
+        doc.objects.create(id=1, embedding=np.full(384, np.nan))
+    assert doc.objects.count() == 0
