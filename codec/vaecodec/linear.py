@@ -87,7 +87,7 @@ class LinearCodec:
         """How the latents are compared: as the embeddings are, or by dot product where the kind says so."""
         return Metric.DOT if self.kind in _BY_DOT and self.metric is not Metric.L2 else self.metric
 
-    @property
+    @cached_property
     def codec_id(self) -> str:
         """sha256 over kind, metric and weights."""
         digest = hashlib.sha256(f"{self.kind}/{self.metric}/{self.embedder}/{self.components.shape}".encode())

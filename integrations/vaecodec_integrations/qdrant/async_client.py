@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
-from functools import wraps
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
+from functools import cached_property, wraps
 from typing import Any
 
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
 from vaecodec.interface import VectorCodec
-from vaecodec_integrations.qdrant.flows import Call, Flow, Flows
+from vaecodec_integrations.qdrant.codecs import CodecsArgument
+from vaecodec_integrations.qdrant.flows import CHANGES, Call, Flow, Flows, sent_between
 from vaecodec_integrations.qdrant.settings import KeptOriginals, checked_settings
 from vaecodec_integrations.qdrant.surface import (
+    CHANGING,
     PASSED_THROUGH,
     STATIC,
     TRANSLATED,
     bound_arguments,
+    is_local,
     parameter_names,
     public_methods,
     refusal,
@@ -34,7 +38,7 @@ class AsyncCompressedQdrantClient(AsyncQdrantClient):
         client: AsyncQdrantClient,
         codec: VectorCodec | None = None,
         *,
-        codecs: Mapping[str, VectorCodec] | None = None,
+        codecs: CodecsArgument = None,
         originals: KeptOriginals = None,
         rerank: int | None = None,
         calibrate: bool = False,
@@ -42,7 +46,10 @@ class AsyncCompressedQdrantClient(AsyncQdrantClient):
     ) -> None:
         # The base class would open a connection of its own; only its interface is wanted.
         self.wrapped = client
-        self._flows = Flows(checked_settings(codec, codecs, originals, rerank, calibrate=calibrate, trust=trust))
+        # Frameworks look at its type to tell a local client from a remote one.
+        self._client = client._client
+        settings = checked_settings(codec, codecs, originals, rerank, calibrate=calibrate, trust=trust)
+        self._flows = Flows(settings, client)
 
     def __getattr__(self, name: str) -> Any:
         """Plain attributes of the wrapped client."""
@@ -60,27 +67,44 @@ class AsyncCompressedQdrantClient(AsyncQdrantClient):
             response = await getattr(self.wrapped, call.method)(**call.arguments)
 
     def _run_blocking(self, flow: Flow[Any]) -> Any:
-        response = None
-        while True:
-            try:
-                call = flow.send(response)
-            except StopIteration as done:
-                return done.value
-            response = self._send_blocking(call)
+        with ExitStack() as opened:
+            sender = _BlockingSender(self.wrapped, opened)
+            response = None
+            while True:
+                try:
+                    call = flow.send(response)
+                except StopIteration as done:
+                    return done.value
+                response = sender.send(call)
 
-    def _send_blocking(self, call: Call) -> Any:
-        """One call from a plain function, which cannot await."""
-        method = getattr(self.wrapped, call.method)
+
+class _BlockingSender:
+    """Sends the calls of a plain function, which cannot await.
+
+    Args:
+        wrapped: the async client.
+        opened: closes the synchronous twin of the wrapped client that its coroutines need, if it has to be opened.
+    """
+
+    def __init__(self, wrapped: AsyncQdrantClient, opened: ExitStack) -> None:
+        self._wrapped, self._opened = wrapped, opened
+
+    def send(self, call: Call) -> Any:
+        arguments = dict(call.arguments)
+        if call.points is not None:
+            arguments["points"] = sent_between(call.points, self.send)
+        method = getattr(self._wrapped, call.method)
         if not inspect.iscoroutinefunction(method):
-            return method(**call.arguments)
-        options = self.wrapped.init_options
-        if options["location"] == ":memory:" or options["path"] is not None:
-            return _finished(method(**call.arguments))
-        twin = QdrantClient(**{**options, "check_compatibility": False})
-        try:
-            return getattr(twin, call.method)(**call.arguments)
-        finally:
-            twin.close()
+            return method(**arguments)
+        if is_local(self._wrapped.init_options):
+            return _finished(method(**arguments))
+        return getattr(self._twin, call.method)(**arguments)
+
+    @cached_property
+    def _twin(self) -> QdrantClient:
+        twin = QdrantClient(**{**self._wrapped.init_options, "check_compatibility": False})
+        self._opened.callback(twin.close)
+        return twin
 
 
 def _finished(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -115,7 +139,12 @@ def _passed(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     async def method(self: AsyncCompressedQdrantClient, *args: Any, **kwargs: Any) -> Any:
         return await getattr(self.wrapped, name)(*args, **kwargs)
 
-    return method
+    @wraps(original)
+    async def changing(self: AsyncCompressedQdrantClient, *args: Any, **kwargs: Any) -> Any:
+        with CHANGES.expected():
+            return await getattr(self.wrapped, name)(*args, **kwargs)
+
+    return changing if name in CHANGING else method
 
 
 def _attribute(name: str) -> property:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 from qdrant_client import QdrantClient
 
 from vaecodec.interface import VectorCodec
-from vaecodec_integrations.qdrant.flows import Flow, Flows
+from vaecodec_integrations.qdrant.codecs import CodecsArgument
+from vaecodec_integrations.qdrant.flows import CHANGES, Call, Flow, Flows, sent_between
 from vaecodec_integrations.qdrant.settings import KeptOriginals, checked_settings
 from vaecodec_integrations.qdrant.surface import (
+    CHANGING,
     COPIED_AS_STORED,
     PASSED_THROUGH,
     STATIC,
@@ -68,7 +70,7 @@ class CompressedQdrantClient(QdrantClient):
         client: QdrantClient,
         codec: VectorCodec | None = None,
         *,
-        codecs: Mapping[str, VectorCodec] | None = None,
+        codecs: CodecsArgument = None,
         originals: KeptOriginals = None,
         rerank: int | None = None,
         calibrate: bool = False,
@@ -76,7 +78,10 @@ class CompressedQdrantClient(QdrantClient):
     ) -> None:
         # The base class would open a connection of its own; only its interface is wanted.
         self.wrapped = client
-        self._flows = Flows(checked_settings(codec, codecs, originals, rerank, calibrate=calibrate, trust=trust))
+        # Frameworks look at its type to tell a local client from a remote one.
+        self._client = client._client
+        settings = checked_settings(codec, codecs, originals, rerank, calibrate=calibrate, trust=trust)
+        self._flows = Flows(settings, client)
 
     def __getattr__(self, name: str) -> Any:
         """Plain attributes of the wrapped client."""
@@ -94,7 +99,11 @@ class CompressedQdrantClient(QdrantClient):
                 call = flow.send(response)
             except StopIteration as done:
                 return done.value
-            response = getattr(self.wrapped, call.method)(**call.arguments)
+            response = self._send(call)
+
+    def _send(self, call: Call) -> Any:
+        streamed = {} if call.points is None else {"points": sent_between(call.points, self._send)}
+        return getattr(self.wrapped, call.method)(**call.arguments, **streamed)
 
 
 def _translated(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -112,14 +121,20 @@ def _passed(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: CompressedQdrantClient, *args: Any, **kwargs: Any) -> Any:
         return getattr(self.wrapped, name)(*args, **kwargs)
 
-    return method
+    @wraps(original)
+    def changing(self: CompressedQdrantClient, *args: Any, **kwargs: Any) -> Any:
+        with CHANGES.expected():
+            return getattr(self.wrapped, name)(*args, **kwargs)
+
+    return changing if name in CHANGING else method
 
 
 def _copied(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def method(self: CompressedQdrantClient, dest_client: Any, *args: Any, **kwargs: Any) -> Any:
         stored = dest_client.wrapped if isinstance(dest_client, CompressedQdrantClient) else dest_client
-        return getattr(self.wrapped, name)(stored, *args, **kwargs)
+        with CHANGES.expected():
+            return getattr(self.wrapped, name)(stored, *args, **kwargs)
 
     return method
 

@@ -6,15 +6,18 @@ can add vectors without overwriting each other's records (Qdrant merges metadata
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from qdrant_client import models
 
 from vaecodec.errors import CodecMismatchError, UnsupportedRequestError
 from vaecodec.interface import VectorCodec
+from vaecodec_integrations.qdrant.codecs import Assigned, Codecs
 from vaecodec_integrations.qdrant.layout import (
     DISTANCES,
+    UNNAMED,
     CodedVector,
     Layout,
     Originals,
@@ -48,15 +51,23 @@ def identity_record(codec: VectorCodec, originals: Originals, original: str | No
     }
 
 
+def is_own_key(key: str) -> bool:
+    """Whether a metadata key was written by this package, so that a user of the client does not see it."""
+    return names_codec(key) or key.startswith(f"{METADATA_KEY}-")
+
+
 def read_layout(
     collection: str,
     info: models.CollectionInfo,
-    codecs: Mapping[str, VectorCodec],
+    codecs: Codecs,
     originals: Originals,
     *,
     trust: bool,
 ) -> tuple[Layout, dict[str, Any]]:
     """Compare a collection with the codecs at hand.
+
+    A vector with a record must have been filled by the codec that is given for it or, where none is, by another one
+    of the client's. A vector without a record passes through as it is, unless it has the shape of latents.
 
     Returns:
         The layout, and the identity records that the metadata lacks (empty when all are there or trusted). The
@@ -65,15 +76,21 @@ def read_layout(
     Raises:
         CodecMismatchError: another codec, width, distance or keeping of originals.
     """
-    stored = info.config.metadata or {}
     params = dense_params(info)
+    assigned = codecs.of(collection, params)
     coded: dict[str, CodedVector] = {}
     missing: dict[str, Any] = {}
-    for name, codec in codecs.items():
-        if name not in params:
+    unwritable = ""
+    for name, found in params.items():
+        record = (info.config.metadata or {}).get(metadata_key(name))
+        codec = _codec_of(collection, name, record, assigned, codecs)
+        if codec is None:
             continue
-        record = stored.get(metadata_key(name))
-        _check_params(collection, name, params[name], codec)
+        if record is None and not (trust or assigned.named) and not _holds_latents(found, codec):
+            if found.size == codec.dim:
+                unwritable = uncompressed(collection, name, codec)
+            continue
+        _check_params(collection, name, found, codec)
         if record is None:
             original = original_name(name) if originals is Originals.DISK else None
             if not trust:
@@ -81,31 +98,87 @@ def read_layout(
         else:
             check_record(collection, name, record, codec, originals)
             original = record["original_vector"]
-        if original is not None and (original not in params or params[original].size != codec.dim):
-            raise CodecMismatchError(
-                f"collection {collection!r}: expected the originals of vector {name!r} in a vector {original!r} of "
-                f"size {codec.dim}, got {_sizes(params)}; create the collection through this client"
-            )
-        multi = params[name].multivector_config is not None
-        if multi and originals is Originals.FILE:
-            raise UnsupportedRequestError(
-                f"collection {collection!r}: vector {name!r} is a multivector, and a file of originals holds one row "
-                "per point; keep the originals on disk: originals='disk'"
-            )
-        coded[name] = CodedVector(name, codec, multi, original)
+        coded[name] = _coded_vector(collection, params, CodedVector(name, codec, original=original), originals)
     hidden = {vector.original for vector in coded.values()}
     sparse = info.config.params.sparse_vectors or {}
     others = tuple(name for name in [*params, *sparse] if name not in coded and name not in hidden)
-    return Layout(coded, others), missing
+    plain = {name: params[name].size for name in others if name in params}
+    return Layout(coded, others, unwritable or without_vector(collection, assigned, plain, list(params))), missing
+
+
+def without_vector(collection: str, assigned: Assigned, plain: Mapping[str, int], vectors: Sequence[str]) -> str:
+    """Why a codec seems to be meant for a vector of another name; empty if none does.
+
+    Args:
+        collection: whose codecs these are.
+        assigned: its codecs.
+        plain: the sizes of the vectors that no codec compresses, by name.
+        vectors: the names of all its dense vectors.
+    """
+    for name, codec in assigned.compressing.items():
+        meant = [other for other, size in plain.items() if size == codec.dim and other not in assigned.by_vector]
+        if name not in vectors and meant:
+            return (
+                f"collection {collection!r}: expected a vector {name!r} for the codec of that name, got "
+                f"{', '.join(map(repr, vectors))}; vector {meant[0]!r} has the codec's width and would be stored "
+                f"uncompressed. Open the client with codecs={{{meant[0]!r}: codec}}, or state that it stays as it is: "
+                f"codecs={{{name!r}: codec, {meant[0]!r}: None}}"
+            )
+    return ""
+
+
+def uncompressed(collection: str, name: str, codec: VectorCodec) -> str:
+    """Why the codec's collection cannot be written: its vectors are not compressed."""
+    return (
+        f"collection {collection!r}, vector {name!r}: expected compressed vectors of size {codec.code_dim}, got "
+        f"uncompressed ones of size {codec.dim}; copy the collection with `vaecodec migrate`, or open it without this "
+        f"codec, as by codecs={{{collection!r}: None, ...}}"
+    )
+
+
+def _codec_of(
+    collection: str, name: str, record: Mapping[str, Any] | None, assigned: Assigned, codecs: Codecs
+) -> VectorCodec | None:
+    """The codec of a vector: the one given for it, or the one that its record names."""
+    if record is None or name in assigned.by_vector:
+        return assigned.by_vector.get(name)
+    codec = codecs.of_record(record)
+    if codec is None:
+        raise CodecMismatchError(
+            f"collection {collection!r}, vector {name!r}: expected the codec {str(record.get('codec_id'))[:12]} "
+            f"({record.get('embedder') or 'unnamed embedder'}), which compressed it, got a client without it; open the "
+            f"client with that codec, or pass the vector on as it is stored: codecs={{{name!r}: None, ...}}"
+        )
+    return codec
+
+
+def _holds_latents(params: models.VectorParams, codec: VectorCodec) -> bool:
+    return (params.size, params.distance) == (codec.code_dim, DISTANCES[codec.latent_metric])
+
+
+def _coded_vector(
+    collection: str, params: Mapping[str, models.VectorParams], vector: CodedVector, originals: Originals
+) -> CodedVector:
+    """A compressed vector of the collection, its originals where the record says."""
+    name, original, dim = vector.name, vector.original, vector.codec.dim
+    if original is not None and (original not in params or params[original].size != dim):
+        raise CodecMismatchError(
+            f"collection {collection!r}: expected the originals of vector {name!r} in a vector {original!r} of "
+            f"size {dim}, got {_sizes(params)}; create the collection through this client"
+        )
+    multi = params[name].multivector_config is not None
+    if multi and originals is Originals.FILE:
+        raise UnsupportedRequestError(
+            f"collection {collection!r}: vector {name!r} is a multivector, and a file of originals holds one row "
+            "per point; keep the originals on disk: originals='disk'"
+        )
+    return replace(vector, multi=multi)
 
 
 def _check_params(collection: str, name: str, params: models.VectorParams, codec: VectorCodec) -> None:
     where = f"collection {collection!r}, vector {name!r}"
     if params.size == codec.dim and codec.dim != codec.code_dim:
-        raise CodecMismatchError(
-            f"{where}: expected compressed vectors of size {codec.code_dim}, got uncompressed ones of size "
-            f"{params.size}; copy the collection with `vaecodec migrate`, or open it without this codec"
-        )
+        raise CodecMismatchError(uncompressed(collection, name, codec))
     if params.size != codec.code_dim:
         raise CodecMismatchError(
             f"{where}: expected vectors of size {codec.code_dim}, got size {params.size}; "
@@ -157,6 +230,34 @@ def metadata_not_kept(collection: str) -> CodecMismatchError:
         f"collection {collection!r}: the server did not keep the collection's metadata (Qdrant does from version "
         "1.16 on); upgrade it, or open the collection with trust=True and see to it that one codec is used"
     )
+
+
+def logical_info(info: models.CollectionInfo, layout: Layout) -> models.CollectionInfo:
+    """The collection as a user of the client sees it: original sizes and distances, only metadata of the user's own.
+
+    Kept originals are not listed. Frameworks compare sizes with their embedding model before they use a collection.
+    """
+    own = {key: value for key, value in (info.config.metadata or {}).items() if not is_own_key(key)}
+    if not layout.coded and own == (info.config.metadata or {}):
+        return info
+    params = dense_params(info)
+    seen = {
+        name: params[name].model_copy(
+            update={"size": layout.coded[name].codec.dim, "distance": DISTANCES[layout.coded[name].codec.metric]}
+        )
+        if name in layout.coded
+        else params[name]
+        for name in params
+        if name in layout.coded or name in layout.others
+    }
+    vectors: Any = seen[UNNAMED] if list(seen) == [UNNAMED] else seen
+    config = info.config.model_copy(
+        update={
+            "params": info.config.params.model_copy(update={"vectors": vectors if params else None}),
+            "metadata": own or None,
+        },
+    )
+    return info.model_copy(update={"config": config})
 
 
 def _sizes(params: Mapping[str, models.VectorParams]) -> str:

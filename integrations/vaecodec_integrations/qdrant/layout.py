@@ -46,18 +46,36 @@ class CodedVector:
     multi: bool = False
     original: str | None = None
 
+    @property
+    def stored_as(self) -> tuple[Any, ...]:
+        """What two vectors share that hold latents of one kind."""
+        return self.name, self.codec.codec_id, self.codec.code_dim, self.multi, self.original
+
 
 @dataclass(frozen=True)
 class Layout:
-    """The vectors of one collection: the compressed ones, and the names of all others that a user sees."""
+    """The vectors of one collection.
+
+    Attributes:
+        coded: the compressed ones by name.
+        others: the names of all others that a user sees.
+        unwritable: why nothing may be written to it; empty if it may.
+    """
 
     coded: Mapping[str, CodedVector]
     others: tuple[str, ...] = ()
+    unwritable: str = ""
 
     @property
     def hides_originals(self) -> bool:
         """Whether the collection holds vectors that a user of the client does not see."""
         return any(vector.original is not None for vector in self.coded.values())
+
+    def stores_like(self, other: Layout) -> bool:
+        """Whether vectors that were encoded for one collection may be written to the other."""
+        return self.others == other.others and [vector.stored_as for vector in self.coded.values()] == [
+            vector.stored_as for vector in other.coded.values()
+        ]
 
 
 def original_name(name: str) -> str:
@@ -71,27 +89,3 @@ def dense_params(info: models.CollectionInfo) -> dict[str, models.VectorParams]:
     if vectors is None:
         return {}
     return dict(vectors) if isinstance(vectors, Mapping) else {UNNAMED: vectors}
-
-
-def logical_info(info: models.CollectionInfo, layout: Layout) -> models.CollectionInfo:
-    """The collection as a user of the client sees it: original sizes and distances, kept originals not listed.
-
-    Frameworks compare these with their embedding model before they use a collection.
-    """
-    if not layout.coded:
-        return info
-    params = dense_params(info)
-    seen = {
-        name: params[name].model_copy(
-            update={"size": layout.coded[name].codec.dim, "distance": DISTANCES[layout.coded[name].codec.metric]}
-        )
-        if name in layout.coded
-        else params[name]
-        for name in params
-        if name in layout.coded or name in layout.others
-    }
-    vectors: Any = seen[UNNAMED] if list(seen) == [UNNAMED] else seen
-    config = info.config.model_copy(
-        update={"params": info.config.params.model_copy(update={"vectors": vectors})},
-    )
-    return info.model_copy(update={"config": config})

@@ -10,10 +10,11 @@ from pydantic import BaseModel
 from qdrant_client import models
 
 from vaecodec.errors import CodecMismatchError
+from vaecodec.interface import Metric
 from vaecodec_integrations.qdrant.layout import UNNAMED, CodedVector, Layout
-from vaecodec_integrations.qdrant.vectors import INFERENCE, as_rest, check_form, copy_with, encode_column, is_dense
-
-ChangeInput = Callable[[CodedVector, Any], Any]
+from vaecodec_integrations.qdrant.messages import QUERY, as_rest, copy_with
+from vaecodec_integrations.qdrant.texts import INFERENCE, TextEmbedder
+from vaecodec_integrations.qdrant.vectors import as_lists, encode_column, plain_floats
 
 # Qdrant's own default for `limit`, in queries and in prefetches.
 DEFAULT_LIMIT = 10
@@ -36,18 +37,45 @@ class Search(NamedTuple):
     lookup_from: Any
 
     @classmethod
+    def of(
+        cls,
+        *,
+        query: Any = None,
+        using: str | None = None,
+        prefetch: Any = None,
+        query_filter: Any = None,
+        search_params: Any = None,
+        score_threshold: float | None = None,
+        limit: int | None = None,
+        offset: int | None = None,
+        lookup_from: Any = None,
+    ) -> Search:
+        """The arguments of a query, each in any form that the client takes."""
+        return cls(
+            as_query(query),
+            using,
+            _as_prefetches(prefetch),
+            as_rest(query_filter, models.Filter),
+            as_rest(search_params, models.SearchParams),
+            score_threshold,
+            DEFAULT_LIMIT if limit is None else limit,
+            offset or 0,
+            as_rest(lookup_from, models.LookupLocation),
+        )
+
+    @classmethod
     def from_model(cls, request: Any) -> Search:
         """A ``QueryRequest`` or ``Prefetch`` as a search."""
-        return cls(
-            as_query(request.query),
-            request.using,
-            request.prefetch,
-            request.filter,
-            request.params,
-            request.score_threshold,
-            DEFAULT_LIMIT if request.limit is None else request.limit,
-            getattr(request, "offset", None) or 0,
-            request.lookup_from,
+        return cls.of(
+            query=request.query,
+            using=request.using,
+            prefetch=request.prefetch,
+            query_filter=request.filter,
+            search_params=request.params,
+            score_threshold=request.score_threshold,
+            limit=request.limit,
+            offset=getattr(request, "offset", None),
+            lookup_from=request.lookup_from,
         )
 
     def model_fields(self) -> dict[str, Any]:
@@ -66,13 +94,19 @@ class Search(NamedTuple):
 
 def as_query(query: Any) -> Any:
     """The short forms of a query (an id, a vector, an array) as the models they stand for."""
-    query = as_rest(query)
-    if isinstance(query, np.ndarray):
-        query = query.tolist()
+    query = as_rest(query, QUERY)
+    if isinstance(query, (np.ndarray, tuple)):
+        query = list(query) if isinstance(query, tuple) else query.tolist()
     elif query is None or (not isinstance(query, list) and isinstance(query, _QUERY_MODELS)):
         return query
     # Not validated float by float: the codec checks the vector, and anything else was checked by the wrapped client.
     return copy_with(_NEAREST, nearest=query)
+
+
+def _as_prefetches(prefetch: Any) -> Any:
+    if isinstance(prefetch, (list, tuple)):
+        return [as_rest(item, models.Prefetch) for item in prefetch]
+    return as_rest(prefetch, models.Prefetch)
 
 
 _NEAREST = models.NearestQuery(nearest=0)
@@ -125,6 +159,19 @@ def searches_vectors(query: Any) -> bool:
     )
 
 
+def is_dense(vector: Any) -> bool:
+    """Whether a query input is a vector or multivector, not an id, a sparse vector or an object to be embedded."""
+    return isinstance(vector, (list, np.ndarray))
+
+
+def averages(query: Any) -> bool:
+    """Whether a query searches for the average of its examples."""
+    return isinstance(query, models.RecommendQuery) and query.recommend.strategy in (
+        None,
+        models.RecommendStrategy.AVERAGE_VECTOR,
+    )
+
+
 class QueryVectors:
     """Encodes all query vectors of a request in one call per codec.
 
@@ -132,31 +179,76 @@ class QueryVectors:
     """
 
     def __init__(self) -> None:
-        self._gathered: dict[str, tuple[CodedVector, list[Any], list[list[Any]]]] = {}
+        self._gathered: dict[str, list[_Place]] = {}
 
-    def replace(self, coded: CodedVector, vector: Any) -> Any:
-        """What will be the encoded form of a vector; ids and sparse vectors as they are."""
-        if isinstance(vector, INFERENCE):
-            check_form(coded, vector, "query")
-        if not is_dense(vector):
-            return vector
-        _, vectors, places = self._gathered.setdefault(coded.name, (coded, [], []))
-        vectors.append(vector)
-        places.append([])
-        return places[-1]
+    def encoded(self, coded: CodedVector, query: Any) -> Any:
+        """A query whose vectors will be their encoded form; ids and sparse vectors stay as they are."""
+        weighted = averages(query) and coded.codec.metric is Metric.COSINE and not coded.multi
+
+        def replace(vector: Any) -> Any:
+            if not is_dense(vector):
+                return vector
+            place = _Place(coded, vector, weighted, [])
+            self._gathered.setdefault(coded.name, []).append(place)
+            return place.latent
+
+        return map_query(query, replace)
 
     def encode(self) -> None:
         """Fill in what was replaced; raises ``InvalidVectorsError`` naming the first bad vector."""
-        for coded, vectors, places in self._gathered.values():
+        for places in self._gathered.values():
+            coded = places[0].coded
             # A multivector collection takes a single vector as a query too: it counts as one row.
-            single = [coded.multi and np.ndim(vector[0]) == 0 for vector in vectors]
-            column = [[v] if s else v for v, s in zip(vectors, single, strict=True)]
-            encoded = encode_column(coded, column, coded.codec.encode_queries, lambda i: f"query {i}")
+            single = [coded.multi and np.ndim(place.vector[0]) == 0 for place in places]
+            column = [[p.vector] if s else p.vector for p, s in zip(places, single, strict=True)]
+            encoded = as_lists(encode_column(coded, column, "query {}".format, queries=True))
             for place, latent, alone in zip(places, encoded, single, strict=True):
-                place.extend(latent[0] if alone else latent)
+                place.fill(latent[0] if alone else latent)
+
+
+class _Place(NamedTuple):
+    """A vector of a query, and the list that its latent goes into.
+
+    ``weighted``: it is averaged with others, where a vector counts by its length, which latents under cosine lack.
+    """
+
+    coded: CodedVector
+    vector: Any
+    weighted: bool
+    latent: list[Any]
+
+    def fill(self, latent: list[Any]) -> None:
+        length = float(np.linalg.norm(self.vector)) if self.weighted else 1.0
+        self.latent.extend([length * value for value in latent] if self.weighted else latent)
+
+
+def with_embedded_texts(layout: Layout, search: Search, texts: TextEmbedder) -> Search:
+    """A search, its prefetches included, whose texts and images are embedded where their vector is compressed."""
+    name = search.using or UNNAMED
+
+    def embed(value: Any) -> Any:
+        if not isinstance(value, INFERENCE):
+            return value
+        return texts.embed([value], queries=True, label=f"query, vector {name!r}")[0]
+
+    query = map_query(search.query, embed) if name in layout.coded else search.query
+    prefetch = search.prefetch
+    if prefetch is not None:
+        alone = isinstance(prefetch, models.Prefetch)
+        searches = map(Search.from_model, [prefetch] if alone else prefetch)
+        filled = [with_embedded_texts(layout, inner, texts).model_fields() for inner in searches]
+        prefetches = [copy_with(p, **f) for p, f in zip([prefetch] if alone else prefetch, filled, strict=True)]
+        prefetch = prefetches[0] if alone else prefetches
+    return search._replace(query=query, prefetch=prefetch)
+
+
+def original_query(query: Any) -> Any:
+    """A query over uncompressed vectors: its vectors as lists of floats."""
+    return map_query(query, lambda vector: plain_floats(vector) if is_dense(vector) else vector)
 
 
 def lookup_collections(search: Any) -> Iterator[str]:
+    """The collections that a search, or its prefetches, look ids up in."""
     if search.lookup_from is not None:
         yield search.lookup_from.collection
     prefetch = search.prefetch

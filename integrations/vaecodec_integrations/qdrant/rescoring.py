@@ -10,8 +10,9 @@ import numpy as np
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.scores import ScoreCalibration
 from vaecodec.vectors import as_vectors, normalised
+from vaecodec_integrations.qdrant.messages import copy_with
 from vaecodec_integrations.qdrant.originals import OriginalsFile
-from vaecodec_integrations.qdrant.vectors import copy_with, is_dense
+from vaecodec_integrations.qdrant.queries import is_dense
 
 
 def to_compressed(calibration: ScoreCalibration | None, threshold: float | None) -> float | None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from vaecodec.errors import OriginalsError, UnsupportedRequestError
 from vaecodec.interface import VectorCodec
 from vaecodec.scores import ScoreCalibration
-from vaecodec_integrations.qdrant.layout import UNNAMED, Originals
+from vaecodec_integrations.qdrant.codecs import Codecs, CodecsArgument
+from vaecodec_integrations.qdrant.layout import Originals
 from vaecodec_integrations.qdrant.originals import OriginalsFile
 
 KeptOriginals = Literal["disk"] | OriginalsFile | None
@@ -21,7 +21,7 @@ DEFAULT_RERANK = 4
 class Settings:
     """How the client was opened; see :class:`~vaecodec_integrations.qdrant.CompressedQdrantClient`."""
 
-    codecs: Mapping[str, VectorCodec]
+    codecs: Codecs
     originals: Originals
     file: OriginalsFile | None
     rerank: int
@@ -31,7 +31,7 @@ class Settings:
 
 def checked_settings(
     codec: VectorCodec | None,
-    codecs: Mapping[str, VectorCodec] | None,
+    codecs: CodecsArgument,
     originals: KeptOriginals,
     rerank: int | None,
     *,
@@ -45,23 +45,18 @@ def checked_settings(
         OriginalsError: a file of originals of another width than the codec's.
         NotCalibratedError: a codec file without a calibration of scores, where one is asked for.
     """
-    by_name = dict(codecs or {})
-    if codec is not None:
-        if UNNAMED in by_name:
-            raise UnsupportedRequestError("codec, codecs: expected one codec for the unnamed vector, got two")
-        by_name[UNNAMED] = codec
-    if not by_name:
-        raise UnsupportedRequestError("codec: expected a codec, or codecs by vector name, got none")
+    known = Codecs(codec, codecs)
     file = originals if isinstance(originals, OriginalsFile) else None
     if file is None and originals not in (None, "disk"):
         raise UnsupportedRequestError(f"originals: expected 'disk', an OriginalsFile or None, got {originals!r}")
     if file is not None:
-        if len(by_name) != 1:
+        if callable(codecs) or len(list(known)) != 1:
+            got = "a function" if callable(codecs) else len(list(known))
             raise UnsupportedRequestError(
                 f"originals: expected one codec beside a file of originals, which holds one vector per point, got "
-                f"{len(by_name)}; use originals='disk'"
+                f"{got}; use originals='disk'"
             )
-        (only,) = by_name.values()
+        (only,) = known
         if file.dim != only.dim:
             raise OriginalsError(f"{file.path}: expected vectors of width {only.dim}, got width {file.dim}")
     if rerank is not None and (originals is None or rerank < 1):
@@ -69,7 +64,7 @@ def checked_settings(
             f"rerank: expected at least 1, and originals to re-rank with, got rerank={rerank}, originals={originals!r}"
         )
     if calibrate:
-        for value in by_name.values():
+        for value in known:
             ScoreCalibration.of(value)
     kept = Originals.NONE if originals is None else Originals.DISK if file is None else Originals.FILE
-    return Settings(by_name, kept, file, rerank or DEFAULT_RERANK, calibrate, trust)
+    return Settings(known, kept, file, rerank or DEFAULT_RERANK, calibrate, trust)

@@ -6,8 +6,9 @@ A method of a newer qdrant-client that is in neither list raises instead of pass
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
+from importlib.metadata import version
 from typing import Any
 
 from vaecodec.errors import UnsupportedRequestError
@@ -79,6 +80,11 @@ PASSED_THROUGH = frozenset(
     }
 )
 
+# Of these, those after which a collection's name may stand for something else.
+CHANGING = frozenset(
+    {"cluster_collection_update", "recover_current_peer", "recover_shard_snapshot", "recover_snapshot", "remove_peer"}
+)
+
 # Copies collections between servers as they are stored, metadata included: no vector is seen by the application.
 COPIED_AS_STORED = frozenset({"migrate"})
 
@@ -93,6 +99,17 @@ STATIC = frozenset(
         "list_text_models",
     }
 )
+
+
+def is_local(options: Mapping[str, Any]) -> bool:
+    """Whether a client with these options runs Qdrant in its own process, in memory or in a folder."""
+    return options["location"] == ":memory:" or options["path"] is not None
+
+
+def uploads_arrays(options: Mapping[str, Any]) -> bool:
+    """Whether the uploader of a client with these options sends the bytes of arrays, not lists of floats."""
+    major, minor = version("qdrant-client").split(".")[:2]
+    return (int(major), int(minor)) >= (1, 20) and bool(options["prefer_grpc"]) and not is_local(options)
 
 
 def public_methods(client: type) -> dict[str, Callable[..., Any]]:

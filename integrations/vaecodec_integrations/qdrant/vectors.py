@@ -4,102 +4,51 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel
-from qdrant_client import grpc, models
-from qdrant_client.conversions.conversion import GrpcToRest
+from qdrant_client import models
 
 from vaecodec.errors import InvalidVectorsError, UntranslatableError, WrongWidthError
-from vaecodec.interface import FloatArray
+from vaecodec.interface import FloatArray, Metric
 from vaecodec.vectors import as_vectors
 from vaecodec_integrations.qdrant.layout import UNNAMED, CodedVector, Layout
+from vaecodec_integrations.qdrant.messages import copy_with
+from vaecodec_integrations.qdrant.texts import INFERENCE, TextEmbedder, embedded
 
-ModelT = TypeVar("ModelT", bound=BaseModel)
 VectorCall = Callable[[FloatArray], FloatArray]
 Label = Callable[[int], str]
 # Fetches kept originals: ids to float32 (m, dim) of those found, and which were found.
 FetchOriginals = Callable[[Sequence[Any]], tuple[FloatArray, "np.ndarray[Any, np.dtype[np.bool_]]"]]
 
-INFERENCE = (models.Document, models.Image, models.InferenceObject)
-
-
-def copy_with(model: ModelT, **changes: Any) -> ModelT:
-    """A copy with some fields replaced, without validating vectors float by float again.
-
-    What ``model_copy(update=changes)`` returns for models without extra or private attributes, as all of Qdrant's are,
-    in half the time: it would be most of what this package adds to the upsert of a point.
-    """
-    copied = _new(model.__class__)
-    _set(copied, "__dict__", model.__dict__ | changes)
-    _set(copied, "__pydantic_fields_set__", model.__pydantic_fields_set__ | changes.keys())
-    _set(copied, "__pydantic_extra__", None)
-    _set(copied, "__pydantic_private__", None)
-    return copied
-
-
-_new, _set = object.__new__, object.__setattr__
-
-
-# What the client's methods take in gRPC's form, too, where translation looks inside or puts it into a REST model.
-_FROM_GRPC: dict[type, Callable[[Any], Any]] = {
-    grpc.Filter: GrpcToRest.convert_filter,
-    grpc.LookupLocation: GrpcToRest.convert_lookup_location,
-    grpc.PointId: GrpcToRest.convert_point_id,
-    grpc.PointStruct: GrpcToRest.convert_point_struct,
-    grpc.QuantizationConfig: GrpcToRest.convert_quantization_config,
-    grpc.QuantizationConfigDiff: GrpcToRest.convert_quantization_config_diff,
-    grpc.SearchParams: GrpcToRest.convert_search_params,
-    grpc.VectorsConfigDiff: GrpcToRest.convert_vectors_config_diff,
-}
-
-
-def as_rest(argument: Any) -> Any:
-    """An argument as the REST model that says the same, if it is one of gRPC's messages."""
-    convert = _FROM_GRPC.get(type(argument))
-    return argument if convert is None else convert(argument)
-
-
 # ---------------------------------------------------------------- documents
 
 
-def rest_points(points: Any) -> Any:
-    """A batch, or a list of ``PointStruct`` or ``PointVectors``, with gRPC structures converted."""
-    if isinstance(points, models.Batch):
-        return points
-    return list(map(as_rest, points))
-
-
-def encode_points(layout: Layout, points: Sequence[Any]) -> list[Any]:
-    """``PointStruct`` or ``PointVectors`` with their compressed vectors encoded; the rest as it is."""
-    encoded = encode_vectors(layout, [p.vector for p in points], [p.id for p in points])
-    return [copy_with(point, vector=vector) for point, vector in zip(points, encoded, strict=True)]
-
-
-def encode_vectors(layout: Layout, vectors: Sequence[Any], ids: Sequence[Any]) -> list[Any]:
+def encode_vectors(layout: Layout, vectors: Sequence[Any], ids: Sequence[Any], *, arrays: bool = False) -> list[Any]:
     """One point's vectors per item, plain or by name, with the compressed ones encoded as documents.
 
     Args:
         vectors: per point a vector, a multivector, or a dict of these by name.
         ids: of the points, for error messages.
+        arrays: return latents and originals as float32 arrays instead of lists.
 
     Raises:
         InvalidVectorsError: naming the first bad point; nothing is returned then.
     """
+    as_sent = list if arrays else as_lists
     alone = layout.coded.get(UNNAMED)
     if len(layout.coded) == 1 and alone is not None and alone.original is None and _all_plain(vectors):
-        return encode_column(alone, vectors, alone.codec.encode, _point_label(ids))
+        return list(as_sent(encode_column(alone, vectors, _point_label(ids))))
     named = [v if isinstance(v, dict) else {UNNAMED: v} for v in vectors]
     results = [dict(v) for v in named]
     for name, coded in layout.coded.items():
         rows = [i for i, point in enumerate(named) if point.get(name) is not None]
         column = [named[i][name] for i in rows]
-        encoded = encode_column(coded, column, coded.codec.encode, _point_label([ids[i] for i in rows]))
+        encoded = as_sent(encode_column(coded, column, _point_label([ids[i] for i in rows])))
         for row, raw, latent in zip(rows, column, encoded, strict=True):
             results[row][name] = latent
             if coded.original is not None:
-                results[row][coded.original] = as_lists(raw)
+                results[row][coded.original] = np.asarray(raw, np.float32) if arrays else plain_floats(raw)
     return [
         result if isinstance(vector, dict) or len(result) > 1 else result[UNNAMED]
         for vector, result in zip(vectors, results, strict=True)
@@ -107,7 +56,7 @@ def encode_vectors(layout: Layout, vectors: Sequence[Any], ids: Sequence[Any]) -
 
 
 def _all_plain(vectors: Sequence[Any]) -> bool:
-    return all(vector.__class__ is list for vector in vectors)
+    return isinstance(vectors, np.ndarray) or all(vector.__class__ in (list, np.ndarray) for vector in vectors)
 
 
 def _point_label(ids: Sequence[Any]) -> Label:
@@ -125,107 +74,169 @@ def encode_batch(layout: Layout, batch: models.Batch) -> models.Batch:
         if name not in columns:
             continue
         raw = columns[name]
-        columns[name] = encode_column(coded, raw, coded.codec.encode, label)
+        columns[name] = as_lists(encode_column(coded, raw, label))
         if coded.original is not None:
-            columns[coded.original] = as_lists(raw)
+            columns[coded.original] = plain_floats(raw)
     return copy_with(batch, vectors=columns[UNNAMED] if list(columns) == [UNNAMED] else columns)
 
 
-def encode_column(coded: CodedVector, vectors: Sequence[Any], call: VectorCall, label: Label) -> list[Any]:
-    """Vectors of one name as lists of floats; multivectors row by row.
+def embed_batch(layout: Layout, batch: models.Batch, texts: TextEmbedder) -> models.Batch:
+    """A ``Batch`` with the texts and images of its compressed columns replaced by embeddings."""
+    columns: dict[str, Any] = dict(batch.vectors) if isinstance(batch.vectors, dict) else {UNNAMED: batch.vectors}
+    for name in layout.coded.keys() & columns.keys():
+        columns[name] = embedded(texts, columns[name], queries=False, label=f"vector {name!r}")
+    return copy_with(batch, vectors=columns if isinstance(batch.vectors, dict) else columns[UNNAMED])
+
+
+def embed_vectors(layout: Layout, vectors: Sequence[Any], texts: TextEmbedder) -> Sequence[Any]:
+    """One point's vectors per item, with the texts and images of the compressed ones replaced by embeddings."""
+    for name in layout.coded:
+        column = [v.get(name) if isinstance(v, dict) else v if name == UNNAMED else None for v in vectors]
+        filled = embedded(texts, column, queries=False, label=f"vector {name!r}")
+        if filled is not column:
+            vectors = [
+                {**old, name: new} if isinstance(old, dict) and new is not None else old if new is None else new
+                for old, new in zip(vectors, filled, strict=True)
+            ]
+    return vectors
+
+
+# ---------------------------------------------------------------- columns
+
+
+def encode_column(
+    coded: CodedVector, vectors: Sequence[Any], label: Label, *, queries: bool = False
+) -> FloatArray | list[FloatArray]:
+    """Vectors of one name as float32 (n, code_dim); multivectors, row by row, as float32 (m, code_dim) each.
+
+    Vectors of the latents' width are latents already, as of an embedding model with the codec inside, and stay so.
 
     Args:
         vectors: float (dim,) each, or float (m, dim) where ``coded.multi``.
-        call: the codec's ``encode`` or ``encode_queries``.
         label: what the vector of a number is called in error messages.
+        queries: encode as queries, not as documents.
+
+    Raises:
+        UntranslatableError, InvalidVectorsError: naming the first vector that cannot be encoded.
     """
     if not len(vectors):
         return []
     if not coded.multi:
-        return list(_call(coded, stacked(coded, vectors, label), call, label).tolist())
-    lengths = [len(vector) for vector in vectors]
-    flat = [row for vector in vectors for row in vector]
-    owners = [number for number, length in enumerate(lengths) for _ in range(length)]
+        return _encoded_rows(coded, vectors, label, queries)
+    try:
+        ends = np.cumsum([len(vector) for vector in vectors])
+        flat = [row for vector in vectors for row in vector]
+    except TypeError:
+        flat, ends = list(vectors), np.arange(len(vectors))
 
     def owner(row: int) -> str:
-        return label(owners[row])
+        return label(int(np.searchsorted(ends, row, side="right")))
 
-    rows = iter(_call(coded, stacked(coded, flat, owner), call, owner).tolist())
-    return [[next(rows) for _ in range(length)] for length in lengths]
+    return list(np.split(_encoded_rows(coded, flat, owner, queries), ends[:-1]))
 
 
-def stacked(coded: CodedVector, vectors: Sequence[Any], label: Label) -> FloatArray:
-    """Vectors of one name as float32 (n, dim).
+def as_lists(encoded: FloatArray | list[FloatArray]) -> list[Any]:
+    """What :func:`encode_column` returns as lists of floats, which is what Qdrant's models hold."""
+    if isinstance(encoded, list):
+        return [rows.tolist() for rows in encoded]
+    return list(encoded.tolist())
+
+
+def plain_floats(vectors: Any) -> Any:
+    """Arrays, and lists of numbers of any type at any depth, as lists of Python's floats."""
+    return np.asarray(vectors, np.float64).tolist()
+
+
+def _encoded_rows(coded: CodedVector, vectors: Sequence[Any], label: Label, queries: bool) -> FloatArray:
+    codec = coded.codec
+    if not _are_latents(coded, vectors[0] if len(vectors) else None):
+        call = codec.encode_queries if queries else codec.encode
+        return _call(call, _stacked(coded, vectors, codec.dim, label), coded, codec.dim, codec.metric, label)
+    if coded.original is not None:
+        raise UntranslatableError(
+            f"{label(0)}, vector {coded.name!r}: expected {codec.dim} floats, because the collection keeps originals "
+            f"to re-rank by, got latents of width {codec.code_dim}; pass the embedding itself"
+        )
+    rows = _stacked(coded, vectors, codec.code_dim, label)
+
+    def checked(latents: FloatArray) -> FloatArray:
+        return as_vectors(latents, codec.code_dim, codec.latent_metric, name="latents")
+
+    return _call(checked, rows, coded, codec.code_dim, codec.latent_metric, label)
+
+
+def _are_latents(coded: CodedVector, vector: Any) -> bool:
+    try:
+        return len(vector) == coded.codec.code_dim != coded.codec.dim and not isinstance(vector[0], (list, np.ndarray))
+    except (TypeError, KeyError, IndexError):
+        return False
+
+
+def _stacked(coded: CodedVector, vectors: Sequence[Any], width: int, label: Label) -> FloatArray:
+    """Vectors of one name as float32 (n, width).
 
     Raises:
         UntranslatableError, WrongWidthError: naming the first vector that is none of this width.
     """
-    shape = (len(vectors), coded.codec.dim)
-    rows = np.empty(shape, np.float32)
-    pack = struct.Struct(f"{shape[1]}f").pack_into
-    try:
-        # Half the time of np.array, which would be most of what encoding a batch of lists takes.
-        for number, vector in enumerate(vectors):
-            pack(rows.data, number * rows.strides[0], *vector)
-        return rows
-    except (struct.error, OverflowError, TypeError):
-        pass
+    shape = (len(vectors), width)
+    if not isinstance(vectors, np.ndarray) and not isinstance(vectors[0], np.ndarray):
+        rows = np.empty(shape, np.float32)
+        pack = struct.Struct(f"{width}f").pack_into
+        try:
+            # Half the time of np.array, which would be most of what encoding a batch of lists takes.
+            for number, vector in enumerate(vectors):
+                pack(rows.data, number * rows.strides[0], *vector)
+            return rows
+        except (struct.error, OverflowError, TypeError):
+            pass
     try:
         with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused by the codec
-            rows = np.array(vectors, dtype=np.float32)
+            rows = np.asarray(vectors, dtype=np.float32)
     except (TypeError, ValueError):
         rows = np.empty((0, 0), np.float32)
     if rows.shape != shape:
         for number, vector in enumerate(vectors):
-            check_form(coded, vector, label(number))
-        raise UntranslatableError(f"vector {coded.name!r}: expected {shape[1]} floats per point, got other values")
+            _check_form(coded, vector, width, label(number))
+        raise UntranslatableError(f"vector {coded.name!r}: expected {width} floats per point, got other values")
     return rows
 
 
-def check_form(coded: CodedVector, vector: Any, label: str) -> None:
-    dim = coded.codec.dim
+def _check_form(coded: CodedVector, vector: Any, width: int, label: str) -> None:
+    where = f"{label}, vector {coded.name!r}"
     if isinstance(vector, INFERENCE):
         raise UntranslatableError(
-            f"{label}, vector {coded.name!r}: expected {dim} floats, got a {type(vector).__name__} to be embedded "
-            "elsewhere; embed it first, then pass the vector"
+            f"{where}: expected {width} floats, got a {type(vector).__name__} to be embedded elsewhere; embed it "
+            "first, then pass the vector"
         )
-    if isinstance(vector, models.SparseVector) or (len(vector) and isinstance(vector[0], (list, np.ndarray))):
-        raise UntranslatableError(
-            f"{label}, vector {coded.name!r}: expected {dim} floats, got a {type(vector).__name__} of another kind"
-        )
-    if len(vector) != dim:
+    try:
+        found, nested = len(vector), len(vector) > 0 and isinstance(vector[0], (list, np.ndarray))
+    except (TypeError, KeyError):
+        found, nested = 0, True
+    if nested or isinstance(vector, models.SparseVector):
+        raise UntranslatableError(f"{where}: expected {width} floats, got a {type(vector).__name__} of another kind")
+    if found != width:
         raise WrongWidthError(
-            f"{label}, vector {coded.name!r}: expected width {dim}, got {len(vector)}; "
-            "was it made by the embedding model that the codec was trained for?"
+            f"{where}: expected width {width}, got {found}; was it made by the embedding model that the codec was "
+            "trained for?"
         )
 
 
-def _call(coded: CodedVector, rows: FloatArray, call: VectorCall, label: Label) -> FloatArray:
+def _call(
+    call: VectorCall, rows: FloatArray, coded: CodedVector, width: int, metric: Metric, label: Label
+) -> FloatArray:
     try:
         return call(rows)
     except InvalidVectorsError as error:
-        raise type(error)(f"{label(_first_bad(coded, rows))}, vector {coded.name!r}: {error}") from None
+        raise type(error)(f"{label(_first_bad(rows, width, metric))}, vector {coded.name!r}: {error}") from None
 
 
-def _first_bad(coded: CodedVector, rows: FloatArray) -> int:
+def _first_bad(rows: FloatArray, width: int, metric: Metric) -> int:
     for index in range(len(rows)):
         try:
-            as_vectors(rows[index : index + 1], coded.codec.dim, coded.codec.metric)
+            as_vectors(rows[index : index + 1], width, metric)
         except InvalidVectorsError:
             return index
     return 0
-
-
-def as_lists(vectors: Any) -> Any:
-    """Arrays at any depth of lists as lists of floats, which is what Qdrant's models hold."""
-    if isinstance(vectors, np.ndarray):
-        return vectors.tolist()
-    return [as_lists(v) if isinstance(v, (np.ndarray, list)) else v for v in vectors]
-
-
-def is_dense(vector: Any) -> bool:
-    """Whether a query input is a vector or multivector, not an id, a sparse vector or an object to be embedded."""
-    return isinstance(vector, (list, np.ndarray))
 
 
 # ---------------------------------------------------------------- responses

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 from qdrant_client import AsyncQdrantClient, QdrantClient
+from rest_server import RestServer
 
 from vaecodec_integrations.qdrant import AsyncCompressedQdrantClient, CompressedQdrantClient
 
-KINDS = ["memory", "path", "async", "server"]
+KINDS = ["memory", "path", "async", "rest", "server"]
 
 
 class Awaited:
@@ -47,6 +48,14 @@ def fast_path() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.fixture
+def rest_server() -> Iterator[RestServer]:
+    """A stand-in for a server, spoken to by REST."""
+    server = RestServer()
+    yield server
+    server.close()
+
+
 @pytest.fixture(params=KINDS)
 def open_client(request: pytest.FixtureRequest, fast_path: Path) -> Iterator[Callable[..., Any]]:
     """Opens compressed clients over one storage: ``open_client(codec, **settings)``."""
@@ -57,6 +66,9 @@ def open_client(request: pytest.FixtureRequest, fast_path: Path) -> Iterator[Cal
         raw: Any = QdrantClient(url=url, prefer_grpc=bool(os.environ.get("QDRANT_GRPC")))
     elif request.param == "async":
         raw = AsyncQdrantClient(":memory:")
+    elif request.param == "rest":
+        served = request.getfixturevalue("rest_server")
+        raw = QdrantClient(url=served.url, check_compatibility=False)
     else:
         raw = QdrantClient(":memory:") if request.param == "memory" else QdrantClient(path=str(fast_path / "qdrant"))
 

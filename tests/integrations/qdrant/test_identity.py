@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from qdrant_client import models
+from qdrant_client import QdrantClient, models
 
 from vaecodec import LinearCodec, fit_linear
 from vaecodec.errors import CodecMismatchError, NotCalibratedError, OriginalsError, UnsupportedRequestError
 from vaecodec_integrations.qdrant import OriginalsFile
+from vaecodec_integrations.qdrant.codecs import Codecs
 from vaecodec_integrations.qdrant.flows import Flows
-from vaecodec_integrations.qdrant.flows.base import RECHECK_SECONDS
+from vaecodec_integrations.qdrant.flows.base import SEARCH_SECONDS
 from vaecodec_integrations.qdrant.identity import read_layout
 from vaecodec_integrations.qdrant.layout import Originals
 from vaecodec_integrations.qdrant.settings import Settings
@@ -67,7 +68,8 @@ def test_another_codec_is_refused_by_every_method(
 
 
 def other_id(client: Any) -> str:
-    return str(client._flows._settings.codecs[""].codec_id[:12])
+    (codec,) = client._flows._settings.codecs
+    return str(codec.codec_id[:12])
 
 
 def test_a_collection_filled_without_the_client_needs_trust(
@@ -154,15 +156,15 @@ def test_a_server_that_keeps_no_metadata_is_named(svd_codec: LinearCodec) -> Non
             },
         }
     )
-    settings = Settings({"": svd_codec}, Originals.NONE, None, 4, calibrate=False, trust=False)
-    flow = Flows(settings).layout("docs")
+    settings = Settings(Codecs(svd_codec), Originals.NONE, None, 4, calibrate=False, trust=False)
+    flow = Flows(settings, QdrantClient(":memory:")).proof("docs")
     assert next(flow).method == "get_collection"
     assert flow.send(answer).method == "count"
     assert flow.send(models.CountResult(count=0)).method == "update_collection"
     assert flow.send(True).method == "get_collection"
     with pytest.raises(CodecMismatchError, match=r"the server did not keep .* from version 1\.16 on.* trust=True"):
         flow.send(answer)
-    layout, missing = read_layout("docs", answer, {"": svd_codec}, Originals.NONE, trust=True)
+    layout, missing = read_layout("docs", answer, Codecs(svd_codec), Originals.NONE, trust=True)
     assert (set(layout.coded), missing) == ({""}, {})
 
 
@@ -200,8 +202,8 @@ def test_an_alias_that_was_pointed_elsewhere_is_noticed(
     filled.scroll(f"{name}-alias")
     # Someone else's switch is seen when what was read has become old.
     filled.wrapped.update_collection_aliases(pointing(f"{name}-other"))
-    old = {key: (read - RECHECK_SECONDS, layout) for key, (read, layout) in filled._flows._layouts.items()}
-    filled._flows._layouts.update(old)
+    old = {key: proof._replace(read=proof.read - SEARCH_SECONDS) for key, proof in filled._flows._proofs.items()}
+    filled._flows._proofs.update(old)
     with pytest.raises(CodecMismatchError, match="got a collection filled by codec"):
         filled.scroll(f"{name}-alias")
 

@@ -214,8 +214,9 @@ def test_the_client_is_accepted_where_qdrants_own_is(svd_codec: Any) -> None:
     assert isinstance(client, qdrant_client.QdrantClient)
     assert client.init_options["timeout"] == 7
     assert client.cloud_inference is False
-    with pytest.raises(AttributeError):
-        client._client  # noqa: B018
+    assert client._client is with_options._client
+    with pytest.raises(AttributeError, match="no attribute '_other'"):
+        client._other  # noqa: B018
     client.close()
     with pytest.raises(RuntimeError, match="closed"):
         with_options.get_collection("any")

@@ -4,12 +4,12 @@ A flow yields a :class:`Call`, is sent its response, and returns what the user g
 only send, so that both behave alike (httpx builds its authentication this way).
 """
 
-from vaecodec_integrations.qdrant.flows.base import Call, Flow
+from vaecodec_integrations.qdrant.flows.base import CHANGES, Call, Flow, sent_between
 from vaecodec_integrations.qdrant.flows.collections import CollectionFlows
 from vaecodec_integrations.qdrant.flows.searches import SearchFlows
 from vaecodec_integrations.qdrant.flows.writes import WriteFlows
 
-__all__ = ["Call", "Flow", "Flows"]
+__all__ = ["CHANGES", "Call", "Flow", "Flows", "sent_between"]
 
 
 class Flows(CollectionFlows, WriteFlows, SearchFlows):

@@ -3,68 +3,181 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
-from qdrant_client import models
+from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
+from vaecodec.errors import CodecMismatchError
 from vaecodec_integrations.qdrant.identity import metadata_not_kept, no_identity, read_layout
 from vaecodec_integrations.qdrant.layout import Layout
 from vaecodec_integrations.qdrant.settings import Settings
+from vaecodec_integrations.qdrant.surface import is_local, uploads_arrays
+from vaecodec_integrations.qdrant.texts import TextEmbedder
 from vaecodec_integrations.qdrant.vectors import restore_records
 
 T = TypeVar("T")
 Flow = Generator["Call", Any, T]
 
-# An alias can be pointed at another collection by anyone, so what was read about a collection is read again.
-RECHECK_SECONDS = 30.0
+# Anyone can point an alias at another collection. For searches, what was read about a collection counts for so long.
+SEARCH_SECONDS = 3.0
+# A write is sent at most so long after its proof: shorter than most requests take. Each write proves anew; within an
+# upload one proof serves the batches of this time.
+WRITE_SECONDS = 0.01
 
 
 class Call(NamedTuple):
-    """One call of the wrapped client."""
+    """One call of the wrapped client.
+
+    Attributes:
+        method: its name.
+        arguments: its arguments by name.
+        points: what is passed as the argument ``points`` while it is made. It yields points, and calls that are to be
+            sent between them.
+    """
 
     method: str
     arguments: dict[str, Any]
+    points: Generator[Any, Any, None] | None = None
+
+
+def sent_between(points: Generator[Any, Any, None], send: Callable[[Call], Any]) -> Iterator[Any]:
+    """The points of a :class:`Call`, while what it yields of calls is sent."""
+    response = None
+    while True:
+        try:
+            item = points.send(response)
+        except StopIteration:
+            return
+        if isinstance(item, Call):
+            response = send(item)
+        else:
+            response = None
+            yield item
+
+
+class Changes:
+    """Counts what this process does that can change what a name stands for, by any client of this package."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    @contextmanager
+    def expected(self) -> Iterator[None]:
+        """Forget what was known of any collection, however the block ends."""
+        try:
+            yield
+        finally:
+            self.count += 1
+
+
+CHANGES = Changes()
+
+
+class Proof(NamedTuple):
+    """What was read about a collection.
+
+    Attributes:
+        read: when, in seconds of the monotonic clock, before the question was sent.
+        change: the value of :data:`CHANGES` then.
+        layout: what it holds.
+        info: how the server describes it.
+    """
+
+    read: float
+    change: int
+    layout: Layout
+    info: models.CollectionInfo
+
+    def younger_than(self, seconds: float) -> bool:
+        """Whether it is that fresh and nothing was changed by this process since."""
+        return self.change == CHANGES.count and time.monotonic() - self.read < seconds
 
 
 class FlowBase:
-    """The settings that a client was opened with, and what it knows about collections."""
+    """How a client was opened, and what it knows about collections.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: the arguments it was opened with.
+        wrapped: the client that sends.
+    """
+
+    def __init__(self, settings: Settings, wrapped: QdrantClient | AsyncQdrantClient) -> None:
         self._settings = settings
-        self._layouts: dict[str, tuple[float, Layout]] = {}
+        self._local = is_local(wrapped.init_options)
+        self._texts = TextEmbedder(
+            local=self._local, cloud=wrapped.cloud_inference, batch_size=wrapped.local_inference_batch_size
+        )
+        self._sends_arrays = uploads_arrays(wrapped.init_options)
+        self._proofs: dict[str, Proof] = {}
 
     def layout(self, collection: str) -> Flow[Layout]:
-        """What the collection holds, once it is proven that these codecs filled it.
+        """What the collection holds, as known for a few seconds or read now: enough for a search.
 
         Raises:
-            CodecMismatchError: they did not, or the proof is missing.
+            CodecMismatchError: other codecs filled it, or the proof is missing.
         """
-        known = self._layouts.get(collection)
-        if known is not None and time.monotonic() - known[0] < RECHECK_SECONDS:
-            return known[1]
+        known = self._proofs.get(collection)
+        if known is None or not known.younger_than(SEARCH_SECONDS):
+            known = yield from self.proof(collection, writing=False)
+        return known.layout
+
+    def proof(self, collection: str, *, writing: bool = True) -> Flow[Proof]:
+        """Read what the collection holds, and prove that these codecs filled it.
+
+        Args:
+            writing: an empty collection gets the identity that it lacks, and one that must not be written is refused.
+
+        Raises:
+            CodecMismatchError: other codecs filled it, the proof is missing, or a codec belongs to none of its vectors.
+        """
+        self._proofs.pop(collection, None)
+        read, change = time.monotonic(), CHANGES.count
         info = yield Call("get_collection", {"collection_name": collection})
         layout, missing = self._read(collection, info)
         if missing:
             counted = yield Call("count", {"collection_name": collection, "exact": True})
             if counted.count:
                 raise no_identity(collection, missing)
-            yield Call("update_collection", {"collection_name": collection, "metadata": missing})
-            info = yield Call("get_collection", {"collection_name": collection})
-            layout, missing = self._read(collection, info)
-            if missing:
-                raise metadata_not_kept(collection)
-        self._layouts[collection] = (time.monotonic(), layout)
-        return layout
+            if writing:
+                yield Call("update_collection", {"collection_name": collection, "metadata": missing})
+                info = yield Call("get_collection", {"collection_name": collection})
+                layout, missing = self._read(collection, info)
+                if missing:
+                    raise metadata_not_kept(collection)
+        if writing and layout.unwritable:
+            raise CodecMismatchError(layout.unwritable)
+        found = Proof(read, change, layout, info)
+        self._proofs[collection] = found
+        return found
+
+    def proven(
+        self, collection: str, encode: Callable[[Layout], T], known: Proof | None = None
+    ) -> Flow[tuple[T, Proof]]:
+        """What ``encode`` makes of the collection's layout, and the proof of it right before it is sent.
+
+        Args:
+            known: a proof of the same upload, which saves another one while it is young.
+        """
+        proof = known if known is not None else (yield from self.proof(collection))
+        result = encode(proof.layout)
+        while not proof.younger_than(WRITE_SECONDS):
+            again = yield from self.proof(collection)
+            if again.layout.stores_like(proof.layout):
+                return result, again
+            proof, result = again, encode(again.layout)
+        return result, proof
 
     def _read(self, collection: str, info: models.CollectionInfo) -> tuple[Layout, dict[str, Any]]:
         return read_layout(
             collection, info, self._settings.codecs, self._settings.originals, trust=self._settings.trust
         )
 
-    def _forgetting(self, method: str, collection_name: str, arguments: dict[str, Any]) -> Flow[Any]:
-        self._layouts.pop(collection_name, None)
-        return (yield Call(method, {"collection_name": collection_name, **arguments}))
+    def _changing(self, method: str, collection_name: str, arguments: dict[str, Any]) -> Flow[Any]:
+        """A call after which the name may stand for something else."""
+        with CHANGES.expected():
+            return (yield Call(method, {"collection_name": collection_name, **arguments}))
 
     def _restored(self, layout: Layout, records: Sequence[Any]) -> Sequence[Any]:
         file = self._settings.file

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from qdrant_client import models
 
 from vaecodec.errors import CodecMismatchError, UnsupportedRequestError
 from vaecodec.interface import VectorCodec
-from vaecodec_integrations.qdrant.flows.base import Call, Flow, FlowBase
-from vaecodec_integrations.qdrant.identity import identity_record, metadata_key, names_codec
+from vaecodec_integrations.qdrant.flows.base import CHANGES, Call, Flow, FlowBase
+from vaecodec_integrations.qdrant.identity import (
+    identity_record,
+    logical_info,
+    metadata_key,
+    names_codec,
+    without_vector,
+)
 from vaecodec_integrations.qdrant.layout import (
     DISTANCES,
     UNNAMED,
     Originals,
     dense_params,
-    logical_info,
     original_name,
 )
-from vaecodec_integrations.qdrant.vectors import as_rest, copy_with
+from vaecodec_integrations.qdrant.messages import VECTORS_CONFIG, VECTORS_CONFIG_DIFF, as_rest, copy_with
+from vaecodec_integrations.qdrant.versions import check_version, features
 
 
 class CollectionFlows(FlowBase):
@@ -43,64 +49,80 @@ class CollectionFlows(FlowBase):
         metadata: Any = None,
         **rest: Any,
     ) -> Flow[Any]:
-        _refuse_reserved(metadata)
-        quantization_config = as_rest(quantization_config)
-        asked = self._asked_vectors(vectors_config)
-        stored, records = dict(asked), {}
-        for name, codec in self._settings.codecs.items():
-            if name not in asked:
-                continue
-            keeps = self._settings.originals is Originals.DISK
-            original = original_name(name) if keeps else None
-            stored[name] = _compressed_params(name, asked[name], codec, self._settings.originals)
-            if original is not None:
-                stored[original] = _original_params(asked[name], codec)
-            records[metadata_key(name)] = identity_record(codec, self._settings.originals, original)
+        quantization_config = as_rest(quantization_config, models.QuantizationConfig)
+        asked = self._asked_vectors(collection_name, vectors_config, without=bool(rest.get("sparse_vectors_config")))
+        stored, records = self._stored_vectors(collection_name, asked)
         if records and self._settings.originals is Originals.DISK and quantization_config is not None:
             # Quantising the originals too would cost RAM and gain nothing: they are only read to re-rank.
             for name in asked:
                 if stored[name].quantization_config is None:
                     stored[name] = copy_with(stored[name], quantization_config=quantization_config)
             quantization_config = None
+        metadata = _users_metadata(metadata, records)
         if records:
             vectors_config = stored[UNNAMED] if list(stored) == [UNNAMED] else stored
             metadata = {**(metadata or {}), **records}
-        return (
-            yield from self._forgetting(
-                method,
-                collection_name,
-                {
-                    "vectors_config": vectors_config,
-                    "quantization_config": quantization_config,
-                    "metadata": metadata,
-                    **rest,
-                },
-            )
-        )
+        yield from self._supported(features(stored.values(), quantization_config))
+        arguments = {
+            "vectors_config": vectors_config,
+            "quantization_config": quantization_config,
+            "metadata": metadata,
+            **rest,
+        }
+        return (yield from self._changing(method, collection_name, arguments))
 
-    def _asked_vectors(self, config: Any) -> dict[str, models.VectorParams]:
-        if config is None:
-            # The codecs know what they need, so the size and the distance may be left out.
+    def _asked_vectors(self, collection: str, config: Any, *, without: bool) -> dict[str, models.VectorParams]:
+        """The dense vectors that a user asked for by name; by default, unless ``without``, those of the codecs.
+
+        The codecs know what they need, so the size and the distance may be left out.
+        """
+        if config is None and not without:
+            codecs = self._settings.codecs.of(collection, ()).compressing
             return {
                 name: models.VectorParams(size=codec.dim, distance=DISTANCES[codec.metric])
-                for name, codec in self._settings.codecs.items()
+                for name, codec in codecs.items()
             }
-        return dict(config) if isinstance(config, Mapping) else {UNNAMED: config}
+        config = as_rest(config, VECTORS_CONFIG)
+        return {} if config is None else dict(config) if isinstance(config, Mapping) else {UNNAMED: config}
+
+    def _stored_vectors(
+        self, collection: str, asked: Mapping[str, models.VectorParams]
+    ) -> tuple[dict[str, models.VectorParams], dict[str, Any]]:
+        """The dense vectors as they are stored, and the records of those that are compressed."""
+        assigned, originals = self._settings.codecs.of(collection, asked), self._settings.originals
+        stored, records = dict(asked), {}
+        for name, codec in assigned.compressing.items():
+            # A collection of another width belongs to another embedding model, unless this codec was given for it.
+            if name not in asked or not (assigned.named or asked[name].size in (codec.dim, codec.code_dim)):
+                continue
+            original = original_name(name) if originals is Originals.DISK else None
+            stored[name] = _compressed_params(name, asked[name], codec, originals)
+            if original is not None:
+                stored[original] = _original_params(asked[name], codec)
+            records[metadata_key(name)] = identity_record(codec, originals, original)
+        plain = {name: params.size for name, params in asked.items() if metadata_key(name) not in records}
+        if wrong := without_vector(collection, assigned, plain, list(asked)):
+            raise CodecMismatchError(wrong)
+        return stored, records
 
     def create_vector_name(
         self, *, collection_name: str, vector_name: str, vector_name_config: Any, **rest: Any
     ) -> Flow[Any]:
         """A compressed vector added to an existing collection, its identity first."""
-        codec = self._settings.codecs.get(vector_name)
-        if codec is None or not isinstance(vector_name_config, models.DenseVectorNameConfig):
-            arguments = {"vector_name": vector_name, "vector_name_config": vector_name_config, **rest}
-            return (yield from self._forgetting("create_vector_name", collection_name, arguments))
-        originals = self._settings.originals
-        dense = vector_name_config.dense
+        given = as_rest(vector_name_config, models.VectorNameConfig)
+        proof = yield from self.proof(collection_name, writing=False)
+        codec = self._settings.codecs.of(collection_name, [*dense_params(proof.info), vector_name]).by_vector.get(
+            vector_name
+        )
+        if codec is None or not isinstance(given, models.DenseVectorNameConfig):
+            arguments = {"vector_name": vector_name, "vector_name_config": given, **rest}
+            return (yield from self._changing("create_vector_name", collection_name, arguments))
+        originals, dense = self._settings.originals, given.dense
         original = original_name(vector_name) if originals is Originals.DISK else None
         metadata = {metadata_key(vector_name): identity_record(codec, originals, original)}
         params = _compressed_params(vector_name, dense, codec, originals)
-        yield from self._forgetting("update_collection", collection_name, {"metadata": metadata})
+        yield from self._supported(["create_vector_name", *features([dense])])
+        yield from self._changing("update_collection", collection_name, {"metadata": metadata})
         if original is not None:
             kept = copy_with(dense, datatype=models.VectorStorageDatatype.FLOAT16)
             config = models.DenseVectorNameConfig(dense=kept)
@@ -111,22 +133,19 @@ class CollectionFlows(FlowBase):
             yield Call("update_collection", {"collection_name": collection_name, "vectors_config": vectors})
         config = models.DenseVectorNameConfig(dense=params)
         arguments = {"vector_name": vector_name, "vector_name_config": config, **rest}
-        return (yield from self._forgetting("create_vector_name", collection_name, arguments))
+        return (yield from self._changing("create_vector_name", collection_name, arguments))
 
     def delete_vector_name(self, *, collection_name: str, vector_name: str, **rest: Any) -> Flow[Any]:
         """The vector, its kept originals and its identity."""
-        layout = yield from self.layout(collection_name)
-        coded = layout.coded.get(vector_name)
-        result = yield Call(
-            "delete_vector_name", {"collection_name": collection_name, "vector_name": vector_name, **rest}
-        )
+        proof = yield from self.proof(collection_name, writing=False)
+        coded = proof.layout.coded.get(vector_name)
+        result = yield from self._changing("delete_vector_name", collection_name, {"vector_name": vector_name, **rest})
         if coded is not None:
             if coded.original is not None:
-                arguments = {"collection_name": collection_name, "vector_name": coded.original, **rest}
-                yield Call("delete_vector_name", arguments)
+                arguments = {"vector_name": coded.original, **rest}
+                yield from self._changing("delete_vector_name", collection_name, arguments)
             metadata = {metadata_key(vector_name): None}
-            yield Call("update_collection", {"collection_name": collection_name, "metadata": metadata})
-        self._layouts.pop(collection_name, None)
+            yield from self._changing("update_collection", collection_name, {"metadata": metadata})
         return result
 
     def update_collection(
@@ -139,11 +158,11 @@ class CollectionFlows(FlowBase):
         **rest: Any,
     ) -> Flow[Any]:
         """Settings of the stored vectors; kept originals are never quantised."""
-        _refuse_reserved(metadata)
-        vectors_config, quantization_config = as_rest(vectors_config), as_rest(quantization_config)
-        layout = yield from self.layout(collection_name)
+        vectors_config = as_rest(vectors_config, VECTORS_CONFIG_DIFF)
+        quantization_config = as_rest(quantization_config, models.QuantizationConfigDiff)
+        layout, info = (yield from self.proof(collection_name, writing=False))[-2:]
+        metadata = _users_metadata(metadata, info.config.metadata or {})
         if layout.hides_originals and quantization_config is not None:
-            info = yield Call("get_collection", {"collection_name": collection_name})
             dense = [name for name in dense_params(info) if name in layout.coded or name in layout.others]
             vectors_config = dict(vectors_config or {})
             for name in dense:
@@ -151,37 +170,50 @@ class CollectionFlows(FlowBase):
                 if diff.quantization_config is None:
                     vectors_config[name] = copy_with(diff, quantization_config=quantization_config)
             quantization_config = None
+        yield from self._supported(features((vectors_config or {}).values(), quantization_config))
         arguments = {
             "vectors_config": vectors_config,
             "quantization_config": quantization_config,
             "metadata": metadata,
             **rest,
         }
-        return (yield from self._forgetting("update_collection", collection_name, arguments))
+        return (yield from self._changing("update_collection", collection_name, arguments))
 
     def delete_collection(self, *, collection_name: str, **rest: Any) -> Flow[Any]:
         """Forget what was known about the collection."""
-        return (yield from self._forgetting("delete_collection", collection_name, rest))
+        return (yield from self._changing("delete_collection", collection_name, rest))
 
     def update_collection_aliases(self, **arguments: Any) -> Flow[Any]:
         """Forget what was known under any name."""
-        result = yield Call("update_collection_aliases", arguments)
-        self._layouts.clear()
-        return result
+        with CHANGES.expected():
+            return (yield Call("update_collection_aliases", arguments))
 
-    def get_collection(self, *, collection_name: str, **rest: Any) -> Flow[Any]:
-        """The collection as if it were not compressed; its metadata tells what is stored."""
-        layout = yield from self.layout(collection_name)
-        info = yield Call("get_collection", {"collection_name": collection_name, **rest})
-        return logical_info(info, layout)
+    def get_collection(self, *, collection_name: str, **_: Any) -> Flow[Any]:
+        """The collection as if it were not compressed."""
+        proof = yield from self.proof(collection_name, writing=False)
+        return logical_info(proof.info, proof.layout)
+
+    def _supported(self, wanted: Iterable[str]) -> Flow[None]:
+        """Refuse what the server's version lacks; it is asked only where something depends on it."""
+        needed = list(wanted)
+        if needed and not self._local:
+            found = yield Call("info", {})
+            check_version(found.version, needed)
 
 
-def _refuse_reserved(metadata: Any) -> None:
-    reserved = [key for key in metadata or {} if names_codec(str(key))]
+def _users_metadata(metadata: Any, records: Mapping[str, Any]) -> Any:
+    """What a user wants in the metadata, without records that say what is there anyway.
+
+    Raises:
+        UnsupportedRequestError: a record that says something else.
+    """
+    own = {key: value for key, value in (metadata or {}).items() if names_codec(str(key))}
+    reserved = [key for key, value in own.items() if records.get(key) != value or value is None]
     if reserved:
         raise UnsupportedRequestError(
             f"metadata: expected keys of your own, got {reserved}; these name the codecs and are written by the client"
         )
+    return {key: value for key, value in metadata.items() if key not in own} if own else metadata
 
 
 def _compressed_params(name: str, params: Any, codec: VectorCodec, originals: Originals) -> Any:

@@ -5,25 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from qdrant_client import models
 
 from vaecodec.scores import ScoreCalibration
 from vaecodec_integrations.qdrant import rescoring
 from vaecodec_integrations.qdrant.flows.base import Call, Flow, FlowBase
 from vaecodec_integrations.qdrant.layout import UNNAMED, Layout
+from vaecodec_integrations.qdrant.messages import as_rest, copy_with
 from vaecodec_integrations.qdrant.queries import (
     DEFAULT_LIMIT,
-    ChangeInput,
     QueryVectors,
     Search,
-    as_query,
     lookup_collections,
     lookup_vector,
-    map_query,
+    original_query,
     searches_vectors,
+    with_embedded_texts,
 )
-from vaecodec_integrations.qdrant.vectors import as_rest, copy_with, stored_selection
+from vaecodec_integrations.qdrant.vectors import stored_selection
 
 
 class SearchFlows(FlowBase):
@@ -72,17 +71,18 @@ class SearchFlows(FlowBase):
     ) -> Flow[Any]:
         """Query vectors encoded as queries, candidates re-ranked, vectors restored."""
         layout = yield from self.layout(collection_name)
-        search = Search(
-            as_query(query),
-            using,
-            prefetch,
-            as_rest(query_filter),
-            as_rest(search_params),
-            score_threshold,
-            limit,
-            offset or 0,
-            as_rest(lookup_from),
+        search = Search.of(
+            query=query,
+            using=using,
+            prefetch=prefetch,
+            query_filter=query_filter,
+            search_params=search_params,
+            score_threshold=score_threshold,
+            limit=limit,
+            offset=offset,
+            lookup_from=lookup_from,
         )
+        search = with_embedded_texts(layout, search, self._texts)
         (sent,) = yield from self._translate(collection_name, layout, [search])
         arguments = {
             "collection_name": collection_name,
@@ -104,7 +104,8 @@ class SearchFlows(FlowBase):
     def query_batch_points(self, *, collection_name: str, requests: Sequence[Any], **rest: Any) -> Flow[Any]:
         """All query vectors of the batch encoded in one call per codec."""
         layout = yield from self.layout(collection_name)
-        searches = [Search.from_model(request) for request in requests]
+        requests = [as_rest(request, models.QueryRequest) for request in requests]
+        searches = [with_embedded_texts(layout, Search.from_model(request), self._texts) for request in requests]
         sent = yield from self._translate(collection_name, layout, searches)
         translated = [
             copy_with(
@@ -139,19 +140,19 @@ class SearchFlows(FlowBase):
     ) -> Flow[Any]:
         """As :meth:`query_points`; a file of originals does not re-rank groups, originals on disk do."""
         layout = yield from self.layout(collection_name)
-        search = Search(
-            as_query(query),
-            using,
-            prefetch,
-            as_rest(query_filter),
-            as_rest(search_params),
-            score_threshold,
-            limit * group_size,
-            0,
-            as_rest(lookup_from),
+        search = Search.of(
+            query=query,
+            using=using,
+            prefetch=prefetch,
+            query_filter=query_filter,
+            search_params=search_params,
+            score_threshold=score_threshold,
+            limit=limit * group_size,
+            lookup_from=lookup_from,
         )
+        search = with_embedded_texts(layout, search, self._texts)
         (sent,) = yield from self._translate(collection_name, layout, [search], by_file=False)
-        looked_up = None
+        looked_up, with_lookup = None, as_rest(with_lookup, models.WithLookup)
         if isinstance(with_lookup, models.WithLookup) and with_lookup.with_vectors:
             looked_up = yield from self.layout(with_lookup.collection)
             selection = stored_selection(looked_up, with_lookup.with_vectors)
@@ -192,7 +193,7 @@ class SearchFlows(FlowBase):
         vectors = QueryVectors()
         sent = []
         for search in searches:
-            rewritten = self._rewritten(layout, lookups, search, vectors.replace)
+            rewritten = self._rewritten(layout, lookups, search, vectors)
             if by_file and self._ranks_by_file(layout, search):
                 candidates = (search.limit + search.offset) * self._settings.rerank
                 rewritten = rewritten._replace(limit=candidates, offset=0, score_threshold=None)
@@ -200,22 +201,24 @@ class SearchFlows(FlowBase):
         vectors.encode()
         return sent
 
-    def _rewritten(self, layout: Layout, lookups: Mapping[str, Layout], search: Search, change: ChangeInput) -> Search:
+    def _rewritten(
+        self, layout: Layout, lookups: Mapping[str, Layout], search: Search, vectors: QueryVectors
+    ) -> Search:
         """One search as it is sent, its prefetches first.
 
         A search over kept originals becomes a prefetch over the compressed vectors, re-ranked by the same query over
         the originals.
         """
-        prefetch = self._prefetches(layout, lookups, search.prefetch, change)
+        prefetch = self._prefetches(layout, lookups, search.prefetch, vectors)
         coded = layout.coded.get(search.using or UNNAMED) if searches_vectors(search.query) else None
         if coded is None:
             return search._replace(prefetch=prefetch)
         lookup = lookup_vector(coded, search, lookups)
-        encoded = map_query(search.query, lambda vector: change(coded, vector))
+        encoded = vectors.encoded(coded, search.query)
         if coded.original is None:
             threshold = rescoring.to_compressed(self._calibration(layout, search), search.score_threshold)
             return search._replace(query=encoded, prefetch=prefetch, score_threshold=threshold)
-        raw = map_query(search.query, lambda vector: vector.tolist() if isinstance(vector, np.ndarray) else vector)
+        raw = original_query(search.query)
         if not prefetch:
             wanted, candidates = search.limit + search.offset, encoded
             if isinstance(encoded, models.NearestQuery) and encoded.mmr is not None:
@@ -235,13 +238,13 @@ class SearchFlows(FlowBase):
             search = search._replace(lookup_from=copy_with(search.lookup_from, vector=lookup.original))
         return search._replace(query=raw, using=coded.original, prefetch=prefetch)
 
-    def _prefetches(self, layout: Layout, lookups: Mapping[str, Layout], prefetch: Any, change: ChangeInput) -> Any:
+    def _prefetches(self, layout: Layout, lookups: Mapping[str, Layout], prefetch: Any, vectors: QueryVectors) -> Any:
         if prefetch is None:
             return None
         if isinstance(prefetch, models.Prefetch):
-            search = self._rewritten(layout, lookups, Search.from_model(prefetch), change)
+            search = self._rewritten(layout, lookups, Search.from_model(prefetch), vectors)
             return copy_with(prefetch, **search.model_fields())
-        return [self._prefetches(layout, lookups, item, change) for item in prefetch]
+        return [self._prefetches(layout, lookups, item, vectors) for item in prefetch]
 
     def _answer(self, layout: Layout, search: Search, response: Any) -> Any:
         points = response.points

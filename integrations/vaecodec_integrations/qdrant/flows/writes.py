@@ -3,70 +3,99 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice, repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from qdrant_client import models
-from qdrant_client.common.validation import require_length, vectors_length
 
 from vaecodec.errors import UnsupportedRequestError
 from vaecodec.vectors import blocks
 from vaecodec_integrations.qdrant.flows.base import Call, Flow, FlowBase
 from vaecodec_integrations.qdrant.layout import UNNAMED, Layout
-from vaecodec_integrations.qdrant.vectors import as_rest, copy_with, encode_batch, encode_points, rest_points
+from vaecodec_integrations.qdrant.messages import as_rest, copy_with, rest_points
+from vaecodec_integrations.qdrant.vectors import embed_batch, embed_vectors, encode_batch, encode_vectors
+
+
+class Encoded(NamedTuple):
+    """What is sent, and what it was made of.
+
+    Attributes:
+        sent: points, a batch or an operation with latents.
+        names: the vectors that were compressed.
+        ids: of the points.
+        vectors: for each id the vectors before.
+    """
+
+    sent: Any
+    names: Iterable[str] = ()
+    ids: Sequence[Any] = ()
+    vectors: Iterable[Any] = ()
+
+
+class Record:
+    """A point on its way to the wrapped client's uploader, which reads these three fields."""
+
+    __slots__ = ("id", "payload", "vector")
+
+    def __init__(self, id: Any, vector: Any, payload: Any) -> None:  # noqa: A002 - the client's word for it
+        self.id, self.vector, self.payload = id, vector, payload
 
 
 class WriteFlows(FlowBase):
-    """Documents are encoded before they are sent."""
+    """Documents are encoded before they are sent, to a collection that is proven to hold latents of their codec."""
 
     def upsert(
         self, *, collection_name: str, points: Any, update_filter: Any = None, update_mode: Any = None, **rest: Any
     ) -> Flow[Any]:
         """Documents encoded, as points or as a batch."""
-        layout = yield from self.layout(collection_name)
         self._refuse_conditional(update_filter, update_mode)
+        given = rest_points(points)
+        encoded, _ = yield from self.proven(collection_name, partial(self._encoded, points=given))
+        self._keep(encoded)
         arguments = {
             "collection_name": collection_name,
-            "points": self._encoded(layout, points),
+            "points": encoded.sent,
             "update_filter": update_filter,
             "update_mode": update_mode,
             **rest,
         }
         return (yield Call("upsert", arguments))
 
-    def _encoded(self, layout: Layout, points: Any) -> Any:
-        """Points or a batch as they are sent, their originals kept."""
-        points = rest_points(points)
-        encoded = _encode(layout, points)
-        self._keep(layout, points)
-        return encoded
+    def update_vectors(
+        self, *, collection_name: str, points: Sequence[Any], update_filter: Any = None, **rest: Any
+    ) -> Flow[Any]:
+        """Documents encoded."""
+        self._refuse_conditional(update_filter, None)
+        given = rest_points(points, models.PointVectors)
+        encoded, _ = yield from self.proven(collection_name, partial(self._encoded, points=given))
+        self._keep(encoded)
+        arguments = {"collection_name": collection_name, "points": encoded.sent, "update_filter": update_filter, **rest}
+        return (yield Call("update_vectors", arguments))
 
-    def _keep(self, layout: Layout, points: Any) -> None:
-        """Originals go to the file before the server sees the point: a row too many is harmless, one too few not."""
-        file = self._settings.file
-        if file is None:
-            return
-        for name in layout.coded:
-            if isinstance(points, models.Batch):
-                columns = points.vectors if isinstance(points.vectors, dict) else {UNNAMED: points.vectors}
-                held = list(zip(points.ids, columns.get(name, ()), strict=False))
-            else:
-                vectors = [p.vector if isinstance(p.vector, dict) else {UNNAMED: p.vector} for p in points]
-                held = [(p.id, v[name]) for p, v in zip(points, vectors, strict=True) if v.get(name) is not None]
-            if held:
-                ids, rows = zip(*held, strict=True)
-                file.append(ids, np.array(rows, np.float32))
+    def delete_vectors(self, *, collection_name: str, vectors: Sequence[str], **rest: Any) -> Flow[Any]:
+        """The vectors and their kept originals."""
+        proof = yield from self.proof(collection_name)
+        arguments = {"collection_name": collection_name, "vectors": _with_originals(proof.layout, vectors), **rest}
+        return (yield Call("delete_vectors", arguments))
 
-    def _refuse_conditional(self, update_filter: Any, update_mode: Any) -> None:
-        if self._settings.file is not None and (
-            update_filter is not None or update_mode not in (None, models.UpdateMode.UPSERT)
-        ):
-            raise UnsupportedRequestError(
-                "update_filter, update_mode: expected neither beside a file of originals, because only the server "
-                "knows which points it will write; keep the originals on disk: originals='disk'"
-            )
+    def batch_update_points(self, *, collection_name: str, update_operations: Sequence[Any], **rest: Any) -> Flow[Any]:
+        """Each operation translated; all of them before any is sent."""
+        given = [as_rest(operation, models.UpdateOperation) for operation in update_operations]
+
+        def encode(layout: Layout) -> list[Encoded]:
+            return [self._operation(layout, operation) for operation in given]
+
+        translated, _ = yield from self.proven(collection_name, encode)
+        for encoded in translated:  # none before the last operation has been found good
+            self._keep(encoded)
+        operations = [encoded.sent for encoded in translated]
+        arguments = {"collection_name": collection_name, "update_operations": operations, **rest}
+        return (yield Call("batch_update_points", arguments))
+
+    # ------------------------------------------------------------ uploads
 
     def upload_points(
         self,
@@ -79,21 +108,16 @@ class WriteFlows(FlowBase):
         **rest: Any,
     ) -> Flow[None]:
         """Points read and encoded one batch at a time, as the wrapped client asks for them."""
-        layout = yield from self.layout(collection_name)
         self._refuse_conditional(update_filter, update_mode)
+        yield from self.layout(collection_name)  # so that a wrong codec is an error before a point is read
         arguments = {
             "collection_name": collection_name,
-            "points": self._encoded_stream(layout, iter(points), batch_size),
             "batch_size": batch_size,
             "update_filter": update_filter,
             "update_mode": update_mode,
             **rest,
         }
-        yield Call("upload_points", arguments)
-
-    def _encoded_stream(self, layout: Layout, points: Iterator[Any], batch_size: int) -> Iterator[Any]:
-        while batch := list(islice(points, batch_size)):
-            yield from self._encoded(layout, batch)
+        yield Call("upload_points", arguments, self._encoded_stream(collection_name, iter(points), batch_size))
 
     def upload_collection(
         self,
@@ -107,95 +131,103 @@ class WriteFlows(FlowBase):
     ) -> Flow[None]:
         """Vectors of any kind that the wrapped client takes; arrays are checked whole before anything is sent."""
         layout = yield from self.layout(collection_name)
-        length = vectors_length(vectors)
+        length = _known_length(vectors)
         if length is not None:
-            ids = require_length(ids, length, "ids")
-            payload = require_length(payload, length, "payload")
-        self._check_arrays(layout, vectors)
-        points = (
-            models.PointStruct.model_construct(
-                id=str(i) if isinstance(i, uuid.UUID) else as_rest(i), vector=v, payload=p
-            )
-            for i, v, p in zip(
-                _fresh_ids() if ids is None else ids,
-                _rows(vectors),
-                repeat(None) if payload is None else payload,
-                strict=False,
-            )
+            ids = _as_many(ids, length, "ids")
+            payload = _as_many(payload, length, "payload")
+        _check_arrays(layout, vectors)
+        points = map(
+            Record,
+            _fresh_ids() if ids is None else map(_point_id, ids),
+            _rows(vectors),
+            repeat(None) if payload is None else payload,
         )
         yield from self.upload_points(collection_name=collection_name, points=points, batch_size=batch_size, **rest)
 
-    def _check_arrays(self, layout: Layout, vectors: Any) -> None:
-        columns = vectors if isinstance(vectors, dict) else {UNNAMED: vectors}
-        if len({len(column) for column in columns.values() if isinstance(column, np.ndarray)}) > 1:
-            raise ValueError("Each named vector should have the same number of vectors")
-        for name, coded in layout.coded.items():
-            column = columns.get(name)
-            if isinstance(column, np.ndarray) and not coded.multi:
-                for _ in blocks(column, coded.codec.dim, coded.codec.metric, name=f"vectors {name!r}"):
-                    pass
+    def _encoded_stream(self, collection: str, points: Iterator[Any], batch_size: int) -> Generator[Any, Any, None]:
+        """Points as they are uploaded, and between batches the calls that prove the collection."""
+        proof = None
+        while batch := list(islice(points, batch_size)):
+            encode = partial(self._encoded, points=rest_points(batch), upload=True)
+            encoded, proof = yield from self.proven(collection, encode, proof)
+            self._keep(encoded)
+            yield from encoded.sent
 
-    def update_vectors(
-        self, *, collection_name: str, points: Sequence[Any], update_filter: Any = None, **rest: Any
-    ) -> Flow[Any]:
-        """Documents encoded."""
-        layout = yield from self.layout(collection_name)
-        self._refuse_conditional(update_filter, None)
-        arguments = {"collection_name": collection_name, "points": self._encoded(layout, points), **rest}
-        return (yield Call("update_vectors", {**arguments, "update_filter": update_filter}))
+    # ------------------------------------------------------------ encoding
 
-    def delete_vectors(self, *, collection_name: str, vectors: Sequence[str], **rest: Any) -> Flow[Any]:
-        """The vectors and their kept originals."""
-        layout = yield from self.layout(collection_name)
-        arguments = {"collection_name": collection_name, "vectors": _with_originals(layout, vectors), **rest}
-        return (yield Call("delete_vectors", arguments))
+    def _encoded(self, layout: Layout, points: Any, *, upload: bool = False) -> Encoded:
+        """Points or a batch as they are sent.
 
-    def batch_update_points(self, *, collection_name: str, update_operations: Sequence[Any], **rest: Any) -> Flow[Any]:
-        """Each operation translated; all of them before any is sent."""
-        layout = yield from self.layout(collection_name)
-        operations = [self._operation(layout, operation) for operation in update_operations]
-        for operation in update_operations:  # none before the last operation has been found good
-            self._keep(layout, _written_points(operation))
-        arguments = {"collection_name": collection_name, "update_operations": operations, **rest}
-        return (yield Call("batch_update_points", arguments))
+        Args:
+            points: a batch, or ``PointStruct``, ``PointVectors`` or :class:`Record`.
+            upload: they go to the wrapped client's uploader, which takes records, and where it can arrays.
+        """
+        if not layout.coded:
+            return Encoded([_as_model(p) for p in points] if upload else points)
+        if isinstance(points, models.Batch):
+            batch = embed_batch(layout, points, self._texts)
+            return Encoded(encode_batch(layout, batch), layout.coded, batch.ids, _rows(batch.vectors))
+        ids = [point.id for point in points]
+        vectors = embed_vectors(layout, [point.vector for point in points], self._texts)
+        # The wrapped client looks for texts in models only, and not between arrays.
+        slim = upload and not layout.others
+        encoded = encode_vectors(layout, vectors, ids, arrays=slim and self._sends_arrays)
+        if slim:
+            payloads = (point.payload for point in points)
+            return Encoded(list(map(Record, ids, encoded, payloads)), layout.coded, ids, vectors)
+        sent = [copy_with(_as_model(p), vector=vector) for p, vector in zip(points, encoded, strict=True)]
+        return Encoded(sent, layout.coded, ids, vectors)
 
-    def _operation(self, layout: Layout, operation: Any) -> Any:
+    def _operation(self, layout: Layout, operation: Any) -> Encoded:
         match operation:
             case models.UpsertOperation(upsert=models.PointsBatch() as batch):
                 self._refuse_conditional(batch.update_filter, batch.update_mode)
-                return copy_with(operation, upsert=copy_with(batch, batch=_encode(layout, batch.batch)))
+                encoded = self._encoded(layout, batch.batch)
+                return encoded._replace(sent=copy_with(operation, upsert=copy_with(batch, batch=encoded.sent)))
             case models.UpsertOperation(upsert=models.PointsList() as listed):
                 self._refuse_conditional(listed.update_filter, listed.update_mode)
-                return copy_with(operation, upsert=copy_with(listed, points=_encode(layout, listed.points)))
+                encoded = self._encoded(layout, listed.points)
+                return encoded._replace(sent=copy_with(operation, upsert=copy_with(listed, points=encoded.sent)))
             case models.UpdateVectorsOperation(update_vectors=update):
                 self._refuse_conditional(update.update_filter, None)
-                points = _encode(layout, update.points)
-                return copy_with(operation, update_vectors=copy_with(update, points=points))
+                encoded = self._encoded(layout, update.points)
+                changed = copy_with(update, points=encoded.sent)
+                return encoded._replace(sent=copy_with(operation, update_vectors=changed))
             case models.DeleteVectorsOperation(delete_vectors=deletion):
                 names = _with_originals(layout, deletion.vector)
-                return copy_with(operation, delete_vectors=copy_with(deletion, vector=names))
+                return Encoded(copy_with(operation, delete_vectors=copy_with(deletion, vector=names)))
             case _:
-                return operation
+                return Encoded(operation)
+
+    def _keep(self, encoded: Encoded) -> None:
+        """Originals go to the file before the server sees the point: a row too many is harmless, one too few not."""
+        file = self._settings.file
+        if file is None:
+            return
+        for name in encoded.names:
+            column = [v.get(name) if isinstance(v, dict) else v for v in encoded.vectors]
+            held = [(i, vector) for i, vector in zip(encoded.ids, column, strict=False) if vector is not None]
+            if held:
+                ids, rows = zip(*held, strict=True)
+                file.append(ids, np.array(rows, np.float32))
+
+    def _refuse_conditional(self, update_filter: Any, update_mode: Any) -> None:
+        if self._settings.file is not None and (
+            update_filter is not None or update_mode not in (None, models.UpdateMode.UPSERT)
+        ):
+            raise UnsupportedRequestError(
+                "update_filter, update_mode: expected neither beside a file of originals, because only the server "
+                "knows which points it will write; keep the originals on disk: originals='disk'"
+            )
 
 
-def _encode(layout: Layout, points: Any) -> Any:
-    """Points or a batch with their compressed vectors encoded."""
-    if not layout.coded:
-        return points
-    return encode_batch(layout, points) if isinstance(points, models.Batch) else encode_points(layout, points)
+# ---------------------------------------------------------------- parts of requests
 
 
-def _written_points(operation: Any) -> Any:
-    """The points or the batch that an update operation writes vectors of; none for the others."""
-    match operation:
-        case models.UpsertOperation(upsert=models.PointsBatch(batch=batch)):
-            return batch
-        case models.UpsertOperation(upsert=models.PointsList(points=points)):
-            return points
-        case models.UpdateVectorsOperation(update_vectors=update):
-            return update.points
-        case _:
-            return []
+def _as_model(point: Any) -> Any:
+    if not isinstance(point, Record):
+        return point
+    return models.PointStruct.model_construct(id=point.id, vector=_plain(point.vector), payload=point.payload)
 
 
 def _with_originals(layout: Layout, names: Sequence[str]) -> list[str]:
@@ -208,14 +240,54 @@ def _fresh_ids() -> Iterator[str]:
         yield str(uuid.uuid4())
 
 
-def _rows(vectors: Any) -> Iterator[Any]:
+def _point_id(given: Any) -> Any:
+    return str(given) if isinstance(given, uuid.UUID) else as_rest(given)
+
+
+def _rows(vectors: Any) -> Iterable[Any]:
     """One point's vectors at a time from any form that ``upload_collection`` takes."""
     if isinstance(vectors, dict):
-        for row in zip(*vectors.values(), strict=True):
-            yield dict(zip(vectors, map(_plain, row), strict=True))
-    else:
-        yield from map(_plain, vectors)
+        return (dict(zip(vectors, row, strict=True)) for row in zip(*vectors.values(), strict=True))
+    return vectors  # type: ignore[no-any-return]
 
 
 def _plain(vector: Any) -> Any:
+    if isinstance(vector, dict):
+        return {name: _plain(value) for name, value in vector.items()}
     return vector.tolist() if isinstance(vector, np.ndarray) else vector
+
+
+def _known_length(vectors: Any) -> int | None:
+    """How many points there are; None for a stream."""
+    if isinstance(vectors, dict):
+        return len(next(iter(vectors.values()))) if vectors else 0
+    return len(vectors) if isinstance(vectors, (Sequence, np.ndarray)) else None
+
+
+def _as_many(items: Iterable[Any] | None, length: int, name: str) -> Iterable[Any] | None:
+    """So many items; an error as the wrapped client's own where there are fewer."""
+    if items is None:
+        return None
+    if isinstance(items, (Sequence, np.ndarray)) and len(items) < length:
+        raise ValueError(f"{name} iterable is shorter than vectors iterable")
+    return _counted(items, length, name)
+
+
+def _counted(items: Iterable[Any], length: int, name: str) -> Iterator[Any]:
+    taken = 0
+    for item in islice(items, length):
+        taken += 1
+        yield item
+    if taken < length:
+        raise ValueError(f"{name} iterable is shorter than vectors iterable")
+
+
+def _check_arrays(layout: Layout, vectors: Any) -> None:
+    columns = vectors if isinstance(vectors, dict) else {UNNAMED: vectors}
+    if len({len(column) for column in columns.values() if isinstance(column, np.ndarray)}) > 1:
+        raise ValueError("Each named vector should have the same number of vectors")
+    for name, coded in layout.coded.items():
+        column = columns.get(name)
+        if isinstance(column, np.ndarray) and not coded.multi and column.shape[1:] != (coded.codec.code_dim,):
+            for _ in blocks(column, coded.codec.dim, coded.codec.metric, name=f"vectors {name!r}"):
+                pass

@@ -104,7 +104,8 @@ class Migration:
     def compressed(self) -> CompressedQdrantClient:
         """The target as an application will open it."""
         kept: KeptOriginals = "disk" if self.originals is Originals.DISK else self.file
-        return CompressedQdrantClient(self.client, codecs={self.target_vector: self.codec}, originals=kept)
+        codecs = {**dict.fromkeys(self.others), self.target_vector: self.codec}
+        return CompressedQdrantClient(self.client, codecs=codecs, originals=kept)
 
     @cached_property
     def _params(self) -> dict[str, models.VectorParams]:

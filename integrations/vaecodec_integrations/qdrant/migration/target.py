@@ -7,6 +7,7 @@ from typing import Any
 from qdrant_client import QdrantClient, models
 
 from vaecodec.errors import CodecMismatchError, MigrationError
+from vaecodec_integrations.qdrant.codecs import Codecs
 from vaecodec_integrations.qdrant.connection import collection_info
 from vaecodec_integrations.qdrant.identity import (
     check_record,
@@ -127,7 +128,8 @@ def _check_collection(migration: Migration, into: str) -> None:
             f"into: expected a collection with the vectors of {migration.collection!r}, got {into!r}, which lacks "
             f"{', '.join(map(repr, lacking))}; name a new collection"
         )
-    _, missing = read_layout(into, info, {migration.vector: migration.codec}, migration.originals, trust=False)
+    codecs = Codecs(codecs={into: {**dict.fromkeys(migration.others), migration.vector: migration.codec}})
+    _, missing = read_layout(into, info, codecs, migration.originals, trust=False)
     if missing and client.count(into, exact=True).count:
         raise no_identity(into, missing)
     for key, expected in _inherited(migration).items():
