@@ -166,7 +166,8 @@ class CompressedColumn:
         rows = connection.execute(statement, (self.query(vector), k * (rerank or 1))).fetchall()
         if self.originals is None or rerank is None:
             return [Hit(row[0], float(row[1])) for row in rows]
-        candidates = [Candidate(key, self.vectors([latent])[0], original) for key, _, latent, original in rows]
+        decoded = self.vectors([row[2] for row in rows])
+        candidates = [Candidate(row[0], restored, row[3]) for row, restored in zip(rows, decoded, strict=True)]
         return rerank_by_originals(self.codec, self.originals, vector, candidates)[:k]
 
     def _exists(self, connection: Connection[Any]) -> bool:
