@@ -15,6 +15,7 @@ from rich.table import Table
 from vaecodec import __version__
 from vaecodec.artifact import Metadata, read_artifact
 from vaecodec.evaluation import Interval
+from vaecodec.fused import FusedModel
 
 if TYPE_CHECKING:
     from vaecodec.doctor import Diagnosis, Extra
@@ -38,16 +39,21 @@ def root(
 
 
 def info(
-    file: Annotated[Path, typer.Argument(help="A codec file, e.g. vae128.onnx.")],
+    file: Annotated[Path, typer.Argument(help="A codec file, e.g. vae128.onnx, or one that 'vaecodec fuse' wrote.")],
     as_json: AsJson = False,
 ) -> None:
     """Show what a codec file says of itself: widths, metric, identity, origin, and what was measured."""
-    data, metadata = read_artifact(file)
+    found = FusedModel.read_any(file)
     if as_json:
-        print_json(metadata.to_json())
+        print_json(found.to_json())
         return
     console = Console()
-    console.print(_summary(file, len(data), metadata))
+    metadata = found.codec if isinstance(found, FusedModel) else found
+    fused = {}
+    if isinstance(found, FusedModel):
+        made = f"output {found.output} of an embedding model, pooling {found.pooling}, encoded as {found.entry}"
+        fused = {"takes": f"tokens: {made}", "fused id": found.fused_id}
+    console.print(_summary(file, file.stat().st_size, metadata, fused))
     validation = metadata.provenance.get("validation")
     if validation:
         console.print(_figures(validation))
@@ -110,9 +116,10 @@ def _extra_note(extra: Extra) -> str:
     return f"for {extra.enables}: pip install 'vaecodec[{extra.name}]'"
 
 
-def _summary(file: Path, size: int, metadata: Metadata) -> Table:
+def _summary(file: Path, size: int, metadata: Metadata, fused: Mapping[str, str]) -> Table:
     provenance = metadata.provenance
     rows = {
+        **fused,
         "codec id": metadata.codec_id,
         "kind": " ".join(filter(None, (str(metadata.kind), provenance.get("linear", "")))),
         "embeddings": f"{metadata.dim} dimensions, compared by {metadata.metric}",

@@ -16,6 +16,7 @@ COMMANDS = {
     "drift": "drift",
     "encode": "encode",
     "export": "export",
+    "fuse": "fuse",
     "fit": "fit",
     "info": "info",
     "linear": "linear",

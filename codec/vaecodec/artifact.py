@@ -31,6 +31,8 @@ FORMAT_VERSION = 1
 PREFIX = "vaecodec."
 PART = PREFIX + "part"
 """Only in what ``vaecodec split`` wrote: the entry point that is left of the codec."""
+FUSED, FUSED_ID = PREFIX + "fused", PREFIX + "fused_id"
+"""Only in what ``vaecodec fuse`` wrote: how the embedding model was joined with the codec, and the file's identity."""
 UNSIGNED = "0" * 64
 
 # Python refuses to read numbers of thousands of digits.
@@ -156,12 +158,12 @@ def read_artifact(path: str | os.PathLike[str]) -> tuple[bytes, Metadata]:
             f"{path}: format version {version.text} is newer than the {FORMAT_VERSION} that this vaecodec reads; "
             "upgrade with: pip install --upgrade vaecodec"
         )
-    expected = _digest(data, digest)
-    if expected != digest.text:
-        raise CorruptArtifactError(
-            f"{path}: the content has checksum {expected[:12]}…, but the file says {digest.text[:12]}…; "
-            "it was damaged or changed: copy or export it again"
+    if FUSED in properties:
+        raise ForeignOnnxError(
+            f"{path}: an embedding model with the codec {digest.text[:12]}… in it, which takes tokens; load the codec "
+            "file itself, or run this one in onnxruntime"
         )
+    _refuse_damage(path, data, digest)
     if external:
         raise ExternalDataError(f"{path}: keeps weights outside the file, which a codec must not; export it again")
     try:
@@ -171,12 +173,39 @@ def read_artifact(path: str | os.PathLike[str]) -> tuple[bytes, Metadata]:
     return data, metadata
 
 
-def sign(data: bytes) -> bytes:
-    """The serialised model with its ``codec_id`` filled in; the field must be there, 64 characters wide.
+def read_fused(path: str | os.PathLike[str]) -> tuple[dict[str, str], Metadata]:
+    """Read and verify an embedding model that ``vaecodec fuse`` wrote.
+
+    Returns:
+        All metadata of the file, by key, and those of the codec in it.
+
+    Raises:
+        ArtifactError: one of its subclasses says what is wrong with the file.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ArtifactNotFoundError(f"{path}: there is no such file") from error
+    try:
+        properties = dict(_properties(data))
+    except (ValueError, LookupError) as error:
+        raise NotOnnxError(f"{path}: expected an ONNX model, but the bytes are not one") from error
+    if FUSED not in properties or FUSED_ID not in properties:
+        raise ForeignOnnxError(f"{path}: an ONNX model, but no codec is fused into it; make one with: vaecodec fuse")
+    _refuse_damage(path, data, properties[FUSED_ID])
+    texts = {key: value.text for key, value in properties.items()}
+    try:
+        return texts, Metadata.from_properties(texts)
+    except (KeyError, ValueError) as error:
+        raise CorruptArtifactError(f"{path}: the codec metadata is incomplete or malformed: {error}") from error
+
+
+def sign(data: bytes, key: str = PREFIX + "codec_id") -> bytes:
+    """The serialised model with its identity filled in; the field ``key`` must be there, 64 characters wide.
 
     The identity is the sha256 over the whole file with this field set to 64 zeros.
     """
-    field_ = dict(_properties(data))[PREFIX + "codec_id"]
+    field_ = dict(_properties(data))[key]
     digest = _digest(data, field_)
     return data[: field_.start] + digest.encode() + data[field_.start + len(digest) :]
 
@@ -230,11 +259,20 @@ _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 
 
-def _digest(data: bytes, codec_id: _Text) -> str:
-    digest = hashlib.sha256(data[: codec_id.start])
+def _digest(data: bytes, identity: _Text) -> str:
+    digest = hashlib.sha256(memoryview(data)[: identity.start])
     digest.update(UNSIGNED.encode())
-    digest.update(memoryview(data)[codec_id.start + len(UNSIGNED) :])
+    digest.update(memoryview(data)[identity.start + len(UNSIGNED) :])
     return digest.hexdigest()
+
+
+def _refuse_damage(path: str | os.PathLike[str], data: bytes, identity: _Text) -> None:
+    expected = _digest(data, identity)
+    if expected != identity.text:
+        raise CorruptArtifactError(
+            f"{path}: the content has checksum {expected[:12]}…, but the file says {identity.text[:12]}…; "
+            "it was damaged or changed: copy or export it again"
+        )
 
 
 def _properties(data: bytes) -> Iterator[tuple[str, _Text]]:

@@ -31,8 +31,8 @@
     │   ├── BadRowsError                 (ValueError) rows that cannot be encoded, by file and number
     │   ├── BulkStoppedError             (RuntimeError) stopped half-way; what is finished is kept
     │   ├── ChangedJobError              (ValueError) not the job that is to be resumed
+    │   ├── OutputWithinInputError       (ValueError) the output would be read as input
     │   └── WorkersLostError             (RuntimeError) processes elsewhere that work on it are gone
-    ├── OutputIsInputError               (ValueError) the output is an input, lies within one, or holds one
     ├── OutputExistsError                (FileExistsError) something else is where the output should go
     ├── OutputBusyError                  (RuntimeError) another process is writing this output
     ├── UnusableDataError                (ValueError) a collection cannot be trained on
@@ -47,6 +47,7 @@
     │   └── NotCalibratedError           (ValueError) the codec holds no calibration for codes
     ├── NoReferenceError                 (ValueError) the codec holds no statistics to find drift by
     ├── UnsupportedPrecisionError        (ValueError) a codec cannot be written in numbers of that size
+    ├── UnfusableModelError              (ValueError) an embedding model cannot be joined with a codec
     ├── ParityError                      (RuntimeError) an exported graph does not compute what the codec computes
     ├── InvalidDeviceError               (ValueError) there is no such device to run a codec on
     ├── ProviderNotAvailableError        (RuntimeError) onnxruntime lacks the provider asked for
@@ -206,8 +207,8 @@ class OutputExistsError(VaecodecError, FileExistsError):
     """Something else is where the output should go."""
 
 
-class OutputIsInputError(VaecodecError, ValueError):
-    """The output is one of the inputs, lies within one, or holds one."""
+class OutputWithinInputError(BulkError, ValueError):
+    """The output would lie in the folder that is read."""
 
 
 class UnusableDataError(VaecodecError, ValueError):
@@ -260,6 +261,10 @@ class NoReferenceError(VaecodecError, ValueError):
 
 class UnsupportedPrecisionError(VaecodecError, ValueError):
     """A codec's weights or inputs do not fit the floating point type that it should be exported in."""
+
+
+class UnfusableModelError(VaecodecError, ValueError):
+    """An embedding model cannot be joined with a codec."""
 
 
 class ParityError(VaecodecError, RuntimeError):

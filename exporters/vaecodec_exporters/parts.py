@@ -51,7 +51,7 @@ def write_parts(
     """
     data, _ = read_artifact(codec)
     whole, model = start(data), onnx.load_from_string(data)
-    parts = {name: _cut(model, *ends) for name, ends in PARTS.items()}
+    parts = {name: cut(model, *ends) for name, ends in PARTS.items()}
     for name, part in parts.items():
         _check(whole, start(part), *PARTS[name])
     folder = Path(folder)
@@ -63,7 +63,8 @@ def write_parts(
     return [folder / f"{name}.onnx" for name in parts]
 
 
-def _cut(model: onnx.ModelProto, feed: str, fetch: str) -> bytes:
+def cut(model: onnx.ModelProto, feed: str, fetch: str) -> bytes:
+    """Cut one entry point out of a codec: a model of one required input and one output."""
     whole = onnx.ModelProto()
     whole.CopyFrom(model)
     # The default is what makes the input optional.

@@ -1,0 +1,55 @@
+"""``vaecodec fuse``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from vaecodec.extras import require
+from vaecodec.fused import Pooling
+from vaecodec_cli.info import AsJson, print_json
+from vaecodec_cli.options import Overwrite
+
+
+def fuse(
+    embedder: Annotated[Path, typer.Argument(help="Embedding model in ONNX, e.g. model.onnx.")],
+    codec: Annotated[Path, typer.Argument(help="Codec file, trained on that model's embeddings.")],
+    out: Annotated[Path, typer.Option(help="File to write, e.g. model128.onnx.")],
+    pooling: Annotated[
+        Pooling | None, typer.Option(help="How the vectors of a text's tokens become one, where the files do not say.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Output of the embedding model to encode, where several may hold embeddings.")
+    ] = None,
+    normalise: Annotated[
+        bool | None,
+        typer.Option(help="Normalise embeddings before the codec. Codecs of metric cosine always do that themselves."),
+    ] = None,
+    queries: Annotated[
+        bool, typer.Option("--queries", help="Encode as queries are, for codecs that encode them in another way.")
+    ] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Join an embedding model with a codec in one ONNX file: tokens in, latents out."""
+    require("onnx", extra="export")
+    from vaecodec_exporters.fuse import fuse as write_fused
+
+    fused = write_fused(
+        embedder,
+        codec,
+        out,
+        pooling=pooling,
+        output=output,
+        normalise=normalise,
+        queries=queries,
+        overwrite=overwrite,
+    )
+    if as_json:
+        print_json({"file": str(out), "bytes": out.stat().st_size, **fused.to_json()})
+        return
+    made = f"{fused.output}, pooling {fused.pooling}, {fused.codec.dim} -> {fused.codec.code_dim}"
+    Console().print(f"[bold]{out}[/]: {made}, {out.stat().st_size / 1e6:.1f} MB", highlight=False)
