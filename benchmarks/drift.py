@@ -30,6 +30,7 @@ from rich.table import Table
 
 from embeddings import load, unit_rows
 from vaecodec import Codec
+from vaecodec.calibration import CodecCalibration
 from vaecodec.drift import Encoded, Reference
 from vaecodec.drift.monitor import MonitoredCodec
 from vaecodec.interface import FloatArray
@@ -83,7 +84,7 @@ def trained(rows: FloatArray, folder: Path) -> dict[str, Codec]:
     folder.mkdir()
     encoded = Encoded.encode(linear.encode, linear.decode, collection.held_out)
     reference = Reference.fit(encoded, None, linear.metric, linear.latent_metric)
-    export_linear(linear, folder / "svd.onnx", reference=reference)
+    export_linear(linear, folder / "svd.onnx", calibration=CodecCalibration(drift=reference))
     train(collection, Recipe(dim=DIM, epochs=3), folder / "run")
     export_checkpoint(folder / "run", folder / "vae.onnx")
     return {"svd": Codec.load(folder / "svd.onnx"), "learned": Codec.load(folder / "vae.onnx")}

@@ -20,8 +20,7 @@ import faiss
 import numpy as np
 
 from embeddings import load
-from vaecodec import Codec, Metric, fit_linear
-from vaecodec.codes import Calibration
+from vaecodec import Codec, fit_linear
 from vaecodec.codes.parallel import available_threads
 from vaecodec.packed_index import PackedIndex
 from vaecodec_exporters.linear import export_linear
@@ -104,7 +103,7 @@ def _seconds(call: Callable[[], object]) -> float:
 
 def _untrained(train: np.ndarray, path: Path) -> Path:
     linear = fit_linear(train, train.shape[1])
-    export_linear(linear, path, calibration=Calibration.fit(linear.encode(train), Metric.COSINE))
+    export_linear(linear, path)
     return path
 
 

@@ -37,6 +37,7 @@ from qdrant_client.conversions.conversion import RestToGrpc
 
 from embeddings import SAMPLE
 from vaecodec import Codec, evaluation, fit_linear
+from vaecodec.calibration import CodecCalibration
 from vaecodec.codes import Calibration
 from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec_exporters.linear import export_linear
@@ -216,7 +217,7 @@ def rerank(data: Data, codec: VectorCodec) -> None:
         fill(kept, [{"": codec.encode(data.base), "original": data.base}])
         wide = fit_linear(data.train, 320 * codec.dim // 384)
         calibration = Calibration.fit(wide.encode(data.train), Metric.COSINE)
-        export_linear(wide, folder / "wide.onnx", calibration=calibration)
+        export_linear(wide, folder / "wide.onnx", calibration=CodecCalibration(codes=calibration))
         packed = PackedRows(Codec.load(folder / "wide.onnx"), bytes=codec.dim // 4)
         files = OriginalsFile(folder / "f16", codec.dim), OriginalsFile(folder / "packed", codec.dim, encoding=packed)
         for file in files:

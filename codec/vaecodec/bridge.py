@@ -23,7 +23,7 @@ from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec.vectors import as_vectors, normalised
 
 # Where the provenance of a bridge's file keeps the identities of both codecs.
-KEY = "bridge"
+BRIDGE = "bridge"
 
 FEWEST_ROWS = 500
 DEPTH = 10
@@ -135,7 +135,7 @@ class BridgedCodec:
     """
 
     def __init__(self, new: VectorCodec, bridge: Codec) -> None:
-        record = bridge.metadata.provenance.get(KEY)
+        record = bridge.metadata.provenance.get(BRIDGE)
         if record is None:
             raise CodecMismatchError(
                 f"bridge: expected the file of a bridge, got the codec {bridge.codec_id[:12]}…; "
@@ -201,7 +201,7 @@ class BridgedCodec:
 def decoded_by(codec: VectorCodec) -> str:
     """Identity of the codec whose latents this one decodes: its own, or that of a bridge's old codec."""
     metadata = getattr(codec, "metadata", None)
-    record = metadata.provenance.get(KEY) if metadata is not None else None
+    record = metadata.provenance.get(BRIDGE) if metadata is not None else None
     return codec.codec_id if record is None else str(record["old"])
 
 

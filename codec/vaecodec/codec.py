@@ -10,13 +10,11 @@ from typing import Any, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.artifact import Metadata, read_artifact, stored_values
+from vaecodec.artifact import Metadata, read_artifact
+from vaecodec.calibration import codes_of
 from vaecodec.codes import Calibration, Code
 from vaecodec.codes.saturation import warn_if_saturated
-from vaecodec.errors import (
-    InvalidDimensionError,
-    NotCalibratedError,
-)
+from vaecodec.errors import InvalidDimensionError
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.runtime import Provider, Runtime, start
 from vaecodec.vectors import blocks, is_checked_row, normalised
@@ -136,12 +134,12 @@ class Codec:
 
     @cached_property
     def calibration(self) -> Calibration:
-        """What the file knows of its latents, for :meth:`code`; raises ``NotCalibratedError`` when it knows nothing."""
-        stored = self._metadata.calibration.get("codes")
-        if stored is None:
-            raise NotCalibratedError("this codec file holds no calibration for codes; export it again from its run")
-        with stored_values("calibration for codes"):
-            return Calibration.from_json(stored).prefix(self._code_dim)
+        """What the codes of :meth:`code` need to know of the latents.
+
+        Raises:
+            NotCalibratedError: the file does not hold it.
+        """
+        return codes_of(self)
 
     def code(self, *, dtype: str | None = None, bytes: int | None = None) -> Code:  # noqa: A002
         """One way to write latents as bytes.

@@ -7,7 +7,7 @@ under cosine on real embeddings against the uncentred SVD. All of them are here 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -15,12 +15,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vaecodec.calibration import CalibrationRows
+from vaecodec.drift import FEWEST_REFERENCE, MOST_REFERENCE
 from vaecodec.errors import InvalidDimensionError, InvalidVectorsError
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.sources import ArraySource, VectorSource
 from vaecodec.vectors import as_vectors, blocks, normalised
 
 Moment = NDArray[np.float64]
+
+# One row in so many is not fitted on, where there are enough of them to find drift by.
+_HOLD_OUT = 20
+# Enough for codes and scores, at 12 MB for 384 dimensions.
+_KEPT_ROWS = 8_192
 
 
 class LinearKind(StrEnum):
@@ -53,6 +60,21 @@ _BY_DOT = (LinearKind.SVD_DOT, LinearKind.PCA_DOCUMENTS, LinearKind.TRUNCATION_D
 
 
 @dataclass(frozen=True, eq=False)
+class FittedOn:
+    """What a linear codec was fitted on, and as much of it as calibrating the codec takes.
+
+    Attributes:
+        rows: number of rows, held out or not.
+        held_out_rows: number of rows that the codec was not fitted on.
+        kept: at most 8,192 rows that it was fitted on, and 4,096 that it was not, evenly spaced.
+    """
+
+    rows: int
+    held_out_rows: int
+    kept: CalibrationRows
+
+
+@dataclass(frozen=True, eq=False)
 class LinearCodec:
     """A linear reduction with orthonormal rows, in numpy; a :class:`~vaecodec.interface.VectorCodec`.
 
@@ -64,6 +86,7 @@ class LinearCodec:
         mean: float32 (dim,), subtracted from documents; zero for all kinds but the two of PCA.
         metric: how the embeddings are compared.
         embedder: the embedding model's name, or an empty string.
+        fitted_on: what :func:`fit_linear` fitted it on; an exported file has codes and scores only with it.
     """
 
     kind: LinearKind
@@ -71,6 +94,7 @@ class LinearCodec:
     mean: FloatArray
     metric: Metric = Metric.COSINE
     embedder: str = ""
+    fitted_on: FittedOn | None = field(default=None, repr=False)
 
     @property
     def dim(self) -> int:
@@ -106,7 +130,7 @@ class LinearCodec:
         """The same codec with only its first ``code_dim`` latents."""
         if not 1 <= code_dim <= self.code_dim:
             raise InvalidDimensionError(f"expected a latent width from 1 to {self.code_dim}, got {code_dim}")
-        return LinearCodec(self.kind, self.components[:code_dim], self.mean, self.metric, self.embedder)
+        return replace(self, components=self.components[:code_dim])
 
     def encode(self, vectors: Any) -> FloatArray:
         """Documents, float (n, dim), to latents, float32 (n, code_dim); raises ``InvalidVectorsError``."""
@@ -148,6 +172,9 @@ def fit_linear(
 ) -> LinearCodec:
     """Fit a linear reduction in one pass over blocks of bounded memory.
 
+    The codec keeps some of the rows, so that ``vaecodec_exporters.linear.export_linear`` can calibrate its codes and
+    scores on them.
+
     Args:
         vectors: float (n, d), an array, a memory map or a :class:`~vaecodec.sources.VectorSource`; under cosine its
             rows are normalised first.
@@ -155,7 +182,8 @@ def fit_linear(
         kind: which reduction.
         metric: how the embeddings are compared.
         embedder: the embedding model's name, kept with the codec.
-        hold_out: leave rows 0, ``hold_out``, 2 ``hold_out`` and so on out, at least 2; by default none.
+        hold_out: leave rows 0, ``hold_out``, 2 ``hold_out`` and so on out, at least 2; by default none. Drift can be
+            found later only where 64 rows were held out.
 
     Raises:
         InvalidVectorsError: the array is empty or has a bad row.
@@ -168,45 +196,55 @@ def fit_linear(
         >>> codec.encode(np.load("queries.npy")).shape
         (1000, 32)
     """
-    return Moments.of(vectors, metric=metric, hold_out=hold_out).codec(dim, kind, embedder=embedder)
+    return LinearMoments.of(vectors, metric=metric, hold_out=hold_out).codec(dim, kind, embedder=embedder)
 
 
 @dataclass(frozen=True, eq=False)
-class Moments:
+class LinearMoments:
     """What every linear reduction of a collection is fitted from; taken in one pass by :meth:`of`.
 
     Attributes:
-        count: rows seen.
         total: float64 (d,), their sum.
         second: float64 (d, d), the sum of their outer products.
         metric: how the embeddings are compared; under cosine the rows were normalised first.
+        fitted_on: how many rows these are, and some of them.
     """
 
-    count: int
     total: Moment
     second: Moment
     metric: Metric
+    fitted_on: FittedOn
+
+    @property
+    def count(self) -> int:
+        """Number of rows that the codecs are fitted on."""
+        return self.fitted_on.rows - self.fitted_on.held_out_rows
 
     @classmethod
-    def of(cls, vectors: Any, *, metric: Metric = Metric.COSINE, hold_out: int | None = None) -> Moments:
+    def of(cls, vectors: Any, *, metric: Metric = Metric.COSINE, hold_out: int | None = None) -> LinearMoments:
         """Take the moments of vectors; the arguments and errors are those of :func:`fit_linear`."""
         source = vectors if isinstance(vectors, VectorSource) else ArraySource(np.asarray(vectors))
         width = source.dim
         second = np.zeros((width, width))
         total = np.zeros(width)
-        seen = count = 0
+        fitted, unseen = _EvenlySpaced(_KEPT_ROWS, width), _EvenlySpaced(MOST_REFERENCE, width)
+        seen = 0
         for chunk in source.blocks():
             for start, block in blocks(chunk, width, metric, first_row=seen):
-                rows = (normalised(block) if metric is Metric.COSINE else block).astype(np.float64)
+                rows = normalised(block) if metric is Metric.COSINE else block
                 if hold_out is not None:
-                    rows = rows[np.arange(seen + start, seen + start + len(rows)) % hold_out != 0]
-                second += rows.T @ rows
-                total += rows.sum(axis=0)
-                count += len(rows)
+                    held_out = np.arange(seen + start, seen + start + len(rows)) % hold_out == 0
+                    unseen.add(rows[held_out])
+                    rows = rows[~held_out]
+                fitted.add(rows)
+                wide = rows.astype(np.float64)
+                second += wide.T @ wide
+                total += wide.sum(axis=0)
             seen += len(chunk)
-        if not count:
+        if not fitted.offered:
             raise InvalidVectorsError("vectors: expected at least one row to fit on, got none")
-        return cls(count, total, second, metric)
+        kept = CalibrationRows.of_documents(fitted.rows, unseen.rows)
+        return cls(total, second, metric, FittedOn(seen, unseen.offered, kept))
 
     def codec(self, dim: int, kind: LinearKind, *, embedder: str = "") -> LinearCodec:
         """Fit a linear codec of this width, 1 to d; raises ``InvalidDimensionError``."""
@@ -221,7 +259,8 @@ class Moments:
             components = self._centred_axes[:dim]
         else:
             components = self._axes[:dim]
-        return LinearCodec(kind, components.astype(np.float32), mean.astype(np.float32), self.metric, embedder)
+        weights = components.astype(np.float32), mean.astype(np.float32)
+        return LinearCodec(kind, *weights, self.metric, embedder, self.fitted_on)
 
     @cached_property
     def _axes(self) -> Moment:
@@ -231,6 +270,39 @@ class Moments:
     def _centred_axes(self) -> Moment:
         mean = self.total / self.count
         return _oriented(np.linalg.eigh(self.second - self.count * np.outer(mean, mean))[1].T[::-1])
+
+
+def hold_out_for(rows: int) -> int | None:
+    """Choose ``hold_out`` of :func:`fit_linear`: enough rows to find drift by, or None where there are too few."""
+    if rows < _HOLD_OUT * FEWEST_REFERENCE:
+        return None
+    return max(_HOLD_OUT, rows // MOST_REFERENCE)
+
+
+class _EvenlySpaced:
+    """Keep at most ``most`` rows of a stream of unknown length, evenly spaced, whatever the blocks they come in."""
+
+    def __init__(self, most: int, width: int) -> None:
+        self.offered = 0
+        self._most, self._step = most, 1
+        self._kept = [np.empty((0, width), np.float32)]
+        self._count = 0
+
+    @property
+    def rows(self) -> FloatArray:
+        """The rows kept so far: float32 (m, width)."""
+        return np.concatenate(self._kept)
+
+    def add(self, rows: FloatArray) -> None:
+        """Offer more rows: float32 (n, width)."""
+        chosen = rows[-self.offered % self._step :: self._step].copy()
+        self.offered += len(rows)
+        self._kept.append(chosen)
+        self._count += len(chosen)
+        while self._count > self._most:
+            self._kept = [self.rows[::2].copy()]
+            self._count = len(self._kept[0])
+            self._step *= 2
 
 
 def _oriented(components: Moment) -> Moment:

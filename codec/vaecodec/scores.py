@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vaecodec.artifact import stored_values
 from vaecodec.errors import InvalidVectorsError, NotCalibratedError
 from vaecodec.evaluation import IdArray, exact_search
 from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec.vectors import as_vectors, normalised
 
-# Where the codec file's calibration keeps it.
-KEY = "score"
+# Two scores that differ by less, relative to their size, differ by the rounding of float32 only.
+_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -39,24 +39,10 @@ class ScoreCalibration:
         return asdict(self)
 
     @classmethod
-    def of(cls, codec: VectorCodec) -> ScoreCalibration:
-        """The calibration that a codec's file holds.
-
-        Raises:
-            NotCalibratedError: it holds none, or one for another width of the latents.
-            CorruptArtifactError: what it holds is malformed.
-        """
-        metadata = getattr(codec, "metadata", None)
-        stored: Mapping[str, Any] | None = metadata.calibration.get(KEY) if metadata is not None else None
-        with stored_values("calibration of scores"):
-            if stored is None or stored["code_dim"] != codec.code_dim:
-                found = "none" if stored is None else f"one for {stored['code_dim']} dimensions"
-                raise NotCalibratedError(
-                    f"expected a codec file with a calibration of scores for {codec.code_dim} dimensions, got {found}; "
-                    "load the file at its full width, train and export the codec again, or do without calibrated scores"
-                )
-            scale, offset, residual = (float(stored[name]) for name in ("scale", "offset", "residual"))
-            return cls(scale, offset, codec.code_dim, residual)
+    def from_json(cls, stored: Mapping[str, Any]) -> ScoreCalibration:
+        """Read what :meth:`to_json` wrote; raises ``KeyError``, ``TypeError`` or ``ValueError`` when it did not."""
+        scale, offset, residual = (float(stored[name]) for name in ("scale", "offset", "residual"))
+        return cls(scale, offset, int(stored["code_dim"]), residual)
 
 
 def fit_score_calibration(
@@ -134,8 +120,9 @@ def fit_line(scores: FloatArray, originals: FloatArray, code_dim: int) -> ScoreC
     """
     original = originals.astype(np.float64).ravel()
     compressed = scores.astype(np.float64).ravel()
-    spread = float(compressed.var()) if compressed.size else 0.0
-    shared = float((compressed - compressed.mean()) @ (original - original.mean())) / len(original) if spread else 0.0
+    varies = compressed.size > 0 and _varies(compressed) and _varies(original)
+    spread = float(compressed.var()) if varies else 0.0
+    shared = float((compressed - compressed.mean()) @ (original - original.mean())) / len(original) if varies else 0.0
     if not shared > 0:
         raise InvalidVectorsError(
             "documents, queries: expected pairs whose original and compressed scores vary together, got "
@@ -145,3 +132,8 @@ def fit_line(scores: FloatArray, originals: FloatArray, code_dim: int) -> ScoreC
     offset = float(original.mean() - scale * compressed.mean())
     residual = float((original - scale * compressed - offset).std())
     return ScoreCalibration(scale, offset, code_dim, residual)
+
+
+def _varies(scores: NDArray[np.float64]) -> bool:
+    """Whether scores differ by more than the rounding of a matrix product, which no two processors do alike."""
+    return bool(scores.std() > _ROUNDING * np.sqrt(np.mean(scores**2)))

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vaecodec.artifact import Kind, Metadata
-from vaecodec.bridge import KEY, Bridge, fit_bridge
+from vaecodec.bridge import BRIDGE, Bridge, fit_bridge
 from vaecodec.codec import Codec
 from vaecodec.evaluation import Figures, bootstrap
 from vaecodec.provenance import made_now
-from vaecodec.sources import VectorSource
+from vaecodec.sources import Rows, VectorSource
 from vaecodec_exporters.graph import CodecWeights, ResidualWeights, write_codec
-from vaecodec_exporters.linear import every_nth
 from vaecodec_exporters.output import refuse_existing
 
 _SAMPLE_ROWS = 50_000
@@ -64,7 +63,7 @@ def fit_and_export_bridge(
     """
     refuse_existing(path, overwrite=overwrite)
     step = max(1, -(-(sample.rows or 0) // _SAMPLE_ROWS))
-    samples = [np.concatenate([*every_nth(each, step)]) for each in (sample, new_sample) if each is not None]
+    samples = [np.concatenate([*_every_nth(each, step)]) for each in (sample, new_sample) if each is not None]
     bridge, figures = fit_bridge(old, new, *samples)
     summaries = export_bridge(bridge, path, figures, overwrite=overwrite)
     return ExportedBridge(bridge, len(figures["bridged"]), summaries)
@@ -105,7 +104,7 @@ def export_bridge(
         embedder=bridge.embedder,
         provenance={
             "linear": "bridge",
-            KEY: {"old": bridge.old_id, "new": bridge.new_id},
+            BRIDGE: {"old": bridge.old_id, "new": bridge.new_id},
             **made_now(),
             "validation": summaries,
         },
@@ -113,3 +112,11 @@ def export_bridge(
     references = {"embedding": bridge.encode, "query": bridge.encode_queries, "code": bridge.decode}
     write_codec(path, weights, metadata, references, overwrite=overwrite)
     return summaries
+
+
+def _every_nth(source: VectorSource, step: int) -> Iterator[Rows]:
+    """Read rows 0, step, 2 step and so on of a source, block by block."""
+    first = 0
+    for block in source.blocks():
+        yield block[-first % step :: step]
+        first += len(block)

@@ -12,8 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from vaecodec.codes import Calibration
-from vaecodec.drift import Encoded, Reference
+from vaecodec.calibration import CodecCalibration
 from vaecodec.extras import require
 from vaecodec.linear import LinearKind
 from vaecodec_exporters.checkpoint import export_checkpoint
@@ -175,12 +174,5 @@ def _export_linear(collection: Collection, found: SearchResult, path: Path) -> N
             "gate": str(found.gate),
             "confirmation": found.content["steps"]["gate"]["confirmation"],
         },
-        calibration=Calibration.fit(codec.encode(collection.sample), codec.latent_metric),
-        scores=collection.validation.score_calibration(codec.encode, codec.encode_queries, codec.latent_metric),
-        reference=Reference.fit(
-            Encoded.encode(codec.encode, codec.decode, collection.held_out),
-            Encoded.encode(codec.encode_queries, codec.decode, collection.held_out_queries),
-            codec.metric,
-            codec.latent_metric,
-        ),
+        calibration=CodecCalibration.fit(codec, collection.calibration_rows),
     )

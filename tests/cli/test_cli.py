@@ -17,10 +17,10 @@ from qdrant_client import QdrantClient
 from qdrant_client.models import CreateAlias, CreateAliasOperation, Distance, VectorParams
 
 from vaecodec import Codec, Metric, __version__
+from vaecodec.calibration import scores_of
 from vaecodec.drift.monitor import MonitoredCodec
 from vaecodec.errors import NotCalibratedError
 from vaecodec.evaluation import exact_search, pair_scores
-from vaecodec.scores import ScoreCalibration
 from vaecodec_cli.linear import linear
 from vaecodec_cli.main import COMMANDS, main
 
@@ -69,13 +69,13 @@ def test_a_linear_codec_says_what_its_scores_mean(sample, tmp_path: Path) -> Non
     np.save(tmp_path / "train.npy", sample.train)
     vaecodec("linear", tmp_path / "train.npy", "--dim", 64, "--out", tmp_path / "svd.onnx")
     codec = Codec.load(tmp_path / "svd.onnx")
-    fitted = ScoreCalibration.of(codec)
+    fitted = scores_of(codec)
     ids, scores = exact_search(codec.encode(sample.base), codec.encode_queries(sample.queries), 10, Metric.COSINE)
     original = np.einsum("qnd,qd->qn", sample.base[ids], sample.queries)
     assert np.abs(fitted.scale * scores + fitted.offset - original).mean() < 0.4 * np.abs(scores - original).mean()
     linear(tmp_path / "train.npy", 16, tmp_path / "l2.onnx", metric=Metric.L2)
     with pytest.raises(NotCalibratedError):
-        ScoreCalibration.of(Codec.load(tmp_path / "l2.onnx"))
+        scores_of(Codec.load(tmp_path / "l2.onnx"))
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> Any:

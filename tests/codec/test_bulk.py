@@ -25,6 +25,7 @@ import pytest
 
 from vaecodec import Codec, LinearCodec, LinearKind, Metric, fit_linear
 from vaecodec.bulk import BulkOptions, OnBadRows, decode, encode
+from vaecodec.calibration import CodecCalibration
 from vaecodec.codes import Calibration, CodeType
 from vaecodec.errors import (
     BadRowsError,
@@ -219,7 +220,7 @@ def test_progress_counts_every_row_once(rows: np.ndarray, svd_codec: LinearCodec
 def calibrated(svd_codec: LinearCodec, sample: Any, tmp_path_factory: pytest.TempPathFactory) -> Codec:
     path = tmp_path_factory.mktemp("calibrated") / "svd64.onnx"
     calibration = Calibration.fit(svd_codec.encode(sample.train), svd_codec.latent_metric)
-    export_linear(svd_codec, path, calibration=calibration)
+    export_linear(svd_codec, path, calibration=CodecCalibration(codes=calibration))
     return Codec.load(path, threads=1)
 
 
@@ -242,12 +243,13 @@ def test_codes_are_written_and_find_their_way_back(
 
 
 def test_codes_that_cannot_be_made_or_read_are_refused(
-    rows: np.ndarray, svd_codec: LinearCodec, svd_path: Path, calibrated: Codec, tmp_path: Path
+    rows: np.ndarray, svd_codec: LinearCodec, calibrated: Codec, tmp_path: Path
 ) -> None:
     source, codes = write(tmp_path / "x.npy", rows), tmp_path / "codes.npy"
+    export_linear(replace(svd_codec, fitted_on=None), tmp_path / "bare.onnx")
     int8 = BulkOptions(dtype=CodeType.INT8)
-    for codec in (svd_codec, Codec.load(svd_path)):
-        with pytest.raises(NotCalibratedError):
+    for codec in (svd_codec, Codec.load(tmp_path / "bare.onnx")):
+        with pytest.raises(NotCalibratedError, match="calibration for codes"):
             encode(source, codes, codec, options=int8)
     encode(source, codes, calibrated, options=int8)
     with pytest.raises(NotFloatingPointError):
@@ -263,7 +265,9 @@ def test_codes_that_cannot_be_made_or_read_are_refused(
         decode(tmp_path / "back.npy", tmp_path / "back2.npy", calibrated)
     path = tmp_path / "narrow.onnx"
     latents = svd_codec.encode(rows)
-    export_linear(svd_codec, path, calibration=Calibration.fit(latents, svd_codec.latent_metric))
+    export_linear(
+        svd_codec, path, calibration=CodecCalibration(codes=Calibration.fit(latents, svd_codec.latent_metric))
+    )
     encode(source, tmp_path / "c32.npy", Codec.load(path, dim=32), options=int8)
     with pytest.raises(CodecMismatchError) as mismatch:
         decode(tmp_path / "c32.npy", tmp_path / "back3.npy", Codec.load(path))

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vaecodec import Codec, Metric, fit_linear
-from vaecodec.codes import Calibration
+from vaecodec import Codec, fit_linear
 from vaecodec_exporters.linear import export_linear
 
 ROWS, QUERIES, K = 400, 25, 10
@@ -18,7 +17,7 @@ ROWS, QUERIES, K = 400, 25, 10
 def codec(sample, tmp_path_factory: pytest.TempPathFactory) -> Codec:
     linear = fit_linear(sample.train, 64)
     path = tmp_path_factory.mktemp("engines") / "svd64.onnx"
-    export_linear(linear, path, calibration=Calibration.fit(linear.encode(sample.train), Metric.COSINE))
+    export_linear(linear, path)
     return Codec.load(path)
 
 

@@ -22,7 +22,7 @@ CODES = [{"dtype": "float16"}, {"dtype": "int8"}, {"dtype": "int4"}, {"dtype": "
 def dot_codec(sample, tmp_path_factory: pytest.TempPathFactory) -> Codec:
     linear = fit_linear(sample.train, 64, metric=Metric.DOT)
     path = tmp_path_factory.mktemp("saturation") / "dot64.onnx"
-    export_linear(linear, path, calibration=Calibration.fit(linear.encode(sample.train), Metric.DOT))
+    export_linear(linear, path)
     return Codec.load(path)
 
 

@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from scipy import stats
 
 from vaecodec import Codec, LinearCodec, LinearKind, Metric, fit_linear
+from vaecodec.calibration import CodecCalibration
 from vaecodec.codes import Calibration
 from vaecodec.drift import ALPHA, Encoded, Reference, Statistic, Stream
 from vaecodec.drift.monitor import MonitoredCodec, Reservoir
@@ -41,7 +42,7 @@ def watched_path(sample: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     path = tmp_path_factory.mktemp("watched") / "svd64.onnx"
     calibration = Calibration.fit(codec.encode(sample.train), codec.latent_metric)
-    export_linear(codec, path, reference=reference, calibration=calibration)
+    export_linear(codec, path, calibration=CodecCalibration(codes=calibration, drift=reference))
     return path
 
 

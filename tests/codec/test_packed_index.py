@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from vaecodec import Codec, Metric, fit_linear
+from vaecodec.calibration import CodecCalibration
 from vaecodec.codes import Calibration
 from vaecodec.errors import CodecMismatchError, IndexFileError, InvalidSearchError, NonFiniteError
 from vaecodec.evaluation import exact_search
@@ -30,7 +31,11 @@ def cosine_codec(sample, tmp_path_factory: pytest.TempPathFactory) -> Codec:
 
 def linear_codec(sample, metric: Metric, folder: Path, dim: int) -> Codec:
     linear = fit_linear(sample.train, dim, metric=metric)
-    export_linear(linear, folder / "codec.onnx", calibration=Calibration.fit(linear.encode(sample.train), metric))
+    export_linear(
+        linear,
+        folder / "codec.onnx",
+        calibration=CodecCalibration(codes=Calibration.fit(linear.encode(sample.train), metric)),
+    )
     return Codec.load(folder / "codec.onnx")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vaecodec import Codec, Metric, fit_linear
+from vaecodec.calibration import CodecCalibration
 from vaecodec.codes import Calibration
 from vaecodec.errors import InvalidSearchError
 from vaecodec.evaluation import recall
@@ -31,7 +32,8 @@ def vectors(rows: int, seed: int, scale: float = 1.0) -> np.ndarray:
 def index(request, tmp_path_factory: pytest.TempPathFactory) -> PackedIndex:
     linear = fit_linear(vectors(4000, 2), DIM, metric=request.param)
     path = tmp_path_factory.mktemp("effort") / "codec.onnx"
-    export_linear(linear, path, calibration=Calibration.fit(linear.encode(vectors(4000, 2)), request.param, memory=8))
+    codes = Calibration.fit(linear.encode(vectors(4000, 2)), request.param, memory=8)
+    export_linear(linear, path, calibration=CodecCalibration(codes=codes))
     made = PackedIndex(Codec.load(path), bytes=12)
     made.add(vectors(ROWS, 3))
     made.delete(np.arange(0, ROWS, 97))
@@ -80,9 +82,8 @@ def test_less_effort_finds_most_of_it(index, effort: str, least: float) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "int8", "binary"])
 def test_less_effort_for_codes_without_look_ups(tmp_path: Path, dtype: str) -> None:
     linear = fit_linear(vectors(4000, 2), DIM)
-    export_linear(
-        linear, tmp_path / "codec.onnx", calibration=Calibration.fit(linear.encode(vectors(4000, 2)), Metric.COSINE)
-    )
+    codes = Calibration.fit(linear.encode(vectors(4000, 2)), Metric.COSINE)
+    export_linear(linear, tmp_path / "codec.onnx", calibration=CodecCalibration(codes=codes))
     made = PackedIndex(Codec.load(tmp_path / "codec.onnx"), dtype=dtype)
     made.add(vectors(ROWS, 3))
     truth, exact = made.search(vectors(30, 4), 10)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from vaecodec import Codec, Metric, fit_linear
+from vaecodec.calibration import CodecCalibration
 from vaecodec.codes import Calibration
 from vaecodec.errors import CodecMismatchError, IndexFileError
 from vaecodec.packed_index import PackedIndex
@@ -30,7 +31,7 @@ def codec_file(sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
     linear = fit_linear(sample.train, 64)
     path = tmp_path_factory.mktemp("file") / "svd64.onnx"
     calibration = Calibration.fit(linear.encode(sample.train), Metric.COSINE, memory=8)
-    export_linear(linear, path, calibration=calibration)
+    export_linear(linear, path, calibration=CodecCalibration(codes=calibration))
     return path
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vaecodec import Codec, Metric, fit_linear
+from vaecodec.calibration import CodecCalibration
 from vaecodec.codes import Calibration
 from vaecodec.errors import InvalidSearchError, LabelError
 from vaecodec.packed_index import PackedIndex
@@ -25,7 +26,7 @@ def codec(sample, tmp_path_factory: pytest.TempPathFactory) -> Codec:
     linear = fit_linear(sample.train, 64)
     path = tmp_path_factory.mktemp("rows") / "svd64.onnx"
     calibration = Calibration.fit(linear.encode(sample.train), Metric.COSINE, memory=8)
-    export_linear(linear, path, calibration=calibration)
+    export_linear(linear, path, calibration=CodecCalibration(codes=calibration))
     return Codec.load(path)
 
 

@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 from vaecodec import Codec, Kind, LinearKind, Metadata, Metric, fit_linear
+from vaecodec.calibration import CodecCalibration
 from vaecodec.codes import Calibration
 from vaecodec.errors import ParityError, UnsupportedPrecisionError
 from vaecodec.vectors import normalised
@@ -197,7 +198,7 @@ def test_codecs_are_checked_in_the_unit_of_their_data(unit: float, tmp_path: Pat
     rows = (unit * (3 + random.standard_normal((2_000, 200)))).astype(np.float32)  # far from the origin, as pixels are
     codec = fit_linear(rows, 8, kind=LinearKind.PCA, metric=Metric.L2)
     calibration = Calibration.fit(codec.encode(rows), Metric.L2)
-    export_linear(codec, tmp_path / "codec.onnx", calibration=calibration)
+    export_linear(codec, tmp_path / "codec.onnx", calibration=CodecCalibration(codes=calibration))
     file = Codec.load(tmp_path / "codec.onnx")
     assert np.abs(file.encode(rows) - codec.encode(rows)).max() < 1e-5 * np.linalg.norm(rows, axis=1).max()
 

@@ -24,11 +24,12 @@ import pyarrow.parquet as pq
 
 from vaecodec import Codec, Metric, fit_linear
 from vaecodec.artifact import read_artifact, sign
+from vaecodec.calibration import CodecCalibration, reference_of, scores_of
 from vaecodec.codes import Calibration, CodeType
 from vaecodec.drift import Encoded, Reference
 from vaecodec.errors import InvalidCodesError, VaecodecError
 from vaecodec.packed_index import PackedIndex
-from vaecodec.scores import ScoreCalibration, fit_score_calibration
+from vaecodec.scores import fit_score_calibration
 from vaecodec.sources import RandomAccessSource, open_source
 from vaecodec_exporters.linear import export_linear
 from vaecodec_integrations.qdrant.migration.state import read_state
@@ -60,7 +61,7 @@ def read_signed_metadata(data: bytes) -> None:
         _, metadata = read_artifact(_file(signed, ".onnx"))
         # Without a session: what onnxruntime makes of a graph is not ours.
         codec = Codec(None, metadata, metadata.code_dim)  # type: ignore[arg-type]
-        for part in (lambda: codec.code(bytes=BUDGET), lambda: ScoreCalibration.of(codec), lambda: Reference.of(codec)):
+        for part in (lambda: codec.code(bytes=BUDGET), lambda: scores_of(codec), lambda: reference_of(codec)):
             with suppress(VaecodecError):
                 part()
 
@@ -128,9 +129,11 @@ def codec_file(metric: Metric = Metric.COSINE) -> bytes:
         linear,
         path,
         provenance={"note": "fuzzed"},
-        calibration=Calibration.fit(linear.encode(rows()), linear.latent_metric, memory=8),
-        scores=fit_score_calibration(linear, rows(), rows()[:50]) if metric is Metric.COSINE else None,
-        reference=Reference.fit(encoded, None, linear.metric, linear.latent_metric),
+        calibration=CodecCalibration(
+            codes=Calibration.fit(linear.encode(rows()), linear.latent_metric, memory=8),
+            scores=fit_score_calibration(linear, rows(), rows()[:50]) if metric is Metric.COSINE else None,
+            drift=Reference.fit(encoded, None, linear.metric, linear.latent_metric),
+        ),
     )
     return path.read_bytes()
 

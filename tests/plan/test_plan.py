@@ -55,7 +55,7 @@ def codec_path(source, tmp_path_factory) -> Path:
     vectors = np.concatenate(list(source[0].blocks()))
     codec = fit_linear(vectors[:400], 64)
     path = tmp_path_factory.mktemp("plan") / "mine.onnx"
-    export_linear(codec, path, calibration=Calibration.fit(codec.encode(vectors), codec.latent_metric))
+    export_linear(codec, path)
     return path
 
 
@@ -208,7 +208,7 @@ def test_a_better_codec_file_is_chosen(source, tmp_path):
     documents = np.concatenate(list(source[0].blocks()))
     codec = fit_linear(documents, 20)
     path = tmp_path / "mine20.onnx"
-    export_linear(codec, path, calibration=Calibration.fit(codec.encode(documents), codec.latent_metric))
+    export_linear(codec, path)
     found = plan(source[0], goal(code_bytes=80), queries=source[1], codecs=[path])
     hnswlib = found.answers[1]
     assert (hnswlib.setting.codec, hnswlib.setting.width) == ("mine20.onnx", 20)

@@ -18,9 +18,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import vaecodec_training.search as searching
 from vaecodec import Codec
+from vaecodec.calibration import scores_of
 from vaecodec.drift.monitor import MonitoredCodec
 from vaecodec.errors import CheckpointError, MissingExtraError, RecipeError, TrainingError
-from vaecodec.scores import ScoreCalibration
 from vaecodec.sources import ArraySource
 from vaecodec_cli.main import main
 from vaecodec_training.checkpoint import load_checkpoint
@@ -104,7 +104,7 @@ def test_a_fit_ships_the_linear_codec_where_that_wins(tmp_path: Path, capsys, mo
     codec = Codec.load(tmp_path / "fit" / "codec.onnx")
     assert codec.metadata.kind == "linear"
     assert over in codec.metadata.provenance["gate"]
-    assert 0 < ScoreCalibration.of(codec).scale < 1  # noise is nearer to its neighbours in fewer dimensions
+    assert 0 < scores_of(codec).scale < 1  # noise is nearer to its neighbours in fewer dimensions
     codes = codec.encode(noise, dtype="int8")
     similar = np.einsum("ij,ij->i", codec.decode(codes, dtype="int8"), codec.decode(codec.encode(noise)))
     assert similar.min() > 0.99

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -206,6 +207,36 @@ def parameter_groups(model: VariationalCodec) -> list[dict[str, Any]]:
             key = (entry.ndim > 1 and not head, _HEAD_RATE if head else 1.0)
             groups.setdefault(key, []).append(entry)
     return [{"params": entries, "decays": key[0], "rate": key[1]} for key, entries in groups.items()]
+
+
+@dataclass(frozen=True, eq=False)
+class ModelCodec:
+    """Run a model's maps on numpy arrays, as a codec does.
+
+    Attributes:
+        model: in evaluation mode.
+        metric: how embeddings and latents are compared.
+    """
+
+    model: VariationalCodec
+    metric: Metric
+
+    @property
+    def latent_metric(self) -> Metric:
+        """How the latents are compared: as the embeddings."""
+        return self.metric
+
+    def encode(self, vectors: FloatArray) -> FloatArray:
+        """Map documents to latents."""
+        return in_numpy(self.model.encode, self.model)(vectors)
+
+    def encode_queries(self, vectors: FloatArray) -> FloatArray:
+        """Map queries to latents."""
+        return in_numpy(self.model.encode_queries, self.model)(vectors)
+
+    def decode(self, codes: FloatArray) -> FloatArray:
+        """Map latents to reconstructions."""
+        return in_numpy(self.model.decode, self.model)(codes)
 
 
 def in_numpy(function: Callable[[Tensor], Tensor], model: nn.Module) -> Callable[[FloatArray], FloatArray]:

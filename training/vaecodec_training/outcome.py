@@ -11,18 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from vaecodec.codes import Calibration
-from vaecodec.drift import KEY as DRIFT_KEY
-from vaecodec.drift import Encoded, Reference
+from vaecodec.calibration import CodecCalibration
 from vaecodec.evaluation import best
 from vaecodec.provenance import made_now
-from vaecodec.scores import KEY as SCORE_KEY
 from vaecodec_training.channel import rotation_for
 from vaecodec_training.checkpoint import Checkpoint, new_model
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.data.held_out import QueryFigures
 from vaecodec_training.diagnostics import Record, TrainingWarning
-from vaecodec_training.model import VariationalCodec, in_numpy
+from vaecodec_training.model import ModelCodec, VariationalCodec, in_numpy
 from vaecodec_training.recipe import Recipe
 from vaecodec_training.state import RunState
 from vaecodec_training.validation import gain, intervals
@@ -96,23 +93,6 @@ def provenance(
 
 def calibrated(checkpoint: Checkpoint, collection: Collection) -> Checkpoint:
     """The checkpoint with what its file will know beside the weights: codes, scores and drift."""
-    model, metric = checkpoint.model, checkpoint.metric
-    encode, encode_queries, decode = (
-        in_numpy(function, model) for function in (model.encode, model.encode_queries, model.decode)
-    )
-    queries = collection.held_out_queries
-    reference = Reference.fit(
-        Encoded.encode(encode, decode, collection.held_out),
-        Encoded.encode(encode_queries, decode, queries) if len(queries) else None,
-        metric,
-        metric,
-    )
-    scores = collection.validation.score_calibration(encode, encode_queries, metric)
-    codes = Calibration.fit(encode(collection.sample), metric, memory=checkpoint.recipe.trellis_memory)
-    calibration = {
-        **checkpoint.calibration,
-        "codes": codes.to_json(),
-        **({SCORE_KEY: scores.to_json()} if scores is not None else {}),
-        **({DRIFT_KEY: reference.to_json()} if reference is not None else {}),
-    }
-    return replace(checkpoint, calibration=calibration)
+    codec = ModelCodec(checkpoint.model, checkpoint.metric)
+    calibration = CodecCalibration.fit(codec, collection.calibration_rows, memory=checkpoint.recipe.trellis_memory)
+    return replace(checkpoint, calibration=calibration.to_json())

@@ -5,7 +5,7 @@ these are and why the tests are the ones they are. :class:`~vaecodec.drift.monit
 statistics from what is encoded in production; :func:`~vaecodec.drift.monitor.check_files` from files.
 """
 
-from vaecodec.drift.reference import FEWEST_REFERENCE, KEY, MOST_REFERENCE, Reference
+from vaecodec.drift.reference import FEWEST_REFERENCE, MOST_REFERENCE, Reference
 from vaecodec.drift.statistics import Encoded, Statistic, Stream
 from vaecodec.drift.verdict import ALPHA, EFFECT, FEWEST_VECTORS, DriftReport, Finding
 
@@ -14,7 +14,6 @@ __all__ = [
     "EFFECT",
     "FEWEST_REFERENCE",
     "FEWEST_VECTORS",
-    "KEY",
     "MOST_REFERENCE",
     "DriftReport",
     "Encoded",

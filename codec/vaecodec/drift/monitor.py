@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecodec.artifact import Metadata
+from vaecodec.calibration import reference_of
 from vaecodec.codec import Codec
 from vaecodec.drift.prometheus import exposition, metric_families
-from vaecodec.drift.reference import Reference
 from vaecodec.drift.statistics import Encoded, Statistic, Stream, StreamStatistics
 from vaecodec.drift.verdict import FEWEST_VECTORS, DriftReport
 from vaecodec.errors import InvalidVectorsError
@@ -92,7 +92,7 @@ class MonitoredCodec(Codec):
 
     def __init__(self, runtime: Runtime, metadata: Metadata, code_dim: int) -> None:
         super().__init__(runtime, metadata, code_dim)
-        self._reference = Reference.of(self)
+        self._reference = reference_of(self)
         self._lock = threading.Lock()
         self.reset()
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vaecodec.artifact import stored_values
 from vaecodec.drift.statistics import (
     Encoded,
     Histogram,
@@ -19,11 +18,7 @@ from vaecodec.drift.statistics import (
     vector_values,
 )
 from vaecodec.drift.verdict import DriftReport, compare
-from vaecodec.errors import NoReferenceError
-from vaecodec.interface import Metric, VectorCodec
-
-# Where the codec file's calibration keeps it.
-KEY = "drift"
+from vaecodec.interface import Metric
 
 FEWEST_REFERENCE = 64
 MOST_REFERENCE = 4_096
@@ -68,26 +63,6 @@ class Reference:
         if queries is not None and len(queries.latents) >= FEWEST_REFERENCE:
             streams[Stream.QUERIES] = reference_statistics(queries)
         return cls(streams, group, code_dim)
-
-    @classmethod
-    def of(cls, codec: VectorCodec) -> Reference:
-        """Read the reference that a codec's file holds.
-
-        Raises:
-            NoReferenceError: the file holds none, or one for another width of the latents.
-            CorruptArtifactError: what it holds is malformed.
-        """
-        metadata = getattr(codec, "metadata", None)
-        stored: Mapping[str, Any] | None = metadata.calibration.get(KEY) if metadata is not None else None
-        with stored_values("drift statistics"):
-            if stored is None or stored["code_dim"] != codec.code_dim:
-                found = "none" if stored is None else f"one for {stored['code_dim']} dimensions"
-                raise NoReferenceError(
-                    f"expected a codec file with drift statistics for {codec.code_dim} dimensions, got {found}; load "
-                    "the file at its full width, or train or fit the codec again, holding out at least "
-                    f"{FEWEST_REFERENCE} rows"
-                )
-            return cls.from_json(stored)
 
     def measure(self, stream: Stream, encoded: Encoded) -> StreamStatistics:
         """Measure the same statistics on other vectors, all but the agreement."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vaecodec.calibration import CodecCalibration
 from vaecodec.codec import Codec
 from vaecodec.codes import CodeType
 from vaecodec.errors import MissingExtraError
@@ -105,7 +106,7 @@ def _codec_file(candidate: Candidate, path: Path) -> Codec:
     require("onnx", extra="export")
     from vaecodec_exporters.linear import export_linear
 
-    export_linear(candidate.codec, path, calibration=candidate.calibration)
+    export_linear(candidate.codec, path, calibration=CodecCalibration(codes=candidate.calibration))
     return Codec.load(path)
 
 

@@ -19,10 +19,10 @@ import psycopg
 from pgvector import Vector
 from psycopg import sql
 
+from vaecodec.calibration import scores_of
 from vaecodec.errors import MigrationError, NotCalibratedError
 from vaecodec.evaluation import Interval, bootstrap, similarities
 from vaecodec.interface import FloatArray, Metric
-from vaecodec.scores import ScoreCalibration
 from vaecodec.vectors import faults
 from vaecodec_integrations.postgres.column import CompressedColumn
 from vaecodec_integrations.reranking import Hit
@@ -369,7 +369,7 @@ def _on_source_scale(column: CompressedColumn, hits: list[Hit]) -> list[Hit]:
     if codec.latent_metric is Metric.L2 or column.storage == "bit":
         return hits
     try:
-        fitted = ScoreCalibration.of(codec)
+        fitted = scores_of(codec)
     except NotCalibratedError:
         return hits
     latent_one = 1.0 if codec.latent_metric is Metric.COSINE else 0.0

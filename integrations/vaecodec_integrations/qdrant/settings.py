@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from vaecodec.calibration import scores_of
 from vaecodec.errors import OriginalsError, UnsupportedRequestError
 from vaecodec.interface import VectorCodec
-from vaecodec.scores import ScoreCalibration
 from vaecodec_integrations.qdrant.codecs import Codecs, CodecsArgument
 from vaecodec_integrations.qdrant.layout import Originals
 from vaecodec_integrations.qdrant.originals import OriginalsFile
@@ -65,6 +65,6 @@ def checked_settings(
         )
     if calibrate:
         for value in known:
-            ScoreCalibration.of(value)
+            scores_of(value)
     kept = Originals.NONE if originals is None else Originals.DISK if file is None else Originals.FILE
     return Settings(known, kept, file, rerank or DEFAULT_RERANK, calibrate, trust)

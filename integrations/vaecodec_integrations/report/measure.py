@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from vaecodec.calibration import scores_of
 from vaecodec.codec import Codec
 from vaecodec.codes import Code, CodeType
 from vaecodec.errors import InvalidVectorsError, NotCalibratedError, ReportInputError
@@ -22,7 +23,7 @@ from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec.linear import LinearKind, fit_linear
 from vaecodec.packed_index import PackedIndex
 from vaecodec.provenance import made_now
-from vaecodec.scores import ScoreCalibration, fit_line, original_scores
+from vaecodec.scores import fit_line, original_scores
 from vaecodec.vectors import as_vectors, normalised
 from vaecodec_integrations.report.engines.base import SearchEngine
 from vaecodec_integrations.report.run import UNCOMPRESSED, Method, Run, ScoredPairs, Scores
@@ -295,7 +296,7 @@ def _scores(
     except InvalidVectorsError:  # nothing to fit a line through
         return None
     try:
-        stored = None if codec is None else ScoreCalibration.of(codec)
+        stored = None if codec is None else scores_of(codec)
     except NotCalibratedError:
         stored = None
     return Scores(

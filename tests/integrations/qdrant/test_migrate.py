@@ -21,7 +21,6 @@ from typer.testing import CliRunner
 
 from vaecodec import Codec, LinearCodec, fit_linear
 from vaecodec.bulk import OnBadRows
-from vaecodec.codes import Calibration
 from vaecodec.errors import (
     BadRowsError,
     CodecMismatchError,
@@ -32,7 +31,6 @@ from vaecodec.errors import (
     StoreError,
     ZeroNormError,
 )
-from vaecodec.interface import Metric
 from vaecodec_cli.migrate import migrate as migrate_command
 from vaecodec_cli.rollback import rollback as rollback_command
 from vaecodec_exporters.linear import export_linear
@@ -944,8 +942,7 @@ class TestCommandLine:
         self, run: Any, folder: Path, svd_path: Path, sample: Any, tmp_path: Path
     ) -> None:
         fitted = fit_linear(sample.train, 128)
-        calibration = Calibration.fit(fitted.encode(sample.train), Metric.COSINE)
-        export_linear(fitted, tmp_path / "wide.onnx", calibration=calibration)
+        export_linear(fitted, tmp_path / "wide.onnx")
         export_linear(fit_linear(sample.train[:, :100], 32), tmp_path / "other.onnx")
         kept = ("--keep-originals", "file", "--originals", str(tmp_path / "docs.32"), "--originals-bytes", "32")
         other = run("migrate", "--into", "small", *kept, "--originals-codec", str(tmp_path / "other.onnx"))

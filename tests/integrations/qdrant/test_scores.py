@@ -12,6 +12,7 @@ import pytest
 from qdrant_client import models
 
 from vaecodec import Codec, LinearCodec, fit_linear
+from vaecodec.calibration import CodecCalibration, scores_of
 from vaecodec.codes import Calibration
 from vaecodec.errors import InvalidVectorsError, NotCalibratedError
 from vaecodec.evaluation import exact_search
@@ -34,7 +35,7 @@ def codec(
     sample: Any, svd_codec: LinearCodec, calibration: ScoreCalibration, tmp_path_factory: pytest.TempPathFactory
 ) -> Codec:
     path = tmp_path_factory.mktemp("calibrated") / "svd64.onnx"
-    export_linear(svd_codec, path, scores=calibration)
+    export_linear(svd_codec, path, calibration=CodecCalibration(scores=calibration))
     return Codec.load(path)
 
 
@@ -56,7 +57,7 @@ def test_the_fit_is_the_least_squares_line(svd_codec: LinearCodec, sample: Any) 
 
 
 def test_training_leaves_a_calibration_in_the_file(vae_codec: Codec, sample: Any) -> None:
-    fitted = ScoreCalibration.of(vae_codec)
+    fitted = scores_of(vae_codec)
     ids, scores = exact_search(
         vae_codec.encode(sample.base), vae_codec.encode_queries(sample.queries), 10, Metric.COSINE
     )
@@ -88,7 +89,7 @@ def space(request: pytest.FixtureRequest, sample: Any, tmp_path_factory: pytest.
         fitted = replace(fitted, components=fitted.components * 0.7)
     calibration = fit_score_calibration(fitted, train, sample.train_queries[:500])
     path = tmp_path_factory.mktemp("calibrated") / "svd64.onnx"
-    export_linear(fitted, path, scores=calibration)
+    export_linear(fitted, path, calibration=CodecCalibration(scores=calibration))
     return Space(Codec.load(path), calibration, base, sample.queries)
 
 
@@ -125,7 +126,7 @@ def test_a_calibration_holds_for_its_own_width_only(
     open_client: Open, codec: Codec, sample: Any, name: str, tmp_path: Path, svd_codec: LinearCodec
 ) -> None:
     """A client of narrower latents refuses to open, rather than give scores of another width's map."""
-    export_linear(svd_codec, tmp_path / "cut.onnx", scores=ScoreCalibration.of(codec))
+    export_linear(svd_codec, tmp_path / "cut.onnx", calibration=CodecCalibration(scores=scores_of(codec)))
     cut = Codec.load(tmp_path / "cut.onnx", dim=32)
     with pytest.raises(NotCalibratedError, match="for 32 dimensions, got one for 64 dimensions; load the file at its"):
         open_client(cut, calibrate=True)
@@ -145,7 +146,11 @@ def test_packed_originals_rerank_from_an_eighth_of_the_bytes(
     open_client: Open, sample: Any, svd_codec: LinearCodec, name: str, tmp_path: Path
 ) -> None:
     wide = fit_linear(sample.train, 320)
-    export_linear(wide, tmp_path / "wide.onnx", calibration=Calibration.fit(wide.encode(sample.train), Metric.COSINE))
+    export_linear(
+        wide,
+        tmp_path / "wide.onnx",
+        calibration=CodecCalibration(codes=Calibration.fit(wide.encode(sample.train), Metric.COSINE)),
+    )
     packed = PackedRows(Codec.load(tmp_path / "wide.onnx"), bytes=96)
     with OriginalsFile(tmp_path / "packed", 384, encoding=packed) as file:
         fill(open_client(svd_codec, originals=file), name, sample.base)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vaecodec.calibration import CalibrationRows
 from vaecodec.drift import MOST_REFERENCE
 from vaecodec.errors import UnusableDataError, WrongWidthError
 from vaecodec.evaluation import exact_search
@@ -164,9 +165,8 @@ class Collection:
     def linear(self, dim: int, kind: LinearKind) -> LinearCodec:
         """A linear codec fitted on the training documents."""
         if (dim, kind) not in self._fitted:
-            self._fitted[dim, kind] = fit_linear(
-                self.sample, dim, kind=kind, metric=self.metric, embedder=self.embedder
-            )
+            linear = fit_linear(self.sample, dim, kind=kind, metric=self.metric, embedder=self.embedder)
+            self._fitted[dim, kind] = replace(linear, fitted_on=None)  # see calibration_rows
         return self._fitted[dim, kind]
 
     @cached_property
@@ -227,6 +227,17 @@ class Collection:
     def calibration_sample(self) -> FloatArray:
         """At most 8,192 of these, evenly spaced: enough for what codes are calibrated on."""
         return self.sample[evenly_spaced(np.arange(len(self.sample)), _CALIBRATION_ROWS)]
+
+    @property
+    def calibration_rows(self) -> CalibrationRows:
+        """The rows that a codec trained on this collection is calibrated on."""
+        return CalibrationRows(
+            documents=self.sample,
+            searched=self.validation.documents,
+            queries=self.validation.queries,
+            unseen=self.held_out,
+            unseen_queries=self.held_out_queries,
+        )
 
     @cached_property
     def held_out(self) -> FloatArray:

@@ -9,10 +9,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.errors import InvalidVectorsError, UnusableDataError
+from vaecodec.errors import UnusableDataError
 from vaecodec.evaluation import IdArray, exact_search, mrr, ndcg, recall
 from vaecodec.interface import FloatArray, Metric, VectorCodec
-from vaecodec.scores import ScoreCalibration, calibrate_scores
 from vaecodec.sources import RandomAccessSource
 from vaecodec_training.data.pairs import pairs_within
 from vaecodec_training.data.sample import evenly_spaced, vectors_at
@@ -28,10 +27,6 @@ MOST_DOCUMENTS = 8_192
 
 
 _MOST_QUERIES = 2_000
-
-
-# Of these, as many take part in the calibration of scores.
-_SCORED_QUERIES = 512
 
 
 DEPTH = 10
@@ -68,22 +63,6 @@ class HeldOut:
         if self.relevant is not None:
             figures |= {"ndcg@10": ndcg(ids, self.relevant, DEPTH), "mrr@10": mrr(ids, self.relevant, DEPTH)}
         return figures
-
-    def score_calibration(
-        self, encode: Encode, encode_queries: Encode, latent_metric: Metric
-    ) -> ScoreCalibration | None:
-        """What a codec's scores say about those of the embeddings.
-
-        None for L2, and where scores do not vary together: a collection without neighbours still gets its codec.
-        """
-        if self.metric is Metric.L2:
-            return None
-        queries = self.queries[:_SCORED_QUERIES]
-        latents, query_latents = encode(self.documents), encode_queries(queries)
-        try:
-            return calibrate_scores(self.documents, queries, latents, query_latents, latent_metric)
-        except InvalidVectorsError:
-            return None
 
     def figures_of(self, codec: VectorCodec) -> QueryFigures:
         """The same for a codec object."""

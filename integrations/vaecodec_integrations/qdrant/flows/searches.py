@@ -7,6 +7,7 @@ from typing import Any
 
 from qdrant_client import models
 
+from vaecodec.calibration import scores_of
 from vaecodec.scores import ScoreCalibration
 from vaecodec_integrations.qdrant import rescoring
 from vaecodec_integrations.qdrant.flows.base import Call, Flow, FlowBase
@@ -283,4 +284,4 @@ class SearchFlows(FlowBase):
         coded = layout.coded.get(search.using or UNNAMED)
         if coded is None or coded.original is not None or not isinstance(search.query, models.NearestQuery):
             return None
-        return ScoreCalibration.of(coded.codec)
+        return scores_of(coded.codec)
