@@ -41,6 +41,7 @@ OnBadRows = Annotated[
     typer.Option(help="Rows with NaN, no direction or no vector: stop, leave out and list, or list all and stop."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an output that was interrupted.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output, if vaecodec wrote it.")]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Threads or, with Ray, worker processes; by default one per core.")
 ]
@@ -87,6 +88,7 @@ def encode(
     bytes: Bytes = None,  # noqa: A002
     on_bad_rows: OnBadRows = bulk.OnBadRows.FAIL,
     resume: Resume = False,
+    overwrite: Overwrite = False,
     workers: Workers = None,
     device: DeviceChoice = Device.CPU,
     engine: EngineChoice = EngineName.THREADS,
@@ -95,7 +97,9 @@ def encode(
     as_json: AsJson = False,
 ) -> None:
     """Encode a file or folder of embeddings of any size; can be interrupted and resumed."""
-    options = bulk.BulkOptions(column=column, dtype=dtype, bytes=bytes, on_bad_rows=on_bad_rows, resume=resume)
+    options = bulk.BulkOptions(
+        column=column, dtype=dtype, bytes=bytes, on_bad_rows=on_bad_rows, resume=resume, overwrite=overwrite
+    )
     chosen = _engine(engine, codec, workers, device, ray_address, gpus_per_worker)
     _run(bulk.encode, source, out, codec, dim, device, options, chosen, as_json)
 
@@ -109,6 +113,7 @@ def decode(
     dtype: Annotated[FloatType, typer.Option(help="How embeddings are stored.")] = FloatType.FLOAT32,
     on_bad_rows: OnBadRows = bulk.OnBadRows.FAIL,
     resume: Resume = False,
+    overwrite: Overwrite = False,
     workers: Workers = None,
     device: DeviceChoice = Device.CPU,
     engine: EngineChoice = EngineName.THREADS,
@@ -117,7 +122,9 @@ def decode(
     as_json: AsJson = False,
 ) -> None:
     """Reconstruct embeddings from a file or folder of latents."""
-    options = bulk.BulkOptions(column=column, dtype=CodeType(dtype), on_bad_rows=on_bad_rows, resume=resume)
+    options = bulk.BulkOptions(
+        column=column, dtype=CodeType(dtype), on_bad_rows=on_bad_rows, resume=resume, overwrite=overwrite
+    )
     chosen = _engine(engine, codec, workers, device, ray_address, gpus_per_worker)
     _run(bulk.decode, source, out, codec, dim, device, options, chosen, as_json)
 

@@ -31,8 +31,8 @@
     │   ├── BadRowsError                 (ValueError) rows that cannot be encoded, by file and number
     │   ├── BulkStoppedError             (RuntimeError) stopped half-way; what is finished is kept
     │   ├── ChangedJobError              (ValueError) not the job that is to be resumed
-    │   ├── OutputWithinInputError       (ValueError) the output would be read as input
     │   └── WorkersLostError             (RuntimeError) processes elsewhere that work on it are gone
+    ├── OutputIsInputError               (ValueError) the output is an input, lies within one, or holds one
     ├── OutputExistsError                (FileExistsError) something else is where the output should go
     ├── OutputBusyError                  (RuntimeError) another process is writing this output
     ├── UnusableDataError                (ValueError) a collection cannot be trained on
@@ -207,8 +207,8 @@ class OutputExistsError(VaecodecError, FileExistsError):
     """Something else is where the output should go."""
 
 
-class OutputWithinInputError(BulkError, ValueError):
-    """The output would lie in the folder that is read."""
+class OutputIsInputError(VaecodecError, ValueError):
+    """The output is one of the inputs, lies within one, or holds one."""
 
 
 class UnusableDataError(VaecodecError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -109,6 +110,12 @@ def locked(path: str | os.PathLike[str], what: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def sha256(path: Path) -> str:
+    """Compute the SHA-256 of a file's content, 64 hexadecimal digits, in constant memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

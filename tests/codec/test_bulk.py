@@ -28,6 +28,7 @@ from vaecodec.bulk import BulkOptions, OnBadRows, decode, encode
 from vaecodec.calibration import CodecCalibration
 from vaecodec.codes import Calibration, CodeType
 from vaecodec.errors import (
+    AmbiguousColumnError,
     BadRowsError,
     BulkStoppedError,
     ChangedJobError,
@@ -38,7 +39,8 @@ from vaecodec.errors import (
     NotFloatingPointError,
     OutputBusyError,
     OutputExistsError,
-    OutputWithinInputError,
+    OutputIsInputError,
+    SaturationWarning,
     UnknownSourceError,
     VaecodecError,
     WrongWidthError,
@@ -292,6 +294,72 @@ def test_damaged_words_about_an_output_are_named(
     assert not (tmp_path / "back.npy.partial").exists()
 
 
+def test_every_file_of_a_folder_is_checked_for_its_codec(
+    rows: np.ndarray, svd_codec: LinearCodec, calibrated: Codec, sample: Any, tmp_path: Path
+) -> None:
+    mixed, other = tmp_path / "mixed", fit_linear(sample.train[:2000], 64)
+    mixed.mkdir()
+    for number, codec in enumerate((svd_codec, other)):
+        encode(write(tmp_path / f"{number}.parquet", rows[:200]), tmp_path / f"latents{number}", codec)
+        (tmp_path / f"latents{number}" / "part-00000.parquet").rename(mixed / f"{number}.parquet")
+    with pytest.raises(
+        CodecMismatchError, match=rf"^{mixed}/1\.parquet: written by codec {other.codec_id[:16]}, cannot"
+    ):
+        decode(mixed, tmp_path / "back", svd_codec)
+    encode(tmp_path / "1.parquet", tmp_path / "half", svd_codec, options=BulkOptions(dtype=CodeType.FLOAT16))
+    (tmp_path / "half" / "part-00000.parquet").replace(mixed / "1.parquet")
+    with pytest.raises(CodecMismatchError, match=r"expected the same code as in .*, float32, got float16; decode them"):
+        decode(mixed, tmp_path / "back", svd_codec)
+    pq.write_table(documents(rows[:200]), mixed / "1.parquet")
+    with pytest.raises(CodecMismatchError, match=r"1\.parquet: holds nothing about the codec that wrote it, unlike"):
+        decode(mixed, tmp_path / "back", svd_codec)
+    assert not (tmp_path / "back").exists()
+
+
+def test_two_columns_keep_their_own_codecs(
+    rows: np.ndarray, svd_codec: LinearCodec, sample: Any, tmp_path: Path
+) -> None:
+    other = fit_linear(sample.train[:2000], 64)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows[:300].ravel()), 384)
+    pq.write_table(pa.table({"title": vectors, "body": vectors}), tmp_path / "x.parquet")
+    encode(f"{tmp_path}/x.parquet#title", tmp_path / "once", svd_codec)
+    encode(tmp_path / "once", tmp_path / "twice", other, options=BulkOptions(column="body"))
+    with pytest.raises(AmbiguousColumnError, match="several columns were encoded: title, body; say which is meant"):
+        decode(tmp_path / "twice", tmp_path / "back", other)
+    with pytest.raises(CodecMismatchError, match=f"written by codec {svd_codec.codec_id[:16]}, cannot be decoded"):
+        decode(f"{tmp_path}/twice#title", tmp_path / "back", other)
+    decode(f"{tmp_path}/twice#title", tmp_path / "back.npy", svd_codec)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "back.npy"), svd_codec.decode(svd_codec.encode(rows[:300])), atol=1e-5
+    )
+    full_width = LinearCodec(LinearKind.TRUNCATION, np.eye(64, dtype=np.float32), np.zeros(64, np.float32))
+    with pytest.raises(CodecMismatchError, match="has encoded these vectors already; expected embeddings"):
+        encode(f"{tmp_path}/twice#title", tmp_path / "thrice", full_width)
+
+
+def test_facts_of_another_array_are_noticed(rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path) -> None:
+    encode(write(tmp_path / "x.npy", rows), tmp_path / "y.npy", svd_codec, options=SHARDS)
+    np.save(tmp_path / "y.npy", np.load(tmp_path / "y.npy")[::-1])
+    with pytest.raises(MalformedSourceError, match=r"y\.npy: the array was damaged or replaced since it was encoded"):
+        decode(tmp_path / "y.npy", tmp_path / "back.npy", svd_codec)
+    (tmp_path / "y.npy.json").unlink()
+    assert decode(tmp_path / "y.npy", tmp_path / "back.npy", svd_codec).rows == ROWS
+
+
+def test_codes_that_clip_are_counted_and_warned_of(
+    rows: np.ndarray, calibrated: Codec, svd_codec: LinearCodec, tmp_path: Path
+) -> None:
+    l2 = fit_linear(rows, 32, metric=Metric.L2)
+    path = tmp_path / "l2.onnx"
+    export_linear(l2, path, calibration=Calibration.fit(l2.encode(rows), l2.latent_metric))
+    large = write(tmp_path / "x.npy", 5 * rows)
+    with pytest.warns(SaturationWarning, match=r"of 3,000 vectors lie outside the range of the code \(int8\)"):
+        result = encode(large, tmp_path / "y.npy", Codec.load(path), options=BulkOptions(dtype=CodeType.INT8))
+    assert result.saturated > 0.05 * ROWS
+    options = BulkOptions(dtype=CodeType.INT8)
+    assert encode(large, tmp_path / "z.npy", calibrated, options=options).saturated < 0.05 * ROWS
+
+
 # --- memory
 
 ENCODING = """
@@ -421,6 +489,85 @@ def test_an_output_that_is_there_or_unfinished_is_not_touched(
         f"{output}.partial: an unfinished output; continue it with resume (--resume), or delete it"
     )
     assert (tmp_path / "y.npy.partial").read_text() == "mine"
+
+
+@pytest.mark.parametrize("output", ["y.npy", "y"])
+def test_only_an_output_of_ours_is_replaced_and_only_when_asked(
+    output: str, rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path
+) -> None:
+    first, second, target = write(tmp_path / "a.npy", rows[:900]), write(tmp_path / "b.npy", rows), tmp_path / output
+    encode(first, target, svd_codec, options=SHARDS)
+    kept = content(target) if target.is_dir() else {output: target.read_bytes()}
+    if target.is_file():
+        target.chmod(0o600)
+    with pytest.raises(OutputExistsError, match=r"choose another name, or replace it with overwrite \(--overwrite\)$"):
+        encode(second, target, svd_codec, options=SHARDS)
+    assert (content(target) if target.is_dir() else {output: target.read_bytes()}) == kept
+    again = replace(SHARDS, overwrite=True)
+    encode(second, target, svd_codec, options=again)
+    np.testing.assert_allclose(read(target, "vector"), svd_codec.encode(rows), atol=1e-6)
+    if target.is_file():
+        assert target.stat().st_mode & 0o777 == 0o600
+        (tmp_path / "y.npy.json").write_text("mine")  # so nothing says any more that the array is ours
+    else:
+        assert [path.suffix for path in sorted(target.iterdir())] == [".parquet"] * len(list(target.iterdir()))
+        (target / "part-00099.parquet").write_text("mine")
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    with pytest.raises(
+        OutputExistsError, match=r"did not write; choose another name$|delete it or choose another name$"
+    ):
+        encode(first, target, svd_codec, options=again)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_nothing_of_others_is_removed(rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path) -> None:
+    source = write(tmp_path / "x.npy", rows)
+    for path in ("y.npy.partial/letter.txt", "z.npy.bad-rows.csv"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text("mine")
+    with pytest.raises(OutputExistsError, match=r"y\.npy\.partial: holds 'letter\.txt', which vaecodec did not write"):
+        encode(source, tmp_path / "y.npy", svd_codec, options=replace(SHARDS, resume=True))
+    with pytest.raises(OutputExistsError, match=r"z\.npy\.bad-rows\.csv: exists already"):
+        encode(source, tmp_path / "z.npy", svd_codec)
+    for path in ("y.npy.partial/letter.txt", "z.npy.bad-rows.csv"):
+        assert (tmp_path / path).read_text() == "mine"
+
+    def leave_something(*_: int) -> None:
+        (tmp_path / "v.npy.partial" / "letter.txt").write_text("mine")
+
+    encode(source, tmp_path / "v.npy", svd_codec, options=SHARDS, progress=leave_something)
+    assert [path.name for path in (tmp_path / "v.npy.partial").iterdir()] == ["letter.txt"]
+
+
+def test_an_input_is_never_overwritten(rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path) -> None:
+    anew = replace(SHARDS, overwrite=True)
+    encode(write(tmp_path / "x.npy", rows), tmp_path / "y.npy", svd_codec, options=SHARDS)
+    encode(tmp_path / "x.npy", tmp_path / "z", svd_codec, options=SHARDS)
+    for source, output in (("y.npy", "y.npy"), ("z", "z"), ("z/part-00000.parquet", "z"), ("z", "z/..")):
+        with pytest.raises(OutputIsInputError, match=r": (is an|holds the) input"):
+            decode(tmp_path / source, tmp_path / output, svd_codec, options=anew)
+    np.testing.assert_allclose(read(tmp_path / "z", "vector"), svd_codec.encode(rows), atol=1e-6)
+
+
+def test_a_replacement_that_was_interrupted_is_finished(
+    rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path
+) -> None:
+    """As if the process had been killed between the two renames of a folder."""
+    source, output = write(tmp_path / "x.npy", rows), tmp_path / "y"
+    encode(source, output, svd_codec, options=SHARDS)
+    expected = content(output)
+    unfinished = tmp_path / "y.partial"
+    other = rows.copy()
+    other[-1] = np.nan
+    with pytest.raises(BulkStoppedError, match="NaN"):
+        encode(write(source, other), output, svd_codec, options=replace(SHARDS, overwrite=True))
+    assert content(output) == expected
+    output.rename(unfinished / ".replaced")
+    options = replace(SHARDS, resume=True, on_bad_rows=OnBadRows.SKIP)
+    assert encode(source, output, svd_codec, options=options).rows == ROWS - 1
+    assert not unfinished.exists()
+    assert {path.suffix for path in output.iterdir()} == {".parquet"}
+    np.testing.assert_allclose(read(output, "vector"), svd_codec.encode(rows[:-1]), atol=1e-6)
 
 
 def test_another_job_is_not_resumed(rows: np.ndarray, svd_codec: LinearCodec, sample: Any, tmp_path: Path) -> None:
@@ -650,7 +797,7 @@ def test_what_cannot_be_encoded_is_refused_before_anything_is_written(
         with pytest.raises(error) as raised:
             encode(tmp_path / name, tmp_path / "y", svd_codec)
         assert str(raised.value) == message
-    with pytest.raises(OutputWithinInputError) as within:
+    with pytest.raises(OutputIsInputError) as within:
         encode(two, two / "y", svd_codec)
     assert str(within.value) == f"{two}/y: lies within the input, {two}, and would be read as part of it"
     assert [path.name for path in tmp_path.rglob("*.partial")] == []
@@ -712,7 +859,9 @@ def test_the_commands_encode_and_decode(rows: np.ndarray, svd_path: Path, tmp_pa
     assert json.loads((tmp_path / "z.npy.json").read_text())["work"] == "decode"
     again = run("decode", tmp_path / "y", *codec, "--out", tmp_path / "z.npy", "--dim", 32)
     assert again.returncode == 1
-    assert again.stderr.strip().endswith(f"{tmp_path}/z.npy: exists already; delete it or choose another name")
+    assert again.stderr.strip() == (
+        f"error: {tmp_path}/z.npy: exists already; choose another name, or replace it with overwrite (--overwrite)"
+    )
     on_gpu = run("decode", tmp_path / "y", *codec, "--out", tmp_path / "w.npy", "--dim", 32, "--device", "cuda")
     assert on_gpu.returncode == 1
     assert "onnxruntime has no CUDAExecutionProvider" in on_gpu.stderr

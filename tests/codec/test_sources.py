@@ -519,3 +519,16 @@ def test_an_address_that_is_refused_leaves_the_folder_unlocked(tmp_path: Path) -
         open_source(f"qdrant+file://{tmp_path}/store/others")
     QdrantClient(path=str(tmp_path / "store")).close()
     assert "'others'" in str(kept.value)
+
+
+def test_a_location_may_name_its_column(tmp_path: Path) -> None:
+    title, body = np.zeros((3, 4), np.float32), np.ones((3, 5), np.float32)
+    np.savez(tmp_path / "two.npz", title=title, body=body)
+    assert open_source(f"{tmp_path}/two.npz#title").dim == 4
+    assert open_source(tmp_path / "two.npz#body", column="body").dim == 5
+    with pytest.raises(AmbiguousColumnError, match="names the column 'title', but the column 'body' was asked for"):
+        open_source(f"{tmp_path}/two.npz#title", column="body")
+    np.save(tmp_path / "odd#1.npy", title)
+    assert open_source(tmp_path / "odd#1.npy").dim == 4
+    with pytest.raises(MissingColumnError, match="has no array 'x'"):
+        open_source(f"{tmp_path}/two.npz#x")

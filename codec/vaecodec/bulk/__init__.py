@@ -15,8 +15,8 @@ shard's content does not depend on the number of workers nor on when it is made,
 with the same bytes as an uninterrupted one, given a codec whose calls are deterministic (``Codec.load(threads=1)``).
 """
 
-from vaecodec.bulk.bad_rows import OnBadRows
 from vaecodec.bulk.job import BulkOptions, BulkResult, OnProgress, decode, encode
 from vaecodec.bulk.threads import Threads, Workers
+from vaecodec.sources.bad_rows import OnBadRows
 
 __all__ = ["BulkOptions", "BulkResult", "OnBadRows", "OnProgress", "Threads", "Workers", "decode", "encode"]

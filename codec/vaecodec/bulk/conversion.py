@@ -7,7 +7,6 @@ takes up what another one left, or that does it once more, leaves the same bytes
 
 from __future__ import annotations
 
-import csv
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,14 +17,15 @@ from uuid import uuid4
 
 from numpy.typing import NDArray
 
-from vaecodec.bulk.bad_rows import BadRow, OnBadRows
 from vaecodec.bulk.inputs import MatrixInput, ParquetInput, Shard, sort_out
-from vaecodec.bulk.manifest import Entry, sha256
+from vaecodec.bulk.manifest import Entry
 from vaecodec.bulk.parts import ArrayPart, ParquetPart, Part, bad_rows_path, part_path
 from vaecodec.codes import Code
 from vaecodec.codes.uniform import FloatCode
 from vaecodec.errors import BadRowsError, VaecodecError
+from vaecodec.files import sha256
 from vaecodec.interface import Metric, VectorCodec
+from vaecodec.sources.bad_rows import BadRow, OnBadRows, lines
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,8 +45,12 @@ class Work(ABC):
     facts: dict[str, Any]
 
     @abstractmethod
-    def __call__(self, codec: VectorCodec, rows: NDArray[Any]) -> NDArray[Any]:
-        """Checked rows of ``width``, float32 or codes, to rows of the output."""
+    def __call__(self, codec: VectorCodec, rows: NDArray[Any]) -> tuple[NDArray[Any], int]:
+        """Convert checked rows of ``width``, float32 or codes.
+
+        Returns:
+            The rows of the output, and how many of them the code clips.
+        """
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,8 +59,9 @@ class Encoding(Work):
 
     code: Code
 
-    def __call__(self, codec: VectorCodec, rows: NDArray[Any]) -> NDArray[Any]:
-        return self.code.encode(codec.encode(rows), threads=1)
+    def __call__(self, codec: VectorCodec, rows: NDArray[Any]) -> tuple[NDArray[Any], int]:
+        latents = codec.encode(rows)
+        return self.code.encode(latents, threads=1), int(self.code.saturated(latents).sum())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,9 +71,9 @@ class Decoding(Work):
     code: Code
     out: FloatCode
 
-    def __call__(self, codec: VectorCodec, rows: NDArray[Any]) -> NDArray[Any]:
+    def __call__(self, codec: VectorCodec, rows: NDArray[Any]) -> tuple[NDArray[Any], int]:
         latents = rows if self.metric is not None else self.code.decode(rows, threads=1)
-        return self.out.encode(codec.decode(latents))
+        return self.out.encode(codec.decode(latents)), 0
 
 
 class StoppedError(Exception):
@@ -135,7 +140,7 @@ class Conversion:
         # Hidden, so that no reader takes what a killed worker leaves for a part; unlike any other worker's anywhere.
         begun = self.folder / f".{shard.number:05d}-{uuid4().hex}.begun"
         report = self.on_bad_rows is OnBadRows.REPORT
-        rows, bad = 0, []
+        rows, saturated, bad = 0, 0, []
         with self._part(begun) as part:
             for piece in self.source.read(shard):
                 if stop is not None and stop.is_set():
@@ -147,8 +152,10 @@ class Conversion:
                     raise BadRowsError(f"row {bad[0].row} of {bad[0].file}: {bad[0].reason}")
                 if bad and report:
                     continue  # nothing of this shard is kept, but all of it is looked at
-                part.write(good, self.work(codec, good.vectors))
+                values, clipped = self.work(codec, good.vectors)
+                part.write(good, values)
                 rows += len(good.numbers)
+                saturated += clipped
         if bad:
             self._list_bad_rows(shard.number, bad)
         if bad and report:
@@ -156,13 +163,12 @@ class Conversion:
             return Entry(shard.number, 0, None, len(bad))
         digest = sha256(begun)
         begun.replace(part_path(self.folder, shard.number, self.suffix))
-        return Entry(shard.number, rows, digest, len(bad))
+        return Entry(shard.number, rows, digest, len(bad), saturated)
 
     def _part(self, path: Path) -> Part:
         return ArrayPart(path) if self.schema is None else ParquetPart(path, self.schema, self.column)
 
     def _list_bad_rows(self, number: int, rows: list[BadRow]) -> None:
         begun = self.folder / f".{number:05d}-{uuid4().hex}.begun"
-        with begun.open("w", newline="") as file:
-            csv.writer(file).writerows(rows)
+        begun.write_bytes(lines(rows))
         begun.replace(bad_rows_path(self.folder, number))

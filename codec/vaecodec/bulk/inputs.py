@@ -11,17 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.bulk.bad_rows import BadRow
+from vaecodec.bulk.facts import arrow_metadata
 from vaecodec.errors import MalformedSourceError
 from vaecodec.extras import require
 from vaecodec.interface import Metric
 from vaecodec.sources import RandomAccessSource, Rows
+from vaecodec.sources.bad_rows import BadRow
 from vaecodec.sources.base import rows_per_block
 from vaecodec.sources.parquet import ParquetSource, list_rows, open_parquet, parquet_batches
 from vaecodec.vectors import faults
-
-# The key of Parquet's schema metadata that says which codec wrote the file and how, as JSON.
-FACTS = b"vaecodec"
 
 
 class Shard(NamedTuple):
@@ -71,8 +69,8 @@ class MatrixInput:
     def output_schema(self, empty: NDArray[Any], facts: dict[str, Any]) -> tuple[Any, str]:
         """The Arrow schema of the output, with rows like those of ``empty``, and the name of their column."""
         arrow = require("pyarrow", extra="parquet")
-        fields = [arrow.field("row", arrow.int64()), arrow.field("vector", _list_type(empty))]
-        return arrow.schema(fields, metadata={FACTS: json.dumps(facts)}), "vector"
+        vector = arrow.field("vector", _list_type(empty), metadata=arrow_metadata(None, facts))
+        return arrow.schema([arrow.field("row", arrow.int64()), vector], metadata=arrow_metadata(None, facts)), "vector"
 
 
 class ParquetInput:
@@ -140,8 +138,10 @@ class ParquetInput:
         """The first file's columns, with the latents in the place of the vectors."""
         arrow = require("pyarrow", extra="parquet")
         at = self._schema.get_field_index(self._column)
-        schema = self._schema.set(at, arrow.field(self._column, _list_type(empty)))
-        return schema.with_metadata({**(schema.metadata or {}), FACTS: json.dumps(facts)}), self._column
+        # Of the vectors' own field nothing is kept, as it may describe their type.
+        vector = arrow.field(self._column, _list_type(empty), metadata=arrow_metadata(None, facts))
+        schema = self._schema.set(at, vector)
+        return schema.with_metadata(arrow_metadata(schema.metadata, facts)), self._column
 
 
 def fingerprint(files: list[Path]) -> str:

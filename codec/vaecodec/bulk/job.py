@@ -2,48 +2,54 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import json
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import numpy as np
 
-from vaecodec.bridge import decoded_by
-from vaecodec.bulk.bad_rows import BadRow, OnBadRows
 from vaecodec.bulk.conversion import Conversion, Decoding, Encoding, Work
-from vaecodec.bulk.inputs import FACTS, MatrixInput, ParquetInput, fingerprint
-from vaecodec.bulk.manifest import Entry, Manifest
+from vaecodec.bulk.facts import (
+    check_not_encoded,
+    column_with_facts,
+    facts_path,
+    has_facts,
+    is_facts_file,
+    settings_of,
+)
+from vaecodec.bulk.inputs import MatrixInput, ParquetInput, fingerprint
+from vaecodec.bulk.manifest import REPLACED, Entry, Manifest, is_ours
 from vaecodec.bulk.parts import bad_rows_path, part_path
 from vaecodec.bulk.threads import Threads, Workers
 from vaecodec.codec import Codec
 from vaecodec.codes import Code, CodeType
+from vaecodec.codes.saturation import warn_if_saturated
 from vaecodec.codes.uniform import FloatCode
 from vaecodec.errors import (
     BadRowsError,
     BulkStoppedError,
-    CodecMismatchError,
     InvalidBudgetError,
-    MalformedSourceError,
     NotCalibratedError,
     NotFloatingPointError,
     OutputExistsError,
-    OutputWithinInputError,
     UnknownSourceError,
     VaecodecError,
     WrongWidthError,
 )
+from vaecodec.files import replacing, sha256, write_atomically
 from vaecodec.interface import VectorCodec
+from vaecodec.outputs import check_file, check_folder
 from vaecodec.sources import RandomAccessSource, open_source
+from vaecodec.sources.bad_rows import HEADER, OnBadRows, first_bad_row, is_list_of_bad_rows, list_path
 from vaecodec.sources.base import rows_per_block
-from vaecodec.sources.parquet import ParquetSource, open_parquet, parquet_files
+from vaecodec.sources.open import locate
+from vaecodec.sources.parquet import ParquetSource
 
 # A shard is what a worker takes, and what it loses when the process is killed.
 SHARD_BYTES = 256 << 20
@@ -65,6 +71,7 @@ class BulkOptions:
         bytes: or a trellis code of so many bytes per vector.
         on_bad_rows: what to do with rows that cannot be encoded.
         resume: continue an unfinished output; where there is none, begin.
+        overwrite: replace an output, or begin an unfinished one anew, if vaecodec wrote it.
         threads: number of threads, if no other workers are given; by default one per core.
         shard_rows: rows per shard; by default a 64th of the input, in whole blocks of 8 MiB of float32 and 256 MiB at
             most. Parquet shards are whole row groups.
@@ -75,6 +82,7 @@ class BulkOptions:
     bytes: int | None = None
     on_bad_rows: OnBadRows = OnBadRows.FAIL
     resume: bool = False
+    overwrite: bool = False
     threads: int | None = None
     shard_rows: int | None = None
 
@@ -87,6 +95,7 @@ class BulkResult:
         output: the file or folder written.
         rows: rows in the output.
         bad_rows: rows left out; listed in ``OUT.bad-rows.csv`` when there are any.
+        saturated: rows that the code clips; see :class:`~vaecodec.errors.SaturationWarning`.
         shards: shards of the job.
         resumed: shards that an earlier, interrupted run had finished.
     """
@@ -94,6 +103,7 @@ class BulkResult:
     output: Path
     rows: int
     bad_rows: int
+    saturated: int
     shards: int
     resumed: int
 
@@ -124,8 +134,9 @@ def encode(
         progress: see :data:`OnProgress`.
 
     Raises:
-        OutputExistsError: the output exists, or an unfinished one does and is not to be resumed.
-        OutputWithinInputError: the output lies in the folder that is read.
+        OutputExistsError: the output exists, or an unfinished one, and is neither to be resumed nor to be overwritten;
+            or vaecodec did not write what is there.
+        OutputIsInputError: the output is the input, or lies in the folder that is read.
         ChangedJobError: the unfinished output belongs to other input, another codec or other options.
         OutputBusyError: another process is writing the output.
         NotCalibratedError, InvalidBudgetError: the codec cannot write such codes.
@@ -154,7 +165,8 @@ def encode(
         "bytes": options.bytes,
     }
     work = Encoding(code=code, width=codec.dim, metric=codec.metric, empty=empty, facts=facts)
-    return _Job(work, source, Path(output), codec, options, workers, progress).run()
+    path, column = _file_or_folder(source, options.column)
+    return _Job(work, (path, column), output, codec, options, workers, progress).run()
 
 
 def decode(
@@ -178,7 +190,9 @@ def decode(
     dtype = options.dtype or CodeType.FLOAT32
     if options.bytes is not None or dtype not in (CodeType.FLOAT32, CodeType.FLOAT16):
         raise InvalidBudgetError("embeddings are decoded to float32 or float16, not to codes")
-    written = _written(Path(source), codec)
+    path, column = _file_or_folder(source, options.column)
+    column = column_with_facts(path, column)
+    written = settings_of(path, column, codec)
     code = _code(codec, written["dtype"], written["bytes"])
     out = FloatCode(dtype, codec.dim)
     is_latents = isinstance(code, FloatCode)
@@ -191,10 +205,10 @@ def decode(
         facts={"work": "decode", "codec_id": codec.codec_id, "dtype": str(dtype)},
     )
     try:
-        job = _Job(work, source, Path(output), codec, options, workers, progress)
+        job = _Job(work, (path, column), output, codec, options, workers, progress)
     except NotFloatingPointError as error:
         raise NotFloatingPointError(
-            f"{error}; of codes, what vaecodec encode keeps with them must be there ({_facts_path(Path(source)).name} "
+            f"{error}; of codes, what vaecodec encode keeps with them must be there ({facts_path(path).name} "
             "beside an array, the metadata of Parquet)"
         ) from error
     return job.run()
@@ -206,60 +220,74 @@ class _Job:
     def __init__(
         self,
         work: Work,
-        source: str | Path,
-        output: Path,
+        source: tuple[Path, str | None],
+        output: str | Path,
         codec: VectorCodec,
         options: BulkOptions,
         workers: Workers | None,
         progress: OnProgress | None,
     ) -> None:
-        staging = output.with_name(output.name + ".partial")
-        is_array = output.suffix == ".npy"
-        written = [output]
-        if is_array and not staging.exists():  # an interrupted job may have come as far as its facts
-            written.append(_facts_path(output))
-        for path in written:
-            if path.exists():
-                raise OutputExistsError(f"{path}: exists already; delete it or choose another name")
-        if staging.exists() and not options.resume:
-            raise OutputExistsError(
-                f"{staging}: an unfinished output; continue it with resume (--resume), or delete it"
-            )
-        if Path(source).is_dir() and output.resolve().is_relative_to(Path(source).resolve()):
-            raise OutputWithinInputError(f"{output}: lies within the input, {source}, and would be read as part of it")
-        self.work, self.output, self.codec = work, output, codec
+        self.work, self.codec, self.options = work, codec, options
+        self.output = Path(output)
+        if self.output.name in ("", ".."):
+            self.output = Path(os.path.abspath(output))
+        self.staging = self.output.with_name(self.output.name + ".partial")
+        self.is_array = self.output.suffix == ".npy"
+        path, column = source
+        self._check_outputs(path)
         self.workers = workers or Threads(options.threads)
-        reader = _open_input(source, work, options, keep_columns=not is_array)
+        reader = _open_input(path, column, work, options, keep_columns=not self.is_array)
         self.shards = reader.shards
-        schema, column = (None, "") if is_array else reader.output_schema(work.empty, work.facts)
+        schema, name = (None, "") if self.is_array else reader.output_schema(work.empty, work.facts)
         self.conversion = Conversion(
             work=work,
             source=reader,
-            folder=staging.absolute(),
+            folder=self.staging.absolute(),
             schema=schema,
-            column=column,
+            column=name,
             on_bad_rows=options.on_bad_rows,
         )
         self.workers.accept(self.conversion, codec)
         description = {
             **work.facts,
             "output": self.conversion.suffix,
-            "column": options.column,
+            "column": column,
             "shards": [shard.rows for shard in self.shards],
             "input": fingerprint(reader.files),
         }
-        self.manifest = Manifest(staging, description, self.conversion.suffix)
+        self.manifest = Manifest(self.staging, description, self.conversion.suffix)
         self.finished: dict[int, Entry] = {}
         self.looked_at: list[Entry] = []
         self.counter = _Counter(sum(shard.rows for shard in self.shards), progress)
 
+    def _check_outputs(self, source: Path) -> None:
+        """Refuse, before anything is read or written, what may not be replaced."""
+        unfinished = os.path.lexists(self.staging)
+        # An interrupted job may have come as far as the output itself.
+        overwrite = self.options.overwrite or (self.options.resume and unfinished)
+        if self.is_array:
+            for path, is_ours_here in ((self.output, _is_our_array), (facts_path(self.output), is_facts_file)):
+                check_file(path, is_ours=is_ours_here, overwrite=overwrite, inputs=[source], parents=True)
+        else:
+            check_folder(self.output, is_ours=_is_our_part, overwrite=overwrite, inputs=[source])
+        if unfinished and not (self.options.resume or self.options.overwrite):
+            raise OutputExistsError(
+                f"{self.staging}: an unfinished output; continue it with resume (--resume), or delete it"
+            )
+        check_folder(self.staging, is_ours=_is_unfinished, overwrite=True, inputs=[source])
+        bad_rows = list_path(self.output)
+        check_file(bad_rows, is_ours=is_list_of_bad_rows, overwrite=True, inputs=[source], parents=True)
+
     def run(self) -> BulkResult:
         with ExitStack() as locks:
             try:
-                locks.enter_context(self.manifest.locked())
+                self.output.parent.mkdir(parents=True, exist_ok=True)
+                locks.enter_context(self.manifest.locked(restart=self.options.overwrite and not self.options.resume))
                 self.finished = self.manifest.open()
             except OSError as error:
-                raise BulkStoppedError(f"{self.manifest.folder}: cannot be written: {error}") from error
+                if isinstance(error, VaecodecError):
+                    raise
+                raise BulkStoppedError(f"{self.staging}: cannot be written: {error}") from error
             return self._run()
 
     def _run(self) -> BulkResult:
@@ -270,10 +298,10 @@ class _Job:
             self.workers.run(self.conversion, left, self.codec, done=self._note, seen=self.counter.add)
             bad = self._list_bad_rows()
             if self.looked_at:
-                first = _first_bad_row(self.output)
+                first = first_bad_row(list_path(self.output))
                 raise BadRowsError(
                     f"{bad:,} rows cannot be {self.work.facts['work']}d, the first is row {first.row} of "
-                    f"{first.file}: {first.reason}; {_bad_rows_list(self.output)} lists them all"
+                    f"{first.file}: {first.reason}; {list_path(self.output)} lists them all"
                 )
             self._finish()
         except (VaecodecError, OSError) as error:
@@ -281,14 +309,17 @@ class _Job:
             left_out = ", leaving such rows out with on_bad_rows=skip (--on-bad-rows skip)"
             raise BulkStoppedError(
                 f"{'no space left: ' * full}{error}; stopped with {len(self.finished)} of {len(self.shards)} shards "
-                f"finished and kept in {self.manifest.folder}; continue with resume (--resume)"
+                f"finished and kept in {self.staging}; continue with resume (--resume)"
                 f"{left_out * isinstance(error, BadRowsError)}"
             ) from error
         rows = sum(entry.rows for entry in self.finished.values())
-        return BulkResult(self.output, rows, bad, len(self.shards), resumed)
+        saturated = sum(entry.saturated for entry in self.finished.values())
+        if isinstance(self.work, Encoding):
+            warn_if_saturated(saturated, rows, self.work.code.name)
+        return BulkResult(self.output, rows, bad, saturated, len(self.shards), resumed)
 
     def _note(self, entry: Entry) -> None:
-        """A shard is done; called from any thread."""
+        """Note that a shard is done; called from any thread."""
         if entry.sha256 is None:
             self.looked_at.append(entry)
         else:
@@ -297,50 +328,68 @@ class _Job:
 
     def _list_bad_rows(self) -> int:
         """Gather the shards' lists of bad rows, and count them."""
+        target = list_path(self.output)
         entries = sorted(entry for entry in [*self.finished.values(), *self.looked_at] if entry.bad)
         if not entries:  # of an earlier run, which stopped because of them
-            _bad_rows_list(self.output).unlink(missing_ok=True)
+            target.unlink(missing_ok=True)
             return 0
-        with _bad_rows_list(self.output).open("w", newline="") as file:
-            csv.writer(file).writerow(BadRow._fields)
+        with replacing(target) as file:
+            file.write(HEADER)
             for entry in entries:
-                with bad_rows_path(self.manifest.folder, entry.shard).open(newline="") as rows:
+                with bad_rows_path(self.staging, entry.shard).open("rb") as rows:
                     shutil.copyfileobj(rows, file)
         return sum(entry.bad for entry in entries)
 
     def _finish(self) -> None:
         """Give the output its name."""
-        folder = self.manifest.folder
-        parts = [part_path(folder, shard.number, self.conversion.suffix) for shard in self.shards]
-        if self.conversion.schema is not None:
-            for left in {*folder.iterdir()} - {*parts, self.manifest.path, self.manifest.lock_path}:
+        parts = [part_path(self.staging, shard.number, self.conversion.suffix) for shard in self.shards]
+        if self.is_array:
+            self._join(parts)
+            for left in filter(is_ours, self.staging.iterdir()):
                 left.unlink()
-            folder.replace(self.output)
-            # Only now: without its manifest, an unfinished output would be begun anew; without its lock, by two.
-            for kept in (self.manifest.path, self.manifest.lock_path):
-                (self.output / kept.name).unlink()
+            with suppress(OSError):  # somebody else put something into it, which stays
+                self.staging.rmdir()
             return
-        joined = folder / "joined"
-        try:
-            self._join(parts, joined)
-        except OSError as error:
-            raise OSError(error.errno, f"joining the parts of {self.output}: {error.strerror}") from error
-        _facts_path(self.output).write_text(json.dumps(self.work.facts) + "\n")
-        joined.replace(self.output)
-        shutil.rmtree(folder)
+        for left in {*filter(is_ours, self.staging.iterdir())} - {*parts, *self.manifest.files}:
+            left.unlink()
+        replaced = self.staging / REPLACED
+        if self.output.exists():
+            self.output.replace(replaced)
+        self.staging.replace(self.output)
+        shutil.rmtree(self.output / REPLACED, ignore_errors=True)
+        # Only now: without its manifest, an unfinished output would be begun anew; without its lock, by two.
+        for kept in self.manifest.files:
+            (self.output / kept.name).unlink(missing_ok=True)
 
-    def _join(self, parts: list[Path], target: Path) -> None:
-        """Write the parts of an array as one .npy file."""
+    def _join(self, parts: list[Path]) -> None:
+        """Write the parts of an array as one .npy file, and its facts beside it."""
         empty = self.work.empty
         rows = sum(entry.rows for entry in self.finished.values())
         header = {"shape": (rows, empty.shape[1]), "fortran_order": False, "descr": empty.dtype.str}
-        with target.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for path in parts:
-                with path.open("rb") as part:
-                    shutil.copyfileobj(part, file, 1 << 20)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with replacing(self.output) as file:
+                np.lib.format.write_array_header_1_0(file, header)
+                for path in parts:
+                    with path.open("rb") as part:
+                        shutil.copyfileobj(part, file, 1 << 20)
+                file.flush()
+                # The facts first: what is killed in between leaves no array without them.
+                facts = {**self.work.facts, "sha256": sha256(Path(file.name))}
+                write_atomically(facts_path(self.output), (json.dumps(facts) + "\n").encode())
+        except OSError as error:
+            raise OSError(error.errno, f"joining the parts of {self.output}: {error.strerror}") from error
+
+
+def _is_our_array(path: Path) -> bool:
+    return is_facts_file(facts_path(path))
+
+
+def _is_unfinished(path: Path) -> bool:
+    return path.name == REPLACED or is_ours(path)
+
+
+def _is_our_part(path: Path) -> bool:
+    return path.name == REPLACED or (is_ours(path) and (path.suffix != ".parquet" or has_facts(path)))
 
 
 class _Counter:
@@ -356,20 +405,33 @@ class _Counter:
                 self._progress(self._done, self._total)
 
 
+def _file_or_folder(source: str | Path, column: str | None) -> tuple[Path, str | None]:
+    """Split a source into its path and column; raise UnknownSourceError if it is an address."""
+    path, column = locate(source, column)
+    if isinstance(path, str):
+        name = open_source(path, column=column).name
+        raise UnknownSourceError(f"{name}: expected a file or folder; vaecodec migrate compresses collections")
+    return path, column
+
+
 def _open_input(
-    location: str | Path, work: Work, options: BulkOptions, *, keep_columns: bool
+    path: Path, column: str | None, work: Work, options: BulkOptions, *, keep_columns: bool
 ) -> MatrixInput | ParquetInput:
-    source = open_source(location, column=options.column, codes=work.metric is None)
+    source = open_source(path, column=column, codes=work.metric is None)
     if source.dim != work.width and source.rows != 0:
         raise WrongWidthError(
             f"{source.name}: expected rows of width {work.width}, got {source.dim}; is this the codec's own collection?"
         )
     shard_rows = options.shard_rows or _shard_rows(source.rows or 0, work.width)
     if isinstance(source, ParquetSource):
+        if isinstance(work, Encoding):
+            check_not_encoded(source.files, source.column)
         return ParquetInput(source, work.width, shard_rows, keep_columns=keep_columns)
-    if isinstance(source, RandomAccessSource):
-        return MatrixInput(source, Path(location), shard_rows)
-    raise UnknownSourceError(f"{source.name}: expected a file or folder; vaecodec migrate compresses collections")
+    if isinstance(work, Encoding):
+        check_not_encoded([path], None)
+    if not isinstance(source, RandomAccessSource):
+        raise UnknownSourceError(f"{source.name}: expected a file whose rows can be read in any order")
+    return MatrixInput(source, path, shard_rows)
 
 
 def _shard_rows(rows: int, width: int) -> int:
@@ -385,52 +447,3 @@ def _code(codec: VectorCodec, dtype: str | None, budget: int | None) -> Code:
     if not isinstance(codec, Codec):
         raise NotCalibratedError("only codec files hold a calibration for codes; export the codec and load it")
     return codec.code(dtype=dtype, bytes=budget)
-
-
-def _written(source: Path, codec: VectorCodec) -> dict[str, Any]:
-    """How the latents or codes were written: ``dtype`` and ``bytes`` of their code."""
-    facts = None
-    if source.suffix == ".npy" and _facts_path(source).exists():
-        facts = _facts_path(source).read_text()
-    elif source.is_dir() or source.suffix == ".parquet":
-        with open_parquet(parquet_files(source)[0]) as parquet:
-            facts = (parquet.schema_arrow.metadata or {}).get(FACTS)
-    if facts is None:
-        return {"dtype": "float32", "bytes": None}
-    try:
-        written = json.loads(facts)
-        reconstructed = written["work"] != "encode"
-        codec_id, names = str(written["codec_id"]), () if reconstructed else ("code_dim", "dtype", "bytes")
-        settings = {name: written[name] for name in names}
-    except (ValueError, LookupError, TypeError) as error:
-        raise MalformedSourceError(
-            f"{source}: what was kept of how it was written, in .json beside an array and in the metadata of Parquet, "
-            "is damaged"
-        ) from error
-    if reconstructed:
-        raise CodecMismatchError(f"{source}: holds reconstructed embeddings, which cannot be decoded once more")
-    if codec_id != decoded_by(codec):
-        raise CodecMismatchError(
-            f"{source}: written by codec {codec_id[:16]}, cannot be decoded by codec {codec.codec_id[:16]}"
-        )
-    if settings["code_dim"] != codec.code_dim:
-        raise CodecMismatchError(
-            f"{source}: written with dim {settings['code_dim']}, cannot be decoded with dim {codec.code_dim}"
-        )
-    return settings
-
-
-def _facts_path(output: Path) -> Path:
-    return output.with_name(output.name + ".json")
-
-
-def _bad_rows_list(output: Path) -> Path:
-    return output.with_name(output.name + ".bad-rows.csv")
-
-
-def _first_bad_row(output: Path) -> BadRow:
-    with _bad_rows_list(output).open(newline="") as file:
-        rows = csv.reader(file)
-        next(rows)
-        name, row, reason = next(rows)
-    return BadRow(name, int(row), reason)

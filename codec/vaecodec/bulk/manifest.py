@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,26 +13,48 @@ from typing import Any, NamedTuple
 
 from vaecodec.bulk.parts import bad_rows_path, part_path
 from vaecodec.errors import ChangedJobError
-from vaecodec.files import locked, write_atomically
+from vaecodec.files import locked, sha256, write_atomically
 
 
 class Entry(NamedTuple):
-    """What became of a shard; the manifest has a line for each that is finished.
+    """What became of a shard. The manifest has a line for each that is finished.
 
-    ``rows`` in its part, ``sha256`` of the part or None where bad rows were only to be reported, ``bad`` rows listed.
+    Attributes:
+        shard: number of the shard.
+        rows: rows in its part.
+        sha256: checksum of the part, or None where bad rows were only to be reported.
+        bad: rows that are listed as bad.
+        saturated: rows that the code clips.
     """
 
     shard: int
     rows: int
     sha256: str | None
     bad: int
+    saturated: int = 0
 
 
 def _is_entry(line: Any) -> bool:
     match line:
-        case [int() as shard, int(), str() | None, int()]:
+        case [int() as shard, int(), str() | None, int(), int()]:
             return shard >= 0
     return False
+
+
+# What a job writes into its folder, and nothing else there does it remove.
+_OURS = re.compile(
+    r"_manifest\.jsonl|_lock|\._manifest\.jsonl\.[0-9a-f]{8}\.tmp|part-\d{5,}(\.npy|\.parquet|\.bad-rows\.csv)"
+    r"|\.\d{5,}-[0-9a-f]+\.begun"
+)
+
+
+REPLACED = ".replaced"
+"""The folder, within that of an unfinished output, of the output that it is about to replace."""
+
+
+def is_ours(path: Path) -> bool:
+    """Tell by its name whether a job wrote a file in the folder of an unfinished output."""
+    return _OURS.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
 
 
 class Manifest:
@@ -44,17 +66,28 @@ class Manifest:
         self.path, self.lock_path = folder / "_manifest.jsonl", folder / "_lock"
         self._lock = Lock()
 
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """The manifest itself and its lock."""
+        return self.path, self.lock_path
+
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep every other process from this folder; the lock goes with the process, however that ends.
+    def locked(self, *, restart: bool = False) -> Iterator[None]:
+        """Keep every other process from this folder. The lock goes with the process, however that ends.
+
+        Args:
+            restart: forget what was begun here.
 
         Raises:
             ChangedJobError: another job was begun here.
             OutputBusyError: another process, or another job of this one, is at work here.
         """
-        self._entries()  # a folder of another job stays as it is
+        if not restart:
+            self._entries()  # a folder of another job stays as it is
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.lock_path, str(self.folder)):
+            if restart:
+                self.path.unlink(missing_ok=True)
             yield
 
     def open(self) -> dict[int, Entry]:
@@ -63,7 +96,7 @@ class Manifest:
         kept = {self.lock_path, *(part_path(self.folder, number, self._suffix) for number in finished)}
         kept |= {bad_rows_path(self.folder, entry.shard) for entry in finished.values() if entry.bad}
         for file in self.folder.iterdir():
-            if file not in kept:
+            if file not in kept and is_ours(file):
                 file.unlink()
         lines = "".join(json.dumps(line) + "\n" for line in (self._job, *finished.values()))
         write_atomically(self.path, lines.encode())
@@ -98,9 +131,3 @@ class Manifest:
             file.write(json.dumps(entry) + "\n")
             file.flush()
             os.fsync(file.fileno())
-
-
-def sha256(path: Path) -> str:
-    """Of a file's content, 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from vaecodec.errors import MissingColumnError, SourceNotFoundError, UnknownSourceError
+from vaecodec.errors import AmbiguousColumnError, MissingColumnError, SourceNotFoundError, UnknownSourceError
 from vaecodec.sources.base import VectorSource
 from vaecodec.sources.binary import open_bvecs, open_fbin, open_fvecs, open_ibin, open_npy, open_npz
 from vaecodec.sources.hdf5 import Hdf5Source
 from vaecodec.sources.parquet import ParquetSource
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://")
 
 _PLAIN: dict[str, Callable[[Path], VectorSource]] = {
     ".fvecs": open_fvecs,
@@ -26,7 +28,7 @@ def open_source(location: str | Path, *, column: str | None = None, codes: bool 
 
     Args:
         location: a path whose suffix names its format (see the module), a folder of Parquet files, or an address
-            such as ``qdrant+http://localhost:6333/docs``.
+            such as ``qdrant+http://localhost:6333/docs``. After a ``#`` it may name the column: ``docs.parquet#title``.
         column: the array of an ``.npz``, dataset of an HDF5 file, column of a Parquet file or vector name of a
             collection. By default the only one that holds vectors (``train`` in an HDF5 file that has it).
         codes: read the codes of a codec, int8 or uint8, instead of vectors; from ``.npy`` and Parquet.
@@ -47,10 +49,9 @@ def open_source(location: str | Path, *, column: str | None = None, codes: bool 
         >>> sum(len(block) for block in source.blocks(1000))
         6000
     """
-    scheme = re.match(r"([a-z][a-z0-9+.-]+)://", str(location))
-    if scheme:
-        return _open_address(str(location), scheme[1], column)
-    path = Path(location)
+    path, column = locate(location, column)
+    if isinstance(path, str):
+        return _open_address(path, column)
     if not path.exists():
         raise SourceNotFoundError(f"{path}: no such file or folder")
     if path.is_dir() or path.suffix.lower() == ".parquet":
@@ -73,7 +74,33 @@ def open_source(location: str | Path, *, column: str | None = None, codes: bool 
             )
 
 
-def _open_address(address: str, scheme: str, column: str | None) -> VectorSource:
+def locate(location: str | Path, column: str | None = None) -> tuple[Path | str, str | None]:
+    """Split a location into a path, or an address, and the column that stands after its last ``#``.
+
+    A file whose own name holds ``#`` is found by its name.
+
+    Args:
+        location: as :func:`open_source` takes it.
+        column: the column, if it is given apart.
+
+    Returns:
+        A path, or an address as a string; and the column, or None.
+
+    Raises:
+        AmbiguousColumnError: the location and ``column`` name different columns.
+    """
+    text = str(location)
+    is_address = _SCHEME.match(text) is not None
+    start, mark, named = text.rpartition("#")
+    if mark and start and named and (is_address or not Path(text).exists()):
+        if column not in (None, named):
+            raise AmbiguousColumnError(f"{text}: names the column {named!r}, but the column {column!r} was asked for")
+        text, column = start, named
+    return (text if is_address else Path(text)), column
+
+
+def _open_address(address: str, column: str | None) -> VectorSource:
+    scheme = address.partition("://")[0]
     offered = {entry.name: entry for entry in entry_points(group="vaecodec.sources")}
     if scheme not in offered:
         known = ", ".join(f"{name}://" for name in sorted(offered)) or "none"

@@ -1,0 +1,117 @@
+"""Decide whether an output may be written: one rule for everything that vaecodec writes.
+
+What is there already is refused, unless vaecodec wrote it and the caller says ``overwrite``. An input is never
+overwritten. A folder that holds anything else is left as it is. All of this is checked before any data is read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from vaecodec.errors import OutputExistsError, OutputIsInputError
+
+IsOurs = Callable[[Path], bool]
+"""Tells whether vaecodec wrote a file; called with files that exist."""
+
+
+def check_file(
+    path: str | os.PathLike[str],
+    *,
+    is_ours: IsOurs,
+    overwrite: bool = False,
+    inputs: Iterable[str | os.PathLike[str]] = (),
+    parents: bool = False,
+    loss: str = "",
+) -> None:
+    """Check that one file may be written.
+
+    Args:
+        path: the file to write.
+        is_ours: see :data:`IsOurs`.
+        overwrite: replace what is there, if vaecodec wrote it.
+        inputs: what is read.
+        parents: folders that are missing will be made.
+        loss: what else is lost when the file is replaced, for the error message.
+
+    Raises:
+        OutputExistsError: something is there that vaecodec did not write, or ``overwrite`` is not given.
+        OutputIsInputError: the file is one of the inputs.
+        OSError: there is no such folder, or nothing can be written to it.
+    """
+    target = Path(path)
+    check_not_input(target, inputs)
+    if target.is_dir():
+        raise OutputExistsError(f"{path}: expected a file to write, got a folder; choose another name")
+    if os.path.lexists(target):
+        _refuse(target, ours=target.is_file() and is_ours(target), overwrite=overwrite, loss=loss)
+    folder = target.absolute().parent
+    if not parents and not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+    _check_ancestor(folder)
+
+
+def check_folder(
+    path: str | os.PathLike[str],
+    *,
+    is_ours: IsOurs,
+    overwrite: bool = False,
+    inputs: Iterable[str | os.PathLike[str]] = (),
+) -> None:
+    """Check that a folder may be written; raises as :func:`check_file` does.
+
+    Args:
+        path: the folder to write; it may exist if it is empty, or ``overwrite`` is given and all in it is ours.
+        is_ours: see :data:`IsOurs`; called with everything in the folder.
+        overwrite: replace what is there, if vaecodec wrote it.
+        inputs: what is read.
+    """
+    target = Path(path)
+    check_not_input(target, inputs)
+    if target.is_dir():
+        entries = sorted(target.iterdir())
+        foreign = next((entry for entry in entries if not is_ours(entry)), None)
+        if foreign is not None:
+            raise OutputExistsError(
+                f"{path}: holds {foreign.name!r}, which vaecodec did not write; choose another name"
+            )
+        if entries:
+            _refuse(target, ours=True, overwrite=overwrite, loss="")
+    elif os.path.lexists(target):
+        raise OutputExistsError(f"{path}: expected a folder to write, got a file; choose another name")
+    _check_ancestor(target.absolute())
+
+
+def check_not_input(path: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Raise OutputIsInputError if the output is an input, lies within one, or holds one."""
+    output = path.resolve()
+    for given in inputs:
+        read = Path(given).resolve()
+        if output == read or (path.exists() and read.exists() and path.samefile(read)):
+            raise OutputIsInputError(f"{path}: is an input, which is never overwritten; choose another output")
+        if output.is_relative_to(read):
+            raise OutputIsInputError(f"{path}: lies within the input, {given}, and would be read as part of it")
+        if read.is_relative_to(output) and path.exists():
+            raise OutputIsInputError(f"{path}: holds the input {given}, which is never overwritten; choose another one")
+
+
+def _refuse(target: Path, *, ours: bool, overwrite: bool, loss: str) -> None:
+    if not ours:
+        raise OutputExistsError(f"{target}: exists already; delete it or choose another name")
+    if not overwrite:
+        raise OutputExistsError(
+            f"{target}: exists already{loss}; choose another name, or replace it with overwrite (--overwrite)"
+        )
+
+
+def _check_ancestor(folder: Path) -> None:
+    """Check that a folder, or the nearest one above it that exists, can be written to."""
+    existing = folder
+    while not os.path.lexists(existing):
+        existing = existing.parent
+    if not existing.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(existing))
+    if not os.access(existing, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(existing))
