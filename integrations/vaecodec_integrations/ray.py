@@ -16,7 +16,6 @@ A pipeline with one codec per actor (give an actor a share of a GPU with ``num_g
             CodecActor,
             fn_constructor_args=("/models/vae128.onnx",),
             fn_constructor_kwargs={"column": "embedding"},
-            batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=8),
             num_cpus=1,
         )
@@ -57,6 +56,7 @@ from vaecodec.codec import Codec
 from vaecodec.codes.parallel import available_threads
 from vaecodec.errors import (
     CodecMismatchError,
+    MissingColumnError,
     RaggedVectorsError,
     UnknownSourceError,
     VaecodecError,
@@ -64,7 +64,7 @@ from vaecodec.errors import (
 )
 from vaecodec.extras import require
 from vaecodec.interface import VectorCodec
-from vaecodec.sources.parquet import list_rows, vector_column
+from vaecodec.sources.parquet import list_rows, list_storage, vector_column
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -235,7 +235,7 @@ def _outcome(plain: dict[str, Any]) -> Entry | Exception:
 
 
 class CodecActor:
-    """A callable for ``map_batches(..., batch_format="pyarrow")`` that puts latents in the place of vectors.
+    """A callable for ``map_batches`` that puts latents in the place of vectors, for every batch format of Ray.
 
     Args:
         codec: path of the codec file, which every worker must be able to read.
@@ -257,19 +257,40 @@ class CodecActor:
         self._column = column
 
     def __call__(self, batch: Any) -> Any:
-        """A pyarrow table with vectors to the same table with latents, float32 fixed-size lists.
+        """Replace the vectors of a batch by float32 latents.
+
+        Args:
+            batch: a dict of numpy arrays, which Ray gives by default; a pandas frame; or a pyarrow table, in which
+                latents are fixed-size lists.
+
+        Returns:
+            A batch of the same type.
 
         Raises:
             InvalidVectorsError: a row is bad; rows are counted within the batch.
             MissingVectorError, RaggedVectorsError: a row has no vector, or one of another width.
+            MissingColumnError: the batch has no such column, or ``column`` was not given for a dict or a frame.
         """
+        if hasattr(batch, "combine_chunks"):
+            return self._table(batch)
+        if self._column is None or self._column not in batch:
+            raise MissingColumnError(
+                f"batch: expected the column of vectors {self._column!r}; it has: {', '.join(map(str, batch))}; "
+                "give CodecActor its name, column=..."
+            )
+        latents = self._codec.encode(_matrix(batch[self._column], self._column, self._codec.dim))
+        if isinstance(batch, dict):
+            return {**batch, self._column: latents}
+        return batch.assign(**{self._column: list(latents)})
+
+    def _table(self, batch: Any) -> Any:
         arrow = require("pyarrow", extra="parquet")
         batch = batch.combine_chunks()
         place = Path("batch")
         column = vector_column(batch.schema, place, self._column)
         lists = batch.column(column)
         values = lists.chunk(0) if lists.num_chunks else arrow.array([], lists.type)
-        latents = self._codec.encode(list_rows(values, self._codec.dim, place, 0))
+        latents = self._codec.encode(list_rows(list_storage(values), self._codec.dim, place, 0))
         field = arrow.field(column, arrow.list_(arrow.float32(), self._codec.code_dim))
         encoded = arrow.FixedSizeListArray.from_arrays(arrow.array(latents.reshape(-1)), type=field.type)
         return batch.set_column(batch.schema.get_field_index(column), field, encoded)
@@ -292,12 +313,17 @@ def encode_frames(
     """
     loaded = Codec.load(codec, dim=dim, threads=1)
     for frame in frames:
-        for row, vector in enumerate(frame[column]):
-            width = np.size(vector) if vector is not None else 0
-            if width != loaded.dim:
-                raise RaggedVectorsError(
-                    f"column {column!r}: expected vectors of width {loaded.dim} in every row, row {row} has {width}"
-                )
-        vectors = np.array([np.asarray(vector, np.float32) for vector in frame[column]], np.float32)
-        latents = loaded.encode(vectors.reshape(len(frame), loaded.dim))
-        yield frame.assign(**{column: list(latents)})
+        yield frame.assign(**{column: list(loaded.encode(_matrix(frame[column], column, loaded.dim)))})
+
+
+def _matrix(values: Any, column: str, dim: int) -> NDArray[Any]:
+    """Return the vectors of a column, a matrix already or one array or list a row, as float (n, dim)."""
+    if isinstance(values, np.ndarray) and values.ndim == 2:
+        return values
+    for row, vector in enumerate(values):
+        width = np.size(vector) if vector is not None else 0
+        if width != dim:
+            raise RaggedVectorsError(
+                f"column {column!r}: expected vectors of width {dim} in every row, row {row} has {width}"
+            )
+    return np.array([np.asarray(vector, np.float32) for vector in values], np.float32).reshape(len(values), dim)

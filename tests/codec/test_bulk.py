@@ -351,7 +351,7 @@ def test_codes_that_clip_are_counted_and_warned_of(
 ) -> None:
     l2 = fit_linear(rows, 32, metric=Metric.L2)
     path = tmp_path / "l2.onnx"
-    export_linear(l2, path, calibration=Calibration.fit(l2.encode(rows), l2.latent_metric))
+    export_linear(l2, path)
     large = write(tmp_path / "x.npy", 5 * rows)
     with pytest.warns(SaturationWarning, match=r"of 3,000 vectors lie outside the range of the code \(int8\)"):
         result = encode(large, tmp_path / "y.npy", Codec.load(path), options=BulkOptions(dtype=CodeType.INT8))
@@ -885,4 +885,32 @@ def test_a_log_gets_lines_with_the_rate_of_this_run_and_the_time_left(
     assert capsys.readouterr().err.splitlines() == [
         "docs: 8,000 of 10,000 rows, 100 rows/s, 0:00:20 left",
         "docs: 9,000 of 10,000 rows, 66 rows/s, 0:00:15 left",
+    ]
+
+
+def test_columns_in_the_names_of_folders_are_kept(rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path) -> None:
+    for language in ("de", "en"):
+        (tmp_path / "x" / f"lang={language}").mkdir(parents=True)
+        write(tmp_path / "x" / f"lang={language}" / "part.parquet", rows[:100])
+    encode(tmp_path / "x", tmp_path / "y", svd_codec)
+    assert pq.read_table(tmp_path / "y")["lang"].to_pylist() == ["de"] * 100 + ["en"] * 100
+    encode(tmp_path / "x", tmp_path / "y.npy", svd_codec)
+    assert np.load(tmp_path / "y.npy").shape == (200, 64)
+
+
+def test_the_first_rows_may_be_bad(rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path) -> None:
+    kind = pa.list_(pa.float32())
+    (tmp_path / "x").mkdir()
+    pq.write_table(pa.table({"vector": pa.array([None, None], kind)}), tmp_path / "x" / "a.parquet")
+    second = pa.array([None, [1.0], *rows[:8].tolist()], kind)
+    pq.write_table(pa.table({"vector": second}), tmp_path / "x" / "b.parquet")
+    result = encode(tmp_path / "x", tmp_path / "y.npy", svd_codec, options=BulkOptions(on_bad_rows=OnBadRows.SKIP))
+    assert (result.rows, result.bad_rows) == (8, 4)
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), svd_codec.encode(rows[:8]), atol=1e-6)
+    listed = (tmp_path / "y.npy.bad-rows.csv").read_text().splitlines()
+    assert [line.split(",")[1:] for line in listed[1:]] == [
+        ["0", "no vector"],
+        ["1", "no vector"],
+        ["0", "no vector"],
+        ["1", "width 1"],
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from vaecodec.errors import (
     VaecodecError,
 )
 from vaecodec.sources import ArraySource, RandomAccessSource, VectorSource, open_source
+from vaecodec.sources.hdf5 import Hdf5Source
+from vaecodec.sources.parquet import ParquetSource, parquet_batches
 from vaecodec_integrations.qdrant.source import QdrantSource
 
 ROWS = np.random.default_rng(7).normal(size=(2500, 6)).astype(np.float32)
@@ -532,3 +535,91 @@ def test_a_location_may_name_its_column(tmp_path: Path) -> None:
     assert open_source(tmp_path / "odd#1.npy").dim == 4
     with pytest.raises(MissingColumnError, match="has no array 'x'"):
         open_source(f"{tmp_path}/two.npz#x")
+
+
+def test_left_overs_in_hidden_folders_are_not_read(tmp_path: Path) -> None:
+    for name in ("a.parquet", "_temporary/0/b.parquet", ".hidden/c.parquet", "sub/_d.parquet"):
+        (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
+        parquet(vector=[[1.0, 2.0]])(tmp_path / "x" / name)
+    assert open_source(tmp_path / "x").rows == 1
+
+
+def test_vectors_of_arrow_tensors_are_read_and_matrices_are_not(tmp_path: Path) -> None:
+    matrices = np.zeros((len(ROWS), 2, 3), np.float32)
+    parquet(
+        vector=pa.FixedShapeTensorArray.from_numpy_ndarray(ROWS),
+        picture=pa.FixedShapeTensorArray.from_numpy_ndarray(matrices),
+    )(tmp_path / "x.parquet")
+    np.testing.assert_array_equal(next(iter(open_source(tmp_path / "x.parquet").blocks())), ROWS)
+    with pytest.raises(NotFloatingPointError, match=r"x\.parquet\[picture\]: expected lists of floating point values"):
+        open_source(tmp_path / "x.parquet", column="picture")
+
+
+def test_other_members_of_an_npz_do_no_harm(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", vectors=ROWS, texts=np.array(["a", None], object))
+    with zipfile.ZipFile(tmp_path / "x.npz", "a") as archive:
+        archive.writestr("README", "of another program")
+    for column in (None, "vectors"):
+        np.testing.assert_array_equal(next(iter(open_source(tmp_path / "x.npz", column=column).blocks())), ROWS)
+    with pytest.raises(PickledSourceError, match=r"x\.npz\[texts\]: holds Python objects"):
+        open_source(tmp_path / "x.npz", column="texts")
+
+
+def test_queries_of_an_ann_benchmarks_file_are_its_test_set(tmp_path: Path) -> None:
+    write_hdf5(tmp_path / "x.hdf5", train=ROWS, test=-ROWS[:2], distances=ROWS)
+    queries = open_source(tmp_path / "x.hdf5", queries=True)
+    np.testing.assert_array_equal(next(iter(queries.blocks())), -ROWS[:2])
+    assert open_source(tmp_path / "x.hdf5", queries=True, column="train").rows == len(ROWS)
+
+
+def test_chunks_of_hdf5_are_decompressed_once(tmp_path: Path) -> None:
+    """While many rows are read the file stays open, with room for the chunks that a row passes through."""
+    rows = np.random.default_rng(0).normal(size=(60_000, 8)).astype(np.float32)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("x", data=rows, chunks=(40_000, 4), compression="gzip", compression_opts=1)
+    room: list[int] = []
+
+    class Watched(Hdf5Source):
+        def _open(self, cache_bytes: int = 0) -> Any:
+            file = super()._open(cache_bytes)
+            room.append(file.id.get_access_plist().get_cache()[2])
+            return file
+
+    source = Watched(tmp_path / "x.h5")
+    room.clear()
+    wanted = np.arange(0, 60_000, 70)
+    np.testing.assert_array_equal(source.take(wanted), rows[wanted])
+    np.testing.assert_array_equal(np.concatenate(list(source.blocks(9000))), rows)
+    assert room == [40_000 * 8 * 4] * 2
+
+
+def test_bfloat16_of_numpy_is_named(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((3, 2), np.uint16).view("V2"))
+    with pytest.raises(NotFloatingPointError, match="values of 2 bytes without a type, as numpy stores bfloat16; save"):
+        open_source(tmp_path / "x.npy")
+
+
+def test_rows_without_a_vector_may_be_read_as_nan(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    parquet(vector=pa.array([None, None], pa.list_(pa.float32())))(tmp_path / "x/a.parquet")
+    parquet(vector=pa.array([[7.0], [1.0, 2.0], None, [3.0, 4.0]], pa.list_(pa.float32())))(tmp_path / "x/b.parquet")
+    source = open_source(tmp_path / "x", bad_rows=True)
+    rows = np.concatenate(list(source.blocks()))
+    nan = [np.nan, np.nan]
+    np.testing.assert_array_equal(rows, [nan, nan, nan, [1, 2], nan, [3, 4]])
+
+
+def test_columns_in_the_names_of_folders_are_known(tmp_path: Path) -> None:
+    table = pa.table({"vector": pa.array([[1.0], [2.0]]), "day": ["a", "b"]})
+    for folder in ("lang=de/year=2024/month=07", "lang=__HIVE_DEFAULT_PARTITION__/year=-3/month=11", "lang=f%20r"):
+        (tmp_path / folder).mkdir(parents=True)
+        pq.write_table(table, tmp_path / folder / "x.parquet")
+    source = open_source(tmp_path)
+    assert isinstance(source, ParquetSource)
+    batches = [source.partitions.add_to(next(parquet_batches(file, rows=9)), file) for file in source.files]
+    assert [str(field.type) for field in batches[0].schema][2:] == ["string", "int32", "string"]
+    assert [batch.slice(0, 1).to_pylist()[0] for batch in batches] == [
+        {"vector": [1.0], "day": "a", "lang": None, "year": -3, "month": "11"},
+        {"vector": [1.0], "day": "a", "lang": "de", "year": 2024, "month": "07"},
+        {"vector": [1.0], "day": "a", "lang": "f r", "year": None, "month": None},
+    ]

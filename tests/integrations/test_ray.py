@@ -19,6 +19,7 @@ from vaecodec import Codec, bulk
 from vaecodec.errors import (
     CodecMismatchError,
     InvalidVectorsError,
+    MissingColumnError,
     MissingVectorError,
     RaggedVectorsError,
     UnknownSourceError,
@@ -148,6 +149,21 @@ def test_the_actor_refuses_bad_rows(sample: Any, vae_path: Path) -> None:
         actor(table(rows))
     with pytest.raises(MissingVectorError, match="row 1 is null"):
         actor(pa.table({"vector": pa.array([rows[0].tolist(), None], pa.list_(pa.float32()))}))
+
+
+def test_the_actor_takes_every_batch_format_of_ray(sample: Any, vae_path: Path) -> None:
+    rows = sample.base[:5]
+    actor = CodecActor(vae_path, column="vector", dim=32)
+    latents = Codec.load(vae_path, dim=32).encode(rows)
+    plain = actor({"vector": rows, "id": np.arange(5)})
+    np.testing.assert_allclose(plain["vector"], latents, atol=1e-6)
+    assert plain["id"].tolist() == [0, 1, 2, 3, 4]
+    frame = actor(table(rows).to_pandas())
+    np.testing.assert_allclose(np.stack(list(frame["vector"])), latents, atol=1e-6)
+    with pytest.raises(
+        MissingColumnError, match=r"expected the column of vectors None; it has: vector, id; give CodecA"
+    ):
+        CodecActor(vae_path)({"vector": rows, "id": np.arange(5)})
 
 
 def test_frames_are_encoded_one_by_one(sample: Any, vae_path: Path) -> None:

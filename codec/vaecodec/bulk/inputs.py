@@ -15,10 +15,10 @@ from vaecodec.bulk.facts import arrow_metadata
 from vaecodec.errors import MalformedSourceError
 from vaecodec.extras import require
 from vaecodec.interface import Metric
-from vaecodec.sources import RandomAccessSource, Rows
+from vaecodec.sources import Rows
 from vaecodec.sources.bad_rows import BadRow
-from vaecodec.sources.base import rows_per_block
-from vaecodec.sources.parquet import ParquetSource, list_rows, open_parquet, parquet_batches
+from vaecodec.sources.base import Matrix, rows_per_block
+from vaecodec.sources.parquet import ParquetSource, list_rows, list_storage, open_parquet, parquet_batches
 from vaecodec.vectors import faults
 
 
@@ -51,7 +51,7 @@ class Piece(NamedTuple):
 class MatrixInput:
     """Row ranges of a file that holds one matrix."""
 
-    def __init__(self, source: RandomAccessSource, path: Path, shard_rows: int) -> None:
+    def __init__(self, source: Matrix, path: Path, shard_rows: int) -> None:
         self.files = [path]
         self._source = source
         self.shards = [
@@ -61,10 +61,10 @@ class MatrixInput:
 
     def read(self, shard: Shard) -> Iterator[Piece]:
         """The shard's rows in order."""
-        step = rows_per_block(self._source.dim)
-        for start in range(shard.first_row, shard.first_row + shard.rows, step):
-            numbers = np.arange(start, min(start + step, shard.first_row + shard.rows))
-            yield Piece(numbers, self._source.take(numbers), None, [])
+        start = shard.first_row
+        for rows in self._source.part(start, start + shard.rows):
+            yield Piece(np.arange(start, start + len(rows)), rows, None, [])
+            start += len(rows)
 
     def output_schema(self, empty: NDArray[Any], facts: dict[str, Any]) -> tuple[Any, str]:
         """The Arrow schema of the output, with rows like those of ``empty``, and the name of their column."""
@@ -80,9 +80,12 @@ class ParquetInput:
         self.files = source.files
         self._column = source.column
         self._columns = None if keep_columns else [source.column]
+        self._keep_columns, self._partitions = keep_columns, source.partitions
         self._width = width
         with open_parquet(source.files[0]) as parquet:
-            self._schema = parquet.schema_arrow
+            schema = parquet.schema_arrow
+        arrow = require("pyarrow", extra="parquet")
+        self._schema = arrow.schema([*schema, *source.partitions.fields(schema)], schema.metadata)
         self.shards: list[Shard] = []
         for file in source.files:
             with open_parquet(file) as parquet:
@@ -111,7 +114,9 @@ class ParquetInput:
             row_groups=shard.row_groups,
             first_row=shard.first_row,
         ):
-            lists = batch.column(self._column)
+            if self._keep_columns:
+                batch = self._partitions.add_to(batch, shard.file)
+            lists = list_storage(batch.column(self._column))
             widths = compute.list_value_length(lists).fill_null(-1).to_numpy(zero_copy_only=False)
             bad = [
                 BadRow(str(shard.file), first + int(at), "no vector" if widths[at] < 0 else f"width {widths[at]}")
@@ -120,7 +125,7 @@ class ParquetInput:
             good = widths == self._width
             if bad:
                 batch = batch.filter(good)
-            vectors = list_rows(batch.column(self._column), self._width, shard.file, first)
+            vectors = list_rows(lists.filter(good) if bad else lists, self._width, shard.file, first)
             yield Piece(first + np.flatnonzero(good), vectors, batch, bad)
             first += len(good)
 
@@ -128,7 +133,7 @@ class ParquetInput:
         """All files need the same columns; the vectors' own may be lists of any kind."""
         columns, expected = (
             {field.name: field.type for field in fields if field.name != self._column}
-            for fields in (schema, self._schema)
+            for fields in ([*schema, *self._partitions.fields(schema)], self._schema)
         )
         if columns != expected:
             differing = ", ".join(sorted({name for name, _ in columns.items() ^ expected.items()}))

@@ -45,9 +45,9 @@ from vaecodec.errors import (
 from vaecodec.files import replacing, sha256, write_atomically
 from vaecodec.interface import VectorCodec
 from vaecodec.outputs import check_file, check_folder
-from vaecodec.sources import RandomAccessSource, open_source
+from vaecodec.sources import open_source
 from vaecodec.sources.bad_rows import HEADER, OnBadRows, first_bad_row, is_list_of_bad_rows, list_path
-from vaecodec.sources.base import rows_per_block
+from vaecodec.sources.base import Matrix, rows_per_block
 from vaecodec.sources.open import locate
 from vaecodec.sources.parquet import ParquetSource
 
@@ -417,7 +417,8 @@ def _file_or_folder(source: str | Path, column: str | None) -> tuple[Path, str |
 def _open_input(
     path: Path, column: str | None, work: Work, options: BulkOptions, *, keep_columns: bool
 ) -> MatrixInput | ParquetInput:
-    source = open_source(path, column=column, codes=work.metric is None)
+    lenient = options.on_bad_rows is not OnBadRows.FAIL
+    source = open_source(path, column=column, codes=work.metric is None, bad_rows=lenient)
     if source.dim != work.width and source.rows != 0:
         raise WrongWidthError(
             f"{source.name}: expected rows of width {work.width}, got {source.dim}; is this the codec's own collection?"
@@ -429,7 +430,7 @@ def _open_input(
         return ParquetInput(source, work.width, shard_rows, keep_columns=keep_columns)
     if isinstance(work, Encoding):
         check_not_encoded([path], None)
-    if not isinstance(source, RandomAccessSource):
+    if not isinstance(source, Matrix):
         raise UnknownSourceError(f"{source.name}: expected a file whose rows can be read in any order")
     return MatrixInput(source, path, shard_rows)
 

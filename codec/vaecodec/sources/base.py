@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import mmap
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,6 +18,7 @@ from vaecodec.errors import (
     NotFloatingPointError,
     NotTwoDimensionalError,
     NoVectorColumnError,
+    PickledSourceError,
     VaecodecError,
 )
 
@@ -101,22 +102,32 @@ class Matrix(ABC):
     def _read(self, rows: slice | NDArray[np.int64]) -> Rows:
         """A new array of the rows of a slice, or of numbers strictly increasing."""
 
+    def _reader(self) -> AbstractContextManager[Callable[[slice | NDArray[np.int64]], Rows]]:
+        """Give ``_read`` for several calls; a format that keeps its file open between them overrides this."""
+        return nullcontext(self._read)
+
     def blocks(self, rows: int | None = None) -> Iterator[Rows]:
+        return self.part(0, self.rows, rows)
+
+    def part(self, start: int, stop: int, rows: int | None = None) -> Iterator[Rows]:
+        """Read the rows from ``start`` to ``stop`` in order, in arrays of at most ``rows`` rows."""
         step = rows or rows_per_block(self.dim)
-        for start in range(0, self.rows, step):
-            yield self._read(slice(start, min(start + step, self.rows)))
+        with self._reader() as read:
+            for first in range(start, stop, step):
+                yield read(slice(first, min(first + step, stop)))
 
     def take(self, rows: NDArray[np.int64]) -> Rows:
         taken = np.empty((len(rows), self.dim), self.dtype)
         start = 0
-        while start < len(rows):
-            chunk = rows[start : start + _CHUNK_ROWS]
-            if int(chunk[-1]) - int(chunk[0]) + 1 == len(chunk):
-                read = self._read(slice(int(chunk[0]), int(chunk[-1]) + 1))
-            else:
-                read = self._read(chunk[:_SCATTERED_ROWS])
-            taken[start : start + len(read)] = read
-            start += len(read)
+        with self._reader() as read:
+            while start < len(rows):
+                chunk = rows[start : start + _CHUNK_ROWS]
+                if int(chunk[-1]) - int(chunk[0]) + 1 == len(chunk):
+                    values = read(slice(int(chunk[0]), int(chunk[-1]) + 1))
+                else:
+                    values = read(chunk[:_SCATTERED_ROWS])
+                taken[start : start + len(values)] = values
+                start += len(values)
         return taken
 
 
@@ -147,10 +158,20 @@ class ArraySource(Matrix):
 
 
 def check_matrix(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], *, codes: bool = False) -> None:
+    if dtype.hasobject:
+        raise PickledSourceError(
+            f"{name}: holds Python objects (dtype object), which are never loaded, because that can run code; "
+            "save it as a plain float array"
+        )
     if len(shape) != 2:
         raise NotTwoDimensionalError(f"{name}: expected a 2-D array (rows, width), got shape {shape}")
     if shape[0] < 0 or not 0 <= shape[1] <= WIDEST:
         raise MalformedSourceError(f"{name}: expected rows of at most {WIDEST:,} values, got shape {shape}")
+    if dtype.kind == "V" and dtype.itemsize == 2:
+        raise NotFloatingPointError(
+            f"{name}: expected {VALUES[codes]}, got values of 2 bytes without a type, as numpy stores bfloat16; save "
+            "them as float32: array.astype(numpy.float32)"
+        )
     if not (dtype in (np.int8, np.uint8) if codes else np.issubdtype(dtype, np.floating)):
         raise NotFloatingPointError(f"{name}: expected {VALUES[codes]}, got dtype {dtype}")
 
@@ -186,6 +207,10 @@ def choose_matrix(
 ) -> str:
     """The same for arrays of known shape and dtype; one that is asked for must be a matrix of floating point values."""
     matrices = [key for key, (shape, dtype) in found.items() if len(shape) == 2 and np.issubdtype(dtype, np.floating)]
+    if column is None and not matrices:
+        for key, (shape, dtype) in found.items():
+            if dtype.hasobject:  # which says more than that there are no vectors
+                check_matrix(f"{name}[{key}]", shape, dtype)
     chosen = choose_column(name, what, list(found), matrices, column)
     check_matrix(f"{name}[{chosen}]", *found[chosen])
     return chosen

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from vaecodec.errors import (
     MalformedSourceError,
-    PickledSourceError,
     RaggedVectorsError,
     TruncatedSourceError,
 )
@@ -42,11 +41,13 @@ def open_npy(path: Path, codes: bool) -> VectorSource:
 def open_npz(path: Path, column: str | None) -> VectorSource:
     with path.open("rb") as stored, malformed_if_it_fails(f"{path}: not a complete .npz file"):
         with zipfile.ZipFile(stored) as archive:
-            found = {}
+            found: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
             for member in archive.namelist():
+                if not member.endswith(".npy"):  # of another program, and no array
+                    continue
                 with archive.open(member) as file:
                     shape, _, dtype = _npy_header(file, f"{path}[{member.removesuffix('.npy')}]")
-                    found[member.removesuffix(".npy")] = (shape, dtype)
+                found[member.removesuffix(".npy")] = (shape, dtype)
             chosen = choose_matrix(str(path), "array", found, column)
         stored.seek(0)
         with np.load(stored, allow_pickle=False) as arrays:
@@ -152,11 +153,6 @@ def _npy_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.d
     except Exception as error:  # numpy reads the header as Python source, which can fail in any way
         kind = TruncatedSourceError if "EOF" in str(error) else MalformedSourceError
         raise kind(f"{name}: not a readable .npy header: {error}") from error
-    if dtype.hasobject:
-        raise PickledSourceError(
-            f"{name}: holds Python objects (dtype object), which are never loaded, because that can run code; "
-            "save it as a plain float array"
-        )
     return shape, fortran, dtype
 
 

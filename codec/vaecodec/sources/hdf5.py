@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,21 @@ from vaecodec.errors import MalformedSourceError, TruncatedSourceError
 from vaecodec.extras import require
 from vaecodec.sources.base import Matrix, Rows, choose_matrix, malformed_if_it_fails
 
+# HDF5 reads whole chunks. As many of them as one row passes through are kept while rows are read one after another,
+# so that each is decompressed once; of wider ones not all are kept.
+_CACHE_BYTES = (1 << 20, 1 << 30)
+
+# Slots of the table of chunks: a prime, about a hundred times as large as the number of chunks of a usual row.
+_CACHE_SLOTS = 10_007
+
 
 class Hdf5Source(Matrix):
     """A 2-D floating point dataset of an HDF5 file.
 
     Args:
-        path: the file, which is opened for each read and never kept open.
+        path: the file, which is opened for each read of a block or of many rows, and never kept open.
         column: the dataset's name; by default ``train``, or the only 2-D floating point dataset.
+        queries: read queries: the default is then ``test``, as in the files of ann-benchmarks.
 
     Raises:
         MissingExtraError: h5py is not installed.
@@ -27,7 +38,7 @@ class Hdf5Source(Matrix):
         NotTwoDimensionalError, NotFloatingPointError: the dataset named does not hold vectors.
     """
 
-    def __init__(self, path: Path, column: str | None = None) -> None:
+    def __init__(self, path: Path, column: str | None = None, *, queries: bool = False) -> None:
         self._h5py = require("h5py", extra="hdf5")
         self._path = path
         found: dict[str, Any] = {}
@@ -38,26 +49,44 @@ class Hdf5Source(Matrix):
 
         with self._open() as file, malformed_if_it_fails(f"{path}: HDF5 cannot list its datasets"):
             file.visititems(collect)
-        default = "train" if column is None and "train" in found else column
+        usual = "test" if queries and "test" in found else "train"
+        default = usual if column is None and usual in found else column
         self._column = choose_matrix(str(path), "dataset", found, default)
         shape, dtype = found[self._column]
+        self._cache_bytes = self._bytes_of_chunks(shape, dtype)
         super().__init__(f"{path}[{self._column}]", shape, dtype)
 
-    def _open(self) -> Any:
+    def _bytes_of_chunks(self, shape: tuple[int, int], dtype: np.dtype[Any]) -> int:
+        """Return the size of the chunks that one row passes through."""
+        with self._open() as file:
+            rows, columns = file[self._column].chunks or (1, 1)
+        return int(rows * -(-shape[1] // columns) * columns * dtype.itemsize)
+
+    def _open(self, cache_bytes: int = 0) -> Any:
+        least, most = _CACHE_BYTES
         try:
-            return self._h5py.File(self._path, "r")
+            return self._h5py.File(
+                self._path, "r", rdcc_nbytes=max(least, min(most, cache_bytes)), rdcc_nslots=_CACHE_SLOTS
+            )
         except OSError as error:
             kind = TruncatedSourceError if "truncated" in str(error) else MalformedSourceError
             raise kind(f"{self._path}: HDF5 cannot open it: {error}") from error
 
+    @contextmanager
+    def _reader(self) -> Iterator[Callable[[slice | NDArray[np.int64]], Rows]]:
+        with self._open(self._cache_bytes) as file:
+            yield partial(self._rows, file[self._column])
+
     def _read(self, rows: slice | NDArray[np.int64]) -> Rows:
-        with self._open() as file:
-            dataset = file[self._column]
-            if isinstance(rows, slice):
-                return self._run(dataset, rows.start, rows.stop)
-            # h5py selects single rows slowly: read whole runs, with the few rows between their members.
-            runs = np.split(rows, np.flatnonzero(np.diff(rows) > 256) + 1)
-            return np.concatenate([self._run(dataset, run[0], run[-1] + 1)[run - run[0]] for run in runs])
+        with self._reader() as read:
+            return read(rows)
+
+    def _rows(self, dataset: Any, rows: slice | NDArray[np.int64]) -> Rows:
+        if isinstance(rows, slice):
+            return self._run(dataset, rows.start, rows.stop)
+        # h5py selects single rows slowly: read whole runs, with the few rows between their members.
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) > 256) + 1)
+        return np.concatenate([self._run(dataset, run[0], run[-1] + 1)[run - run[0]] for run in runs])
 
     def _run(self, dataset: Any, start: int, stop: int) -> Rows:
         with malformed_if_it_fails(f"{self.name}: damaged HDF5 data in rows {start} to {stop - 1}"):

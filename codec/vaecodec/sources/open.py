@@ -23,7 +23,14 @@ _PLAIN: dict[str, Callable[[Path], VectorSource]] = {
 }
 
 
-def open_source(location: str | Path, *, column: str | None = None, codes: bool = False) -> VectorSource:
+def open_source(
+    location: str | Path,
+    *,
+    column: str | None = None,
+    codes: bool = False,
+    queries: bool = False,
+    bad_rows: bool = False,
+) -> VectorSource:
     """Open a file, folder or address for reading.
 
     Args:
@@ -32,6 +39,8 @@ def open_source(location: str | Path, *, column: str | None = None, codes: bool 
         column: the array of an ``.npz``, dataset of an HDF5 file, column of a Parquet file or vector name of a
             collection. By default the only one that holds vectors (``train`` in an HDF5 file that has it).
         codes: read the codes of a codec, int8 or uint8, instead of vectors; from ``.npy`` and Parquet.
+        queries: read queries: an HDF5 file as of ann-benchmarks then gives its ``test``.
+        bad_rows: rows of Parquet without a vector are no error, but rows of NaN.
 
     Returns:
         A :class:`RandomAccessSource`, except for Parquet and addresses.
@@ -55,14 +64,14 @@ def open_source(location: str | Path, *, column: str | None = None, codes: bool 
     if not path.exists():
         raise SourceNotFoundError(f"{path}: no such file or folder")
     if path.is_dir() or path.suffix.lower() == ".parquet":
-        return ParquetSource(path, column, codes=codes)
+        return ParquetSource(path, column, codes=codes, bad_rows=bad_rows)
     if codes and path.suffix.lower() != ".npy":
         raise UnknownSourceError(f"{path}: codes are read from .npy and Parquet")
     match path.suffix.lower():
         case ".npz":
             return open_npz(path, column)
         case ".hdf5" | ".h5":
-            return Hdf5Source(path, column)
+            return Hdf5Source(path, column, queries=queries)
         case ".npy" | ".fvecs" | ".bvecs" | ".fbin" | ".ibin" as suffix:
             if column is not None:
                 raise MissingColumnError(f"{path}: a {suffix} file has no columns; leave out the column {column!r}")

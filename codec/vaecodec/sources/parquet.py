@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -17,14 +19,25 @@ from vaecodec.errors import (
 from vaecodec.extras import require
 from vaecodec.sources.base import VALUES, Rows, choose_column, malformed_if_it_fails, rows_per_block
 
+_ROWS_TO_FIND_ONE = 1024
+
+# What Hive writes for null in the name of a folder.
+_NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+
 
 class ParquetSource:
     """A list column of a Parquet file, or of all Parquet files below a folder in the order of their paths.
 
     Args:
-        path: the file or folder. Files whose name starts with ``.`` or ``_`` are left out, as other readers do.
-        column: the column's name; by default the only column of lists of floating point values.
+        path: the file or folder. Files and folders whose name starts with ``.`` or ``_`` are left out, as other
+            readers do.
+        column: the column's name; by default the only column of lists, or tensors, of floating point values.
         codes: the lists hold codes, int8 or uint8.
+        bad_rows: rows without a vector are no error: ``blocks`` gives them as rows of NaN.
+
+    Attributes:
+        files: the files in their order.
+        partitions: columns that are kept in the names of folders.
 
     Raises:
         MissingExtraError: pyarrow is not installed.
@@ -33,30 +46,91 @@ class ParquetSource:
             as their names say; which file is in the message.
     """
 
-    def __init__(self, path: Path, column: str | None = None, *, codes: bool = False) -> None:
+    def __init__(self, path: Path, column: str | None = None, *, codes: bool = False, bad_rows: bool = False) -> None:
         self.name = str(path)
         self.files = parquet_files(path)
+        self.partitions = Partitions(path, self.files)
         self.rows = 0
         self.dim = 0
+        self._bad_rows = bad_rows
         for file in self.files:
             with open_parquet(file) as parquet:
                 self.column = column = vector_column(parquet.schema_arrow, file, column, codes=codes)
                 self.rows += parquet.metadata.num_rows
-                self.dim = self.dim or _parquet_width(parquet.schema_arrow.field(column).type, file, column)
+                kind = parquet.schema_arrow.field(column).type
+            self.dim = self.dim or _parquet_width(kind, file, column, bad_rows=bad_rows)
 
     def blocks(self, rows: int | None = None) -> Iterator[Rows]:
         for file in self.files:
             row = 0
             for batch in parquet_batches(file, columns=[self.column], rows=rows or rows_per_block(self.dim)):
-                yield list_rows(batch.column(0), self.dim, file, row)
+                lists = list_storage(batch.column(0))
+                yield list_rows(lists, self.dim, file, row) if not self._bad_rows else _with_nan(lists, self.dim)
                 row += len(batch)
+
+
+class Partitions:
+    """Columns that the names of folders hold, as Hive, Spark and others write them: ``lang=de/part-0.parquet``.
+
+    A column is int32 where every value is a number as it would be written, and a string otherwise.
+
+    Args:
+        folder: the folder that is read.
+        files: the files below it.
+    """
+
+    def __init__(self, folder: Path, files: list[Path]) -> None:
+        self._values = {
+            file: self._named(file.relative_to(folder).parts[:-1] if file != folder else ()) for file in files
+        }
+        self.names = list(dict.fromkeys(name for values in self._values.values() for name in values))
+        self._numbers = {name for name in self.names if all(map(_is_number, self._of(name)))}
+
+    def fields(self, schema: Any) -> list[Any]:
+        """Return the Arrow fields of the columns that a file's own schema lacks."""
+        arrow = require("pyarrow", extra="parquet")
+        return [
+            arrow.field(name, arrow.int32() if name in self._numbers else arrow.string())
+            for name in self.names
+            if name not in schema.names
+        ]
+
+    def add_to(self, batch: Any, file: Path) -> Any:
+        """Return a record batch of a file with the columns that it lacks."""
+        arrow = require("pyarrow", extra="parquet")
+        fields = self.fields(batch.schema)
+        if not fields:
+            return batch
+        columns = list(batch.columns)
+        for field in fields:
+            text = self._values[file].get(field.name)
+            value = int(text) if text is not None and field.name in self._numbers else text
+            columns.append(arrow.repeat(arrow.scalar(value, field.type), len(batch)))
+        return arrow.record_batch(columns, schema=arrow.schema([*batch.schema, *fields], batch.schema.metadata))
+
+    def _of(self, name: str) -> list[str]:
+        found = [values.get(name) for values in self._values.values()]
+        return [value for value in found if value is not None]
+
+    @staticmethod
+    def _named(folders: tuple[str, ...]) -> dict[str, str | None]:
+        pairs = [folder.partition("=") for folder in folders if "=" in folder]
+        return {unquote(name): None if value == _NULL_PARTITION else unquote(value) for name, _, value in pairs}
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"0|-?[1-9][0-9]{0,8}", text) is not None
 
 
 def parquet_files(path: Path) -> list[Path]:
     """The file itself, or the Parquet files below a folder, sorted; raises SourceNotFoundError when there are none."""
     if not path.is_dir():
         return [path]
-    files = sorted(file for file in path.rglob("*.parquet") if not file.name.startswith((".", "_")))
+    files = sorted(
+        file
+        for file in path.rglob("*.parquet")
+        if not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
+    )
     if not files:
         raise SourceNotFoundError(f"{path}: the folder holds no .parquet file")
     return files
@@ -104,6 +178,10 @@ def vector_column(schema: Any, path: Path, column: str | None, *, codes: bool = 
     types = arrow.types
 
     def holds_vectors(kind: Any) -> bool:
+        if isinstance(kind, arrow.BaseExtensionType):
+            if len(getattr(kind, "shape", (1,))) != 1:  # a tensor of matrices
+                return False
+            kind = kind.storage_type
         if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
             return False
         values = kind.value_type
@@ -114,6 +192,11 @@ def vector_column(schema: Any, path: Path, column: str | None, *, codes: bool = 
     if not holds_vectors(kinds[chosen]):
         raise NotFloatingPointError(f"{path}[{chosen}]: expected lists of {VALUES[codes]}, got {kinds[chosen]}")
     return chosen
+
+
+def list_storage(values: Any) -> Any:
+    """Return the lists that an Arrow array of an extension type, such as tensors, is stored as; else the array."""
+    return getattr(values, "storage", values)
 
 
 def list_rows(values: Any, dim: int, path: Path, first_row: int) -> Rows:
@@ -143,12 +226,28 @@ def list_rows(values: Any, dim: int, path: Path, first_row: int) -> Rows:
     return flat.reshape(-1, dim)
 
 
-def _parquet_width(kind: Any, path: Path, column: str) -> int:
+def _with_nan(lists: Any, dim: int) -> Rows:
+    """Return rows of an Arrow array of lists; those that are null, or of another width, hold NaN."""
+    compute = require("pyarrow.compute", extra="parquet")
+    good = compute.list_value_length(lists).fill_null(-1).to_numpy(zero_copy_only=False) == dim
+    if good.all():
+        return list_rows(lists, dim, Path(), 0)
+    rows = np.full((len(lists), dim), np.nan, lists.type.value_type.to_pandas_dtype())
+    rows[good] = list_rows(lists.filter(good), dim, Path(), 0)
+    return rows
+
+
+def _parquet_width(kind: Any, path: Path, column: str, *, bad_rows: bool) -> int:
+    """Return the width of a file's vectors: the first one's, or the commonest of the first; 0 where it has none."""
+    kind = getattr(kind, "storage_type", kind)
     if hasattr(kind, "list_size"):
         return int(kind.list_size)
-    for batch in parquet_batches(path, columns=[column], rows=1):
-        first = batch.column(0)
-        if not first[0].is_valid:
+    compute = require("pyarrow.compute", extra="parquet")
+    for batch in parquet_batches(path, columns=[column], rows=_ROWS_TO_FIND_ONE if bad_rows else 1):
+        widths = compute.list_value_length(list_storage(batch.column(0)))
+        if widths.null_count and not bad_rows:
             raise MissingVectorError(f"{path}: row 0 is null; every row needs a vector")
-        return len(first[0])
+        known = widths.drop_null().to_numpy()
+        if len(known):
+            return int(np.bincount(known).argmax())
     return 0
