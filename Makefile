@@ -9,11 +9,13 @@ SAMPLE := examples/debian-sample
 OUT := out/demo
 THREADS ?= 2
 FUZZ_SECONDS ?= 60
+COMPUTING := $(addprefix tests/, codec/test_codec.py codec/test_codes.py codec/test_codes_trellis.py codec/test_drift.py \
+	codec/test_evaluation.py codec/test_linear.py codec/test_packed_index.py training/test_losses.py)
 
 # A second OpenMP thread gains little on matrices of this size, and its spinning costs much on a busy machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test fuzz check lint types wheel docs clean
+.PHONY: demo test processors lowest fuzz check lint types wheel docs lock clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,8 +31,26 @@ demo: $(VENV)/.installed
 		--relevant $(SAMPLE)/relevant.npy --train $(SAMPLE)/train.npy \
 		--codec $(OUT)/vae64.onnx --engine hnsw --out $(OUT)/report
 
+# COVERAGE=1 adds the share of lines that the tests ran.
 test: $(VENV)/.installed
-	$(BIN)/pytest --numprocesses $(THREADS) --dist worksteal
+	$(BIN)/pytest --numprocesses $(THREADS) --dist worksteal $(if $(COVERAGE),--cov --cov-report=term)
+
+# Rounding differs between processors: what computes is tested with the instruction sets of others, by one and two threads.
+processors: export ATEN_CPU_CAPABILITY = default
+processors: $(VENV)/.installed
+	OPENBLAS_CORETYPE=Haswell $(BIN)/pytest --numprocesses $(THREADS) $(COMPUTING)
+	OPENBLAS_CORETYPE=SkylakeX OMP_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 $(BIN)/pytest $(COMPUTING)
+	OPENBLAS_CORETYPE=Zen $(BIN)/pytest --numprocesses $(THREADS) $(COMPUTING)
+
+# The oldest releases that pyproject.toml allows, without torch: its oldest wheels bring CUDA.
+lowest:
+	uv venv --quiet --clear build/lowest
+	uv pip install --quiet --python build/lowest --resolution lowest-direct \
+		'.[cli,export,hdf5,packed,parquet,prometheus,qdrant,report,usearch]'
+	uv pip freeze --quiet --python build/lowest --exclude vaecodec > build/lowest.txt
+	uv pip install --quiet --python build/lowest --constraint build/lowest.txt \
+		hypothesis pandas pytest pytest-asyncio pytest-timeout scikit-learn scipy
+	build/lowest/bin/pytest tests/codec tests/integrations/test_usearch.py
 
 # Coverage-guided fuzzing: the seconds are shared by all targets. Any exception but our own ends it, with its input kept.
 fuzz: $(VENV)/.installed
@@ -58,6 +78,16 @@ wheel: $(VENV)/.installed
 # The documentation as a site, in out/site; a link that leads nowhere is an error.
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The exact releases that development and CI use: what a new environment gets today. torch is kept at its pin.
+lock:
+	$(PYTHON) -m venv --clear build/lock
+	mkdir -p build
+	grep '^torch==' constraints.txt > build/torch.txt
+	build/lock/bin/pip install --quiet --upgrade pip
+	build/lock/bin/pip install --quiet --constraint build/torch.txt '.[all,$(ADAPTERS)]' --group dev --group docs
+	(sed -n '/^#/p' constraints.txt; build/lock/bin/pip freeze --exclude vaecodec | sed 's/+cpu$$//') > build/constraints.txt
+	mv build/constraints.txt constraints.txt
 
 clean:
 	rm -rf build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -70,6 +70,7 @@ def svd_path(svd_codec: LinearCodec, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def vae_run(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short training run of a nested codec on the sample."""
+    pytest.importorskip("torch", reason="torch is not installed: pip install 'vaecodec[train]'")
     from vaecodec.sources import ArraySource
     from vaecodec_training.data.collection import Collection
     from vaecodec_training.recipe import Recipe

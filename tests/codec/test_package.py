@@ -80,16 +80,13 @@ def test_the_runtime_loads_and_encodes_without_torch_or_onnx(svd_path: Path) -> 
     )
 
 
-def test_importing_the_runtime_is_quick_and_pulls_in_nothing_large() -> None:
+def test_importing_the_runtime_pulls_in_nothing_large() -> None:
     code = (
-        "import sys, time\n"
-        "start = time.process_time()\n"
+        "import sys\n"
         "import vaecodec\n"
-        "print(time.process_time() - start, *{'torch', 'onnx', 'numba', 'typer', 'scipy'} & set(sys.modules))\n"
+        "print(*{'torch', 'onnx', 'numba', 'typer', 'scipy', 'pandas', 'pyarrow', 'h5py'} & set(sys.modules))\n"
     )
-    outputs = [run(code).split() for _ in range(5)]
-    assert [output[1:] for output in outputs] == [[]] * 5
-    assert min(float(output[0]) for output in outputs) < 0.3
+    assert run(code).split() == []
 
 
 def test_a_missing_command_line_extra_answers_with_its_install_command() -> None:

@@ -30,7 +30,7 @@ def printed(name: str) -> str:
 def test_the_learned_codec_is_judged_better_than_the_best_linear_one():
     text = printed("train_and_judge.ipynb")
     order = re.findall(r"^(\S+) +recall@10", text, re.M)
-    assert order[0] == "truncation"
+    assert order[0].startswith("truncation")
     assert order[-1] == "learned"
     assert "verdict: ship the learned codec" in text
     assert "9,216,000 bytes of vectors, 1,536,000 bytes of latents" in text

@@ -207,7 +207,7 @@ def test_codes_lose_by_their_bits(small, vae_codec):
     floats = summary.method("vae64.onnx")
 
     assert [method.packed for method in summary.methods] == 6 * [False] + 2 * [True]
-    assert (small_code.bytes_per_vector, large_code.bytes_per_vector) == (16 + 4, 32 + 4)
+    assert (small_code.bytes_per_vector, large_code.bytes_per_vector) == (16, 32)
     assert large_code.index_bytes - small_code.index_bytes == pytest.approx(16 * BASE, rel=0.01)
     assert small_code.losses.bits > large_code.losses.bits > -0.01
     assert small_code.scores.residual > large_code.scores.residual > floats.scores.residual > 0
@@ -547,7 +547,7 @@ def test_the_command_measures_a_nested_width(vae_path, tmp_path, capsys):
     assert document["summary"]["headline"].startswith(name)
     methods = {method["name"]: method for method in document["run"]["methods"]}
     assert {method["width"] for key, method in methods.items() if key != "uncompressed"} == {32}
-    assert methods[f"{name}, int8"]["bytes_per_vector"] == 32 + 4  # and a norm
+    assert methods[f"{name}, int8"]["bytes_per_vector"] == 32
     codec = Codec.load(vae_path, dim=32)
     found, _ = exact_search(codec.encode(rows["base"]), codec.encode_queries(rows["queries"]), 100, codec.latent_metric)
     np.testing.assert_array_equal(methods[name]["engine_ids"], found)
