@@ -73,7 +73,7 @@ def postgres(codec: Codec, base: FloatArray, queries: FloatArray, truth: Any) ->
     from pgvector.psycopg import register_vector
 
     from vaecodec_integrations.postgres.column import CompressedColumn
-    from vaecodec_integrations.reranking import Originals
+    from vaecodec_integrations.reranking import OriginalsColumn
 
     dim = base.shape[1]
     plain = {"vector": Vector, "halfvec": HalfVector}
@@ -95,7 +95,7 @@ def postgres(codec: Codec, base: FloatArray, queries: FloatArray, truth: Any) ->
             ("vector", None, None),
             ("halfvec", None, None),
             ("bit", None, None),
-            ("bit", Originals("original"), 10),
+            ("bit", OriginalsColumn("original"), 10),
         ):
             column = CompressedColumn(codec, "docs", "embedding", storage=kind, originals=originals)
             values: list[Any] = [column.documents(base)]

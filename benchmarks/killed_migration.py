@@ -30,6 +30,8 @@ from qdrant_client import QdrantClient, models
 
 from embeddings import SAMPLE
 from vaecodec import LinearCodec, fit_linear
+from vaecodec_integrations.qdrant import OriginalsFile
+from vaecodec_integrations.qdrant.layout import Originals
 from vaecodec_integrations.qdrant.migration import Migration, migrate
 
 KILLS = 10
@@ -51,8 +53,10 @@ def fill(folder: Path, base: np.ndarray[Any, Any], points: int) -> None:
 
 def run(folder: Path, codec: LinearCodec, batch: int, progress: Callable[[int, int], Any] = lambda *_: None) -> None:
     client = QdrantClient(path=str(folder))
-    migration = Migration(client, "docs", codec, state_file(folder), into="small", batch_size=batch)
+    kept = {"originals": Originals.FILE, "originals_path": folder.with_suffix(".f16")}
+    migration = Migration(client, "docs", codec, state_file(folder), into="small", batch_size=batch, **kept)
     migrate(migration, progress=progress, sample=5)
+    migration.close()
     client.close()
 
 
@@ -70,7 +74,7 @@ def contents(folder: Path) -> dict[str, tuple[int, str]]:
     """Of both collections as they lie in the folder: how many points, and a digest of all ids, payloads and vectors."""
     client = QdrantClient(path=str(folder))
     found = {}
-    for name in ("docs", "small"):
+    for name in ("small", "docs"):
         count, digest, offset = 0, hashlib.sha256(), None
         while True:
             records, offset = client.scroll(name, limit=PAGE, offset=offset, with_vectors=True)
@@ -82,6 +86,9 @@ def contents(folder: Path) -> dict[str, tuple[int, str]]:
                 break
         found[name] = (count, digest.hexdigest())
     client.close()
+    with OriginalsFile(folder.with_suffix(".f16"), len(record.vector)) as file:
+        assert not file.undecided(range(count)), "originals of which only the engine knows whether they count"
+        found["originals"] = (len(file), hashlib.sha256(file.get(range(count)).tobytes()).hexdigest())
     return found
 
 

@@ -53,9 +53,9 @@ def migrate_pg(
     from vaecodec import Codec
     from vaecodec_integrations.postgres.column import CompressedColumn
     from vaecodec_integrations.postgres.migration import ColumnMigration, migrate_at
-    from vaecodec_integrations.reranking import Originals
+    from vaecodec_integrations.reranking import OriginalsColumn
 
-    kept = Originals(originals) if originals else None
+    kept = OriginalsColumn(originals) if originals else None
     target = CompressedColumn(Codec.load(codec, dim=dim), table, into, storage=str(storage), originals=kept)
     migration = ColumnMigration(target, column, key)
     with shown(f"{table}.{into}") as progress:

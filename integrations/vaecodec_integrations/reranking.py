@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from vaecodec.codec import Codec
+from vaecodec.errors import OriginalsError
 from vaecodec.evaluation import similarities
 from vaecodec.interface import FloatArray, Metric, VectorCodec
+from vaecodec_integrations.row_encoding import Float16Rows, PackedRows, RowEncoding
 
 # Distances as the databases give them, from similarities of which larger is nearer.
 _DISTANCES: dict[Metric, Callable[[FloatArray], FloatArray]] = {
@@ -21,7 +23,7 @@ _DISTANCES: dict[Metric, Callable[[FloatArray], FloatArray]] = {
 
 
 @dataclass(frozen=True)
-class Originals:
+class OriginalsColumn:
     """A column of bytes for exact re-ranking: float16 originals or trellis codes of a codec.
 
     Args:
@@ -36,13 +38,8 @@ class Originals:
 
     def values(self, vectors: Any, dim: int) -> list[bytes]:
         """Encode float (n, dim) vectors to n values of the column."""
-        if self.codec is not None:
-            return [row.tobytes() for row in self.codec.encode(vectors, bytes=self.code_bytes)]
         rows = np.asarray(vectors, np.float32).reshape(-1, dim)
-        # Each row is divided by its largest value, which is kept as float32: no norm leaves the range of float16.
-        peaks = np.abs(rows).max(axis=1, initial=0).astype("<f4")
-        scaled = (rows / np.where(peaks > 0, peaks, 1)[:, None]).astype("<f2")
-        return [peak.tobytes() + row.tobytes() for peak, row in zip(peaks, scaled, strict=True)]
+        return [row.tobytes() for row in self._encoding(dim).pack(rows)]
 
     def record(self) -> dict[str, Any]:
         """What is stored of the form of the bytes, to be compared when they are read again."""
@@ -50,12 +47,14 @@ class Originals:
 
     def vectors(self, values: Sequence[bytes], dim: int) -> FloatArray:
         """Restore float32 (n, dim) vectors from the column's values."""
-        if self.codec is not None:
-            codes = np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1)
-            return self.codec.decode(codes, bytes=self.code_bytes)
-        whole = np.frombuffer(b"".join(values), np.dtype([("peak", "<f4"), ("row", "<f2", (dim,))]))
-        rows: FloatArray = whole["row"].astype(np.float32) * whole["peak"][:, None]
-        return rows
+        return self._encoding(dim).unpack(np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1))
+
+    def _encoding(self, dim: int) -> RowEncoding:
+        if self.codec is None:
+            return Float16Rows(dim)
+        if self.code_bytes is None:
+            raise OriginalsError(f"originals {self.name!r}: expected code_bytes beside a codec, got none")
+        return PackedRows(self.codec, bytes=self.code_bytes)
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Candidate:
 
 
 def rerank_by_originals(
-    codec: VectorCodec, originals: Originals, vector: Any, candidates: Sequence[Candidate]
+    codec: VectorCodec, originals: OriginalsColumn, vector: Any, candidates: Sequence[Candidate]
 ) -> list[Hit]:
     """Order candidates by their distance to a query among the uncompressed vectors.
 

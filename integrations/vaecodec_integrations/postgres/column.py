@@ -12,7 +12,7 @@ from vaecodec.extras import require
 from vaecodec.interface import FloatArray
 from vaecodec_integrations.postgres.identity import check_record, with_record
 from vaecodec_integrations.postgres.storage import Storage
-from vaecodec_integrations.reranking import Candidate, Hit, Originals, rerank_by_originals
+from vaecodec_integrations.reranking import Candidate, Hit, OriginalsColumn, rerank_by_originals
 
 require("psycopg", extra="postgres")
 
@@ -54,7 +54,7 @@ class CompressedColumn:
         column: str,
         *,
         storage: Storage | str = Storage.VECTOR,
-        originals: Originals | None = None,
+        originals: OriginalsColumn | None = None,
     ) -> None:
         self.codec = codec
         self.table = table

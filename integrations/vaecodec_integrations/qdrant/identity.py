@@ -33,13 +33,26 @@ def metadata_key(name: str) -> str:
     return f"{METADATA_KEY}:{name}" if name else METADATA_KEY
 
 
+def vector_of_key(key: str) -> str:
+    """The vector that a key of :func:`metadata_key` names."""
+    return key.partition(":")[2]
+
+
 def names_codec(key: str) -> bool:
     """Whether a metadata key is one of :func:`metadata_key`'s."""
     return key == METADATA_KEY or key.startswith(f"{METADATA_KEY}:")
 
 
-def identity_record(codec: VectorCodec, originals: Originals, original: str | None) -> dict[str, Any]:
-    """What the collection's metadata says about one compressed vector."""
+def identity_record(
+    codec: VectorCodec, originals: Originals, original: str | None, originals_id: str | None = None
+) -> dict[str, Any]:
+    """What the collection's metadata says about one compressed vector.
+
+    Args:
+        originals: where the originals are kept.
+        original: the vector that holds them, if one does.
+        originals_id: the id of the file that holds them, if one does.
+    """
     return {
         "codec_id": codec.codec_id,
         "dim": codec.dim,
@@ -48,6 +61,7 @@ def identity_record(codec: VectorCodec, originals: Originals, original: str | No
         "embedder": codec.embedder,
         "originals": str(originals),
         "original_vector": original,
+        **({"originals_id": originals_id} if originals_id else {}),
     }
 
 
@@ -63,11 +77,15 @@ def read_layout(
     originals: Originals,
     *,
     trust: bool,
+    originals_id: str | None = None,
 ) -> tuple[Layout, dict[str, Any]]:
     """Compare a collection with the codecs at hand.
 
     A vector with a record must have been filled by the codec that is given for it or, where none is, by another one
     of the client's. A vector without a record passes through as it is, unless it has the shape of latents.
+
+    Args:
+        originals_id: the id of the client's file of originals; None where it has none, or it is not known yet.
 
     Returns:
         The layout, and the identity records that the metadata lacks (empty when all are there or trusted). The
@@ -94,9 +112,9 @@ def read_layout(
         if record is None:
             original = original_name(name) if originals is Originals.DISK else None
             if not trust:
-                missing[metadata_key(name)] = identity_record(codec, originals, original)
+                missing[metadata_key(name)] = identity_record(codec, originals, original, originals_id)
         else:
-            check_record(collection, name, record, codec, originals)
+            check_record(collection, name, record, codec, originals, originals_id)
             original = record["original_vector"]
         coded[name] = _coded_vector(collection, params, CodedVector(name, codec, original=original), originals)
     hidden = {vector.original for vector in coded.values()}
@@ -192,7 +210,12 @@ def _check_params(collection: str, name: str, params: models.VectorParams, codec
 
 
 def check_record(
-    collection: str, name: str, record: Mapping[str, Any], codec: VectorCodec, originals: Originals
+    collection: str,
+    name: str,
+    record: Mapping[str, Any],
+    codec: VectorCodec,
+    originals: Originals,
+    originals_id: str | None = None,
 ) -> None:
     """Raise ``CodecMismatchError`` unless the record is of this codec and of this keeping of originals."""
     where = f"collection {collection!r}, vector {name!r}"
@@ -212,6 +235,11 @@ def check_record(
         raise CodecMismatchError(
             f"{where}: expected originals kept {originals!s:}, got a collection that keeps them "
             f"{record['originals']}; open it with the matching originals argument"
+        )
+    if originals_id is not None and record.get("originals_id") != originals_id:
+        raise CodecMismatchError(
+            f"{where}: expected a collection whose originals are in the file with the id {originals_id}, got one "
+            f"whose originals are in the file {record.get('originals_id')}; open the client with that file"
         )
 
 

@@ -12,6 +12,7 @@ from vaecodec.scores import ScoreCalibration
 from vaecodec.vectors import as_vectors, normalised
 from vaecodec_integrations.qdrant.messages import copy_with
 from vaecodec_integrations.qdrant.originals import OriginalsFile
+from vaecodec_integrations.qdrant.originals.file import Decided
 from vaecodec_integrations.qdrant.queries import is_dense
 
 
@@ -34,6 +35,7 @@ def by_file(
     metric: Metric,
     query: Any,
     points: Sequence[Any],
+    decided: Decided,
     *,
     limit: int,
     offset: int,
@@ -44,6 +46,7 @@ def by_file(
     Args:
         query: float (dim,), or the id of a point whose original is the query.
         points: scored points, more than are wanted.
+        decided: which rows count of points whose last write was not finished.
         limit: how many are wanted after the first ``offset``.
         score_threshold: on exact scores, in Qdrant's sense: at least this similarity, at most this distance.
 
@@ -52,8 +55,10 @@ def by_file(
     """
     if not points:
         return []
-    vector = np.asarray(query, np.float32)[None] if is_dense(query) else file.get([query])
-    scores = exact_scores(as_vectors(vector, file.dim, metric, name="query"), file.get([p.id for p in points]), metric)
+    vector = np.asarray(query, np.float32)[None] if is_dense(query) else file.get([query], decided)
+    scores = exact_scores(
+        as_vectors(vector, file.dim, metric, name="query"), file.get([p.id for p in points], decided), metric
+    )
     sign = 1.0 if metric is Metric.L2 else -1.0
     order = np.argsort(sign * scores, kind="stable")
     if score_threshold is not None:

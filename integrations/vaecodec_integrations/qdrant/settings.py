@@ -28,6 +28,11 @@ class Settings:
     calibrate: bool
     trust: bool
 
+    @property
+    def originals_id(self) -> str | None:
+        """The id of the file of originals."""
+        return None if self.file is None else self.file.id
+
 
 def checked_settings(
     codec: VectorCodec | None,

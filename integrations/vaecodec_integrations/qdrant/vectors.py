@@ -280,6 +280,12 @@ def restore_records(layout: Layout, records: Sequence[Any], fetch: FetchOriginal
     ]
 
 
+def vector_of(record: Any, name: str) -> Any:
+    """A point's vector of this name, as it was read; None where it has none."""
+    found = record.vector
+    return found.get(name) if isinstance(found, Mapping) else None if name else found
+
+
 def decode_column(coded: CodedVector, codes: Sequence[Any]) -> list[Any]:
     """Stored latents of one name as reconstructions, lists of ``dim`` floats; multivectors row by row."""
     if not codes:

@@ -11,7 +11,7 @@ import numpy as np
 
 from vaecodec.errors import CodecMismatchError, LabelError, MissingVectorError
 from vaecodec.interface import FloatArray, VectorCodec
-from vaecodec_integrations.reranking import Candidate, Hit, Originals, rerank_by_originals
+from vaecodec_integrations.reranking import Candidate, Hit, OriginalsColumn, rerank_by_originals
 
 
 class Near(NamedTuple):
@@ -34,7 +34,7 @@ class CompressedStore(ABC):
         originals: bytes to keep beside each latent for re-ranking; by default none.
     """
 
-    def __init__(self, codec: VectorCodec, originals: Originals | None) -> None:
+    def __init__(self, codec: VectorCodec, originals: OriginalsColumn | None) -> None:
         self.codec = codec
         self.originals = originals
 
@@ -133,7 +133,7 @@ class CompressedStore(ABC):
         return rerank_by_originals(self.codec, self.originals, query, candidates)[:k]
 
 
-def codec_record(codec: VectorCodec, originals: Originals | None) -> dict[str, Any]:
+def codec_record(codec: VectorCodec, originals: OriginalsColumn | None) -> dict[str, Any]:
     """What is stored of the codec beside a collection."""
     return {
         "codec_id": codec.codec_id,

@@ -11,7 +11,7 @@ import numpy as np
 
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric, VectorCodec
-from vaecodec_integrations.reranking import Originals
+from vaecodec_integrations.reranking import OriginalsColumn
 from vaecodec_integrations.stores.base import CompressedStore, Near, check_codec_record, codec_record
 
 _SPACES = {Metric.COSINE: "cosine", Metric.DOT: "ip", Metric.L2: "l2"}
@@ -35,7 +35,7 @@ class ChromaStore(CompressedStore):
     """
 
     def __init__(
-        self, client: Any, codec: VectorCodec, name: str = "docs", *, originals: Originals | None = None
+        self, client: Any, codec: VectorCodec, name: str = "docs", *, originals: OriginalsColumn | None = None
     ) -> None:
         super().__init__(codec, originals)
         require("chromadb", extra="chroma")

@@ -10,7 +10,7 @@ import numpy as np
 
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric, VectorCodec
-from vaecodec_integrations.reranking import Originals
+from vaecodec_integrations.reranking import OriginalsColumn
 from vaecodec_integrations.stores.base import CompressedStore, Near, check_codec_record, codec_record
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class DuckDbStore(CompressedStore):
         codec: VectorCodec,
         name: str = "docs",
         *,
-        originals: Originals | None = None,
+        originals: OriginalsColumn | None = None,
     ) -> None:
         require("duckdb", extra="duckdb")
         super().__init__(codec, originals)

@@ -10,7 +10,7 @@ import numpy as np
 
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric, VectorCodec
-from vaecodec_integrations.reranking import Originals
+from vaecodec_integrations.reranking import OriginalsColumn
 from vaecodec_integrations.stores.base import CompressedStore, Near, check_codec_record, codec_record
 
 _METRICS = {Metric.COSINE: "cosine", Metric.DOT: "dot", Metric.L2: "l2"}
@@ -34,7 +34,7 @@ class LanceDbStore(CompressedStore):
     """
 
     def __init__(
-        self, database: Any, codec: VectorCodec, name: str = "docs", *, originals: Originals | None = None
+        self, database: Any, codec: VectorCodec, name: str = "docs", *, originals: OriginalsColumn | None = None
     ) -> None:
         super().__init__(codec, originals)
         pa = require("pyarrow", extra="lancedb")

@@ -10,7 +10,7 @@ import numpy as np
 
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric, VectorCodec
-from vaecodec_integrations.reranking import Originals
+from vaecodec_integrations.reranking import OriginalsColumn
 from vaecodec_integrations.stores.base import CompressedStore, Near, check_codec_record, codec_record
 
 _METRICS = {Metric.COSINE: "COSINE", Metric.DOT: "IP", Metric.L2: "L2"}
@@ -33,7 +33,7 @@ class MilvusStore(CompressedStore):
     """
 
     def __init__(
-        self, client: Any, codec: VectorCodec, name: str = "docs", *, originals: Originals | None = None
+        self, client: Any, codec: VectorCodec, name: str = "docs", *, originals: OriginalsColumn | None = None
     ) -> None:
         super().__init__(codec, originals)
         require("pymilvus", extra="milvus")

@@ -10,7 +10,7 @@ import numpy as np
 
 from vaecodec.errors import UnsupportedRequestError
 from vaecodec.interface import FloatArray, Metric, VectorCodec
-from vaecodec_integrations.reranking import Originals
+from vaecodec_integrations.reranking import OriginalsColumn
 from vaecodec_integrations.stores.base import CompressedStore, Near, check_codec_record, codec_record
 
 _METRICS = {Metric.COSINE: "cosine", Metric.L2: "l2"}
@@ -33,7 +33,7 @@ class SqliteVecStore(CompressedStore):
     """
 
     def __init__(
-        self, connection: Any, codec: VectorCodec, name: str = "docs", *, originals: Originals | None = None
+        self, connection: Any, codec: VectorCodec, name: str = "docs", *, originals: OriginalsColumn | None = None
     ) -> None:
         super().__init__(codec, originals)
         if codec.latent_metric not in _METRICS:

@@ -12,7 +12,7 @@ from vaecodec.errors import CodecMismatchError, InvalidVectorsError, MissingVect
 from vaecodec.evaluation import exact_search
 from vaecodec.interface import Metric
 from vaecodec_integrations.postgres.column import CompressedColumn
-from vaecodec_integrations.reranking import Originals
+from vaecodec_integrations.reranking import OriginalsColumn
 
 
 def filled(connection: Any, column: CompressedColumn, base: np.ndarray) -> CompressedColumn:
@@ -68,7 +68,7 @@ def test_stored_values_decode_to_the_codecs_reconstruction(connection, base, vae
 def test_reranking_with_float16_originals_gives_the_uncompressed_order(
     connection, base, sample, vae_codec: Codec
 ) -> None:
-    column = CompressedColumn(vae_codec, "docs", "embedding", originals=Originals("original"))
+    column = CompressedColumn(vae_codec, "docs", "embedding", originals=OriginalsColumn("original"))
     filled(connection, column, base * 300.0)  # originals of any norm are kept
     queries = sample.queries[:20]
     expected, scores = exact_search(base, queries, 5, Metric.COSINE)
@@ -79,7 +79,7 @@ def test_reranking_with_float16_originals_gives_the_uncompressed_order(
 
 
 def test_reranking_with_codes_takes_the_order_of_what_they_decode_to(connection, base, sample, vae_codec) -> None:
-    originals = Originals("code", codec=vae_codec, code_bytes=32)
+    originals = OriginalsColumn("code", codec=vae_codec, code_bytes=32)
     column = CompressedColumn(vae_codec, "docs", "embedding", storage="bit", originals=originals)
     filled(connection, column, base)
     decoded = vae_codec.decode(vae_codec.encode(base, bytes=32), bytes=32)
@@ -89,7 +89,7 @@ def test_reranking_with_codes_takes_the_order_of_what_they_decode_to(connection,
 
 
 def test_a_row_without_an_original_is_scored_by_its_latent(connection, base, sample, vae_codec: Codec) -> None:
-    column = CompressedColumn(vae_codec, "docs", "embedding", originals=Originals("original"))
+    column = CompressedColumn(vae_codec, "docs", "embedding", originals=OriginalsColumn("original"))
     filled(connection, column, base)
     before = column.search(connection, sample.queries[0], 5, rerank=10)
     connection.execute("UPDATE docs SET original = NULL WHERE id = %s", (before[0].key,))

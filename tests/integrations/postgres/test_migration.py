@@ -23,7 +23,7 @@ from vaecodec_integrations.postgres.migration import (
     switch,
     switch_back,
 )
-from vaecodec_integrations.reranking import Originals
+from vaecodec_integrations.reranking import OriginalsColumn
 
 
 def interrupt(_: int, total: int) -> None:
@@ -62,7 +62,7 @@ def stored(connection: Any, column: CompressedColumn) -> dict[int, np.ndarray]:
 
 def test_every_row_is_filled_and_the_source_is_as_it_was(connection, table, base, vae_codec: Codec) -> None:
     before = connection.execute("SELECT id, embedding::text FROM docs ORDER BY id").fetchall()
-    migration = migration_of(vae_codec, originals=Originals("original"))
+    migration = migration_of(vae_codec, originals=OriginalsColumn("original"))
     seen: list[tuple[int, int]] = []
     result = migrate_column(connection, migration, batch_rows=70, advance=lambda *each: seen.append(each))
     assert (result.filled, result.left, result.bad_keys) == (300, 0, ())

@@ -9,11 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 from qdrant_client import models
+from qdrant_client.http.exceptions import UnexpectedResponse
 
 from vaecodec import LinearCodec, evaluation, fit_linear
-from vaecodec.errors import CodecMismatchError, MissingOriginalsError, UnsupportedRequestError, ZeroNormError
+from vaecodec.errors import (
+    CodecMismatchError,
+    MissingOriginalsError,
+    OriginalsError,
+    UnsupportedRequestError,
+    ZeroNormError,
+)
 from vaecodec.interface import Metric
-from vaecodec_integrations.qdrant import OriginalsFile
+from vaecodec_integrations.qdrant import OriginalsFile, erase_deleted
 
 N = 600
 Open = Callable[..., Any]
@@ -281,3 +288,108 @@ class TestInAFile:
         limit = float(distances[order[2]] + distances[order[3]]) / 2
         near = client.query_points(name, sample.queries[0].tolist(), score_threshold=limit).points
         assert ids(near) == order[:3].tolist()
+
+    def test_vectors_of_tiny_norm_have_their_cosine(
+        self, open_client: Open, svd_codec: LinearCodec, sample: Any, name: str, file: OriginalsFile
+    ) -> None:
+        client = fill(open_client(svd_codec, originals=file), name, sample.base * np.float32(1e-9))
+        (found,) = client.query_points(name, sample.base[7].tolist(), limit=1).points
+        assert (found.id, found.score) == (7, pytest.approx(1, abs=1e-3))
+
+
+class TestAFileInStepWithTheEngine:
+    """The file holds the originals of those vectors that the engine has, whatever happens to a write."""
+
+    @pytest.fixture
+    def client(self, open_client: Open, svd_codec: LinearCodec, name: str, file: OriginalsFile, sample: Any) -> Any:
+        return fill(open_client(svd_codec, originals=file), name, sample.base)
+
+    @staticmethod
+    def found(client: Any, name: str, query: np.ndarray) -> tuple[int, float]:
+        (point,) = client.query_points(name, query.tolist(), limit=1).points
+        return point.id, round(point.score, 2)
+
+    def test_a_write_that_the_engine_refuses_leaves_the_originals(self, client: Any, name: str, sample: Any) -> None:
+        vector = {"": sample.base[700].tolist(), "no such vector": [1.0]}
+        with pytest.raises((ValueError, UnexpectedResponse), match="no such vector"):
+            client.upsert(name, [models.PointStruct(id=7, vector=vector)])
+        assert self.found(client, name, sample.base[7]) == (7, 1)
+        (record,) = client.retrieve(name, [7], with_vectors=True)
+        np.testing.assert_allclose(record.vector, sample.base[7], atol=5e-4)
+        client.upsert(name, [models.PointStruct(id=7, vector=sample.base[700].tolist())])
+        assert self.found(client, name, sample.base[700]) == (7, 1)
+
+    def test_a_write_that_the_engine_took_before_the_client_died(
+        self, client: Any, svd_codec: LinearCodec, name: str, sample: Any, file: OriginalsFile
+    ) -> None:
+        file.stage().add([7, 9000], sample.base[700:702])
+        latents = svd_codec.encode(sample.base[700:702]).tolist()
+        points = [models.PointStruct(id=i, vector=v) for i, v in zip([7, 9000], latents, strict=True)]
+        client.wrapped.upsert(name, points, wait=True)
+        assert self.found(client, name, sample.base[700]) == (7, 1)
+        assert self.found(client, name, sample.base[701]) == (9000, 1)
+        assert next(point.id for point in client.query_points(name, 7, limit=2).points) != 7
+
+    def test_deleted_points_are_erased(self, client: Any, name: str, sample: Any, file: OriginalsFile) -> None:
+        client.delete(name, [1, 2], wait=True)
+        client.delete(name, models.PointIdsList(points=[3]), wait=True)
+        group = models.FieldCondition(key="group", match=models.MatchValue(value=4))
+        client.delete(name, models.Filter(must=[group]), wait=True)
+        assert set(file.ids()) == set(range(N)) - {1, 2, 3} - set(range(4, N, 5))
+        delete = models.DeleteOperation(delete=models.PointIdsList(points=[5, 6]))
+        point = models.PointStruct(id=6, vector=sample.base[6].tolist())
+        again = models.UpsertOperation(upsert=models.PointsList(points=[point]))
+        client.batch_update_points(name, [delete, again], wait=True)
+        assert file.find([5, 6])[1].tolist() == [False, True]
+        client.delete_vectors(name, [""], [10], wait=True)
+        assert not file.find([10])[1].any()
+
+    def test_what_others_deleted_is_erased_on_demand(
+        self, client: Any, name: str, sample: Any, file: OriginalsFile
+    ) -> None:
+        client.wrapped.delete(name, list(range(100)), wait=True)
+        assert erase_deleted(client, name, file) == 100
+        assert len(file) == N - 100
+        assert file.path.stat().st_size == (N - 100) * 770
+        assert self.found(client, name, sample.base[150]) == (150, 1)
+
+    def test_another_collection_is_refused_and_an_alias_is_not(
+        self, client: Any, open_client: Open, svd_codec: LinearCodec, name: str, sample: Any, file: OriginalsFile
+    ) -> None:
+        other, alias = f"{name}_other", f"{name}_alias"
+        with pytest.raises(OriginalsError, match="give each collection a file of its own"):
+            client.create_collection(other)
+        assert not client.collection_exists(other)
+        create = models.CreateAlias(collection_name=name, alias_name=alias)
+        client.update_collection_aliases([models.CreateAliasOperation(create_alias=create)])
+        client.upsert(alias, [models.PointStruct(id=7, vector=sample.base[700].tolist())])
+        assert self.found(client, alias, sample.base[700]) == (7, 1)
+
+    def test_a_copy_of_the_collection_is_refused(
+        self, client: Any, open_client: Open, svd_codec: LinearCodec, name: str, sample: Any
+    ) -> None:
+        copied = f"{name}_copy"
+        info = client.wrapped.get_collection(name)
+        client.wrapped.create_collection(copied, info.config.params.vectors, metadata=info.config.metadata)
+        try:
+            with pytest.raises(OriginalsError, match=f"got the file of collection '{name}'"):
+                client.upsert(copied, [models.PointStruct(id=7, vector=sample.base[700].tolist())])
+        finally:
+            client.wrapped.delete_collection(copied)
+
+    def test_another_file_is_refused(
+        self, client: Any, open_client: Open, svd_codec: LinearCodec, name: str, sample: Any, tmp_path: Path
+    ) -> None:
+        with OriginalsFile(tmp_path / "another", 384) as another:
+            wrong = open_client(svd_codec, originals=another)
+            with pytest.raises(CodecMismatchError, match="whose originals are in the file with the id"):
+                wrong.query_points(name, sample.base[7].tolist())
+
+    def test_a_collection_that_is_deleted_takes_its_originals_along(
+        self, client: Any, name: str, sample: Any, file: OriginalsFile
+    ) -> None:
+        client.delete_collection(name)
+        assert (len(file), file.owner) == (0, None)
+        fill(client, name, sample.base[100:])
+        assert self.found(client, name, sample.base[107]) == (7, 1)
+        assert (len(file), file.owner.collection) == (N, name)

@@ -13,7 +13,7 @@ from vaecodec import Codec
 from vaecodec.errors import CodecMismatchError, LabelError, MissingVectorError, NonFiniteError
 from vaecodec.evaluation import exact_search
 from vaecodec.interface import Metric
-from vaecodec_integrations.reranking import Originals
+from vaecodec_integrations.reranking import OriginalsColumn
 from vaecodec_integrations.stores.base import CompressedStore
 
 Opener = Callable[..., CompressedStore]
@@ -173,13 +173,13 @@ def test_another_codec_is_refused(opener: Opener, base, vae_codec: Codec, other_
     with pytest.raises(CodecMismatchError, match="codec_id"):
         opener(other_codec)
     with pytest.raises(CodecMismatchError, match="originals"):
-        opener(vae_codec, originals=Originals("original"))
+        opener(vae_codec, originals=OriginalsColumn("original"))
     with opener(other_codec, name="others") as store:
         assert len(store) == 0
 
 
 def test_reranking_takes_the_order_of_the_originals(opener: Opener, base, sample, vae_codec: Codec) -> None:
-    with opener(vae_codec, originals=Originals("original")) as store:
+    with opener(vae_codec, originals=OriginalsColumn("original")) as store:
         store.upsert(range(400), base * 50.0)
         queries = sample.queries[:20]
         expected, scores = exact_search(base, queries, 5, Metric.COSINE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
@@ -12,10 +13,12 @@ from qdrant_client import AsyncQdrantClient, QdrantClient, models
 from vaecodec.errors import CodecMismatchError
 from vaecodec_integrations.qdrant.identity import metadata_not_kept, no_identity, read_layout
 from vaecodec_integrations.qdrant.layout import Layout
+from vaecodec_integrations.qdrant.originals import Owner
+from vaecodec_integrations.qdrant.originals.file import Decided
 from vaecodec_integrations.qdrant.settings import Settings
 from vaecodec_integrations.qdrant.surface import is_local, uploads_arrays
 from vaecodec_integrations.qdrant.texts import TextEmbedder
-from vaecodec_integrations.qdrant.vectors import restore_records
+from vaecodec_integrations.qdrant.vectors import restore_records, vector_of
 
 T = TypeVar("T")
 Flow = Generator["Call", Any, T]
@@ -136,6 +139,7 @@ class FlowBase:
         read, change = time.monotonic(), CHANGES.count
         info = yield Call("get_collection", {"collection_name": collection})
         layout, missing = self._read(collection, info)
+        yield from self._owned(collection, layout)
         if missing:
             counted = yield Call("count", {"collection_name": collection, "exact": True})
             if counted.count:
@@ -171,14 +175,56 @@ class FlowBase:
 
     def _read(self, collection: str, info: models.CollectionInfo) -> tuple[Layout, dict[str, Any]]:
         return read_layout(
-            collection, info, self._settings.codecs, self._settings.originals, trust=self._settings.trust
+            collection,
+            info,
+            self._settings.codecs,
+            self._settings.originals,
+            trust=self._settings.trust,
+            originals_id=self._settings.originals_id,
         )
+
+    def _owned(self, collection: str, layout: Layout) -> Flow[None]:
+        """Prove that the file of originals, where there is one, belongs to this collection.
+
+        Its id in the collection's metadata is not enough: a copy of the collection has it, too.
+        """
+        file = self._settings.file
+        if file is None or not layout.coded:
+            return
+        owner, collections = file.owner, {collection}
+        if owner is None or owner.collection != collection:
+            found = yield Call("get_aliases", {})
+            collections = {a.collection_name for a in found.aliases if a.alias_name == collection} or collections
+        for name, coded in layout.coded.items():
+            wanted = Owner(min(collections), name, coded.codec.codec_id)
+            if owner is None:
+                file.claim(wanted)
+            else:
+                file.check_owner(wanted)
 
     def _changing(self, method: str, collection_name: str, arguments: dict[str, Any]) -> Flow[Any]:
         """A call after which the name may stand for something else."""
         with CHANGES.expected():
             return (yield Call(method, {"collection_name": collection_name, **arguments}))
 
-    def _restored(self, layout: Layout, records: Sequence[Any]) -> Sequence[Any]:
+    def _restored(self, collection: str, layout: Layout, records: Sequence[Any]) -> Flow[Sequence[Any]]:
+        """Records with vectors of the original width."""
         file = self._settings.file
-        return restore_records(layout, records, None if file is None else file.find)
+        if file is None or not layout.coded or all(record.vector is None for record in records):
+            return restore_records(layout, records, None)
+        decided = yield from self._decided(collection, layout, [record.id for record in records])
+        return restore_records(layout, records, partial(file.find, decided=decided))
+
+    def _decided(self, collection: str, layout: Layout, ids: Sequence[Any]) -> Flow[Decided]:
+        """Which originals count of points whose last write was begun and not finished: those that the engine holds."""
+        file = self._settings.file
+        assert file is not None
+        undecided = file.undecided(ids)
+        if not undecided:
+            return {}
+        ((name, coded),) = layout.coded.items()
+        arguments = {"ids": undecided, "with_payload": False, "with_vectors": [name]}
+        records = yield Call("retrieve", {"collection_name": collection, **arguments})
+        latents = dict.fromkeys(undecided)
+        latents.update((record.id, vector_of(record, name)) for record in records)
+        return file.decide(latents, coded.codec)

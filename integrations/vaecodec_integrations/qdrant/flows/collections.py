@@ -15,6 +15,7 @@ from vaecodec_integrations.qdrant.identity import (
     logical_info,
     metadata_key,
     names_codec,
+    vector_of_key,
     without_vector,
 )
 from vaecodec_integrations.qdrant.layout import (
@@ -25,6 +26,7 @@ from vaecodec_integrations.qdrant.layout import (
     original_name,
 )
 from vaecodec_integrations.qdrant.messages import VECTORS_CONFIG, VECTORS_CONFIG_DIFF, as_rest, copy_with
+from vaecodec_integrations.qdrant.originals import Owner
 from vaecodec_integrations.qdrant.versions import check_version, features
 
 
@@ -69,7 +71,32 @@ class CollectionFlows(FlowBase):
             "metadata": metadata,
             **rest,
         }
-        return (yield from self._changing(method, collection_name, arguments))
+        owners = self._owners(collection_name, records)
+        result = yield from self._changing(method, collection_name, arguments)
+        self._claim(owners)
+        return result
+
+    def _owners(self, collection: str, records: Mapping[str, Any]) -> list[Owner]:
+        """The owner that the file of originals, where there is one, gets with these records of a new collection.
+
+        Raises:
+            OriginalsError: it belongs to another collection.
+        """
+        file = self._settings.file
+        if file is None:
+            return []
+        owners = [Owner(collection, vector_of_key(key), record["codec_id"]) for key, record in records.items()]
+        for owner in owners:
+            file.check_owner(owner)
+        return owners
+
+    def _claim(self, owners: list[Owner]) -> None:
+        """Begin the file of originals anew: what it holds is of a collection that is no longer there."""
+        file = self._settings.file
+        for owner in owners:
+            assert file is not None
+            file.clear()
+            file.claim(owner)
 
     def _asked_vectors(self, collection: str, config: Any, *, without: bool) -> dict[str, models.VectorParams]:
         """The dense vectors that a user asked for by name; by default, unless ``without``, those of the codecs.
@@ -99,7 +126,7 @@ class CollectionFlows(FlowBase):
             stored[name] = _compressed_params(name, asked[name], codec, originals)
             if original is not None:
                 stored[original] = _original_params(asked[name], codec)
-            records[metadata_key(name)] = identity_record(codec, originals, original)
+            records[metadata_key(name)] = identity_record(codec, originals, original, self._settings.originals_id)
         plain = {name: params.size for name, params in asked.items() if metadata_key(name) not in records}
         if wrong := without_vector(collection, assigned, plain, list(asked)):
             raise CodecMismatchError(wrong)
@@ -119,7 +146,9 @@ class CollectionFlows(FlowBase):
             return (yield from self._changing("create_vector_name", collection_name, arguments))
         originals, dense = self._settings.originals, given.dense
         original = original_name(vector_name) if originals is Originals.DISK else None
-        metadata = {metadata_key(vector_name): identity_record(codec, originals, original)}
+        record = identity_record(codec, originals, original, self._settings.originals_id)
+        metadata = {metadata_key(vector_name): record}
+        owners = self._owners(collection_name, metadata)
         params = _compressed_params(vector_name, dense, codec, originals)
         yield from self._supported(["create_vector_name", *features([dense])])
         yield from self._changing("update_collection", collection_name, {"metadata": metadata})
@@ -133,7 +162,9 @@ class CollectionFlows(FlowBase):
             yield Call("update_collection", {"collection_name": collection_name, "vectors_config": vectors})
         config = models.DenseVectorNameConfig(dense=params)
         arguments = {"vector_name": vector_name, "vector_name_config": config, **rest}
-        return (yield from self._changing("create_vector_name", collection_name, arguments))
+        result = yield from self._changing("create_vector_name", collection_name, arguments)
+        self._claim(owners)
+        return result
 
     def delete_vector_name(self, *, collection_name: str, vector_name: str, **rest: Any) -> Flow[Any]:
         """The vector, its kept originals and its identity."""
@@ -146,6 +177,8 @@ class CollectionFlows(FlowBase):
                 yield from self._changing("delete_vector_name", collection_name, arguments)
             metadata = {metadata_key(vector_name): None}
             yield from self._changing("update_collection", collection_name, {"metadata": metadata})
+            if self._settings.file is not None:
+                self._settings.file.clear()
         return result
 
     def update_collection(
@@ -180,8 +213,12 @@ class CollectionFlows(FlowBase):
         return (yield from self._changing("update_collection", collection_name, arguments))
 
     def delete_collection(self, *, collection_name: str, **rest: Any) -> Flow[Any]:
-        """Forget what was known about the collection."""
-        return (yield from self._changing("delete_collection", collection_name, rest))
+        """Forget what was known about the collection, and its originals."""
+        result = yield from self._changing("delete_collection", collection_name, rest)
+        file = self._settings.file
+        if file is not None and file.owner is not None and file.owner.collection == collection_name:
+            file.clear()
+        return result
 
     def update_collection_aliases(self, **arguments: Any) -> Flow[Any]:
         """Forget what was known under any name."""

@@ -17,6 +17,7 @@ from vaecodec_integrations.qdrant.queries import (
     DEFAULT_LIMIT,
     QueryVectors,
     Search,
+    is_dense,
     lookup_collections,
     lookup_vector,
     original_query,
@@ -34,7 +35,7 @@ class SearchFlows(FlowBase):
         layout = yield from self.layout(collection_name)
         selection = stored_selection(layout, with_vectors)
         arguments = {"collection_name": collection_name, "with_vectors": selection, **rest}
-        return self._restored(layout, (yield Call("retrieve", arguments)))
+        return (yield from self._restored(collection_name, layout, (yield Call("retrieve", arguments))))
 
     def scroll(self, *, collection_name: str, with_vectors: Any = False, **rest: Any) -> Flow[Any]:
         """Vectors restored."""
@@ -42,7 +43,7 @@ class SearchFlows(FlowBase):
         selection = stored_selection(layout, with_vectors)
         arguments = {"collection_name": collection_name, "with_vectors": selection, **rest}
         records, following = yield Call("scroll", arguments)
-        return self._restored(layout, records), following
+        return (yield from self._restored(collection_name, layout, records)), following
 
     def search_matrix_pairs(self, *, collection_name: str, **rest: Any) -> Flow[Any]:
         """Scores between compressed vectors, once the codec is proven."""
@@ -100,7 +101,7 @@ class SearchFlows(FlowBase):
             **rest,
         }
         response = yield Call("query_points", arguments)
-        return self._answer(layout, search, response)
+        return (yield from self._answer(collection_name, layout, search, response))
 
     def query_batch_points(self, *, collection_name: str, requests: Sequence[Any], **rest: Any) -> Flow[Any]:
         """All query vectors of the batch encoded in one call per codec."""
@@ -119,7 +120,10 @@ class SearchFlows(FlowBase):
         ]
         arguments = {"collection_name": collection_name, "requests": translated, **rest}
         responses = yield Call("query_batch_points", arguments)
-        return [self._answer(layout, search, r) for search, r in zip(searches, responses, strict=True)]
+        answers = []
+        for search, response in zip(searches, responses, strict=True):
+            answers.append((yield from self._answer(collection_name, layout, search, response)))
+        return answers
 
     def query_points_groups(
         self,
@@ -177,10 +181,11 @@ class SearchFlows(FlowBase):
         response = yield Call("query_points_groups", arguments)
         groups = []
         for group in response.groups:
-            hits = self._restored(layout, rescoring.calibrated(self._calibration(layout, search), group.hits))
+            scored = rescoring.calibrated(self._calibration(layout, search), group.hits)
+            hits = yield from self._restored(collection_name, layout, scored)
             lookup = group.lookup
             if looked_up is not None and lookup is not None:
-                (lookup,) = self._restored(looked_up, [lookup])
+                (lookup,) = yield from self._restored(with_lookup.collection, looked_up, [lookup])
             groups.append(copy_with(group, hits=hits, lookup=lookup))
         return copy_with(response, groups=groups)
 
@@ -247,23 +252,26 @@ class SearchFlows(FlowBase):
             return copy_with(prefetch, **search.model_fields())
         return [self._prefetches(layout, lookups, item, vectors) for item in prefetch]
 
-    def _answer(self, layout: Layout, search: Search, response: Any) -> Any:
+    def _answer(self, collection: str, layout: Layout, search: Search, response: Any) -> Flow[Any]:
         points = response.points
         if self._ranks_by_file(layout, search):
             assert self._settings.file is not None
-            coded = layout.coded[search.using or UNNAMED]
+            coded, nearest = layout.coded[search.using or UNNAMED], search.query.nearest
+            asked = [point.id for point in points] + ([] if is_dense(nearest) else [nearest])
+            decided = yield from self._decided(collection, layout, asked)
             points = rescoring.by_file(
                 self._settings.file,
                 coded.codec.metric,
-                search.query.nearest,
+                nearest,
                 points,
+                decided,
                 limit=search.limit,
                 offset=search.offset,
                 score_threshold=search.score_threshold,
             )
         else:
             points = rescoring.calibrated(self._calibration(layout, search), points)
-        points = self._restored(layout, points)
+        points = yield from self._restored(collection, layout, points)
         return response if points is response.points else copy_with(response, points=points)
 
     def _ranks_by_file(self, layout: Layout, search: Search) -> bool:

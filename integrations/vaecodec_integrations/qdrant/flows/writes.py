@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice, repeat
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from qdrant_client import models
@@ -14,25 +14,10 @@ from qdrant_client import models
 from vaecodec.errors import UnsupportedRequestError
 from vaecodec.vectors import blocks
 from vaecodec_integrations.qdrant.flows.base import Call, Flow, FlowBase
+from vaecodec_integrations.qdrant.flows.originals import Encoded, KeptOriginals, erase, selected
 from vaecodec_integrations.qdrant.layout import UNNAMED, Layout
 from vaecodec_integrations.qdrant.messages import as_rest, copy_with, rest_points
 from vaecodec_integrations.qdrant.vectors import embed_batch, embed_vectors, encode_batch, encode_vectors
-
-
-class Encoded(NamedTuple):
-    """What is sent, and what it was made of.
-
-    Attributes:
-        sent: points, a batch or an operation with latents.
-        names: the vectors that were compressed.
-        ids: of the points.
-        vectors: for each id the vectors before.
-    """
-
-    sent: Any
-    names: Iterable[str] = ()
-    ids: Sequence[Any] = ()
-    vectors: Iterable[Any] = ()
 
 
 class Record:
@@ -54,7 +39,8 @@ class WriteFlows(FlowBase):
         self._refuse_conditional(update_filter, update_mode)
         given = rest_points(points)
         encoded, _ = yield from self.proven(collection_name, partial(self._encoded, points=given))
-        self._keep(encoded)
+        kept = KeptOriginals(self._settings.file)
+        kept.add(encoded._replace(whole=True))
         arguments = {
             "collection_name": collection_name,
             "points": encoded.sent,
@@ -62,7 +48,9 @@ class WriteFlows(FlowBase):
             "update_mode": update_mode,
             **rest,
         }
-        return (yield Call("upsert", arguments))
+        result = yield Call("upsert", arguments)
+        kept.commit()
+        return result
 
     def update_vectors(
         self, *, collection_name: str, points: Sequence[Any], update_filter: Any = None, **rest: Any
@@ -71,15 +59,43 @@ class WriteFlows(FlowBase):
         self._refuse_conditional(update_filter, None)
         given = rest_points(points, models.PointVectors)
         encoded, _ = yield from self.proven(collection_name, partial(self._encoded, points=given))
-        self._keep(encoded)
+        kept = KeptOriginals(self._settings.file)
+        kept.add(encoded)
         arguments = {"collection_name": collection_name, "points": encoded.sent, "update_filter": update_filter, **rest}
-        return (yield Call("update_vectors", arguments))
+        result = yield Call("update_vectors", arguments)
+        kept.commit()
+        return result
 
-    def delete_vectors(self, *, collection_name: str, vectors: Sequence[str], **rest: Any) -> Flow[Any]:
+    def delete(self, *, collection_name: str, points_selector: Any, **rest: Any) -> Flow[Any]:
+        """The points and their originals."""
+        arguments = {"collection_name": collection_name, "points_selector": points_selector, **rest}
+        file = self._settings.file
+        if file is None or not (yield from self.proof(collection_name)).layout.coded:
+            return (yield Call("delete", arguments))
+        ids = yield from selected(collection_name, points_selector, rest.get("shard_key_selector"))
+        result = yield Call("delete", arguments)
+        yield from erase(file, collection_name, ids)
+        return result
+
+    def delete_vectors(
+        self, *, collection_name: str, vectors: Sequence[str], points: Any, shard_key_selector: Any = None, **rest: Any
+    ) -> Flow[Any]:
         """The vectors and their kept originals."""
-        proof = yield from self.proof(collection_name)
-        arguments = {"collection_name": collection_name, "vectors": _with_originals(proof.layout, vectors), **rest}
-        return (yield Call("delete_vectors", arguments))
+        layout = (yield from self.proof(collection_name)).layout
+        arguments = {
+            "collection_name": collection_name,
+            "vectors": _with_originals(layout, vectors),
+            "points": points,
+            "shard_key_selector": shard_key_selector,
+            **rest,
+        }
+        file, coded = self._settings.file, [name for name in vectors if name in layout.coded]
+        if file is None or not coded:
+            return (yield Call("delete_vectors", arguments))
+        ids = yield from selected(collection_name, points, shard_key_selector)
+        result = yield Call("delete_vectors", arguments)
+        yield from erase(file, collection_name, ids, coded[0])
+        return result
 
     def batch_update_points(self, *, collection_name: str, update_operations: Sequence[Any], **rest: Any) -> Flow[Any]:
         """Each operation translated; all of them before any is sent."""
@@ -88,12 +104,37 @@ class WriteFlows(FlowBase):
         def encode(layout: Layout) -> list[Encoded]:
             return [self._operation(layout, operation) for operation in given]
 
-        translated, _ = yield from self.proven(collection_name, encode)
+        translated, proof = yield from self.proven(collection_name, encode)
+        kept, file = KeptOriginals(self._settings.file), self._settings.file
         for encoded in translated:  # none before the last operation has been found good
-            self._keep(encoded)
+            kept.add(encoded)
+        deleted = []
+        if file is not None and proof.layout.coded:
+            deleted = yield from self._deleted(collection_name, proof.layout, given)
         operations = [encoded.sent for encoded in translated]
         arguments = {"collection_name": collection_name, "update_operations": operations, **rest}
-        return (yield Call("batch_update_points", arguments))
+        results = yield Call("batch_update_points", arguments)
+        kept.commit()
+        for ids, name in deleted:
+            assert file is not None
+            yield from erase(file, collection_name, ids, name)
+        return results
+
+    def _deleted(
+        self, collection: str, layout: Layout, operations: Sequence[Any]
+    ) -> Flow[list[tuple[list[Any], str | None]]]:
+        """The ids that operations of a batch select for deletion, each list with the vector that they lose, or None."""
+        found: list[tuple[list[Any], str | None]] = []
+        for operation in operations:
+            match operation:
+                case models.DeleteOperation(delete=selector):
+                    found.append(((yield from selected(collection, selector)), None))
+                case models.DeleteVectorsOperation(delete_vectors=deletion):
+                    coded = [name for name in deletion.vector if name in layout.coded]
+                    ids = deletion.points if deletion.points is not None else deletion.filter
+                    if coded and ids is not None:
+                        found.append(((yield from selected(collection, ids, deletion.shard_key)), coded[0]))
+        return found
 
     # ------------------------------------------------------------ uploads
 
@@ -117,7 +158,9 @@ class WriteFlows(FlowBase):
             "update_mode": update_mode,
             **rest,
         }
-        yield Call("upload_points", arguments, self._encoded_stream(collection_name, iter(points), batch_size))
+        kept = KeptOriginals(self._settings.file)
+        yield Call("upload_points", arguments, self._encoded_stream(collection_name, iter(points), batch_size, kept))
+        kept.commit()
 
     def upload_collection(
         self,
@@ -144,13 +187,15 @@ class WriteFlows(FlowBase):
         )
         yield from self.upload_points(collection_name=collection_name, points=points, batch_size=batch_size, **rest)
 
-    def _encoded_stream(self, collection: str, points: Iterator[Any], batch_size: int) -> Generator[Any, Any, None]:
+    def _encoded_stream(
+        self, collection: str, points: Iterator[Any], batch_size: int, kept: KeptOriginals
+    ) -> Generator[Any, Any, None]:
         """Points as they are uploaded, and between batches the calls that prove the collection."""
         proof = None
         while batch := list(islice(points, batch_size)):
             encode = partial(self._encoded, points=rest_points(batch), upload=True)
             encoded, proof = yield from self.proven(collection, encode, proof)
-            self._keep(encoded)
+            kept.add(encoded._replace(whole=True))
             yield from encoded.sent
 
     # ------------------------------------------------------------ encoding
@@ -183,11 +228,13 @@ class WriteFlows(FlowBase):
             case models.UpsertOperation(upsert=models.PointsBatch() as batch):
                 self._refuse_conditional(batch.update_filter, batch.update_mode)
                 encoded = self._encoded(layout, batch.batch)
-                return encoded._replace(sent=copy_with(operation, upsert=copy_with(batch, batch=encoded.sent)))
+                sent = copy_with(operation, upsert=copy_with(batch, batch=encoded.sent))
+                return encoded._replace(sent=sent, whole=True)
             case models.UpsertOperation(upsert=models.PointsList() as listed):
                 self._refuse_conditional(listed.update_filter, listed.update_mode)
                 encoded = self._encoded(layout, listed.points)
-                return encoded._replace(sent=copy_with(operation, upsert=copy_with(listed, points=encoded.sent)))
+                sent = copy_with(operation, upsert=copy_with(listed, points=encoded.sent))
+                return encoded._replace(sent=sent, whole=True)
             case models.UpdateVectorsOperation(update_vectors=update):
                 self._refuse_conditional(update.update_filter, None)
                 encoded = self._encoded(layout, update.points)
@@ -198,18 +245,6 @@ class WriteFlows(FlowBase):
                 return Encoded(copy_with(operation, delete_vectors=copy_with(deletion, vector=names)))
             case _:
                 return Encoded(operation)
-
-    def _keep(self, encoded: Encoded) -> None:
-        """Originals go to the file before the server sees the point: a row too many is harmless, one too few not."""
-        file = self._settings.file
-        if file is None:
-            return
-        for name in encoded.names:
-            column = [v.get(name) if isinstance(v, dict) else v for v in encoded.vectors]
-            held = [(i, vector) for i, vector in zip(encoded.ids, column, strict=False) if vector is not None]
-            if held:
-                ids, rows = zip(*held, strict=True)
-                file.append(ids, np.array(rows, np.float32))
 
     def _refuse_conditional(self, update_filter: Any, update_mode: Any) -> None:
         if self._settings.file is not None and (

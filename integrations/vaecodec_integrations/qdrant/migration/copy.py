@@ -130,7 +130,7 @@ def remove_stray(migration: Migration) -> Iterator[int]:
         there = {record.id for record in migration.client.retrieve(migration.collection, ids, with_payload=False)}
         stray = [point_id for point_id in ids if point_id not in there]
         if stray:
-            migration.client.delete(migration.into, models.PointIdsList(points=stray), wait=True)
+            migration.compressed.delete(migration.into, models.PointIdsList(points=stray), wait=True)
         yield len(stray)
 
 
@@ -178,8 +178,9 @@ def _write_latents(migration: Migration, records: list[models.Record]) -> None:
         migration.codec.metric,
         name=f"points from {holding[0].id!r} on",
     )
-    if migration.file is not None:
-        migration.file.append([r.id for r in holding], rows)
+    staged = None if migration.file is None else migration.file.stage()
+    if staged is not None:
+        staged.add([r.id for r in holding], rows)
     latents = migration.codec.encode(rows).tolist()
     updates = [
         models.PointVectors.model_construct(id=r.id, vector={migration.named: latent})
@@ -191,12 +192,16 @@ def _write_latents(migration: Migration, records: list[models.Record]) -> None:
         # A point deleted since it was read: all others of the batch are written, it needs nothing.
         if isinstance(error, UnexpectedResponse) and error.status_code != 404:
             raise
+    if staged is not None:
+        staged.commit()
 
 
 def _remove_latents(migration: Migration, ids: list[Any]) -> None:
     """Remove latents of vectors that were good before and are bad now; a new collection's points are written whole."""
     if migration.named is not None and ids:
         migration.client.delete_vectors(migration.collection, [migration.named], models.PointIdsList(points=ids))
+        if migration.file is not None:
+            migration.file.remove(ids)
 
 
 def _only(vectors: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -22,8 +22,9 @@ from vaecodec_integrations.qdrant.layout import (
     dense_params,
     original_name,
 )
-from vaecodec_integrations.qdrant.originals import OriginalsFile, PackedRows, RowEncoding
+from vaecodec_integrations.qdrant.originals import OriginalsFile
 from vaecodec_integrations.qdrant.settings import KeptOriginals
+from vaecodec_integrations.row_encoding import PackedRows, RowEncoding
 
 # Two stored vectors differ when their relative distance is larger than this. The limits are above the rounding of the
 # storage, measured on the engine: turbo4 moves a vector by a tenth and seldom by a third.

@@ -27,7 +27,7 @@ from vaecodec_integrations.qdrant.migration.job import Migration
 from vaecodec_integrations.qdrant.migration.recall import Comparison, Recalls
 from vaecodec_integrations.qdrant.migration.state import State, load_state
 from vaecodec_integrations.qdrant.migration.target import check_source, check_target, prepare_target
-from vaecodec_integrations.qdrant.originals import Float16Rows
+from vaecodec_integrations.row_encoding import Float16Rows
 
 # Bits of a stored number.
 _BITS = {

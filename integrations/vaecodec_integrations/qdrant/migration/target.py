@@ -19,6 +19,7 @@ from vaecodec_integrations.qdrant.identity import (
 )
 from vaecodec_integrations.qdrant.layout import DISTANCES, Originals, dense_params
 from vaecodec_integrations.qdrant.migration.job import Migration, vector_names
+from vaecodec_integrations.qdrant.originals import Owner
 
 # In the target's metadata: which collection it was made from, so that points of another one are never removed from it,
 # and what the alias pointed at, so that rolling back needs nothing but the target's name.
@@ -187,9 +188,12 @@ def prepare_target(migration: Migration) -> None:
 def _add_vector(migration: Migration, named: str) -> None:
     client, codec = migration.client, migration.codec
     original = migration.vector if migration.originals is Originals.DISK else None
+    if migration.file is not None:
+        migration.file.claim(Owner(migration.collection, named, codec.codec_id))
     info = client.get_collection(migration.collection)
     if metadata_key(named) not in (info.config.metadata or {}):
-        record = identity_record(codec, migration.originals, original)
+        originals_id = None if migration.file is None else migration.file.id
+        record = identity_record(codec, migration.originals, original, originals_id)
         client.update_collection(migration.collection, metadata={metadata_key(named): record})
     if named not in dense_params(info):
         dense = models.DenseVectorConfig(
