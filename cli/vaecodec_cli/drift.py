@@ -10,7 +10,7 @@ import typer
 
 from vaecodec.codec import Codec
 from vaecodec.drift.monitor import check_sources
-from vaecodec.errors import NoReferenceError
+from vaecodec.errors import NotCalibratedError
 from vaecodec.sources import open_source
 from vaecodec_cli.info import AsJson, print_json
 
@@ -33,7 +33,7 @@ def drift(
     asked = open_source(queries) if queries is not None else None
     try:
         report = check_sources(Codec.load(codec), documents, asked)
-    except NoReferenceError as error:
+    except NotCalibratedError as error:
         print(f"error: {codec}: {error}", file=sys.stderr)
         raise typer.Exit(NOT_COMPARED) from None
     if as_json:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vaecodec.errors import PlanInputError
+from vaecodec.errors import EvaluationInputError
 from vaecodec.interface import Metric
 from vaecodec.sources import open_source
 from vaecodec_cli.info import AsJson, print_json
@@ -54,7 +54,7 @@ def plan(
     source = open_source(data)
     count = parse_count(vectors) if vectors is not None else source.rows
     if count is None:
-        raise PlanInputError(f"{data}: does not say how many vectors it holds; give --vectors")
+        raise EvaluationInputError(f"{data}: does not say how many vectors it holds; give --vectors")
     k, recall = parse_target(target) if target is not None else (10, None)
     goal = Goal(
         recall=recall,

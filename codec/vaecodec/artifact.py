@@ -18,10 +18,7 @@ from typing import Any, NamedTuple
 
 from vaecodec.errors import (
     ArtifactNotFoundError,
-    CorruptArtifactError,
-    ExternalDataError,
-    ForeignOnnxError,
-    NotOnnxError,
+    InvalidArtifactError,
     UnsupportedFormatError,
     VaecodecError,
 )
@@ -141,15 +138,15 @@ def read_artifact(path: str | os.PathLike[str]) -> tuple[bytes, Metadata]:
         properties = dict(_properties(data))
         external = _has_external_data(data)
     except (ValueError, LookupError) as error:
-        raise NotOnnxError(f"{path}: expected an ONNX model, but the bytes are not one") from error
+        raise InvalidArtifactError(f"{path}: expected an ONNX model, but the bytes are not one") from error
     version = properties.get(PREFIX + "format_version")
     digest = properties.get(PREFIX + "codec_id")
     if version is None or digest is None:
-        raise ForeignOnnxError(
+        raise InvalidArtifactError(
             f"{path}: an ONNX model, but not a vaecodec codec (no '{PREFIX}' metadata); make one with: vaecodec export"
         )
     if PART in properties:
-        raise ForeignOnnxError(
+        raise InvalidArtifactError(
             f"{path}: one entry point of a codec, '{properties[PART].text}', for other runtimes; "
             "load the codec file that vaecodec split made it from"
         )
@@ -159,17 +156,17 @@ def read_artifact(path: str | os.PathLike[str]) -> tuple[bytes, Metadata]:
             "upgrade with: pip install --upgrade vaecodec"
         )
     if FUSED in properties:
-        raise ForeignOnnxError(
+        raise InvalidArtifactError(
             f"{path}: an embedding model with the codec {digest.text[:12]}… in it, which takes tokens; load the codec "
             "file itself, or run this one in onnxruntime"
         )
     _refuse_damage(path, data, digest)
     if external:
-        raise ExternalDataError(f"{path}: keeps weights outside the file, which a codec must not; export it again")
+        raise InvalidArtifactError(f"{path}: keeps weights outside the file, which a codec must not; export it again")
     try:
         metadata = Metadata.from_properties({key: value.text for key, value in properties.items()})
     except (KeyError, ValueError) as error:
-        raise CorruptArtifactError(f"{path}: the codec metadata is incomplete or malformed: {error}") from error
+        raise InvalidArtifactError(f"{path}: the codec metadata is incomplete or malformed: {error}") from error
     return data, metadata
 
 
@@ -189,15 +186,17 @@ def read_fused(path: str | os.PathLike[str]) -> tuple[dict[str, str], Metadata]:
     try:
         properties = dict(_properties(data))
     except (ValueError, LookupError) as error:
-        raise NotOnnxError(f"{path}: expected an ONNX model, but the bytes are not one") from error
+        raise InvalidArtifactError(f"{path}: expected an ONNX model, but the bytes are not one") from error
     if FUSED not in properties or FUSED_ID not in properties:
-        raise ForeignOnnxError(f"{path}: an ONNX model, but no codec is fused into it; make one with: vaecodec fuse")
+        raise InvalidArtifactError(
+            f"{path}: an ONNX model, but no codec is fused into it; make one with: vaecodec fuse"
+        )
     _refuse_damage(path, data, properties[FUSED_ID])
     texts = {key: value.text for key, value in properties.items()}
     try:
         return texts, Metadata.from_properties(texts)
     except (KeyError, ValueError) as error:
-        raise CorruptArtifactError(f"{path}: the codec metadata is incomplete or malformed: {error}") from error
+        raise InvalidArtifactError(f"{path}: the codec metadata is incomplete or malformed: {error}") from error
 
 
 def sign(data: bytes, key: str = PREFIX + "codec_id") -> bytes:
@@ -215,14 +214,14 @@ def stored_values(what: str) -> Iterator[None]:
     """Around the reading of JSON values from a codec file that was verified: what they lack makes the file corrupt.
 
     Raises:
-        CorruptArtifactError: a value is missing, or not of the form that its reader expects.
+        InvalidArtifactError: a value is missing, or not of the form that its reader expects.
     """
     try:
         yield
     except VaecodecError:
         raise
     except (LookupError, TypeError, ValueError, ArithmeticError) as error:
-        raise CorruptArtifactError(f"the codec file's {what} is malformed: {error!r}; export it again") from error
+        raise InvalidArtifactError(f"the codec file's {what} is malformed: {error!r}; export it again") from error
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -269,7 +268,7 @@ def _digest(data: bytes, identity: _Text) -> str:
 def _refuse_damage(path: str | os.PathLike[str], data: bytes, identity: _Text) -> None:
     expected = _digest(data, identity)
     if expected != identity.text:
-        raise CorruptArtifactError(
+        raise InvalidArtifactError(
             f"{path}: the content has checksum {expected[:12]}…, but the file says {identity.text[:12]}…; "
             "it was damaged or changed: copy or export it again"
         )

@@ -15,7 +15,7 @@ import numpy as np
 from vaecodec.artifact import stored_values
 from vaecodec.codes import Calibration
 from vaecodec.drift import FEWEST_REFERENCE, Encoded, Reference
-from vaecodec.errors import InvalidVectorsError, NoReferenceError, NotCalibratedError
+from vaecodec.errors import InvalidVectorsError, NotCalibratedError
 from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec.scores import ScoreCalibration, calibrate_scores
 
@@ -123,7 +123,7 @@ def codes_of(codec: VectorCodec) -> Calibration:
 
     Raises:
         NotCalibratedError: the file holds none.
-        CorruptArtifactError: what it holds is malformed.
+        InvalidArtifactError: what it holds is malformed.
     """
     stored = _stored(codec, _CODES)
     if stored is None:
@@ -140,7 +140,7 @@ def scores_of(codec: VectorCodec) -> ScoreCalibration:
 
     Raises:
         NotCalibratedError: the file holds none, or one for another width of the latents.
-        CorruptArtifactError: what it holds is malformed.
+        InvalidArtifactError: what it holds is malformed.
     """
     stored = _stored(codec, _SCORES)
     with stored_values("calibration of scores"):
@@ -157,13 +157,13 @@ def reference_of(codec: VectorCodec) -> Reference:
     """Read the drift reference that a codec's file holds.
 
     Raises:
-        NoReferenceError: the file holds none, or one for another width of the latents.
-        CorruptArtifactError: what it holds is malformed.
+        NotCalibratedError: the file holds none, or one for another width of the latents.
+        InvalidArtifactError: what it holds is malformed.
     """
     stored = _stored(codec, _DRIFT)
     with stored_values("drift statistics"):
         if stored is None or stored["code_dim"] != codec.code_dim:
-            raise NoReferenceError(
+            raise NotCalibratedError(
                 f"expected a codec file with drift statistics for {codec.code_dim} dimensions, got {_found(stored)}; "
                 "load the file at its full width, or train or fit the codec again, holding out at least "
                 f"{FEWEST_REFERENCE} rows"

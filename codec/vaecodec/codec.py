@@ -79,8 +79,8 @@ class Codec:
         Raises:
             ArtifactError: the file is missing, damaged, foreign or too new; a subclass says which.
             InvalidDimensionError: the file has no nested codec of width ``dim``.
-            InvalidDeviceError: there is no such device, or both ``device`` and ``providers`` are given.
-            ProviderNotAvailableError: a provider is not installed, or did not start.
+            DeviceError: there is no such device, or both ``device`` and ``providers`` are given; or a provider is not
+                installed, or did not start.
         """
         data, metadata = read_artifact(path)
         widths = sorted({*metadata.nested_dims, metadata.code_dim})
@@ -206,8 +206,7 @@ class Codec:
             float32 (n, dim), C-contiguous, of unit norm when ``metric`` is cosine.
 
         Raises:
-            InvalidVectorsError: one of its subclasses, naming the first bad row.
-            InvalidCodesError: the array is not of that code's dtype and width.
+            InvalidVectorsError: the array is not of that code's dtype and width, or a row is bad: a subclass says how.
             InvalidBudgetError, NotCalibratedError: see :meth:`code`.
         """
         if dtype is not None or bytes is not None:

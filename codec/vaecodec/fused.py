@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from vaecodec.artifact import FUSED, FUSED_ID, Metadata, read_artifact, read_fused
-from vaecodec.errors import CorruptArtifactError, ForeignOnnxError
+from vaecodec.errors import InvalidArtifactError
 
 LATENTS = "sentence_embedding"
 """The output with the latents, float32 (n, code_dim); the name that readers of embedding models look for."""
@@ -61,7 +61,7 @@ class FusedModel:
                 codec, made["entry"], made["output"], Pooling(made["pooling"]), made["normalise"], properties[FUSED_ID]
             )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise CorruptArtifactError(f"{path}: how it was fused is not readable: {error!r}; fuse again") from error
+            raise InvalidArtifactError(f"{path}: how it was fused is not readable: {error!r}; fuse again") from error
 
     @classmethod
     def read_any(cls, path: str | os.PathLike[str]) -> Metadata | FusedModel:
@@ -72,10 +72,10 @@ class FusedModel:
         """
         try:
             return read_artifact(path)[1]
-        except ForeignOnnxError:
+        except InvalidArtifactError:
             try:
                 return cls.read(path)
-            except ForeignOnnxError:
+            except InvalidArtifactError:
                 pass
             raise
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from vaecodec.errors import OutputExistsError, OutputIsInputError
+from vaecodec.errors import OutputExistsError
 
 IsOurs = Callable[[Path], bool]
 """Tells whether vaecodec wrote a file; called with files that exist."""
@@ -37,8 +37,8 @@ def check_file(
         loss: what else is lost when the file is replaced, for the error message.
 
     Raises:
-        OutputExistsError: something is there that vaecodec did not write, or ``overwrite`` is not given.
-        OutputIsInputError: the file is one of the inputs.
+        OutputExistsError: something is there that vaecodec did not write, or ``overwrite`` is not given; or the file
+            is one of the inputs.
         OSError: there is no such folder, or nothing can be written to it.
     """
     target = Path(path)
@@ -85,16 +85,16 @@ def check_folder(
 
 
 def check_not_input(path: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
-    """Raise OutputIsInputError if the output is an input, lies within one, or holds one."""
+    """Raise OutputExistsError if the output is an input, lies within one, or holds one."""
     output = path.resolve()
     for given in inputs:
         read = Path(given).resolve()
         if output == read or (path.exists() and read.exists() and path.samefile(read)):
-            raise OutputIsInputError(f"{path}: is an input, which is never overwritten; choose another output")
+            raise OutputExistsError(f"{path}: is an input, which is never overwritten; choose another output")
         if output.is_relative_to(read):
-            raise OutputIsInputError(f"{path}: lies within the input, {given}, and would be read as part of it")
+            raise OutputExistsError(f"{path}: lies within the input, {given}, and would be read as part of it")
         if read.is_relative_to(output) and path.exists():
-            raise OutputIsInputError(f"{path}: holds the input {given}, which is never overwritten; choose another one")
+            raise OutputExistsError(f"{path}: holds the input {given}, which is never overwritten; choose another one")
 
 
 def _refuse(target: Path, *, ours: bool, overwrite: bool, loss: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from vaecodec.errors import CorruptArtifactError, InvalidDeviceError, ProviderNotAvailableError
+from vaecodec.errors import DeviceError, InvalidArtifactError
 from vaecodec.interface import FloatArray
 from vaecodec.vectors import BLOCK_BYTES, block_rows
 
@@ -120,15 +120,15 @@ def start(
     """Start a graph; the arguments are those of :meth:`vaecodec.Codec.load`, and ``data`` the file's verified bytes.
 
     Raises:
-        InvalidDeviceError: there is no such device, or both ``device`` and ``providers`` are given.
-        ProviderNotAvailableError: a provider is not installed, or did not start.
-        CorruptArtifactError: no onnxruntime can run the graph.
+        DeviceError: there is no such device, or both ``device`` and ``providers`` are given; or a provider is not
+            installed, or did not start.
+        InvalidArtifactError: no onnxruntime can run the graph.
     """
     wanted, strict = _wanted(providers, device, strict)
     available = onnxruntime.get_available_providers()
     missing = [name for name in wanted if name not in available]
     if missing and strict:
-        raise ProviderNotAvailableError(
+        raise DeviceError(
             f"onnxruntime has no {', '.join(missing)}; available: {', '.join(available)}; "
             "install a build that has it (GPU: pip install 'vaecodec[gpu]') or pass strict=False"
         )
@@ -149,11 +149,11 @@ def start(
         try:
             session = onnxruntime.InferenceSession(data, options, providers=[_CPU])
         except Exception as own:
-            raise CorruptArtifactError(f"{path}: onnxruntime cannot load the graph: {own}") from own
+            raise InvalidArtifactError(f"{path}: onnxruntime cannot load the graph: {own}") from own
         failure = f" ({error})"
     failed = [name for name in usable if failure or name not in session.get_providers()]
     if failed and strict:
-        raise ProviderNotAvailableError(
+        raise DeviceError(
             f"onnxruntime could not start {', '.join(failed)} and uses {', '.join(session.get_providers())}{failure}; "
             "check the driver and libraries, or pass strict=False"
         )
@@ -166,12 +166,12 @@ def _wanted(
     """The options of each provider wanted, and whether all of them must be there."""
     if device is not None:
         if providers is not None:
-            raise InvalidDeviceError(
+            raise DeviceError(
                 f"expected either device or providers, got device {device!r} and providers {list(providers)!r}; "
                 "leave one out"
             )
         if device not in _DEVICES:
-            raise InvalidDeviceError(
+            raise DeviceError(
                 f"expected device to be one of {', '.join(_DEVICES)}, got {device!r}; "
                 "name onnxruntime's own provider with providers=[...] for any other"
             )

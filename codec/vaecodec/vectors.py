@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecodec.errors import (
-    NonFiniteError,
+    BadRowsError,
+    InvalidVectorsError,
     NotFloatingPointError,
-    NotTwoDimensionalError,
     WrongWidthError,
-    ZeroNormError,
 )
 from vaecodec.interface import FloatArray, Metric
 
@@ -107,7 +106,7 @@ def _two_dimensional(vectors: Any, dim: int, name: str) -> np.ndarray[Any, Any]:
     array = np.asarray(vectors)
     if array.ndim != 2:
         hint = f"; reshape one vector to (1, {dim})" if array.ndim == 1 else ""
-        raise NotTwoDimensionalError(f"{name}: expected a 2-D array (n, {dim}), got shape {array.shape}{hint}")
+        raise InvalidVectorsError(f"{name}: expected a 2-D array (n, {dim}), got shape {array.shape}{hint}")
     if array.dtype.kind != "f":
         raise NotFloatingPointError(
             f"{name}: expected floating point values, got dtype {array.dtype}; "
@@ -137,8 +136,8 @@ def _check_rows(block: FloatArray, start: int, metric: Metric, name: str) -> Non
     finite = np.isfinite(squared_norms)
     if not finite.all():
         row = start + int(np.argmin(finite))
-        raise NonFiniteError(
+        raise BadRowsError(
             f"{name}: row {row} holds NaN or infinity, or its norm overflows float32; nothing was processed"
         )
     row = start + int(np.argmax(squared_norms < smallest))
-    raise ZeroNormError(f"{name}: row {row} has zero norm, which has no direction under cosine; nothing was processed")
+    raise BadRowsError(f"{name}: row {row} has zero norm, which has no direction under cosine; nothing was processed")

@@ -59,7 +59,7 @@ def fit_and_export_bridge(
         OutputExistsError: another codec file is at ``path`` and ``overwrite`` is False, or it is no codec file.
         UnusableDataError: the samples are too small, or differ in their number of rows.
         WrongWidthError: a sample is not as wide as its codec expects.
-        ParityError: the graph does not compute what numpy computes; no file is written.
+        ExportError: the graph does not compute what numpy computes; no file is written.
     """
     refuse_existing(path, overwrite=overwrite)
     step = max(1, -(-(sample.rows or 0) // _SAMPLE_ROWS))
@@ -85,7 +85,7 @@ def export_bridge(
 
     Raises:
         OutputExistsError: another codec file is at ``path`` and ``overwrite`` is False, or it is no codec file.
-        ParityError: the graph does not compute what numpy computes; no file is written.
+        ExportError: the graph does not compute what numpy computes; no file is written.
     """
     summaries = {name: {"recall@10": bootstrap(values)._asdict()} for name, values in figures.items()}
     weights = CodecWeights(

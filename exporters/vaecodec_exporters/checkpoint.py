@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from vaecodec.artifact import Kind, Metadata
-from vaecodec.errors import UnsupportedPrecisionError
+from vaecodec.errors import ExportError
 from vaecodec.interface import FloatArray
 from vaecodec.provenance import versions
 from vaecodec_exporters.graph import PARITY_BOUNDS, CodecWeights, Precision, ResidualWeights, write_codec
@@ -40,12 +40,11 @@ def export_checkpoint(
     Raises:
         OutputExistsError: another codec file is at ``path`` and ``overwrite`` is False, or it is no codec file.
         CheckpointError: the folder holds no usable checkpoint.
-        ParityError: the graph does not compute what torch computes; no file is written.
-        UnsupportedPrecisionError: there is no such precision; float16 or int8 is asked for, and the metric is not
-            cosine; or int8, and the encoder is linear.
+        ExportError: the graph does not compute what torch computes; or there is no such precision; or float16 or int8
+            is asked for, and the metric is not cosine; or int8, and the encoder is linear. No file is written.
     """
     if precision not in [*Precision]:
-        raise UnsupportedPrecisionError(f"expected precision to be one of {', '.join(Precision)}, got {precision!r}")
+        raise ExportError(f"expected precision to be one of {', '.join(Precision)}, got {precision!r}")
     precision = Precision(precision)
     checkpoint = load_checkpoint(Path(run))
     model = checkpoint.model.eval()

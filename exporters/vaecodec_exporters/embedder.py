@@ -14,7 +14,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from vaecodec.artifact import PREFIX
-from vaecodec.errors import UnfusableModelError
+from vaecodec.errors import ExportError
 from vaecodec.fused import LATENTS, TOKENS, Pooling
 from vaecodec.interface import FloatArray
 from vaecodec.vectors import normalised
@@ -70,13 +70,13 @@ class Embedder:
         """Read a model and find the output whose vectors have a width.
 
         Raises:
-            UnfusableModelError: there is no such file, it is no embedding model, or ``output`` has to be chosen.
+            ExportError: there is no such file, it is no embedding model, or ``output`` has to be chosen.
         """
         model = _loaded(path)
         try:
             session = start(model.SerializeToString())
         except Exception as error:  # onnxruntime's exception classes share no public base
-            raise UnfusableModelError(f"{path}: onnxruntime cannot load the model: {error}") from error
+            raise ExportError(f"{path}: onnxruntime cannot load the model: {error}") from error
         name, rank = _chosen_output(session, width, output, path)
         return cls(model, session, name, rank, _settings_beside(Path(path)))
 
@@ -130,11 +130,11 @@ def _loaded(path: str | os.PathLike[str]) -> onnx.ModelProto:
         model = onnx.load(path)
         size = model.ByteSize()
     except Exception as error:  # of the system, protobuf and onnx, which share no other base
-        raise UnfusableModelError(f"{path}: expected an embedding model in ONNX: {error}") from error
+        raise ExportError(f"{path}: expected an embedding model in ONNX: {error}") from error
     if size > _MOST_BYTES:
-        raise UnfusableModelError(f"{path}: expected less than 2 GB, which one file can hold, got {size:,} bytes")
+        raise ExportError(f"{path}: expected less than 2 GB, which one file can hold, got {size:,} bytes")
     if any(entry.key.startswith(PREFIX) for entry in model.metadata_props):
-        raise UnfusableModelError(
+        raise ExportError(
             f"{path}: expected an embedding model, but a codec is in this file already; give the model it was made from"
         )
     return model
@@ -146,7 +146,7 @@ def _chosen_output(
     """The name and the rank of the output that holds the embeddings."""
     outputs = {output.name: output for output in session.get_outputs()}
     if wanted is not None and wanted not in outputs:
-        raise UnfusableModelError(f"{path}: there is no output {wanted!r}; there are: {', '.join(outputs)}")
+        raise ExportError(f"{path}: there is no output {wanted!r}; there are: {', '.join(outputs)}")
     ranks = {
         name: len(output.shape)
         for name, output in outputs.items()
@@ -157,17 +157,17 @@ def _chosen_output(
     shapes = "; ".join(f"{output.name}: {output.type} {output.shape}" for output in outputs.values())
     if wanted is not None:
         if wanted not in ranks:
-            raise UnfusableModelError(f"{path}: expected vectors of width {width}, as the codec takes, got {shapes}")
+            raise ExportError(f"{path}: expected vectors of width {width}, as the codec takes, got {shapes}")
         return wanted, ranks[wanted]
     found = {name: rank for name, rank in ranks.items() if name != _NEVER_FOUND}
     for rank, known in ((2, (LATENTS,)), (3, (TOKENS, "token_embeddings"))):
         named = [name for name in known if found.get(name) == rank]
         candidates = named or [name for name in found if found[name] == rank]
         if len(candidates) > 1 and not named:
-            raise UnfusableModelError(f"{path}: several outputs may hold embeddings; say which one: {shapes}")
+            raise ExportError(f"{path}: several outputs may hold embeddings; say which one: {shapes}")
         if candidates:
             return candidates[0], rank
-    raise UnfusableModelError(f"{path}: expected vectors of width {width}, as the codec takes, got {shapes}")
+    raise ExportError(f"{path}: expected vectors of width {width}, as the codec takes, got {shapes}")
 
 
 def _settings_beside(model: Path) -> Settings | None:
@@ -183,7 +183,7 @@ def _settings_beside(model: Path) -> Settings | None:
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UnfusableModelError(f"{folder}: modules.json is not readable: {error!r}") from error
+            raise ExportError(f"{folder}: modules.json is not readable: {error!r}") from error
         return Settings(pooling, "Normalize" in kinds, "Dense" in kinds)
     return None
 

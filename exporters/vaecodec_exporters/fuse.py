@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from vaecodec.artifact import FUSED_ID, UNSIGNED, Metadata, read_artifact, sign
 from vaecodec.codec import Codec
-from vaecodec.errors import OutputExistsError, ParityError, UnfusableModelError
+from vaecodec.errors import ExportError, OutputExistsError
 from vaecodec.fused import LATENTS, TOKENS, FusedModel, Pooling
 from vaecodec.interface import Metric
 from vaecodec_exporters.embedder import MASK, Embedder
@@ -63,9 +63,9 @@ def fuse(
 
     Raises:
         ArtifactError: the codec file cannot be used.
-        UnfusableModelError: the embedding model cannot be used, or something that was not found has to be given.
+        ExportError: the embedding model cannot be used, something that was not found has to be given, or the fused
+            model computes something else; no file is written.
         OutputExistsError: ``out`` is one of the inputs, or another codec's file and ``overwrite`` is False.
-        ParityError: the fused model computes something else; no file is written.
     """
     for name in (embedder, codec):
         if Path(out).exists() and Path(name).exists() and Path(out).samefile(name):
@@ -91,22 +91,22 @@ def fuse(
 def _chosen_pooling(model: Embedder, wanted: Pooling | None, name: str) -> Pooling:
     if model.rank == 2:
         if wanted not in (None, Pooling.NONE):
-            raise UnfusableModelError(
+            raise ExportError(
                 f"{name}: expected pooling none for the output {model.output!r}, one vector a text, got {wanted}"
             )
         return Pooling.NONE
     found = wanted or (model.settings.pooling if model.settings is not None else None)
     if found in (None, Pooling.NONE):
-        raise UnfusableModelError(
+        raise ExportError(
             f"{name}: the output {model.output!r} holds a vector for each token: expected pooling mean or cls, as the "
             f"model's own description says, got {found}"
         )
     if model.settings is not None and model.settings.dense:
-        raise UnfusableModelError(
+        raise ExportError(
             f"{name}: its modules.json names a dense layer, which is not in the graph; export the whole model to ONNX"
         )
     if found is Pooling.MEAN and MASK not in [entry.name for entry in model.session.get_inputs()]:
-        raise UnfusableModelError(f"{name}: expected an input {MASK!r} for the mean of the tokens; there is none")
+        raise ExportError(f"{name}: expected an input {MASK!r} for the mean of the tokens; there is none")
     assert found is not None
     return found
 
@@ -122,7 +122,7 @@ def _chosen_normalisation(
     if np.allclose(np.linalg.norm(model.embed(model.tokens(2), pooling, False), axis=1), 1, atol=1e-3):
         return False
     if model.settings is None:
-        raise UnfusableModelError(
+        raise ExportError(
             f"{name}: the graph does not normalise, and the codec compares by {metadata.metric}: say whether its "
             "training vectors were normalised (normalise=True or False)"
         )
@@ -165,7 +165,7 @@ class _Tail:
         self.graph = model.graph
         (self.opset,) = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")] or [0]
         if self.opset < _OLDEST_OPSET:
-            raise UnfusableModelError(
+            raise ExportError(
                 f"expected an embedding model of opset {_OLDEST_OPSET} or newer, got {self.opset}; export it again"
             )
         names = {*_names(model.graph)}
@@ -176,7 +176,7 @@ class _Tail:
         )
         inputs = {entry.name for entry in model.graph.input}
         if inputs & {LATENTS, TOKENS}:
-            raise UnfusableModelError(f"expected no inputs called {LATENTS} or {TOKENS}, got {', '.join(inputs)}")
+            raise ExportError(f"expected no inputs called {LATENTS} or {TOKENS}, got {', '.join(inputs)}")
         # Both names are those of the fused outputs.
         self.renamed = {name: f"{self.prefix}embedder/{name}" for name in (LATENTS, TOKENS) if name in names}
         _rename(model.graph, self.renamed)
@@ -281,10 +281,10 @@ def _check(joined: bytes, model: Embedder, codec: Codec, made: FusedModel) -> No
             vectors = model.embed(feeds, made.pooling, made.normalise)
             expected, (computed, tokens) = encode(vectors), fused.run([LATENTS, TOKENS], feeds)
         except Exception as error:  # onnxruntime's exception classes share no public base
-            raise UnfusableModelError(f"the embedding model does not run on random tokens: {error}") from error
+            raise ExportError(f"the embedding model does not run on random tokens: {error}") from error
         difference = largest_difference(vectors, expected, computed)
         if not (difference <= bound and np.array_equal(tokens[:, 0], computed)):
-            raise ParityError(
+            raise ExportError(
                 f"the fused model differs from the model and the codec by {difference:.2g} on {texts} texts; expected "
                 f"at most {bound:g}; no file was written"
             )

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from vaecodec.artifact import Metadata, sign
 from vaecodec.codes import Calibration
-from vaecodec.errors import ParityError, UnsupportedPrecisionError
+from vaecodec.errors import ExportError
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.vectors import normalised
 from vaecodec_exporters.output import write_codec_file
@@ -105,9 +105,9 @@ def write_codec(
 
     Raises:
         OutputExistsError: another codec file is at ``path`` and ``overwrite`` is False, or it is no codec file.
-        ParityError: the graph and a reference differ somewhere by more than ``PARITY_BOUNDS`` allows.
-        UnsupportedPrecisionError: the codec cannot be written in this precision: embeddings are not normalised,
-            weights exceed the range of float16, or there is no hidden layer for int8.
+        ExportError: the graph and a reference differ somewhere by more than ``PARITY_BOUNDS`` allows, or the codec
+            cannot be written in this precision: embeddings are not normalised, weights exceed the range of float16,
+            or there is no hidden layer for int8.
     """
     data = sign(build_model(weights, metadata, precision))
     check_parity(data, references, PARITY_BOUNDS[precision], typical_rows(metadata, references))
@@ -129,7 +129,7 @@ def check_parity(
         typical: more rows for each input, float32 (n, width).
 
     Raises:
-        ParityError: the largest difference exceeds the bound, or a shape differs.
+        ExportError: the largest difference exceeds the bound, or a shape differs.
     """
     graph = start(data)
     widths = {entry.name: entry.shape[1] for entry in graph.get_overridable_initializers()}
@@ -139,7 +139,7 @@ def check_parity(
             expected, computed = references[feed](batch), graph.run([output], {feed: batch})[0]
             difference = largest_difference(batch, expected, computed)
             if not difference <= bound:
-                raise ParityError(
+                raise ExportError(
                     f"the exported graph differs from the model by {difference:.2g} at '{output}' on {len(batch)} "
                     f"rows; expected at most {bound:g}; no file was written"
                 )
@@ -189,10 +189,10 @@ def build_model(weights: CodecWeights, metadata: Metadata, precision: Precision 
     """The serialised model, unsigned: :func:`vaecodec.artifact.sign` fills in its identity.
 
     Raises:
-        UnsupportedPrecisionError: as :func:`write_codec` does.
+        ExportError: as :func:`write_codec` does.
     """
     if precision is not Precision.FLOAT32 and metadata.metric is not Metric.COSINE:
-        raise UnsupportedPrecisionError(
+        raise ExportError(
             f"{precision} holds numbers of a narrow range: expected the metric cosine, which has the graph normalise "
             f"what it is fed, got {metadata.metric}; export in float32"
         )
@@ -250,7 +250,7 @@ class _Graph:
                 with np.errstate(over="ignore"):
                     converted = value.astype(dtype)
                 if not np.isfinite(converted).all():
-                    raise UnsupportedPrecisionError(
+                    raise ExportError(
                         f"'{name}.{part}' holds {np.abs(value).max():g}, beyond {self.precision}; export in float32"
                     )
                 self.initializer(f"{name}.{part}", converted)
@@ -262,7 +262,7 @@ class _Graph:
         beside it, as it would if they were taken from the batch, nor on the data that somebody calibrated with.
         """
         if weights.hidden is None or weights.hidden_bias is None or weights.output is None:
-            raise UnsupportedPrecisionError(
+            raise ExportError(
                 f"int8 is for hidden layers, and '{name}' is linear; export in float32, or train with hidden units"
             )
         # No unit row makes a unit more active than this, so that its activation, divided by it, fits 0 to 255.

@@ -42,7 +42,7 @@ def fit_and_export_linear(
         OutputExistsError: another codec file is at ``path`` and ``overwrite`` is False, or it is no codec file.
         InvalidVectorsError: the source is empty or has a bad row.
         InvalidDimensionError: ``dim`` is out of range.
-        ParityError: the graph does not compute what numpy computes; no file is written.
+        ExportError: the graph does not compute what numpy computes; no file is written.
     """
     refuse_existing(path, overwrite=overwrite)
     hold_out = hold_out_for(source.rows or 0)
@@ -70,7 +70,7 @@ def export_linear(
 
     Raises:
         OutputExistsError: another codec file is at ``path`` and ``overwrite`` is False, or it is no codec file.
-        ParityError: the graph does not compute what numpy computes; no file is written.
+        ExportError: the graph does not compute what numpy computes; no file is written.
     """
     decode_mean = codec.mean if codec.latent_metric is not Metric.COSINE else np.zeros_like(codec.mean)
     own_query_map = not np.array_equal(codec.mean, codec.query_mean)

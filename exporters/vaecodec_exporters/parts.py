@@ -15,7 +15,7 @@ import onnxruntime
 from onnx.utils import Extractor
 
 from vaecodec.artifact import PART, read_artifact
-from vaecodec.errors import ParityError
+from vaecodec.errors import ExportError
 from vaecodec.files import write_atomically
 from vaecodec_exporters.graph import PARITY_BATCHES, PARITY_BOUNDS, Precision, start, unit_rows
 from vaecodec_exporters.output import refuse_existing
@@ -47,7 +47,7 @@ def write_parts(
     Raises:
         OutputExistsError: parts of another codec are there and ``overwrite`` is False, or other files of that name.
         ArtifactError: the codec file is missing, damaged, foreign or too new; a subclass says which.
-        ParityError: a part does not compute what the whole computes; no file was written.
+        ExportError: a part does not compute what the whole computes; no file was written.
     """
     data, _ = read_artifact(codec)
     whole, model = start(data), onnx.load_from_string(data)
@@ -82,4 +82,4 @@ def _check(whole: onnxruntime.InferenceSession, part: onnxruntime.InferenceSessi
         rows = unit_rows(size, entry.shape[1])
         expected, computed = (graph.run([fetch], {feed: rows})[0] for graph in (whole, part))
         if not np.abs(expected - computed).max(initial=0) <= PARITY_BOUNDS[Precision.FLOAT32]:
-            raise ParityError(f"the part '{feed}' differs from the codec file on {size} rows; no file was written")
+            raise ExportError(f"the part '{feed}' differs from the codec file on {size} rows; no file was written")

@@ -144,7 +144,7 @@ def train_and_export(
     Raises:
         OutputExistsError: another codec file is at ``export`` and ``overwrite`` is False, or it is no codec file.
         TrainingError: as :func:`vaecodec_training.trainer.train`.
-        ParityError: the exported graph does not compute what torch computes; no file is written.
+        ExportError: the exported graph does not compute what torch computes; no file is written.
     """
     if export is not None:
         require("onnx", extra="export")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.errors import IndexNotReadyError, InvalidSearchError, LabelError, VectorIndexError
+from vaecodec.errors import IndexArgumentError, VectorIndexError
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec_integrations.index_file import IndexFile
@@ -116,9 +116,9 @@ class CompressedFaissIndex(LatentIndex):
 
         Raises:
             InvalidVectorsError: naming the first bad row.
-            LabelError: ids of the wrong shape, type or range, or ids that are there in a kind of index that cannot
-                remove, such as HNSW.
-            IndexNotReadyError: the index must be trained first.
+            IndexArgumentError: ids of the wrong shape, type or range, or ids that are there in a kind of index that
+                cannot remove, such as HNSW.
+            VectorIndexError: the index must be trained first.
         """
         rows = self._rows(vectors)
         self._add(rows, self._ids(ids, len(rows)))
@@ -136,11 +136,11 @@ class CompressedFaissIndex(LatentIndex):
 
         Raises:
             InvalidVectorsError: naming the first bad row.
-            InvalidSearchError: ``k`` is not positive.
-            IndexNotReadyError: the index must be trained first.
+            IndexArgumentError: ``k`` is not positive.
+            VectorIndexError: the index must be trained first.
         """
         if k < 1:
-            raise InvalidSearchError(f"k: expected at least 1, got {k}")
+            raise IndexArgumentError(f"k: expected at least 1, got {k}")
         latents = self._codec.encode_queries(self._rows(vectors, name="queries"))
         self._check_trained()
         scores, ids = self._inner.search(latents, k)
@@ -161,12 +161,12 @@ class CompressedFaissIndex(LatentIndex):
             float32 (n, dim).
 
         Raises:
-            LabelError: an id is not in the index.
+            IndexArgumentError: an id is not in the index.
         """
         labels = self._ids(ids, None)
         missing = [label for label in labels.tolist() if not self._holds(label)]
         if missing:
-            raise LabelError(f"ids: {missing[0]} is not in the index")
+            raise IndexArgumentError(f"ids: {missing[0]} is not in the index")
         if not len(labels):
             return self._codec.decode(np.empty((0, self._codec.code_dim), np.float32))
         return self._codec.decode(self._inner.reconstruct_batch(labels))
@@ -237,12 +237,12 @@ class CompressedFaissIndex(LatentIndex):
             labels = self.ntotal + np.arange(len(latents), dtype=np.int64) if ids is None else ids
             present = [label for label in np.unique(labels).tolist() if self._holds(label)]
             if present and counted:
-                raise LabelError(f"ids: counting on from ntotal, {present[0]} is taken; use add_with_ids")
+                raise IndexArgumentError(f"ids: counting on from ntotal, {present[0]} is taken; use add_with_ids")
             if present:
                 try:
                     self._inner.remove_ids(np.array(present, np.int64))
                 except RuntimeError as error:
-                    raise LabelError(
+                    raise IndexArgumentError(
                         f"ids: {present[0]} is in the index already, and faiss cannot update {self._description!r}, "
                         "as it removes nothing from such an index; nothing was added"
                     ) from error
@@ -261,12 +261,12 @@ class CompressedFaissIndex(LatentIndex):
     def _ids(self, ids: Any, rows: int | None) -> IdArray:
         labels = as_labels(ids, rows)
         if len(labels) and labels.max() >= 2**63:
-            raise LabelError(f"ids: faiss takes integers from 0 to 2**63 - 1, got {labels.max()}")
+            raise IndexArgumentError(f"ids: faiss takes integers from 0 to 2**63 - 1, got {labels.max()}")
         return labels.astype(np.int64)
 
     def _check_trained(self) -> None:
         if not self.is_trained:
-            raise IndexNotReadyError(f"an index of {self._description!r} learns from data first; call train")
+            raise VectorIndexError(f"an index of {self._description!r} learns from data first; call train")
 
     def _write_payload(self, raw: Path) -> dict[str, Any]:
         with self._lock:

@@ -11,11 +11,7 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from vaecodec.errors import (
-    IndexFullError,
-    IndexNotReadyError,
-    LabelError,
-    NotEnoughNeighboursError,
-    SpaceMismatchError,
+    IndexArgumentError,
     VectorIndexError,
     WrongWidthError,
 )
@@ -57,7 +53,7 @@ class CompressedIndex(LatentIndex):
         codec: turns embeddings into latents and back.
 
     Raises:
-        SpaceMismatchError: the codec was made for another metric, or hnswlib has no such space.
+        IndexArgumentError: the codec was made for another metric, or hnswlib has no such space.
         WrongWidthError: the codec was made for embeddings of another width.
         MissingExtraError: hnswlib is not installed.
 
@@ -76,9 +72,9 @@ class CompressedIndex(LatentIndex):
 
     def __init__(self, space: str, dim: int, codec: VectorCodec) -> None:
         if space not in SPACES.values():
-            raise SpaceMismatchError(f"space: expected one of 'cosine', 'ip', 'l2', got {space!r}")
+            raise IndexArgumentError(f"space: expected one of 'cosine', 'ip', 'l2', got {space!r}")
         if space != SPACES[codec.metric]:
-            raise SpaceMismatchError(
+            raise IndexArgumentError(
                 f"space: the codec was made for the metric '{codec.metric}', which is hnswlib's "
                 f"{SPACES[codec.metric]!r}, got {space!r}; use that space, or train a codec for this one"
             )
@@ -188,9 +184,9 @@ class CompressedIndex(LatentIndex):
 
         Raises:
             InvalidVectorsError: naming the first bad row.
-            LabelError: ids of the wrong shape or type, or of deleted elements that may only be replaced.
-            IndexFullError: the batch does not fit into ``max_elements``.
-            VectorIndexError: ``replace_deleted`` on an index made without ``allow_replace_deleted``.
+            IndexArgumentError: ids of the wrong shape or type, or of deleted elements that may only be replaced.
+            VectorIndexError: the batch does not fit into ``max_elements``, or the index was made without
+                ``allow_replace_deleted`` and ``replace_deleted`` is asked for.
         """
         self._check_ready()
         vectors = self._rows(data)
@@ -230,13 +226,13 @@ class CompressedIndex(LatentIndex):
 
         Raises:
             InvalidVectorsError: naming the first bad row.
-            NotEnoughNeighboursError: fewer than k elements were found.
+            VectorIndexError: fewer than k elements were found.
         """
         self._check_ready()
         latents = self._codec.encode_queries(self._rows(data, name="queries"))
         available = self.element_count - len(self._deleted)
         if len(latents) and k > available:
-            raise NotEnoughNeighboursError(
+            raise VectorIndexError(
                 f"k: {k} neighbours wanted, but the index holds {available} elements that are not deleted; lower k"
             )
         try:
@@ -245,7 +241,7 @@ class CompressedIndex(LatentIndex):
             if "contiguous 2D array" not in str(error):
                 raise
             reason = "the filter passes" if filter is not None else "the graph search reached"
-            raise NotEnoughNeighboursError(
+            raise VectorIndexError(
                 f"k: {k} neighbours wanted, but for at least one query {reason} fewer; lower k or raise ef "
                 f"(now {self.ef})"
             ) from error
@@ -265,11 +261,11 @@ class CompressedIndex(LatentIndex):
             return_type: ``numpy`` for float32 (n, dim), ``list`` for lists of floats.
 
         Raises:
-            LabelError: an id is not in the index or is deleted.
+            IndexArgumentError: an id is not in the index or is deleted.
         """
         self._check_ready()
         if return_type not in ("numpy", "list"):
-            raise LabelError(f"return_type: expected 'numpy' or 'list', got {return_type!r}")
+            raise IndexArgumentError(f"return_type: expected 'numpy' or 'list', got {return_type!r}")
         labels = as_labels([] if ids is None else ids, None)
         latents = np.empty((0, self._codec.code_dim), np.float32)
         if len(labels):
@@ -278,7 +274,7 @@ class CompressedIndex(LatentIndex):
             except RuntimeError as error:
                 present = set(self._inner.get_ids_list()) - self._deleted
                 missing = next((label for label in labels.tolist() if label not in present), None)
-                raise LabelError(f"ids: {missing} is not in the index, or deleted") from error
+                raise IndexArgumentError(f"ids: {missing} is not in the index, or deleted") from error
         vectors = self._codec.decode(latents)
         return vectors.tolist() if return_type == "list" else vectors
 
@@ -298,27 +294,31 @@ class CompressedIndex(LatentIndex):
         return self.element_count
 
     def mark_deleted(self, label: int) -> None:
-        """Leave an element out of results; raises ``LabelError`` when it is not there or already deleted."""
+        """Leave an element out of results; raises ``IndexArgumentError`` when it is not there or already deleted."""
         self._check_ready()
         with self._lock:
             self._on_label(self._inner.mark_deleted, label)
             self._deleted.add(int(label))
 
     def unmark_deleted(self, label: int) -> None:
-        """Take :meth:`mark_deleted` back; raises ``LabelError`` when the element is not there or not deleted."""
+        """Take :meth:`mark_deleted` back.
+
+        Raises:
+            IndexArgumentError: the element is not there or not deleted.
+        """
         self._check_ready()
         with self._lock:
             self._on_label(self._inner.unmark_deleted, label)
             self._deleted.discard(int(label))
 
     def resize_index(self, new_size: int) -> None:
-        """Change how many elements fit; raises ``IndexFullError`` when more are there already."""
+        """Change how many elements fit; raises ``VectorIndexError`` when more are there already."""
         self._check_ready()
         if new_size < 1:  # hnswlib would free its memory and fail
-            raise IndexFullError(f"new_size: expected at least 1, got {new_size}")
+            raise VectorIndexError(f"new_size: expected at least 1, got {new_size}")
         with self._lock:
             if new_size < self.element_count:
-                raise IndexFullError(f"new_size: the index holds {self.element_count} elements, got {new_size}")
+                raise VectorIndexError(f"new_size: the index holds {self.element_count} elements, got {new_size}")
             self._inner.resize_index(new_size)
 
     def index_file_size(self) -> int:
@@ -370,12 +370,12 @@ class CompressedIndex(LatentIndex):
 
     def _check_ready(self) -> None:
         if not self._ready:
-            raise IndexNotReadyError("the index has no elements and no size yet; call init_index or load_index first")
+            raise VectorIndexError("the index has no elements and no size yet; call init_index or load_index first")
 
     def _add(self, latents: FloatArray, labels: Labels, num_threads: int) -> None:
         batch = set(labels.tolist())
         if self._allow_replace_deleted and not batch.isdisjoint(self._deleted):
-            raise LabelError(
+            raise IndexArgumentError(
                 f"ids: {min(batch & self._deleted)} is marked deleted; call unmark_deleted first or pass "
                 "replace_deleted=True"
             )
@@ -400,7 +400,7 @@ class CompressedIndex(LatentIndex):
     def _check_room(self, new: int, *, places: int) -> None:
         room = self.max_elements - self.element_count + places
         if new > room:
-            raise IndexFullError(
+            raise VectorIndexError(
                 f"the batch holds {new} new ids, but there is room for {room} (max_elements={self.max_elements}); "
                 "nothing was added; call resize_index first"
             )
@@ -410,7 +410,7 @@ class CompressedIndex(LatentIndex):
         try:
             method(number)
         except RuntimeError as error:
-            raise LabelError(f"id {number}: {error}") from error
+            raise IndexArgumentError(f"id {number}: {error}") from error
 
     def _write_payload(self, raw: Path) -> dict[str, Any]:
         with self._lock:

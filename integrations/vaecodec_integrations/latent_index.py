@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.errors import CodecMismatchError, LabelError, NotTwoDimensionalError
+from vaecodec.errors import CodecMismatchError, IndexArgumentError, InvalidVectorsError
 from vaecodec.interface import FloatArray, VectorCodec
 
 Labels = NDArray[np.uint64]
@@ -44,7 +44,7 @@ class LatentIndex:
             try:
                 data = np.asarray(data, None if hasattr(data, "dtype") else np.float64)
             except (TypeError, ValueError) as error:
-                raise NotTwoDimensionalError(
+                raise InvalidVectorsError(
                     f"{name}: expected rows of {self._codec.dim} numbers each, got a list that is no matrix: {error}"
                 ) from error
         array: NDArray[Any] = data
@@ -75,17 +75,17 @@ def check_same_codec(saved: Mapping[str, Any], codec: VectorCodec, path: str | o
 
 
 def as_labels(ids: Any, rows: int | None) -> Labels:
-    """Ids as uint64 (rows,), any number of them when ``rows`` is None; raises ``LabelError``."""
+    """Ids as uint64 (rows,), any number of them when ``rows`` is None; raises ``IndexArgumentError``."""
     array = np.asarray(ids)
     if array.ndim == 0 and rows == 1:
         array = array.reshape(1)
     if array.ndim != 1 or (rows is not None and len(array) != rows):
         wanted = "a list of integers" if rows is None else f"{rows} integers, one for each vector"
-        raise LabelError(f"ids: expected {wanted}, got shape {array.shape}")
+        raise IndexArgumentError(f"ids: expected {wanted}, got shape {array.shape}")
     if len(array) and array.dtype.kind not in "iu":
-        raise LabelError(f"ids: expected integers from 0 to 2**64 - 1, got dtype {array.dtype}")
+        raise IndexArgumentError(f"ids: expected integers from 0 to 2**64 - 1, got dtype {array.dtype}")
     if array.dtype.kind == "i" and len(array) and array.min() < 0:
-        raise LabelError(f"ids: expected integers from 0 to 2**64 - 1, got {array.min()}")
+        raise IndexArgumentError(f"ids: expected integers from 0 to 2**64 - 1, got {array.min()}")
     return array.astype(np.uint64)
 
 

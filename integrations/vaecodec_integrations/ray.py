@@ -55,12 +55,12 @@ from vaecodec.bulk.parts import part_path
 from vaecodec.codec import Codec
 from vaecodec.codes.parallel import available_threads
 from vaecodec.errors import (
+    BulkStoppedError,
     CodecMismatchError,
+    MalformedSourceError,
     MissingColumnError,
-    RaggedVectorsError,
     UnknownSourceError,
     VaecodecError,
-    WorkersLostError,
 )
 from vaecodec.extras import require
 from vaecodec.interface import VectorCodec
@@ -133,7 +133,7 @@ class RayWorkers:
         """See :meth:`vaecodec.bulk.Workers.run`.
 
         Raises:
-            WorkersLostError: a shard lost its worker once more than ``retries`` allow, or a worker writes elsewhere.
+            BulkStoppedError: a shard lost its worker once more than ``retries`` allow, or a worker writes elsewhere.
         """
         if not shards:
             return
@@ -148,14 +148,14 @@ class RayWorkers:
                     outcome.sha256 is not None
                     and not part_path(conversion.folder, outcome.shard, conversion.suffix).exists()
                 ):
-                    raise WorkersLostError(
+                    raise BulkStoppedError(
                         f"{conversion.folder}: a worker has written shard {outcome.shard}, and it is not here; "
                         "expected a folder that all machines of the cluster share"
                     )
                 seen(rows[outcome.shard])
                 done(outcome)
         except exceptions.RayError as error:
-            raise WorkersLostError(f"Ray gave up: {error}") from error
+            raise BulkStoppedError(f"Ray gave up: {error}") from error
         finally:
             if started:
                 ray.shutdown()
@@ -268,7 +268,7 @@ class CodecActor:
 
         Raises:
             InvalidVectorsError: a row is bad; rows are counted within the batch.
-            MissingVectorError, RaggedVectorsError: a row has no vector, or one of another width.
+            BadRowsError, MalformedSourceError: a row has no vector, or one of another width.
             MissingColumnError: the batch has no such column, or ``column`` was not given for a dict or a frame.
         """
         if hasattr(batch, "combine_chunks"):
@@ -309,7 +309,7 @@ def encode_frames(
 
     Raises:
         InvalidVectorsError: a row is bad; rows are counted within the frame.
-        RaggedVectorsError: rows have no vector or differ in width.
+        MalformedSourceError: rows have no vector or differ in width.
     """
     loaded = Codec.load(codec, dim=dim, threads=1)
     for frame in frames:
@@ -323,7 +323,7 @@ def _matrix(values: Any, column: str, dim: int) -> NDArray[Any]:
     for row, vector in enumerate(values):
         width = np.size(vector) if vector is not None else 0
         if width != dim:
-            raise RaggedVectorsError(
+            raise MalformedSourceError(
                 f"column {column!r}: expected vectors of width {dim} in every row, row {row} has {width}"
             )
     return np.array([np.asarray(vector, np.float32) for vector in values], np.float32).reshape(len(values), dim)

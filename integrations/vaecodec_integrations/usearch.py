@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.errors import InvalidSearchError, LabelError, SpaceMismatchError
+from vaecodec.errors import IndexArgumentError
 from vaecodec.extras import require
 from vaecodec.interface import Metric, VectorCodec
 from vaecodec_integrations.index_file import IndexFile
@@ -50,7 +50,7 @@ class CompressedUsearchIndex(LatentIndex):
         expansion_search: candidates looked at by a query; usearch's default when ``None``.
 
     Raises:
-        SpaceMismatchError: there is no such dtype, or it does not fit the codec's latents.
+        IndexArgumentError: there is no such dtype, or it does not fit the codec's latents.
         MissingExtraError: usearch is not installed.
 
     Examples:
@@ -76,7 +76,7 @@ class CompressedUsearchIndex(LatentIndex):
         super().__init__(codec)
         fitting = DTYPES if codec.latent_metric is Metric.COSINE else DTYPES[:-1]
         if dtype not in fitting:
-            raise SpaceMismatchError(
+            raise IndexArgumentError(
                 f"dtype: expected one of {', '.join(fitting)} for latents compared by {codec.latent_metric}, "
                 f"got {dtype!r}"
             )
@@ -161,7 +161,7 @@ class CompressedUsearchIndex(LatentIndex):
 
         Raises:
             InvalidVectorsError: naming the first bad row.
-            LabelError: keys of the wrong shape or type; or keys that counting reaches are taken.
+            IndexArgumentError: keys of the wrong shape or type; or keys that counting reaches are taken.
         """
         rows = self._rows(vectors)
         given = None if keys is None else as_labels(keys, len(rows))
@@ -170,7 +170,9 @@ class CompressedUsearchIndex(LatentIndex):
             labels = given if given is not None else len(self) + np.arange(len(latents), dtype=np.uint64)
             present = self._present(labels)
             if given is None and present.any():
-                raise LabelError(f"keys: counting on from the size, {labels[present][0]} is taken; give the keys")
+                raise IndexArgumentError(
+                    f"keys: counting on from the size, {labels[present][0]} is taken; give the keys"
+                )
             added, rows = last_of_each(labels, latents)
             if present.any():
                 self._inner.remove(np.unique(labels[present]), threads=threads)
@@ -193,10 +195,10 @@ class CompressedUsearchIndex(LatentIndex):
 
         Raises:
             InvalidVectorsError: naming the first bad row.
-            InvalidSearchError: ``count`` is not positive.
+            IndexArgumentError: ``count`` is not positive.
         """
         if count < 1:
-            raise InvalidSearchError(f"count: expected at least 1, got {count}")
+            raise IndexArgumentError(f"count: expected at least 1, got {count}")
         latents = self._codec.encode_queries(self._rows(vectors, name="queries"))
         return self._inner.search(latents, count, threads=threads, exact=exact)
 

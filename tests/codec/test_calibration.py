@@ -11,7 +11,7 @@ import pytest
 from vaecodec import Codec, Metric, fit_linear
 from vaecodec.calibration import CalibrationRows, CodecCalibration, codes_of, reference_of, scores_of
 from vaecodec.drift.monitor import MonitoredCodec
-from vaecodec.errors import InvalidVectorsError, NoReferenceError, NotCalibratedError
+from vaecodec.errors import InvalidVectorsError, NotCalibratedError
 from vaecodec.evaluation import exact_search, recall
 from vaecodec.linear import hold_out_for
 from vaecodec.scores import fit_line
@@ -53,7 +53,7 @@ def test_drift_can_be_found_only_where_rows_were_held_out(sample, tmp_path: Path
     assert not monitor.check().drifted
     without = exported(fit_linear(sample.train, 32), tmp_path / "without.onnx")
     assert without.metadata.provenance["data"] == {"rows": 7500, "held_out_rows": 0}
-    with pytest.raises(NoReferenceError, match="drift statistics for 32 dimensions, got none"):
+    with pytest.raises(NotCalibratedError, match="drift statistics for 32 dimensions, got none"):
         reference_of(without)
 
 

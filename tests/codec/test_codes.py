@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vaecodec import Codec, Metric, fit_linear
 from vaecodec.codes import Calibration, CodeType
 from vaecodec.codes.rotation import rotate, rotate_back
-from vaecodec.errors import InvalidBudgetError, InvalidCodesError, InvalidDimensionError, NotCalibratedError
+from vaecodec.errors import InvalidBudgetError, InvalidDimensionError, InvalidVectorsError, NotCalibratedError
 from vaecodec.evaluation import exact_search, recall
 from vaecodec_exporters.linear import export_linear
 
@@ -203,7 +203,7 @@ def test_an_empty_batch_gives_an_empty_batch(codec: Codec, parameters) -> None:
 
 
 def test_codes_of_another_kind_are_refused(codec: Codec) -> None:
-    with pytest.raises(InvalidCodesError) as refusal:
+    with pytest.raises(InvalidVectorsError) as refusal:
         codec.decode(np.zeros((3, 47), np.uint8), bytes=48)
     assert str(refusal.value) == (
         "codes: expected uint8 (n, 48) for 48 bytes, got uint8 (3, 47); "

@@ -24,7 +24,7 @@ from vaecodec.codes import Calibration
 from vaecodec.drift import ALPHA, Encoded, Reference, Statistic, Stream
 from vaecodec.drift.monitor import MonitoredCodec, Reservoir
 from vaecodec.drift.statistics import Histogram, Moments, StreamStatistics
-from vaecodec.errors import NonFiniteError, NoReferenceError
+from vaecodec.errors import BadRowsError, NotCalibratedError
 from vaecodec.evaluation import pair_scores
 from vaecodec_cli.main import main
 from vaecodec_exporters.linear import export_linear
@@ -254,7 +254,7 @@ def test_a_refused_batch_does_not_count(monitor: MonitoredCodec, sample: Any) ->
     bad = np.repeat(sample.base, 4, axis=0)  # several blocks: the row is in the last
     bad[-1, 3] = np.nan
     for options in ({}, {"dtype": "int8"}):
-        with pytest.raises(NonFiniteError, match="row 23999"):
+        with pytest.raises(BadRowsError, match="row 23999"):
             monitor.encode(bad, **options)
     assert monitor.check().rows == {}
 
@@ -374,9 +374,9 @@ def test_a_wrapped_codec_stays_as_it_is(watched_path: Path, sample: Any) -> None
 
 
 def test_a_file_without_statistics_cannot_be_monitored(svd_path: Path, watched_path: Path) -> None:
-    with pytest.raises(NoReferenceError, match="for 64 dimensions, got none"):
+    with pytest.raises(NotCalibratedError, match="for 64 dimensions, got none"):
         MonitoredCodec.of(Codec.load(svd_path))
-    with pytest.raises(NoReferenceError, match="for 32 dimensions, got one for 64 dimensions"):
+    with pytest.raises(NotCalibratedError, match="for 32 dimensions, got one for 64 dimensions"):
         MonitoredCodec.load(watched_path, dim=32)
 
 

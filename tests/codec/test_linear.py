@@ -7,7 +7,7 @@ import pytest
 from sklearn.decomposition import PCA, TruncatedSVD
 
 from vaecodec import LinearCodec, LinearKind, Metric, fit_linear
-from vaecodec.errors import InvalidDimensionError, InvalidVectorsError, NonFiniteError
+from vaecodec.errors import BadRowsError, InvalidDimensionError, InvalidVectorsError
 from vaecodec.evaluation import exact_search, recall
 from vaecodec.sources import open_source
 from vaecodec.vectors import normalised
@@ -99,7 +99,7 @@ def test_refuses_what_cannot_be_fitted(sample) -> None:
         fit_linear(sample.train[:10], 385)
     bad = sample.train[:10].copy()
     bad[7, 3] = np.nan
-    with pytest.raises(NonFiniteError, match="row 7 "):
+    with pytest.raises(BadRowsError, match="row 7 "):
         fit_linear(bad, 4)
 
 

@@ -11,7 +11,7 @@ import pytest
 from vaecodec import Codec, Metric, fit_linear
 from vaecodec.calibration import CodecCalibration
 from vaecodec.codes import Calibration
-from vaecodec.errors import CodecMismatchError, IndexFileError, InvalidSearchError, NonFiniteError
+from vaecodec.errors import BadRowsError, CodecMismatchError, IndexArgumentError, IndexFileError
 from vaecodec.evaluation import exact_search
 from vaecodec.packed_index import PackedIndex
 from vaecodec_exporters.linear import export_linear
@@ -159,7 +159,7 @@ def test_a_bad_row_adds_nothing(sample, cosine_codec: Codec) -> None:
     index = PackedIndex(cosine_codec, bytes=32)
     bad = sample.base[:6000].copy()
     bad[5123, 7] = np.nan
-    with pytest.raises(NonFiniteError, match="row 5123"):
+    with pytest.raises(BadRowsError, match="row 5123"):
         index.add(bad)
     assert len(index) == 0
 
@@ -167,9 +167,9 @@ def test_a_bad_row_adds_nothing(sample, cosine_codec: Codec) -> None:
 def test_impossible_searches_are_refused(sample, cosine_codec: Codec) -> None:
     index = PackedIndex(cosine_codec, bytes=32)
     index.add(sample.base[:10])
-    with pytest.raises(InvalidSearchError) as refusal:
+    with pytest.raises(IndexArgumentError) as refusal:
         index.search(sample.queries[:1], 0)
     assert str(refusal.value) == "expected k and oversample of at least 1, got k=0 and oversample=4"
-    with pytest.raises(InvalidSearchError) as refusal:
+    with pytest.raises(IndexArgumentError) as refusal:
         index.search(sample.queries[:1], 3, originals=sample.base[:9])
     assert str(refusal.value) == "originals: expected shape (10, 384), got (9, 384)"

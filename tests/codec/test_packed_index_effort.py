@@ -10,7 +10,7 @@ import pytest
 from vaecodec import Codec, Metric, fit_linear
 from vaecodec.calibration import CodecCalibration
 from vaecodec.codes import Calibration
-from vaecodec.errors import InvalidSearchError
+from vaecodec.errors import IndexArgumentError
 from vaecodec.evaluation import recall
 from vaecodec.packed_index import Effort, PackedIndex, search
 from vaecodec.packed_index.sketch import Axes, Sketch
@@ -111,7 +111,7 @@ def test_a_small_index_is_searched_in_full_at_any_effort(index) -> None:
 
 
 def test_unknown_efforts_are_refused(index) -> None:
-    with pytest.raises(InvalidSearchError, match="effort: expected one of low, medium, high, full, got 'lower'"):
+    with pytest.raises(IndexArgumentError, match="effort: expected one of low, medium, high, full, got 'lower'"):
         index.search(vectors(1, 4), 3, effort="lower")
     assert [str(each) for each in Effort] == ["low", "medium", "high", "full"]
 

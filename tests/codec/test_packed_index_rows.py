@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vaecodec import Codec, Metric, fit_linear
 from vaecodec.calibration import CodecCalibration
 from vaecodec.codes import Calibration
-from vaecodec.errors import InvalidSearchError, LabelError
+from vaecodec.errors import IndexArgumentError
 from vaecodec.packed_index import PackedIndex
 from vaecodec.packed_index.rows import IdLookup, Rows
 from vaecodec_exporters.linear import export_linear
@@ -136,10 +136,10 @@ def test_originals_are_looked_up_by_id(sample, codec: Codec) -> None:
     expected[:, 5] = -1
     assert np.array_equal(ids, 20 + np.argsort(-expected, axis=1)[:, :3])
     assert np.allclose(scores, -np.sort(-expected, axis=1)[:, :3], atol=1e-5)
-    with pytest.raises(InvalidSearchError, match=r"originals: expected shape \(40, 384\), got \(39, 384\)"):
+    with pytest.raises(IndexArgumentError, match=r"originals: expected shape \(40, 384\), got \(39, 384\)"):
         index.search(sample.queries[:1], 3, originals=sample.base[:39])
     index.add(sample.base[:1], [-4])
-    with pytest.raises(InvalidSearchError, match="originals: expected ids that are row numbers, got negative ones"):
+    with pytest.raises(IndexArgumentError, match="originals: expected ids that are row numbers, got negative ones"):
         index.search(sample.queries[:1], 3, originals=sample.base)
 
 
@@ -158,7 +158,7 @@ def test_originals_are_looked_up_by_id(sample, codec: Codec) -> None:
 )
 def test_impossible_ids_add_nothing(sample, codec: Codec, ids: object, message: str) -> None:
     index = index_of(codec, sample.base[:5])
-    with pytest.raises(LabelError, match=message):
+    with pytest.raises(IndexArgumentError, match=message):
         index.add(sample.base[5:7], ids)
     assert index.ids.tolist() == [0, 1, 2, 3, 4]
     index.add(sample.base[5:7])
@@ -172,7 +172,7 @@ def test_impossible_deletes_delete_nothing(sample, codec: Codec, ids: list[int],
     index = index_of(codec, sample.base[:5])
     index.delete([0])
     for refused in (ids, [0]):
-        with pytest.raises(LabelError, match=message if refused is ids else "0 is not in the index"):
+        with pytest.raises(IndexArgumentError, match=message if refused is ids else "0 is not in the index"):
             index.delete(refused)
     assert index.ids.tolist() == [1, 2, 3, 4]
 
@@ -181,7 +181,7 @@ def test_the_largest_id_leaves_none_for_the_next(sample, codec: Codec, tmp_path:
     index = index_of(codec, sample.base[:1], [2**63 - 1])
     index.save(tmp_path / "a.index")
     for each in (index, PackedIndex.load(tmp_path / "a.index", codec)):
-        with pytest.raises(LabelError, match="none are left after 9223372036854775807; give ids of your own"):
+        with pytest.raises(IndexArgumentError, match="none are left after 9223372036854775807; give ids of your own"):
             each.add(sample.base[1:2])
         assert each.search(sample.base[:1], 1)[0].tolist() == [[2**63 - 1]]
 

@@ -11,12 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from vaecodec.errors import (
+    BadRowsError,
     InvalidVectorsError,
-    NonFiniteError,
     NotFloatingPointError,
-    NotTwoDimensionalError,
     WrongWidthError,
-    ZeroNormError,
 )
 from vaecodec.interface import Metric
 from vaecodec.vectors import as_vectors, blocks
@@ -35,10 +33,10 @@ def with_row(row: int, value: float) -> np.ndarray:
     [
         (
             ones[0],
-            NotTwoDimensionalError,
+            InvalidVectorsError,
             "vectors: expected a 2-D array (n, 3), got shape (3,); reshape one vector to (1, 3)",
         ),
-        (ones[None], NotTwoDimensionalError, "vectors: expected a 2-D array (n, 3), got shape (1, 5, 3)"),
+        (ones[None], InvalidVectorsError, "vectors: expected a 2-D array (n, 3), got shape (1, 5, 3)"),
         (
             ones.astype(np.int8),
             NotFloatingPointError,
@@ -53,22 +51,22 @@ def with_row(row: int, value: float) -> np.ndarray:
         ),
         (
             with_row(3, np.nan),
-            NonFiniteError,
+            BadRowsError,
             "vectors: row 3 holds NaN or infinity, or its norm overflows float32; nothing was processed",
         ),
         (
             with_row(2, -np.inf),
-            NonFiniteError,
+            BadRowsError,
             "vectors: row 2 holds NaN or infinity, or its norm overflows float32; nothing was processed",
         ),
         (
             np.full((1, 3), 1e300),
-            NonFiniteError,
+            BadRowsError,
             "vectors: row 0 holds NaN or infinity, or its norm overflows float32; nothing was processed",
         ),
         (
             with_row(4, 0.0),
-            ZeroNormError,
+            BadRowsError,
             "vectors: row 4 has zero norm, which has no direction under cosine; nothing was processed",
         ),
     ],
@@ -87,9 +85,9 @@ def test_zero_rows_have_a_place_under_dot_and_l2() -> None:
 def test_rows_are_numbered_from_the_start_of_the_whole_array() -> None:
     bad = np.ones((100, 3))
     bad[71, 1] = np.nan
-    with pytest.raises(NonFiniteError, match="row 71 "):
+    with pytest.raises(BadRowsError, match="row 71 "):
         list(blocks(bad, 3, Metric.COSINE, rows=10))
-    with pytest.raises(NonFiniteError, match="row 1071 "):
+    with pytest.raises(BadRowsError, match="row 1071 "):
         list(blocks(bad, 3, Metric.COSINE, rows=10, first_row=1000))
 
 

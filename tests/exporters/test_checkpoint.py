@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vaecodec import Codec, Kind
-from vaecodec.errors import CheckpointError, UnsupportedPrecisionError
+from vaecodec.errors import CheckpointError, ExportError
 from vaecodec_cli.export import export
 from vaecodec_exporters.checkpoint import export_checkpoint
 from vaecodec_training.checkpoint import load_checkpoint
@@ -62,9 +62,7 @@ def test_smaller_numbers_on_request(
 
 
 def test_an_unknown_precision_is_refused(vae_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        UnsupportedPrecisionError, match=r"^expected precision to be one of float32, float16, int8, got 'fp8'"
-    ):
+    with pytest.raises(ExportError, match=r"^expected precision to be one of float32, float16, int8, got 'fp8'"):
         export(vae_run, tmp_path / "fp8.onnx", precision="fp8")
 
 

@@ -18,7 +18,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from vaecodec import Codec, Kind, LinearKind, Metadata, Metric, fit_linear
-from vaecodec.errors import CorruptArtifactError, ForeignOnnxError, OutputExistsError, UnfusableModelError
+from vaecodec.errors import ExportError, InvalidArtifactError, OutputExistsError
 from vaecodec.fused import FusedModel, Pooling
 from vaecodec.interface import FloatArray
 from vaecodec.vectors import normalised
@@ -201,7 +201,7 @@ def test_normalisation_is_given_where_the_metric_needs_to_know(normalise: bool, 
     rows = np.random.default_rng(0).normal(size=(500, WIDTH))
     export_linear(fit_linear(rows, 6, metric=Metric.DOT), tmp_path / "codec.onnx")
     model, codec, feeds = build("last_hidden_state"), Codec.load(tmp_path / "codec.onnx"), texts()
-    with pytest.raises(UnfusableModelError, match="the codec compares by dot: say whether its training vectors were"):
+    with pytest.raises(ExportError, match="the codec compares by dot: say whether its training vectors were"):
         fuse(model, tmp_path / "codec.onnx", tmp_path / "fused.onnx", pooling="cls")
     fuse(model, tmp_path / "codec.onnx", tmp_path / "fused.onnx", pooling="cls", normalise=normalise)
     vectors = embedded(model, feeds, "cls", "last_hidden_state")
@@ -230,7 +230,7 @@ def test_pooling_and_normalisation_are_found_beside_the_model(pooling: dict, bui
     assert (fused.pooling, fused.normalise) == (Pooling.MEAN, True)
     modules.append({"path": "3_Dense", "type": "sentence_transformers.models.Dense"})
     (tmp_path / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(UnfusableModelError, match="names a dense layer, which is not in the graph"):
+    with pytest.raises(ExportError, match="names a dense layer, which is not in the graph"):
         fuse(tmp_path / "onnx" / "model.onnx", tmp_path / "codec.onnx", tmp_path / "other.onnx")
 
 
@@ -261,11 +261,11 @@ def test_the_file_says_what_is_in_it(
     with pytest.raises(SystemExit):
         main(["info", str(out), "--json"])
     assert json.loads(capsys.readouterr().out) == fused.to_json()
-    with pytest.raises(ForeignOnnxError, match=rf"with the codec {codec.codec_id[:12]}… in it, which takes tokens"):
+    with pytest.raises(InvalidArtifactError, match=rf"with the codec {codec.codec_id[:12]}… in it, which takes tokens"):
         Codec.load(out)
-    with pytest.raises(ForeignOnnxError, match="no codec is fused into it"):
+    with pytest.raises(InvalidArtifactError, match="no codec is fused into it"):
         FusedModel.read(codec_path)
-    with pytest.raises(UnfusableModelError, match="a codec is in this file already"):
+    with pytest.raises(ExportError, match="a codec is in this file already"):
         fuse(out, codec_path, tmp_path / "again.onnx")
 
 
@@ -277,7 +277,7 @@ def test_damage_anywhere_is_noticed(build: Build, codec_path: Path, tmp_path: Pa
         data = bytearray(whole)
         data[position] ^= 1 << random.integers(8)
         (tmp_path / "damaged.onnx").write_bytes(data)
-        with pytest.raises((CorruptArtifactError, ForeignOnnxError, ValueError), match=r"damaged\.onnx: "):
+        with pytest.raises((InvalidArtifactError, InvalidArtifactError, ValueError), match=r"damaged\.onnx: "):
             FusedModel.read(tmp_path / "damaged.onnx")
 
 
@@ -295,25 +295,25 @@ def test_damage_anywhere_is_noticed(build: Build, codec_path: Path, tmp_path: Pa
 def test_what_is_not_found_has_to_be_given(
     outputs: tuple[str, ...], options: dict, message: str, build: Build, codec_path: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UnfusableModelError, match=message):
+    with pytest.raises(ExportError, match=message):
         fuse(build(*outputs), codec_path, tmp_path / "fused.onnx", **options)
     assert not (tmp_path / "fused.onnx").exists()
 
 
 def test_models_that_cannot_be_joined_are_refused(build: Build, codec_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "fused.onnx"
-    with pytest.raises(UnfusableModelError, match="expected an input 'attention_mask' for the mean of the tokens"):
+    with pytest.raises(ExportError, match="expected an input 'attention_mask' for the mean of the tokens"):
         fuse(build("last_hidden_state", mask=False), codec_path, out, pooling="mean")
     export_linear(fit_linear(np.random.default_rng(0).normal(size=(100, 30)), 6), tmp_path / "wide.onnx")
-    with pytest.raises(UnfusableModelError, match="expected vectors of width 30, as the codec takes"):
+    with pytest.raises(ExportError, match="expected vectors of width 30, as the codec takes"):
         fuse(build("last_hidden_state"), tmp_path / "wide.onnx", out, pooling="cls")
-    with pytest.raises(UnfusableModelError, match="expected an embedding model of opset 11 or newer, got 9"):
+    with pytest.raises(ExportError, match="expected an embedding model of opset 11 or newer, got 9"):
         fuse(build("last_hidden_state", opset=9, ir_version=4), codec_path, out, pooling="cls")
     for content in (None, b"not a model"):
         path = tmp_path / "absent.onnx"
         if content:
             path.write_bytes(content)
-        with pytest.raises(UnfusableModelError, match=r"absent\.onnx: expected an embedding model in ONNX"):
+        with pytest.raises(ExportError, match=r"absent\.onnx: expected an embedding model in ONNX"):
             fuse(path, codec_path, out)
     assert not out.exists()
 

@@ -27,7 +27,7 @@ from vaecodec.artifact import read_artifact, sign
 from vaecodec.calibration import CodecCalibration, reference_of, scores_of
 from vaecodec.codes import Calibration, CodeType
 from vaecodec.drift import Encoded, Reference
-from vaecodec.errors import InvalidCodesError, VaecodecError
+from vaecodec.errors import InvalidVectorsError, VaecodecError
 from vaecodec.packed_index import PackedIndex
 from vaecodec.scores import fit_score_calibration
 from vaecodec.sources import RandomAccessSource, open_source
@@ -107,7 +107,7 @@ def read_codes(data: bytes) -> None:
             with suppress(VaecodecError), np.errstate(all="ignore"):
                 assert codec(metric).decode(codes, **kind).shape == (count, DIM)
             # Codes of another width are refused, whatever they hold.
-            with suppress(InvalidCodesError):
+            with suppress(InvalidVectorsError):
                 code.decode(np.frombuffer(data, np.uint8)[None])
                 assert (len(data), empty.dtype) == (empty.shape[1], np.uint8)
 

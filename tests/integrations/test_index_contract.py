@@ -13,14 +13,12 @@ import pytest
 
 from vaecodec import Codec, fit_linear
 from vaecodec.errors import (
+    BadRowsError,
     CodecMismatchError,
     IndexFileError,
     InvalidVectorsError,
-    NonFiniteError,
     NotFloatingPointError,
-    NotTwoDimensionalError,
     WrongWidthError,
-    ZeroNormError,
 )
 from vaecodec.evaluation import exact_search, recall
 from vaecodec.interface import VectorCodec
@@ -184,11 +182,11 @@ def _with(sample: Any, row: int, values: Any) -> np.ndarray:
 @pytest.mark.parametrize(
     ("bad", "error", "message"),
     [
-        (lambda s: _with(s, 17, np.nan), NonFiniteError, "row 17 holds NaN or infinity"),
-        (lambda s: _with(s, 49, 0.0), ZeroNormError, "row 49 has zero norm"),
+        (lambda s: _with(s, 17, np.nan), BadRowsError, "row 17 holds NaN or infinity"),
+        (lambda s: _with(s, 49, 0.0), BadRowsError, "row 49 has zero norm"),
         (lambda s: s.base[:50, :128], WrongWidthError, "expected rows of width 384, got 128"),
         (lambda s: np.ones((50, 384), np.int8), NotFloatingPointError, "got dtype int8"),
-        (lambda s: s.base[:50, None], NotTwoDimensionalError, "got shape (50, 1, 384)"),
+        (lambda s: s.base[:50, None], InvalidVectorsError, "got shape (50, 1, 384)"),
         (lambda s: [[1.0, 2.0], [1.0]], InvalidVectorsError, "no matrix"),
     ],
     ids=["nan", "zero", "narrow", "integers", "three-dimensional", "ragged"],

@@ -17,11 +17,11 @@ import pytest
 
 from vaecodec import Codec, bulk
 from vaecodec.errors import (
+    BadRowsError,
     CodecMismatchError,
     InvalidVectorsError,
+    MalformedSourceError,
     MissingColumnError,
-    MissingVectorError,
-    RaggedVectorsError,
     UnknownSourceError,
 )
 from vaecodec_integrations.ray import CodecActor, RayWorkers, encode_frames
@@ -147,7 +147,7 @@ def test_the_actor_refuses_bad_rows(sample: Any, vae_path: Path) -> None:
     actor = CodecActor(vae_path)
     with pytest.raises(InvalidVectorsError, match="row 2 holds NaN"):
         actor(table(rows))
-    with pytest.raises(MissingVectorError, match="row 1 is null"):
+    with pytest.raises(BadRowsError, match="row 1 is null"):
         actor(pa.table({"vector": pa.array([rows[0].tolist(), None], pa.list_(pa.float32()))}))
 
 
@@ -187,7 +187,7 @@ def test_frames_are_encoded_one_by_one(sample: Any, vae_path: Path) -> None:
 
 def test_frames_with_a_missing_vector_are_refused(vae_path: Path) -> None:
     frame = pandas.DataFrame({"v": [[0.5] * 384, None]})
-    with pytest.raises(RaggedVectorsError) as raised:
+    with pytest.raises(MalformedSourceError) as raised:
         next(encode_frames(iter([frame]), codec=vae_path, column="v"))
     assert str(raised.value) == "column 'v': expected vectors of width 384 in every row, row 1 has 0"
 
@@ -245,7 +245,7 @@ def test_a_bad_row_on_ray_is_named_and_what_is_finished_is_resumed(on_ray: Path,
 
 def test_a_shard_that_kills_its_workers_stops_the_job(on_ray: Path) -> None:
     kind, message = said(on_ray, "lost")
-    assert kind == "WorkersLostError"
+    assert kind == "BulkStoppedError"
     assert message.startswith("Ray gave up: ")
     assert f"stopped with 0 of 4 shards finished and kept in {on_ray}/lost.partial" in message
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from vaecodec import Codec
-from vaecodec.errors import ArtifactNotFoundError, CodecMismatchError, CorruptArtifactError, WrongWidthError
+from vaecodec.errors import ArtifactNotFoundError, CodecMismatchError, InvalidArtifactError, WrongWidthError
 
 pytest.importorskip("sentence_transformers", reason="not installed: pip install 'vaecodec[sentence-transformers]'")
 
@@ -93,7 +93,7 @@ def test_a_model_whose_codec_is_missing_or_damaged_does_not_load(model, tmp_path
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     path.write_bytes(damaged)
-    with pytest.raises(CorruptArtifactError, match="checksum"):
+    with pytest.raises(InvalidArtifactError, match="checksum"):
         SentenceTransformer(str(tmp_path), trust_remote_code=True)
     path.unlink()
     with pytest.raises(ArtifactNotFoundError, match="there is no such codec file"):

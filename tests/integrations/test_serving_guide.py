@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 
 from vaecodec import Codec
-from vaecodec.errors import CorruptArtifactError, ForeignOnnxError
+from vaecodec.errors import InvalidArtifactError
 from vaecodec_cli.main import main
 from vaecodec_exporters.parts import write_parts
 
@@ -57,7 +57,7 @@ def test_the_parts_of_a_codec_compute_what_it_computes(parts: Path, vae_path: Pa
         assert session.get_overridable_initializers() == []
         np.testing.assert_allclose(session.run(None, {feed.name: fed})[0], computed, atol=1e-6)
         assert session.get_modelmeta().custom_metadata_map["vaecodec.codec_id"] == codec.codec_id
-        with pytest.raises(ForeignOnnxError) as raised:
+        with pytest.raises(InvalidArtifactError) as raised:
             Codec.load(parts / f"{name}.onnx")
         assert str(raised.value) == (
             f"{parts}/{name}.onnx: one entry point of a codec, '{feed.name}', for other runtimes; "
@@ -69,7 +69,7 @@ def test_a_damaged_codec_is_not_split(vae_path: Path, tmp_path: Path) -> None:
     data = bytearray(vae_path.read_bytes())
     data[5_000] ^= 1
     (tmp_path / "vae.onnx").write_bytes(data)
-    with pytest.raises(CorruptArtifactError):
+    with pytest.raises(InvalidArtifactError):
         write_parts(tmp_path / "vae.onnx", tmp_path / "parts")
     assert not (tmp_path / "parts").exists()
 

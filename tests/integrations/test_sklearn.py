@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
 
 from vaecodec import Codec, LinearKind, Metric, fit_linear
-from vaecodec.errors import CodecMismatchError, InvalidDimensionError, WrongWidthError, ZeroNormError
+from vaecodec.errors import BadRowsError, CodecMismatchError, InvalidDimensionError, WrongWidthError
 from vaecodec_integrations.sklearn import CodecTransformer
 
 ROUNDING = "latents are float32, and the last digit of a matrix product depends on the row's place; compared to 1e-7"
@@ -98,5 +98,5 @@ def test_bad_parameters_and_rows_are_named(sample):
         CodecTransformer(kind="pcaa").fit(sample.base[:5])
     rows = sample.base[:5].copy()
     rows[3] = 0
-    with pytest.raises(ZeroNormError, match="row 3 has zero norm"):
+    with pytest.raises(BadRowsError, match="row 3 has zero norm"):
         CodecTransformer(n_components=2).fit(rows)

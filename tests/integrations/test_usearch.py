@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vaecodec import LinearCodec, LinearKind, Metric
-from vaecodec.errors import IndexFileError, InvalidSearchError, LabelError, SpaceMismatchError
+from vaecodec.errors import IndexArgumentError, IndexFileError
 from vaecodec.evaluation import exact_search, recall
 from vaecodec_integrations.hnsw import CompressedIndex
 from vaecodec_integrations.usearch import METRICS, CompressedUsearchIndex
@@ -88,7 +88,7 @@ def test_keys_are_counted_on_from_the_size_unless_one_is_taken():
     assert index.add(None, rows(3)).tolist() == [0, 1, 2]
     assert index.add(None, rows(2)).tolist() == [3, 4]
     index.remove(1)
-    with pytest.raises(LabelError, match="counting on from the size, 4 is taken; give the keys"):
+    with pytest.raises(IndexArgumentError, match="counting on from the size, 4 is taken; give the keys"):
         index.add(None, rows(2))
     assert sorted(index.keys.tolist()) == [0, 2, 3, 4]
 
@@ -104,7 +104,7 @@ def test_keys_are_counted_on_from_the_size_unless_one_is_taken():
 def test_wrong_keys_insert_nothing(keys, message):
     """usearch would make 2**64 - 2 of -2, and 1 of 1.5."""
     index = CompressedUsearchIndex(identity(Metric.L2))
-    with pytest.raises(LabelError, match=re.escape(message)):
+    with pytest.raises(IndexArgumentError, match=re.escape(message)):
         index.add(keys, rows(3))
     assert len(index) == 0
 
@@ -121,7 +121,7 @@ def test_single_keys_and_empty_batches():
     assert index.add([], np.empty((0, DIM), np.float32)).shape == (0,)
     assert len(index.search(np.empty((0, DIM), np.float32))) == 0
     assert index.remove(5) == 0
-    with pytest.raises(InvalidSearchError, match="count: expected at least 1, got 0"):
+    with pytest.raises(IndexArgumentError, match="count: expected at least 1, got 0"):
         index.search(vector, 0)
 
 
@@ -159,9 +159,9 @@ def test_latents_can_be_kept_smaller(svd_codec, sample, tmp_path, dtype, error):
 
 
 def test_a_dtype_that_would_spoil_the_distances_is_refused():
-    with pytest.raises(SpaceMismatchError, match="one of f32, f16, bf16 for latents compared by l2, got 'i8'"):
+    with pytest.raises(IndexArgumentError, match="one of f32, f16, bf16 for latents compared by l2, got 'i8'"):
         CompressedUsearchIndex(identity(Metric.L2), dtype="i8")
-    with pytest.raises(SpaceMismatchError, match="one of f32, f16, bf16, i8 for latents compared by cosine, got 'b1'"):
+    with pytest.raises(IndexArgumentError, match="one of f32, f16, bf16, i8 for latents compared by cosine, got 'b1'"):
         CompressedUsearchIndex(identity(Metric.COSINE), dtype="b1")
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from vaecodec import Codec, LinearKind, fit_linear
 from vaecodec.codes import Calibration, CodeType
-from vaecodec.errors import NonFiniteError, PlanInputError
+from vaecodec.errors import BadRowsError, EvaluationInputError
 from vaecodec.evaluation import exact_search, recall, similarities
 from vaecodec.interface import Metric
 from vaecodec.sources import ArraySource
@@ -195,9 +195,11 @@ def test_a_codec_file_is_considered_at_its_widths(source, codec_path):
     mine = {(option.setting.width, option.setting.file_width) for option in found.options if option.setting.file}
     assert mine == {(width, 64) for width in (16, 24, 32, 48, 64)}
 
-    with pytest.raises(PlanInputError, match="give queries that it was not trained on"):
+    with pytest.raises(EvaluationInputError, match="give queries that it was not trained on"):
         plan(source[0], goal(0.8), codecs=[codec_path])
-    with pytest.raises(PlanInputError, match="embeddings of width 96 compared by dot, got one for width 96 and cosine"):
+    with pytest.raises(
+        EvaluationInputError, match="embeddings of width 96 compared by dot, got one for width 96 and cosine"
+    ):
         plan(source[0], goal(0.8), queries=source[1], codecs=[codec_path], metric=Metric.DOT)
 
 
@@ -332,11 +334,11 @@ def test_what_cannot_be_planned_is_refused(source, tmp_path):
             "q: expected queries of width 96, as in docs.npy, got 4",
         ),
     ]:
-        with pytest.raises(PlanInputError, match=re.escape(message)):
+        with pytest.raises(EvaluationInputError, match=re.escape(message)):
             call()
     bad = np.concatenate(list(source[0].blocks()))
     bad[7, 3] = np.nan
-    with pytest.raises(NonFiniteError, match=r"docs, sampled: row 7"):
+    with pytest.raises(BadRowsError, match=r"docs, sampled: row 7"):
         plan(ArraySource(bad, name="docs"), goal(0.9))
 
 

@@ -17,7 +17,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from vaecodec import Codec, LinearCodec, LinearKind, Metric, fit_linear
 from vaecodec.codes import CodeType
-from vaecodec.errors import NonFiniteError, ReportInputError, WrongWidthError
+from vaecodec.errors import BadRowsError, EvaluationInputError, WrongWidthError
 from vaecodec.evaluation import exact_search, recall
 from vaecodec_cli.main import main
 from vaecodec_integrations.report import Run, measure, summarise, write
@@ -403,7 +403,7 @@ def test_an_earlier_report_shows_what_changed(run, small, sample, svd_codec, fol
 )
 def test_what_is_no_report_is_not_compared_with(content, message, tmp_path):
     (tmp_path / "report.json").write_text(content)
-    with pytest.raises(ReportInputError, match=message):
+    with pytest.raises(EvaluationInputError, match=message):
         read_report(tmp_path / "report.json")
 
 
@@ -439,24 +439,26 @@ def test_bad_input_is_refused_before_anything_is_measured(small, svd_codec):
 
     spoiled = queries.copy()
     spoiled[7, 3] = np.nan
-    refused(NonFiniteError, "queries: row 7 holds NaN", queries=spoiled)
+    refused(BadRowsError, "queries: row 7 holds NaN", queries=spoiled)
     refused(WrongWidthError, "base: expected rows of width 384, got 100", base=base[:, :100])
-    refused(ReportInputError, "at least 11 rows in base and 1 in queries, got 10 and 100", base=base[:10])
-    refused(ReportInputError, "at least 11 rows in base and 1 in queries, got 800 and 0", queries=queries[:0])
-    refused(ReportInputError, "relevant: expected 100 entries, one for each query, got 3", relevant=[[1], [2], [3]])
-    refused(ReportInputError, "labels: expected 100 entries", labels=["a"])
-    refused(ReportInputError, "relevant: query 1 names a row outside the base", relevant=[[0], [BASE], *relevant[2:]])
-    refused(ReportInputError, "base: all rows are the same vector", base=np.repeat(base[:1], 20, axis=0))
+    refused(EvaluationInputError, "at least 11 rows in base and 1 in queries, got 10 and 100", base=base[:10])
+    refused(EvaluationInputError, "at least 11 rows in base and 1 in queries, got 800 and 0", queries=queries[:0])
+    refused(EvaluationInputError, "relevant: expected 100 entries, one for each query, got 3", relevant=[[1], [2], [3]])
+    refused(EvaluationInputError, "labels: expected 100 entries", labels=["a"])
+    refused(
+        EvaluationInputError, "relevant: query 1 names a row outside the base", relevant=[[0], [BASE], *relevant[2:]]
+    )
+    refused(EvaluationInputError, "base: all rows are the same vector", base=np.repeat(base[:1], 20, axis=0))
     three = np.arange(3.0)
     for pairs, message in [
         (ScoredPairs(base[:3], base[:2], three), "got 3, 2 and scores of shape (3,)"),
         (ScoredPairs(base[:3], base[:3], np.ones(3)), "finite scores that are not all the same"),
         (ScoredPairs(base[:3], base[:3], np.array([1, 2, np.nan])), "finite scores"),
     ]:
-        refused(ReportInputError, message, scored_pairs=pairs)
+        refused(EvaluationInputError, message, scored_pairs=pairs)
     refused(WrongWidthError, "scored pairs, second: expected", scored_pairs=ScoredPairs(base[:3], base[:3, :9], three))
-    refused(ReportInputError, "codes need a codec loaded from a file", budgets=[32])
-    refused(ReportInputError, "name: 'svd' is the name of a baseline", name="svd")
+    refused(EvaluationInputError, "codes need a codec loaded from a file", budgets=[32])
+    refused(EvaluationInputError, "name: 'svd' is the name of a baseline", name="svd")
 
 
 def test_relevance_and_labels_from_files(tmp_path):
@@ -472,7 +474,7 @@ def test_relevance_and_labels_from_files(tmp_path):
     np.savez(tmp_path / "pairs.npz", first=np.eye(3), second=np.eye(3), scores=[1, 2, 3])
     assert read_scored_pairs(tmp_path / "pairs.npz").scores.tolist() == [1, 2, 3]
     for name in ("one.npy", "labels.txt", "absent.npz"):
-        with pytest.raises(ReportInputError, match=r"expected a \.npz file with first, second and scores"):
+        with pytest.raises(EvaluationInputError, match=r"expected a \.npz file with first, second and scores"):
             read_scored_pairs(tmp_path / name)
 
     np.save(tmp_path / "floats.npy", np.ones(3))
@@ -486,9 +488,9 @@ def test_relevance_and_labels_from_files(tmp_path):
         "text.json": "expected .npy or JSON",
         "absent.json": "cannot be read as text",
     }.items():
-        with pytest.raises(ReportInputError, match=re.escape(message)):
+        with pytest.raises(EvaluationInputError, match=re.escape(message)):
             read_relevant(tmp_path / name)
-    with pytest.raises(ReportInputError, match="expected one string or integer for each query, got dtype float64"):
+    with pytest.raises(EvaluationInputError, match="expected one string or integer for each query, got dtype float64"):
         read_labels(tmp_path / "floats.npy")
 
 

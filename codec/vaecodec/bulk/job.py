@@ -135,9 +135,8 @@ def encode(
 
     Raises:
         OutputExistsError: the output exists, or an unfinished one, and is neither to be resumed nor to be overwritten;
-            or vaecodec did not write what is there.
-        OutputIsInputError: the output is the input, or lies in the folder that is read.
-        ChangedJobError: the unfinished output belongs to other input, another codec or other options.
+            or vaecodec did not write what is there; or the output is the input, or lies in the folder that is read;
+            or the unfinished output belongs to other input, another codec or other options.
         OutputBusyError: another process is writing the output.
         NotCalibratedError, InvalidBudgetError: the codec cannot write such codes.
         WrongWidthError: the vectors are not ``codec.dim`` wide.

@@ -12,7 +12,7 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 from vaecodec.bulk.parts import bad_rows_path, part_path
-from vaecodec.errors import ChangedJobError
+from vaecodec.errors import OutputExistsError
 from vaecodec.files import locked, sha256, write_atomically
 
 
@@ -79,7 +79,7 @@ class Manifest:
             restart: forget what was begun here.
 
         Raises:
-            ChangedJobError: another job was begun here.
+            OutputExistsError: another job was begun here.
             OutputBusyError: another process, or another job of this one, is at work here.
         """
         if not restart:
@@ -106,10 +106,12 @@ class Manifest:
         """The shards that are listed; none where nothing was begun."""
         job, *entries = self._lines() or [self._job]
         if not isinstance(job, dict):
-            raise ChangedJobError(f"{self.path}: expected what was begun here in the first line; delete {self.folder}")
+            raise OutputExistsError(
+                f"{self.path}: expected what was begun here in the first line; delete {self.folder}"
+            )
         if job != self._job:
             changed = ", ".join(sorted(key for key in self._job if job.get(key) != self._job[key]))
-            raise ChangedJobError(f"{self.folder}: was begun with different {changed}; run as before, or delete it")
+            raise OutputExistsError(f"{self.folder}: was begun with different {changed}; run as before, or delete it")
         return [Entry(*line) for line in entries if _is_entry(line)]
 
     def _lines(self) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.errors import InvalidCodesError
+from vaecodec.errors import InvalidVectorsError
 from vaecodec.interface import FloatArray
 
 
@@ -60,7 +60,7 @@ class Code(Protocol):
         ...
 
     def decode(self, codes: Any, *, threads: int | None = None) -> FloatArray:
-        """Latents, float32 (n, k), of unit norm under cosine; raises ``InvalidCodesError``."""
+        """Latents, float32 (n, k), of unit norm under cosine; raises ``InvalidVectorsError``."""
         ...
 
     def expand(self, codes: NDArray[Any], out: FloatArray) -> None:
@@ -76,11 +76,11 @@ def checked_codes(codes: Any, dtype: Any, width: int, name: str) -> NDArray[Any]
     """The array, C-contiguous, if it has two dimensions, this dtype and this width.
 
     Raises:
-        InvalidCodesError: it has not.
+        InvalidVectorsError: it has not.
     """
     array = np.asarray(codes)
     if array.ndim != 2 or array.shape[1] != width or array.dtype != dtype:
-        raise InvalidCodesError(
+        raise InvalidVectorsError(
             f"codes: expected {np.dtype(dtype)} (n, {width}) for {name}, got {array.dtype} {array.shape}; "
             "decode with the same codec, dtype and bytes that they were encoded with"
         )

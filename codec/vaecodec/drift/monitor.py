@@ -75,7 +75,7 @@ class MonitoredCodec(Codec):
     collection again.
 
     Raises:
-        NoReferenceError: the file holds no statistics to compare with.
+        NotCalibratedError: the file holds no statistics to compare with.
 
     Examples:
         >>> import numpy as np
@@ -101,7 +101,7 @@ class MonitoredCodec(Codec):
         """Wrap a loaded codec, which stays as it is. The monitor has seen nothing yet.
 
         Raises:
-            NoReferenceError: the file holds no statistics of the training data, or not for this width.
+            NotCalibratedError: the file holds no statistics of the training data, or not for this width.
         """
         return cls(codec._runtime, codec._metadata, codec._code_dim)
 
@@ -179,7 +179,7 @@ def check_sources(codec: Codec, documents: VectorSource, queries: VectorSource |
         queries: new queries.
 
     Raises:
-        NoReferenceError: the codec's file holds no statistics to compare with.
+        NotCalibratedError: the codec's file holds no statistics to compare with.
         InvalidVectorsError: a source is empty, or a row is bad.
         SourceError: a source cannot be read.
     """

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from vaecodec.codec import Codec
 from vaecodec.codes import Code
-from vaecodec.errors import CodecMismatchError, CodesError, IndexFileError
+from vaecodec.errors import CodecMismatchError, IndexFileError, InvalidBudgetError, NotCalibratedError
 from vaecodec.evaluation import IdArray
 from vaecodec.files import replacing
 from vaecodec.packed_index.rows import Rows
@@ -157,7 +157,7 @@ def _code(path: str | os.PathLike[str], header: Header, codec: Codec) -> Code:
         )
     try:
         return codec.code(**header.code)
-    except CodesError as error:
+    except (InvalidBudgetError, NotCalibratedError) as error:
         raise IndexFileError(f"{path}: the codec has no such code: {error}") from error
 
 

@@ -15,7 +15,7 @@ from vaecodec.codec import Codec
 from vaecodec.codes import Code
 from vaecodec.codes.parallel import over_rows
 from vaecodec.codes.saturation import warn_if_saturated
-from vaecodec.errors import InvalidSearchError, LabelError
+from vaecodec.errors import IndexArgumentError
 from vaecodec.evaluation import IdArray, similarities
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray
@@ -117,7 +117,7 @@ class PackedIndex:
 
         Raises:
             InvalidVectorsError: one of its subclasses, naming the first bad row; nothing was added then.
-            LabelError: ids of another number or form, or ids that are taken; nothing was added then.
+            IndexArgumentError: ids of another number or form, or ids that are taken; nothing was added then.
             MissingExtraError: the code needs numba, which is not installed.
 
         Warns:
@@ -147,14 +147,14 @@ class PackedIndex:
     def _new_ids(self, ids: Any, count: int) -> IdArray:
         if ids is None:
             if self._next_id + count > 1 << 63:
-                raise LabelError(f"ids: none are left after {self._next_id - 1}; give ids of your own")
+                raise IndexArgumentError(f"ids: none are left after {self._next_id - 1}; give ids of your own")
             return np.arange(self._next_id, self._next_id + count)
         checked = _checked_ids(ids)
         if len(checked) != count:
-            raise LabelError(f"ids: expected one for each of the {count} vectors, got {len(checked)}")
+            raise IndexArgumentError(f"ids: expected one for each of the {count} vectors, got {len(checked)}")
         taken = self._lookup.find(self._rows, checked) >= 0
         if taken.any():
-            raise LabelError(f"ids: {checked[np.argmax(taken)]} is in the index; delete it first")
+            raise IndexArgumentError(f"ids: {checked[np.argmax(taken)]} is in the index; delete it first")
         return checked
 
     def delete(self, ids: Any) -> None:
@@ -164,13 +164,13 @@ class PackedIndex:
             ids: int (n,), different ones.
 
         Raises:
-            LabelError: an id is not in the index, or is named twice; nothing was deleted then.
+            IndexArgumentError: an id is not in the index, or is named twice; nothing was deleted then.
         """
         checked = _checked_ids(ids)
         with self._lock:
             numbers = self._lookup.find(self._rows, checked)
             if (numbers < 0).any():
-                raise LabelError(f"ids: {checked[np.argmin(numbers)]} is not in the index; nothing was deleted")
+                raise IndexArgumentError(f"ids: {checked[np.argmin(numbers)]} is not in the index; nothing was deleted")
             self._state = _State(self._rows.without(numbers), self._state.derived)
 
     def compact(self) -> None:
@@ -234,16 +234,15 @@ class PackedIndex:
             Scores are cosines, dot products or negated squared distances of the latents, of the originals if given.
 
         Raises:
-            InvalidSearchError: ``k`` or ``oversample`` is not positive, there is no such effort, or ``originals``
-                lacks rows.
+            IndexArgumentError: ``k`` or ``oversample`` is not positive, there is no such effort, ``originals`` lacks
+                rows, or ``among`` does not hold integers.
             InvalidVectorsError: one of its subclasses, naming the first bad query.
-            LabelError: ``among`` does not hold integers.
             MissingExtraError: the effort needs numba, which is not installed.
         """
         if k < 1 or oversample < 1:
-            raise InvalidSearchError(f"expected k and oversample of at least 1, got k={k} and oversample={oversample}")
+            raise IndexArgumentError(f"expected k and oversample of at least 1, got k={k} and oversample={oversample}")
         if effort not in list(Effort):
-            raise InvalidSearchError(f"effort: expected one of {', '.join(Effort)}, got {effort!r}")
+            raise IndexArgumentError(f"effort: expected one of {', '.join(Effort)}, got {effort!r}")
         rows = as_vectors(queries, self._codec.dim, self._codec.metric, name="queries")
         allowed, state = self._allowed(among)
         if originals is not None:
@@ -288,9 +287,9 @@ class PackedIndex:
         shape = np.shape(originals)
         needed = len(rows) if rows.ids is None else max(0, int(rows.ids.max(initial=-1)) + 1)
         if len(shape) != 2 or shape[1] != self._codec.dim or shape[0] < needed:
-            raise InvalidSearchError(f"originals: expected shape ({needed}, {self._codec.dim}), got {shape}")
+            raise IndexArgumentError(f"originals: expected shape ({needed}, {self._codec.dim}), got {shape}")
         if rows.ids is not None and int(rows.ids.min(initial=0)) < 0:
-            raise InvalidSearchError("originals: expected ids that are row numbers, got negative ones")
+            raise IndexArgumentError("originals: expected ids that are row numbers, got negative ones")
 
     def _rerank(self, queries: FloatArray, ids: IdArray, originals: Any, k: int) -> tuple[IdArray, FloatArray]:
         best_ids = np.empty((len(queries), k), np.int64)
@@ -343,15 +342,15 @@ class _State(NamedTuple):
 
 
 def _checked_ids(ids: Any, *, unique: bool = True) -> IdArray:
-    """The ids as int64 (n,); raises ``LabelError``."""
+    """The ids as int64 (n,); raises ``IndexArgumentError``."""
     array = np.asarray(ids)
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
-        raise LabelError(f"ids: expected integers of shape (n,), got {array.dtype} of shape {array.shape}")
+        raise IndexArgumentError(f"ids: expected integers of shape (n,), got {array.dtype} of shape {array.shape}")
     if array.dtype.kind == "u" and (array > np.iinfo(np.int64).max).any():
-        raise LabelError(f"ids: expected at most {np.iinfo(np.int64).max}, got {array.max()}")
+        raise IndexArgumentError(f"ids: expected at most {np.iinfo(np.int64).max}, got {array.max()}")
     checked = array.astype(np.int64)
     if unique:
         values, counts = np.unique(checked, return_counts=True)
         if (counts > 1).any():
-            raise LabelError(f"ids: expected different ones, got {values[np.argmax(counts > 1)]} twice")
+            raise IndexArgumentError(f"ids: expected different ones, got {values[np.argmax(counts > 1)]} twice")
     return checked

@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 
 from vaecodec.errors import (
     AmbiguousColumnError,
+    InvalidVectorsError,
     MalformedSourceError,
     MissingColumnError,
     NotFloatingPointError,
-    NotTwoDimensionalError,
-    NoVectorColumnError,
-    PickledSourceError,
     VaecodecError,
 )
 
@@ -141,7 +139,7 @@ class ArraySource(Matrix):
         codes: the array holds codes, int8 or uint8.
 
     Raises:
-        NotTwoDimensionalError: the array is not (n, d).
+        InvalidVectorsError: the array is not (n, d).
         NotFloatingPointError: the array does not hold floating point values.
     """
 
@@ -159,12 +157,12 @@ class ArraySource(Matrix):
 
 def check_matrix(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], *, codes: bool = False) -> None:
     if dtype.hasobject:
-        raise PickledSourceError(
+        raise MalformedSourceError(
             f"{name}: holds Python objects (dtype object), which are never loaded, because that can run code; "
             "save it as a plain float array"
         )
     if len(shape) != 2:
-        raise NotTwoDimensionalError(f"{name}: expected a 2-D array (rows, width), got shape {shape}")
+        raise InvalidVectorsError(f"{name}: expected a 2-D array (rows, width), got shape {shape}")
     if shape[0] < 0 or not 0 <= shape[1] <= WIDEST:
         raise MalformedSourceError(f"{name}: expected rows of at most {WIDEST:,} values, got shape {shape}")
     if dtype.kind == "V" and dtype.itemsize == 2:
@@ -195,7 +193,7 @@ def choose_column(name: str, what: str, found: list[str], vectors: list[str], co
             raise MissingColumnError(f"{name}: has no {what} {column!r}; it has: {named}")
         return column
     if not vectors:
-        raise NoVectorColumnError(f"{name}: has no {what} of floating point vectors; it has: {named}")
+        raise MissingColumnError(f"{name}: has no {what} of floating point vectors; it has: {named}")
     if len(vectors) > 1:
         listed = ", ".join(sorted(vectors))
         raise AmbiguousColumnError(f"{name}: several {what}s hold vectors: {listed}; say which is meant")

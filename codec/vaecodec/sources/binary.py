@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from vaecodec.errors import (
     MalformedSourceError,
-    RaggedVectorsError,
-    TruncatedSourceError,
 )
 from vaecodec.sources.base import (
     WIDEST,
@@ -100,7 +98,7 @@ class _VecsSource(Matrix):
         if (widths != self.dim).any():
             at = int(np.argmax(widths != self.dim))
             row = rows.start + at if isinstance(rows, slice) else int(rows[at])
-            raise RaggedVectorsError(
+            raise MalformedSourceError(
                 f"{self.name}: row {row} says it has {widths[at]} values, the first row has {self.dim}; "
                 "all rows must be equally wide"
             )
@@ -112,14 +110,14 @@ def _open_vecs(path: Path, element: np.dtype[Any]) -> VectorSource:
     with path.open("rb") as file:
         header = file.read(4)
     if len(header) < 4:
-        raise TruncatedSourceError(f"{path}: expected at least one row led by its width, the file has {size} bytes")
+        raise MalformedSourceError(f"{path}: expected at least one row led by its width, the file has {size} bytes")
     dim = int.from_bytes(header, "little", signed=True)
     if not 0 < dim <= WIDEST:
         raise MalformedSourceError(f"{path}: the first row says it has {dim} values; is this a {path.suffix} file?")
     record = 4 + dim * element.itemsize
     rows, rest = divmod(size, record)
     if rest:
-        raise TruncatedSourceError(
+        raise MalformedSourceError(
             f"{path}: rows of width {dim} take {record} bytes each, and {rest} bytes follow the last of {rows} whole "
             "rows; the file is cut off, or its rows differ in width"
         )
@@ -130,7 +128,7 @@ def _map_bin(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
     with path.open("rb") as file:
         header = file.read(8)
     if len(header) < 8:
-        raise TruncatedSourceError(f"{path}: expected a header of 8 bytes, the file has {len(header)}")
+        raise MalformedSourceError(f"{path}: expected a header of 8 bytes, the file has {len(header)}")
     rows, dim = (int(value) for value in np.frombuffer(header, "<u4"))
     if not 0 < dim <= WIDEST:
         raise MalformedSourceError(f"{path}: the header says rows have {dim} values; is this a {path.suffix} file?")
@@ -151,8 +149,7 @@ def _npy_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.d
     except MalformedSourceError:
         raise
     except Exception as error:  # numpy reads the header as Python source, which can fail in any way
-        kind = TruncatedSourceError if "EOF" in str(error) else MalformedSourceError
-        raise kind(f"{name}: not a readable .npy header: {error}") from error
+        raise MalformedSourceError(f"{name}: not a readable .npy header: {error}") from error
     return shape, fortran, dtype
 
 
@@ -164,7 +161,7 @@ def check_size(
     what = f"the header promises {shape[0]} x {shape[1]} {dtype.name}, {promised} bytes, the file has {size}"
     if size < promised:
         row = (size - offset) // (dtype.itemsize * shape[1])
-        raise TruncatedSourceError(f"{path}: {what}; it is cut off" + f" in row {row}" * (not by_columns))
+        raise MalformedSourceError(f"{path}: {what}; it is cut off" + f" in row {row}" * (not by_columns))
     if size > promised:
         raise MalformedSourceError(f"{path}: {what}; is this a {path.suffix} file?")
 

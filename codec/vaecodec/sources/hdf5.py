@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.errors import MalformedSourceError, TruncatedSourceError
+from vaecodec.errors import MalformedSourceError
 from vaecodec.extras import require
 from vaecodec.sources.base import Matrix, Rows, choose_matrix, malformed_if_it_fails
 
@@ -33,9 +33,9 @@ class Hdf5Source(Matrix):
 
     Raises:
         MissingExtraError: h5py is not installed.
-        MalformedSourceError, TruncatedSourceError, MissingColumnError, NoVectorColumnError, AmbiguousColumnError:
+        MalformedSourceError, MissingColumnError, AmbiguousColumnError:
             as their names say.
-        NotTwoDimensionalError, NotFloatingPointError: the dataset named does not hold vectors.
+        InvalidVectorsError, NotFloatingPointError: the dataset named does not hold vectors.
     """
 
     def __init__(self, path: Path, column: str | None = None, *, queries: bool = False) -> None:
@@ -69,8 +69,7 @@ class Hdf5Source(Matrix):
                 self._path, "r", rdcc_nbytes=max(least, min(most, cache_bytes)), rdcc_nslots=_CACHE_SLOTS
             )
         except OSError as error:
-            kind = TruncatedSourceError if "truncated" in str(error) else MalformedSourceError
-            raise kind(f"{self._path}: HDF5 cannot open it: {error}") from error
+            raise MalformedSourceError(f"{self._path}: HDF5 cannot open it: {error}") from error
 
     @contextmanager
     def _reader(self) -> Iterator[Callable[[slice | NDArray[np.int64]], Rows]]:

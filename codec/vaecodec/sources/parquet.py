@@ -11,9 +11,9 @@ from urllib.parse import unquote
 import numpy as np
 
 from vaecodec.errors import (
-    MissingVectorError,
+    BadRowsError,
+    MalformedSourceError,
     NotFloatingPointError,
-    RaggedVectorsError,
     SourceNotFoundError,
 )
 from vaecodec.extras import require
@@ -42,7 +42,7 @@ class ParquetSource:
     Raises:
         MissingExtraError: pyarrow is not installed.
         SourceNotFoundError: the folder holds no Parquet file.
-        MalformedSourceError, MissingColumnError, NoVectorColumnError, AmbiguousColumnError, RaggedVectorsError:
+        MalformedSourceError, MissingColumnError, AmbiguousColumnError:
             as their names say; which file is in the message.
     """
 
@@ -208,17 +208,17 @@ def list_rows(values: Any, dim: int, path: Path, first_row: int) -> Rows:
         path, first_row: where the array starts, for error messages; rows are counted within the file.
 
     Raises:
-        MissingVectorError: a list is null.
-        RaggedVectorsError: a list is not ``dim`` long.
+        BadRowsError: a list is null.
+        MalformedSourceError: a list is not ``dim`` long.
     """
     compute = require("pyarrow.compute", extra="parquet")
     if values.null_count:
         row = first_row + int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
-        raise MissingVectorError(f"{path}: row {row} is null; every row needs a vector of width {dim}")
+        raise BadRowsError(f"{path}: row {row} is null; every row needs a vector of width {dim}")
     widths = compute.list_value_length(values).to_numpy(zero_copy_only=False)
     if (widths != dim).any():
         at = int(np.argmax(widths != dim))
-        raise RaggedVectorsError(
+        raise MalformedSourceError(
             f"{path}: row {first_row + at} has {widths[at]} values, the first row has {dim}; "
             "all rows must be equally wide"
         )
@@ -246,7 +246,7 @@ def _parquet_width(kind: Any, path: Path, column: str, *, bad_rows: bool) -> int
     for batch in parquet_batches(path, columns=[column], rows=_ROWS_TO_FIND_ONE if bad_rows else 1):
         widths = compute.list_value_length(list_storage(batch.column(0)))
         if widths.null_count and not bad_rows:
-            raise MissingVectorError(f"{path}: row 0 is null; every row needs a vector")
+            raise BadRowsError(f"{path}: row 0 is null; every row needs a vector")
         known = widths.drop_null().to_numpy()
         if len(known):
             return int(np.bincount(known).argmax())

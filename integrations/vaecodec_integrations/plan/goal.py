@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from vaecodec.errors import PlanInputError
+from vaecodec.errors import EvaluationInputError
 
 _DEEPEST = 100
 _BYTES = {"": 1, "b": 1}
@@ -27,7 +27,7 @@ class Goal:
         vectors: how many there will be.
 
     Raises:
-        PlanInputError: nothing is asked for, or a value is out of range.
+        EvaluationInputError: nothing is asked for, or a value is out of range.
     """
 
     recall: float | None = None
@@ -39,15 +39,15 @@ class Goal:
 
     def __post_init__(self) -> None:
         if self.recall is None and self.code_bytes is None and self.ram_bytes is None:
-            raise PlanInputError("expected a target, bytes or ram, got none of them; see vaecodec plan --help")
+            raise EvaluationInputError("expected a target, bytes or ram, got none of them; see vaecodec plan --help")
         if self.recall is not None and not 0 < self.recall <= 1:
-            raise PlanInputError(f"target: expected a recall above 0 and up to 1, got {self.recall:g}")
+            raise EvaluationInputError(f"target: expected a recall above 0 and up to 1, got {self.recall:g}")
         if not 1 <= self.k <= _DEEPEST:
-            raise PlanInputError(f"target: expected recall@k with k from 1 to {_DEEPEST}, got {self.k}")
+            raise EvaluationInputError(f"target: expected recall@k with k from 1 to {_DEEPEST}, got {self.k}")
         for name in ("rerank", "code_bytes", "ram_bytes", "vectors"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise PlanInputError(f"{name.removeprefix('code_')}: expected at least 1, got {value}")
+                raise EvaluationInputError(f"{name.removeprefix('code_')}: expected at least 1, got {value}")
 
     def __str__(self) -> str:
         wanted = f"recall@{self.k} >= {self.recall:g}" if self.recall is not None else f"the highest recall@{self.k}"
@@ -59,25 +59,25 @@ class Goal:
 
 
 def parse_target(text: str) -> tuple[int, float]:
-    """``recall@10>=0.95`` to 10 and 0.95; raises ``PlanInputError``."""
+    """``recall@10>=0.95`` to 10 and 0.95; raises ``EvaluationInputError``."""
     found = re.fullmatch(r"\s*recall@(\d+)\s*>=\s*(\d*\.?\d+)\s*(%?)\s*", text)
     if found is None:
-        raise PlanInputError(f'target: expected such as "recall@10>=0.95", got {text!r}')
+        raise EvaluationInputError(f'target: expected such as "recall@10>=0.95", got {text!r}')
     return int(found[1]), float(found[2]) / (100 if found[3] else 1)
 
 
 def parse_bytes(text: str) -> int:
-    """``8GB``, ``512 MiB`` or a plain number to bytes; raises ``PlanInputError``."""
+    """``8GB``, ``512 MiB`` or a plain number to bytes; raises ``EvaluationInputError``."""
     return _parsed(text, _BYTES, "ram", "8GB, 512MB or 16GiB")
 
 
 def parse_count(text: str) -> int:
-    """``50M``, ``300k`` or a plain number to a number; raises ``PlanInputError``."""
+    """``50M``, ``300k`` or a plain number to a number; raises ``EvaluationInputError``."""
     return _parsed(text, _COUNTS, "vectors", "50M, 300k or 1000000")
 
 
 def _parsed(text: str, units: dict[str, int], name: str, examples: str) -> int:
     found = re.fullmatch(r"\s*(\d*\.?\d+)\s*([A-Za-z]*)\s*", text.replace("_", "").replace(",", ""))
     if found is None or found[2].lower() not in units:
-        raise PlanInputError(f"{name}: expected such as {examples}, got {text!r}")
+        raise EvaluationInputError(f"{name}: expected such as {examples}, got {text!r}")
     return round(float(found[1]) * units[found[2].lower()])

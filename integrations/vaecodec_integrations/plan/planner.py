@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vaecodec.codec import Codec
-from vaecodec.errors import PlanInputError
+from vaecodec.errors import EvaluationInputError
 from vaecodec.evaluation import Interval, bootstrap, exact_search, paired_bootstrap, recall_among
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.sources import VectorSource, sample_rows
@@ -124,7 +124,7 @@ def plan(
         on_step: called with the name of each step before it is taken.
 
     Raises:
-        PlanInputError: too few rows, or codec files that do not fit the data.
+        EvaluationInputError: too few rows, or codec files that do not fit the data.
         InvalidVectorsError: naming the first bad row of the sample.
         SourceError: a source is malformed.
         NotCalibratedError: a codec file holds no calibration for codes.
@@ -245,7 +245,7 @@ def draw(data: VectorSource, queries: VectorSource | None, k: int, metric: Metri
     random = np.random.default_rng(seed)
     if queries is not None:
         if queries.dim != data.dim:
-            raise PlanInputError(
+            raise EvaluationInputError(
                 f"{queries.name}: expected queries of width {data.dim}, as in {data.name}, got {queries.dim}"
             )
         asked = _rows(sample_rows(queries, _MOST_QUERIES, seed), metric, queries)
@@ -255,12 +255,12 @@ def draw(data: VectorSource, queries: VectorSource | None, k: int, metric: Metri
         asked, known = known[shuffled[:held_out]], known[np.sort(shuffled[held_out:])]
     base = known[np.sort(random.permutation(len(known))[:rows])]
     if len(base) < 4 * k or len(asked) < _FEWEST_QUERIES:
-        raise PlanInputError(
+        raise EvaluationInputError(
             f"expected at least {4 * k} documents and {_FEWEST_QUERIES} queries (where none are given, a tenth of the "
             f"documents), got {len(base)} and {len(asked)}"
         )
     if (base == base[0]).all():
-        raise PlanInputError(f"{data.name}: all rows are the same vector, so that there is nothing to rank")
+        raise EvaluationInputError(f"{data.name}: all rows are the same vector, so that there is nothing to rank")
     halves = np.sort(random.permutation(len(asked))[: len(asked) // 2])
     return PlanSample(
         fitted_on=known,
@@ -280,12 +280,12 @@ def _rows(sample: FloatArray, metric: Metric, source: VectorSource) -> FloatArra
 
 def _check(path: Path, codec: Codec, dim: int, metric: Metric, queries: bool) -> None:
     if (codec.dim, codec.metric) != (dim, metric):
-        raise PlanInputError(
+        raise EvaluationInputError(
             f"{path}: expected a codec for embeddings of width {dim} compared by {metric}, got one for width "
             f"{codec.dim} and {codec.metric}"
         )
     if not queries:
-        raise PlanInputError(
+        raise EvaluationInputError(
             f"{path}: a codec may have been trained on the documents that would stand in for queries; give queries "
             "that it was not trained on"
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vaecodec.codec import Codec
-from vaecodec.errors import MissingVectorError
+from vaecodec.errors import MissingColumnError
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray
 from vaecodec_integrations.postgres.identity import check_record, with_record
@@ -114,11 +114,11 @@ class CompressedColumn:
 
         Raises:
             CodecMismatchError: another codec filled the column, or none is recorded.
-            MissingVectorError: the table has no such column.
+            MissingColumnError: the table has no such column.
         """
         register_vector(connection)
         if not self._exists(connection):
-            raise MissingVectorError(f"{self._where}: expected a column of type {self.sql_type}, got no such column")
+            raise MissingColumnError(f"{self._where}: expected a column of type {self.sql_type}, got no such column")
         check_record(self._where, self._comment(connection), self.codec, self.storage)
 
     def documents(self, vectors: Any) -> list[Any]:

@@ -18,9 +18,8 @@ from qdrant_client import QdrantClient, models
 
 from vaecodec.errors import (
     AmbiguousColumnError,
+    InvalidVectorsError,
     MissingColumnError,
-    NotTwoDimensionalError,
-    NoVectorColumnError,
     SourceNotFoundError,
     UnknownSourceError,
 )
@@ -44,8 +43,8 @@ class QdrantSource:
 
     Raises:
         SourceNotFoundError: there is no such collection.
-        MissingColumnError, NoVectorColumnError, AmbiguousColumnError: the vector's name does not settle one.
-        NotTwoDimensionalError: it is a multivector.
+        MissingColumnError, AmbiguousColumnError: the vector's name does not settle one.
+        InvalidVectorsError: it is a multivector.
         StoreError: the server does not answer, refuses the key, or refuses a request.
     """
 
@@ -60,14 +59,14 @@ class QdrantSource:
         named = vectors if isinstance(vectors, dict) else {"": vectors} if vectors is not None else {}
         listed = ", ".join(repr(name) for name in sorted(named)) or "none"
         if not named:
-            raise NoVectorColumnError(f"collection {collection!r} has no dense vectors")
+            raise MissingColumnError(f"collection {collection!r} has no dense vectors")
         if vector is None and len(named) > 1:
             raise AmbiguousColumnError(f"collection {collection!r} has several vectors: {listed}; say which is meant")
         chosen = vector if vector is not None else next(iter(named))
         if chosen not in named:
             raise MissingColumnError(f"collection {collection!r} has no vector {chosen!r}; it has: {listed}")
         if named[chosen].multivector_config is not None:
-            raise NotTwoDimensionalError(f"vector {chosen!r} of collection {collection!r} is a multivector")
+            raise InvalidVectorsError(f"vector {chosen!r} of collection {collection!r} is a multivector")
         self.name = f"qdrant collection {collection!r}"
         self.dim = named[chosen].size
         self._client = client

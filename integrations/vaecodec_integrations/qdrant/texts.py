@@ -9,7 +9,7 @@ from typing import Any
 from qdrant_client import models
 from qdrant_client.embed.model_embedder import ModelEmbedder
 
-from vaecodec.errors import UntranslatableError
+from vaecodec.errors import UnsupportedRequestError
 
 INFERENCE = (models.Document, models.Image, models.InferenceObject)
 
@@ -44,10 +44,10 @@ class TextEmbedder:
             label: what the first of them is called in error messages.
 
         Raises:
-            UntranslatableError: they would be embedded in the cloud.
+            UnsupportedRequestError: they would be embedded in the cloud.
         """
         if self._cloud:
-            raise UntranslatableError(
+            raise UnsupportedRequestError(
                 f"{label}: expected a vector, got a {type(objects[0]).__name__} that Qdrant's cloud would embed "
                 "after it was sent, and so uncompressed; embed it first, or open the wrapped client without "
                 "cloud_inference"

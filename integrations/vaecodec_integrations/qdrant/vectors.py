@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from qdrant_client import models
 
-from vaecodec.errors import InvalidVectorsError, UntranslatableError, WrongWidthError
+from vaecodec.errors import InvalidVectorsError, UnsupportedRequestError, WrongWidthError
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.vectors import as_vectors
 from vaecodec_integrations.qdrant.layout import UNNAMED, CodedVector, Layout
@@ -117,7 +117,7 @@ def encode_column(
         queries: encode as queries, not as documents.
 
     Raises:
-        UntranslatableError, InvalidVectorsError: naming the first vector that cannot be encoded.
+        UnsupportedRequestError, InvalidVectorsError: naming the first vector that cannot be encoded.
     """
     if not len(vectors):
         return []
@@ -153,7 +153,7 @@ def _encoded_rows(coded: CodedVector, vectors: Sequence[Any], label: Label, quer
         call = codec.encode_queries if queries else codec.encode
         return _call(call, _stacked(coded, vectors, codec.dim, label), coded, codec.dim, codec.metric, label)
     if coded.original is not None:
-        raise UntranslatableError(
+        raise UnsupportedRequestError(
             f"{label(0)}, vector {coded.name!r}: expected {codec.dim} floats, because the collection keeps originals "
             f"to re-rank by, got latents of width {codec.code_dim}; pass the embedding itself"
         )
@@ -176,7 +176,7 @@ def _stacked(coded: CodedVector, vectors: Sequence[Any], width: int, label: Labe
     """Vectors of one name as float32 (n, width).
 
     Raises:
-        UntranslatableError, WrongWidthError: naming the first vector that is none of this width.
+        UnsupportedRequestError, WrongWidthError: naming the first vector that is none of this width.
     """
     shape = (len(vectors), width)
     if not isinstance(vectors, np.ndarray) and not isinstance(vectors[0], np.ndarray):
@@ -197,14 +197,14 @@ def _stacked(coded: CodedVector, vectors: Sequence[Any], width: int, label: Labe
     if rows.shape != shape:
         for number, vector in enumerate(vectors):
             _check_form(coded, vector, width, label(number))
-        raise UntranslatableError(f"vector {coded.name!r}: expected {width} floats per point, got other values")
+        raise UnsupportedRequestError(f"vector {coded.name!r}: expected {width} floats per point, got other values")
     return rows
 
 
 def _check_form(coded: CodedVector, vector: Any, width: int, label: str) -> None:
     where = f"{label}, vector {coded.name!r}"
     if isinstance(vector, INFERENCE):
-        raise UntranslatableError(
+        raise UnsupportedRequestError(
             f"{where}: expected {width} floats, got a {type(vector).__name__} to be embedded elsewhere; embed it "
             "first, then pass the vector"
         )
@@ -213,7 +213,9 @@ def _check_form(coded: CodedVector, vector: Any, width: int, label: str) -> None
     except (TypeError, KeyError):
         found, nested = 0, True
     if nested or isinstance(vector, models.SparseVector):
-        raise UntranslatableError(f"{where}: expected {width} floats, got a {type(vector).__name__} of another kind")
+        raise UnsupportedRequestError(
+            f"{where}: expected {width} floats, got a {type(vector).__name__} of another kind"
+        )
     if found != width:
         raise WrongWidthError(
             f"{where}: expected width {width}, got {found}; was it made by the embedding model that the codec was "

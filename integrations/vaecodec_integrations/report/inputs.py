@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.errors import ReportInputError
+from vaecodec.errors import EvaluationInputError
 from vaecodec.sources import open_source
 from vaecodec_integrations.report.run import FORMAT_VERSION, Run, ScoredPairs
 
@@ -29,12 +29,12 @@ def read_relevant(path: Path) -> list[list[int]]:
         path: ``.npy`` with integers (nq,), one row for each query, or ``.json`` with a list of rows for each.
 
     Raises:
-        ReportInputError: there is no such file, or it holds something else.
+        EvaluationInputError: there is no such file, or it holds something else.
     """
     if path.suffix == ".npy":
         array = _load(path)
         if array.ndim != 1 or array.dtype.kind not in "iu":
-            raise ReportInputError(
+            raise EvaluationInputError(
                 f"{path}: expected one integer for each query, got dtype {array.dtype} and shape {array.shape}; "
                 "several for a query need a .json file with a list for each"
             )
@@ -42,9 +42,9 @@ def read_relevant(path: Path) -> list[list[int]]:
     try:
         lists = json.loads(_text(path))
     except ValueError as error:
-        raise ReportInputError(f"{path}: expected .npy or JSON, got text that is neither: {error}") from error
+        raise EvaluationInputError(f"{path}: expected .npy or JSON, got text that is neither: {error}") from error
     if not isinstance(lists, list) or not all(isinstance(rows, list) and all(map(_is_row, rows)) for rows in lists):
-        raise ReportInputError(f"{path}: expected a JSON list that holds a list of row numbers for each query")
+        raise EvaluationInputError(f"{path}: expected a JSON list that holds a list of row numbers for each query")
     return lists
 
 
@@ -52,13 +52,13 @@ def read_labels(path: Path) -> Sequence[str]:
     """A label for each query: ``.npy`` with strings or integers (nq,), or text with one line for each.
 
     Raises:
-        ReportInputError: there is no such file, or it holds something else.
+        EvaluationInputError: there is no such file, or it holds something else.
     """
     if path.suffix != ".npy":
         return _text(path).splitlines()
     array = _load(path)
     if array.ndim != 1 or array.dtype.kind not in "iuU":
-        raise ReportInputError(
+        raise EvaluationInputError(
             f"{path}: expected one string or integer for each query, got dtype {array.dtype} and shape {array.shape}"
         )
     return [str(label) for label in array.tolist()]
@@ -71,25 +71,27 @@ def read_scored_pairs(path: Path) -> ScoredPairs:
         path: ``.npz`` with float (n, d) arrays ``first`` and ``second``, and ``scores`` (n,).
 
     Raises:
-        ReportInputError: there is no such file, or it holds something else.
+        EvaluationInputError: there is no such file, or it holds something else.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return ScoredPairs(arrays["first"], arrays["second"], arrays["scores"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ReportInputError(f"{path}: expected a .npz file with first, second and scores: {error}") from error
+        raise EvaluationInputError(f"{path}: expected a .npz file with first, second and scores: {error}") from error
 
 
 def read_report(path: Path) -> Run:
-    """What an earlier report measured, from its ``report.json``; raises ``ReportInputError``."""
+    """What an earlier report measured, from its ``report.json``; raises ``EvaluationInputError``."""
     try:
         document = json.loads(_text(path))
         version = document["format_version"]
         if version == FORMAT_VERSION:
             return Run.from_json(document["run"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ReportInputError(f"{path}: expected the report.json of an earlier report, got something else") from error
-    raise ReportInputError(f"{path}: a report of format {version}, but this vaecodec reads {FORMAT_VERSION}")
+        raise EvaluationInputError(
+            f"{path}: expected the report.json of an earlier report, got something else"
+        ) from error
+    raise EvaluationInputError(f"{path}: a report of format {version}, but this vaecodec reads {FORMAT_VERSION}")
 
 
 def _is_row(value: Any) -> bool:
@@ -100,7 +102,7 @@ def _load(path: Path) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise ReportInputError(f"{path}: cannot be read as a .npy file: {error}") from error
+        raise EvaluationInputError(f"{path}: cannot be read as a .npy file: {error}") from error
     return array
 
 
@@ -108,4 +110,4 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ReportInputError(f"{path}: cannot be read as text: {error}") from error
+        raise EvaluationInputError(f"{path}: cannot be read as text: {error}") from error

@@ -17,7 +17,7 @@ import numpy as np
 from vaecodec.calibration import scores_of
 from vaecodec.codec import Codec
 from vaecodec.codes import Code, CodeType
-from vaecodec.errors import InvalidVectorsError, NotCalibratedError, ReportInputError
+from vaecodec.errors import EvaluationInputError, InvalidVectorsError, NotCalibratedError
 from vaecodec.evaluation import IdArray, exact_search, pair_scores, pair_similarity, spearman
 from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec.linear import LinearKind, fit_linear
@@ -72,7 +72,7 @@ def measure(
 
     Raises:
         InvalidVectorsError: naming the first bad row.
-        ReportInputError: too few rows, rows that are all the same, relevance or labels that do not fit the queries,
+        EvaluationInputError: too few rows, rows that are all the same, relevance or labels that do not fit the queries,
             scores that do not fit the pairs, or a codec that has no codes.
         InvalidBudgetError, NotCalibratedError: the codec has no code of that many bytes.
     """
@@ -138,19 +138,19 @@ def _check(
     name: str,
 ) -> None:
     if len(base) < _FEWEST_ROWS or not len(queries):
-        raise ReportInputError(
+        raise EvaluationInputError(
             f"expected at least {_FEWEST_ROWS} rows in base and 1 in queries, got {len(base)} and {len(queries)}"
         )
     if (base == base[0]).all():
-        raise ReportInputError("base: all rows are the same vector, so that there is nothing to rank")
+        raise EvaluationInputError("base: all rows are the same vector, so that there is nothing to rank")
     for what, given in (("relevant", relevant), ("labels", labels)):
         if given is not None and len(given) != len(queries):
-            raise ReportInputError(f"{what}: expected {len(queries)} entries, one for each query, got {len(given)}")
+            raise EvaluationInputError(f"{what}: expected {len(queries)} entries, one for each query, got {len(given)}")
     for query, rows in enumerate(relevant or ()):
         if any(not 0 <= row < len(base) for row in rows):
-            raise ReportInputError(f"relevant: query {query} names a row outside the base of {len(base)} rows")
+            raise EvaluationInputError(f"relevant: query {query} names a row outside the base of {len(base)} rows")
     if name in (UNCOMPRESSED, *LinearKind):
-        raise ReportInputError(f"name: {name!r} is the name of a baseline; call the codec something else")
+        raise EvaluationInputError(f"name: {name!r} is the name of a baseline; call the codec something else")
 
 
 def _checked(pairs: ScoredPairs, dim: int, metric: Metric) -> ScoredPairs:
@@ -158,12 +158,12 @@ def _checked(pairs: ScoredPairs, dim: int, metric: Metric) -> ScoredPairs:
     second = as_vectors(pairs.second, dim, metric, name="scored pairs, second")
     scores = np.asarray(pairs.scores, np.float64)
     if not (scores.ndim == 1 and len(first) == len(second) == len(scores)):
-        raise ReportInputError(
+        raise EvaluationInputError(
             f"scored pairs: expected as many first and second rows as scores, got {len(first)}, {len(second)} and "
             f"scores of shape {scores.shape}"
         )
     if not np.isfinite(scores).all() or len(np.unique(scores)) < 2:
-        raise ReportInputError("scored pairs: expected finite scores that are not all the same")
+        raise EvaluationInputError("scored pairs: expected finite scores that are not all the same")
     return ScoredPairs(first, second, scores)
 
 
@@ -232,7 +232,7 @@ def _code(codec: VectorCodec, dtype: CodeType) -> Code | None:
 
 def _with_codes(codec: VectorCodec) -> Codec:
     if not isinstance(codec, Codec):
-        raise ReportInputError("codec: codes need a codec loaded from a file, which holds their calibration")
+        raise EvaluationInputError("codec: codes need a codec loaded from a file, which holds their calibration")
     return codec
 
 

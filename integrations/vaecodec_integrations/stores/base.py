@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from vaecodec.errors import CodecMismatchError, LabelError, MissingVectorError
+from vaecodec.errors import CodecMismatchError, IndexArgumentError, StoreError
 from vaecodec.interface import FloatArray, VectorCodec
 from vaecodec_integrations.reranking import Candidate, Hit, OriginalsColumn, rerank_by_originals
 
@@ -47,7 +47,7 @@ class CompressedStore(ABC):
 
         Raises:
             InvalidVectorsError: a row is not such as the codec takes; nothing is written.
-            LabelError: the ids are not n integers of that range; nothing is written.
+            IndexArgumentError: the ids are not n integers of that range; nothing is written.
         """
         latents = self.codec.encode(vectors)
         keys = _checked_ids(ids, len(latents))
@@ -86,13 +86,13 @@ class CompressedStore(ABC):
         """Decode stored rows to float32 (n, dim), in the order of ``ids``.
 
         Raises:
-            MissingVectorError: an id is not there.
+            StoreError: an id is not there.
         """
         keys = _checked_ids(ids, None)
         found = self._read(keys)
         missing = [key for key in keys if key not in found]
         if missing:
-            raise MissingVectorError(f"expected ids that are stored, got {missing[0]} and {len(missing) - 1} others")
+            raise StoreError(f"expected ids that are stored, got {missing[0]} and {len(missing) - 1} others")
         rows = [found[key] for key in keys]
         return self.codec.decode(np.stack(rows) if rows else np.empty((0, self.codec.code_dim), np.float32))
 
@@ -163,7 +163,7 @@ def _checked_ids(ids: Any, rows: int | None) -> list[int]:
     array = np.asarray(ids)
     if array.ndim != 1 or (rows is not None and len(array) != rows):
         wanted = "a list of integers" if rows is None else f"{rows} integers, one for each vector"
-        raise LabelError(f"ids: expected {wanted}, got shape {array.shape}")
+        raise IndexArgumentError(f"ids: expected {wanted}, got shape {array.shape}")
     if len(array) and (array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= 2**63):
-        raise LabelError(f"ids: expected integers from 0 to 2**63 - 1, got {array.dtype} {array[0]}")
+        raise IndexArgumentError(f"ids: expected integers from 0 to 2**63 - 1, got {array.dtype} {array[0]}")
     return [int(key) for key in array]

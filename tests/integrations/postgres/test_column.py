@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vaecodec import Codec
-from vaecodec.errors import CodecMismatchError, InvalidVectorsError, MissingVectorError, NonFiniteError
+from vaecodec.errors import BadRowsError, CodecMismatchError, InvalidVectorsError, MissingColumnError
 from vaecodec.evaluation import exact_search
 from vaecodec.interface import Metric
 from vaecodec_integrations.postgres.column import CompressedColumn
@@ -127,7 +127,7 @@ def test_a_column_without_a_record_is_refused_and_can_be_recorded(connection, ba
 
 def test_a_missing_column_is_named(connection, vae_codec: Codec) -> None:
     connection.execute("CREATE TABLE docs (id integer PRIMARY KEY)")
-    with pytest.raises(MissingVectorError, match=r"docs\.embedding: expected a column of type vector\(64\)"):
+    with pytest.raises(MissingColumnError, match=r"docs\.embedding: expected a column of type vector\(64\)"):
         CompressedColumn(vae_codec, "docs", "embedding").check(connection)
 
 
@@ -135,7 +135,7 @@ def test_a_bad_row_is_refused_whole(base, vae_codec: Codec) -> None:
     column = CompressedColumn(vae_codec, "docs", "embedding")
     bad = base[:4].copy()
     bad[2, 5] = np.nan
-    with pytest.raises(NonFiniteError, match="row 2"):
+    with pytest.raises(BadRowsError, match="row 2"):
         column.documents(bad)
     with pytest.raises(InvalidVectorsError, match="384"):
         column.query(base[0, :100])

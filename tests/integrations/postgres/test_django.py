@@ -16,7 +16,7 @@ from django.db import connections, models  # noqa: E402
 from django.db.migrations.writer import MigrationWriter  # noqa: E402
 
 from vaecodec import Codec  # noqa: E402
-from vaecodec.errors import CodecMismatchError, NonFiniteError  # noqa: E402
+from vaecodec.errors import BadRowsError, CodecMismatchError  # noqa: E402
 from vaecodec.evaluation import exact_search  # noqa: E402
 from vaecodec.interface import Metric  # noqa: E402
 from vaecodec_integrations.postgres.django import CompressedVectorField, LatentDistance  # noqa: E402
@@ -108,6 +108,6 @@ def test_a_migration_names_the_codec_and_the_type(vae_path, vae_codec: Codec) ->
 def test_a_bad_vector_is_refused(database, base, vae_path) -> None:
     doc: Any = new_model(vae_path, "Doc")
     create(database, doc)
-    with pytest.raises(NonFiniteError, match="row 0"):
+    with pytest.raises(BadRowsError, match="row 0"):
         doc.objects.create(id=1, embedding=np.full(384, np.nan))
     assert doc.objects.count() == 0

@@ -11,7 +11,7 @@ from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, 
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from vaecodec import Codec
-from vaecodec.errors import CodecMismatchError, ZeroNormError
+from vaecodec.errors import BadRowsError, CodecMismatchError
 from vaecodec.evaluation import exact_search
 from vaecodec.interface import Metric
 from vaecodec_integrations.postgres.sqlalchemy import CompressedVector
@@ -119,4 +119,4 @@ def test_a_zero_vector_is_refused_before_it_is_sent(engine: Engine, base, vae_co
     docs.create(engine)
     with engine.connect() as connection, pytest.raises(sqlalchemy.exc.StatementError) as refused:
         connection.execute(insert(docs).values(id=1, embedding=np.zeros(384)))
-    assert isinstance(refused.value.orig, ZeroNormError)
+    assert isinstance(refused.value.orig, BadRowsError)

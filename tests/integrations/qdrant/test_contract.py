@@ -13,20 +13,19 @@ from qdrant_client.conversions.conversion import RestToGrpc
 
 from vaecodec import LinearCodec, evaluation, fit_linear
 from vaecodec.errors import (
+    BadRowsError,
     CodecMismatchError,
-    NonFiniteError,
     UnsupportedRequestError,
     WrongWidthError,
-    ZeroNormError,
 )
 from vaecodec.interface import Metric
 
 N = 400
 BAD = {
-    "nan": (np.nan, NonFiniteError, "holds NaN or infinity"),
-    "inf": (np.inf, NonFiniteError, "holds NaN or infinity"),
-    "beyond float32": (1e39, NonFiniteError, "holds NaN or infinity"),
-    "zero": (0.0, ZeroNormError, "has zero norm"),
+    "nan": (np.nan, BadRowsError, "holds NaN or infinity"),
+    "inf": (np.inf, BadRowsError, "holds NaN or infinity"),
+    "beyond float32": (1e39, BadRowsError, "holds NaN or infinity"),
+    "zero": (0.0, BadRowsError, "has zero norm"),
 }
 Open = Callable[..., Any]
 
@@ -324,7 +323,7 @@ class TestWriting:
         client.create_collection(name)
         rows = sample.base[:500].copy()
         rows[499, 3] = np.nan
-        with pytest.raises(NonFiniteError, match=r"^vectors '': row 499 holds NaN"):
+        with pytest.raises(BadRowsError, match=r"^vectors '': row 499 holds NaN"):
             client.upload_collection(name, rows, batch_size=10)
         assert client.count(name).count == 0
 
@@ -506,7 +505,7 @@ class TestQuerying:
     def test_a_bad_query_vector_is_named(self, filled: Any, sample: Any, name: str) -> None:
         requests = [models.QueryRequest(query=sample.queries[i].tolist()) for i in range(3)]
         requests[2].query = [float("nan")] * 384
-        with pytest.raises(NonFiniteError, match=r"^query 2, vector '': .*holds NaN"):
+        with pytest.raises(BadRowsError, match=r"^query 2, vector '': .*holds NaN"):
             filled.query_batch_points(name, requests)
         with pytest.raises(WrongWidthError, match=r"^query 0, vector '': expected width 384, got 3;"):
             filled.query_points(name, [1.0, 2.0, 3.0])

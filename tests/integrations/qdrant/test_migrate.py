@@ -29,7 +29,6 @@ from vaecodec.errors import (
     MigrationError,
     OriginalsError,
     StoreError,
-    ZeroNormError,
 )
 from vaecodec_cli.migrate import migrate as migrate_command
 from vaecodec_cli.rollback import rollback as rollback_command
@@ -612,7 +611,7 @@ class TestBadPoints:
 
     @pytest.mark.parametrize("target", [{"into": "docs_small"}, {"named": "latent"}])
     def test_stop_the_run_that_asks_for_it(self, source: QdrantClient, make: Make, target: dict[str, str]) -> None:
-        with pytest.raises(ZeroNormError, match=r"zero norm.*on_bad_rows=skip \(--on-bad-rows skip\)"):
+        with pytest.raises(BadRowsError, match=r"zero norm.*on_bad_rows=skip \(--on-bad-rows skip\)"):
             migrate(make(**target))
 
     def test_are_all_reported_before_anything_is_written(self, source: QdrantClient, make: Make) -> None:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vaecodec.errors import MissingOriginalsError, NonFiniteError, OriginalsError, WrongWidthError
+from vaecodec.errors import BadRowsError, MissingOriginalsError, OriginalsError, WrongWidthError
 from vaecodec.interface import Metric
 from vaecodec.linear import LinearCodec, LinearKind
 from vaecodec_integrations.qdrant import OriginalsFile
@@ -102,8 +102,8 @@ def test_missing_ids_are_named(path: Path) -> None:
     [
         ([1, 2], rows(3), WrongWidthError, "expected one id per vector, got 2 ids and 3 vectors"),
         ([1], rows(1)[:, :4], WrongWidthError, "expected rows of width 5, got 4"),
-        ([1], np.full((1, DIM), np.nan), NonFiniteError, "row 0 holds NaN"),
-        ([1, 2], np.array([[0.0] * DIM, [1e300] * DIM]), NonFiniteError, "row 1 holds NaN or infinity"),
+        ([1], np.full((1, DIM), np.nan), BadRowsError, "row 0 holds NaN"),
+        ([1, 2], np.array([[0.0] * DIM, [1e300] * DIM]), BadRowsError, "row 1 holds NaN or infinity"),
         ([-1], rows(1), OriginalsError, "expected integers from 0 .* got -1"),
         (["word"], rows(1), OriginalsError, "expected integers from 0 .* got 'word'"),
     ],

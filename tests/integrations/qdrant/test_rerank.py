@@ -13,11 +13,11 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 
 from vaecodec import LinearCodec, evaluation, fit_linear
 from vaecodec.errors import (
+    BadRowsError,
     CodecMismatchError,
     MissingOriginalsError,
     OriginalsError,
     UnsupportedRequestError,
-    ZeroNormError,
 )
 from vaecodec.interface import Metric
 from vaecodec_integrations.qdrant import OriginalsFile, erase_deleted
@@ -271,7 +271,7 @@ class TestInAFile:
             models.UpdateVectorsOperation(update_vectors=models.UpdateVectors(points=[points]))
             for points in (good, bad)
         ]
-        with pytest.raises(ZeroNormError, match=r"^point 2, vector ''"):
+        with pytest.raises(BadRowsError, match=r"^point 2, vector ''"):
             client.batch_update_points(name, operations)
         np.testing.assert_allclose(file.get([1, 2]), sample.base[1:3], atol=5e-4)
 

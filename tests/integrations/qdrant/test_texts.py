@@ -12,7 +12,7 @@ from qdrant_client import QdrantClient, models
 from rest_server import RestServer
 
 from vaecodec import LinearCodec
-from vaecodec.errors import UntranslatableError
+from vaecodec.errors import UnsupportedRequestError
 from vaecodec_integrations.qdrant import CompressedQdrantClient
 
 Open = Callable[..., Any]
@@ -145,9 +145,9 @@ def test_only_inference_in_the_cloud_is_refused(rest_server: RestServer, svd_cod
     client.create_collection(name)
     document = models.Document(text="a package manager", model="any")
     refused = "vector '': expected a vector, got a Document that Qdrant's cloud would embed after it was sent"
-    with pytest.raises(UntranslatableError, match=refused):
+    with pytest.raises(UnsupportedRequestError, match=refused):
         client.upsert(name, [models.PointStruct(id=1, vector=document)])
-    with pytest.raises(UntranslatableError, match=refused):
+    with pytest.raises(UnsupportedRequestError, match=refused):
         client.query_points(name, document)
     assert client.count(name).count == 0
     client.close()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vaecodec import Codec
-from vaecodec.errors import CodecMismatchError, LabelError, MissingVectorError, NonFiniteError
+from vaecodec.errors import BadRowsError, CodecMismatchError, IndexArgumentError, StoreError
 from vaecodec.evaluation import exact_search
 from vaecodec.interface import Metric
 from vaecodec_integrations.reranking import OriginalsColumn
@@ -143,7 +143,7 @@ def test_stored_rows_decode_to_the_codecs_reconstruction(opener: Opener, base, v
         store.upsert([4, 2, 9], base[:3])
         expected = vae_codec.decode(vae_codec.encode(base[:3]))
         np.testing.assert_allclose(store.get([9, 4]), expected[[2, 0]], atol=1e-4)
-        with pytest.raises(MissingVectorError, match="expected ids that are stored, got 5"):
+        with pytest.raises(StoreError, match="expected ids that are stored, got 5"):
             store.get([4, 5])
 
 
@@ -198,11 +198,11 @@ def test_bad_rows_and_ids_change_nothing(opener: Opener, base, vae_codec: Codec)
     bad = base[:3].copy()
     bad[1, 0] = np.inf
     with opener(vae_codec) as store:
-        with pytest.raises(NonFiniteError, match="row 1"):
+        with pytest.raises(BadRowsError, match="row 1"):
             store.upsert(range(3), bad)
-        with pytest.raises(LabelError, match="3 integers, one for each vector"):
+        with pytest.raises(IndexArgumentError, match="3 integers, one for each vector"):
             store.upsert(range(2), base[:3])
-        with pytest.raises(LabelError, match="expected integers from 0"):
+        with pytest.raises(IndexArgumentError, match="expected integers from 0"):
             store.upsert([1, -2, 3], base[:3])
         assert len(store) == 0
         assert store.search(base[:2], 3) == [[], []]
