@@ -21,6 +21,8 @@ from vaecodec_cli.options import (
     Queries,
     QueryColumn,
     RecipeFile,
+    Target,
+    duration,
     open_collection,
     open_column,
     widths,
@@ -39,7 +41,10 @@ def fit(
     pairs: Pairs = None,
     column: Column = None,
     query_column: QueryColumn = None,
-    dims: Annotated[str, typer.Option(help="Widths to choose among.")] = "32,64,128,192",
+    dims: Annotated[
+        str, typer.Option(help="Widths to choose among, e.g. 32,64,128,192. With --target 48 all latents by default.")
+    ] = "",
+    target: Target = "",
     budget: Annotated[str, typer.Option(help="Time for all training, e.g. 90s, 10m, 1.5h.")] = "10m",
     recipe: RecipeFile = None,
     metric: MetricOption = Metric.COSINE,
@@ -52,28 +57,32 @@ def fit(
     """
     require_training(export=True)
     from vaecodec_exporters.pipeline import fit as fit_and_export
-    from vaecodec_training.recipe import Recipe
-    from vaecodec_training.search import refuse_processes, seconds
+    from vaecodec_training.recipe import Recipe, choose_recipe
+    from vaecodec_training.search import refuse_processes
 
     refuse_processes()
-    time = seconds(budget)
+    time = duration(budget)
     console = Console(stderr=as_json)
 
     def on_step(name: str, figures: dict[str, Any]) -> None:
         if "validation" in figures:
             console.print(f"{name}: recall@10 {interval(figures['validation']['recall@10'])}", highlight=False)
+        elif "diverged" in figures:
+            console.print(f"{name}: diverged, {figures['diverged']}", highlight=False)
 
     with warnings_on(console):
         documents = open_column(data, column)
+        base = Recipe.load(recipe) if recipe else None
+        settings = choose_recipe(base, width=documents.dim, target=target, paired=bool(pairs))
         collection = open_collection(documents, (queries, query_column), pairs, metric, embedder, 0.05)
         print_collection(collection, console)
         with how_to_resume(console, f"repeat the command to go on from {out}"), TrainingBar(console) as bar:
             fitted = fit_and_export(
                 collection,
                 out,
-                dims=widths(dims),
+                dims=widths(dims) or None,
                 budget=time,
-                recipe=Recipe.load(recipe) if recipe else None,
+                recipe=settings,
                 observers=[bar],
                 on_step=on_step,
             )
@@ -95,7 +104,7 @@ def _steps(found: SearchResult) -> Table:
     """Every run of a fit on the validation rows, and its codec beside the linear ones on the confirmation rows."""
     steps = found.content["steps"]
     confirmed = steps["gate"]["confirmation"]
-    metrics = [metric for metric in ("recall@10", "ndcg@10") if metric in confirmed["codec"]]
+    metrics = [metric for metric in ("recall@10", "recall@100", "ndcg@10") if metric in confirmed["codec"]]
     table = Table(title="Steps, mean [95 % interval]", title_justify="left")
     table.add_column("validation rows")
     for column in ("width", *metrics, "seconds"):

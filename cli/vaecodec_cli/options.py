@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +31,9 @@ Column = Annotated[
 ]
 QueryColumn = Annotated[str | None, typer.Option(help="Vector column of the queries file, where there are several.")]
 RecipeFile = Annotated[Path | None, typer.Option(help="TOML file of settings. docs/training.md lists them.")]
+Target = Annotated[
+    str, typer.Option(help="Train for codes: bytes per vector such as 48 or 32,48,64; or int8, int4, int2, binary.")
+]
 MetricOption = Annotated[Metric, typer.Option(help="How the embeddings are compared.")]
 Overwrite = Annotated[
     bool,
@@ -44,6 +48,18 @@ def widths(text: str) -> tuple[int, ...]:
         return tuple(int(width) for width in text.split(",") if width.strip())
     except ValueError:
         raise typer.BadParameter(f"expected widths such as 32,64, got {text!r}") from None
+
+
+def duration(text: str) -> float:
+    """Read a duration such as 90s, 10m or 1.5h, in seconds."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    try:
+        value = float(text[:-1]) * units[text[-1:]]
+    except (KeyError, ValueError):
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise typer.BadParameter(f"expected a duration such as 90s, 10m or 1.5h, got {text!r}")
+    return value
 
 
 def open_collection(

@@ -91,7 +91,7 @@ class TrainingBar:
         self._bar.stop()
 
     def __call__(self, progress: StepProgress) -> None:
-        figures = [f"loss {progress.loss:.4f}", f"best recall@10 {progress.best:.3f}"]
+        figures = [f"loss {progress.loss:.4f}", f"best so far {progress.best:.3f}"]
         if progress.record is not None:
             record = progress.record
             figures.append(f"now {record.recall:.3f}, rank {record.effective_rank:.0f}")

@@ -132,6 +132,10 @@ class LinearCodec:
             raise InvalidDimensionError(f"expected a latent width from 1 to {self.code_dim}, got {code_dim}")
         return replace(self, components=self.components[:code_dim])
 
+    def rotated(self, rotation: FloatArray) -> LinearCodec:
+        """The same codec with its latents multiplied by an orthonormal map, float32 (code_dim, code_dim)."""
+        return replace(self, components=rotation.T @ self.components)
+
     def encode(self, vectors: Any) -> FloatArray:
         """Documents, float (n, dim), to latents, float32 (n, code_dim); raises ``InvalidVectorsError``."""
         return self._project(vectors, self.mean, "vectors")

@@ -57,6 +57,7 @@ def export_linear(
     *,
     provenance: dict[str, Any] | None = None,
     calibration: CodecCalibration | None = None,
+    nested: bool = True,
     overwrite: bool = False,
 ) -> None:
     """Write a linear codec as one ONNX file; every width below its own is a nested codec of it.
@@ -66,6 +67,7 @@ def export_linear(
         path: the target.
         provenance: JSON values kept in the file beside what the codec itself knows of its origin.
         calibration: what the file holds beside its weights; by default fitted on the rows that the codec keeps.
+        nested: False for a rotated codec, whose latents are worth something only together.
         overwrite: replace another codec file at ``path``.
 
     Raises:
@@ -74,7 +76,7 @@ def export_linear(
     """
     decode_mean = codec.mean if codec.latent_metric is not Metric.COSINE else np.zeros_like(codec.mean)
     own_query_map = not np.array_equal(codec.mean, codec.query_mean)
-    whole = codec.kind is LinearKind.TRUNCATION and codec.code_dim == codec.dim
+    whole = nested and codec.kind is LinearKind.TRUNCATION and codec.code_dim == codec.dim
     write_codec(
         path,
         CodecWeights(
@@ -90,7 +92,7 @@ def export_linear(
             code_dim=codec.code_dim,
             metric=codec.metric,
             latent_metric=codec.latent_metric,
-            nested_dims=tuple(range(1, codec.code_dim + 1)),
+            nested_dims=tuple(range(1, codec.code_dim + 1)) if nested else (),
             embedder=codec.embedder,
             calibration=(calibration or _calibration(codec)).to_json(),
             provenance={

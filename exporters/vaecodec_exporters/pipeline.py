@@ -12,18 +12,24 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from vaecodec.artifact import read_artifact
 from vaecodec.calibration import CodecCalibration
+from vaecodec.errors import ArtifactError
 from vaecodec.extras import require
 from vaecodec.linear import LinearKind
+from vaecodec.outputs import check_file
 from vaecodec_exporters.checkpoint import export_checkpoint
 from vaecodec_exporters.linear import export_linear
 from vaecodec_exporters.output import refuse_existing
+from vaecodec_training.channel import rotation_for
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.gate import Gate
 from vaecodec_training.observe import Observer
 from vaecodec_training.outcome import TrainedRun
 from vaecodec_training.recipe import Recipe
-from vaecodec_training.search import RECIPE, RUN, OnStep, SearchResult, draw, first_lines, search
+from vaecodec_training.search import RECIPE, RUN, OnStep, SearchResult, search
 from vaecodec_training.trainer import train
 
 CODEC = "codec.onnx"
@@ -56,7 +62,7 @@ class Fitted:
     @property
     def lines(self) -> list[str]:
         """The summary for people: the decision first, then the width and why."""
-        return first_lines(self.search)
+        return self.search.lines
 
     def to_json(self) -> dict[str, Any]:
         """The summary for programs."""
@@ -65,6 +71,7 @@ class Fitted:
             "learned_ships": self.gate.passed,
             "best_linear": self.gate.over,
             "difference": self.gate.difference._asdict(),
+            "comparisons": self.gate.to_json()["comparisons"],
             "reason_for_width": self.search.content["steps"]["knee"]["reason"],
         }
 
@@ -73,7 +80,7 @@ def fit(
     collection: Collection,
     out: str | os.PathLike[str],
     *,
-    dims: Sequence[int] = (32, 64, 128, 192),
+    dims: Sequence[int] | None = None,
     budget: float = 600.0,
     recipe: Recipe | None = None,
     observers: Sequence[Observer] = (),
@@ -86,32 +93,39 @@ def fit(
     Args:
         collection: opened with a confirmation part.
         out: folder for ``codec.onnx``, ``run.json``, ``recipe.toml``, the training runs, and a picture.
-        dims: widths to choose among.
+        dims: widths to choose among; by default as :func:`vaecodec_training.search.search` does.
         budget: seconds for all training; the length of the runs is chosen by it.
-        recipe: where to start from; the steps change its weights, width, learning rate and length.
+        recipe: where to start from, with what the codec is for and which codes it has to survive; the steps change
+            its weights, width, learning rate and length.
         observers: of every training run.
         on_step: called with the name and the figures of each step when it has ended.
 
     Raises:
-        RecipeError: no widths, or not all of them below that of the embeddings; the recipe is for codes or does not
-            fit the data.
+        RecipeError: no widths, or not all of them below that of the embeddings; or the recipe does not fit the
+            data.
         TrainingError: this is one of several processes.
         CheckpointError: ``out`` holds the fit of other data or settings.
-        DivergedError: the final run stayed unstable.
+        DivergedError: the final run stayed unstable, or all trials did.
+        OutputExistsError: ``out`` holds files that no fit wrote, under names that this one needs.
         MissingExtraError: onnx is not installed.
     """
     require("onnx", extra="export")
     out = Path(out)
+    if not (out / RUN).exists():
+        for name in (CODEC, PICTURE):
+            check_file(out / name, is_ours=lambda _: False, parents=True)
     found = search(collection, out, dims=dims, budget=budget, recipe=recipe, observers=observers, on_step=on_step)
     file = out / CODEC
-    if found.gate.passed:
+    if _is_written(file, found):
+        pass
+    elif found.gate.passed:
         export_checkpoint(found.run, file)
     else:
         _export_linear(collection, found, file)
     picture = None
     if find_spec("matplotlib"):
         picture = out / PICTURE
-        draw(found, picture)
+        found.draw(picture)
     return Fitted(file, out / RECIPE, out / RUN, picture, found)
 
 
@@ -163,9 +177,26 @@ def leads() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def _is_written(path: Path, found: SearchResult) -> bool:
+    """Whether the file holds the codec that this search led to."""
+    try:
+        provenance = read_artifact(path)[1].provenance
+    except ArtifactError:
+        return False
+    return (provenance.get("gate"), provenance.get("confirmation")) == (
+        str(found.gate),
+        found.content["steps"]["gate"]["confirmation"],
+    )
+
+
 def _export_linear(collection: Collection, found: SearchResult, path: Path) -> None:
     """Write the best linear codec with everything that a learned one has in its file."""
+    recipe = found.recipe
     codec = collection.linear(found.dim, LinearKind(found.gate.over))
+    rotation = rotation_for(codec.encode(collection.calibration_sample), recipe, codec.latent_metric)
+    turned = not np.array_equal(rotation, np.eye(len(rotation)))
+    if turned:
+        codec = codec.rotated(rotation)
     export_linear(
         codec,
         path,
@@ -174,5 +205,6 @@ def _export_linear(collection: Collection, found: SearchResult, path: Path) -> N
             "gate": str(found.gate),
             "confirmation": found.content["steps"]["gate"]["confirmation"],
         },
-        calibration=CodecCalibration.fit(codec, collection.calibration_rows),
+        calibration=CodecCalibration.fit(codec, collection.calibration_rows, memory=recipe.trellis_memory),
+        nested=not turned,
     )

@@ -21,7 +21,7 @@ class Progress:
         gradient_norm: before clipping.
         learning_rate: in force.
         record: the last checkpoint's figures, None before the first.
-        best: highest validation recall@10 so far; at first that of the start.
+        best: highest validation figure of the objective so far; at first that of the start.
     """
 
     step: int

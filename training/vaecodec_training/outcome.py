@@ -30,7 +30,7 @@ class TrainedRun:
     """What a run led to.
 
     Attributes:
-        checkpoint: the best model by validation recall@10.
+        checkpoint: the best model on the validation rows, by the figure of its objective.
         figures: its validation figures, per query.
         baselines: those of the linear codecs, by kind.
         history: one record per checkpoint.
@@ -76,7 +76,7 @@ def provenance(
     state: RunState,
 ) -> dict[str, Any]:
     """Where a model came from and how good it is; JSON values."""
-    linear = best(baselines, "recall@10")
+    linear = best(baselines, recipe.objective.figure)
     return {
         "recipe": recipe.to_dict(),
         "data": collection.to_json(),

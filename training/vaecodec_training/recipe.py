@@ -16,6 +16,20 @@ import tomli_w
 from vaecodec.errors import RecipeError
 
 
+class Aim(StrEnum):
+    """What a codec is for."""
+
+    NEIGHBOURS = "neighbours"
+    """Find the same documents as the uncompressed embeddings."""
+    RELEVANCE = "relevance"
+    """Find the right documents, whether the uncompressed embeddings find them or not; pairs are needed."""
+
+    @property
+    def figure(self) -> str:
+        """The figure by which checkpoints and recipes are chosen."""
+        return "recall@10" if self is Aim.NEIGHBOURS else "ndcg@10"
+
+
 class Start(StrEnum):
     """Where the encoder's linear map starts."""
 
@@ -88,6 +102,8 @@ class Recipe:
     """Queries get an encoder of their own, started from the documents'."""
 
     # Objective
+    objective: Aim = Aim.NEIGHBOURS
+    """What the codec is for: checkpoints, the recipe of ``fit`` and its gate are chosen by it."""
     alignment: float = _between(1.0, 0)
     """Weight of similarity distillation."""
     temperature: float = _between(0.05, 1e-4)

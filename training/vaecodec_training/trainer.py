@@ -43,7 +43,7 @@ from vaecodec_training.objective import Objective
 from vaecodec_training.observe import Observer, Reporter, taken_means
 from vaecodec_training.outcome import TrainedRun
 from vaecodec_training.processes import Processes
-from vaecodec_training.recipe import Recipe, Start
+from vaecodec_training.recipe import Aim, Recipe, Start
 from vaecodec_training.schedule import controlled, in_force
 from vaecodec_training.state import REGULARISER_GROWTH, Parts, RunState, Snapshot
 from vaecodec_training.validation import baselines, gain, validate
@@ -63,7 +63,7 @@ def train(
     observers: Sequence[Observer] = (),
     accelerator: str = "auto",
 ) -> TrainedRun:
-    """Train a codec and leave the best checkpoint, by validation recall@10, in a folder.
+    """Train a codec and leave the best checkpoint, by the figure of its objective, in a folder.
 
     On the CPU the same recipe, data and number of threads give the same bits, also when the run was interrupted at
     any time and resumed. Started by ``torchrun`` every process takes an equal share of each batch; the result
@@ -105,6 +105,8 @@ def refuse_mismatch(recipe: Recipe, collection: Collection) -> None:
         raise RecipeError(
             "asymmetric: expected queries to train the query encoder on, got none; give queries or leave asymmetric out"
         )
+    if recipe.objective is Aim.RELEVANCE and collection.validation.relevant is None:
+        raise RecipeError("objective: expected pairs of queries and documents for relevance, got none; give pairs")
 
 
 class _Trainer:
@@ -237,14 +239,14 @@ class _Trainer:
         """Validate, keep the model if it is the best, save the state. Without a record it is the start's."""
         state = self.state
         figures = validate(self.model, self.collection, self.recipe)
-        recall = float(figures["recall@10"].mean())
+        recall, chosen_by = float(figures["recall@10"].mean()), float(figures[self.recipe.objective.figure].mean())
         if record is not None:
             latents = in_numpy(self.model.encoder, self.model)(self.collection.validation.documents)
             record = replace(record, recall=recall, effective_rank=effective_rank(latents))
             state.history.append(record.to_json())
             self.reporter.warn(state, inspect([Record.from_json(entry) for entry in state.history], self.recipe))
-        if recall > state.best:
-            state.best = recall
+        if chosen_by > state.best:
+            state.best = chosen_by
             self.best_figures = figures
             if self.processes.leads:
                 save_checkpoint(self.folder, self._best(figures))
@@ -269,13 +271,14 @@ class _Trainer:
         checkpoint = load_checkpoint(self.folder)
         figures = self.best_figures or validate(checkpoint.model, self.collection, self.recipe)
         best = checkpoint.provenance["gain"]["over"]
-        difference = gain(figures, self.baselines[best])["recall@10"]
+        figure = self.recipe.objective.figure
+        difference = gain(figures, self.baselines[best])[figure]
         if difference["low"] <= 0:
             self.reporter.warn(
                 state,
                 [
                     BelowBaselineWarning(
-                        f"recall@10 {figures['recall@10'].mean():.3f} is not surely above that of the linear "
+                        f"{figure} {figures[figure].mean():.3f} is not surely above that of the linear "
                         f"codec {best!r} (difference {difference['low']:.3f} to {difference['high']:.3f}); use the "
                         "linear codec, give more rows or queries, or train longer"
                     )

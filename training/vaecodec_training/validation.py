@@ -5,17 +5,27 @@ from __future__ import annotations
 from vaecodec.evaluation import bootstrap, paired_bootstrap
 from vaecodec_training.channel import through_code
 from vaecodec_training.data.collection import Collection
-from vaecodec_training.data.held_out import QueryFigures
+from vaecodec_training.data.held_out import Encode, HeldOut, QueryFigures
 from vaecodec_training.model import VariationalCodec, in_numpy
 from vaecodec_training.recipe import Recipe
 
 
-def validate(model: VariationalCodec, collection: Collection, recipe: Recipe) -> QueryFigures:
-    """Validation figures of the latents, or of what their codes decode to when it is these that are trained for."""
+def validate(
+    model: VariationalCodec, collection: Collection, recipe: Recipe, part: HeldOut | None = None
+) -> QueryFigures:
+    """Figures of the latents, or of what their codes decode to when it is these that are trained for.
+
+    Args:
+        model: the codec.
+        collection: what it is trained on.
+        recipe: how.
+        part: what to measure on; by default what the collection holds out for validation.
+    """
     encode = in_numpy(model.encode, model)
     if recipe.for_codes:
         encode = through_code(encode, collection.calibration_sample, recipe, collection.metric)
-    return collection.validation.figures(encode, in_numpy(model.encode_queries, model), collection.metric)
+    part = part or collection.validation
+    return part.figures(encode, in_numpy(model.encode_queries, model), collection.metric)
 
 
 def baselines(collection: Collection, recipe: Recipe) -> dict[str, QueryFigures]:
@@ -26,6 +36,19 @@ def baselines(collection: Collection, recipe: Recipe) -> dict[str, QueryFigures]
     linear = collection.linear(recipe.dim, kind)
     encode = through_code(linear.encode, collection.calibration_sample, recipe, collection.metric)
     return {str(kind): collection.validation.figures(encode, linear.encode_queries, collection.metric)}
+
+
+def linear_figures(collection: Collection, recipe: Recipe, part: HeldOut) -> dict[str, QueryFigures]:
+    """Figures of every linear codec of a recipe's width by kind, each through the code that is trained for."""
+    if not recipe.for_codes and part is collection.validation:
+        return collection.baselines(recipe.dim)
+    found = {}
+    for kind, linear in collection.linear_family(recipe.dim).items():
+        encode: Encode = linear.encode
+        if recipe.for_codes:
+            encode = through_code(encode, collection.calibration_sample, recipe, linear.latent_metric)
+        found[kind] = part.figures(encode, linear.encode_queries, linear.latent_metric)
+    return found
 
 
 def intervals(figures: QueryFigures) -> dict[str, dict[str, float]]:

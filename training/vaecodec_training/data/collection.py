@@ -14,7 +14,7 @@ from vaecodec.drift import MOST_REFERENCE
 from vaecodec.errors import UnusableDataError, WrongWidthError
 from vaecodec.evaluation import exact_search
 from vaecodec.interface import FloatArray, Metric
-from vaecodec.linear import LinearCodec, LinearKind, fit_linear
+from vaecodec.linear import LinearCodec, LinearKind, fit_linear, linear_kinds
 from vaecodec.sources import RandomAccessSource, VectorSource
 from vaecodec_training.data.check import DataReport, check
 from vaecodec_training.data.held_out import DEPTH, MOST_DOCUMENTS, HeldOut, QueryFigures, held_out_part
@@ -169,6 +169,10 @@ class Collection:
             self._fitted[dim, kind] = replace(linear, fitted_on=None)  # see calibration_rows
         return self._fitted[dim, kind]
 
+    def linear_family(self, dim: int) -> dict[str, LinearCodec]:
+        """Every linear codec of this width that the metric tells apart, by the name of its kind."""
+        return {str(kind): self.linear(dim, kind) for kind in linear_kinds(self.metric)}
+
     @cached_property
     def companions(self) -> NDArray[np.int64] | None:
         """int64 (p, 2), training rows (query, document) to put into the same batch, or None without queries.
@@ -195,7 +199,7 @@ class Collection:
         """Validation figures of every linear codec of this width, by the name of its kind."""
         if dim not in self._baselines:
             self._baselines[dim] = {
-                str(kind): self.validation.figures_of(self.linear(dim, kind)) for kind in LinearKind
+                kind: self.validation.figures_of(codec) for kind, codec in self.linear_family(dim).items()
             }
         return self._baselines[dim]
 
