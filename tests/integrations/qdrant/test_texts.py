@@ -138,6 +138,38 @@ def test_queries_by_text_are_queries_by_its_embedding(
     assert grouped.points[0].id == TEXTS.index("play music")
 
 
+def test_texts_for_a_model_with_the_codec_inside_are_stored_as_it_gives_them(
+    open_client: Open, svd_codec: LinearCodec, svd_path: Path, name: str, word_model: Path, vectors: np.ndarray
+) -> None:
+    from fastembed import TextEmbedding
+    from fastembed.common.model_description import ModelSource, PoolingType
+
+    from vaecodec_exporters.fuse import fuse
+
+    fuse(word_model / "model.onnx", svd_path, word_model / "fused.onnx", pooling="mean", overwrite=True)
+    fused = "vaecodec-tests/words64"
+    if fused not in [each["model"] for each in TextEmbedding.list_supported_models()]:
+        TextEmbedding.add_custom_model(
+            model=fused,
+            pooling=PoolingType.DISABLED,
+            normalization=False,
+            sources=ModelSource(hf=fused),
+            dim=svd_codec.code_dim,
+            model_file="fused.onnx",
+        )
+    options = {"specific_model_path": str(word_model)}
+    client = open_client(svd_codec)
+    client.create_collection(name)
+    documents = [models.Document(text=text, model=fused, options=options) for text in TEXTS]
+    client.upload_collection(name, documents, ids=range(len(TEXTS)), wait=True)
+    stored = [record.vector for record in client.wrapped.retrieve(name, range(len(TEXTS)), with_vectors=True)]
+    np.testing.assert_allclose(stored, svd_codec.encode(vectors), atol=1e-5)
+    asked = models.Document(text="play music", model=fused, options=options)
+    # Latents and embeddings of the same text are the same query.
+    for query in (asked, vectors[TEXTS.index("play music")]):
+        assert client.query_points(name, query, limit=1).points[0].id == TEXTS.index("play music")
+
+
 def test_only_inference_in_the_cloud_is_refused(rest_server: RestServer, svd_codec: LinearCodec, name: str) -> None:
     """There the text would be embedded after it was sent."""
     cloud = QdrantClient(url=rest_server.url, cloud_inference=True, check_compatibility=False)
