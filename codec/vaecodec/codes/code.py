@@ -88,7 +88,12 @@ def checked_codes(codes: Any, dtype: Any, width: int, name: str) -> NDArray[Any]
 
 
 def unit_rows(latents: FloatArray) -> FloatArray:
-    """Rows scaled to unit norm in place, zero rows left alone."""
-    norms = np.sqrt(np.einsum("ij,ij->i", latents, latents))
+    """Rows scaled to unit norm in place, zero rows left alone.
+
+    Norms are summed up in float64, so that they round to the same float32 in every order of the sum: other processors
+    and the decoders in other languages get the same bits.
+    """
+    wide = latents.astype(np.float64)
+    norms = np.sqrt(np.einsum("ij,ij->i", wide, wide)).astype(np.float32)
     latents /= np.where(norms > 0, norms, 1)[:, None]
     return latents
