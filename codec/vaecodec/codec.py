@@ -146,7 +146,8 @@ class Codec:
 
         Args:
             dtype: a uniform code: ``float32``, ``float16``, ``int8``, ``int4``, ``int2`` or ``binary``.
-            bytes: or a trellis code of so many bytes per vector, from 8 up; to encode it takes the extra ``packed``.
+            bytes: or a code of so many bytes per vector, from 4 up, or from 8 up where the file has a trellis alone; to
+                encode it takes the extra ``packed``.
 
         Raises:
             InvalidBudgetError: neither or both are given, or there is no such code.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from vaecodec.codes import Calibration, Code, CodeType, TrellisCode, TrellisTables
-from vaecodec.codes.calibration import importance_of
+from vaecodec.codes.importance import importance_of
 from vaecodec.codes.rotation import rotate, rotate_back
 from vaecodec.codes.uniform import LEVELS, Int8Code, RotatedCode
 from vaecodec.interface import FloatArray, Metric

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vaecodec.codes.code import Code, CodeType
+from vaecodec.codes.decoder_fit import fit_decoder
+from vaecodec.codes.importance import importance_of
+from vaecodec.codes.residual import Residual, ResidualCode
+from vaecodec.codes.residual_fit import fit_residual
 from vaecodec.codes.rotation import ROTATION_ROUNDS, random_signs
-from vaecodec.codes.trellis import MEMORIES, TrellisCode, TrellisTables
+from vaecodec.codes.stored import from_text, to_text
+from vaecodec.codes.trellis import MEMORIES, TrellisCode, TrellisTables, check_budget
 from vaecodec.codes.uniform import LEVELS, FloatCode, Int8Code, RotatedCode
 from vaecodec.errors import InvalidBudgetError, InvalidDimensionError, InvalidVectorsError
+from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.vectors import as_vectors
 
@@ -22,6 +26,16 @@ from vaecodec.vectors import as_vectors
 _PEAK_QUANTILE = 0.999
 _PEAK_ROWS = 8192
 _TINY = np.float32(1e-30)
+# Of a trellis alone: below that it finds too little to be of use.
+_FEWEST_BYTES = 8
+
+_STAGES = 4
+# Fewer rows could not place 256 centroids, see docs/codes.md; a trellis needs some dimensions to choose from.
+_STAGED_ROWS = 10_000
+_STAGED_DIM = 16
+# What the decoder is fitted for, and on how many rows: with all of 40,000 recall@10 was the same.
+_BUDGETS = (8, 16, 24, 32, 48, 64)
+_DECODER_ROWS = 16_384
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +52,7 @@ class Calibration:
         signs: float32 (4, k) of -1 and 1, for the rotation before 4 bits and fewer.
         levels: for each of these codes what a rotated coordinate is rounded to, ascending: float32 (2^bits,).
         trellis: the trellis and its levels.
+        residual: the stages before the trellis; None where codes are a trellis alone.
     """
 
     metric: Metric
@@ -48,6 +63,7 @@ class Calibration:
     signs: FloatArray
     levels: Mapping[CodeType, FloatArray]
     trellis: TrellisTables
+    residual: Residual | None = None
 
     @classmethod
     def fit(
@@ -88,6 +104,39 @@ class Calibration:
             trellis=TrellisTables.standard(memory),
         )
 
+    def with_residual(self, latents: Any, queries: Any = None, *, seed: int = 0) -> Calibration:
+        """Add stages of k-means before the trellis, and fit what codes stand for to the scores of queries.
+
+        It takes a minute or two. Fewer than 10,000 rows or 16 latents are too little to learn centroids from: then
+        the calibration is returned as it is.
+
+        Args:
+            latents: float (n, k) of training documents, those that the calibration was fitted on.
+            queries: float (m, k), latents of training queries; without them documents serve as queries.
+            seed: for the rows that centroids are learned from, and the order of the rows.
+
+        Raises:
+            InvalidVectorsError: one of its subclasses, naming the first bad row.
+            MissingExtraError: numba is not installed.
+        """
+        require("numba", extra="packed")
+        rows = as_vectors(latents, self.code_dim, self.metric, name="latents")
+        asked = None if queries is None else as_vectors(queries, self.code_dim, self.metric, name="queries")
+        if len(rows) < _STAGED_ROWS or self.code_dim < _STAGED_DIM:
+            return self
+        residual = fit_residual(rows, stages=_STAGES, tables=self.trellis, seed=seed)
+        fitted = replace(self, residual=residual)
+        by_stages: dict[int, list[ResidualCode]] = {}
+        for budget in _BUDGETS:
+            if budget <= residual.largest(self.trellis):
+                code = residual.code(budget, self.mean, self.spread, self.trellis, self.metric)
+                by_stages.setdefault(len(code.books), []).append(code)
+        sampled = rows[np.random.default_rng(seed).permutation(len(rows))[:_DECODER_ROWS]]
+        decoders = {
+            stages: fit_decoder(codes, sampled, asked, self.metric, seed) for stages, codes in by_stages.items()
+        }
+        return replace(fitted, residual=replace(residual, decoders=decoders))
+
     @property
     def code_dim(self) -> int:
         """Width of the latents."""
@@ -96,7 +145,8 @@ class Calibration:
     def prefix(self, code_dim: int) -> Calibration:
         """The calibration of a nested codec: the first ``code_dim`` dimensions, normalised again under cosine.
 
-        The mean squares of unit vectors add up to one, so what the prefix is divided by is known from its moments.
+        It has no stages before the trellis, as theirs are of all dimensions. The mean squares of unit vectors add up
+        to one, so what the prefix is divided by is known from its moments.
 
         Raises:
             InvalidDimensionError: the codec has fewer dimensions.
@@ -125,7 +175,8 @@ class Calibration:
 
         Args:
             dtype: a uniform code: ``float32``, ``float16``, ``int8``, ``int4``, ``int2`` or ``binary``.
-            bytes: or a trellis code of so many bytes per vector, from 8 up.
+            bytes: or a code of so many bytes per vector, from 4 up: some stages of k-means and a trellis on the rest,
+                or where the calibration has no stages a trellis alone, from 8 up.
 
         Raises:
             InvalidBudgetError: neither or both are given, or there is no such code.
@@ -133,6 +184,9 @@ class Calibration:
         if (dtype is None) == (bytes is None):
             raise InvalidBudgetError(f"expected either dtype or bytes, got dtype={dtype!r} and bytes={bytes!r}")
         if bytes is not None:
+            if self.residual is not None:
+                return self.residual.code(bytes, self.mean, self.spread, self.trellis, self.metric)
+            check_budget(bytes, _FEWEST_BYTES, self.trellis.largest(self.code_dim), self.code_dim)
             return TrellisCode(bytes, self.mean, self.spread, self.importance, self.trellis, self.metric)
         if dtype not in list(CodeType):
             raise InvalidBudgetError(f"dtype: expected one of {', '.join(CodeType)}, got {dtype!r}")
@@ -148,36 +202,37 @@ class Calibration:
         """A JSON object; docs/codes.md specifies it."""
         return {
             "metric": str(self.metric),
-            "mean": _text(self.mean),
-            "spread": _text(self.spread),
-            "importance": _text(self.importance),
-            "peak": _text(self.peak),
-            "signs": _text(np.packbits(self.signs > 0, axis=1)),
-            "levels": {str(name): _text(levels) for name, levels in self.levels.items()},
+            "mean": to_text(self.mean),
+            "spread": to_text(self.spread),
+            "importance": to_text(self.importance),
+            "peak": to_text(self.peak),
+            "signs": to_text(np.packbits(self.signs > 0, axis=1)),
+            "levels": {str(name): to_text(levels) for name, levels in self.levels.items()},
             "trellis": {
                 "memory": self.trellis.memory,
-                "levels": _text(self.trellis.levels),
-                "distortion": _text(self.trellis.distortion),
+                "levels": to_text(self.trellis.levels),
+                "distortion": to_text(self.trellis.distortion),
             },
+            **({"residual": self.residual.to_json()} if self.residual is not None else {}),
         }
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Calibration:
         """Read what :meth:`to_json` wrote; raises ``KeyError``, ``TypeError`` or ``ValueError`` when it did not."""
         mean, spread, importance, peak = (
-            _array(stored[name], "<f4") for name in ("mean", "spread", "importance", "peak")
+            from_text(stored[name], "<f4") for name in ("mean", "spread", "importance", "peak")
         )
         if not len(mean) == len(spread) == len(importance) == len(peak):
             raise ValueError(f"expected arrays of {len(mean)} latents")
-        signs = np.unpackbits(_array(stored["signs"], "u1").reshape(ROTATION_ROUNDS, -1), axis=1, count=len(mean))
-        levels = {name: _array(stored["levels"][name], "<f4") for name in LEVELS} if "levels" in stored else LEVELS
+        signs = np.unpackbits(from_text(stored["signs"], "u1").reshape(ROTATION_ROUNDS, -1), axis=1, count=len(mean))
+        levels = {name: from_text(stored["levels"][name], "<f4") for name in LEVELS} if "levels" in stored else LEVELS
         for name, standard in LEVELS.items():
             if len(levels[name]) != len(standard) or not (np.diff(levels[name]) > 0).all():
                 raise ValueError(f"expected {len(standard)} ascending levels of {name}")
         trellis, memory = stored["trellis"], stored["trellis"]["memory"]
         if memory not in MEMORIES:
             raise ValueError(f"expected a trellis memory of {MEMORIES} bits, got {memory!r}")
-        states, distortion = _array(trellis["levels"], "<f2"), _array(trellis["distortion"], "<f4")
+        states, distortion = from_text(trellis["levels"], "<f2"), from_text(trellis["distortion"], "<f4")
         return cls(
             metric=Metric(stored["metric"]),
             mean=mean,
@@ -187,17 +242,8 @@ class Calibration:
             signs=2 * signs.astype(np.float32) - 1,
             levels=levels,
             trellis=TrellisTables(memory, states.reshape(len(distortion), 1 << memory), distortion),
+            residual=Residual.from_json(stored["residual"], len(mean)) if "residual" in stored else None,
         )
-
-
-def importance_of(spread: FloatArray) -> FloatArray:
-    """What a squared error of one spread costs in each dimension: its cube, float32 (k,).
-
-    The variance alone would minimise the squared error. But an error only moves scores by what queries have in that
-    dimension, and they vary as the documents do; weighed in full, by the variance once more, the narrow dimensions
-    would starve. Halfway recall@10 was highest or as high on both collections of docs/benchmarks.md, by up to a point.
-    """
-    return np.asarray(spread**3, np.float32)
 
 
 def _peaks(rows: FloatArray, metric: Metric) -> FloatArray:
@@ -207,14 +253,3 @@ def _peaks(rows: FloatArray, metric: Metric) -> FloatArray:
         norms = np.sqrt(np.cumsum(rows**2, axis=1, dtype=np.float64))
         peaks = peaks / np.maximum(norms, np.finfo(np.float32).tiny)
     return np.asarray(np.quantile(peaks, _PEAK_QUANTILE, axis=0), np.float32)
-
-
-def _text(array: NDArray[Any]) -> str:
-    return base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode()
-
-
-def _array(text: str, dtype: str) -> NDArray[Any]:
-    array = np.frombuffer(base64.b64decode(text, validate=True), dtype)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ValueError("an array holds NaN or infinity")
-    return array.astype(array.dtype.newbyteorder("="))

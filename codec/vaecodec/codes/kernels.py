@@ -244,14 +244,15 @@ def decode_rows(
 @compiled
 def score_rows(
     codes: Bytes, starts: Int, memory: int, rates: Int, levels: Float, mean: Float, spread: Float, query: Float,
-    order: Int, stages: Int, reaches: Float, dot: float, square: float, squares: Float, needed: Float, dots: Float,
+    order: Int, stages: Int, reaches: Float, square: float, squares: Float, needed: Float, dots: Float,
 ) -> None:  # fmt: skip
-    """The dot product of ``query`` with every code that may reach ``needed``, minus infinity for the others.
+    """Add the dot product of ``query`` with every code that may reach ``needed``; minus infinity for the others.
 
     Step t's coordinate of a code is ``mean[t] + spread[t] * level``, its state begins at bit ``starts[t]`` of the
     code. The steps are taken in the given order; after each of ``stages`` of them a row is given up if what is left
     of its squared norm, in the direction of what is left of the query, whose norm is in ``reaches``, would not do.
-    ``dot`` and ``square`` are of the dimensions without bits. ``squares``, ``needed`` and ``dots`` are (n,).
+    ``dots`` holds what other parts of the code gave already, ``square`` is of the dimensions without bits.
+    ``squares``, ``needed`` and ``dots`` are (n,).
 
     Steps outside, rows inside: one step's table stays in the nearest cache and the rows' sums do not wait for
     each other.
@@ -277,7 +278,7 @@ def score_rows(
                     | (np.uint32(code[c]) << np.uint32(8))
                     | np.uint32(code[d])
                 )
-        sums[:count] = dot
+        sums[:count] = dots[first : first + count]
         seen[:count] = square
         for i in range(count):
             alive[i] = i

@@ -25,7 +25,8 @@ from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric
 
 MEMORIES = (8, 10, 12)
-SMALLEST_BYTES = 8
+FEWEST_BYTES = 4
+"""A stream shorter than the memory could not hold a state."""
 
 # How far the search for the junction's state looks to each side, in units of the memory.
 _OVERLAP = 6
@@ -67,6 +68,19 @@ class TrellisTables:
         with np.load(_TABLES, allow_pickle=False) as tables:
             return cls(memory, tables[f"levels_{memory}"], tables[f"distortion_{memory}"])
 
+    def largest(self, width: int) -> int:
+        """Return the most bytes that a code of ``width`` latents can take."""
+        return width * len(self.distortion) // 8
+
+
+def check_budget(budget: int, fewest: int, largest: int, width: int) -> None:
+    """Refuse, with ``InvalidBudgetError``, a number of bytes that there is no code of."""
+    if not fewest <= budget <= largest:
+        raise InvalidBudgetError(
+            f"bytes: expected {fewest} to {largest} for {width} latents, got {budget}; "
+            "beyond that use dtype='float16' or 'float32'"
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class TrellisCode:
@@ -89,12 +103,7 @@ class TrellisCode:
     metric: Metric
 
     def __post_init__(self) -> None:
-        largest = len(self.mean) * len(self.tables.distortion) // 8
-        if not SMALLEST_BYTES <= self.bytes_per_vector <= largest:
-            raise InvalidBudgetError(
-                f"bytes: expected {SMALLEST_BYTES} to {largest} for {len(self.mean)} latents, "
-                f"got {self.bytes_per_vector}; beyond that use dtype='float16' or 'float32'"
-            )
+        check_budget(self.bytes_per_vector, FEWEST_BYTES, self.tables.largest(len(self.mean)), len(self.mean))
 
     @property
     def name(self) -> str:
@@ -153,6 +162,13 @@ class TrellisCode:
         Raises:
             MissingExtraError: numba is not installed.
         """
+        return self._encode(latents, self.order, threads)
+
+    def encode_steps(self, values: FloatArray) -> NDArray[np.uint8]:
+        """Codes of float32 (n, T) values of the steps, in the order of the stream, on the calling thread."""
+        return self._encode(values, np.arange(self.steps), 1)
+
+    def _encode(self, latents: FloatArray, columns: NDArray[np.int64], threads: int | None) -> NDArray[np.uint8]:
         require("numba", extra="packed")
         from vaecodec.codes import kernels
 
@@ -168,7 +184,7 @@ class TrellisCode:
         def work(start: int, stop: int) -> None:
             kernels.encode_rows(
                 latents[start:stop],
-                order,
+                columns,
                 self.mean[order],
                 inverse,
                 self.importance[order],
@@ -240,16 +256,37 @@ class TrellisCode:
         Raises:
             MissingExtraError: numba is not installed.
         """
+        without = self.bits == 0
+        dots = np.full(len(codes), query[without] @ self.mean[without], np.float32)
+        self.add_dot_products(codes, query[self.order], needed, squares, dots, threads=threads)
+        return dots
+
+    def add_dot_products(
+        self,
+        codes: NDArray[np.uint8],
+        steps: FloatArray,
+        needed: FloatArray,
+        squares: FloatArray | None,
+        dots: FloatArray,
+        *,
+        threads: int | None = None,
+    ) -> None:
+        """As :meth:`dot_products`, on top of products of other parts of the code.
+
+        Args:
+            codes, needed, squares, threads: see there.
+            steps: float32 (T,), the query in the order of the stream.
+            dots: float32 (n,), changed in place.
+        """
         require("numba", extra="packed")
         from vaecodec.codes import kernels
 
-        mean, spread, steps = self.mean[self.order], self.spread[self.order], query[self.order]
+        mean, spread = self.mean[self.order], self.spread[self.order]
         order = np.argsort(-np.abs(steps) * spread, kind="stable")
         stages = [stage for stage in _STAGES if stage < len(order)] if squares is not None else []
         left = np.sqrt(np.cumsum((steps[order] ** 2)[::-1])[::-1])
         reaches = np.array([*(left[stage] for stage in stages), 0], np.float32)
         without = self.bits == 0
-        dots = np.empty(len(codes), np.float32)
         if squares is None:
             squares = np.zeros(len(codes), np.float32)
 
@@ -266,7 +303,6 @@ class TrellisCode:
                 order,
                 np.array([*stages, len(order)]),
                 reaches,
-                query[without] @ self.mean[without],
                 self.mean[without] @ self.mean[without],
                 squares[start:stop],
                 needed[start:stop],
@@ -274,12 +310,28 @@ class TrellisCode:
             )
 
         over_rows(work, len(codes), _SCORE_ROWS, threads)
-        return dots
+
+    def levels_of(self, codes: NDArray[np.uint8]) -> FloatArray:
+        """The level of each step, float32 (n, T), in units of its spread; the same bits with numba and without."""
+        out = np.empty((len(codes), self.steps), np.float32)
+        steps = np.arange(self.steps)
+        self._write(codes, steps, np.zeros(self.steps, np.float32), np.ones(self.steps, np.float32), out)
+        return out
 
     def _expand(self, codes: NDArray[np.uint8], columns: NDArray[np.int64], mean: FloatArray, out: FloatArray) -> None:
+        self._write(codes, columns, mean, self.spread[self.order], out)
+
+    def _write(
+        self,
+        codes: NDArray[np.uint8],
+        columns: NDArray[np.int64],
+        mean: FloatArray,
+        spread: FloatArray,
+        out: FloatArray,
+    ) -> None:
         """Write ``mean + spread * level`` of each step of the stream into one column of ``out``."""
         windows, shifts = self.windows
-        memory, spread = self.tables.memory, self.spread[self.order]
+        memory = self.tables.memory
         kernels = compiled_kernels()
         if kernels is not None:
             kernels.decode_rows(codes, windows, shifts, memory, self.rates, self.levels, mean, spread, columns, out)

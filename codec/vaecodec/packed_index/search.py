@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.codes import Code, TrellisCode
+from vaecodec.codes import Code, ResidualCode, TrellisCode
 from vaecodec.codes.parallel import over_rows
 from vaecodec.codes.trellis import compiled_kernels
 from vaecodec.evaluation import IdArray
@@ -99,7 +99,7 @@ class Scorer:
     @property
     def looks_up(self) -> bool:
         """Whether a query can be scored without writing out what the codes stand for."""
-        return isinstance(self.code, TrellisCode) and compiled_kernels() is not None
+        return isinstance(self.code, (TrellisCode, ResidualCode)) and compiled_kernels() is not None
 
     def products(self, codes: NDArray[Any], threads: int | None) -> tuple[FloatArray, FloatArray]:
         """Rows whose dot products with :meth:`widened` queries are finished scores.
@@ -219,6 +219,8 @@ class Scorer:
         if isinstance(self.code, TrellisCode):
             squares = None if self._metric is Metric.DOT else norms**2
             return self.code.dot_products(codes, query, least, squares, threads=threads)
+        if isinstance(self.code, ResidualCode):
+            return self.code.dot_products(codes, query, least, threads=threads)
         values = np.empty((len(codes), self.code.steps), np.float32)
         self.code.expand(codes, values)
         return np.asarray(values @ self.code.query_steps(query[None])[0] + query @ self.code.mean)

@@ -1,0 +1,339 @@
+"""Residual codes: some stages of k-means, then a trellis on what is left of a row.
+
+A stage has 256 centroids and takes one byte. Each stage codes what the stages before it left (additive quantisation,
+Chen et al. 2010, doi:10.3390/s101211259). That follows clusters, which a trellis on one dimension after the other
+cannot see. The trellis then spends the other bytes on the rest, in the axes of the rest.
+
+What codes stand for is fitted apart from how they are found: a decoder has centroids and axes of its own, so that it
+can be fitted to the scores of queries while the codes stay what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecodec.codes.code import checked_codes, unit_rows
+from vaecodec.codes.parallel import over_rows
+from vaecodec.codes.saturation import FARTHEST
+from vaecodec.codes.stored import from_text, to_text
+from vaecodec.codes.trellis import FEWEST_BYTES, TrellisCode, TrellisTables, check_budget, compiled_kernels
+from vaecodec.extras import require
+from vaecodec.interface import FloatArray, Metric
+
+CENTROIDS = 256
+# Partial choices that the search for the stages' centroids keeps.
+_BEAM = 8
+_ENCODE_ROWS = 64
+_DECODE_ROWS = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """What the codes of some number of stages stand for: ``offset``, plus a centroid a stage, plus levels times axes.
+
+    Attributes:
+        books: float32 (m, 256, k), the centroids of each stage.
+        axes: float32 (k, k), row i is what one level of the rest's dimension i is worth; (0, k) where no rest follows.
+        offset: float32 (k,).
+    """
+
+    books: FloatArray
+    axes: FloatArray
+    offset: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Residual:
+    """What residual codes of any budget need.
+
+    Attributes:
+        stages: how many stages go before the trellis.
+        books: float32 (m, 256, k), centroids that rows are coded by, m >= ``stages``.
+        axes: float32 (k, k), orthonormal rows: the axes in which the trellis codes the rest.
+        mean: float32 (k,), mean of the rest of the training documents in each axis.
+        spread: float32 (k,), its standard deviation.
+        importance: float32 (k,), see :func:`vaecodec.codes.allocation.allocate_bits`.
+        whole: the largest budget that is spent on stages alone: ``stages`` + 3 or + 4, so that every budget has a code.
+        decoders: by number of stages; where one is missing, codes stand for what they were found by.
+    """
+
+    stages: int
+    books: FloatArray
+    axes: FloatArray
+    mean: FloatArray
+    spread: FloatArray
+    importance: FloatArray
+    whole: int
+    decoders: Mapping[int, Decoder]
+
+    def largest(self, tables: TrellisTables) -> int:
+        """The largest budget that there is a code for."""
+        return self.stages + tables.largest(len(self.mean))
+
+    def code(
+        self, budget: int, centre: FloatArray, reach: FloatArray, tables: TrellisTables, metric: Metric
+    ) -> ResidualCode:
+        """The code of a budget.
+
+        Args:
+            budget: bytes for each vector.
+            centre, reach: float32 (k,), mean and spread of the latents, for what counts as out of range.
+            tables: the trellis.
+            metric: how latents are compared.
+
+        Raises:
+            InvalidBudgetError: there is no code of so many bytes.
+        """
+        check_budget(budget, FEWEST_BYTES, self.largest(tables), len(self.mean))
+        if budget <= self.whole:
+            books, decoder, rest = self.books[:budget], self.decoder(budget), None
+        else:
+            books, decoder = self.books[: self.stages], self.decoder(self.stages)
+            rest = TrellisCode(budget - self.stages, self.mean, self.spread, self.importance, tables, Metric.DOT)
+        return ResidualCode(books, self.axes, rest, decoder, centre, reach, metric)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; docs/codes.md specifies it."""
+        return {
+            "stages": self.stages,
+            "whole": self.whole,
+            "books": _half(self.books),
+            "axes": _half(self.axes),
+            "mean": to_text(self.mean),
+            "spread": to_text(self.spread),
+            "importance": to_text(self.importance),
+            "decoders": {
+                str(stages): {"books": _half(each.books), "axes": _half(each.axes), "offset": to_text(each.offset)}
+                for stages, each in self.decoders.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any], width: int) -> Residual:
+        """Read what :meth:`to_json` wrote, for latents of a width.
+
+        Raises ``KeyError``, ``TypeError`` or ``ValueError`` when it did not.
+        """
+        books = _books(stored["books"], width)
+        stages, whole = stored["stages"], stored["whole"]
+        if not (type(stages) is type(whole) is int and 1 <= stages <= whole <= len(books) <= stages + FEWEST_BYTES):
+            raise ValueError(f"expected {len(books)} stages to suit {stages!r} and {whole!r}")
+        if whole < stages + FEWEST_BYTES - 1:
+            raise ValueError(f"expected a code of every budget, but none is of {whole + 1} bytes")
+        mean, spread, importance = (
+            _rows(stored[name], "<f4", 1, width)[0] for name in ("mean", "spread", "importance")
+        )
+        decoders = {}
+        for number, each in stored["decoders"].items():
+            own = _books(each["books"], width)
+            if str(len(own)) != number:
+                raise ValueError(f"expected {number} stages of a decoder, got {len(own)}")
+            offset = _rows(each["offset"], "<f4", 1, width)[0]
+            turned = _rows(each["axes"], "<f2", width if len(own) == stages else 0, width)
+            decoders[len(own)] = Decoder(own, turned, offset)
+        axes = _rows(stored["axes"], "<f2", width, width)
+        return cls(stages, books, axes, mean, spread, importance, whole, decoders)
+
+    def decoder(self, stages: int) -> Decoder:
+        """What codes of so many stages stand for."""
+        if stages in self.decoders:
+            return self.decoders[stages]
+        if stages == self.stages:
+            return Decoder(self.books[:stages], self.spread[:, None] * self.axes, self.mean @ self.axes)
+        return Decoder(self.books[:stages], self.axes[:0], np.zeros_like(self.mean))
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualCode:
+    """Latents to codes of ``bytes_per_vector`` bytes and back; made by :meth:`vaecodec.codes.Calibration.code`.
+
+    Attributes:
+        books: float32 (m, 256, k), the centroids that rows are coded by.
+        axes: float32 (k, k), the axes of the rest.
+        rest: the trellis on the rest; None where all bytes are stages.
+        decoder: what codes stand for.
+        centre: float32 (k,), mean of the latents.
+        reach: float32 (k,), their standard deviation.
+        metric: how latents are compared; under cosine decoded latents have unit norm.
+    """
+
+    books: FloatArray
+    axes: FloatArray
+    rest: TrellisCode | None
+    decoder: Decoder
+    centre: FloatArray
+    reach: FloatArray
+    metric: Metric
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """One byte a stage, and those of the trellis."""
+        return len(self.books) + (self.rest.bytes_per_vector if self.rest is not None else 0)
+
+    @property
+    def name(self) -> str:
+        """The budget."""
+        return f"{self.bytes_per_vector} bytes"
+
+    @property
+    def mean(self) -> FloatArray:
+        """Zeros: the expanded codes hold it."""
+        return np.zeros(len(self.centre), np.float32)
+
+    @property
+    def steps(self) -> int:
+        """Width of the latents."""
+        return len(self.centre)
+
+    @cached_property
+    def _columns(self) -> FloatArray:
+        """All centroids, then the axes of the rest in the order of its stream, as columns: float32 (k, c)."""
+        axes = self.axes[self.rest.order] if self.rest is not None else self.axes[:0]
+        return np.ascontiguousarray(np.concatenate([self.books.reshape(-1, len(self.centre)), axes]).T)
+
+    @cached_property
+    def _crossed(self) -> FloatArray:
+        """Products of all centroids with the columns: float32 (m * 256, c)."""
+        from vaecodec.codes import residual_kernels
+
+        centroids = np.ascontiguousarray(self.books.reshape(-1, len(self.centre)))
+        crossed = np.empty((len(centroids), self._columns.shape[1]), np.float32)
+        residual_kernels.products(centroids, self._columns, crossed)
+        return crossed
+
+    def encode(self, latents: FloatArray, *, threads: int | None = None) -> NDArray[np.uint8]:
+        """Codes, uint8 (n, bytes_per_vector), of float32 (n, k) latents; each row's code depends on that row only.
+
+        Raises:
+            MissingExtraError: numba is not installed.
+        """
+        require("numba", extra="packed")
+        from vaecodec.codes import residual_kernels
+
+        stages, total = len(self.books), CENTROIDS * len(self.books)
+        columns, crossed = self._columns, self._crossed
+        between = np.ascontiguousarray(crossed[:, :total])
+        squares = between.diagonal().reshape(stages, CENTROIDS).copy()
+        turned = np.ascontiguousarray(crossed[:, total:]).reshape(stages, CENTROIDS, -1)
+        codes = np.empty((len(latents), self.bytes_per_vector), np.uint8)
+
+        def work(start: int, stop: int) -> None:
+            products = np.empty((stop - start, columns.shape[1]), np.float32)
+            residual_kernels.products(latents[start:stop], columns, products)
+            chosen = np.empty((stop - start, stages), np.uint8)
+            residual_kernels.search_stages(products, squares, between, _BEAM, chosen)
+            codes[start:stop, :stages] = chosen
+            if self.rest is not None:
+                left = products[:, total:]
+                for stage in range(stages):
+                    left = left - turned[stage, chosen[:, stage]]
+                codes[start:stop, stages:] = self.rest.encode_steps(left)
+
+        over_rows(work, len(latents), _ENCODE_ROWS, threads)
+        return codes
+
+    def saturated(self, latents: FloatArray) -> NDArray[np.bool_]:
+        """Tell which rows hold a value more than six standard deviations from the mean."""
+        return np.asarray((np.abs(latents - self.centre) > FARTHEST * self.reach).any(axis=1))
+
+    def decode(self, codes: Any, *, threads: int | None = None) -> FloatArray:
+        """Latents, float32 (n, k), of uint8 (n, bytes_per_vector) codes: the same bits with numba and without."""
+        codes = checked_codes(codes, np.uint8, self.bytes_per_vector, self.name)
+        latents = np.empty((len(codes), self.steps), np.float32)
+        compiled = compiled_kernels() is not None
+
+        def work(start: int, stop: int) -> None:
+            block = self._centroids(codes[start:stop])
+            if self.rest is not None:
+                levels, axes = self.levels_of(codes[start:stop]), self.decoder.axes[self.order]
+                if compiled:
+                    from vaecodec.codes import residual_kernels
+
+                    residual_kernels.add_levels(levels, axes, block)
+                else:
+                    for step, axis in enumerate(axes):
+                        block += levels[:, step, None] * axis
+            latents[start:stop] = unit_rows(block) if self.metric is Metric.COSINE else block
+
+        over_rows(work, len(codes), _DECODE_ROWS, threads)
+        return latents
+
+    def _centroids(self, codes: NDArray[np.uint8]) -> FloatArray:
+        block = np.tile(self.decoder.offset, (len(codes), 1))
+        for stage, book in enumerate(self.decoder.books):
+            block += book[codes[:, stage]]
+        return block
+
+    def expand(self, codes: NDArray[Any], out: FloatArray) -> None:
+        """Write what codes stand for, before it is normalised, into ``out``, float32 (n, k)."""
+        out[:] = self._centroids(codes)
+        if self.rest is not None:
+            out += self.levels_of(codes) @ self.decoder.axes[self.order]
+
+    def query_steps(self, queries: FloatArray) -> FloatArray:
+        """The queries as they are."""
+        return queries
+
+    @property
+    def order(self) -> NDArray[np.int64]:
+        """The axes of the rest that have bits, in the order of the stream: int64 (T,)."""
+        return self.rest.order if self.rest is not None else np.empty(0, np.int64)
+
+    def levels_of(self, codes: NDArray[np.uint8]) -> FloatArray:
+        """The levels of the rest in each of :attr:`order`: float32 (n, T)."""
+        if self.rest is None:
+            return np.empty((len(codes), 0), np.float32)
+        return self.rest.levels_of(np.ascontiguousarray(codes[:, len(self.books) :]))
+
+    def dot_products(
+        self, codes: NDArray[np.uint8], query: FloatArray, needed: FloatArray, *, threads: int | None = None
+    ) -> FloatArray:
+        """Score codes against a query, as :meth:`vaecodec.codes.TrellisCode.dot_products` does.
+
+        Each stage is one look-up of a row; then the trellis is scored by the query in the axes of the rest.
+
+        Args:
+            codes: uint8 (n, bytes_per_vector).
+            query: float32 (k,).
+            needed: float32 (n,), the least dot product of each row that is of interest.
+            threads: see :func:`vaecodec.codes.parallel.over_rows`.
+
+        Returns:
+            float32 (n,), minus infinity for rows that stay below ``needed``.
+
+        Raises:
+            MissingExtraError: numba is not installed.
+        """
+        dots = np.full(len(codes), query @ self.decoder.offset, np.float32)
+        for stage, table in enumerate(self.decoder.books @ query):
+            dots += table[codes[:, stage]]
+        if self._scored is None:
+            return np.where(dots >= needed, dots, np.float32(-np.inf))
+        rest = np.ascontiguousarray(codes[:, len(self.books) :])
+        self._scored.add_dot_products(rest, self.decoder.axes[self.order] @ query, needed, None, dots, threads=threads)
+        return dots
+
+    @cached_property
+    def _scored(self) -> TrellisCode | None:
+        """The trellis as it is scored: its levels alone, as the decoder holds mean and spread."""
+        if self.rest is None:
+            return None
+        return replace(self.rest, mean=np.zeros_like(self.rest.mean), spread=np.ones_like(self.rest.spread))
+
+
+def _books(text: str, width: int) -> FloatArray:
+    return _rows(text, "<f2", -1, CENTROIDS * width).reshape(-1, CENTROIDS, width)
+
+
+def _rows(text: str, dtype: str, rows: int, width: int) -> FloatArray:
+    return from_text(text, dtype).reshape(rows, width).astype(np.float32)
+
+
+def _half(array: FloatArray) -> str:
+    return to_text(array.astype(np.float16))

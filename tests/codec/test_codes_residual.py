@@ -1,0 +1,212 @@
+"""Stages of k-means before the trellis."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vaecodec import Metric, fit_linear
+from vaecodec.codes import Calibration, ResidualCode, TrellisTables, calibration, decoder_fit
+from vaecodec.codes.decoder_fit import fit_decoder
+from vaecodec.codes.residual import Residual
+from vaecodec.codes.residual_fit import fit_residual
+from vaecodec.errors import InvalidBudgetError
+from vaecodec.evaluation import exact_search, recall
+
+WIDTH = 24
+
+
+def latents_of(rows: int, seed: int, metric: Metric = Metric.COSINE) -> np.ndarray:
+    """Clustered, spread unevenly, off centre."""
+    random = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).standard_normal((60, WIDTH))
+    drawn = centres[random.integers(0, 60, rows)] + 0.8 * random.standard_normal((rows, WIDTH))
+    drawn = drawn * np.geomspace(1, 0.2, WIDTH) + 0.1
+    if metric is Metric.COSINE:
+        drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+    return drawn.astype(np.float32)
+
+
+@lru_cache
+def staged(metric: Metric = Metric.COSINE) -> Calibration:
+    latents = latents_of(3000, 0, metric)
+    tables = TrellisTables.standard(8)
+    plain = Calibration.fit(latents, metric, memory=8)
+    return replace(plain, residual=fit_residual(latents, stages=4, tables=tables, seed=0))
+
+
+@lru_cache
+def fitted() -> Calibration:
+    """With a decoder, too."""
+    made = staged()
+    codes = [made.code(bytes=size) for size in (10, 14)]
+    decoder = fit_decoder(codes, latents_of(1024, 0), latents_of(500, 1), Metric.COSINE, seed=0)
+    return replace(made, residual=replace(made.residual, decoders={4: decoder}))
+
+
+@pytest.mark.parametrize("metric", Metric)
+def test_more_bytes_come_closer(metric: Metric) -> None:
+    latents = latents_of(500, 2, metric)
+    errors = []
+    for size in range(4, 17):
+        code = staged(metric).code(bytes=size)
+        assert isinstance(code, ResidualCode)
+        codes = code.encode(latents)
+        assert codes.shape == (500, size)
+        assert codes.dtype == np.uint8
+        assert code.bytes_per_vector == size
+        assert code.name == f"{size} bytes"
+        errors.append(((code.decode(codes) - latents) ** 2).mean())
+    alone = staged(metric).residual.whole - 3  # budgets of stages alone
+    assert (np.diff(errors[:alone]) < 0).all()
+    assert (np.diff(errors[alone:]) < 0).all()
+    assert errors[-1] < 0.02 * latents.var()
+
+
+def test_stages_find_more_than_a_trellis_alone_and_a_fitted_decoder_more_still(sample, monkeypatch) -> None:
+    monkeypatch.setattr(decoder_fit, "EPOCHS", 4)
+    linear = fit_linear(sample.train, 96)
+    latents, asked = linear.encode(sample.train), linear.encode_queries(sample.train_queries)
+    alone = Calibration.fit(latents, Metric.COSINE, memory=8)
+    before = replace(alone, residual=fit_residual(latents, stages=4, tables=alone.trellis, seed=0))
+    decoder = fit_decoder([before.code(bytes=16)], latents, asked, Metric.COSINE, seed=0)
+    after = replace(before, residual=replace(before.residual, decoders={4: decoder}))
+    base, queries = sample.base[:2000], sample.queries[:300]
+    truth, _ = exact_search(base, queries, 10, Metric.COSINE)
+    rows, queries = linear.encode(base), linear.encode_queries(queries)
+    recalls = []
+    for code in (made.code(bytes=16) for made in (alone, before, after)):
+        ids, _ = exact_search(code.decode(code.encode(rows)), queries, 10, Metric.COSINE)
+        recalls.append(float(recall(ids, truth, 10).mean()))
+    assert recalls[0] + 0.005 < recalls[1] < recalls[2] - 0.005
+
+
+def test_a_rows_code_depends_on_that_row_alone() -> None:
+    code, latents = fitted().code(bytes=12), latents_of(300, 5)
+    codes = code.encode(latents, threads=2)
+    assert np.array_equal(np.concatenate([code.encode(row[None]) for row in latents[:20]]), codes[:20])
+    assert np.array_equal(code.encode(latents[::-1])[::-1], codes)
+    decoded = code.decode(codes)
+    assert np.array_equal(np.concatenate([code.decode(row[None]) for row in codes[:20]]), decoded[:20])
+
+
+def test_the_beam_finds_codes_at_least_as_close_as_the_nearest_centroid_of_every_stage() -> None:
+    code, latents = staged().code(bytes=7), latents_of(400, 6)
+    left = latents.copy()
+    for book in code.books:
+        left -= book[((left[:, None] - book) ** 2).sum(axis=2).argmin(axis=1)]
+    greedy = (left**2).sum(axis=1)
+    values = np.empty_like(latents)
+    code.expand(code.encode(latents), values)
+    ours = ((latents - values) ** 2).sum(axis=1)
+    assert ours.mean() < 0.97 * greedy.mean()
+    assert (ours <= greedy * (1 + 1e-4)).mean() > 0.9
+
+
+@pytest.mark.parametrize("size", [4, 6, 8, 13])
+def test_dot_products_are_those_with_what_codes_stand_for(size: int) -> None:
+    code, query = fitted().code(bytes=size), latents_of(1, 7)[0]
+    codes = code.encode(latents_of(700, 8))
+    values = np.empty((700, WIDTH), np.float32)
+    code.expand(codes, values)
+    assert np.allclose(values / np.linalg.norm(values, axis=1, keepdims=True), code.decode(codes), atol=1e-5)
+    expected = values @ query
+    needed = np.full(700, np.median(expected), np.float32)
+    dots = code.dot_products(codes, query, needed, threads=2)
+    kept = np.isfinite(dots)
+    assert np.allclose(dots[kept], expected[kept], atol=1e-5)
+    assert kept[expected > needed + 1e-4].all()
+    assert not kept[expected < needed - 1e-4].any()
+
+
+def test_json_keeps_everything() -> None:
+    restored = Calibration.from_json(json.loads(json.dumps(fitted().to_json())))
+    latents = latents_of(30, 9)
+    for size in (4, 5, 8, 14):
+        codes = fitted().code(bytes=size).encode(latents)
+        assert np.array_equal(restored.code(bytes=size).encode(latents), codes)
+        assert np.array_equal(restored.code(bytes=size).decode(codes), fitted().code(bytes=size).decode(codes))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"whole": 9}, "expected 8 stages to suit 4 and 9"),
+        ({"stages": 0}, "to suit 0"),
+        ({"stages": True}, "to suit True"),
+        ({"whole": 5}, "none is of 6 bytes"),
+        ({"books": "AAAA"}, "cannot reshape|buffer size"),
+        ({"axes": ""}, "cannot reshape"),
+        ({"mean": ""}, "cannot reshape"),
+        ({"decoders": {"3": "decoder"}}, "expected 3 stages of a decoder, got 4"),
+    ],
+)
+def test_malformed_stages_are_refused(change: dict, message: str) -> None:
+    made = fitted().residual
+    whole = replace(made, whole=8, books=np.concatenate([made.books, made.books])[:8])
+    stored = whole.to_json()
+    if change == {"decoders": {"3": "decoder"}}:
+        change = {"decoders": {"3": stored["decoders"]["4"]}}
+    assert Residual.from_json(stored, WIDTH).whole == 8
+    with pytest.raises(ValueError, match=message):
+        Residual.from_json({**stored, **change}, WIDTH)
+
+
+def test_budgets_that_cannot_be_spent_are_refused() -> None:
+    for size in (3, 4 + WIDTH * 4 // 8 + 1):
+        with pytest.raises(InvalidBudgetError, match=f"bytes: expected 4 to 16 for 24 latents, got {size}; beyond"):
+            staged().code(bytes=size)
+
+
+def test_numpy_decodes_to_the_same_bits_as_numba(tmp_path: Path) -> None:
+    codes = np.random.default_rng(0).integers(0, 256, (600, 13)).astype(np.uint8)
+    np.save(tmp_path / "codes.npy", codes)
+    (tmp_path / "calibration.json").write_text(json.dumps(fitted().to_json()))
+    script = """
+import sys, json
+sys.modules["numba"] = None
+import numpy as np
+from vaecodec.codes import Calibration
+code = Calibration.from_json(json.load(open("calibration.json"))).code(bytes=13)
+np.save("decoded.npy", code.decode(np.load("codes.npy")))
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    assert np.array_equal(np.load(tmp_path / "decoded.npy"), fitted().code(bytes=13).decode(codes))
+
+
+def test_what_is_far_from_the_training_data_is_told_and_still_encoded() -> None:
+    code, latents = staged(Metric.DOT).code(bytes=10), latents_of(20, 4, Metric.DOT)
+    latents[3] *= 50
+    assert np.flatnonzero(code.saturated(latents)).tolist() == [3]
+    assert np.isfinite(code.decode(code.encode(latents))).all()
+
+
+def test_rows_that_are_all_the_same_have_stages() -> None:
+    same = np.tile(latents_of(1, 0), (400, 1))
+    made = fit_residual(same, stages=4, tables=TrellisTables.standard(8), seed=0)
+    whole = replace(Calibration.fit(same, Metric.COSINE, memory=8), residual=made)
+    for size in (4, 7, 12):
+        code = whole.code(bytes=size)
+        assert np.allclose(code.decode(code.encode(same)), same, atol=2e-3)
+
+
+def test_calibrations_get_stages_from_some_rows_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    latents = latents_of(3000, 0)
+    plain = Calibration.fit(latents, Metric.COSINE, memory=8)
+    assert plain.with_residual(latents) is plain
+    monkeypatch.setattr(calibration, "_STAGED_ROWS", 3000)
+    monkeypatch.setattr(decoder_fit, "EPOCHS", 2)
+    made = plain.with_residual(latents, latents_of(500, 1))
+    assert made.residual is not None
+    assert made.prefix(20).residual is None
+    assert made.prefix(WIDTH) is made
+    assert set(made.residual.decoders) == {4} | ({8} if made.residual.whole == 8 else set())
+    again = plain.with_residual(latents, latents_of(500, 1))
+    assert again.to_json() == made.to_json()
