@@ -64,6 +64,7 @@ class CalibrationRows:
         queries: what searches them; at least one.
         unseen: documents that no weight was fitted to, for drift; fewer than 64 leave drift out.
         unseen_queries: queries that no weight was fitted to; may be empty.
+        training_queries: for the codes; may be empty.
     """
 
     documents: FloatArray
@@ -71,13 +72,14 @@ class CalibrationRows:
     queries: FloatArray
     unseen: FloatArray
     unseen_queries: FloatArray
+    training_queries: FloatArray
 
     @classmethod
     def of_documents(cls, documents: FloatArray, unseen: FloatArray) -> CalibrationRows:
         """Make do without queries: some of the documents search the others."""
         asking = slice(None, None, max(2, len(documents) // _SCORED_QUERIES))
         searched = np.delete(documents, asking, axis=0)
-        return cls(documents, searched, documents[asking], unseen, unseen[:0])
+        return cls(documents, searched, documents[asking], unseen, unseen[:0], documents[:0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +98,7 @@ class CodecCalibration:
 
     @classmethod
     def fit(cls, codec: EncoderDecoder, rows: CalibrationRows, *, memory: int = 10) -> CodecCalibration:
-        """Fit every part that the rows are enough for.
+        """Fit every part that the rows are enough for; with 10,000 documents or more it takes a minute or two.
 
         Args:
             codec: its maps.
@@ -106,8 +108,10 @@ class CodecCalibration:
         Raises:
             InvalidVectorsError: fewer than two documents.
         """
+        latents = codec.encode(rows.documents)
+        asked = codec.encode_queries(rows.training_queries) if len(rows.training_queries) else None
         return cls(
-            codes=Calibration.fit(codec.encode(rows.documents), codec.latent_metric, memory=memory),
+            codes=Calibration.fit(latents, codec.latent_metric, memory=memory).with_residual(latents, asked),
             scores=_fit_scores(codec, rows),
             drift=_fit_reference(codec, rows),
         )

@@ -48,7 +48,13 @@ def fitted() -> Calibration:
     made = staged()
     codes = [made.code(bytes=size) for size in (10, 14)]
     decoder = fit_decoder(codes, latents_of(1024, 0), latents_of(500, 1), Metric.COSINE, seed=0)
-    return replace(made, residual=replace(made.residual, decoders={4: decoder}))
+    return replace(made, residual=replace(made.residual, decoders=[replace(decoder, least=10, most=14, full=14)]))
+
+
+def whole() -> Residual:
+    """With 8 bytes that are 8 stages, whatever the fit chose."""
+    made = fitted().residual
+    return replace(made, whole=8, books=np.concatenate([made.books, made.books])[:8])
 
 
 @pytest.mark.parametrize("metric", Metric)
@@ -77,7 +83,7 @@ def test_stages_find_more_than_a_trellis_alone_and_a_fitted_decoder_more_still(s
     alone = Calibration.fit(latents, Metric.COSINE, memory=8)
     before = replace(alone, residual=fit_residual(latents, stages=4, tables=alone.trellis, seed=0))
     decoder = fit_decoder([before.code(bytes=16)], latents, asked, Metric.COSINE, seed=0)
-    after = replace(before, residual=replace(before.residual, decoders={4: decoder}))
+    after = replace(before, residual=replace(before.residual, decoders=[decoder]))
     base, queries = sample.base[:2000], sample.queries[:300]
     truth, _ = exact_search(base, queries, 10, Metric.COSINE)
     rows, queries = linear.encode(base), linear.encode_queries(queries)
@@ -145,18 +151,31 @@ def test_json_keeps_everything() -> None:
         ({"books": "AAAA"}, "cannot reshape|buffer size"),
         ({"axes": ""}, "cannot reshape"),
         ({"mean": ""}, "cannot reshape"),
-        ({"decoders": {"3": "decoder"}}, "expected 3 stages of a decoder, got 4"),
     ],
 )
 def test_malformed_stages_are_refused(change: dict, message: str) -> None:
-    made = fitted().residual
-    whole = replace(made, whole=8, books=np.concatenate([made.books, made.books])[:8])
-    stored = whole.to_json()
-    if change == {"decoders": {"3": "decoder"}}:
-        change = {"decoders": {"3": stored["decoders"]["4"]}}
+    stored = whole().to_json()
     assert Residual.from_json(stored, WIDTH).whole == 8
     with pytest.raises(ValueError, match=message):
         Residual.from_json({**stored, **change}, WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"full": 9}, "expected the budgets of a decoder, got 10, 14 and 9"),
+        ({"least": 8}, "expected the stages of 8 to 14 bytes in a decoder, got 4"),
+        ({"least": 5, "most": 7}, "expected the stages of 5 to 7 bytes in a decoder, got 4"),
+        ({"most": "14"}, "expected the budgets of a decoder, got 10, '14' and 14"),
+        ({"least": 15}, "expected the budgets of a decoder, got 15, 14 and 14"),
+        ({"axes": ""}, "cannot reshape"),
+    ],
+)
+def test_malformed_decoders_are_refused(change: dict, message: str) -> None:
+    stored = whole().to_json()
+    stored["decoders"][0].update(change)
+    with pytest.raises(ValueError, match=message):
+        Residual.from_json(stored, WIDTH)
 
 
 def test_budgets_that_cannot_be_spent_are_refused() -> None:
@@ -207,6 +226,7 @@ def test_calibrations_get_stages_from_some_rows_on(monkeypatch: pytest.MonkeyPat
     assert made.residual is not None
     assert made.prefix(20).residual is None
     assert made.prefix(WIDTH) is made
-    assert set(made.residual.decoders) == {4} | ({8} if made.residual.whole == 8 else set())
+    served = [(each.least, each.most) for each in made.residual.decoders]
+    assert served == ([(8, 8), (9, 16)] if made.residual.whole == 8 else [(8, 16)])
     again = plain.with_residual(latents, latents_of(500, 1))
     assert again.to_json() == made.to_json()

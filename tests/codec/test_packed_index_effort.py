@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from vaecodec import Codec, Metric, fit_linear
 from vaecodec.calibration import CodecCalibration
 from vaecodec.codes import Calibration
+from vaecodec.codes.residual_fit import fit_residual
 from vaecodec.errors import IndexArgumentError
 from vaecodec.evaluation import recall
 from vaecodec.packed_index import Effort, PackedIndex, search
@@ -28,12 +30,18 @@ def vectors(rows: int, seed: int, scale: float = 1.0) -> np.ndarray:
     return (scale * (drawn @ mix + 0.2)).astype(np.float32)
 
 
-@pytest.fixture(scope="module", params=Metric)
+@pytest.fixture(scope="module", params=[*Metric, "stages"])
 def index(request, tmp_path_factory: pytest.TempPathFactory) -> PackedIndex:
-    linear = fit_linear(vectors(4000, 2), DIM, metric=request.param)
+    """By each metric with a trellis alone, and by cosine with stages of k-means before it."""
+    metric = Metric.COSINE if request.param == "stages" else request.param
+    linear = fit_linear(vectors(4000, 2), DIM, metric=metric)
+    latents = linear.encode(vectors(4000, 2))
+    calibration = Calibration.fit(latents, metric, memory=8)
+    if request.param == "stages":
+        stages = fit_residual(latents, stages=4, tables=calibration.trellis, seed=0)
+        calibration = replace(calibration, residual=stages)
     path = tmp_path_factory.mktemp("effort") / "codec.onnx"
-    codes = Calibration.fit(linear.encode(vectors(4000, 2)), request.param, memory=8)
-    export_linear(linear, path, calibration=CodecCalibration(codes=codes))
+    export_linear(linear, path, calibration=CodecCalibration(codes=calibration))
     made = PackedIndex(Codec.load(path), bytes=12)
     made.add(vectors(ROWS, 3))
     made.delete(np.arange(0, ROWS, 97))
@@ -56,6 +64,15 @@ def test_a_full_search_gives_the_same_bits_with_the_first_stage(index, k: int, m
         found, same = index.search(queries[start : start + 4], k)
         assert np.array_equal(found, ids[start : start + 4])
         assert np.array_equal(same, scores[start : start + 4])
+
+
+def test_few_queries_and_many_find_the_same(index) -> None:
+    queries = vectors(8, 7)
+    ids, scores = index.search(queries, 10)  # by matrix products
+    for start in range(0, 8, 4):
+        found, same = index.search(queries[start : start + 4], 10)  # by look-ups
+        assert np.allclose(same, scores[start : start + 4], rtol=1e-5, atol=1e-5)
+        assert (found == ids[start : start + 4]).mean() > 0.9  # some scores are nearly equal
 
 
 def test_a_full_search_among_many_ids_stays_exact(index, monkeypatch) -> None:

@@ -11,14 +11,13 @@ import numpy as np
 from vaecodec.codes.code import Code, CodeType
 from vaecodec.codes.decoder_fit import fit_decoder
 from vaecodec.codes.importance import importance_of
-from vaecodec.codes.residual import Residual, ResidualCode
+from vaecodec.codes.residual import Residual
 from vaecodec.codes.residual_fit import fit_residual
 from vaecodec.codes.rotation import ROTATION_ROUNDS, random_signs
 from vaecodec.codes.stored import from_text, to_text
-from vaecodec.codes.trellis import MEMORIES, TrellisCode, TrellisTables, check_budget
+from vaecodec.codes.trellis import MEMORIES, TrellisCode, TrellisTables, check_budget, compiled_kernels
 from vaecodec.codes.uniform import LEVELS, FloatCode, Int8Code, RotatedCode
 from vaecodec.errors import InvalidBudgetError, InvalidDimensionError, InvalidVectorsError
-from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.vectors import as_vectors
 
@@ -34,8 +33,11 @@ _STAGES = 4
 _STAGED_ROWS = 10_000
 _STAGED_DIM = 16
 # What the decoder is fitted for, and on how many rows: with all of 40,000 recall@10 was the same.
-_BUDGETS = (8, 16, 24, 32, 48, 64)
+_BUDGETS = (8, 12, 16, 24, 32, 48, 64)
+# Budgets beyond it use what was fitted in part, see Residual.decoder.
+_FULL = 32
 _DECODER_ROWS = 16_384
+_FITTED_ROWS = 50_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,35 +109,36 @@ class Calibration:
     def with_residual(self, latents: Any, queries: Any = None, *, seed: int = 0) -> Calibration:
         """Add stages of k-means before the trellis, and fit what codes stand for to the scores of queries.
 
-        It takes a minute or two. Fewer than 10,000 rows or 16 latents are too little to learn centroids from: then
-        the calibration is returned as it is.
+        It takes a minute or two. Fewer than 10,000 rows or 16 latents are too little to learn centroids from, and
+        without numba there are no such codes: then the calibration is returned as it is.
 
         Args:
-            latents: float (n, k) of training documents, those that the calibration was fitted on.
+            latents: float (n, k) of training documents, those that the calibration was fitted on; of more than 50,000
+                some are taken.
             queries: float (m, k), latents of training queries; without them documents serve as queries.
             seed: for the rows that centroids are learned from, and the order of the rows.
 
         Raises:
             InvalidVectorsError: one of its subclasses, naming the first bad row.
-            MissingExtraError: numba is not installed.
         """
-        require("numba", extra="packed")
         rows = as_vectors(latents, self.code_dim, self.metric, name="latents")
         asked = None if queries is None else as_vectors(queries, self.code_dim, self.metric, name="queries")
-        if len(rows) < _STAGED_ROWS or self.code_dim < _STAGED_DIM:
+        if len(rows) < _STAGED_ROWS or self.code_dim < _STAGED_DIM or compiled_kernels() is None:
             return self
+        rows = rows[np.random.default_rng(seed).permutation(len(rows))[:_FITTED_ROWS]]
         residual = fit_residual(rows, stages=_STAGES, tables=self.trellis, seed=seed)
-        fitted = replace(self, residual=residual)
-        by_stages: dict[int, list[ResidualCode]] = {}
-        for budget in _BUDGETS:
-            if budget <= residual.largest(self.trellis):
-                code = residual.code(budget, self.mean, self.spread, self.trellis, self.metric)
-                by_stages.setdefault(len(code.books), []).append(code)
-        sampled = rows[np.random.default_rng(seed).permutation(len(rows))[:_DECODER_ROWS]]
-        decoders = {
-            stages: fit_decoder(codes, sampled, asked, self.metric, seed) for stages, codes in by_stages.items()
-        }
-        return replace(fitted, residual=replace(residual, decoders=decoders))
+        largest, whole = residual.largest(self.trellis), residual.whole
+        decoders = []
+        for least, most, full in ((whole, whole, whole), (whole + 1, largest, min(_FULL, largest))):
+            codes = [
+                residual.code(budget, self.mean, self.spread, self.trellis, self.metric)
+                for budget in _BUDGETS
+                if least <= budget <= most
+            ]
+            if codes:
+                found = fit_decoder(codes, rows[:_DECODER_ROWS], asked, self.metric, seed)
+                decoders.append(replace(found, least=least, most=most, full=full))
+        return replace(self, residual=replace(residual, decoders=decoders))
 
     @property
     def code_dim(self) -> int:

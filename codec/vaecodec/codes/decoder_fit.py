@@ -9,6 +9,7 @@ Zhan et al. 2021, arXiv 2108.00644).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from vaecodec.interface import FloatArray, Metric
 
 _TEMPERATURE = 0.05
 _BATCH = 1024
-EPOCHS = 24
+EPOCHS = 12
 # Of a step of Adam, in units of the size of what is fitted.
 _BOOKS_RATE, _AXES_RATE = 5e-3, 2e-2
 # Share of the steps after which the rate falls linearly to zero.
@@ -62,7 +63,7 @@ def fit_decoder(
         axes_slope[code.order] = levels.T @ slope
         share = min(1.0, (steps - step) / (steps * (1 - _CONSTANT)))
         optimiser.step((book_slopes, axes_slope), [share * rate for rate in rates])
-    return Decoder(_rounded(books), _rounded(axes), start.offset)
+    return replace(start, books=_rounded(books), axes=_rounded(axes))
 
 
 def _slope(

@@ -10,7 +10,7 @@ can be fitted to the scores of queries while the codes stay what they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -29,23 +29,38 @@ from vaecodec.interface import FloatArray, Metric
 CENTROIDS = 256
 # Partial choices that the search for the stages' centroids keeps.
 _BEAM = 8
+# See Residual.decoder; of held-out queries' neighbours most were found with a power from 1 to 2.
+_FADING = 1.5
 _ENCODE_ROWS = 64
 _DECODE_ROWS = 512
 
 
 @dataclass(frozen=True, eq=False)
 class Decoder:
-    """What the codes of some number of stages stand for: ``offset``, plus a centroid a stage, plus levels times axes.
+    """What codes of some budgets stand for: ``offset``, plus a centroid a stage, plus levels times axes.
 
     Attributes:
+        least, most: the budgets in bytes that it is for, all of the same number of stages.
+        full: budgets beyond it use a part of it only, see :meth:`Residual.decoder`.
         books: float32 (m, 256, k), the centroids of each stage.
         axes: float32 (k, k), row i is what one level of the rest's dimension i is worth; (0, k) where no rest follows.
         offset: float32 (k,).
     """
 
+    least: int
+    most: int
+    full: int
     books: FloatArray
     axes: FloatArray
     offset: FloatArray
+
+    def towards(self, other: Decoder, share: np.float32) -> Decoder:
+        """This one, changed by a share of the difference of another one from it."""
+        books, axes, offset = (
+            mine + share * (theirs - mine)
+            for mine, theirs in ((self.books, other.books), (self.axes, other.axes), (self.offset, other.offset))
+        )
+        return replace(self, books=books, axes=axes, offset=offset)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +75,7 @@ class Residual:
         spread: float32 (k,), its standard deviation.
         importance: float32 (k,), see :func:`vaecodec.codes.allocation.allocate_bits`.
         whole: the largest budget that is spent on stages alone: ``stages`` + 3 or + 4, so that every budget has a code.
-        decoders: by number of stages; where one is missing, codes stand for what they were found by.
+        decoders: for some budgets, no two for the same; codes of the others stand for what they were found by.
     """
 
     stages: int
@@ -70,7 +85,7 @@ class Residual:
     spread: FloatArray
     importance: FloatArray
     whole: int
-    decoders: Mapping[int, Decoder]
+    decoders: Sequence[Decoder] = ()
 
     def largest(self, tables: TrellisTables) -> int:
         """The largest budget that there is a code for."""
@@ -91,12 +106,14 @@ class Residual:
             InvalidBudgetError: there is no code of so many bytes.
         """
         check_budget(budget, FEWEST_BYTES, self.largest(tables), len(self.mean))
-        if budget <= self.whole:
-            books, decoder, rest = self.books[:budget], self.decoder(budget), None
-        else:
-            books, decoder = self.books[: self.stages], self.decoder(self.stages)
+        books, rest = self.books[: self.stages_of(budget)], None
+        if budget > self.whole:
             rest = TrellisCode(budget - self.stages, self.mean, self.spread, self.importance, tables, Metric.DOT)
-        return ResidualCode(books, self.axes, rest, decoder, centre, reach, metric)
+        return ResidualCode(books, self.axes, rest, self.decoder(budget), centre, reach, metric)
+
+    def stages_of(self, budget: int) -> int:
+        """How many stages a budget is spent on."""
+        return budget if budget <= self.whole else self.stages
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; docs/codes.md specifies it."""
@@ -108,10 +125,17 @@ class Residual:
             "mean": to_text(self.mean),
             "spread": to_text(self.spread),
             "importance": to_text(self.importance),
-            "decoders": {
-                str(stages): {"books": _half(each.books), "axes": _half(each.axes), "offset": to_text(each.offset)}
-                for stages, each in self.decoders.items()
-            },
+            "decoders": [
+                {
+                    "least": each.least,
+                    "most": each.most,
+                    "full": each.full,
+                    "books": _half(each.books),
+                    "axes": _half(each.axes),
+                    "offset": to_text(each.offset),
+                }
+                for each in self.decoders
+            ],
         }
 
     @classmethod
@@ -129,24 +153,37 @@ class Residual:
         mean, spread, importance = (
             _rows(stored[name], "<f4", 1, width)[0] for name in ("mean", "spread", "importance")
         )
-        decoders = {}
-        for number, each in stored["decoders"].items():
-            own = _books(each["books"], width)
-            if str(len(own)) != number:
-                raise ValueError(f"expected {number} stages of a decoder, got {len(own)}")
-            offset = _rows(each["offset"], "<f4", 1, width)[0]
-            turned = _rows(each["axes"], "<f2", width if len(own) == stages else 0, width)
-            decoders[len(own)] = Decoder(own, turned, offset)
         axes = _rows(stored["axes"], "<f2", width, width)
-        return cls(stages, books, axes, mean, spread, importance, whole, decoders)
+        made = cls(stages, books, axes, mean, spread, importance, whole)
+        return replace(made, decoders=[made._decoder(each, width) for each in stored["decoders"]])
 
-    def decoder(self, stages: int) -> Decoder:
-        """What codes of so many stages stand for."""
-        if stages in self.decoders:
-            return self.decoders[stages]
-        if stages == self.stages:
-            return Decoder(self.books[:stages], self.spread[:, None] * self.axes, self.mean @ self.axes)
-        return Decoder(self.books[:stages], self.axes[:0], np.zeros_like(self.mean))
+    def _decoder(self, stored: Mapping[str, Any], width: int) -> Decoder:
+        books, limits = _books(stored["books"], width), [stored[name] for name in ("least", "most", "full")]
+        least, most, full = limits
+        if not (all(type(limit) is int for limit in limits) and FEWEST_BYTES <= least <= min(most, full)):
+            raise ValueError(f"expected the budgets of a decoder, got {least!r}, {most!r} and {full!r}")
+        if {self.stages_of(least), self.stages_of(most)} != {len(books)} or least <= self.whole < most:
+            raise ValueError(f"expected the stages of {least} to {most} bytes in a decoder, got {len(books)}")
+        axes = _rows(stored["axes"], "<f2", width if most > self.whole else 0, width)
+        return Decoder(least, most, full, books, axes, _rows(stored["offset"], "<f4", 1, width)[0])
+
+    def decoder(self, budget: int) -> Decoder:
+        """What codes of a budget stand for.
+
+        A fitted decoder makes up for what coarse codes lose. The more bytes, the less there is to make up for: beyond
+        ``full`` its difference from what codes were found by fades.
+        """
+        for each in self.decoders:
+            if each.least <= budget <= each.most:
+                share = np.float32(min(1, each.full / budget) ** _FADING)
+                return each if share == 1 else self._found(budget).towards(each, share)
+        return self._found(budget)
+
+    def _found(self, budget: int) -> Decoder:
+        books = self.books[: self.stages_of(budget)]
+        if budget <= self.whole:
+            return Decoder(budget, budget, budget, books, self.axes[:0], np.zeros_like(self.mean))
+        return Decoder(budget, budget, budget, books, self.spread[:, None] * self.axes, self.mean @ self.axes)
 
 
 @dataclass(frozen=True, eq=False)

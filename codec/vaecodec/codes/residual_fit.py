@@ -84,14 +84,14 @@ def fit_residual(latents: FloatArray, *, stages: int, tables: TrellisTables, see
     books = fit_books(latents[order[:learned]], whole, random)
     width = latents.shape[1]
     zeros, ones = np.zeros(width, np.float32), np.ones(width, np.float32)
-    start = Residual(stages, books, np.eye(width, dtype=np.float32), zeros, ones, ones, whole, {})
+    start = Residual(stages, books, np.eye(width, dtype=np.float32), zeros, ones, ones, whole)
     left = latents - _coded(start, stages, latents, tables)
     centred = left - left.mean(axis=0, dtype=np.float64)
     axes = np.linalg.eigh(centred.T @ centred)[1].T[::-1].astype(np.float16).astype(np.float32)
     turned = left @ axes.T
     spread = turned.std(axis=0, dtype=np.float64).astype(np.float32)
     mean = turned.mean(axis=0, dtype=np.float64).astype(np.float32)
-    alone = Residual(stages, books, axes, mean, spread, importance_of(spread), whole, {})
+    alone = Residual(stages, books, axes, mean, spread, importance_of(spread), whole)
     mixed = replace(alone, books=books[:-1], whole=whole - 1)
     held = latents[order[learned : learned + _HELD_ROWS]]
     errors = [((held - _coded(way, whole, held, tables)) ** 2).sum() for way in (alone, mixed)]

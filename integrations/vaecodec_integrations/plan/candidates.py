@@ -132,7 +132,10 @@ def candidates(
     for width in _widths(dim):
         on_step(f"linear codecs at {width} dimensions")
         linear = _best_linear(sample, [kind.truncated(width) for kind in kinds])
-        calibration = Calibration.fit(linear.encode(sample.fitted_on), linear.latent_metric)
+        latents = linear.encode(sample.fitted_on)
+        calibration = Calibration.fit(latents, linear.latent_metric)
+        if width == dim:  # others are not offered in bytes
+            calibration = calibration.with_residual(latents)
         yield from _coded(sample, linear, calibration, factors, most_bytes, None, width)
 
 

@@ -29,6 +29,7 @@ _SAMPLE_ROWS = 200_000
 
 # Rows that the codes of a checkpoint are calibrated on, and their rotation is learned from.
 _CALIBRATION_ROWS = 8_192
+_QUERY_SAMPLE_ROWS = 16_384
 
 
 # Bounds of the search for the nearest documents of each training query: seconds on two cores.
@@ -241,7 +242,15 @@ class Collection:
             queries=self.validation.queries,
             unseen=self.held_out,
             unseen_queries=self.held_out_queries,
+            training_queries=self.query_sample,
         )
+
+    @cached_property
+    def query_sample(self) -> FloatArray:
+        """At most 16,384 training queries, evenly spaced; (0, d) where there are none."""
+        if self.queries is None:
+            return np.empty((0, self.dim), np.float32)
+        return vectors_at(self.queries, evenly_spaced(self.query_rows, _QUERY_SAMPLE_ROWS), self.metric)
 
     @cached_property
     def held_out(self) -> FloatArray:
