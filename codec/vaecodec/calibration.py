@@ -24,6 +24,7 @@ _CODES, _SCORES, _DRIFT = "codes", "score", "drift"
 
 # Searches that the calibration of scores is fitted on, each with its hundred nearest.
 _SCORED_QUERIES = 512
+_SCORED_ROWS = 8_192
 
 
 class EncoderDecoder(Protocol):
@@ -77,9 +78,10 @@ class CalibrationRows:
     @classmethod
     def of_documents(cls, documents: FloatArray, unseen: FloatArray) -> CalibrationRows:
         """Make do without queries: some of the documents search the others."""
-        asking = slice(None, None, max(2, len(documents) // _SCORED_QUERIES))
-        searched = np.delete(documents, asking, axis=0)
-        return cls(documents, searched, documents[asking], unseen, unseen[:0], documents[:0])
+        some = documents[:: max(1, -(-len(documents) // _SCORED_ROWS))]
+        asking = slice(None, None, max(2, len(some) // _SCORED_QUERIES))
+        searched = np.delete(some, asking, axis=0)
+        return cls(documents, searched, some[asking], unseen, unseen[:0], documents[:0])
 
 
 @dataclass(frozen=True, eq=False)

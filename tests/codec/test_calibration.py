@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vaecodec import Codec, Metric, fit_linear
+from vaecodec import Codec, Metric, fit_linear, linear
 from vaecodec.calibration import CalibrationRows, CodecCalibration, codes_of, reference_of, scores_of
 from vaecodec.drift.monitor import MonitoredCodec
 from vaecodec.errors import InvalidVectorsError, NotCalibratedError
@@ -69,7 +69,8 @@ def test_a_narrower_codec_keeps_the_rows_and_is_calibrated_for_its_width(sample,
     np.testing.assert_allclose(codes_of(narrow).spread, codes_of(again).spread, rtol=1e-4)
 
 
-def test_the_rows_kept_are_evenly_spaced_whatever_the_blocks(sample) -> None:
+def test_the_rows_kept_are_evenly_spaced_whatever_the_blocks(sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "_KEPT_ROWS", 8_192)
     rows = np.tile(sample.train, (3, 1))[:20_000]
     whole = fit_linear(rows, 8, metric=Metric.DOT).fitted_on
     blockwise = fit_linear(ArraySource(rows), 8, metric=Metric.DOT).fitted_on
