@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.errors import IndexArgumentError, VectorIndexError
+from vaecodec.errors import (
+    IndexArgumentError,
+    IndexFileError,
+    VectorIndexError,
+)
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec_integrations.index_file import IndexFile
@@ -22,7 +27,29 @@ FILE = IndexFile(
     "CompressedFaissIndex.save",
     "if faiss wrote it, read its vectors with faiss.read_index and reconstruct_n, and add them to a "
     "CompressedFaissIndex",
+    {"description": str},
 )
+
+# What faiss offers and this class does not, and the reason.
+_INNER = "it is about latents and their codes; call it on the attribute inner"
+_READ_ONLY = "it would change elements without the codec; add them through this class"
+NOT_OFFERED = {
+    "add_sa_codes": _READ_ONLY,
+    "check_compatible_for_merge": _INNER,
+    "compute_residual": _INNER,
+    "compute_residual_n": _INNER,
+    "get_distance_computer": _INNER,
+    "merge_from": _READ_ONLY,
+    "metric_arg": _INNER,
+    "sa_code_size": _INNER,
+    "sa_decode": _INNER,
+    "sa_encode": _INNER,
+    "search1": _INNER,
+    "search_subset": _INNER,
+    "thisown": "this class is no SWIG object; its attribute inner is",
+    "train_with_queries": _INNER,
+    "verbose": "set it on the attribute inner",
+}
 
 
 class CompressedFaissIndex(LatentIndex):
@@ -66,6 +93,12 @@ class CompressedFaissIndex(LatentIndex):
             f"description={self._description!r}, ntotal={self.ntotal})>"
         )
 
+    def __getattr__(self, name: str) -> Any:
+        """Say why what faiss has is not here."""
+        if name in NOT_OFFERED:
+            raise AttributeError(f"{name}: {NOT_OFFERED[name]}")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     @property
     def inner(self) -> Any:
         """faiss's own index over the latents: set its search parameters there, but add through this class."""
@@ -75,6 +108,11 @@ class CompressedFaissIndex(LatentIndex):
     def d(self) -> int:
         """Width of the vectors that go in and come out."""
         return self._codec.dim
+
+    @property
+    def metric_type(self) -> int:
+        """faiss's number of the metric that compares the latents."""
+        return int(self._inner.metric_type)
 
     @property
     def ntotal(self) -> int:
@@ -123,12 +161,13 @@ class CompressedFaissIndex(LatentIndex):
         rows = self._rows(vectors)
         self._add(rows, self._ids(ids, len(rows)))
 
-    def search(self, vectors: Any, k: int) -> tuple[FloatArray, IdArray]:
+    def search(self, vectors: Any, k: int, *, params: Any = None) -> tuple[FloatArray, IdArray]:
         """The k nearest elements of each query.
 
         Args:
             vectors: float (n, dim) or (dim,); encoded as queries.
             k: neighbours wanted.
+            params: search parameters of faiss, such as ``faiss.SearchParametersIVF(nprobe=8)``.
 
         Returns:
             As faiss: scores between latents, float32 (n, k), nearest first, and ids, int64 (n, k), with -1 where
@@ -136,15 +175,57 @@ class CompressedFaissIndex(LatentIndex):
 
         Raises:
             InvalidVectorsError: naming the first bad row.
-            IndexArgumentError: ``k`` is not positive.
+            IndexArgumentError: ``k`` is not positive, or faiss refuses the parameters.
             VectorIndexError: the index must be trained first.
         """
         if k < 1:
             raise IndexArgumentError(f"k: expected at least 1, got {k}")
-        latents = self._codec.encode_queries(self._rows(vectors, name="queries"))
-        self._check_trained()
-        scores, ids = self._inner.search(latents, k)
+        latents = self._queries(vectors)
+        try:
+            scores, ids = self._inner.search(latents, k, params=params)
+        except RuntimeError as error:
+            raise IndexArgumentError(f"faiss cannot search {self._description!r} so: {error}") from error
         return scores, ids
+
+    def assign(self, vectors: Any, k: int = 1) -> IdArray:
+        """The ids of :meth:`search`, int64 (n, k), without the scores."""
+        return self.search(vectors, k)[1]
+
+    def search_and_reconstruct(
+        self, vectors: Any, k: int, *, params: Any = None
+    ) -> tuple[FloatArray, IdArray, FloatArray]:
+        """What :meth:`search` returns, and the vectors of the elements found as the codec restores them.
+
+        Returns:
+            Scores, ids and float32 (n, k, dim), NaN where the id is -1.
+        """
+        scores, ids = self.search(vectors, k, params=params)
+        found = np.full((*ids.shape, self.d), np.nan, np.float32)
+        found[ids >= 0] = self.reconstruct_batch(ids[ids >= 0])
+        return scores, ids, found
+
+    def range_search(
+        self, vectors: Any, thresh: float, *, params: Any = None
+    ) -> tuple[NDArray[np.uint64], FloatArray, IdArray]:
+        """All elements whose score passes a threshold: larger than it, or smaller under L2.
+
+        Args:
+            vectors: float (n, dim) or (dim,); encoded as queries.
+            thresh: the threshold, of scores between latents.
+            params: search parameters of faiss.
+
+        Returns:
+            As faiss: uint64 (n + 1,), where the results of each query start; scores and ids of all of them.
+
+        Raises:
+            IndexArgumentError: this kind of index has no such search.
+        """
+        latents = self._queries(vectors)
+        try:
+            starts, scores, ids = self._inner.range_search(latents, thresh, params=params)
+        except RuntimeError as error:
+            raise IndexArgumentError(f"faiss cannot search {self._description!r} by a threshold: {error}") from error
+        return starts, scores, ids
 
     def reconstruct(self, id: int) -> FloatArray:  # noqa: A002
         """One vector as the codec restores it, float32 (dim,); raises as :meth:`reconstruct_batch`."""
@@ -170,6 +251,15 @@ class CompressedFaissIndex(LatentIndex):
         if not len(labels):
             return self._codec.decode(np.empty((0, self._codec.code_dim), np.float32))
         return self._codec.decode(self._inner.reconstruct_batch(labels))
+
+    def reconstruct_n(self, n0: int = 0, ni: int = -1) -> FloatArray:
+        """The vectors of the ids from ``n0`` on, ``ni`` of them or as many as there are elements after it."""
+        return self.reconstruct_batch(np.arange(n0, self.ntotal if ni < 0 else n0 + ni, dtype=np.int64))
+
+    def reset(self) -> None:
+        """Remove all elements; what was learned by :meth:`train` stays."""
+        with self._lock:
+            self._inner.reset()
 
     def remove_ids(self, ids: Any) -> int:
         """Remove elements and return how many there were; ids that are not there are passed over.
@@ -202,10 +292,40 @@ class CompressedFaissIndex(LatentIndex):
             FileNotFoundError: there is no such file.
         """
         with FILE.read(path) as (saved, raw):
-            check_same_codec(saved, codec, path)
+            return cls._loaded(saved, raw, codec, path)
+
+    @classmethod
+    def _loaded(
+        cls, saved: dict[str, Any], raw: Path, codec: VectorCodec, path: str | os.PathLike[str]
+    ) -> CompressedFaissIndex:
+        check_same_codec(saved, codec, path)
+        try:
             index = cls(codec, saved["description"])
-            index._inner = index._faiss.read_index(str(raw))
+        except VectorIndexError as error:
+            raise IndexFileError(f"{os.fspath(path)}: in the header: {error}") from error
+        inner = _read(index._faiss, raw)
+        wanted, found = _structure(index._faiss, index._inner), _structure(index._faiss, inner)
+        if wanted != found:
+            raise IndexFileError(
+                f"{os.fspath(path)}: expected an index {saved['description']!r} over latents of width "
+                f"{codec.code_dim}, got {' of '.join(map(str, found))}; save it again from its source"
+            )
+        if isinstance(inner, index._faiss.IndexIDMap2):
+            inner.check_consistency()
+        index._inner = inner
+        if inner.is_trained and inner.ntotal:  # one search, so that what faiss finds only then is found here
+            inner.search(np.ones((1, codec.code_dim), np.float32), 1)
         return index
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The codec and the file that :meth:`save` writes."""
+        return {"codec": self._codec, "file": FILE.to_bytes(self._write_payload)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Load the file with the codec."""
+        with FILE.read_bytes(state["file"]) as (saved, raw):
+            loaded = self._loaded(saved, raw, state["codec"], "pickled index")
+        self.__dict__.update(loaded.__dict__)
 
     def _new_inner(self) -> Any:
         faiss, codec = self._faiss, self._codec
@@ -264,6 +384,11 @@ class CompressedFaissIndex(LatentIndex):
             raise IndexArgumentError(f"ids: faiss takes integers from 0 to 2**63 - 1, got {labels.max()}")
         return labels.astype(np.int64)
 
+    def _queries(self, vectors: Any) -> FloatArray:
+        latents = self._codec.encode_queries(self._rows(vectors, name="queries"))
+        self._check_trained()
+        return latents
+
     def _check_trained(self) -> None:
         if not self.is_trained:
             raise VectorIndexError(f"an index of {self._description!r} learns from data first; call train")
@@ -272,3 +397,35 @@ class CompressedFaissIndex(LatentIndex):
         with self._lock:
             self._faiss.write_index(self._inner, str(raw))
         return {**identity(self._codec), "description": self._description}
+
+
+_READING = threading.Lock()
+
+
+def _read(faiss: Any, raw: Path) -> Any:
+    """Let faiss read a file. It checks counts, sizes and links as it does so, within limits that hold for all threads.
+
+    No list of a file is larger than the file, which saves faiss from reserving memory for what cannot come.
+    """
+    size = raw.stat().st_size
+    with _READING:
+        limits = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
+        faiss.set_deserialization_vector_byte_limit(size)
+        faiss.set_deserialization_loop_limit(size)
+        try:
+            return faiss.read_index(str(raw))
+        finally:
+            faiss.set_deserialization_vector_byte_limit(limits[0])
+            faiss.set_deserialization_loop_limit(limits[1])
+
+
+def _structure(faiss: Any, index: Any) -> list[tuple[str, int, int]]:
+    """Class, width and metric of an index and of those that it consists of."""
+    parts = []
+    while index is not None:
+        index = faiss.downcast_index(index)
+        # A flat index is read back as one of two classes, whatever it was written from.
+        kind = "IndexFlat" if isinstance(index, faiss.IndexFlat) else type(index).__name__
+        parts.append((kind, int(index.d), int(index.metric_type)))
+        index = getattr(index, "index", None) or getattr(index, "base_index", None) or getattr(index, "quantizer", None)
+    return parts

@@ -17,11 +17,13 @@ from vaecodec.errors import (
 )
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric, VectorCodec
+from vaecodec_integrations.hnsw_payload import check_hnsw_payload
 from vaecodec_integrations.index_file import IndexFile
 from vaecodec_integrations.latent_index import (
     Labels,
     LatentIndex,
     as_labels,
+    check_field,
     check_same_codec,
     identity,
     last_of_each,
@@ -35,6 +37,7 @@ FILE = IndexFile(
     "CompressedIndex.save_index",
     "if hnswlib wrote it, load it with hnswlib.Index, take its vectors with get_items and add them to a "
     "CompressedIndex",
+    {"space": str, "latent_space": str, "deleted": list},
 )
 
 
@@ -45,7 +48,8 @@ class CompressedIndex(LatentIndex):
     them and a batch is added whole or not at all. Distances follow the space's convention and are those of the
     latents: ``l2`` squared Euclidean, ``ip`` 1 - dot product, ``cosine`` 1 - cosine.
 
-    Threads: as hnswlib, any number of readers or any number of writers at a time, but not both.
+    Threads: as hnswlib, any number of readers or any number of writers at a time, but not both. A pickle holds the
+    index and its codec.
 
     Args:
         space: ``cosine``, ``ip`` or ``l2``: how the embeddings are compared, which must be the codec's metric.
@@ -85,8 +89,30 @@ class CompressedIndex(LatentIndex):
         self._ready = False
         self._allow_replace_deleted = False
         self._next_label = 0
+        self._largest_label = -1
         # hnswlib does not tell which labels are deleted; without that a batch could fail half-way.
         self._deleted: set[int] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The codec, the file that :meth:`save_index` writes, and what hnswlib keeps outside of its own."""
+        state = {
+            "codec": self._codec,
+            "file": FILE.to_bytes(self._write_payload) if self._ready else None,
+            "allow_replace_deleted": self._allow_replace_deleted,
+            "next_label": self._next_label,
+        }
+        return state | ({"ef": self.ef, "num_threads": self.num_threads} if self._ready else {})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Load the file with the codec."""
+        codec = state["codec"]
+        self.__init__(SPACES[codec.metric], codec.dim, codec)  # type: ignore[misc]
+        if state["file"] is not None:
+            with FILE.read_bytes(state["file"]) as (saved, raw):
+                self._load(saved, raw, "pickled index", 0, state["allow_replace_deleted"])
+            self.set_ef(state["ef"])
+            self.set_num_threads(state["num_threads"])
+        self._next_label = state["next_label"]
 
     def __repr__(self) -> str:
         return (
@@ -177,7 +203,9 @@ class CompressedIndex(LatentIndex):
 
         Args:
             data: float (n, dim) or (dim,).
-            ids: n non-negative integers, or one for a single vector; counted on from the last batch by default.
+            ids: n integers from 0 to 2**64 - 1, or one for a single vector. By default they count on from the number
+                of rows added so far, as in hnswlib, or, where hnswlib would overwrite an element so, from the largest
+                id. Of equal ids the last row counts.
             num_threads: threads to add with; the index's own number when not positive.
             replace_deleted: put new elements in the places of deleted ones. Ids already in the index are updated
                 in their own place (where hnswlib would leave two vectors under one id).
@@ -199,12 +227,13 @@ class CompressedIndex(LatentIndex):
         if not len(latents):
             return
         with self._lock:
-            labels = given if given is not None else self._next_label + np.arange(len(latents), dtype=np.uint64)
+            labels = given if given is not None else self._counted(len(latents))
             if replace_deleted and self._deleted:
                 self._add_replacing(latents, labels, num_threads)
             else:
                 self._add(latents, labels, num_threads)
             self._next_label += len(latents)
+            self._largest_label = max(self._largest_label, int(labels.max()))
 
     def knn_query(
         self,
@@ -257,7 +286,7 @@ class CompressedIndex(LatentIndex):
         """Vectors as the codec restores them: close to those added, of unit norm under cosine.
 
         Args:
-            ids: n integers; none by default.
+            ids: n integers, or the (n, 1) labels that :meth:`knn_query` returns for ``k=1``; none by default.
             return_type: ``numpy`` for float32 (n, dim), ``list`` for lists of floats.
 
         Raises:
@@ -266,6 +295,8 @@ class CompressedIndex(LatentIndex):
         self._check_ready()
         if return_type not in ("numpy", "list"):
             raise IndexArgumentError(f"return_type: expected 'numpy' or 'list', got {return_type!r}")
+        if np.ndim(ids) == 2 and np.shape(ids)[1] == 1:
+            ids = np.reshape(ids, -1)
         labels = as_labels([] if ids is None else ids, None)
         latents = np.empty((0, self._codec.code_dim), np.float32)
         if len(labels):
@@ -352,17 +383,28 @@ class CompressedIndex(LatentIndex):
             CodecMismatchError: the index was filled by another codec.
             FileNotFoundError: there is no such file. After any error the index is as it was.
         """
-        inner = self._new_inner()
+        threads = self.num_threads
         with FILE.read(path_to_index) as (saved, raw):
-            check_same_codec(saved, self._codec, path_to_index)
-            inner.load_index(str(raw), max_elements, allow_replace_deleted)
-        inner.set_num_threads(self.num_threads)
+            self._load(saved, raw, path_to_index, max_elements, allow_replace_deleted)
+        self.set_num_threads(threads)
+
+    def _load(
+        self, saved: dict[str, Any], raw: Path, path: str | os.PathLike[str], max_elements: int, replace: bool
+    ) -> None:
+        check_same_codec(saved, self._codec, path)
+        check_field(saved, "space", self.space, path)
+        check_field(saved, "latent_space", SPACES[self._codec.latent_metric], path)
+        payload = check_hnsw_payload(raw, os.fspath(path), self._codec.code_dim)
+        check_field(saved, "deleted", payload.deleted, path)
+        inner = self._new_inner()
+        inner.load_index(str(raw), max_elements, replace)
         with self._lock:
             self._inner = inner
             self._ready = True
-            self._allow_replace_deleted = allow_replace_deleted
-            self._next_label = self.element_count
-            self._deleted = set(saved["deleted"])
+            self._allow_replace_deleted = replace
+            self._next_label = len(payload.labels)
+            self._largest_label = int(payload.labels.max(initial=0)) if len(payload.labels) else -1
+            self._deleted = set(payload.deleted)
 
     def _new_inner(self) -> Any:
         hnswlib = require("hnswlib", extra="hnsw")
@@ -372,7 +414,22 @@ class CompressedIndex(LatentIndex):
         if not self._ready:
             raise VectorIndexError("the index has no elements and no size yet; call init_index or load_index first")
 
+    def _counted(self, rows: int) -> Labels:
+        """The next ids, none of which is there."""
+        start = self._next_label
+        if start <= self._largest_label:
+            present = self._inner.get_ids_list()
+            if any(start <= label < start + rows for label in present):
+                start = self._largest_label + 1
+        if start + rows > 2**64:
+            raise IndexArgumentError(
+                f"ids: expected integers, got none, and none follow {self._largest_label}, the largest id so far; "
+                "give the ids"
+            )
+        return np.uint64(start) + np.arange(rows, dtype=np.uint64)
+
     def _add(self, latents: FloatArray, labels: Labels, num_threads: int) -> None:
+        labels, latents = last_of_each(labels, latents)
         batch = set(labels.tolist())
         if self._allow_replace_deleted and not batch.isdisjoint(self._deleted):
             raise IndexArgumentError(
@@ -386,7 +443,7 @@ class CompressedIndex(LatentIndex):
         self._deleted -= batch
 
     def _add_replacing(self, latents: FloatArray, labels: Labels, num_threads: int) -> None:
-        labels, latents = last_of_each(labels, latents)
+        labels, latents = last_of_each(labels, latents)  # hnswlib's threads would race for them
         batch = set(labels.tolist())
         present = set(self._inner.get_ids_list())
         known = np.array([label in present for label in labels.tolist()])

@@ -10,13 +10,17 @@ import hashlib
 import json
 import os
 import struct
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from vaecodec.errors import IndexFileError
+from vaecodec.errors import (
+    IndexFileError,
+    VaecodecError,
+)
 from vaecodec.files import replacing, scratch_beside
 
 FORMAT_VERSION = 1
@@ -24,6 +28,9 @@ FORMAT_VERSION = 1
 # Magic, format version, length of the JSON header, sha256 of the file with this field zeroed.
 _PREFIX = struct.Struct("<8sII32s")
 _CHUNK_BYTES = 1 << 20
+
+# What every header holds, whatever the engine.
+_COMMON_FIELDS = {"codec_id": str, "embedder": str, "dim": int, "code_dim": int, "payload_bytes": int}
 
 
 @dataclass(frozen=True)
@@ -34,11 +41,13 @@ class IndexFile:
         magic: the first 8 bytes.
         writer: the method that writes such files, for error messages.
         way_out: what to do with a file that the engine itself wrote, for error messages.
+        fields: the engine's own fields of the header and their types.
     """
 
     magic: bytes
     writer: str
     way_out: str
+    fields: Mapping[str, type]
 
     def size(self, fields: Mapping[str, Any], payload_bytes: int) -> int:
         """Bytes of the whole file."""
@@ -70,16 +79,41 @@ class IndexFile:
                 file.seek(0)
                 file.write(_PREFIX.pack(self.magic, FORMAT_VERSION, len(header), digest.digest()))
 
+    def to_bytes(self, write_payload: Callable[[Path], Mapping[str, Any]]) -> bytes:
+        """What :meth:`write` writes, in memory."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "index"
+            self.write(path, write_payload)
+            return path.read_bytes()
+
+    @contextmanager
+    def read_bytes(self, content: Any) -> Iterator[tuple[dict[str, Any], Path]]:
+        """As :meth:`read`, from what :meth:`to_bytes` returned."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "index in memory"
+            path.write_bytes(content)
+            with self.read(path) as read:
+                yield read
+
     @contextmanager
     def read(self, path: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Any], Path]]:
         """The verified header, and a temporary file of the engine's bytes, as engines read from paths only.
 
         Raises:
-            IndexFileError: not a file of this kind, truncated, changed, or of a newer format.
+            IndexFileError: not a file of this kind, truncated, changed, or of a newer format; or, within the block,
+                an engine that fails to read its bytes.
             FileNotFoundError: there is no such file.
         """
         with open(path, "rb") as file, scratch_beside(path) as raw:
-            yield self._unpack(file, raw, path), raw
+            saved = self._unpack(file, raw, path)
+            try:
+                yield saved, raw
+            except VaecodecError:
+                raise
+            except (RuntimeError, MemoryError, ValueError) as error:  # what engines raise
+                raise IndexFileError(
+                    f"{os.fspath(path)}: the engine cannot read the index: {error}; save it again from its source"
+                ) from error
 
     def _unpack(self, file: IO[bytes], raw: Path, path: str | os.PathLike[str]) -> dict[str, Any]:
         name = os.fspath(path)
@@ -105,7 +139,27 @@ class IndexFile:
             raise IndexFileError(
                 f"{name}: truncated or changed since it was saved ({size} bytes); copy or save it again"
             )
-        saved: dict[str, Any] = json.loads(header)
+        return self._checked(header, raw.stat().st_size, name)
+
+    def _checked(self, header: bytes, payload_bytes: int, name: str) -> dict[str, Any]:
+        """The fields of a header. The checksum says nothing of them: anyone can sign anything."""
+        try:
+            saved = json.loads(header)
+        except (ValueError, RecursionError):
+            saved = None
+        if not isinstance(saved, dict):
+            raise IndexFileError(f"{name}: expected a JSON object as header, got something else; save it again")
+        for field, kind in {**_COMMON_FIELDS, **self.fields}.items():
+            if type(saved.get(field)) is not kind:
+                raise IndexFileError(
+                    f"{name}: expected {kind.__name__} as {field} in the header, got {saved.get(field)!r:.80}; "
+                    "save it again"
+                )
+        if saved["payload_bytes"] != payload_bytes:
+            raise IndexFileError(
+                f"{name}: expected an index of {saved['payload_bytes']} bytes, as the header says, got "
+                f"{payload_bytes}; save it again"
+            )
         return saved
 
 

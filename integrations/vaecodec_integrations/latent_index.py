@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.errors import CodecMismatchError, IndexArgumentError, InvalidVectorsError
+from vaecodec.errors import (
+    CodecMismatchError,
+    IndexArgumentError,
+    IndexFileError,
+    InvalidVectorsError,
+)
 from vaecodec.interface import FloatArray, VectorCodec
 
 Labels = NDArray[np.uint64]
@@ -26,12 +31,6 @@ class LatentIndex:
     def __init__(self, codec: VectorCodec) -> None:
         self._codec = codec
         self._lock = threading.Lock()
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            f"a {type(self).__name__} cannot be pickled or copied: its codec is not part of it, and loading a pickle "
-            "can run code; save it to a file and load that"
-        )
 
     @property
     def codec(self) -> VectorCodec:
@@ -61,6 +60,14 @@ def identity(codec: VectorCodec) -> dict[str, Any]:
     }
 
 
+def check_field(saved: Mapping[str, Any], field: str, wanted: Any, path: str | os.PathLike[str]) -> None:
+    """Compare a field of a saved index's header with what it must be; raises ``IndexFileError``."""
+    if saved[field] != wanted:
+        raise IndexFileError(
+            f"{os.fspath(path)}: expected {wanted!r} as {field} in the header, got {saved[field]!r:.80}; save it again"
+        )
+
+
 def check_same_codec(saved: Mapping[str, Any], codec: VectorCodec, path: str | os.PathLike[str]) -> None:
     """Compare a saved index's header with the codec at hand; raises ``CodecMismatchError``.
 
@@ -75,8 +82,12 @@ def check_same_codec(saved: Mapping[str, Any], codec: VectorCodec, path: str | o
 
 
 def as_labels(ids: Any, rows: int | None) -> Labels:
-    """Ids as uint64 (rows,), any number of them when ``rows`` is None; raises ``IndexArgumentError``."""
-    array = np.asarray(ids)
+    """Ids as uint64 (rows,), any number of them when ``rows`` is None; raises ``IndexArgumentError``.
+
+    Args:
+        ids: integers as an array or a list; an array of objects is read item by item.
+    """
+    array = _exact_integers(ids)
     if array.ndim == 0 and rows == 1:
         array = array.reshape(1)
     if array.ndim != 1 or (rows is not None and len(array) != rows):
@@ -87,6 +98,25 @@ def as_labels(ids: Any, rows: int | None) -> Labels:
     if array.dtype.kind == "i" and len(array) and array.min() < 0:
         raise IndexArgumentError(f"ids: expected integers from 0 to 2**64 - 1, got {array.min()}")
     return array.astype(np.uint64)
+
+
+def _exact_integers(ids: Any) -> NDArray[Any]:
+    """An array of ids: numpy alone makes floats, which lose digits, of a list of small and very large integers."""
+    try:
+        array = np.asarray(ids)
+    except (TypeError, ValueError) as error:
+        raise IndexArgumentError(f"ids: expected a list of integers, got lists of several lengths: {error}") from error
+    if isinstance(ids, np.ndarray) and array.dtype != object:
+        return array
+    if array.dtype.kind not in "fO" or not array.size:
+        return array
+    items = np.asarray(ids, object).ravel().tolist()
+    if not all(isinstance(item, (int, np.integer)) and not isinstance(item, bool) for item in items):
+        return array
+    wrong = next((item for item in items if not 0 <= item < 2**64), None)
+    if wrong is not None:
+        raise IndexArgumentError(f"ids: expected integers from 0 to 2**64 - 1, got {wrong}")
+    return np.array([int(item) for item in items], np.uint64).reshape(array.shape)
 
 
 def last_of_each(labels: NDArray[Any], latents: FloatArray) -> tuple[NDArray[Any], FloatArray]:

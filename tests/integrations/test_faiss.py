@@ -17,7 +17,7 @@ from vaecodec.errors import (
     VectorIndexError,
 )
 from vaecodec.evaluation import exact_search, recall
-from vaecodec_integrations.faiss import CompressedFaissIndex
+from vaecodec_integrations.faiss import NOT_OFFERED, CompressedFaissIndex
 
 faiss = pytest.importorskip("faiss", reason="faiss is not installed: pip install 'vaecodec[faiss]'")
 
@@ -165,8 +165,6 @@ def test_training_is_refused_where_it_would_spoil_the_index():
     index.add(rows(5))
     with pytest.raises(VectorIndexError, match="the index holds 5 elements; train another one"):
         index.train(rows(200))
-    with pytest.raises(TypeError, match="a CompressedFaissIndex cannot be pickled or copied"):
-        index.__reduce__()
     assert repr(index) == (
         "<vaecodec_integrations.faiss.CompressedFaissIndex(d=8, code_dim=8, description='IVF4,Flat', ntotal=5)>"
     )
@@ -176,3 +174,47 @@ def test_a_file_of_faiss_itself_is_refused(tmp_path):
     faiss.write_index(faiss.IndexFlatL2(DIM), str(tmp_path / "plain"))
     with pytest.raises(IndexFileError, match=r"not a file that CompressedFaissIndex\.save wrote; if faiss wrote it"):
         CompressedFaissIndex.load(tmp_path / "plain", identity(Metric.L2))
+
+
+def test_offers_what_faiss_offers_or_says_why_not():
+    index = CompressedFaissIndex(identity(Metric.L2), "Flat")
+    # The names that end so are the same methods for pointers in C++.
+    theirs = {n for n in dir(faiss.Index) if not n.startswith("_") and not n.endswith(("_c", "_ex"))}
+    assert {name for name in theirs if not hasattr(index, name)} == set(NOT_OFFERED)
+    with pytest.raises(AttributeError, match="merge_from: it would change elements without the codec"):
+        index.merge_from(index)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        index.nothing  # noqa: B018
+
+
+def test_every_search_of_faiss():
+    plain = faiss.IndexFlatL2(DIM)
+    index = CompressedFaissIndex(identity(Metric.L2), "Flat")
+    vectors, queries = rows(200), rows(5, seed=1)
+    for each in (plain, index):
+        each.add(vectors)
+    assert index.metric_type == plain.metric_type
+    np.testing.assert_array_equal(index.assign(queries, 3), plain.assign(queries, 3))
+    np.testing.assert_array_equal(index.reconstruct_n(5, 3), vectors[5:8])
+    np.testing.assert_array_equal(index.reconstruct_n(), vectors)
+    for mine, theirs in zip(index.range_search(queries, 4.0), plain.range_search(queries, 4.0), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4)
+    scores, ids, found = index.search_and_reconstruct(queries, 201)
+    assert (ids[:, 200] == -1).all()
+    assert np.isnan(found[:, 200]).all()
+    np.testing.assert_array_equal(found[:, :200], vectors[ids[:, :200]])
+    np.testing.assert_array_equal(scores, index.search(queries, 201)[0])
+    index.reset()
+    assert index.ntotal == 0
+
+
+def test_search_parameters_are_those_of_faiss():
+    index = CompressedFaissIndex(identity(Metric.L2), "IVF8,Flat")
+    vectors = rows(400)
+    index.train(vectors)
+    index.add(vectors)
+    every = index.search(vectors[:50], 10, params=faiss.SearchParametersIVF(nprobe=8))
+    np.testing.assert_array_equal(every[1], exact_search(vectors, vectors[:50], 10, Metric.L2)[0])
+    assert (index.search(vectors[:50], 10)[1] != every[1]).any()
+    with pytest.raises(IndexArgumentError, match="faiss cannot search 'IVF8,Flat' so"):
+        index.search(vectors, 10, params=faiss.SearchParametersHNSW(efSearch=8))

@@ -69,12 +69,13 @@ class SameAsHnswlib(RuleBasedStateMachine):
         self.plain, self.compressed = pair(metric, max_elements=12, allow_replace_deleted=replace)
         self.replace = replace
         self.seed = self.added = 0
+        self.largest = -1
 
     def fresh(self, n: int) -> np.ndarray:
         self.seed += 1
         return rows(n, self.seed)
 
-    def both(self, call: Any, refused: Any = None) -> bool:
+    def both(self, call: Any) -> bool:
         """The adapter goes first; what it refuses must fail in hnswlib, tried on a copy as it may stop half-way."""
         ids = sorted(self.compressed.get_ids_list())
         try:
@@ -82,19 +83,22 @@ class SameAsHnswlib(RuleBasedStateMachine):
         except VectorIndexError:
             assert sorted(self.compressed.get_ids_list()) == ids
             with pytest.raises((RuntimeError, ValueError)):
-                (refused or call)(pickle.loads(pickle.dumps(self.plain)))
+                call(pickle.loads(pickle.dumps(self.plain)))
             return False
         np.testing.assert_equal(actual, call(self.plain))
         return True
 
     def add_to_both(self, vectors: np.ndarray, ids: Any, **options: Any) -> None:
-        counted = self.added + np.arange(len(vectors)) if ids is None else ids
+        counted = self.added + np.arange(len(vectors)) if ids is None else np.array(ids)
+        if ids is None and set(counted.tolist()) & set(self.compressed.get_ids_list()):
+            # Where hnswlib would overwrite, the ids go on from the largest.
+            counted = self.largest + 1 + np.arange(len(vectors))
         added = self.both(
-            lambda index: index.add_items(vectors, ids, **options),
-            # A copy of an hnswlib index has forgotten how far it had counted.
-            refused=lambda index: index.add_items(vectors, counted, **options),
+            lambda index: index.add_items(vectors, ids if index is self.compressed else counted, **options)
         )
-        self.added += len(vectors) if added else 0
+        if added:
+            self.added += len(vectors)
+            self.largest = max(self.largest, int(counted.max()))
         self.both(lambda index: sorted(index.get_ids_list()))
         self.both(lambda index: (index.get_current_count(), index.get_max_elements()))
 
@@ -227,7 +231,10 @@ def test_properties_follow_the_inner_index():
         ([1, -2, 3], "expected integers from 0 to 2**64 - 1, got -2"),
         ([1.0, 2.0, 3.0], "got dtype float64"),
         (["a", "b", "c"], "got dtype <U1"),
-        ([1, 2, 2**64], "got dtype object"),
+        ([1, 2, 2**64], "expected integers from 0 to 2**64 - 1, got 18446744073709551616"),
+        (np.array([1, -2, 3], object), "got -2"),
+        ([1, True, None], "got dtype object"),
+        ([[1], [2, 3], [4]], "got lists of several lengths"),
     ],
 )
 def test_wrong_ids_insert_nothing(ids, message):
@@ -384,10 +391,89 @@ def test_the_space_and_width_must_be_the_codecs(svd_codec):
         CompressedIndex("cosine", 64, svd_codec)
 
 
-@pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
-def test_pickling_is_refused_with_a_reason(duplicate):
-    with pytest.raises(TypeError, match=r"cannot be pickled or copied: .* save it to a file and load that"):
-        duplicate(pair(Metric.L2)[1])
+class TestPickling:
+    def test_keeps_everything_that_hnswlib_keeps(self):
+        plain, compressed = pair(Metric.L2, max_elements=7, M=5, ef_construction=33)
+        for index in (plain, compressed):
+            index.add_items(rows(5))
+            index.mark_deleted(3)
+        copies = [pickle.loads(pickle.dumps(index)) for index in (plain, compressed)]
+        for name in ("space", "dim", "M", "ef_construction", "ef", "num_threads", "element_count", "max_elements"):
+            assert getattr(copies[1], name) == getattr(copies[0], name), name
+        np.testing.assert_array_equal(copies[1].knn_query(rows(3), k=4), copies[0].knn_query(rows(3), k=4))
+        compressed.add_items(rows(1, seed=9))
+        assert sorted(copies[1].get_ids_list()) == [0, 1, 2, 3, 4]
+
+    def test_an_index_that_was_never_initialised(self):
+        restored = pickle.loads(pickle.dumps(CompressedIndex("l2", DIM, identity(Metric.L2))))
+        with pytest.raises(VectorIndexError, match="call init_index or load_index first"):
+            restored.add_items(rows(1))
+        restored.init_index(3)
+        restored.add_items(rows(3))
+        assert restored.element_count == 3
+
+    def test_deleted_places_can_be_replaced_as_before(self):
+        index = pair(Metric.L2, max_elements=3, allow_replace_deleted=True)[1]
+        index.add_items(rows(3))
+        index.mark_deleted(1)
+        restored = copy.deepcopy(index)
+        restored.add_items(rows(1, seed=5), [8], replace_deleted=True)
+        assert sorted(restored.get_ids_list()) == [0, 2, 8]
+
+
+class TestIdsThatAreCounted:
+    """Without ids no element is ever overwritten, which hnswlib does (its issues 36 and 79)."""
+
+    def test_after_loading(self, tmp_path):
+        index = pair(Metric.L2)[1]
+        index.add_items(rows(10), np.arange(5, 15))
+        index.save_index(tmp_path / "index")
+        loaded = pair(Metric.L2)[1]
+        loaded.load_index(tmp_path / "index", max_elements=20)
+        loaded.add_items(rows(3, seed=1))
+        assert sorted(loaded.get_ids_list()) == list(range(5, 18))
+        np.testing.assert_array_equal(loaded.get_items([12]), rows(10)[7:8])
+
+    def test_after_ids_of_ones_own(self):
+        index = pair(Metric.L2)[1]
+        index.add_items(rows(2), [2, 30])
+        index.add_items(rows(1, seed=1))
+        assert sorted(index.get_ids_list()) == [2, 30, 31]
+
+    def test_no_id_follows_the_largest(self):
+        index = pair(Metric.L2)[1]
+        index.add_items(rows(2), [2, 2**64 - 1])
+        with pytest.raises(IndexArgumentError, match=r"none follow 18446744073709551615, .* give the ids"):
+            index.add_items(rows(1, seed=2))
+        assert index.element_count == 2
+
+
+def test_of_equal_ids_in_a_batch_the_last_row_counts():
+    vectors = rows(400, dim=64)
+    index = CompressedIndex("l2", 64, identity(Metric.L2, 64))
+    index.init_index(400)
+    index.add_items(vectors, np.repeat(np.arange(20), 20), num_threads=8)
+    np.testing.assert_array_equal(index.get_items(np.arange(20)), vectors[19::20])
+
+
+def test_ids_as_a_list_or_as_objects_keep_all_their_digits():
+    ids = [17, 2**63 + 5, 2**64 - 1, np.uint64(2**63 + 7)]
+    for given_ids in (ids, np.array(ids, object), tuple(ids)):
+        index = pair(Metric.L2)[1]
+        index.add_items(rows(4), given_ids)
+        assert sorted(index.get_ids_list()) == [17, 2**63 + 5, 2**63 + 7, 2**64 - 1]
+        np.testing.assert_array_equal(index.get_items(given_ids), rows(4))
+
+
+def test_vectors_of_the_labels_that_a_query_returns():
+    plain, compressed = pair(Metric.L2)
+    for index in (plain, compressed):
+        index.add_items(rows(20))
+    labels, _ = compressed.knn_query(rows(5), k=1)
+    np.testing.assert_array_equal(compressed.get_items(labels), plain.get_items(labels))
+    labels, _ = compressed.knn_query(rows(5), k=3)
+    with pytest.raises(IndexArgumentError, match=r"got shape \(5, 3\)"):  # of which hnswlib takes the first 5
+        compressed.get_items(labels)
 
 
 class TestFile:

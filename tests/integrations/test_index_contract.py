@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
+import pickle
 import re
 from pathlib import Path
 from typing import Any, Protocol
@@ -228,6 +230,43 @@ def test_a_saved_index_loads_with_the_same_answers(harness, filled, svd_codec, s
     assert harness.count(loaded) == 2_000
     np.testing.assert_array_equal(
         harness.search(loaded, sample.queries[:50], 10), harness.search(filled, sample.queries[:50], 10)
+    )
+
+
+@pytest.mark.parametrize("duplicate", [lambda index: pickle.loads(pickle.dumps(index)), copy.copy, copy.deepcopy])
+def test_a_pickle_holds_the_index_and_its_codec(harness, svd_codec, sample, duplicate):
+    index = harness.make(svd_codec)
+    harness.add(index, sample.base[:300], np.arange(300))
+    restored = duplicate(index)
+    assert restored.codec.codec_id == svd_codec.codec_id
+    np.testing.assert_array_equal(
+        harness.search(restored, sample.queries[:20], 10), harness.search(index, sample.queries[:20], 10)
+    )
+    harness.add(restored, sample.base[300:301], [300])
+    assert (harness.count(restored), harness.count(index)) == (301, 300)
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [[5, 2**62 + 1, 7], np.array([5, 2**62 + 1, 7], object), np.array([5, 2**62 + 1, 7], np.uint64), (5, 2**62 + 1, 7)],
+    ids=["list", "objects", "unsigned", "tuple"],
+)
+def test_ids_of_any_integers(harness, svd_codec, sample, ids):
+    index = harness.make(svd_codec)
+    harness.add(index, sample.base[:3], ids)
+    np.testing.assert_allclose(
+        harness.restore(index, ids), svd_codec.decode(svd_codec.encode(sample.base[:3])), atol=1e-5
+    )
+
+
+def test_of_equal_ids_in_a_batch_the_last_row_counts(harness, svd_codec, sample):
+    index = harness.make(svd_codec)
+    harness.add(index, sample.base[:100], np.arange(100) % 7)
+    assert harness.count(index) == 7
+    np.testing.assert_allclose(
+        harness.restore(index, np.arange(7)),
+        svd_codec.decode(svd_codec.encode(sample.base[[98, 99, 93, 94, 95, 96, 97]])),
+        atol=1e-5,
     )
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import pickle
+import inspect
 import re
 from typing import Any
 
@@ -13,10 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vaecodec import LinearCodec, LinearKind, Metric
-from vaecodec.errors import IndexArgumentError, IndexFileError
+from vaecodec.errors import (
+    CodecMismatchError,
+    IndexArgumentError,
+    IndexFileError,
+    VectorIndexError,
+)
 from vaecodec.evaluation import exact_search, recall
 from vaecodec_integrations.hnsw import CompressedIndex
-from vaecodec_integrations.usearch import METRICS, CompressedUsearchIndex
+from vaecodec_integrations.usearch import FROM_USEARCH, METRICS, NOT_OFFERED, CompressedUsearchIndex
 
 usearch = pytest.importorskip("usearch.index", reason="usearch is not installed: pip install 'vaecodec[usearch]'")
 
@@ -181,7 +185,111 @@ def test_files_of_others_are_refused_and_change_nothing(tmp_path):
     assert index.keys.tolist() == [7]
 
 
-@pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
-def test_pickling_is_refused_with_a_reason(duplicate):
-    with pytest.raises(TypeError, match="a CompressedUsearchIndex cannot be pickled or copied"):
-        duplicate(CompressedUsearchIndex(identity(Metric.L2)))
+def pair(n: int = 50, connectivity: int | None = None) -> tuple[Any, CompressedUsearchIndex]:
+    """The same index, plain and compressed by a codec that changes nothing."""
+    vectors = rows(n)
+    plain = usearch.Index(ndim=DIM, metric="l2sq", dtype="f32", connectivity=connectivity)
+    compressed = CompressedUsearchIndex(identity(Metric.L2), connectivity=connectivity)
+    for index in (plain, compressed):
+        index.add(np.arange(n), vectors, threads=1)
+    return plain, compressed
+
+
+def public(value: Any) -> set[str]:
+    return {name for name in dir(value) if not name.startswith("_")}
+
+
+def test_offers_what_usearch_offers_or_says_why_not():
+    plain, compressed = pair()
+    attributes = {"path"}  # an index of usearch remembers its file; this one does not
+    assert public(plain) - public(compressed) - attributes == set(NOT_OFFERED)
+    assert public(compressed) - public(plain) == {"codec"}
+    for name in NOT_OFFERED:
+        with pytest.raises(AttributeError, match=f"{name}: .*call load|{name}: .* load it"):
+            getattr(compressed, name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        compressed.nothing  # noqa: B018
+    with pytest.raises(AttributeError, match="metric"):
+        compressed.metric = "ip"
+
+
+def test_methods_take_the_parameters_of_usearch():
+    # Arrays know their own type; what is got is float32.
+    missing = {("add", "dtype"), ("search", "dtype"), ("get", "dtype"), ("cluster", "dtype")}
+    for name in sorted(public(usearch.Index) & public(CompressedUsearchIndex)):
+        theirs = getattr(usearch.Index, name)
+        if not callable(theirs):
+            continue
+        ours = inspect.signature(getattr(CompressedUsearchIndex, name)).parameters
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in ours.values()):
+            continue
+        wanted = [p for p in inspect.signature(theirs).parameters if (name, p) not in missing]
+        assert list(ours) == wanted, name
+
+
+def test_tells_of_the_graph_what_usearch_tells():
+    plain, compressed = pair()
+    for name in sorted(set(FROM_USEARCH) - {"level_stats", "levels_stats", "stats", "hardware_acceleration"}):
+        assert getattr(compressed, name) == getattr(plain, name), name
+    assert compressed.stats.nodes == plain.stats.nodes == 50
+    assert compressed.level_stats(0).nodes == 50
+    assert compressed.metric == plain.metric
+    assert (compressed.specs["size"], compressed.specs["ndim"], compressed.specs["code_dim"]) == (50, DIM, DIM)
+
+
+def test_keys_are_counted_fetched_renamed_and_deleted_as_in_usearch():
+    plain, compressed = pair()
+    np.testing.assert_array_equal(compressed[7], plain[7])
+    np.testing.assert_array_equal(np.stack(compressed[[7, 9]]), np.stack(plain[[7, 9]]))
+    np.testing.assert_array_equal(compressed.vectors, rows(50)[compressed.keys.astype(int)])
+    for index in (plain, compressed):
+        del index[7]
+        assert (index.count(7), index.count(8), index.count([7, 8]).tolist()) == (0, 1, [0, 1])
+        assert index.rename(8, 70) is True
+        assert (8 in index, 70 in index) == (False, True)
+        assert index.rename([70, 1000], [8, 71]) == [True, False]
+        np.testing.assert_allclose(index.pairwise_distance(8, 9), ((rows(50)[8] - rows(50)[9]) ** 2).sum(), rtol=1e-5)
+        index.clear()
+        assert len(index) == 0
+        index.add(np.arange(5), rows(5))
+        index.reset()
+        assert len(index) == 0
+    with pytest.raises(IndexArgumentError, match="expected keys that are free, got 9, which is taken"):
+        pair()[1].rename(8, 9)
+    with pytest.raises(IndexArgumentError, match="expected each key once"):
+        pair()[1].rename([8, 9], [60, 60])
+    with pytest.raises(VectorIndexError, match="copy: expected True"):
+        compressed.add(1, rows(1), copy=False)
+
+
+def test_bytes_in_memory_copies_and_progress():
+    plain, compressed = pair()
+    content = compressed.save()
+    assert len(content) == compressed.serialized_length
+    loaded = CompressedUsearchIndex(identity(Metric.L2))
+    for given_bytes in (content, bytearray(content), memoryview(content)):
+        loaded.load(given_bytes)
+        np.testing.assert_array_equal(loaded.search(rows(4), 5).keys, plain.search(rows(4), 5).keys)
+    with pytest.raises(IndexFileError, match="index in memory: truncated or changed"):
+        loaded.load(content[:-1])
+    twin = compressed.copy()
+    compressed.remove(3)
+    assert (len(twin), len(compressed)) == (50, 49)
+    totals: set[int] = set()
+
+    def progress(done: int, total: int) -> bool:
+        totals.add(total)
+        return True
+
+    progress.__annotations__ = {"done": int, "total": int, "return": bool}  # usearch looks at them
+    twin.add(None, rows(5, seed=1), threads=1, progress=progress)
+    assert totals == {5}
+
+
+def test_two_indexes_are_joined_and_one_is_clustered():
+    plain, compressed = pair(300, connectivity=4)
+    assert compressed.join(compressed.copy()) == plain.join(plain.copy())
+    assert compressed.cluster(min_count=2, max_count=50).centroids_popularity[0].size > 1
+    assert compressed.cluster(vectors=rows(30), min_count=2, max_count=10).matches.keys.shape == (30, 1)
+    with pytest.raises(CodecMismatchError, match="expected an index of the same codec"):
+        compressed.join(CompressedUsearchIndex(identity(Metric.DOT)))
