@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,16 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from vaecodec.codec import Codec
 from vaecodec.codes import CodeType
-from vaecodec.extras import require
 from vaecodec_cli.info import AsJson, print_json
-from vaecodec_integrations.report import measure, summarise, write
-from vaecodec_integrations.report.engines import open_engine
+from vaecodec_integrations.report import ReportFiles
+from vaecodec_integrations.report import report as write_report
 from vaecodec_integrations.report.engines.base import SearchEngineName
-from vaecodec_integrations.report.inputs import read_labels, read_relevant, read_report, read_scored_pairs, read_vectors
 from vaecodec_integrations.report.tables import Table as TextTable
-from vaecodec_integrations.report.tables import tables
 
 # Of a column: a space on both sides and its border.
 _PADDING = 3
@@ -30,9 +26,15 @@ _PADDING = 3
 def report(
     base: Annotated[str, typer.Option(help="Vectors to index: a .npy file or any other source of vectors.")],
     queries: Annotated[str, typer.Option(help="Vectors to search with.")],
-    codec: Annotated[Path, typer.Option(help="The codec file.")],
+    codec: Annotated[
+        list[Path], typer.Option(help="The codec file; may be repeated, to see several codecs in one report.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write; a report that is there is replaced.")],
     dim: Annotated[int | None, typer.Option(help="Width of the latents, where the codec file has several.")] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(help="A codec of all dimensions from the same training, for codecs that were trained on pairs."),
+    ] = None,
     engine: Annotated[SearchEngineName, typer.Option(help="Index to measure on.")] = SearchEngineName.EXACT,
     train: Annotated[
         str | None,
@@ -51,7 +53,7 @@ def report(
     ] = None,
     budget: Annotated[
         list[int] | None,
-        typer.Option("--bytes", help="Bytes per vector at which the codec's codes are measured too; may be repeated."),
+        typer.Option("--bytes", help="Bytes per vector at which the codecs' codes are measured too; may be repeated."),
     ] = None,
     dtype: Annotated[
         list[CodeType] | None,
@@ -60,47 +62,48 @@ def report(
     compare: Annotated[
         Path | None, typer.Option(help="The report.json of an earlier report, to show what changed.")
     ] = None,
+    keep_ids: Annotated[
+        bool, typer.Option("--keep-ids", help="Write the ids that each search returned into report.json.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure what a codec costs, beside uncompressed vectors and linear baselines on the same index."""
-    require("matplotlib", extra="report")
-    measured_on = open_engine(engine)
-    loaded = Codec.load(codec, dim=dim)
-    answers = None if relevant is None else read_relevant(relevant)
-    slices = None if labels is None else read_labels(labels)
-    pairs = None if scored_pairs is None else read_scored_pairs(scored_pairs)
-    earlier = None if compare is None else read_report(compare)
+    """Measure what codecs cost, beside uncompressed vectors and what needs no training, on the same index."""
     console = Console(stderr=as_json)
-    with console.status("reading vectors") as status:
-        run = measure(
-            read_vectors(base),
-            read_vectors(queries),
-            loaded,
-            measured_on,
-            name=codec.name if dim is None else f"{codec.name} at {dim}",
-            train=None if train is None else read_vectors(train),
-            relevant=answers,
-            labels=slices,
-            scored_pairs=pairs,
+    with console.status("reading codecs") as status:
+        written = write_report(
+            ReportFiles(
+                base=base,
+                queries=queries,
+                codecs=codec,
+                dim=dim,
+                adapter=adapter,
+                train=train,
+                relevant=relevant,
+                labels=labels,
+                scored_pairs=scored_pairs,
+                earlier=compare,
+            ),
+            out,
+            engine=engine,
             budgets=budget or (),
             dtypes=dtype or (),
-            on_method=lambda name: status.update(f"measuring {escape(name)}"),
+            keep_ids=keep_ids,
+            on_step=lambda step: status.update(escape(step)),
         )
-        status.update("writing the report")
-        summary = summarise(run, earlier)
-        write(out, run, summary)
-    console.print(escape(summary.headline), style="bold", highlight=False)
-    for table in tables(summary, run):
+    console.print(escape(written.summary.headline), style="bold", highlight=False)
+    for verdict in written.summary.verdicts:
+        console.print(escape(verdict.text), highlight=False)
+    for table in written.tables:
         for part in _parts(table, console.width):
             console.print(_rendered(part))
     console.print(f"written to {escape(str(out))}", highlight=False)
     if as_json:
-        print_json({"folder": str(out), "summary": asdict(summary)})
+        print_json({"folder": str(out), "summary": written.summary.to_json()})
 
 
 def _parts(table: TextTable, width: int) -> list[TextTable]:
     """The table itself, or, where it is too wide, several below each other that name their rows again."""
-    if not any(table.columns):
+    if not table.has_head:
         return [table]
     lines = [
         [column, *(line for row in table.rows for line in _lines(row[number]))]
@@ -132,10 +135,10 @@ def _lines(cell: str) -> list[str]:
 
 
 def _rendered(table: TextTable) -> Table:
-    shown = Table(title=escape(table.title) or None, title_justify="left", show_header=any(table.columns))
+    shown = Table(title=escape(table.title) or None, title_justify="left", show_header=table.has_head)
     for number, column in enumerate(table.columns):
         shown.add_column(escape(column), justify="right" if number and table.columns[0] else "left", overflow="fold")
     for number, row in enumerate(table.rows):
         cells = (Text("\n".join(_lines(cell))) for cell in row)
-        shown.add_row(*cells, style="bold" if number == table.emphasised else None)
+        shown.add_row(*cells, style="bold" if number in table.emphasised else None)
     return shown

@@ -42,7 +42,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "hdf5": (("h5py",), "reading HDF5"),
     "parquet": (("pyarrow.parquet",), "reading and writing Parquet"),
     "ray": (("ray.data",), "CodecActor for Ray Data"),
-    "report": (("matplotlib",), "vaecodec report, the picture of vaecodec fit"),
+    "report": (("matplotlib", "jinja2"), "vaecodec report, the picture of vaecodec fit"),
     "edge": (("qdrant_edge",), "Qdrant's own engine in reports and plans"),
     "usearch": (("usearch.index",), "CompressedUsearchIndex"),
     "faiss": (("faiss",), "CompressedFaissIndex"),

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 from pypdf import PdfReader
 
-from vaecodec_integrations.report import measure, summarise, write
+from vaecodec_integrations.report import ReportData, measure, summarise, write
 from vaecodec_integrations.report.engines import open_engine
 from vaecodec_integrations.report.engines.base import SearchEngineName
 from vaecodec_integrations.report.page import page
-from vaecodec_integrations.report.picture import _spread
+from vaecodec_integrations.report.picture import Picture, _spread
 from vaecodec_integrations.report.tables import Table
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -27,19 +27,26 @@ frame.onload = () => { document.body.dataset.width = frame.contentDocument.docum
 </script></body>"""
 
 
+SCROLLED = """<!DOCTYPE html><body><iframe src="report.html" width="390" height="800"></iframe><script>
+const frame = document.querySelector("iframe");
+frame.onload = () => {
+  const area = frame.contentDocument.querySelector("table.decisive").parentElement;
+  area.scrollLeft = 10000;
+  const cells = area.querySelectorAll("tbody tr:first-child > *");
+  const edges = [cells[0], cells[1], cells[cells.length - 1]].map(cell => cell.getBoundingClientRect().left);
+  document.body.dataset.edges = edges.join(" ");
+};
+</script></body>"""
+
+
 @pytest.fixture(scope="module")
 def report(sample, svd_codec, tmp_path_factory):
     """The folder of a report, and its summary."""
     codec = svd_codec.truncated(32)
-    run = measure(
-        sample.base[:600],
-        sample.queries[:60],
-        codec,
-        open_engine(SearchEngineName.EXACT),
-        name="svd32.onnx",
-        relevant=[[0]] * 60,
-        labels=["<b>&amp;"] * 60,
+    data = ReportData(
+        base=sample.base[:600], queries=sample.queries[:60], relevant=[[0]] * 60, labels=["<b>&amp;"] * 60
     )
+    run = measure(data, {"svd32.onnx": codec}, open_engine(SearchEngineName.EXACT))
     summary = summarise(run, run)
     folder = tmp_path_factory.mktemp("report")
     write(folder, run, summary)
@@ -56,16 +63,18 @@ def browse(path: Path, *options: str) -> tuple[str, list[str]]:
 
 def test_nothing_is_fetched(report):
     text = (report[0] / "report.html").read_text()
-    assert not re.search(r"(src|href)=\"(?!data:)|url\(|@import|<script", text)
+    assert not re.search(r"(src|srcset|href)=\"(?!data:)|url\(|@import|<script", text)
     for svg in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", text):
         assert b"<svg" in base64.b64decode(svg)[:1000]
-    assert text.count("data:image/svg+xml") == 2
+    assert text.count("data:image/svg+xml") == 4, "two pictures, each for a light and a dark page"
 
 
 def test_text_cannot_break_the_page():
-    text = page("<i>&", [Table("<t>", "<n>", ("<c>", ""), [("<r>", "1 [<a>]")])], [(b"<svg/>", '"<p>"')])
-    assert not re.search(r"<[itncra]>", text)
-    assert 'alt="&quot;&lt;p&gt;&quot;"' in text
+    table = Table("<t>", "<n>", ("<c>", ""), [("<r>", "1 [<a>]")])
+    picture = Picture("name", "<c>", '"<p>"', b"<svg/>", b"<svg/>", b"")
+    text = page("<i>&", ["<v>"], [table], [picture])
+    assert not re.search(r"<[itncrav]>", text)
+    assert 'alt="&#34;&lt;p&gt;&#34;"' in text
 
 
 def test_labels_of_a_picture_do_not_cover_each_other():
@@ -84,8 +93,10 @@ class TestInABrowser:
         text = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", document))
         assert console == []
         assert re.search(r"<h1>(.*?)</h1>", document)[1] == summary.headline
+        assert all(verdict.text in text for verdict in summary.verdicts)
         for method in summary.methods:
-            for value in method.metrics.values():
+            assert f"{method.metrics['kept@100'].mean:.3f}" in text
+            for value in (value for metric, value in method.metrics.items() if metric != "kept@100"):
                 assert f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]" in text
         assert "&lt;b&gt;&amp;amp;" in document
         assert "What changed since the earlier report" in text
@@ -103,18 +114,46 @@ class TestInABrowser:
     def test_every_column_is_on_paper(self, report):
         folder, summary = report
         browse(folder / "report.html", "--no-pdf-header-footer", f"--print-to-pdf={folder / 'report.pdf'}")
-        text = " ".join(" ".join(page.extract_text() for page in PdfReader(folder / "report.pdf").pages).split())
-        widest = text[text.index("What is found") : text.index("What it costs")]
+        pages = [page.extract_text() for page in PdfReader(folder / "report.pdf").pages]
+        assert min(map(len, pages[:-1])) > 500, "a page that is nearly empty"
+        text = " ".join(" ".join(pages).split())
+        widest = text[text.index("What is found") : text.index("In as many bytes")]
         # What lies beyond the edge of the paper is not in the file.
         assert " worst tenth " in widest
-        values = [value for method in summary.methods for metric in method.metrics.values() for value in metric]
+        values = [
+            value
+            for method in summary.methods
+            for metric, interval in method.metrics.items()
+            if metric != "kept@100"
+            for value in interval
+        ]
         values += [method.worst_decile for method in summary.methods]
         assert sorted(re.findall(r"\d\.\d{3}", widest)) == sorted(f"{value:.3f}" for value in values)
+
+    def test_the_decisive_column_stays_in_view_on_a_phone(self, report):
+        """Scrolled to the end, the second column still stands right of the names."""
+        folder, _ = report
+        (folder / "scrolled.html").write_text(SCROLLED)
+        document, _ = browse(folder / "scrolled.html", "--dump-dom")
+        name, decisive, last = map(float, re.search(r'data-edges="([^"]*)"', document)[1].split())
+        assert name >= 0
+        assert name < decisive < last
+        assert decisive < 195, "not in the left half"
+
+    def test_scroll_areas_are_reached_by_keyboard_and_pictures_are_told(self, report):
+        folder, summary = report
+        text = (folder / "report.html").read_text()
+        areas = re.findall(r'<div class="scroll"([^>]*)>', text)
+        assert len(areas) > 6
+        assert all('tabindex="0"' in area and 'role="region"' in area and "aria-label=" in area for area in areas)
+        found = summary.method("svd32.onnx").metrics["recall@10"].mean
+        alts = re.findall(r'alt="([^"]*)"', text)
+        assert len(alts) == 2
+        assert all(f"svd32.onnx {found:.3f}" in alt for alt in alts)
 
     def test_draws_the_pictures(self, report):
         folder, _ = report
         browse(folder / "report.html", f"--screenshot={folder / 'shot.png'}", "--window-size=800,1000")
         colours = Image.open(folder / "shot.png").convert("RGB").getcolors(1 << 20)
         shares = {colour: count for count, colour in colours}
-        assert shares[11, 110, 79] > 2_000  # the codec's green, in the bars
-        assert shares[200, 85, 61] > 2_000  # what the codec lost
+        assert shares[10, 61, 44] > 2_000  # what is found, in the bars

@@ -1,11 +1,12 @@
-"""What a codec costs: measured beside the uncompressed vectors and the linear baselines, on the same index.
+"""What codecs cost: measured beside the uncompressed vectors and what needs no training, on the same index.
 
-``measure`` keeps raw ids and times, ``summarise`` derives every figure from them, and ``write`` renders the summary.
+:func:`report` reads files and writes a report. Its parts serve arrays: :func:`measure` searches and keeps figures of
+every query and times, :func:`summarise` derives everything else from them, and :func:`write` renders the summary.
 """
 
-from vaecodec_integrations.report.measure import measure
+from vaecodec_integrations.report.measure import ReportData, measure
+from vaecodec_integrations.report.report import Report, ReportFiles, report, write
 from vaecodec_integrations.report.run import Run
 from vaecodec_integrations.report.summary import ReportSummary, summarise
-from vaecodec_integrations.report.write import write
 
-__all__ = ["ReportSummary", "Run", "measure", "summarise", "write"]
+__all__ = ["Report", "ReportData", "ReportFiles", "ReportSummary", "Run", "measure", "report", "summarise", "write"]

@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from vaecodec_integrations.report.tables import Table
 
 
-def markdown(headline: str, tables: Sequence[Table], pictures: Sequence[tuple[str, str]]) -> str:
-    """One document: the headline first, then pictures (file name, caption), then tables."""
+def markdown(
+    headline: str, verdicts: Sequence[str], tables: Sequence[Table], pictures: Sequence[tuple[str, str]]
+) -> str:
+    """Write one document: headline and verdicts first, then pictures (file name, what it shows), then tables."""
     parts = [f"# {_escaped(headline)}"]
+    if verdicts:
+        parts.append("\n".join(f"- {_escaped(verdict)}" for verdict in verdicts))
     parts += [f"![{_escaped(caption)}]({name})" for name, caption in pictures]
     for table in tables:
         parts += [f"## {_escaped(table.title)}", *([table.note] if table.note else []), _table(table)]
@@ -20,7 +24,7 @@ def _table(table: Table) -> str:
     lines = [_row(table.columns), "|---" + "|---:" * (len(table.columns) - 1) + "|"]
     for number, row in enumerate(table.rows):
         cells = [_escaped(cell) for cell in row]
-        if number == table.emphasised:
+        if number in table.emphasised:
             cells = [f"**{cell}**" for cell in cells]
         lines.append(_row(cells))
     return "\n".join(lines)

@@ -1,5 +1,4 @@
-"""Run everything once and keep what came back: ids and times. No metric is computed here except those that need the
-vectors themselves."""
+"""Store the vectors in every way once, search, and keep what came back."""
 
 from __future__ import annotations
 
@@ -8,7 +7,8 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,142 +18,185 @@ from vaecodec.calibration import scores_of
 from vaecodec.codec import Codec
 from vaecodec.codes import Code, CodeType
 from vaecodec.errors import EvaluationInputError, InvalidVectorsError, NotCalibratedError
-from vaecodec.evaluation import IdArray, exact_search, pair_scores, pair_similarity, spearman
+from vaecodec.evaluation import (
+    Figures,
+    IdArray,
+    Truth,
+    exact_search,
+    judge,
+    pair_scores,
+    pair_similarity,
+    share_found,
+    spearman,
+)
 from vaecodec.interface import FloatArray, Metric, VectorCodec
-from vaecodec.linear import LinearKind, fit_linear
+from vaecodec.linear import LinearCodec, LinearKind, LinearMoments, linear_kinds
 from vaecodec.packed_index import PackedIndex
 from vaecodec.provenance import made_now
 from vaecodec.scores import fit_line, original_scores
 from vaecodec.vectors import as_vectors, normalised
 from vaecodec_integrations.report.engines.base import SearchEngine
-from vaecodec_integrations.report.run import UNCOMPRESSED, Method, Run, ScoredPairs, Scores
+from vaecodec_integrations.report.neighbourhoods import Neighbourhoods
+from vaecodec_integrations.report.rivals import best_kinds, rivals_of_codes, rivals_of_floats
+from vaecodec_integrations.report.run import ADAPTED, UNCOMPRESSED, Found, Method, Role, Run, ScoredPairs, Scores
 
 T = TypeVar("T")
 
 NEIGHBOURS = 100
+RERANKED = (1, 2, 4, 8)
 _FEWEST_ROWS = 11  # a document and 10 neighbours
 _TIMED_RUNS = 3
+_WARM_UP_QUERIES = 10
 _RECONSTRUCTED_ROWS = 2_000
-_NEIGHBOURHOOD = 10
-_NEIGHBOURHOOD_DOCUMENTS = 1_000
 _CURVE_STEPS = (0.25, 0.5, 1, 2, 4)
 
 
-def measure(
-    base: Any,
-    queries: Any,
-    codec: VectorCodec,
-    engine: SearchEngine,
-    *,
-    name: str,
-    train: Any = None,
-    relevant: Sequence[Sequence[int]] | None = None,
-    labels: Sequence[str] | None = None,
-    scored_pairs: ScoredPairs | None = None,
-    budgets: Sequence[int] = (),
-    dtypes: Sequence[CodeType] = (),
-    on_method: Callable[[str], None] = lambda _: None,
-) -> Run:
-    """Measure the codec, the uncompressed vectors and the linear baselines of the same width.
+@dataclass(frozen=True, kw_only=True)
+class ReportData:
+    """What a report is measured on.
 
-    Args:
+    Attributes:
         base: float (nb, d), at least 11 rows: what is indexed.
         queries: float (nq, d), at least 1 row.
-        codec: what is judged.
-        engine: builds an index for each, with the same parameters.
-        name: what the codec is called in the report.
         train: float (n, d), what the linear baselines are fitted on; the base itself by default.
         relevant: for each query the rows of ``base`` that answer it; empty where unknown.
         labels: for each query the slice that it belongs to.
         scored_pairs: pairs of embeddings whose similarity people have scored.
-        budgets: bytes per vector at which the codec's codes are measured too; needs a :class:`vaecodec.Codec`.
+    """
+
+    base: Any
+    queries: Any
+    train: Any = None
+    relevant: Sequence[Sequence[int]] | None = None
+    labels: Sequence[str] | None = None
+    scored_pairs: ScoredPairs | None = None
+
+    def checked(self, dim: int, metric: Metric) -> ReportData:
+        """Return the same data ready to be searched; raises what :func:`measure` raises."""
+        base = as_vectors(self.base, dim, metric, name="base")
+        queries = as_vectors(self.queries, dim, metric, name="queries")
+        if len(base) < _FEWEST_ROWS or not len(queries):
+            raise EvaluationInputError(
+                f"expected at least {_FEWEST_ROWS} rows in base and 1 in queries, got {len(base)} and {len(queries)}"
+            )
+        if (base == base[0]).all():
+            raise EvaluationInputError("base: all rows are the same vector, so that there is nothing to rank")
+        for what, given in (("relevant", self.relevant), ("labels", self.labels)):
+            if given is not None and len(given) != len(queries):
+                raise EvaluationInputError(
+                    f"{what}: expected {len(queries)} entries, one for each query, got {len(given)}"
+                )
+        for query, rows in enumerate(self.relevant or ()):
+            if any(not 0 <= row < len(base) for row in rows):
+                raise EvaluationInputError(f"relevant: query {query} names a row outside the base of {len(base)} rows")
+        if metric is Metric.COSINE:
+            base, queries = normalised(base), normalised(queries)
+        pairs = None if self.scored_pairs is None else _checked_pairs(self.scored_pairs, dim, metric)
+        return ReportData(
+            base=base,
+            queries=queries,
+            train=base if self.train is None else self.train,
+            relevant=self.relevant,
+            labels=self.labels,
+            scored_pairs=pairs,
+        )
+
+
+def measure(
+    data: ReportData,
+    codecs: Mapping[str, VectorCodec],
+    engine: SearchEngine,
+    *,
+    budgets: Sequence[int] = (),
+    dtypes: Sequence[CodeType] = (),
+    adapter: VectorCodec | None = None,
+    on_method: Callable[[str], None] = lambda _: None,
+) -> Run:
+    """Measure codecs, the uncompressed vectors, and what needs no training and takes as many bytes.
+
+    Args:
+        data: what is indexed and searched.
+        codecs: what is judged, by the names of the report; all for the same embeddings.
+        engine: builds an index for each method, with the same parameters.
+        budgets: bytes per vector at which the codecs' codes are measured too; needs :class:`vaecodec.Codec`.
         dtypes: uniform codes that are measured too: in the engine where it has them, otherwise as ``budgets`` are.
+        adapter: all dimensions after the same training as the codecs, where that used pairs.
         on_method: called with the name of each method before it is measured.
 
     Raises:
         InvalidVectorsError: naming the first bad row.
         EvaluationInputError: too few rows, rows that are all the same, relevance or labels that do not fit the queries,
-            scores that do not fit the pairs, or a codec that has no codes.
-        InvalidBudgetError, NotCalibratedError: the codec has no code of that many bytes.
+            scores that do not fit the pairs, codecs of different embeddings, or a codec that has no codes.
+        InvalidBudgetError, NotCalibratedError: a codec has no code of that many bytes.
     """
-    metric = codec.metric
-    base = as_vectors(base, codec.dim, metric, name="base")
-    queries = as_vectors(queries, codec.dim, metric, name="queries")
-    _check(base, queries, relevant, labels, name)
-    codes = [(f"{name}, {budget} bytes", _packed_index(codec, bytes=budget)) for budget in budgets]
-    codes += [(f"{name}, {dtype}", _packed_index(codec, dtype=dtype)) for dtype in dtypes if dtype not in engine.dtypes]
-    own = [(f"{name}, {dtype}", dtype, _code(codec, dtype)) for dtype in dtypes if dtype in engine.dtypes]
-    if scored_pairs is not None:
-        scored_pairs = _checked(scored_pairs, codec.dim, metric)
-    if metric is Metric.COSINE:
-        base, queries = normalised(base), normalised(queries)
-    setting = {
-        "engine": str(engine.name),
-        "engine_parameters": dict(engine.parameters),
-        "metric": str(metric),
-        "base": {"rows": len(base), "dim": codec.dim, "fingerprint": _fingerprint(base)},
-        "queries": {"rows": len(queries), "fingerprint": _fingerprint(queries)},
-        "codec": {"id": codec.codec_id, "code_dim": codec.code_dim, "embedder": codec.embedder},
-        "linear_fitted_on": "base" if train is None else "train",
-        **made_now(),
-        "cores": os.cpu_count(),
-    }
-    fitted_on = base if train is None else train
-    linear = {
-        str(kind): fit_linear(fitted_on, codec.code_dim, kind=kind, metric=metric)
-        for kind in (LinearKind.TRUNCATION, LinearKind.SVD, LinearKind.PCA, LinearKind.PCA_DOCUMENTS)
-        # Squared distances do not change with the origin: both kinds of PCA are one.
-        if not (metric is Metric.L2 and kind is LinearKind.PCA_DOCUMENTS)
-    }
-    truth = exact_search(base, queries, NEIGHBOURS, metric)[0]
-    hood = _Neighbourhoods(base, metric)
-    methods = []
-    for method, reduction in [(UNCOMPRESSED, None), *linear.items(), (name, codec)]:
-        on_method(method)
-        methods.append(_measure(method, reduction, base, queries, metric, engine, hood, scored_pairs))
-    for method, dtype, code in own:
-        on_method(method)
-        methods.append(_measure(method, codec, base, queries, metric, engine, hood, scored_pairs, dtype, code))
-    for method, index in codes:
-        on_method(method)
-        methods.append(_measure_packed(method, codec, index, base, queries, hood, scored_pairs))
+    first = next(iter(codecs.values()), None)
+    if first is None:
+        raise EvaluationInputError("codecs: expected at least one codec to judge, got none")
+    _check_codecs(codecs, adapter)
+    metric = first.metric
+    coded = {name: _codes(name, codec, engine, budgets, dtypes) for name, codec in codecs.items()}
+    data_is_train = data.train is None
+    data = data.checked(first.dim, metric)
+    bench = _Bench(data, engine, Truth.of(data.base, data.queries, metric, depth=NEIGHBOURS), metric)
+    moments = LinearMoments.of(data.train, metric=metric)
+
+    on_method(UNCOMPRESSED)
+    methods = [bench.method(UNCOMPRESSED, Role.UNCOMPRESSED, None)]
+    if adapter is not None:
+        on_method(ADAPTED)
+        methods.append(bench.method(ADAPTED, Role.ADAPTER, adapter))
+    widths = {codec.code_dim for codec in codecs.values()}
+    linear: dict[int, list[Method]] = {}
+    for width in sorted(widths):
+        linear[width] = []
+        for kind in linear_kinds(metric):
+            name = str(kind) if len(widths) == 1 else f"{kind} at {width}"
+            on_method(name)
+            linear[width].append(bench.method(name, Role.LINEAR, moments.codec(width, kind), kind=str(kind)))
+    rivals = []
+    for name, codec in codecs.items():
+        on_method(name)
+        methods += linear.pop(codec.code_dim, [])
+        of_width = [method for method in methods if method.role is Role.LINEAR and method.width == codec.code_dim]
+        methods.append(bench.method(name, Role.CODEC, codec))
+        kinds = [moments.codec(codec.code_dim, LinearKind(kind)) for kind in best_kinds(of_width)]
+        rivals += rivals_of_floats(methods[-1], moments, data.train, bench.search)
+        for coding in coded[name]:
+            on_method(coding.name)
+            methods.append(bench.coded(coding, codec))
+            rivals += rivals_of_codes(methods[-1], coding.code, kinds, moments, data.train, bench.search)
     on_method("SVD at other widths")
     return Run(
-        codec=name,
-        setting=setting,
-        truth=truth,
-        relevant=relevant,
-        labels=labels,
-        sampled=len(hood.documents),
+        setting={
+            **_setting(data, engine, metric),
+            "codecs": [_described(name, codec) for name, codec in codecs.items()],
+            "linear_fitted_on": "base" if data_is_train else "train",
+        },
+        truth=bench.truth.ids,
+        relevant=data.relevant,
+        labels=data.labels,
+        sampled=len(bench.hood.documents),
         methods=methods,
-        svd_curve=_svd_curve(fitted_on, base, queries, codec.code_dim, metric),
+        rivals=rivals,
+        svd_curve=_svd_curve(moments, bench.truth, first.code_dim),
     )
 
 
-def _check(
-    base: FloatArray,
-    queries: FloatArray,
-    relevant: Sequence[Sequence[int]] | None,
-    labels: Sequence[str] | None,
-    name: str,
-) -> None:
-    if len(base) < _FEWEST_ROWS or not len(queries):
-        raise EvaluationInputError(
-            f"expected at least {_FEWEST_ROWS} rows in base and 1 in queries, got {len(base)} and {len(queries)}"
-        )
-    if (base == base[0]).all():
-        raise EvaluationInputError("base: all rows are the same vector, so that there is nothing to rank")
-    for what, given in (("relevant", relevant), ("labels", labels)):
-        if given is not None and len(given) != len(queries):
-            raise EvaluationInputError(f"{what}: expected {len(queries)} entries, one for each query, got {len(given)}")
-    for query, rows in enumerate(relevant or ()):
-        if any(not 0 <= row < len(base) for row in rows):
-            raise EvaluationInputError(f"relevant: query {query} names a row outside the base of {len(base)} rows")
-    if name in (UNCOMPRESSED, *LinearKind):
-        raise EvaluationInputError(f"name: {name!r} is the name of a baseline; call the codec something else")
+def _check_codecs(codecs: Mapping[str, VectorCodec], adapter: VectorCodec | None) -> None:
+    first = next(iter(codecs.values()))
+    given = {**codecs, **({} if adapter is None else {ADAPTED: adapter})}
+    for name, codec in given.items():
+        if (codec.dim, codec.metric) != (first.dim, first.metric):
+            raise EvaluationInputError(
+                f"{name}: expected a codec for embeddings of width {first.dim} compared by {first.metric}, as the "
+                f"first one, got one for width {codec.dim} and {codec.metric}"
+            )
+    for name in codecs:
+        if name in (UNCOMPRESSED, ADAPTED) or name.split(" at ")[0] in list(LinearKind):
+            raise EvaluationInputError(f"name: {name!r} is the name of a baseline; call the codec something else")
 
 
-def _checked(pairs: ScoredPairs, dim: int, metric: Metric) -> ScoredPairs:
+def _checked_pairs(pairs: ScoredPairs, dim: int, metric: Metric) -> ScoredPairs:
     first = as_vectors(pairs.first, dim, metric, name="scored pairs, first")
     second = as_vectors(pairs.second, dim, metric, name="scored pairs, second")
     scores = np.asarray(pairs.scores, np.float64)
@@ -167,132 +210,187 @@ def _checked(pairs: ScoredPairs, dim: int, metric: Metric) -> ScoredPairs:
     return ScoredPairs(first, second, scores)
 
 
-def _measure(
-    name: str,
-    codec: VectorCodec | None,
-    base: FloatArray,
-    queries: FloatArray,
-    metric: Metric,
-    engine: SearchEngine,
-    hood: _Neighbourhoods,
-    scored: ScoredPairs | None,
-    dtype: CodeType = CodeType.FLOAT32,
-    code: Code | None = None,
-) -> Method:
-    def quantised(vectors: FloatArray) -> FloatArray:
-        latents = codec.encode(vectors) if codec else vectors
-        return code.decode(code.encode(latents)) if code else latents
+@dataclass(frozen=True)
+class _Coding:
+    """A code of a codec's latents; kept by the engine itself, or in a packed index."""
 
-    stored, encode_seconds = _timed(lambda: codec.encode(base) if codec else base)
-    encoded, encode_queries_seconds = _timed(lambda: codec.encode_queries(queries) if codec else queries)
-    stored_metric = codec.latent_metric if codec else metric
-    k = min(NEIGHBOURS, len(base))
-    with tempfile.TemporaryDirectory(prefix="vaecodec-report-") as folder:
-        index, build_seconds = _timed(lambda: engine.build(stored, stored_metric, Path(folder), dtype=dtype))
-        try:
-            index.search(encoded[:_NEIGHBOURHOOD], k)  # first calls load what later ones find loaded
-            runs = [_timed(lambda: index.search(encoded, k)) for _ in range(_TIMED_RUNS)]
-            size_bytes = index.size_bytes
-        finally:
-            index.close()
-    kept = quantised(base)
-    exact_ids, exact_scores = exact_search(stored, encoded, k, stored_metric)
-    sample = base[:: max(1, len(base) // _RECONSTRUCTED_ROWS)]
-    restored = codec.decode(quantised(sample)) if codec else sample
-    return Method(
-        name=name,
-        packed=False,
-        width=stored.shape[1],
-        bytes_per_vector=code.bytes_per_vector if code else stored.itemsize * stored.shape[1],
-        index_bytes=size_bytes,
-        encode_seconds=encode_seconds if codec else 0.0,
-        build_seconds=build_seconds,
-        encode_queries_seconds=encode_queries_seconds if codec else 0.0,
-        search_seconds=statistics.median(seconds for _, seconds in runs),
-        pair_similarity=pair_similarity(base, kept, metric, stored_metric),
-        scored_pairs=None
-        if scored is None
-        else spearman(pair_scores(quantised(scored.first), quantised(scored.second), stored_metric), scored.scores),
-        reconstruction=_mean_cosine(sample, restored),
-        scores=None if code else _scores(exact_scores, exact_ids, base, queries, metric, codec),
-        unreached=hood.unreached(kept, codec.encode_queries if codec else None, stored_metric),
-        exact_ids=exact_ids,
-        quantised_ids=exact_search(kept, encoded, k, stored_metric)[0] if code else None,
-        engine_ids=runs[0][0],
-    )
+    name: str
+    of: str
+    dtype: CodeType
+    code: Code | None
+    packed: PackedIndex | None
 
 
-def _packed_index(codec: VectorCodec, **code: Any) -> PackedIndex:
-    return PackedIndex(_with_codes(codec), **code)
-
-
-def _code(codec: VectorCodec, dtype: CodeType) -> Code | None:
-    return None if dtype is CodeType.FLOAT32 else _with_codes(codec).code(dtype=dtype)
-
-
-def _with_codes(codec: VectorCodec) -> Codec:
+def _codes(
+    name: str, codec: VectorCodec, engine: SearchEngine, budgets: Sequence[int], dtypes: Sequence[CodeType]
+) -> list[_Coding]:
+    if not budgets and not dtypes:
+        return []
     if not isinstance(codec, Codec):
         raise EvaluationInputError("codec: codes need a codec loaded from a file, which holds their calibration")
-    return codec
+    found = []
+    for dtype in dtypes:
+        label = f"{name}, {dtype}"
+        if dtype in engine.dtypes:
+            code = None if dtype is CodeType.FLOAT32 else codec.code(dtype=dtype)
+            found.append(_Coding(label, name, dtype, code, None))
+        else:
+            index = PackedIndex(codec, dtype=dtype)
+            found.append(_Coding(label, name, dtype, index.code, index))
+    for budget in budgets:
+        index = PackedIndex(codec, bytes=budget)
+        found.append(_Coding(f"{name}, {budget} bytes", name, CodeType.FLOAT32, index.code, index))
+    # Those of the engine first.
+    return sorted(found, key=lambda coding: coding.packed is not None)
 
 
-def _measure_packed(
-    name: str,
-    codec: VectorCodec,
-    index: PackedIndex,
-    base: FloatArray,
-    queries: FloatArray,
-    hood: _Neighbourhoods,
-    scored: ScoredPairs | None,
-) -> Method:
-    def quantised(vectors: FloatArray) -> FloatArray:
-        return index.code.decode(index.code.encode(codec.encode(vectors)))
+class _Bench:
+    """Stores the base in one way after another and searches it."""
 
-    k = min(NEIGHBOURS, len(base))
-    quantised(base[:_NEIGHBOURHOOD])  # compiles what the times below would otherwise hold
-    _, build_seconds = _timed(lambda: index.add(base))
-    index.search(queries[:_NEIGHBOURHOOD], k)
-    runs = [_timed(lambda: index.search(queries, k)) for _ in range(_TIMED_RUNS)]
-    found, scores = runs[0][0]
-    with tempfile.TemporaryDirectory(prefix="vaecodec-report-") as folder:
-        index.save(Path(folder) / "codes")
-        size_bytes = (Path(folder) / "codes").stat().st_size
-    stored = quantised(base)
-    sample = slice(None, None, max(1, len(base) // _RECONSTRUCTED_ROWS))
-    return Method(
-        name=name,
-        packed=True,
-        width=codec.code_dim,
-        bytes_per_vector=index.bytes_per_vector,
-        index_bytes=size_bytes,
-        encode_seconds=0.0,
-        build_seconds=build_seconds,
-        encode_queries_seconds=0.0,
-        search_seconds=statistics.median(seconds for _, seconds in runs),
-        pair_similarity=pair_similarity(base, stored, codec.metric, codec.latent_metric),
-        scored_pairs=None
-        if scored is None
-        else spearman(
-            pair_scores(quantised(scored.first), quantised(scored.second), codec.latent_metric), scored.scores
-        ),
-        reconstruction=_mean_cosine(base[sample], codec.decode(stored[sample])),
-        scores=_scores(scores, found, base, queries, codec.metric, None),
-        unreached=hood.unreached(stored, codec.encode_queries, codec.latent_metric),
-        exact_ids=exact_search(codec.encode(base), codec.encode_queries(queries), k, codec.latent_metric)[0],
-        quantised_ids=None,
-        engine_ids=found,
-    )
+    def __init__(self, data: ReportData, engine: SearchEngine, truth: Truth, metric: Metric) -> None:
+        self.data, self.engine, self.truth, self.metric = data, engine, truth, metric
+        self.hood = Neighbourhoods(data.base, metric)
+        self._depth = min(NEIGHBOURS, len(data.base))
+
+    def figures(self, found: IdArray) -> dict[str, Figures]:
+        """Judge a search by all figures of a report."""
+        relevant = self.data.relevant
+        figures = judge(found, self.truth, relevant)
+        if relevant is not None:
+            figures["relevant@10"] = share_found(found[:, :10], relevant)
+        return figures
+
+    def search(self, codec: LinearCodec, code: Code) -> dict[str, Figures]:
+        """Judge an exact search on what a code of a linear codec stands for."""
+        stored = code.decode(code.encode(codec.encode(self.data.base)))
+        asked = codec.encode_queries(self.data.queries)
+        return self.figures(exact_search(stored, asked, self._depth, codec.latent_metric)[0])
+
+    def method(
+        self,
+        name: str,
+        role: Role,
+        codec: VectorCodec | None,
+        *,
+        kind: str = "",
+        coding: _Coding | None = None,
+    ) -> Method:
+        """Index what a codec makes of the base, or the base itself, and search it through the engine."""
+        base, queries = self.data.base, self.data.queries
+        code = None if coding is None else coding.code
+        stored, encode_seconds = _timed(lambda: codec.encode(base) if codec else base)
+        encoded, encode_queries_seconds = _timed(lambda: codec.encode_queries(queries) if codec else queries)
+        stored_metric = codec.latent_metric if codec else self.metric
+        with tempfile.TemporaryDirectory(prefix="vaecodec-report-") as folder:
+            dtype = CodeType.FLOAT32 if coding is None else coding.dtype
+            index, build_seconds = _timed(lambda: self.engine.build(stored, stored_metric, Path(folder), dtype=dtype))
+            try:
+                index.search(encoded[:_WARM_UP_QUERIES], self._depth)  # first calls load what later ones find loaded
+                runs = [_timed(lambda: index.search(encoded, self._depth)) for _ in range(_TIMED_RUNS)]
+                size_bytes = index.size_bytes
+            finally:
+                index.close()
+        exact_ids, exact_scores = exact_search(stored, encoded, self._depth, stored_metric)
+        quantised_ids = None
+        if code is not None:
+            stored = code.decode(code.encode(stored))
+            quantised_ids = exact_search(stored, encoded, self._depth, stored_metric)[0]
+        return Method(
+            name=name,
+            role=role,
+            of="" if coding is None else coding.of,
+            kind=kind,
+            packed=False,
+            width=stored.shape[1],
+            bytes_per_vector=code.bytes_per_vector if code else stored.itemsize * stored.shape[1],
+            index_bytes=size_bytes,
+            encode_seconds=encode_seconds if codec else 0.0,
+            build_seconds=build_seconds,
+            encode_queries_seconds=encode_queries_seconds if codec else 0.0,
+            search_seconds=statistics.median(seconds for _, seconds in runs),
+            scores=None if code else _scores(exact_scores, exact_ids, self.data, self.metric, codec),
+            **self._geometry(codec, code, stored),
+            **self._found(Found(exact_ids, quantised_ids, runs[0][0])),
+        )
+
+    def coded(self, coding: _Coding, codec: VectorCodec) -> Method:
+        """Search a codec's codes: through the engine where it has them, otherwise in a packed index."""
+        index = coding.packed
+        if index is None:
+            return self.method(coding.name, Role.CODE, codec, coding=coding)
+        base, queries, code = self.data.base, self.data.queries, index.code
+        code.decode(code.encode(codec.encode(base[:_WARM_UP_QUERIES])))  # compiles what the times would otherwise hold
+        _, build_seconds = _timed(lambda: index.add(base))
+        index.search(queries[:_WARM_UP_QUERIES], self._depth)
+        runs = [_timed(lambda: index.search(queries, self._depth)) for _ in range(_TIMED_RUNS)]
+        found, scores = runs[0][0]
+        with tempfile.TemporaryDirectory(prefix="vaecodec-report-") as folder:
+            index.save(Path(folder) / "codes")
+            size_bytes = (Path(folder) / "codes").stat().st_size
+        latents = codec.encode(base)
+        exact_ids = exact_search(latents, codec.encode_queries(queries), self._depth, codec.latent_metric)[0]
+        return Method(
+            name=coding.name,
+            role=Role.CODE,
+            of=coding.of,
+            kind="",
+            packed=True,
+            width=codec.code_dim,
+            bytes_per_vector=index.bytes_per_vector,
+            index_bytes=size_bytes,
+            encode_seconds=0.0,
+            build_seconds=build_seconds,
+            encode_queries_seconds=0.0,
+            search_seconds=statistics.median(seconds for _, seconds in runs),
+            scores=_scores(scores, found, self.data, codec.metric, None),
+            **self._geometry(codec, code, code.decode(code.encode(latents))),
+            **self._found(Found(exact_ids, None, found)),
+        )
+
+    def _geometry(self, codec: VectorCodec | None, code: Code | None, stored: FloatArray) -> dict[str, Any]:
+        """What happens to similarities, neighbourhoods and the vectors themselves; ``stored`` is what is searched."""
+        base, scored = self.data.base, self.data.scored_pairs
+        stored_metric = codec.latent_metric if codec else self.metric
+
+        def kept(vectors: FloatArray) -> FloatArray:
+            latents = codec.encode(vectors) if codec else vectors
+            return code.decode(code.encode(latents)) if code else latents
+
+        sample = slice(None, None, max(1, len(base) // _RECONSTRUCTED_ROWS))
+        restored = codec.decode(stored[sample]) if codec else stored[sample]
+        return {
+            "pair_similarity": pair_similarity(base, stored, self.metric, stored_metric),
+            "scored_pairs": None
+            if scored is None
+            else spearman(pair_scores(kept(scored.first), kept(scored.second), stored_metric), scored.scores),
+            "reconstruction": _mean_cosine(base[sample], restored),
+            "unreached": self.hood.unreached(stored, codec.encode_queries if codec else None, stored_metric),
+        }
+
+    def _found(self, found: Found) -> dict[str, Any]:
+        quantised = found.quantised
+        return {
+            "figures": self.figures(found.engine),
+            "exact": self.truth.recall(found.exact, 10),
+            "quantised": None if quantised is None else self.truth.recall(quantised, 10),
+            "reranked": {
+                times: self.truth.kept(found.engine[:, : 10 * times], 10)
+                for times in RERANKED
+                if 10 * times <= self._depth
+            },
+            "found": found,
+        }
 
 
 def _scores(
-    scores: FloatArray, ids: IdArray, base: FloatArray, queries: FloatArray, metric: Metric, codec: VectorCodec | None
+    scores: FloatArray, ids: IdArray, data: ReportData, metric: Metric, codec: VectorCodec | None
 ) -> Scores | None:
-    """Of found pairs, (nq, k); ``codec`` is the one whose file may hold a calibration of them."""
+    """Compare the scores of found pairs, (nq, k); the file of ``codec`` may hold a calibration of them."""
     if metric is Metric.L2:
         return None
-    original = original_scores(base, queries, ids)
+    original = original_scores(data.base, data.queries, ids)
     try:
-        line = fit_line(scores, original, base.shape[1] if codec is None else codec.code_dim)
+        line = fit_line(scores, original, data.base.shape[1] if codec is None else codec.code_dim)
     except InvalidVectorsError:  # nothing to fit a line through
         return None
     try:
@@ -310,48 +408,40 @@ def _scores(
     )
 
 
-class _Neighbourhoods:
-    """Sampled documents and, for each, its 10 nearest others by exact search on the uncompressed vectors.
-
-    A document is reached when at least one of these has it among its own 10 nearest. Many are not even without
-    compression (anti-hubs: Radovanović, Nanopoulos and Ivanović, JMLR 11, 2010); those are left out.
-    """
-
-    def __init__(self, base: FloatArray, metric: Metric) -> None:
-        self._base = base
-        # One more than wanted, because a document finds itself.
-        self._k = _NEIGHBOURHOOD + 1
-        count = min(_NEIGHBOURHOOD_DOCUMENTS, len(base))
-        self.documents = np.sort(np.random.default_rng(0).permutation(len(base))[:count])
-        found = exact_search(base, base[self.documents], self._k, metric)[0]
-        pairs = [
-            (document, neighbour)
-            for document, row in zip(self.documents.tolist(), found.tolist(), strict=True)
-            for neighbour in row
-            if neighbour != document
-        ]
-        self._document, neighbour = np.array(pairs).T
-        self._neighbours, self._neighbour = np.unique(neighbour, return_inverse=True)
-        self.documents = np.setdiff1d(self.documents, self.unreached(base, None, metric))
-
-    def unreached(
-        self, stored: FloatArray, encode_queries: Callable[[FloatArray], FloatArray] | None, metric: Metric
-    ) -> list[int]:
-        """Which of the documents none of its neighbours finds in ``stored``."""
-        asking = self._base[self._neighbours]
-        found = exact_search(stored, encode_queries(asking) if encode_queries else asking, self._k, metric)[0]
-        hits = (found[self._neighbour] == self._document[:, None]).any(axis=1)
-        return [int(document) for document in np.setdiff1d(self.documents, self._document[hits])]
-
-
-def _svd_curve(train: Any, base: FloatArray, queries: FloatArray, code_dim: int, metric: Metric) -> dict[int, IdArray]:
-    widths = [int(code_dim * step) for step in _CURVE_STEPS if 1 <= code_dim * step <= base.shape[1]]
-    widest = fit_linear(train, widths[-1], metric=metric)
+def _svd_curve(moments: LinearMoments, truth: Truth, code_dim: int) -> dict[int, float]:
+    widths = [int(code_dim * step) for step in _CURVE_STEPS if 1 <= code_dim * step <= truth.base.shape[1]]
+    widest = moments.codec(widths[-1], LinearKind.SVD)
     curve = {}
     for width in widths:
         svd = widest.truncated(width)
-        curve[width] = exact_search(svd.encode(base), svd.encode_queries(queries), 10, svd.latent_metric)[0]
+        found = exact_search(svd.encode(truth.base), svd.encode_queries(truth.queries), 10, svd.latent_metric)[0]
+        curve[width] = float(truth.recall(found, 10).mean())
     return curve
+
+
+def _setting(data: ReportData, engine: SearchEngine, metric: Metric) -> dict[str, Any]:
+    return {
+        "engine": str(engine.name),
+        "engine_parameters": dict(engine.parameters),
+        "metric": str(metric),
+        "base": {"rows": len(data.base), "dim": data.base.shape[1], "fingerprint": _fingerprint(data.base)},
+        "queries": {"rows": len(data.queries), "fingerprint": _fingerprint(data.queries)},
+        **made_now(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _described(name: str, codec: VectorCodec) -> dict[str, Any]:
+    provenance = codec.metadata.provenance if isinstance(codec, Codec) else {}
+    recipe = provenance.get("recipe")
+    objective = recipe.get("objective") if isinstance(recipe, Mapping) else None
+    return {
+        "name": name,
+        "id": codec.codec_id,
+        "code_dim": codec.code_dim,
+        "embedder": codec.embedder,
+        "objective": objective or "neighbours",
+    }
 
 
 def _timed(call: Callable[[], T]) -> tuple[T, float]:

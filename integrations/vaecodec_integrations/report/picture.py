@@ -2,112 +2,222 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from vaecodec.extras import require
-from vaecodec_integrations.report.run import UNCOMPRESSED
-from vaecodec_integrations.report.summary import JUDGED, RERANKED, ReportSummary, label
+from vaecodec.charts import DARK, LIGHT, MARKERS, Theme, chart, rendered
+from vaecodec.evaluation import Interval
+from vaecodec_integrations.report.run import Role
+from vaecodec_integrations.report.summary import JUDGED, MethodSummary, ReportSummary, label
 
-_CODEC, _LINEAR, _PLAIN, _LOST = "#0b6e4f", "#b5651d", "#555555", "#d9d9d9"
-_REGAINED = ("#0b6e4f", "#3f9b7a", "#7fbfa3", "#bfe0d0")
-_LOSSES = ("#0b6e4f", "#e0b04a", "#8d6cab", "#c8553d")
+_WIDTH = 6.4
 # How many times as many bytes the end of a label stands for as its beginning.
 _LABEL = 3
-_STYLE: Any = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.hashsalt": "vaecodec",
-}
+_SHOWN_AGAIN = 4  # the factor of re-ranking that is drawn
 
 
-def recall_against_bytes(summary: ReportSummary, form: Literal["png", "svg"]) -> bytes:
-    """Recall@10 of each method over bytes per vector, and the curve of SVD at other widths."""
-    figure, axes = _figure(3.9)
-    curve_bytes, curve_recall = zip(*summary.svd_curve, strict=True)
-    axes.plot(curve_bytes, curve_recall, "--", color=_LINEAR, linewidth=1, label="SVD at other widths, exact search")
-    means = [method.metrics[JUDGED].mean for method in summary.methods]
-    bottom = min(0.9, *means, *curve_recall) - 0.05
-    heights = _spread(means, [method.bytes_per_vector for method in summary.methods], gap=(1.03 - bottom) / 18)
-    for method, height in zip(summary.methods, heights, strict=True):
-        value = method.metrics[JUDGED]
-        ours = method.name == summary.codec
-        colour = _CODEC if ours or method.coded else _PLAIN if method.name == UNCOMPRESSED else _LINEAR
-        around = [[value.mean - value.low], [value.high - value.mean]]
-        axes.errorbar(
-            method.bytes_per_vector, value.mean, around, fmt="o", color=colour, capsize=3, markersize=7 if ours else 4
-        )
-        axes.annotate(
-            label(method.name),
-            (method.bytes_per_vector, value.mean),
-            xytext=(method.bytes_per_vector * (0.88 if method.name == UNCOMPRESSED else 1.14), height),
-            textcoords="data",
-            ha="right" if method.name == UNCOMPRESSED else "left",
-            va="center",
-            color=colour,
-            fontweight="bold" if ours else "normal",
-            arrowprops={
-                "arrowstyle": "-",
-                "color": colour,
-                "linewidth": 0.5,
-                "relpos": (1 if method.name == UNCOMPRESSED else 0, 0.5),
-            },
-        )
-    axes.set_ylim(bottom, 1.03)
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.set_xlabel("bytes per vector")
-    axes.set_ylabel(f"{JUDGED} against exact search")
-    axes.grid(alpha=0.25)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
-    return _rendered(figure, form)
+@dataclass(frozen=True)
+class Picture:
+    """A picture in the forms that a report needs.
+
+    Attributes:
+        name: of the file, without suffix.
+        caption: what is drawn, in a few words.
+        shows: what can be seen, for those who do not see it.
+        light, dark: SVG for a light and for a dark page.
+        png: the light one as pixels.
+    """
+
+    name: str
+    caption: str
+    shows: str
+    light: bytes
+    dark: bytes
+    png: bytes
 
 
-def losses(summary: ReportSummary, form: Literal["png", "svg"]) -> bytes:
-    """For each method two stacked bars: where recall@10 was lost, and what re-ranking brings back."""
-    figure, axes = _figure(1.0 + 0.5 * len(summary.methods))
-    names = [label(method.name) for method in summary.methods]
-    for row, method in enumerate(summary.methods):
-        parts = method.losses
-        _stack(axes, row - 0.19, (parts.found, max(0.0, parts.graph), max(0.0, parts.bits), parts.codec), _LOSSES)
-        steps = [0.0, *parts.reranked.values()]
-        gains = [after - before for before, after in pairwise(steps)]
-        _stack(axes, row + 0.19, (*gains, 1 - sum(gains)), (*_REGAINED[: len(gains)], _LOST))
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1)
-    axes.set_xlabel(JUDGED)
-    patches = [
-        (colour, text)
-        for colour, text in (
-            (_LOSSES[0], "found"),
-            (_LOSSES[1], "lost by the index"),
-            *([(_LOSSES[2], "lost by the bits")] if any(method.coded for method in summary.methods) else []),
-            (_LOSSES[3], "lost by the codec"),
-            *(
-                (colour, f"re-ranking {times}x")
-                for colour, times in zip(_REGAINED[1:], RERANKED[1:], strict=True)
-                if times in summary.methods[0].losses.reranked
-            ),
-            (_LOST, "still missing"),
-        )
+@dataclass(frozen=True)
+class _Point:
+    text: str
+    size: int
+    recall: Interval
+    colour: str
+    marker: str
+    ours: bool = False
+    labelled: bool = True
+
+
+def pictures(summary: ReportSummary) -> list[Picture]:
+    """Draw everything that the report shows as pictures, in order; raises ``MissingExtraError``."""
+    return [
+        _picture(
+            "recall",
+            f"{JUDGED} over bytes per vector; the best linear codec is named, unnamed squares are the others",
+            _recall_in_words(summary),
+            lambda theme, form: _recall_against_bytes(summary, theme, form),
+        ),
+        _picture(
+            "losses",
+            f"where {JUDGED} goes, and what it becomes when 40 candidates are scored again with the original vectors",
+            _losses_in_words(summary),
+            lambda theme, form: _losses(summary, theme, form),
+        ),
     ]
-    handles = [axes.barh(0, 0, color=colour, label=text) for colour, text in patches]
-    axes.legend(handles=handles, ncols=3, loc="lower center", bbox_to_anchor=(0.3, 1.0), frameon=False, fontsize=8)
-    return _rendered(figure, form)
 
 
-def _figure(height: float) -> tuple[Any, Any]:
-    require("matplotlib", extra="report")
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+def _picture(name: str, caption: str, shows: str, draw: Callable[[Theme, Literal["png", "svg"]], bytes]) -> Picture:
+    return Picture(name, caption, shows, draw(LIGHT, "svg"), draw(DARK, "svg"), draw(LIGHT, "png"))
 
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(5.2, height), layout="constrained")
-        return figure, figure.subplots()
+
+def _recall_in_words(summary: ReportSummary) -> str:
+    points = [
+        f"{point.text} {point.recall.mean:.3f} at {point.size:,} bytes"
+        for point in _points(summary, LIGHT)
+        if point.labelled
+    ]
+    return f"Points: {JUDGED} over bytes per vector. {'; '.join(points)}."
+
+
+def _losses_in_words(summary: ReportSummary) -> str:
+    bars = []
+    for method in summary.methods:
+        again = method.losses.reranked.get(_SHOWN_AGAIN)
+        then = "" if again is None else f", {again:.3f} after re-ranking {_SHOWN_AGAIN}x"
+        bars.append(f"{label(method.name)} {method.losses.found:.3f}{then}")
+    return f"Bars: {JUDGED} and where the rest is lost. {'; '.join(bars)}."
+
+
+def _points(summary: ReportSummary, theme: Theme) -> list[_Point]:
+    ours, linear, _, other = theme.lines
+    codecs = [method.name for method in summary.methods if method.role is Role.CODEC]
+    best = {verdict.differences[JUDGED].rival for verdict in summary.verdicts}
+    points = []
+    for method in summary.methods:
+        size, recall = method.bytes_per_vector, method.metrics[JUDGED]
+        if method.role is Role.LINEAR:
+            named = method.name in best
+            points.append(_Point(label(method.name), size, recall, linear, "s", labelled=named))
+        elif method.role in (Role.CODEC, Role.CODE):
+            mark = MARKERS[codecs.index(method.of or method.name) * 2 % len(MARKERS)]
+            points.append(_Point(method.name, size, recall, ours, mark, ours=method.role is Role.CODEC))
+        else:
+            points.append(_Point(method.name, size, recall, theme.ink, "D"))
+    points += [
+        _Point(label(rival.name), rival.bytes_per_vector, rival.metrics[JUDGED], other, "v")
+        for rival in summary.rivals
+        if rival.untrained
+    ]
+    return points
+
+
+def _recall_against_bytes(summary: ReportSummary, theme: Theme, form: Literal["png", "svg"]) -> bytes:
+    """Recall@10 of each method over bytes per vector, and the curve of SVD at other widths."""
+    points = _points(summary, theme)
+    shown = [point for point in points if point.labelled]
+    curve_bytes, curve_recall = zip(*summary.svd_curve, strict=True)
+    means = [point.recall.mean for point in shown]
+    bottom = min(0.9, *(point.recall.mean for point in points), *curve_recall) - 0.05
+    heights = dict(
+        zip(
+            (point.text for point in shown),
+            _spread(means, [point.size for point in shown], gap=(1.04 - bottom) / 18),
+            strict=True,
+        )
+    )
+    widest = max(point.size for point in points)  # the uncompressed vectors, named above the frame
+    with chart(_WIDTH, 4.2, theme) as (figure, (axes,)):
+        axes.plot(
+            curve_bytes,
+            curve_recall,
+            "--",
+            color=theme.lines[1],
+            linewidth=1,
+            label="SVD at other widths, exact search",
+        )
+        for point in points:
+            around = [[point.recall.mean - point.recall.low], [point.recall.high - point.recall.mean]]
+            axes.errorbar(
+                point.size,
+                point.recall.mean,
+                around,
+                fmt=point.marker,
+                color=point.colour,
+                capsize=3,
+                markersize=8 if point.ours else 4,
+            )
+            if point.size == widest:
+                axes.annotate(
+                    point.text, (point.size, 1.04), ha="right", va="bottom", color=point.colour, annotation_clip=False
+                )
+            elif point.labelled:
+                _name(axes, point, heights[point.text])
+        axes.set_ylim(bottom, 1.04)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.set_xlabel("bytes per vector")
+        axes.set_ylabel(f"{JUDGED} against exact search")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.02), frameon=False)
+        return rendered(figure, form)
+
+
+def _name(axes: Any, point: _Point, height: float) -> None:
+    """Write a point's name beside it, on the right."""
+    axes.annotate(
+        point.text,
+        (point.size, point.recall.mean),
+        xytext=(point.size * 1.14, height),
+        textcoords="data",
+        va="center",
+        color=point.colour,
+        fontweight="bold" if point.ours else "normal",
+        arrowprops={"arrowstyle": "-", "color": point.colour, "linewidth": 0.5, "relpos": (0, 0.5)},
+    )
+
+
+def _losses(summary: ReportSummary, theme: Theme, form: Literal["png", "svg"]) -> bytes:
+    """For each method a bar of where recall@10 goes, with a mark at what re-ranking makes of it."""
+    coded = any(method.coded for method in summary.methods)
+    with chart(_WIDTH, 1.3 + 0.36 * len(summary.methods), theme) as (figure, (axes,)):
+        for row, method in enumerate(summary.methods):
+            _bar(axes, row, method, theme)
+        axes.set_yticks(
+            range(len(summary.methods)),
+            [label(method.name) for method in summary.methods],
+        )
+        axes.invert_yaxis()
+        axes.grid(visible=False)
+        axes.set_xlim(0, 1)
+        axes.set_xlabel(JUDGED)
+        names = ("found", "lost by the index", "lost by the bits", "lost by the codec")
+        handles = [
+            axes.barh(0, 0, color=fill.colour, hatch=fill.hatch, edgecolor=theme.ink, linewidth=0.5, label=name)
+            for fill, name in zip(theme.fills, names, strict=True)
+            if coded or name != "lost by the bits"
+        ]
+        handles += axes.plot(
+            [], [], "D", color=theme.paper, markeredgecolor=theme.ink, label=f"after re-ranking {_SHOWN_AGAIN}x"
+        )
+        axes.legend(handles=handles, ncols=3, loc="lower center", bbox_to_anchor=(0.35, 1.0), frameon=False)
+        return rendered(figure, form)
+
+
+def _bar(axes: Any, row: int, method: MethodSummary, theme: Theme) -> None:
+    losses = method.losses
+    left = 0.0
+    for part, fill in zip(
+        (losses.found, max(0.0, losses.graph), max(0.0, losses.bits), max(0.0, losses.codec)), theme.fills, strict=True
+    ):
+        axes.barh(
+            row, part, height=0.6, left=left, color=fill.colour, hatch=fill.hatch, edgecolor=theme.ink, linewidth=0.5
+        )
+        left += part
+    text = f"{losses.found:.3f}"
+    again = losses.reranked.get(_SHOWN_AGAIN)
+    if again is not None:
+        axes.plot(again, row, "D", color=theme.paper, markeredgecolor=theme.ink, markersize=5, clip_on=False, zorder=3)
+        text += f", then {again:.3f}"
+    axes.annotate(text, (1, row), xytext=(8, 0), textcoords="offset points", va="center", annotation_clip=False)
 
 
 def _spread(values: Sequence[float], columns: Sequence[int], gap: float) -> list[float]:
@@ -121,20 +231,3 @@ def _spread(values: Sequence[float], columns: Sequence[int], gap: float) -> list
                 heights[row] = heights[other] - gap
         placed.append(row)
     return heights
-
-
-def _stack(axes: Any, row: float, parts: tuple[float, ...], colours: tuple[str, ...]) -> None:
-    left = 0.0
-    for part, colour in zip(parts, colours, strict=True):
-        axes.barh(row, part, height=0.34, left=left, color=colour)
-        left += part
-
-
-def _rendered(figure: Any, form: Literal["png", "svg"]) -> bytes:
-    from matplotlib import rc_context
-
-    buffer = io.BytesIO()
-    with rc_context(_STYLE):
-        # Without a date the same figures give the same bytes.
-        figure.savefig(buffer, format=form, dpi=200, metadata={"Date": None} if form == "svg" else None)
-    return buffer.getvalue()

@@ -1,33 +1,34 @@
-"""From raw ids and times to figures, each with its 95 % interval. Nothing is measured here."""
+"""From figures of every query to means with their 95 % intervals, and to the sentences that say what they mean."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vaecodec.evaluation import Figures, Interval, best, bootstrap, mrr, ndcg, paired_bootstrap, recall, recall_among
+from vaecodec.evaluation import Figures, Interval, bootstrap, paired_bootstrap
 from vaecodec.linear import LinearKind
-from vaecodec_integrations.report.run import Method, Run, Scores
+from vaecodec_integrations.report.run import UNCOMPRESSED, Method, Rival, Role, Run, Scores, plain
+from vaecodec_integrations.report.verdict import Difference, Verdict, verdict
 
-# What the codec is judged by.
+# What re-ranking and the losses are told by.
 JUDGED = "recall@10"
 
 # What the baselines are called in print.
 LABELS = {
     LinearKind.TRUNCATION: "truncation",
+    LinearKind.TRUNCATION_DOT: "truncation, dot product",
     LinearKind.SVD: "SVD",
-    LinearKind.SVD_DOT: "SVD, by dot product",
-    LinearKind.TRUNCATION_DOT: "truncation, by dot product",
+    LinearKind.SVD_DOT: "SVD, dot product",
     LinearKind.PCA: "PCA, both sides centred",
     LinearKind.PCA_DOCUMENTS: "PCA, documents centred",
 }
 
-RERANKED = (1, 2, 4, 8)
-_RECALL_AT = (1, 10, 100)
-_RELEVANCE_AT = 10
 _FLOAT_BYTES = 4
+_BY_RELEVANCE = ("ndcg@10", "mrr@10", "relevant@10", "relevant@100")
 
 
 @dataclass(frozen=True)
@@ -57,18 +58,21 @@ class MethodSummary:
     """The figures of one way to store the vectors.
 
     Attributes:
-        name, packed, width, bytes_per_vector, index_bytes, pair_similarity, scored_pairs, reconstruction, scores: see
-            :class:`Method`.
-        coded: stored as codes, there or in the engine.
+        name, role, of, kind, packed, width, bytes_per_vector, index_bytes, pair_similarity, scored_pairs,
+            reconstruction, scores: see :class:`~vaecodec_integrations.report.run.Method`.
+        coded: whether the vectors are stored as codes, in the engine or a packed index.
         build_seconds: encoding and indexing the base.
         queries_per_second: encoding and searching the queries, in one batch.
-        metrics: recall@k, and nDCG@10 and MRR@10 where relevance is known, by name.
+        metrics: every figure, by name, with its 95 % interval.
         worst_decile: mean recall@10 of the tenth of the queries that lost most.
         unreached: share of documents that their own neighbourhood found before and does not find any more.
         losses: where recall@10 goes.
     """
 
     name: str
+    role: Role
+    of: str
+    kind: str
     packed: bool
     coded: bool
     width: int
@@ -87,11 +91,22 @@ class MethodSummary:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Codec - best linear baseline by one metric, paired over the queries, and the name of that baseline."""
+class RivalSummary:
+    """What needs no training and takes as many bytes as a method.
 
-    linear: str
-    interval: Interval
+    Attributes:
+        of, name, untrained, width, bytes_per_vector: see :class:`~vaecodec_integrations.report.run.Rival`.
+        metrics: every figure, by name, with its 95 % interval.
+        differences: the method minus this, paired over the queries.
+    """
+
+    of: str
+    name: str
+    untrained: bool
+    width: int
+    bytes_per_vector: int
+    metrics: Mapping[str, Interval]
+    differences: Mapping[str, Interval]
 
 
 @dataclass(frozen=True)
@@ -110,9 +125,9 @@ class Change:
     """One metric of one method in an earlier report and now.
 
     Attributes:
-        method: the method's name now; the codec is held against the codec, whatever it was called.
+        method: the method's name now; the first codec is held against the first codec, whatever it was called.
         before, now: the means.
-        difference: now - before, paired over the queries; none when these or the base are not the same.
+        difference: now - before, paired over the queries; None when these or the base are not the same.
     """
 
     method: str
@@ -127,98 +142,174 @@ class ReportSummary:
     """What a report says.
 
     Attributes:
-        headline: one sentence: does the codec beat the best linear baseline.
-        codec, best_linear: names of methods; the best linear baseline is the one with the highest recall@10.
-        differences: for each metric, against the baseline that is best by that metric.
+        headline: what is saved and what is kept, in one or two sentences.
+        verdicts: for each codec and each code of it, whether it is better than what needs no training.
         methods: in the order measured.
-        slices: by label, most queries first.
+        rivals: what needs no training and takes as many bytes.
+        slices: of the first codec by label, most queries first.
         svd_curve: bytes per vector and recall@10 of SVD at several widths, by exact search.
         changes: against an earlier report, where one was given.
     """
 
     headline: str
-    codec: str
-    best_linear: str
-    differences: Mapping[str, Difference]
+    verdicts: Sequence[Verdict]
     methods: Sequence[MethodSummary]
+    rivals: Sequence[RivalSummary]
     slices: Sequence[Slice]
     svd_curve: Sequence[tuple[int, float]]
     changes: Sequence[Change]
 
+    @property
+    def codec(self) -> str:
+        """Name of the first codec."""
+        return self.verdicts[0].method
+
+    @property
+    def differences(self) -> Mapping[str, Difference]:
+        """For each figure the first codec minus the linear baseline that is best by it."""
+        return self.verdicts[0].differences
+
+    @property
+    def best_linear(self) -> str:
+        """Name of the linear baseline with the highest recall@10 at the width of the first codec."""
+        return self.differences[JUDGED].rival
+
     def method(self, name: str) -> MethodSummary:
-        """The method of that name."""
+        """Return the method of that name."""
         return next(method for method in self.methods if method.name == name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values whose keys are identifiers, such as ``recall_at_10``."""
+        values: dict[str, Any] = plain({**asdict(self), "codec": self.codec, "best_linear": self.best_linear})
+        return values
+
+
+def label(name: str) -> str:
+    """Return what a method is called in print."""
+    kind, at, width = name.partition(" at ")
+    kind, comma, code = kind.partition(", ") if not at else (kind, "", "")
+    if kind not in LABELS:
+        return name
+    return LABELS[LinearKind(kind)] + at + width + comma + code
 
 
 def summarise(run: Run, earlier: Run | None = None) -> ReportSummary:
     """Derive every figure of a report from what was measured, and what changed since an earlier one."""
-    figures = {method.name: per_query(run, method) for method in run.methods}
-    linear = [method.name for method in run.methods if method.name in LABELS]
-    differences = {}
-    for metric, values in figures[run.codec].items():
-        rival = best({name: figures[name] for name in linear}, metric)
-        differences[metric] = Difference(rival, paired_bootstrap(values, figures[rival][metric]))
-    rival = differences[JUDGED].linear
-    width = next(method.width for method in run.methods if method.name == run.codec)
+    answered = _answered(run)
+    figures = {method.name: per_query(method, answered) for method in run.methods}
+    methods = [_summarise(run, method, figures[method.name]) for method in run.methods]
+    rivals = [_rival(rival, figures[rival.of], answered) for rival in run.rivals]
+    verdicts = _verdicts(run, figures, answered)
+    first = run.codecs[0]
+    by_name = {method.name: method for method in methods}
     return ReportSummary(
-        headline=_headline(run.codec, rival, width, figures, differences[JUDGED].interval),
-        codec=run.codec,
-        best_linear=rival,
-        differences=differences,
-        methods=[_summarise(run, method, figures[method.name]) for method in run.methods],
-        slices=_slices(run, figures[run.codec][JUDGED], figures[rival][JUDGED]),
-        svd_curve=[
-            (width * _FLOAT_BYTES, float(recall(ids, run.truth, 10).mean())) for width, ids in run.svd_curve.items()
-        ],
-        changes=[] if earlier is None else _changes(earlier, run),
+        headline=_headline(
+            by_name[first],
+            by_name[UNCOMPRESSED],
+            {metric: by_name[difference.rival] for metric, difference in verdicts[0].differences.items()},
+            next((rival for rival in rivals if rival.of == first and rival.untrained), None),
+        ),
+        verdicts=verdicts,
+        methods=methods,
+        rivals=rivals,
+        slices=_slices(run, figures[first][JUDGED], figures[verdicts[0].differences[JUDGED].rival][JUDGED]),
+        svd_curve=[(width * _FLOAT_BYTES, value) for width, value in run.svd_curve.items()],
+        changes=[] if earlier is None else _changes(run, figures, earlier),
     )
 
 
-def label(method: str) -> str:
-    """What a method is called in print: the codec and the uncompressed vectors by their name."""
-    return LABELS[LinearKind(method)] if method in LABELS else method
+def _headline(
+    codec: MethodSummary,
+    whole: MethodSummary,
+    linear: Mapping[str, MethodSummary],
+    untrained: RivalSummary | None,
+) -> str:
+    """What a user asks first: how much smaller, what is kept, is the right document found; and without training?
+
+    Args:
+        codec: the first codec.
+        whole: the uncompressed vectors.
+        linear: for each figure the linear baseline that is best by it.
+        untrained: the code that needs no training, where there is one of that size.
+    """
+    times = whole.bytes_per_vector / codec.bytes_per_vector
+    text = f"{codec.name}: {times:.3g}x smaller ({codec.bytes_per_vector:,} bytes per vector)"
+    text += f"; keeps {_percent(codec.metrics[JUDGED].mean)} of the ten nearest documents"
+    if 4 in codec.losses.reranked:
+        text += f", {_percent(codec.losses.reranked[4])} with 4x re-ranking"
+    if "recall@100" in codec.metrics:
+        text += f", and {_percent(codec.metrics['recall@100'].mean)} of the hundred nearest"
+    if "relevant@10" in codec.metrics:
+        found, before = (100 * method.metrics["relevant@10"].mean for method in (codec, whole))
+        text += f"; finds the right document in {found:.0f} of 100 searches, uncompressed in {before:.0f}"
+    best = {metric: method.metrics[metric].mean for metric, method in linear.items()}
+    rivals = [f"the best linear codecs of this size keep {_kept(best)}"]
+    if untrained is not None:
+        means = {metric: value.mean for metric, value in untrained.metrics.items()}
+        rivals.append(f"{untrained.name}, {_kept(means)}")
+    return f"{text}. Without training, {'; '.join(rivals)}."
 
 
-def per_query(run: Run, method: Method) -> dict[str, Figures]:
-    """Every retrieval metric of the engine's answers, one figure per query (those with known relevance)."""
-    figures = {f"recall@{k}": recall(method.engine_ids, run.truth, k) for k in _RECALL_AT if k <= run.truth.shape[1]}
-    if run.relevant is not None:
-        judged = [query for query, rows in enumerate(run.relevant) if len(rows)]
-        relevant = [np.asarray(run.relevant[query]) for query in judged]
-        if judged:
-            figures["nDCG@10"] = ndcg(method.engine_ids[judged], relevant, _RELEVANCE_AT)
-            figures["MRR@10"] = mrr(method.engine_ids[judged], relevant, _RELEVANCE_AT)
-    return figures
+def _kept(means: Mapping[str, float]) -> str:
+    """Write what is kept without training, in the order of the first sentence."""
+    text = f"{_percent(means[JUDGED])}"
+    if "recall@100" in means:
+        text += f" and {_percent(means['recall@100'])}"
+    if "relevant@10" in means:
+        text += f", and find the right document in {100 * means['relevant@10']:.0f}"
+    return text
 
 
-def _changes(earlier: Run, run: Run) -> list[Change]:
-    paired = all(
-        earlier.setting[data]["fingerprint"] == run.setting[data]["fingerprint"] for data in ("base", "queries")
-    )
-    before = {
-        run.codec if method.name == earlier.codec else method.name: per_query(earlier, method)
-        for method in earlier.methods
+def _percent(share: float) -> str:
+    """Write a share with a decimal near the ends."""
+    return f"{share:.0%}" if 0.02 <= share <= 0.98 or share in (0, 1) else f"{share:.1%}"
+
+
+def per_query(method: Method | Rival, answered: NDArray[np.bool_]) -> Mapping[str, Figures]:
+    """Return a method's figures; those of relevance for the queries that have an answer."""
+    return {
+        name: values[answered] if name in _BY_RELEVANCE else values
+        for name, values in method.figures.items()
+        if name not in _BY_RELEVANCE or answered.any()
     }
-    changes = []
+
+
+def _answered(run: Run) -> NDArray[np.bool_]:
+    if run.relevant is None:
+        return np.zeros(len(run.methods[0].exact), bool)
+    return np.array([len(rows) > 0 for rows in run.relevant], bool)
+
+
+def _verdicts(run: Run, figures: Mapping[str, Mapping[str, Figures]], answered: NDArray[np.bool_]) -> list[Verdict]:
+    """The codecs first, then their codes."""
+    objectives = {codec["name"]: codec["objective"] for codec in run.setting["codecs"]}
+    found = []
+    for name in run.codecs:
+        width = run.method(name).width
+        linear = {
+            method.name: figures[method.name]
+            for method in run.methods
+            if method.role is Role.LINEAR and method.width == width
+        }
+        found.append(verdict(name, figures[name], linear, label, f"{width} dimensions", objectives[name]))
     for method in run.methods:
-        for metric, values in per_query(run, method).items():
-            old = before.get(method.name, {}).get(metric)
-            # Of the baselines only what the codec is judged by.
-            if old is None or not (method.name == run.codec or metric == JUDGED):
-                continue
-            same_queries = paired and len(old) == len(values)
-            difference = paired_bootstrap(values, old) if same_queries else None
-            changes.append(Change(method.name, metric, float(old.mean()), float(values.mean()), difference))
-    return changes
+        rivals = {rival.name: per_query(rival, answered) for rival in run.rivals if rival.of == method.name}
+        if method.role is Role.CODE and rivals:
+            size = f"{method.bytes_per_vector} bytes"
+            found.append(verdict(method.name, figures[method.name], rivals, label, size, objectives[method.of]))
+    return found
 
 
 def _summarise(run: Run, method: Method, figures: Mapping[str, Figures]) -> MethodSummary:
     judged = np.sort(figures[JUDGED])
-    queries = len(run.truth)
+    queries = len(judged)
     return MethodSummary(
         name=method.name,
+        role=method.role,
+        of=method.of,
+        kind=method.kind,
         packed=method.packed,
-        coded=method.packed or method.quantised_ids is not None,
+        coded=method.packed or method.quantised is not None,
         width=method.width,
         bytes_per_vector=method.bytes_per_vector,
         index_bytes=method.index_bytes,
@@ -231,32 +322,45 @@ def _summarise(run: Run, method: Method, figures: Mapping[str, Figures]) -> Meth
         reconstruction=method.reconstruction,
         scores=method.scores,
         unreached=len(method.unreached) / max(1, run.sampled),
-        losses=_losses(run, method),
+        losses=_losses(method),
     )
 
 
-def _losses(run: Run, method: Method) -> Losses:
-    exact = float(recall(method.exact_ids, run.truth, 10).mean())
-    found = float(recall(method.engine_ids, run.truth, 10).mean())
-    reranked = {
-        times: float(recall_among(method.engine_ids[:, : 10 * times], run.truth[:, :10]).mean())
-        for times in RERANKED
-        if 10 * times <= run.truth.shape[1]
-    }
+def _rival(rival: Rival, of: Mapping[str, Figures], answered: NDArray[np.bool_]) -> RivalSummary:
+    figures = per_query(rival, answered)
+    return RivalSummary(
+        of=rival.of,
+        name=rival.name,
+        untrained=rival.untrained,
+        width=rival.width,
+        bytes_per_vector=rival.bytes_per_vector,
+        metrics={metric: bootstrap(values) for metric, values in figures.items()},
+        differences={metric: paired_bootstrap(of[metric], values) for metric, values in figures.items()},
+    )
+
+
+def _losses(method: Method) -> Losses:
+    exact, found = float(method.exact.mean()), float(method.figures[JUDGED].mean())
     quantised = found if method.packed else exact
-    if method.quantised_ids is not None:
-        quantised = float(recall(method.quantised_ids, run.truth, 10).mean())
-    return Losses(codec=1 - exact, bits=exact - quantised, graph=quantised - found, found=found, reranked=reranked)
+    if method.quantised is not None:
+        quantised = float(method.quantised.mean())
+    return Losses(
+        codec=1 - exact,
+        bits=exact - quantised,
+        graph=quantised - found,
+        found=found,
+        reranked={times: float(values.mean()) for times, values in method.reranked.items()},
+    )
 
 
 def _slices(run: Run, codec: Figures, linear: Figures) -> list[Slice]:
     labels = np.asarray(run.labels if run.labels is not None else [], np.str_)
     slices = []
-    for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
-        rows = labels == label
+    for name, count in zip(*np.unique(labels, return_counts=True), strict=True):
+        rows = labels == name
         slices.append(
             Slice(
-                label=str(label),
+                label=str(name),
                 queries=int(count),
                 codec=bootstrap(codec[rows]),
                 linear=bootstrap(linear[rows]),
@@ -266,17 +370,19 @@ def _slices(run: Run, codec: Figures, linear: Figures) -> list[Slice]:
     return sorted(slices, key=lambda part: (-part.queries, part.label))
 
 
-def _headline(
-    codec: str, rival: str, width: int, figures: Mapping[str, Mapping[str, Figures]], difference: Interval
-) -> str:
-    if difference.low > 0:
-        verdict = f"{codec} beats the best linear baseline"
-    elif difference.high < 0:
-        verdict = f"{codec} is worse than the best linear baseline"
-    else:
-        verdict = f"{codec} does not beat the best linear baseline"
-    ours, theirs = figures[codec][JUDGED].mean(), figures[rival][JUDGED].mean()
-    return (
-        f"{verdict} ({label(rival)}; {width} dimensions): {JUDGED} {ours:.3f} against {theirs:.3f}, "
-        f"paired difference {difference.mean:+.3f}, 95 % interval [{difference.low:+.3f}, {difference.high:+.3f}]."
-    )
+def _changes(run: Run, figures: Mapping[str, Mapping[str, Figures]], earlier: Run) -> list[Change]:
+    paired = all(run.setting[key]["fingerprint"] == earlier.setting[key]["fingerprint"] for key in ("base", "queries"))
+    answered = _answered(earlier)
+    before = {method.name: per_query(method, answered) for method in earlier.methods}
+    first, first_before = run.codecs[0], earlier.codecs[0]
+    changes = []
+    for method in run.methods:
+        old_name = first_before if method.name == first else method.name
+        for metric, values in figures[method.name].items():
+            old = before.get(old_name, {}).get(metric)
+            # Of the baselines only recall@10.
+            if old is None or not (method.role in (Role.CODEC, Role.CODE) or metric == JUDGED):
+                continue
+            difference = paired_bootstrap(values, old) if paired and len(old) == len(values) else None
+            changes.append(Change(method.name, metric, float(old.mean()), float(values.mean()), difference))
+    return changes

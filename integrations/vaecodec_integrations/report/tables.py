@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from vaecodec_integrations.report.run import UNCOMPRESSED, Run
+from vaecodec_integrations.report.run import UNCOMPRESSED, Role, Run
 from vaecodec_integrations.report.summary import JUDGED, MethodSummary, ReportSummary, label
+from vaecodec_integrations.report.verdict import figure
 
 
 @dataclass(frozen=True)
@@ -18,19 +19,29 @@ class Table:
         note: what the reader must know to read it, one or two sentences.
         columns: headings, one per cell of a row.
         rows: the cells.
-        emphasised: the row of the codec that is judged, if any.
+        emphasised: rows of the codecs that are judged.
+        decisive: whether the second column is what most readers look for, which a narrow screen keeps in view.
     """
 
     title: str
     note: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
-    emphasised: int | None = None
+    emphasised: tuple[int, ...] = ()
+    decisive: bool = False
+
+    @property
+    def has_head(self) -> bool:
+        """Whether any column has a heading."""
+        return any(self.columns)
 
 
 def tables(summary: ReportSummary, run: Run) -> list[Table]:
     """Everything that the report shows in tables, in order."""
-    shown = [_quality(summary), _costs(summary), _difference(summary), _losses(summary), _geometry(summary, run)]
+    shown = [_quality(summary)]
+    if summary.rivals:
+        shown.append(_rivals(summary))
+    shown += [_costs(summary), *_differences(summary), _losses(summary), _geometry(summary, run)]
     if any(method.scores for method in summary.methods):
         shown.append(_scores(summary))
     if summary.slices:
@@ -41,7 +52,13 @@ def tables(summary: ReportSummary, run: Run) -> list[Table]:
 
 
 def _methods(
-    summary: ReportSummary, title: str, note: str, columns: Sequence[str], cells: Sequence[Sequence[str]]
+    summary: ReportSummary,
+    title: str,
+    note: str,
+    columns: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    *,
+    decisive: bool = False,
 ) -> Table:
     rows = [(label(method.name), *row) for method, row in zip(summary.methods, cells, strict=True)]
     return Table(
@@ -49,21 +66,50 @@ def _methods(
         note,
         ("stored as", *columns),
         rows,
-        emphasised=[method.name for method in summary.methods].index(summary.codec),
+        emphasised=tuple(row for row, method in enumerate(summary.methods) if method.role is Role.CODEC),
+        decisive=decisive,
     )
 
 
 def _quality(summary: ReportSummary) -> Table:
-    metrics = list(summary.methods[0].metrics)
+    metrics = [metric for metric in _ordered(summary.methods[0].metrics) if metric != "kept@100"]
     cells = [
-        [f"{method.metrics[metric]:.3f}" for metric in metrics] + [f"{method.worst_decile:.3f}"]
+        [*(f"{method.metrics[metric]:.3f}" for metric in metrics), f"{method.worst_decile:.3f}"]
         for method in summary.methods
     ]
     note = (
         "Mean over the queries with its 95 % bootstrap interval. Recall: share of the exact nearest neighbours of the "
-        "uncompressed vectors that the index returns. Worst tenth: mean recall@10 of the queries that lose most."
+        "uncompressed vectors that the index returns; documents with equal scores count as equal. Worst tenth: mean "
+        "recall@10 of the queries that lose most."
     )
-    return _methods(summary, "What is found", note, (*metrics, "worst tenth"), cells)
+    columns = (*map(figure, metrics), "worst tenth")
+    return _methods(summary, "What is found", note, columns, cells, decisive=True)
+
+
+def _ordered(metrics: Iterable[str]) -> list[str]:
+    """The figure that most readers look for first."""
+    return sorted(metrics, key=lambda metric: metric != JUDGED)
+
+
+def _rivals(summary: ReportSummary) -> Table:
+    metrics = _ordered(summary.rivals[0].metrics)
+    rows: list[tuple[str, ...]] = []
+    own = []
+    for of in dict.fromkeys(rival.of for rival in summary.rivals):
+        method = summary.method(of)
+        own.append(len(rows))
+        size = f"{method.bytes_per_vector:,}"
+        rows.append((of, *(f"{method.metrics[metric]:.3f}" for metric in metrics), size))
+        for rival in (rival for rival in summary.rivals if rival.of == of):
+            figures = (f"{rival.metrics[metric]:.3f}" for metric in metrics)
+            rows.append((label(rival.name), *figures, f"{rival.bytes_per_vector:,}"))
+    note = (
+        "The codec (emphasised) and, below it, what needs no training and takes no more bytes: the same code of linear "
+        "latents, and a code of all dimensions turned to their principal axes. The latter need an index that holds "
+        "codes; they are searched exactly here."
+    )
+    columns = ("stored as", *map(figure, metrics), "bytes per vector")
+    return Table("In as many bytes, without training", note, columns, rows, tuple(own), decisive=True)
 
 
 def _costs(summary: ReportSummary) -> Table:
@@ -92,16 +138,27 @@ def _costs(summary: ReportSummary) -> Table:
     return _methods(summary, "What it costs", note, columns, [cells(method) for method in summary.methods])
 
 
-def _difference(summary: ReportSummary) -> Table:
-    rows = [
-        (metric, label(difference.linear), f"{difference.interval:+.3f}")
-        for metric, difference in summary.differences.items()
-    ]
+def _differences(summary: ReportSummary) -> list[Table]:
     note = (
-        "Against the linear baseline that is best by that metric, paired over the queries. An interval above zero "
-        "means that the codec is better."
+        "Against the baseline that is best by that figure, paired over the queries. An interval above zero means that "
+        "the codec is better, one below zero that it is worse."
     )
-    return Table(f"{summary.codec} minus the best linear baseline", note, ("metric", "baseline", "difference"), rows)
+    return [
+        Table(
+            f"{verdict.method} minus the best linear baseline",
+            note,
+            ("figure", "difference", "baseline"),
+            [
+                (
+                    figure(metric),
+                    f"{verdict.differences[metric].interval:+.3f}",
+                    label(verdict.differences[metric].rival),
+                )
+                for metric in _ordered(verdict.differences)
+            ],
+        )
+        for verdict in summary.verdicts
+    ]
 
 
 def _losses(summary: ReportSummary) -> Table:
@@ -112,7 +169,8 @@ def _losses(summary: ReportSummary) -> Table:
     def cells(method: MethodSummary) -> list[str]:
         losses = method.losses
         lost = [losses.codec, *([losses.bits] if coded else []), losses.graph]
-        return [f"{figure:z.3f}" for figure in (*lost, *losses.reranked.values())]
+        deep = [method.metrics["kept@100"].mean] if "kept@100" in method.metrics else []
+        return [f"{value:z.3f}" for value in (*lost, *losses.reranked.values(), *deep)]
 
     note = (
         f"{JUDGED}. Lost by the codec: exact search on its float32 latents misses them. "
@@ -123,7 +181,8 @@ def _losses(summary: ReportSummary) -> Table:
         "again with the original vectors."
     )
     lost_by = ("codec", "bits", "index") if coded else ("codec", "index")
-    columns = (*(f"lost by the {part}" for part in lost_by), *(f"re-ranked {factor}x" for factor in times))
+    deep = ["old top 10 in new 100"] if "kept@100" in summary.methods[0].metrics else []
+    columns = (*(f"lost by the {part}" for part in lost_by), *(f"re-ranked {factor}x" for factor in times), *deep)
     title = "Where it is lost, and what re-ranking brings back"
     return _methods(summary, title, note, columns, [cells(method) for method in summary.methods])
 
@@ -189,7 +248,7 @@ def _changes(summary: ReportSummary) -> Table:
     rows = [
         (
             label(change.method),
-            change.metric,
+            figure(change.metric),
             f"{change.before:.3f}",
             f"{change.now:.3f}",
             f"{change.difference:+.3f}" if change.difference else f"{change.now - change.before:+.3f}, not paired",
@@ -210,13 +269,13 @@ def _setting(run: Run) -> Table:
         "base": "the base itself, which favours them: they have seen what they are measured on",
     }[setting["linear_fitted_on"]]
     rows = [
-        ("base", f"{setting['base']['rows']:,} x {setting['base']['dim']}"),
+        ("documents searched", f"{setting['base']['rows']:,} x {setting['base']['dim']}"),
         ("queries", f"{setting['queries']['rows']:,}"),
         ("metric", setting["metric"]),
         ("engine", f"{setting['engine']} ({parameters})" if parameters else f"{setting['engine']} search"),
         ("linear baselines fitted on", fitted_on),
-        ("codec", f"{run.codec}, id {setting['codec']['id']}"),
-        ("embedder", setting["codec"]["embedder"] or "not given"),
+        *((codec["name"], f"id {codec['id']}") for codec in setting["codecs"]),
+        ("embedder", ", ".join(dict.fromkeys(codec["embedder"] or "not given" for codec in setting["codecs"]))),
         ("cores", f"{setting['cores']}"),
         ("measured", f"{setting['created']}, {versions}"),
     ]

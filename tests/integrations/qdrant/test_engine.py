@@ -17,7 +17,7 @@ from vaecodec.interface import Metric
 from vaecodec_exporters.linear import export_linear
 from vaecodec_integrations.qdrant import CompressedQdrantClient, recommended_config, recommended_search_params
 from vaecodec_integrations.qdrant.migration.job import SAME_FLOATS, SAME_VECTOR
-from vaecodec_integrations.report import measure, summarise
+from vaecodec_integrations.report import ReportData, measure, summarise
 from vaecodec_integrations.report.engines import open_engine
 from vaecodec_integrations.report.engines.base import SearchEngineName
 
@@ -69,9 +69,8 @@ def codec(sample: Any) -> LinearCodec:
 @pytest.fixture(scope="module")
 def promised(sample: Any, codec: LinearCodec) -> evaluation.Interval:
     """Recall@10 of the codec with its interval, as the report states it of exact search over the latents."""
-    run = measure(
-        sample.base, sample.queries[:300], codec, open_engine(SearchEngineName.EXACT), name="svd192", train=sample.train
-    )
+    data = ReportData(base=sample.base, queries=sample.queries[:300], train=sample.train)
+    run = measure(data, {"svd192": codec}, open_engine(SearchEngineName.EXACT))
     return summarise(run).method("svd192").metrics["recall@10"]
 
 

@@ -1,0 +1,115 @@
+"""One style for every picture: colours that differ in lightness, hatches beside them, text that stays text."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vaecodec.extras import require
+
+
+@dataclass(frozen=True)
+class Fill:
+    """How an area is filled: a colour, and the hatch that tells it from one of similar lightness."""
+
+    colour: str
+    hatch: str = ""
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours on one background.
+
+    Attributes:
+        paper: the background.
+        ink: text and axes.
+        quiet: grid lines.
+        lines: of series, most important first; told apart by :data:`DASHES` and :data:`MARKERS` too.
+        fills: of neighbouring areas, in order.
+    """
+
+    paper: str
+    ink: str
+    quiet: str
+    lines: tuple[str, ...]
+    fills: tuple[Fill, ...]
+
+
+# Any two fills that can touch differ by a contrast of at least 3:1, or one of them is hatched.
+LIGHT = Theme(
+    paper="#ffffff",
+    ink="#1d2321",
+    quiet="#c9d1cd",
+    lines=("#0b5a41", "#a34a00", "#2b4c9b", "#5b6662"),
+    fills=(Fill("#0a3d2c"), Fill("#fbe3b4"), Fill("#c26a1e"), Fill("#ffffff", "////")),
+)
+DARK = Theme(
+    paper="#161a19",
+    ink="#e8edeb",
+    quiet="#3b4441",
+    lines=("#7fd0ae", "#f0a35c", "#9db8ff", "#aab5b0"),
+    fills=(Fill("#c9f5e2"), Fill("#1c3830"), Fill("#c26a1e"), Fill("#161a19", "////")),
+)
+THEMES = {"light": LIGHT, "dark": DARK}
+
+DASHES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+def contrast(first: str, second: str) -> float:
+    """Return the contrast of two colours such as ``#1d2321``: from 1 to 21, by the formula of WCAG 2.
+
+    Examples:
+        >>> contrast("#000000", "#ffffff")
+        21.0
+    """
+    lighter, darker = sorted((_luminance(first), _luminance(second)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance of sRGB."""
+    values = (int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5))
+    red, green, blue = (value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in values)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@contextmanager
+def chart(
+    width: float, height: float, theme: Theme = LIGHT, *, columns: int = 1
+) -> Iterator[tuple[Any, Sequence[Any]]]:
+    """Open a figure of so many inches and panels beside each other; draw and save it while this is open.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    matplotlib = require("matplotlib", extra="report")
+    figures = require("matplotlib.figure", extra="report")
+    style = {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": theme.quiet,
+        "grid.linewidth": 0.5,
+        "hatch.color": theme.ink,
+        "hatch.linewidth": 0.6,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "vaecodec",
+        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), theme.ink),
+        **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), theme.paper),
+    }
+    with matplotlib.rc_context(style):
+        figure = figures.Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.subplots(1, columns, squeeze=False)[0]
+
+
+def rendered(figure: Any, form: Literal["png", "svg"]) -> bytes:
+    """Return a figure as bytes; the same figures give the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=form, dpi=200, metadata={"Date": None} if form == "svg" else None)
+    return buffer.getvalue()

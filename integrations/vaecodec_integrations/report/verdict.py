@@ -1,0 +1,105 @@
+"""Decide whether a codec is better than what needs no training, by all figures together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from vaecodec.evaluation import Figures, Interval, best, paired_bootstrap
+
+# Figures that a codec must not lose, by what it was trained for; the first is the one to win.
+_DECIDING = {
+    "neighbours": ("recall@10", "recall@1", "recall@100", "kept@100", "ndcg@10"),
+    "relevance": ("ndcg@10", "relevant@100"),
+}
+
+# What figures are called in print.
+FIGURES = {
+    "kept@100": "old top 10 in new 100",
+    "ndcg@10": "nDCG@10",
+    "mrr@10": "MRR@10",
+    "relevant@10": "relevant in top 10",
+    "relevant@100": "relevant in top 100",
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A method minus the baseline that is best by one figure, paired over the queries, and that baseline's name."""
+
+    rival: str
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a codec, or a code of it, is better than what needs no training and takes as much room.
+
+    Attributes:
+        method: the name of the codec or code.
+        better: whether it wins the figure that it was trained for and loses none of the others.
+        text: the same in words, with the figures.
+        differences: for each figure, against the baseline that is best by it.
+        worse: the figures whose interval lies below that baseline.
+    """
+
+    method: str
+    better: bool
+    text: str
+    differences: Mapping[str, Difference]
+    worse: tuple[str, ...]
+
+
+def verdict(
+    method: str,
+    figures: Mapping[str, Figures],
+    baselines: Mapping[str, Mapping[str, Figures]],
+    label: Callable[[str], str],
+    size: str,
+    objective: str,
+) -> Verdict:
+    """Compare a method with its baselines, each figure with the baseline that is best by it.
+
+    Args:
+        method: the method's name.
+        figures: its figures of every query.
+        baselines: the same of each baseline, by name.
+        label: returns what a baseline is called in print.
+        size: what method and baselines have in common, in words.
+        objective: ``neighbours`` or ``relevance``: what the codec was trained for.
+    """
+    rivals = {metric: best(baselines, metric) for metric in figures}
+    differences = {
+        metric: Difference(rival, paired_bootstrap(figures[metric], baselines[rival][metric]))
+        for metric, rival in rivals.items()
+    }
+    deciding = [metric for metric in _DECIDING[objective] if metric in figures]
+    if not deciding:  # trained for relevance, which is not known here
+        deciding = [metric for metric in _DECIDING["neighbours"] if metric in figures]
+    goal, *others = deciding
+    worse = tuple(metric for metric in deciding if differences[metric].interval.high < 0)
+    won = differences[goal].interval.low > 0
+    judgement = "beats" if won else "is worse than" if goal in worse else "does not beat"
+    rival, interval = differences[goal].rival, differences[goal].interval
+    text = (
+        f"{method} {judgement} the best linear baseline ({label(rival)}; {size}): {figure(goal)} "
+        f"{figures[goal].mean():.3f} against {baselines[rival][goal].mean():.3f}, paired difference "
+        f"{interval.mean:+.3f}, 95 % interval [{interval.low:+.3f}, {interval.high:+.3f}]."
+    )
+    lost = [
+        f"{figure(metric)} ({label(differences[metric].rival)}: {differences[metric].interval:+.3f})"
+        for metric in others
+        if metric in worse
+    ]
+    if lost:
+        text += f" It loses {' and '.join(lost)}."
+    elif won and others:
+        text += " No other figure is lost."
+    if objective == "relevance" and "recall@10" not in deciding:
+        text += f" It was trained for relevance: recall@10 differs by {differences['recall@10'].interval:+.3f}."
+    return Verdict(method, won and not worse, text, differences, worse)
+
+
+def figure(metric: str) -> str:
+    """Return what a figure is called in print."""
+    return FIGURES.get(metric, metric)

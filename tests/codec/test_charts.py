@@ -1,0 +1,42 @@
+"""The one style of pictures: what can be told apart without colour vision, on a light and on a dark page."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import pytest
+
+from vaecodec.charts import DASHES, MARKERS, THEMES, chart, contrast, rendered
+
+
+def test_contrast_is_that_of_the_standard() -> None:
+    """The two ends of the scale, and a grey that the standard's own tools give 4.54 on white."""
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.01)
+    assert contrast("#123456", "#123456") == 1
+
+
+@pytest.mark.parametrize("name", sorted(THEMES))
+def test_nothing_is_told_by_hue_alone(name: str) -> None:
+    theme = THEMES[name]
+    assert contrast(theme.ink, theme.paper) >= 7
+    # Names of series are written in their colours.
+    assert min(contrast(line, theme.paper) for line in theme.lines) >= 4.5
+    assert len(set(DASHES)) == len(theme.lines) <= len(set(MARKERS))
+    for first, second in itertools.combinations(theme.fills, 2):
+        assert first.hatch != second.hatch or contrast(first.colour, second.colour) >= 3
+    # An edge of ink parts a fill from the paper where their lightness does not.
+    assert all(contrast(theme.ink, fill.colour) >= 3 or contrast(theme.paper, fill.colour) >= 3 for fill in theme.fills)
+
+
+def test_text_stays_text_and_the_same_figures_give_the_same_bytes() -> None:
+    def draw() -> bytes:
+        with chart(3, 2) as (figure, (axes,)):
+            axes.plot([1, 2], [3, 4])
+            axes.set_xlabel("bytes per vector")
+            return rendered(figure, "svg")
+
+    svg = draw()
+    assert re.search(rb"<text[^>]*>bytes per vector</text>", svg)
+    assert svg == draw()
