@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from vaecodec.calibration import CodecCalibration
 from vaecodec.codes import Calibration
 from vaecodec.errors import IndexArgumentError
 from vaecodec.packed_index import PackedIndex
+from vaecodec.packed_index.growing import Growing
 from vaecodec.packed_index.rows import IdLookup, Rows
 from vaecodec_exporters.linear import export_linear
 
@@ -235,3 +237,45 @@ def test_threads_search_while_others_add_and_delete(sample, codec: Codec) -> Non
     assert sorted(index.ids.tolist()) == expected
     alone = index_of(codec, sample.base[expected], expected)
     assert np.array_equal(index.search(sample.queries[:2], 30)[1], alone.search(sample.queries[:2], 30)[1])
+
+
+def test_a_search_that_began_before_the_index_was_compacted_goes_on(sample, codec: Codec, monkeypatch) -> None:
+    index = index_of(codec, sample.base[:100])
+    expected = index.search(sample.queries[:1], 5)[0]
+    index.add(sample.base[100:130])
+    began = index._allowed
+
+    def meanwhile(among):  # after the search took its rows, and before it looks at them
+        found = began(among)
+        index.delete(np.arange(20, 130))
+        index.compact()
+        return found
+
+    monkeypatch.setattr(index, "_allowed", meanwhile)
+    ids, _ = index.search(sample.queries[:1], 5, among=np.arange(100))
+    assert np.array_equal(ids, expected)
+    monkeypatch.undo()
+    assert index.search(sample.queries[:1], 50)[0].shape == (1, 20)
+
+
+def test_rows_that_are_read_while_some_are_added_are_whole() -> None:
+    """Whatever the moment, a reader sees the first n rows for some n."""
+    rows, stop = Growing(np.empty(0, np.int64)), threading.Event()
+
+    def read() -> None:
+        seen = 0
+        while not stop.is_set():
+            now = rows.rows
+            assert seen <= len(now)
+            assert len(now) % 7 == 0
+            assert len(now) == 0 or now[-1] == len(now) - 1
+            seen = len(now)
+
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(read) for _ in range(2)]
+        for start in range(0, 7 * 2000, 7):
+            rows.append(np.arange(start, start + 7))
+        stop.set()
+        for job in jobs:
+            job.result()
+    assert np.array_equal(rows.rows, np.arange(7 * 2000))

@@ -183,7 +183,12 @@ class Residual:
         books = self.books[: self.stages_of(budget)]
         if budget <= self.whole:
             return Decoder(budget, budget, budget, books, self.axes[:0], np.zeros_like(self.mean))
-        return Decoder(budget, budget, budget, books, self.spread[:, None] * self.axes, self.mean @ self.axes)
+        offset = np.zeros_like(self.mean)
+        for mean, axis in zip(
+            self.mean, self.axes, strict=True
+        ):  # in this order, so that it has the same bits anywhere
+            offset += mean * axis
+        return Decoder(budget, budget, budget, books, self.spread[:, None] * self.axes, offset)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,20 +18,22 @@ class Growing:
 
     def __init__(self, like: NDArray[Any]) -> None:
         """Start without rows; they will be as those of ``like``, which is (n, ...)."""
-        self._rows = np.empty((0, *like.shape[1:]), like.dtype)
-        self._count = 0
+        self._room = np.empty((0, *like.shape[1:]), like.dtype)
+        # Replaced as one: whoever reads without a lock must not see new rows in the old room.
+        self._rows = self._room
 
     @property
     def rows(self) -> NDArray[Any]:
         """A view of all rows."""
-        return self._rows[: self._count]
+        return self._rows
 
     def append(self, rows: NDArray[Any]) -> None:
         """Add rows at the end."""
-        count = self._count + len(rows)
-        if count > len(self._rows):
-            room = np.empty((max(count, 2 * len(self._rows), _FIRST_ROWS), *self._rows.shape[1:]), self._rows.dtype)
-            room[: self._count] = self._rows[: self._count]
-            self._rows = room
-        self._rows[self._count : count] = rows
-        self._count = count
+        old = len(self._rows)
+        count = old + len(rows)
+        if count > len(self._room):
+            room = np.empty((max(count, 2 * len(self._room), _FIRST_ROWS), *self._room.shape[1:]), self._room.dtype)
+            room[:old] = self._rows
+            self._room = room
+        self._room[old:count] = rows
+        self._rows = self._room[:count]

@@ -82,7 +82,7 @@ class PackedIndex:
         self._lookup = IdLookup()
         self._next_id = next_id
         # Read without the lock, and so replaced as one.
-        self._state = _State(rows, Derived())
+        self._state = _State(rows, Derived(), object())
 
     @property
     def _rows(self) -> Rows:
@@ -132,7 +132,7 @@ class PackedIndex:
         codes = np.concatenate(parts)
         with self._lock:
             own = self._new_ids(ids, len(codes))
-            rows, derived = self._state
+            rows = self._rows
             self._codes.append(codes)
             all_ids = rows.ids
             if all_ids is not None or not np.array_equal(own, np.arange(len(rows), len(rows) + len(own))):
@@ -141,7 +141,7 @@ class PackedIndex:
                 self._ids.append(own)
                 all_ids = self._ids.rows
             self._next_id = max(self._next_id, int(own.max(initial=-1)) + 1)
-            self._state = _State(Rows(rows.stored, self._codes.rows, all_ids, rows.deleted), derived)
+            self._state = self._state._replace(rows=Rows(rows.stored, self._codes.rows, all_ids, rows.deleted))
         warn_if_saturated(saturated, len(codes), self._code.name)
 
     def _new_ids(self, ids: Any, count: int) -> IdArray:
@@ -171,7 +171,7 @@ class PackedIndex:
             numbers = self._lookup.find(self._rows, checked)
             if (numbers < 0).any():
                 raise IndexArgumentError(f"ids: {checked[np.argmin(numbers)]} is not in the index; nothing was deleted")
-            self._state = _State(self._rows.without(numbers), self._state.derived)
+            self._state = self._state._replace(rows=self._rows.without(numbers))
 
     def compact(self) -> None:
         """Give back the memory of deleted vectors. All codes are then in memory, no longer in the file."""
@@ -194,16 +194,18 @@ class PackedIndex:
             MissingExtraError: numba is not installed.
         """
         require("numba", extra="packed")
-        self._prepared(threads)
+        self._prepared(self._state, threads)
 
-    def _prepared(self, threads: int | None) -> _State:
-        state = self._state
+    def _prepared(self, state: _State, threads: int | None) -> _State:
+        """The same rows with all that is derived from them, even if the index has moved on meanwhile."""
         if len(state.derived.norms) >= len(state.rows):
             return state
         with self._lock:
-            rows, derived = self._state
-            self._state = _State(rows, derived.grown(rows, self._scorer, threads))
-            return self._state
+            now = self._state
+            if now.numbering is not state.numbering:
+                return state._replace(derived=state.derived.grown(state.rows, self._scorer, threads))
+            self._state = now._replace(derived=now.derived.grown(now.rows, self._scorer, threads))
+            return state._replace(derived=self._state.derived)
 
     def search(
         self,
@@ -250,7 +252,7 @@ class PackedIndex:
         few = (len(rows) <= _FEW_QUERIES and self._scorer.looks_up) or effort != Effort.FULL
         if few:
             require("numba", extra="packed")
-            state = _State(state.rows, self._prepared(threads).derived)
+            state = self._prepared(state, threads)
         latents = self._codec.encode_queries(rows)
         count = state.rows.live if allowed is None else len(allowed)
         wanted = min(k if originals is None else k * oversample, count)
@@ -261,7 +263,13 @@ class PackedIndex:
         def each(start: int, stop: int) -> None:
             for row in range(start, stop):
                 numbers[row], scores[row] = self._scorer.one(
-                    *state, latents[row], wanted, Effort(effort), allowed, threads if len(rows) == 1 else 1
+                    state.rows,
+                    state.derived,
+                    latents[row],
+                    wanted,
+                    Effort(effort),
+                    allowed,
+                    threads if len(rows) == 1 else 1,
                 )
 
         if few:
@@ -337,8 +345,17 @@ class PackedIndex:
 
 
 class _State(NamedTuple):
+    """What a search sees.
+
+    Attributes:
+        rows: those of the index at some time.
+        derived: of these rows or of later ones with the same numbers.
+        numbering: the same object as long as rows keep their numbers.
+    """
+
     rows: Rows
     derived: Derived
+    numbering: object
 
 
 def _checked_ids(ids: Any, *, unique: bool = True) -> IdArray:
