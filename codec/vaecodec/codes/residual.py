@@ -184,9 +184,8 @@ class Residual:
         if budget <= self.whole:
             return Decoder(budget, budget, budget, books, self.axes[:0], np.zeros_like(self.mean))
         offset = np.zeros_like(self.mean)
-        for mean, axis in zip(
-            self.mean, self.axes, strict=True
-        ):  # in this order, so that it has the same bits anywhere
+        # One after the other: a matrix product's bits depend on the processor.
+        for mean, axis in zip(self.mean, self.axes, strict=True):
             offset += mean * axis
         return Decoder(budget, budget, budget, books, self.spread[:, None] * self.axes, offset)
 
