@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,7 +157,7 @@ def test_a_float_that_is_none_names_its_row(sample, codec: Codec, tmp_path: Path
 
 
 SAVING = """
-import sys
+import os, signal, sys, time
 import numpy as np
 from vaecodec import Codec
 from vaecodec.packed_index import PackedIndex
@@ -169,8 +166,14 @@ index = PackedIndex(Codec.load(file, threads=1), dtype="float32")
 for _ in range(30):
     index.add(np.load(vectors))
 print("ready", flush=True)
-while True:
-    index.save(path)
+for line in sys.stdin:
+    child = os.fork()
+    while child == 0:
+        index.save(path)
+    time.sleep(float(line))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    print("killed", flush=True)
 """
 
 
@@ -183,17 +186,17 @@ def test_a_save_that_is_killed_leaves_the_old_file_or_the_new_one(
     np.save(vectors, sample.base[:1000])
     old = PackedIndex(codec, dtype="float32")
     old.add(sample.base[:7])
-    random = np.random.default_rng(0)
-    for _ in range(5):
-        old.save(path)
-        command = [sys.executable, "-c", SAVING, str(codec_file), str(vectors), str(path)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", SAVING, str(codec_file), str(vectors), str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        time.sleep(random.uniform(0, 0.05))
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        assert len(PackedIndex.load(path, codec)) in (7, 30_000)
+        for moment in np.random.default_rng(0).uniform(0, 0.05, 20):
+            old.save(path)
+            process.stdin.write(f"{moment}\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "killed\n"
+            assert len(PackedIndex.load(path, codec)) in (7, 30_000)
+    assert process.returncode == 0
     old.save(path)
     assert [each.name for each in path.parent.iterdir()] == ["saved.index"]
