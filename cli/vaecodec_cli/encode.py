@@ -26,7 +26,7 @@ Out = Annotated[Path, typer.Option("--out", help="NAME.npy for one array, any ot
 Dim = Annotated[int | None, typer.Option(help="Width of the latents, where the codec file has several.")]
 Column = Annotated[str | None, typer.Option(help="Column, dataset or array of the vectors, where there are several.")]
 DType = Annotated[CodeType | None, typer.Option(help="How latents are stored; float32 by default.")]
-Bytes = Annotated[int | None, typer.Option(help="Or a trellis code of so many bytes per vector, from 8 up.")]
+Bytes = Annotated[int | None, typer.Option(help="Or a code of so many bytes per vector, from 4 up.")]
 
 
 class FloatType(StrEnum):
