@@ -30,9 +30,9 @@ from rich.table import Table
 from embeddings import load
 from vaecodec import Metric
 from vaecodec.evaluation import bootstrap, exact_search, recall
+from vaecodec.graph import Precision
 from vaecodec.interface import FloatArray
 from vaecodec_exporters.checkpoint import export_checkpoint
-from vaecodec_exporters.graph import Precision
 
 BATCHES = (1, 32, 1_024, 16_384)
 BLOCK_ROWS = 2_048

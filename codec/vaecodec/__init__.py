@@ -1,5 +1,10 @@
 """Compress embedding vectors with a learned codec, kept in one ONNX file."""
 
+import os
+
+# Before onnxruntime is loaded: from 1.29 on it keeps a device id under the home folder and reports to its maker.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 from vaecodec.artifact import Kind, Metadata
 from vaecodec.codec import Codec
 from vaecodec.errors import VaecodecError

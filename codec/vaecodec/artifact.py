@@ -1,7 +1,7 @@
 """The artifact: one ONNX file, its metadata and its checksum. docs/format.md is the specification.
 
 The metadata is read straight from the protobuf wire format, before onnxruntime sees the file: a file that is newer,
-damaged or not ours is refused for that reason, whatever its graph holds.
+damaged or not ours is refused for that reason. Then the graph is compared with the ones that the exporter writes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from vaecodec.errors import (
     UnsupportedFormatError,
     VaecodecError,
 )
+from vaecodec.graph_check import check_graph
 from vaecodec.interface import Metric
+from vaecodec.wire import fields
 
 FORMAT_VERSION = 1
 PREFIX = "vaecodec."
@@ -34,6 +36,9 @@ UNSIGNED = "0" * 64
 
 # Python refuses to read numbers of thousands of digits.
 _VERSION_DIGITS = 9
+
+# Protobuf's own limit for a message.
+_MOST_BYTES = 2**31 - 1
 
 
 class Kind(StrEnum):
@@ -131,12 +136,24 @@ def read_artifact(path: str | os.PathLike[str]) -> tuple[bytes, Metadata]:
         ArtifactError: one of its subclasses says what is wrong with the file.
     """
     try:
+        size = Path(path).stat().st_size
+        if size > _MOST_BYTES:
+            raise InvalidArtifactError(f"{path}: expected at most {_MOST_BYTES:,} bytes of a codec file, got {size:,}")
         data = Path(path).read_bytes()
     except (FileNotFoundError, IsADirectoryError) as error:
         raise ArtifactNotFoundError(f"{path}: there is no such codec file") from error
+    return data, verified(data, path)
+
+
+def verified(data: bytes, path: str | os.PathLike[str]) -> Metadata:
+    """Verify the bytes of a codec file and return its metadata; the path is for error messages.
+
+    Raises:
+        ArtifactError: one of its subclasses says what is wrong with the file.
+    """
     try:
-        properties = dict(_properties(data))
-        external = _has_external_data(data)
+        entries = list(_properties(data))
+        properties = dict(entries)
     except (ValueError, LookupError) as error:
         raise InvalidArtifactError(f"{path}: expected an ONNX model, but the bytes are not one") from error
     version = properties.get(PREFIX + "format_version")
@@ -161,13 +178,25 @@ def read_artifact(path: str | os.PathLike[str]) -> tuple[bytes, Metadata]:
             "file itself, or run this one in onnxruntime"
         )
     _refuse_damage(path, data, digest)
-    if external:
-        raise InvalidArtifactError(f"{path}: keeps weights outside the file, which a codec must not; export it again")
     try:
+        if len(entries) != len(properties):
+            raise ValueError("a key is there twice")
         metadata = Metadata.from_properties({key: value.text for key, value in properties.items()})
+        if max(metadata.nested_dims, default=0) > metadata.code_dim:
+            raise ValueError(f"a nested width is larger than the {metadata.code_dim} latents")
     except (KeyError, ValueError) as error:
         raise InvalidArtifactError(f"{path}: the codec metadata is incomplete or malformed: {error}") from error
-    return data, metadata
+    try:
+        check_graph(
+            data,
+            metadata.dim,
+            metadata.code_dim,
+            unit_embeddings=metadata.metric is Metric.COSINE,
+            unit_latents=metadata.latent_metric is Metric.COSINE,
+        )
+    except (LookupError, ValueError) as error:
+        raise InvalidArtifactError(f"{path}: {error}; export it again") from error
+    return metadata
 
 
 def read_fused(path: str | os.PathLike[str]) -> tuple[dict[str, str], Metadata]:
@@ -226,12 +255,16 @@ def stored_values(what: str) -> Iterator[None]:
 
 def _json_object(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("JSON values are nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, got {type(value).__name__}")
     return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 class _Text(NamedTuple):
@@ -241,20 +274,8 @@ class _Text(NamedTuple):
     start: int
 
 
-class _Field(NamedTuple):
-    """One field of a protobuf message: a number, or the range of bytes of a string or message."""
-
-    number: int
-    value: int
-    start: int
-    stop: int
-
-
 # Field numbers of onnx.proto3 (onnx/onnx.proto3 in the ONNX repository).
 _MODEL_GRAPH, _MODEL_METADATA = 7, 14
-_GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
-_NODE_ATTRIBUTE, _ATTRIBUTE_TENSOR = 5, 5
-_TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 
 
@@ -277,69 +298,12 @@ def _refuse_damage(path: str | os.PathLike[str], data: bytes, identity: _Text) -
 def _properties(data: bytes) -> Iterator[tuple[str, _Text]]:
     """The model's metadata_props; raises ``ValueError`` or ``LookupError`` when the bytes are not a model."""
     graphs = 0
-    for entry in _fields(data, 0, len(data)):
+    for entry in fields(data, 0, len(data)):
         graphs += entry.number == _MODEL_GRAPH
         if entry.number == _MODEL_METADATA:
-            parts = {part.number: part for part in _fields(data, entry.start, entry.stop)}
+            parts = {part.number: part for part in fields(data, entry.start, entry.stop)}
             key, value = parts[_ENTRY_KEY], parts.get(_ENTRY_VALUE)  # protobuf omits an empty string
             start, stop = (value.start, value.stop) if value else (entry.stop, entry.stop)
             yield data[key.start : key.stop].decode(), _Text(data[start:stop].decode(), start)
     if graphs != 1:
         raise ValueError("a model holds exactly one graph")
-
-
-def _has_external_data(data: bytes) -> bool:
-    return any(
-        entry.number == _TENSOR_EXTERNAL_DATA or (entry.number == _TENSOR_DATA_LOCATION and entry.value != 0)
-        for tensor in _tensors(data)
-        for entry in _fields(data, tensor.start, tensor.stop)
-    )
-
-
-def _tensors(data: bytes) -> Iterator[_Field]:
-    """Every tensor of the graph: initializers, and attributes of nodes."""
-    for graph in _children(data, _Field(0, 0, 0, len(data)), _MODEL_GRAPH):
-        yield from _children(data, graph, _GRAPH_INITIALIZER)
-        for node in _children(data, graph, _GRAPH_NODE):
-            for attribute in _children(data, node, _NODE_ATTRIBUTE):
-                yield from _children(data, attribute, _ATTRIBUTE_TENSOR)
-
-
-def _children(data: bytes, parent: _Field, number: int) -> Iterator[_Field]:
-    for entry in _fields(data, parent.start, parent.stop):
-        if entry.number == number and entry.stop > entry.start:
-            yield entry
-
-
-def _fields(data: bytes, start: int, stop: int) -> Iterator[_Field]:
-    """The fields of one message (https://protobuf.dev/programming-guides/encoding)."""
-    while start < stop:
-        tag, start = _varint(data, start)
-        number, wire_type = tag >> 3, tag & 7
-        value = 0
-        if wire_type == 0:
-            value, end = _varint(data, start)
-        elif wire_type == 1:
-            end = start + 8
-        elif wire_type == 2:
-            length, start = _varint(data, start)
-            end = start + length
-        elif wire_type == 5:
-            end = start + 4
-        else:
-            raise ValueError(f"wire type {wire_type} is not in use")
-        if number == 0 or end > stop:
-            raise ValueError("a field reaches past its message")
-        yield _Field(number, value, start, end)
-        start = end
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = data[position]
-        position += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, position
-    raise ValueError("a varint is longer than ten bytes")

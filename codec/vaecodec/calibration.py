@@ -12,10 +12,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vaecodec.artifact import stored_values
+from vaecodec.artifact import Metadata, stored_values
 from vaecodec.codes import Calibration
 from vaecodec.drift import FEWEST_REFERENCE, Encoded, Reference
-from vaecodec.errors import InvalidVectorsError, NotCalibratedError
+from vaecodec.errors import InvalidArtifactError, InvalidVectorsError, NotCalibratedError
 from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec.scores import ScoreCalibration, calibrate_scores
 
@@ -122,6 +122,31 @@ class CodecCalibration:
         """Return JSON values for the file's metadata."""
         parts = {_CODES: self.codes, _SCORES: self.scores, _DRIFT: self.drift}
         return {key: part.to_json() for key, part in parts.items() if part is not None}
+
+
+def check_calibration(metadata: Metadata) -> None:
+    """Read every part that a codec file holds, so that what is malformed is refused when the file is loaded.
+
+    Raises:
+        InvalidArtifactError: a part is malformed, or for latents of another width.
+    """
+    stored = metadata.calibration
+    widths = {}
+    if _CODES in stored:
+        with stored_values("calibration for codes"):
+            widths[_CODES] = len(Calibration.from_json(stored[_CODES]).mean)
+    if _SCORES in stored:
+        with stored_values("calibration of scores"):
+            widths[_SCORES] = ScoreCalibration.from_json(stored[_SCORES]).code_dim
+    if _DRIFT in stored:
+        with stored_values("drift statistics"):
+            widths[_DRIFT] = Reference.from_json(stored[_DRIFT]).code_dim
+    for part, width in widths.items():
+        if width != metadata.code_dim:
+            raise InvalidArtifactError(
+                f"the codec file's calibration {part!r} is for {width} latents, its graph has {metadata.code_dim}; "
+                "export it again"
+            )
 
 
 def codes_of(codec: VectorCodec) -> Calibration:

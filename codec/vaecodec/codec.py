@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecodec.artifact import Metadata, read_artifact
-from vaecodec.calibration import codes_of
+from vaecodec.calibration import check_calibration, codes_of
 from vaecodec.codes import Calibration, Code
 from vaecodec.codes.saturation import warn_if_saturated
-from vaecodec.errors import InvalidDimensionError
+from vaecodec.errors import CodecMismatchError, InvalidDimensionError
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.runtime import Provider, Runtime, start
 from vaecodec.vectors import blocks, is_checked_row, normalised
@@ -24,7 +24,7 @@ class Codec:
     """A learned (or linear) codec, run by onnxruntime; a :class:`~vaecodec.interface.VectorCodec`.
 
     Made by :meth:`load`. Safe to share between threads: a call keeps no state, and gives the same bits whichever
-    thread makes it.
+    thread makes it. Can be pickled, file and all, and used after a fork.
 
     Examples:
         >>> import numpy as np
@@ -62,6 +62,7 @@ class Codec:
         device: str | None = None,
         threads: int | None = None,
         strict: bool = True,
+        codec_id: str | None = None,
     ) -> Self:
         """Load and verify a codec file.
 
@@ -75,14 +76,22 @@ class Codec:
             threads: threads per call on the CPU; by default onnxruntime's choice, one per core.
             strict: raise when a provider asked for is not there; ``False`` goes on without it, and
                 :attr:`providers` says what is used.
+            codec_id: the identity of the file expected, all 64 digits: the checksum in a file proves that it is whole,
+                and only a checksum that you kept elsewhere proves that it is the one.
 
         Raises:
             ArtifactError: the file is missing, damaged, foreign or too new; a subclass says which.
+            CodecMismatchError: it is another codec than ``codec_id``.
             InvalidDimensionError: the file has no nested codec of width ``dim``.
             DeviceError: there is no such device, or both ``device`` and ``providers`` are given; or a provider is not
                 installed, or did not start.
         """
         data, metadata = read_artifact(path)
+        if codec_id is not None and codec_id != metadata.codec_id:
+            raise CodecMismatchError(
+                f"{path}: expected the codec {codec_id}, got {metadata.codec_id}; find the right file"
+            )
+        check_calibration(metadata)
         widths = sorted({*metadata.nested_dims, metadata.code_dim})
         if dim is not None and dim not in widths:
             raise InvalidDimensionError(

@@ -3,13 +3,19 @@
 The blocks of a long batch go through I/O binding. On the CPU the graph reads them where they lie and writes the results
 where they are wanted; another device gets and leaves them in buffers that are made once, in page-locked memory where
 onnxruntime offers it.
+
+A session's threads do not outlive a fork, and a session cannot be pickled: a forked process and an unpickled runtime
+start the graph anew.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,27 +41,41 @@ class Runtime:
     """A codec's graph, ready to run. Safe to share between threads.
 
     Args:
-        session: the graph in onnxruntime.
+        open_session: starts the graph in onnxruntime; called now, and in a process that was forked from this one.
         staged: whether the blocks of long batches pass through buffers of their own; by default away from the CPU.
+        again: makes the same runtime in another process; must be picklable.
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, *, staged: bool | None = None) -> None:
-        self._session = session
+    def __init__(
+        self,
+        open_session: Callable[[], onnxruntime.InferenceSession],
+        *,
+        staged: bool | None = None,
+        again: Callable[[], Runtime] | None = None,
+    ) -> None:
+        self._open_session = open_session
+        self._again = again
+        self._opening = threading.Lock()
+        session = open_session()
+        self._session: onnxruntime.InferenceSession | None = session
+        self.providers: list[str] = list(session.get_providers())
+        """The execution providers in use, most wanted first."""
         self._staged = self.providers[0] != _CPU if staged is None else staged
         self._output_widths: dict[str, int] = {output.name: output.shape[1] for output in session.get_outputs()}
         self._widest = max(self._output_widths.values())  # latents and reconstructions: the inputs' widths, too
         self.block_rows = block_rows(self._widest, _DEVICE_BLOCK_BYTES if self._staged else BLOCK_BYTES)
         """How many rows to run at once."""
         self._idle: list[tuple[FloatArray, FloatArray]] = []
+        _running.add(self)
 
-    @property
-    def providers(self) -> list[str]:
-        """The execution providers in use, most wanted first."""
-        return list(self._session.get_providers())
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._again is None:
+            raise TypeError("expected a runtime that knows its file, got one of a session only; use Codec.load")
+        return self._again, ()
 
     def run(self, feed: str, output: str, block: FloatArray) -> FloatArray:
         """One block through one entry point: float32 (n, width) in and out, a new array."""
-        result: FloatArray = self._session.run([output], {feed: block})[0]
+        result: FloatArray = (self._session or self._reopened()).run([output], {feed: block})[0]
         return result
 
     def run_blocks(
@@ -73,7 +93,8 @@ class Runtime:
             The block's first row number, and its result: float32 (rows, width), in ``target`` or in memory that the
             next one reuses.
         """
-        binding = self._session.io_binding()
+        session = self._session or self._reopened()
+        binding = session.io_binding()
         with self._buffers() as (fed, fetched):
             for first, block in blocks:
                 rows = slice(first, first + len(block))
@@ -88,10 +109,23 @@ class Runtime:
                 # By address: onnxruntime's own check of names does not know optional inputs.
                 binding.bind_input(feed, "cpu", 0, np.float32, source.shape, source.ctypes.data)
                 binding.bind_output(output, "cpu", 0, np.float32, result.shape, result.ctypes.data)
-                self._session.run_with_iobinding(binding)
+                session.run_with_iobinding(binding)
                 if target is not None and self._staged:
                     target[rows] = result
                 yield first, result
+
+    def forked(self) -> None:
+        """Leave the session behind, in a process that was just forked: its threads are not here."""
+        self._left_behind = self._session  # ending it would wait for them
+        self._session = None
+        self._opening = threading.Lock()
+        self._idle = []
+
+    def _reopened(self) -> onnxruntime.InferenceSession:
+        with self._opening:
+            if self._session is None:
+                self._session = self._open_session()
+            return self._session
 
     @contextmanager
     def _buffers(self) -> Iterator[tuple[FloatArray, FloatArray]]:
@@ -106,6 +140,18 @@ class Runtime:
             yield buffers
         finally:
             self._idle.append(buffers)
+
+
+_running: weakref.WeakSet[Runtime] = weakref.WeakSet()
+
+
+def _leave_sessions_behind() -> None:
+    for runtime in list(_running):
+        runtime.forked()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_leave_sessions_behind)
 
 
 def start(
@@ -124,6 +170,7 @@ def start(
             installed, or did not start.
         InvalidArtifactError: no onnxruntime can run the graph.
     """
+    again = partial(start, path, data, providers=providers, device=device, threads=threads, strict=strict)
     wanted, strict = _wanted(providers, device, strict)
     available = onnxruntime.get_available_providers()
     missing = [name for name in wanted if name not in available]
@@ -142,22 +189,26 @@ def start(
         options.intra_op_num_threads = threads
     usable = {name: settings for name, settings in wanted.items() if name in available} or {_CPU: {}}
     failure = ""
+
+    def session_on(entries: list[Any]) -> Callable[[], onnxruntime.InferenceSession]:
+        return lambda: onnxruntime.InferenceSession(data, options, providers=entries)
+
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=list(usable.items()))
+        runtime = Runtime(session_on(list(usable.items())), again=again)
     except Exception as error:  # onnxruntime's exception classes share no public base
         # A provider may fail by raising, too: then the file is good on the CPU.
         try:
-            session = onnxruntime.InferenceSession(data, options, providers=[_CPU])
+            runtime = Runtime(session_on([_CPU]), again=again)
         except Exception as own:
             raise InvalidArtifactError(f"{path}: onnxruntime cannot load the graph: {own}") from own
         failure = f" ({error})"
-    failed = [name for name in usable if failure or name not in session.get_providers()]
+    failed = [name for name in usable if failure or name not in runtime.providers]
     if failed and strict:
         raise DeviceError(
-            f"onnxruntime could not start {', '.join(failed)} and uses {', '.join(session.get_providers())}{failure}; "
+            f"onnxruntime could not start {', '.join(failed)} and uses {', '.join(runtime.providers)}{failure}; "
             "check the driver and libraries, or pass strict=False"
         )
-    return Runtime(session)
+    return runtime
 
 
 def _wanted(

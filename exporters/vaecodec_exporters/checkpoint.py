@@ -12,9 +12,10 @@ from torch import nn
 
 from vaecodec.artifact import Kind, Metadata
 from vaecodec.errors import ExportError
+from vaecodec.graph import Precision
 from vaecodec.interface import FloatArray
 from vaecodec.provenance import versions
-from vaecodec_exporters.graph import PARITY_BOUNDS, CodecWeights, Precision, ResidualWeights, write_codec
+from vaecodec_exporters.graph import PARITY_BOUNDS, CodecWeights, ResidualWeights, write_codec
 from vaecodec_training.checkpoint import load_checkpoint
 from vaecodec_training.model import ResidualMap
 

@@ -20,9 +20,10 @@ from vaecodec.artifact import FUSED_ID, UNSIGNED, Metadata, read_artifact, sign
 from vaecodec.codec import Codec
 from vaecodec.errors import ExportError, OutputExistsError
 from vaecodec.fused import LATENTS, TOKENS, FusedModel, Pooling
+from vaecodec.graph import Precision
 from vaecodec.interface import Metric
 from vaecodec_exporters.embedder import MASK, Embedder
-from vaecodec_exporters.graph import PARITY_BOUNDS, Precision, largest_difference, start
+from vaecodec_exporters.graph import PARITY_BOUNDS, largest_difference, start
 from vaecodec_exporters.output import refuse_existing, write_codec_file
 from vaecodec_exporters.parts import PARTS, cut
 

@@ -20,11 +20,12 @@ from onnx import TensorProto, helper, numpy_helper
 from vaecodec import Codec, Kind, LinearKind, Metadata, Metric, fit_linear
 from vaecodec.errors import ExportError, InvalidArtifactError, OutputExistsError
 from vaecodec.fused import FusedModel, Pooling
+from vaecodec.graph import Precision
 from vaecodec.interface import FloatArray
 from vaecodec.vectors import normalised
 from vaecodec_cli.main import main
 from vaecodec_exporters.fuse import fuse
-from vaecodec_exporters.graph import CodecWeights, Precision, ResidualWeights, write_codec
+from vaecodec_exporters.graph import CodecWeights, ResidualWeights, write_codec
 from vaecodec_exporters.linear import export_linear
 
 WIDTH, VOCABULARY = 24, 50
