@@ -44,7 +44,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "ray": (("ray.data",), "CodecActor for Ray Data"),
     "report": (("matplotlib", "jinja2"), "vaecodec report, the picture of vaecodec fit"),
     "edge": (("qdrant_edge",), "Qdrant's own engine in reports and plans"),
-    "usearch": (("usearch.index",), "CompressedUsearchIndex"),
+    "usearch": (("usearch.index",), "CompressedUsearchIndex, and the graph in reports and plans without hnswlib"),
     "faiss": (("faiss",), "CompressedFaissIndex"),
     "langchain": (("langchain_core",), "CompressedEmbeddings for LangChain"),
     "llama-index": (("llama_index.core",), "CompressedEmbedding for LlamaIndex"),

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from vaecodec_cli.main import main
 from vaecodec_integrations.report import ReportData, Run, measure, summarise, write
 from vaecodec_integrations.report.engines import open_engine
 from vaecodec_integrations.report.engines.base import SearchEngineName
+from vaecodec_integrations.report.engines.usearch import UsearchEngine
 from vaecodec_integrations.report.inputs import read_labels, read_relevant, read_report, read_scored_pairs
 from vaecodec_integrations.report.markdown import markdown
 from vaecodec_integrations.report.run import Role, ScoredPairs
@@ -317,16 +319,19 @@ def test_a_verdict_names_what_is_lost_though_the_goal_is_won():
     assert verdict("codec", codec, {"svd": {**linear["svd"], "recall@100": low}}, str, "", "neighbours").better
 
 
-@pytest.mark.parametrize("engine", list(SearchEngineName))
+ENGINES = {**{str(name): partial(open_engine, name) for name in SearchEngineName}, "usearch": UsearchEngine}
+
+
+@pytest.mark.parametrize("opened", ENGINES.values(), ids=ENGINES)
 @pytest.mark.parametrize("metric", list(Metric))
-def test_every_engine_finds_what_exact_search_finds(small, engine, metric, tmp_path):
+def test_every_engine_finds_what_exact_search_finds(small, opened, metric, tmp_path):
     base, queries, _ = small
     # Rows of different lengths, so that the three metrics disagree.
     base = base * np.linspace(0.5, 2, len(base), dtype=np.float32)[:, None]
     (tmp_path / "wide").mkdir()
     (tmp_path / "narrow").mkdir()
-    wide = open_engine(engine).build(base, metric, tmp_path / "wide")
-    narrow = open_engine(engine).build(np.ascontiguousarray(base[:, :48]), metric, tmp_path / "narrow")
+    wide = opened().build(base, metric, tmp_path / "wide")
+    narrow = opened().build(np.ascontiguousarray(base[:, :48]), metric, tmp_path / "narrow")
 
     ids = wide.search(queries, 100)
 
@@ -334,8 +339,24 @@ def test_every_engine_finds_what_exact_search_finds(small, engine, metric, tmp_p
     assert ids.shape == (QUERIES, 100)
     assert recall(ids, exact_search(base, queries, 100, metric)[0], 100).mean() > 0.95
     assert wide.size_bytes - narrow.size_bytes == pytest.approx(BASE * 4 * (384 - 48), rel=0.1)
+    np.testing.assert_array_equal(wide.search(queries[:1], 5), ids[:1, :5])
     wide.close()
     narrow.close()
+
+
+def test_without_hnswlib_the_graph_is_usearchs(small, monkeypatch, tmp_path):
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "vaecodec_integrations.report.engines.find_spec", lambda name: None if name == "hnswlib" else found(name)
+    )
+    engine = open_engine(SearchEngineName.HNSW)
+    assert "usearch" in engine.parameters
+    assert engine.parameters["expansion_search"] == 128
+    few = engine.build(small[0][:7], Metric.COSINE, tmp_path).search(small[1][:2], 9)
+    assert (few[:, 7:] == -1).all(), "only seven are there"
+    assert sorted(few[0, :7].tolist()) == list(range(7))
 
 
 def test_an_index_that_finds_too_few_says_so_by_minus_one(tmp_path):

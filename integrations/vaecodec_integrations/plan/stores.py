@@ -19,6 +19,11 @@ _FLOAT32, _FLOAT16 = 4, 2
 _M, _EF_CONSTRUCTION, _EF = 16, 200, 128
 
 
+def ef_for(found: int) -> int:
+    """Choose how many candidates a graph looks at to return so many."""
+    return max(_EF, 2 * found)
+
+
 class StoreName(StrEnum):
     """Where vectors can be kept."""
 
@@ -179,7 +184,7 @@ class Hnswlib(Store):
             f'index = CompressedIndex("{SPACES[use.metric]}", {setting.dim}, codec)',
             f"index.init_index(max_elements={use.vectors:_}, M={_M}, ef_construction={_EF_CONSTRUCTION})",
             "index.add_items(embeddings)",
-            f"index.set_ef({max(_EF, 2 * found)})",
+            f"index.set_ef({ef_for(found)})",
             f"labels, distances = index.knn_query(query, k={found})",
         ]
         if use.oversample > 1:

@@ -82,7 +82,7 @@ def _cells(answer: Answer, vectors: int) -> list[str]:
     if setting is None or answer.recall is None or answer.per_doubling is None:
         return ["nothing fits", *[""] * 14]
     return [
-        "met" if answer.met else "not met",
+        "met" if answer.met else "not met" if answer.trial else "not tried",
         f"{setting.codec}, {setting.width}",
         str(setting.dtype) if setting.dtype else "trellis",
         f"{setting.code_bytes:,}",

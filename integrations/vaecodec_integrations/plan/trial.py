@@ -20,9 +20,9 @@ from vaecodec.extras import require
 from vaecodec.interface import FloatArray
 from vaecodec.packed_index import PackedIndex
 from vaecodec_integrations.plan.candidates import RESCORED, Candidate, PlanSample, Setting
-from vaecodec_integrations.plan.stores import StoreName
+from vaecodec_integrations.plan.stores import StoreName, ef_for
+from vaecodec_integrations.report.engines import open_graph
 from vaecodec_integrations.report.engines.base import SearchEngine
-from vaecodec_integrations.report.engines.hnsw import HnswEngine
 from vaecodec_integrations.report.engines.qdrant import QdrantEngine
 
 _MILLION = 1_000_000
@@ -56,7 +56,8 @@ def try_out(store: StoreName, candidate: Candidate, oversample: int, sample: Pla
             if store is StoreName.PACKED:
                 return _try_packed(candidate, oversample, sample, Path(folder))
             rescored = RESCORED if candidate.setting.rescored else None
-            engine = QdrantEngine(oversampling=rescored) if store is StoreName.QDRANT else HnswEngine()
+            found = sample.truth.shape[1] * oversample
+            engine = QdrantEngine(oversampling=rescored) if store is StoreName.QDRANT else open_graph(ef=ef_for(found))
         except MissingExtraError:
             return None
         return _try_graph(engine, candidate, oversample, sample, Path(folder))
@@ -71,8 +72,11 @@ def _try_graph(engine: SearchEngine, candidate: Candidate, oversample: int, samp
         found: IdArray = index.search(codec.encode_queries(query), k * oversample)[0]
         if oversample == 1:
             return found
-        scores = similarities(query, sample.base[found], sample.metric)[0]
-        return np.asarray(found[np.argsort(-scores, kind="stable")[:k]])
+        there = found[found >= 0]
+        scores = similarities(query, sample.base[there], sample.metric)[0]
+        best = np.full(k, -1, np.int64)
+        best[: min(k, len(there))] = there[np.argsort(-scores, kind="stable")[:k]]
+        return best
 
     try:
         recall, times = _timed(sample, search)

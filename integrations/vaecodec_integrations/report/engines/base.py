@@ -11,13 +11,19 @@ from vaecodec.codes import CodeType
 from vaecodec.evaluation import IdArray
 from vaecodec.interface import FloatArray, Metric
 
+# Graph settings of every engine: links per element, candidates looked at when building and when searching.
+M, EF_CONSTRUCTION, EF = 16, 200, 128
+
 
 class SearchEngineName(StrEnum):
     """What can be asked for."""
 
     EXACT = "exact"
+    """Brute force."""
     HNSW = "hnsw"
+    """A graph in memory: hnswlib where it is installed, otherwise usearch."""
     QDRANT = "qdrant"
+    """Qdrant's own engine in this process."""
 
 
 class Index(Protocol):

@@ -14,24 +14,27 @@ from vaecodec.evaluation import IdArray
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric
 from vaecodec_integrations.hnsw import SPACES
-from vaecodec_integrations.report.engines.base import Index, SearchEngineName
-
-_M, _EF_CONSTRUCTION, _EF = 16, 200, 128
+from vaecodec_integrations.report.engines.base import EF, EF_CONSTRUCTION, Index, M, SearchEngineName
 
 
 class HnswEngine:
-    """hnswlib with its default graph and ef 128, on all cores."""
+    """hnswlib with its default graph, on all cores.
+
+    Args:
+        ef: candidates looked at by a query.
+    """
 
     name = SearchEngineName.HNSW
     dtypes = frozenset({CodeType.FLOAT32})
 
-    def __init__(self) -> None:
+    def __init__(self, *, ef: int = EF) -> None:
         self._hnswlib = require("hnswlib", extra="hnsw")
+        self._ef = ef
 
     @property
     def parameters(self) -> Mapping[str, Any]:
         """Library version and graph settings."""
-        return {"hnswlib": version("hnswlib"), "M": _M, "ef_construction": _EF_CONSTRUCTION, "ef": _EF}
+        return {"hnswlib": version("hnswlib"), "M": M, "ef_construction": EF_CONSTRUCTION, "ef": self._ef}
 
     def build(
         self,
@@ -43,9 +46,9 @@ class HnswEngine:
     ) -> Index:
         """Build the graph and save it, to know its size."""
         index = self._hnswlib.Index(SPACES[metric], vectors.shape[1])
-        index.init_index(len(vectors), M=_M, ef_construction=_EF_CONSTRUCTION)
+        index.init_index(len(vectors), M=M, ef_construction=EF_CONSTRUCTION)
         index.add_items(vectors)
-        index.set_ef(_EF)
+        index.set_ef(self._ef)
         index.save_index(str(folder / "index.hnsw"))
         return _HnswIndex(index, (folder / "index.hnsw").stat().st_size)
 

@@ -13,9 +13,8 @@ from vaecodec.codes import CodeType
 from vaecodec.evaluation import IdArray
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric
-from vaecodec_integrations.report.engines.base import Index, SearchEngineName
+from vaecodec_integrations.report.engines.base import EF, EF_CONSTRUCTION, Index, M, SearchEngineName
 
-_M, _EF_CONSTRUCT, _EF = 16, 200, 128
 _POINTS_PER_UPSERT = 1_000
 # TurboQuant's bits per dimension for what is stored as codes.
 _BITS = {CodeType.INT8: "Bits8", CodeType.INT4: "Bits4", CodeType.INT2: "Bits2", CodeType.BINARY: "Bits1"}
@@ -44,7 +43,7 @@ class QdrantEngine:
     @property
     def parameters(self) -> Mapping[str, Any]:
         """Library version and graph settings."""
-        return {"qdrant-edge-py": version("qdrant-edge-py"), "m": _M, "ef_construct": _EF_CONSTRUCT, "hnsw_ef": _EF}
+        return {"qdrant-edge-py": version("qdrant-edge-py"), "m": M, "ef_construct": EF_CONSTRUCTION, "hnsw_ef": EF}
 
     def build(self, vectors: FloatArray, metric: Metric, folder: Path, *, dtype: CodeType = CodeType.FLOAT32) -> Index:
         """Insert, build the graph to the end, flush."""
@@ -66,7 +65,7 @@ class QdrantEngine:
                     bits=getattr(edge.TurboQuantBitSize, _BITS[dtype]), always_ram=True
                 ),
                 # The thresholds (KB) keep Qdrant from falling back to brute force on a small collection.
-                hnsw_config=edge.HnswIndexConfig(m=_M, ef_construct=_EF_CONSTRUCT, full_scan_threshold=1),
+                hnsw_config=edge.HnswIndexConfig(m=M, ef_construct=EF_CONSTRUCTION, full_scan_threshold=1),
             ),
             optimizers=edge.EdgeOptimizersConfig(indexing_threshold=1, default_segment_number=1),
             # The write-ahead log has a fixed size, which would hide what the vectors take.
@@ -79,7 +78,7 @@ class QdrantEngine:
             shard.update(edge.UpdateOperation.upsert_points(points))
         shard.optimize()
         shard.flush()
-        return _QdrantIndex(edge, shard, folder, edge.SearchParams(hnsw_ef=_EF, quantization=self._quantization))
+        return _QdrantIndex(edge, shard, folder, edge.SearchParams(hnsw_ef=EF, quantization=self._quantization))
 
 
 class _QdrantIndex:
