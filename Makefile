@@ -23,13 +23,25 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all,$(ADAPTERS)]' --group dev --group docs
 	touch $@
 
-demo: $(VENV)/.installed
+# What the demo needs and no more; torch is 1 GB of it.
+$(VENV)/.demo: pyproject.toml constraints.txt
+	@echo "make demo installs 1.2 GB into $(VENV), of which torch is 1 GB, and then trains for about a minute on two cores."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,export,report]'
+	touch $@
+
+demo: $(VENV)/.demo
 	$(BIN)/vaecodec train $(SAMPLE)/train.npy --queries $(SAMPLE)/train_queries.npy --pairs aligned --dim 64 \
 		--embedder all-MiniLM-L6-v2 --out $(OUT)/run --export $(OUT)/vae64.onnx
 	$(BIN)/vaecodec info $(OUT)/vae64.onnx
 	$(BIN)/vaecodec report --base $(SAMPLE)/base.npy --queries $(SAMPLE)/queries.npy \
 		--relevant $(SAMPLE)/relevant.npy --train $(SAMPLE)/train.npy \
 		--codec $(OUT)/vae64.onnx --engine hnsw --out $(OUT)/report
+	@echo
+	@echo "The report: $(OUT)/report/report.html"
+	@echo "Next, all in one command, planning included:"
+	@echo "$(BIN)/vaecodec compress $(SAMPLE)/train.npy --queries $(SAMPLE)/train_queries.npy --pairs aligned --save 90% --budget 1m --out $(OUT)/small"
 
 # COVERAGE=1 adds the share of lines that the tests ran.
 test: $(VENV)/.installed

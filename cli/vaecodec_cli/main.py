@@ -11,6 +11,7 @@ from vaecodec.extras import require
 # Command -> the module of this package that holds the function of that name.
 COMMANDS = {
     "bridge": "bridge",
+    "compress": "compress",
     "decode": "encode",
     "doctor": "info",
     "drift": "drift",
@@ -33,8 +34,8 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line.
 
-    Exit codes: 0; 1 for an error of ours or of the system; 2 for wrong usage; 3 when the answer is no (`plan`, `drift`,
-    `doctor`); 4 when `drift` has nothing to compare with; 130 when interrupted. docs/cli.md explains them.
+    Exit codes: 0; 1 for an error of ours or of the system; 2 for wrong usage; 3 when the answer is no (`plan`,
+    `compress`, `drift`, `doctor`); 4 when `drift` has nothing to compare with; 130 when interrupted. docs/cli.md explains them.
     """
     try:
         typer = require("typer", extra="cli")

@@ -20,7 +20,7 @@ ALLOWED = {
     "codec/vaecodec": {"numpy", "onnxruntime", "filelock"},
     "training/vaecodec_training": {"vaecodec", "numpy", "torch", "lightning_fabric", "safetensors", "tomli_w"},
     "exporters/vaecodec_exporters": {"vaecodec", "vaecodec_training", "numpy", "onnx", "onnxruntime", "torch"},
-    "integrations/vaecodec_integrations": {"vaecodec", "vaecodec_exporters", "numpy"},
+    "integrations/vaecodec_integrations": {"vaecodec", "vaecodec_training", "vaecodec_exporters", "numpy"},
     "cli/vaecodec_cli": {*SIBLINGS, "numpy", "typer", "rich"},
 }
 # Files that wrap one engine's library each, and may import it at the top.

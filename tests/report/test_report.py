@@ -471,7 +471,7 @@ def test_a_report_that_fails_leaves_the_old_one(run, folder):
     before = {name: (folder / name).read_bytes() for name in os.listdir(folder)}
     broken = replace(run, setting={**run.setting, "cores": object()})
     with pytest.raises(TypeError):
-        write(folder, broken, replace(summarise(run), headline="another"))
+        write(folder, broken, replace(summarise(run), slices=[]))
     assert {name: (folder / name).read_bytes() for name in os.listdir(folder)} == before
 
 

@@ -142,7 +142,6 @@ class ReportSummary:
     """What a report says.
 
     Attributes:
-        headline: what is saved and what is kept, in one or two sentences.
         verdicts: for each codec and each code of it, whether it is better than what needs no training.
         methods: in the order measured.
         rivals: what needs no training and takes as many bytes.
@@ -151,7 +150,6 @@ class ReportSummary:
         changes: against an earlier report, where one was given.
     """
 
-    headline: str
     verdicts: Sequence[Verdict]
     methods: Sequence[MethodSummary]
     rivals: Sequence[RivalSummary]
@@ -174,13 +172,48 @@ class ReportSummary:
         """Name of the linear baseline with the highest recall@10 at the width of the first codec."""
         return self.differences[JUDGED].rival
 
+    @property
+    def headline(self) -> str:
+        """What is saved and what is kept by the first codec, in two sentences."""
+        return self.in_words(self.codec)
+
     def method(self, name: str) -> MethodSummary:
         """Return the method of that name."""
         return next(method for method in self.methods if method.name == name)
 
+    def in_words(self, name: str) -> str:
+        """Say of a codec or code what a user asks first: how much smaller, what is kept; and without training?"""
+        codec, whole = self.method(name), self.method(UNCOMPRESSED)
+        text = f"{name}: {whole.bytes_per_vector / codec.bytes_per_vector:.3g}x smaller"
+        text += f" ({codec.bytes_per_vector:,} bytes per vector)"
+        text += f"; keeps {_percent(codec.metrics[JUDGED].mean)} of the ten nearest documents"
+        if 4 in codec.losses.reranked:
+            text += f", {_percent(codec.losses.reranked[4])} with 4x re-ranking"
+        if "recall@100" in codec.metrics:
+            text += f", and {_percent(codec.metrics['recall@100'].mean)} of the hundred nearest"
+        if "relevant@10" in codec.metrics:
+            found, before = (100 * method.metrics["relevant@10"].mean for method in (codec, whole))
+            text += f"; finds the right document in {found:.0f} of 100 searches, uncompressed in {before:.0f}"
+        rivals = [f"the best linear codecs of this size keep {_kept(self._best_without_training(name))}"]
+        for rival in self.rivals:
+            if rival.of == name and rival.untrained:
+                means = {metric: value.mean for metric, value in rival.metrics.items()}
+                rivals.append(f"{rival.name}, {_kept(means)}")
+        return f"{text}. Without training, {'; '.join(rivals)}."
+
+    def _best_without_training(self, name: str) -> dict[str, float]:
+        """For each figure the mean of the best linear codec of the same width, with the same code where it has one."""
+        linear = [rival.metrics for rival in self.rivals if rival.of == name and not rival.untrained]
+        if not linear:
+            width = self.method(name).width
+            linear = [method.metrics for method in self.methods if (method.role, method.width) == (Role.LINEAR, width)]
+        return {metric: max(metrics[metric].mean for metrics in linear) for metric in linear[0]}
+
     def to_json(self) -> dict[str, Any]:
         """Return JSON values whose keys are identifiers, such as ``recall_at_10``."""
-        values: dict[str, Any] = plain({**asdict(self), "codec": self.codec, "best_linear": self.best_linear})
+        values: dict[str, Any] = plain(
+            {"headline": self.headline, "codec": self.codec, "best_linear": self.best_linear, **asdict(self)}
+        )
         return values
 
 
@@ -201,14 +234,7 @@ def summarise(run: Run, earlier: Run | None = None) -> ReportSummary:
     rivals = [_rival(rival, figures[rival.of], answered) for rival in run.rivals]
     verdicts = _verdicts(run, figures, answered)
     first = run.codecs[0]
-    by_name = {method.name: method for method in methods}
     return ReportSummary(
-        headline=_headline(
-            by_name[first],
-            by_name[UNCOMPRESSED],
-            {metric: by_name[difference.rival] for metric, difference in verdicts[0].differences.items()},
-            next((rival for rival in rivals if rival.of == first and rival.untrained), None),
-        ),
         verdicts=verdicts,
         methods=methods,
         rivals=rivals,
@@ -216,38 +242,6 @@ def summarise(run: Run, earlier: Run | None = None) -> ReportSummary:
         svd_curve=[(width * _FLOAT_BYTES, value) for width, value in run.svd_curve.items()],
         changes=[] if earlier is None else _changes(run, figures, earlier),
     )
-
-
-def _headline(
-    codec: MethodSummary,
-    whole: MethodSummary,
-    linear: Mapping[str, MethodSummary],
-    untrained: RivalSummary | None,
-) -> str:
-    """What a user asks first: how much smaller, what is kept, is the right document found; and without training?
-
-    Args:
-        codec: the first codec.
-        whole: the uncompressed vectors.
-        linear: for each figure the linear baseline that is best by it.
-        untrained: the code that needs no training, where there is one of that size.
-    """
-    times = whole.bytes_per_vector / codec.bytes_per_vector
-    text = f"{codec.name}: {times:.3g}x smaller ({codec.bytes_per_vector:,} bytes per vector)"
-    text += f"; keeps {_percent(codec.metrics[JUDGED].mean)} of the ten nearest documents"
-    if 4 in codec.losses.reranked:
-        text += f", {_percent(codec.losses.reranked[4])} with 4x re-ranking"
-    if "recall@100" in codec.metrics:
-        text += f", and {_percent(codec.metrics['recall@100'].mean)} of the hundred nearest"
-    if "relevant@10" in codec.metrics:
-        found, before = (100 * method.metrics["relevant@10"].mean for method in (codec, whole))
-        text += f"; finds the right document in {found:.0f} of 100 searches, uncompressed in {before:.0f}"
-    best = {metric: method.metrics[metric].mean for metric, method in linear.items()}
-    rivals = [f"the best linear codecs of this size keep {_kept(best)}"]
-    if untrained is not None:
-        means = {metric: value.mean for metric, value in untrained.metrics.items()}
-        rivals.append(f"{untrained.name}, {_kept(means)}")
-    return f"{text}. Without training, {'; '.join(rivals)}."
 
 
 def _kept(means: Mapping[str, float]) -> str:

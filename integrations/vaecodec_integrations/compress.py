@@ -1,0 +1,322 @@
+"""From a collection to a codec that is worth using, in one call: what ``vaecodec compress`` does.
+
+It trains a codec and lets the gate of :func:`vaecodec_exporters.pipeline.fit` judge it, asks the planner how vectors
+should be stored, with the learned codec and every linear one to choose from, and measures what that choice keeps.
+Each step is a function of its own, too.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from vaecodec.artifact import read_artifact
+from vaecodec.codec import Codec
+from vaecodec.codes import CodeType
+from vaecodec.errors import ArtifactError, EvaluationInputError
+from vaecodec.files import write_atomically
+from vaecodec.interface import Metric
+from vaecodec.linear import LinearKind
+from vaecodec.outputs import check_file
+from vaecodec.sources import ArraySource, VectorSource, open_source
+from vaecodec_exporters.linear import fit_and_export_linear
+from vaecodec_exporters.pipeline import Fitted, fit
+from vaecodec_integrations.plan import Answer, Goal, Plan, plan
+from vaecodec_integrations.plan.candidates import Setting
+from vaecodec_integrations.plan.goal import parse_bytes, parse_count
+from vaecodec_integrations.plan.stores import StoreName
+from vaecodec_integrations.report import ReportData, ReportSummary, measure, summarise, write
+from vaecodec_integrations.report.engines import open_engine
+from vaecodec_integrations.report.engines.base import SearchEngineName
+from vaecodec_training.data.collection import Collection
+from vaecodec_training.data.pairs import read_pairs
+from vaecodec_training.observe import Observer
+from vaecodec_training.recipe import choose_recipe
+
+CODEC = "codec.onnx"
+_FIT, _REPORT = "fit", "report"
+# Share of the rows that nothing is trained or chosen on: the planner's and the report's queries.
+_CONFIRMATION = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressionData:
+    """Where the vectors lie.
+
+    Attributes:
+        documents: embeddings: a file or address that :func:`vaecodec.sources.open_source` reads.
+        queries: embeddings of queries, the same; some documents stand in where there are none.
+        pairs: which query belongs to which document: ``aligned``, or an integer .npy (p, 2) of rows (query, document).
+        metric: how the embeddings are compared.
+        embedder: name of the embedding model, kept in the codec's file.
+    """
+
+    documents: str
+    queries: str | None = None
+    pairs: str | None = None
+    metric: Metric = Metric.COSINE
+    embedder: str = ""
+
+    def open(self) -> Collection:
+        """Check the vectors, and hold out rows to judge by."""
+        return Collection.open(
+            open_source(self.documents),
+            open_source(self.queries) if self.queries else None,
+            pairs=read_pairs(self.pairs) if self.pairs else None,
+            metric=self.metric,
+            embedder=self.embedder,
+            confirmation=_CONFIRMATION,
+        )
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What a compression led to.
+
+    Attributes:
+        codec: the codec file to use; None where nothing fits the goal.
+        answer: how vectors should be stored, and what that takes.
+        plan: everything that was considered.
+        fitted: the trained codec and the gate's decision.
+        report: folder of the report, or None where nothing was measured.
+        summary: its figures.
+        lines: what was gained and lost in words: the measure of it first, then what it is worth to train.
+        command: what to type next; empty where there is nothing to do.
+    """
+
+    codec: Path | None
+    answer: Answer
+    plan: Plan
+    fitted: Fitted
+    report: Path | None
+    summary: ReportSummary | None
+    lines: Sequence[str]
+    command: str
+
+    @property
+    def met(self) -> bool:
+        """Whether the goal is met."""
+        return self.answer.met
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a program asks first; the report's folder holds every figure."""
+        return {
+            "met": self.met,
+            "codec": None if self.codec is None else str(self.codec),
+            "setting": None if self.answer.setting is None else asdict(self.answer.setting),
+            "learned_ships": self.fitted.gate.passed,
+            "report": None if self.report is None else str(self.report),
+            "lines": list(self.lines),
+            "command": self.command,
+        }
+
+
+def goal_for(
+    source: VectorSource,
+    *,
+    save: str | None = None,
+    code_bytes: int | None = None,
+    ram: str | None = None,
+    vectors: str | None = None,
+    recall: float | None = None,
+) -> Goal:
+    """Read a goal as people write it.
+
+    Args:
+        source: the vectors; their number is taken where ``vectors`` is not given.
+        save: share of the bytes of float32 to save: ``half``, or such as ``75%``.
+        code_bytes: the most bytes of one stored vector.
+        ram: the most RAM for all vectors, such as ``8GB``.
+        vectors: how many there will be, such as ``50M``.
+        recall: the share of the ten nearest documents to keep.
+
+    Raises:
+        EvaluationInputError: nothing is asked for, or a text is none of these.
+    """
+    if save is not None and code_bytes is not None:
+        raise EvaluationInputError("save and bytes: expected one of them, got both")
+    if ram is not None and vectors is None and source.rows is None:
+        raise EvaluationInputError(f"{source.name}: does not say how many vectors it holds; give vectors")
+    return Goal(
+        recall=recall,
+        code_bytes=bytes_for(save, source.dim) if save is not None else code_bytes,
+        ram_bytes=parse_bytes(ram) if ram is not None else None,
+        vectors=parse_count(vectors) if vectors is not None else source.rows or 1_000_000,
+    )
+
+
+def bytes_for(save: str, dim: int) -> int:
+    """Return how many bytes a vector may take when ``half`` or ``75%`` of those of float32 are to be saved.
+
+    Raises:
+        EvaluationInputError: it is no such share.
+    """
+    share = {"half": "50%"}.get(save, save)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)%", share)
+    if found is None or not 0 < float(found[1]) < 100:
+        raise EvaluationInputError(f"save: expected half or such as 75%, got {save!r}")
+    return int(4 * dim * (1 - float(found[1]) / 100))
+
+
+def compress(
+    data: CompressionData,
+    goal: Goal,
+    out: Path,
+    *,
+    store: StoreName = StoreName.PACKED,
+    budget: float = 600.0,
+    observers: Sequence[Observer] = (),
+    on_step: Callable[[str], None] = lambda _: None,
+) -> Compressed:
+    """Train, plan, judge and export; call it again with the same ``out`` to go on after an interruption.
+
+    Args:
+        data: where the vectors lie.
+        goal: what to reach, and what it may take.
+        out: folder for ``codec.onnx``, the fit and the report.
+        store: where the vectors will be kept.
+        budget: seconds for all training.
+        observers: of every training run.
+        on_step: called with the name of each step before it is taken.
+
+    Raises:
+        UnusableDataError, InvalidVectorsError, SourceError: the vectors cannot be used.
+        EvaluationInputError: too few held-out queries to choose by.
+        CheckpointError: ``out`` holds the fit of other data or settings.
+        OutputExistsError: ``out`` holds a codec that this did not write.
+        MissingExtraError: a library is not installed.
+    """
+    on_step("reading vectors")
+    collection = data.open()
+    file = out / CODEC
+    if not (out / _FIT).exists():
+        check_file(file, is_ours=lambda _: False, parents=True)
+    on_step("training")
+    small = goal.code_bytes is not None and store is StoreName.PACKED and 8 <= goal.code_bytes < collection.dim // 2
+    recipe = choose_recipe(
+        width=collection.dim, target=str(goal.code_bytes) if small else "", paired=data.pairs is not None
+    )
+    fitted = fit(collection, out / _FIT, budget=budget, recipe=recipe, observers=observers)
+    held_out = collection.confirmation
+    assert held_out is not None
+    on_step("planning")
+    planned = plan(
+        _searched(collection, data),
+        goal,
+        queries=ArraySource(held_out.queries, name="held-out queries"),
+        codecs=[fitted.codec],
+        metric=data.metric,
+        on_step=lambda step: on_step(f"planning: {step}"),
+    )
+    (answer,) = (answer for answer in planned.answers if answer.store is store)
+    setting = answer.setting
+    if setting is None:
+        lines = [f"Nothing fits {goal} in {store}."]
+        return Compressed(None, answer, planned, fitted, None, None, lines, "")
+    on_step("writing the codec")
+    _write_codec(setting, collection, data, fitted, file)
+    on_step("measuring")
+    summary = _measured(setting, collection, file, out / _REPORT)
+    judged = summary.methods[-1].name
+    lines = [summary.in_words(judged), _worth(setting, fitted)]
+    if goal.recall is not None:
+        reached = f"recall@{goal.k} {answer.recall:.3f} of the {goal.recall:g} asked for" if answer.recall else ""
+        lines.append(f"The goal is {'met' if answer.met else 'not met'}: {reached}.")
+    return Compressed(
+        file, answer, planned, fitted, out / _REPORT, summary, lines, next_command(data, setting, file, store)
+    )
+
+
+def next_command(data: CompressionData, setting: Setting, codec: Path, store: StoreName) -> str:
+    """Write the command that compresses the collection: ``migrate`` for one in Qdrant, ``encode`` otherwise."""
+    whole = Codec.load(codec).code_dim
+    width = [] if setting.width == whole else ["--dim", str(setting.width)]
+    address = re.match(r"qdrant\+(http|https|file)://", data.documents)
+    if address is not None:
+        place, name = _server(data.documents)
+        words = ["migrate", *place, "--collection", name, "--codec", str(codec), *width]
+        return shlex.join(["vaecodec", *words, "--into", f"{name}-compressed"])
+    # Qdrant and hnswlib keep floats and make codes themselves.
+    code: list[str] = []
+    if store is StoreName.PACKED and setting.dtype is not CodeType.FLOAT32:
+        code = ["--dtype", str(setting.dtype)] if setting.dtype else ["--bytes", str(setting.code_bytes)]
+    words = ["encode", data.documents, "--codec", str(codec), *width, *code]
+    return shlex.join(["vaecodec", *words, "--out", str(codec.parent / "latents.npy")])
+
+
+def _server(address: str) -> tuple[list[str], str]:
+    """Options that name a server or folder, and the collection, of an address such as ``qdrant+file:///data/docs``."""
+    scheme, _, rest = address.partition("+")[2].partition("://")
+    place, _, name = rest.rpartition("/")
+    if scheme == "file":
+        return ["--path", unquote(place)], unquote(name)
+    parts = urlsplit(f"{scheme}://{place}")
+    return ["--url", parts.geturl()], unquote(name)
+
+
+def _searched(collection: Collection, data: CompressionData) -> VectorSource:
+    """What the planner searches: all documents; only those trained on where others stand in for queries."""
+    if collection.queries is not None:
+        return collection.documents
+    return ArraySource(collection.sample, name=data.documents)
+
+
+def _write_codec(setting: Setting, collection: Collection, data: CompressionData, fitted: Fitted, file: Path) -> None:
+    if setting.file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, fitted.codec.read_bytes())
+    elif not _is_written(file, setting):
+        fit_and_export_linear(
+            collection.documents,
+            file,
+            setting.width,
+            kind=LinearKind(setting.codec),
+            metric=data.metric,
+            embedder=data.embedder,
+            overwrite=True,
+        )
+
+
+def _is_written(file: Path, setting: Setting) -> bool:
+    try:
+        metadata = read_artifact(file)[1]
+    except ArtifactError:
+        return False
+    return (metadata.provenance.get("linear"), metadata.code_dim) == (setting.codec, setting.width)
+
+
+def _measured(setting: Setting, collection: Collection, file: Path, folder: Path) -> ReportSummary:
+    """Judge the setting on rows that nothing was trained or chosen on, and write the report."""
+    held_out = collection.confirmation
+    assert held_out is not None
+    codec = Codec.load(file, dim=setting.width)
+    relevant = None if held_out.relevant is None else [rows.tolist() for rows in held_out.relevant]
+    run = measure(
+        ReportData(base=held_out.documents, queries=held_out.queries, train=collection.sample, relevant=relevant),
+        {file.name: codec},
+        open_engine(SearchEngineName.EXACT),
+        budgets=[] if setting.dtype else [setting.code_bytes],
+        dtypes=[] if setting.dtype in (None, CodeType.FLOAT32) else [setting.dtype],
+    )
+    summary = summarise(run)
+    write(folder, run, summary)
+    return summary
+
+
+def _worth(setting: Setting, fitted: Fitted) -> str:
+    """Say plainly what of all that was tried is worth using."""
+    kept = f"{setting.width} x {setting.dtype}" if setting.dtype else f"codes of {setting.code_bytes} bytes"
+    if setting.file is not None and fitted.gate.passed:
+        return f"Training pays here: the learned codec, kept as {kept}, is the best of what fits. {fitted.lines[0]}"
+    if setting.file is not None:
+        return f"Training does not pay here: the codec is {fitted.gate.over}, which needs none. {fitted.lines[0]}"
+    if setting.width == setting.dim:
+        return f"No training is needed: {kept} of all dimensions are enough."
+    if setting.codec.startswith("truncation"):
+        return f"No training is needed: the first {setting.width} dimensions are enough, kept as {kept}."
+    return f"No training is needed: a linear codec ({setting.codec}) is enough, kept as {kept}."

@@ -1,0 +1,119 @@
+"""One call from a collection to a codec that is worth using, and the next command as it is printed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from qdrant_client import QdrantClient, models
+
+from vaecodec import Codec, fit_linear
+from vaecodec.codes import CodeType
+from vaecodec.errors import EvaluationInputError
+from vaecodec.sources import ArraySource
+from vaecodec_cli.main import main
+
+pytest.importorskip("torch", reason="torch is not installed: pip install 'vaecodec[train]'")
+
+from vaecodec_integrations.compress import CompressionData, bytes_for, goal_for, next_command
+from vaecodec_integrations.plan.candidates import Setting
+from vaecodec_integrations.plan.stores import StoreName
+
+DIM = 48
+
+
+@pytest.fixture(scope="module")
+def folder(sample, tmp_path_factory) -> Path:
+    """Documents and their queries, of few dimensions so that training takes no time."""
+    folder = tmp_path_factory.mktemp("compress")
+    svd = fit_linear(sample.train, DIM)
+    np.save(folder / "docs.npy", svd.encode(sample.train[:1_500]))
+    np.save(folder / "queries.npy", svd.encode_queries(sample.train_queries[:1_500]))
+    return folder
+
+
+def typed(*words: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    return int(ended.value.code or 0)
+
+
+# A second is too little to train in, and the fit says so.
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_from_vectors_to_the_next_command_and_again(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    command = ["compress", "docs.npy", "--queries", "queries.npy", "--pairs", "aligned", "--bytes", "16"]
+    command += ["--budget", "1s", "--out", "small"]
+    assert typed(*command) == 0
+    said = capsys.readouterr().out
+    next_one = said.splitlines()[-1].strip()
+    assert "12x smaller (16 bytes per vector); keeps " in said
+    assert " with 4x re-ranking" in said
+    assert "finds the right document in " in said
+    assert "Without training, " in said
+    assert next_one.startswith("vaecodec encode docs.npy --codec small/codec.onnx")
+    assert (folder / "small" / "report" / "report.html").exists()
+
+    # What is printed can be typed.
+    assert typed(*shlex.split(next_one)[1:]) == 0
+    codes = np.load(folder / "small" / "latents.npy")
+    assert codes.shape == (1_500, 16)
+    assert codes.dtype == np.uint8
+    capsys.readouterr()
+
+    # Nothing is trained again.
+    trained = (folder / "small" / "fit" / "run.json").read_bytes()
+    assert typed(*command, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (folder / "small" / "fit" / "run.json").read_bytes() == trained
+    assert document["command"] == next_one
+    assert document["met"] is True
+    assert document["setting"]["code_bytes"] == 16
+
+
+def test_another_codec_is_not_replaced(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    (folder / "taken").mkdir()
+    (folder / "taken" / "codec.onnx").write_bytes(b"mine")
+    assert typed("compress", "docs.npy", "--bytes", "16", "--out", "taken") == 1
+    assert "taken/codec.onnx" in capsys.readouterr().err
+    assert (folder / "taken" / "codec.onnx").read_bytes() == b"mine"
+
+
+@pytest.mark.filterwarnings("ignore:Local mode performs exact")
+def test_a_collection_in_qdrant_is_migrated_by_the_next_command(svd_path, sample, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    client = QdrantClient(path=str(tmp_path / "qdrant"))
+    config = models.VectorParams(size=384, distance=models.Distance.COSINE)
+    client.create_collection("docs", vectors_config=config)
+    client.upload_collection("docs", sample.base[:60], ids=range(60))
+    client.close()
+    data = CompressionData(documents=f"qdrant+file://{tmp_path}/qdrant/docs")
+    setting = Setting("svd64.onnx", str(svd_path), 64, 384, 32, CodeType.INT8, 32)
+    command = next_command(data, setting, svd_path, StoreName.QDRANT)
+    assert command.startswith("vaecodec migrate --path ")
+    assert typed(*shlex.split(command)[1:]) == 0
+    client = QdrantClient(path=str(tmp_path / "qdrant"))
+    point = client.retrieve("docs-compressed", [7], with_vectors=True)[0]
+    client.close()
+    latents = Codec.load(svd_path, dim=32).encode(sample.base[7:8])[0]
+    np.testing.assert_allclose(point.vector, latents, atol=1e-5)
+
+
+def test_goals_as_people_write_them():
+    source = ArraySource(np.zeros((10, 384), np.float32))
+    assert bytes_for("half", 384) == 2 * 384
+    assert bytes_for("75%", 384) == 384
+    goal = goal_for(source, ram="8GB", vectors="50M", recall=0.95)
+    assert (goal.ram_bytes, goal.vectors, goal.recall) == (8_000_000_000, 50_000_000, 0.95)
+    assert goal_for(source, save="half").code_bytes == 768
+    for save in ("a lot", "0%", "120%"):
+        with pytest.raises(EvaluationInputError, match="save: expected half or such as 75%"):
+            goal_for(source, save=save)
+    with pytest.raises(EvaluationInputError, match="save and bytes: expected one of them, got both"):
+        goal_for(source, save="half", code_bytes=3)
+    with pytest.raises(EvaluationInputError, match="expected a target, bytes or ram"):
+        goal_for(source)
