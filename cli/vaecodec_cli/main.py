@@ -35,7 +35,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line.
 
     Exit codes: 0; 1 for an error of ours or of the system; 2 for wrong usage; 3 when the answer is no (`plan`,
-    `compress`, `drift`, `doctor`); 4 when `drift` has nothing to compare with; 130 when interrupted. docs/cli.md explains them.
+    `compress`, `drift`, `doctor`); 4 when `drift` has nothing to compare with; 130 when interrupted. docs/cli.md
+    explains them.
     """
     try:
         typer = require("typer", extra="cli")
