@@ -159,6 +159,19 @@ def check_codec_record(name: str, found: Mapping[str, Any] | None, wanted: Mappi
         raise CodecMismatchError(f"{name}: the collection was filled with {told}; open it as it was filled")
 
 
+def check_codec_id(name: str, wanted: str, codec: VectorCodec) -> None:
+    """Compare a codec with the id that was kept with a collection.
+
+    Raises:
+        CodecMismatchError: it is another one.
+    """
+    if codec.codec_id != wanted:
+        raise CodecMismatchError(
+            f"{name}: expected the codec {wanted[:12]}, which the collection was filled with, got "
+            f"{codec.codec_id[:12]}; give the file that it was filled with"
+        )
+
+
 def _checked_ids(ids: Any, rows: int | None) -> list[int]:
     array = np.asarray(ids)
     if array.ndim != 1 or (rows is not None and len(array) != rows):

@@ -1,0 +1,160 @@
+"""Texts in, latents stored, through the embedding functions of Chroma and LanceDB."""
+
+from __future__ import annotations
+
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vaecodec import Codec, fit_linear
+from vaecodec.errors import CodecMismatchError
+from vaecodec_exporters.linear import export_linear
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # what the engines warn of is theirs
+
+TEXTS = ["how to mount a disk", "mount a network drive", "bake a cake with apples", "the weather in spring"]
+
+
+def embed(texts: Any) -> np.ndarray:
+    """Words to vectors: texts with common words are near. float32 (n, 384)."""
+    rows = [sum(np.random.default_rng(zlib.crc32(word.encode())).normal(size=384) for word in t.split()) for t in texts]
+    return np.array(rows, np.float32)
+
+
+@pytest.fixture
+def codec_file(svd_path: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(svd_path, tmp_path / "codec.onnx"))
+
+
+@pytest.fixture(scope="module")
+def other_file(sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("other") / "codec.onnx"
+    export_linear(fit_linear(sample.base, 64), path)
+    return path
+
+
+class TestChroma:
+    @pytest.fixture
+    def model(self) -> Any:
+        pytest.importorskip("chromadb", reason="the extra chroma is not installed")
+        from chromadb.api.types import EmbeddingFunction
+        from chromadb.utils.embedding_functions import register_embedding_function
+
+        @register_embedding_function
+        class Words(EmbeddingFunction[Any]):
+            def __init__(self) -> None:
+                """Nothing to keep."""
+
+            def __call__(self, input: Any) -> Any:  # noqa: A002
+                return list(embed(input))
+
+            @staticmethod
+            def name() -> str:
+                return "words"
+
+            def get_config(self) -> dict[str, Any]:
+                return {}
+
+            @staticmethod
+            def build_from_config(config: dict[str, Any]) -> Words:
+                return Words()
+
+        return Words()
+
+    @pytest.fixture
+    def client(self, model: Any, tmp_path: Path) -> Any:
+        import chromadb
+
+        return chromadb.PersistentClient(
+            str(tmp_path / "chroma"), settings=chromadb.Settings(anonymized_telemetry=False)
+        )
+
+    def test_stores_latents_of_texts_and_finds_by_a_text(self, model: Any, client: Any, codec_file: Path) -> None:
+        from vaecodec_integrations.stores.chroma_embedding import CompressedEmbeddingFunction
+
+        codec = Codec.load(codec_file)
+        function = CompressedEmbeddingFunction(model, codec_file)
+        collection = client.create_collection("docs", embedding_function=function)
+        collection.add(ids=list("abcd"), documents=TEXTS)
+
+        stored = np.array(collection.get(ids=list("abcd"), include=["embeddings"])["embeddings"])
+        np.testing.assert_allclose(stored, codec.encode(embed(TEXTS)), atol=1e-6)
+        assert collection.query(query_texts=["mount a network disk"], n_results=2)["ids"] in (
+            [["a", "b"]],
+            [["b", "a"]],
+        )
+        assert collection.configuration_json["hnsw"]["space"] == "cosine"
+        again = client.get_collection("docs")
+        assert again.query(query_texts=["apples"], n_results=1)["ids"] == [["c"]]
+
+    def test_another_codec_in_the_same_place_is_refused(
+        self, model: Any, client: Any, codec_file: Path, other_file: Path
+    ) -> None:
+        from vaecodec_integrations.stores.chroma_embedding import CompressedEmbeddingFunction
+
+        function = CompressedEmbeddingFunction(model, codec_file)
+        client.create_collection("docs", embedding_function=function).add(ids=["a"], documents=TEXTS[:1])
+        shutil.copy(other_file, codec_file)
+        with pytest.raises(CodecMismatchError, match=r"expected the codec .* which the collection was filled with"):
+            CompressedEmbeddingFunction.build_from_config(function.get_config())
+        with pytest.raises(Exception, match="which the collection was filled with"):
+            client.get_collection("docs").query(query_texts=["mount"], n_results=1)
+
+
+class TestLanceDb:
+    @pytest.fixture
+    def registry(self) -> Any:
+        pytest.importorskip("lancedb", reason="the extra lancedb is not installed")
+        from lancedb.embeddings import TextEmbeddingFunction, get_registry
+
+        import vaecodec_integrations.stores.lancedb_embedding  # noqa: F401
+
+        registry = get_registry()
+        if "words" not in registry._functions:
+
+            @registry.register("words")
+            class Words(TextEmbeddingFunction):
+                def ndims(self) -> int:
+                    return 384
+
+                def generate_embeddings(self, texts: Any, *_: Any, **__: Any) -> list[Any]:
+                    return list(embed(texts))
+
+        return registry
+
+    def made(self, registry: Any, codec_file: Path, folder: Path) -> Any:
+        import lancedb
+        from lancedb.pydantic import LanceModel, Vector
+
+        function = registry.get("vaecodec").create(model="words", codec=str(codec_file))
+
+        class Document(LanceModel):
+            text: str = function.SourceField()
+            latent: Vector(function.ndims()) = function.VectorField()  # type: ignore[valid-type]
+
+        return lancedb.connect(folder / "lance").create_table("docs", schema=Document)
+
+    def test_stores_latents_of_texts_and_finds_by_a_text(self, registry: Any, codec_file: Path, tmp_path: Path) -> None:
+        import lancedb
+
+        self.made(registry, codec_file, tmp_path).add([{"text": text} for text in TEXTS])
+        table = lancedb.connect(tmp_path / "lance").open_table("docs")
+        rows = {row["text"]: row["latent"] for row in table.to_arrow().to_pylist()}
+        codec = Codec.load(codec_file)
+        np.testing.assert_allclose([rows[text] for text in TEXTS], codec.encode(embed(TEXTS)), atol=1e-6)
+        found = table.search("apples").limit(1).to_list()
+        assert found[0]["text"] == "bake a cake with apples"
+
+    def test_another_codec_in_the_same_place_is_refused(
+        self, registry: Any, codec_file: Path, other_file: Path, tmp_path: Path
+    ) -> None:
+        import lancedb
+
+        self.made(registry, codec_file, tmp_path).add([{"text": TEXTS[0]}])
+        shutil.copy(other_file, codec_file)
+        with pytest.raises(CodecMismatchError, match=r"expected the codec .* which the collection was filled with"):
+            lancedb.connect(tmp_path / "lance").open_table("docs").search("apples").limit(1).to_list()
