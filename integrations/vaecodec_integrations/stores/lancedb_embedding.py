@@ -17,7 +17,7 @@ from lancedb.embeddings import EmbeddingFunction, get_registry, register  # noqa
 from pydantic import Field, PrivateAttr  # noqa: E402
 
 
-@register("vaecodec")
+@register("vaecodec")  # type: ignore[no-untyped-call]
 class CompressedEmbeddings(EmbeddingFunction):
     """Texts to latents: a function of LanceDB's registry embeds, and the codec compresses what that gives.
 
