@@ -32,6 +32,8 @@ ENGINES = {
     "integrations/vaecodec_integrations/qdrant": {"qdrant_client", "grpc", "pydantic"},
     "integrations/vaecodec_integrations/sentence_transformers.py": {"sentence_transformers", "torch"},
     "integrations/vaecodec_integrations/sklearn.py": {"sklearn"},
+    "integrations/vaecodec_integrations/stores/chroma_embedding.py": {"chromadb"},
+    "integrations/vaecodec_integrations/stores/lancedb_embedding.py": {"lancedb", "pydantic"},
     "codec/vaecodec/codes/kernels.py": {"numba"},
     "codec/vaecodec/packed_index/kernels.py": {"numba"},
 }
