@@ -12,19 +12,16 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import matplotlib as mpl
 import numpy as np
 import typer
 
 from embeddings import ROOT, load
 from vaecodec import LinearKind, fit_linear
+from vaecodec.charts import DASHES, LIGHT, MARKERS, chart, rendered
 from vaecodec.evaluation import exact_search, recall
 from vaecodec.interface import Metric
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
 
 WIDTHS = (16, 32, 64, 96, 128, 192, 256, 384)
 OUT = ROOT / "docs" / "images" / "tradeoff.png"
@@ -43,34 +40,55 @@ def main(
     """Measure the linear codecs, draw all."""
     train, base, queries = load(data, "train", "base", "queries")
     truth, _ = exact_search(base, queries, 10, Metric.COSINE)
-    figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
-    for kind, colour in zip(NAMES, ("#b8641b", "#d9a066", "#999999"), strict=True):
-        whole = fit_linear(train, base.shape[1], kind=kind)
-        recalls = []
-        for width in WIDTHS:
-            codec = whole.truncated(width)
-            ids, _ = exact_search(codec.encode(base), codec.encode_queries(queries), 10, codec.latent_metric)
-            recalls.append(recall(ids, truth, 10).mean())
-        axes.plot([4 * width for width in WIDTHS], recalls, "o--", color=colour, markersize=4, label=NAMES[kind])
+    with chart(8, 4.8) as (figure, (axes,)):
+        for number, kind in enumerate(NAMES, 1):
+            whole = fit_linear(train, base.shape[1], kind=kind)
+            recalls = []
+            for width in WIDTHS:
+                codec = whole.truncated(width)
+                ids, _ = exact_search(codec.encode(base), codec.encode_queries(queries), 10, codec.latent_metric)
+                recalls.append(recall(ids, truth, 10).mean())
+            axes.plot(
+                [4 * width for width in WIDTHS],
+                recalls,
+                DASHES[number],
+                color=LIGHT.lines[number],
+                marker=MARKERS[number],
+                markersize=4,
+                label=NAMES[kind],
+            )
+        _learned(axes, results)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks([4 * width for width in WIDTHS], [f"{4 * width:,}" for width in WIDTHS])
+        axes.set(xlabel="bytes per vector (float32)", ylabel="recall@10 against exact search, uncompressed")
+        axes.legend(loc="lower right", frameon=False)
+        axes.set_title(
+            f"{data.name}: {len(base):,} documents of {base.shape[1]} dimensions, {len(queries):,} queries", size=11
+        )
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_bytes(rendered(figure, "png"))
+
+
+def _learned(axes: Any, results: list[Path]) -> None:
+    """Draw the mean over the seeds at each width."""
     learned = defaultdict(list)
     for path in results:
         for row in json.loads(path.read_text())["results"]:
             learned[row["dim"]].append(row["recall@10"])
     widths = sorted(learned)
     means = [float(np.mean(learned[width])) for width in widths]
-    axes.plot([4 * width for width in widths], means, "o-", color="#0b6e4f", linewidth=2, label="vaecodec, learned")
-    for width, mean in zip(widths, means, strict=True):
-        axes.annotate(f"{width} dims: {mean:.3f}", (4 * width, mean), (-8, 8), textcoords="offset points", ha="right")
-    axes.set_xscale("log", base=2)
-    axes.set_xticks([4 * width for width in WIDTHS], [f"{4 * width:,}" for width in WIDTHS])
-    axes.set(xlabel="bytes per vector (float32)", ylabel="recall@10 against exact search, uncompressed")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    axes.set_title(
-        f"{data.name}: {len(base):,} documents of {base.shape[1]} dimensions, {len(queries):,} queries", size=11
+    axes.plot(
+        [4 * width for width in widths], means, DASHES[0], color=LIGHT.lines[0], marker=MARKERS[0], label="learned"
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
+    for width, mean in zip(widths, means, strict=True):
+        axes.annotate(
+            f"{width} learned dimensions: {mean:.3f}",
+            (4 * width, mean),
+            (-8, 8),
+            textcoords="offset points",
+            ha="right",
+            color=LIGHT.lines[0],
+        )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
+from vaecodec.charts import DASHES, LIGHT, MARKERS, chart, rendered
+from vaecodec.files import write_atomically
 
 # Differences below this are noise.
 _NOISE = 0.005
@@ -65,17 +66,11 @@ def draw_knee(curves: Mapping[str, Mapping[float, float]], chosen: tuple[float, 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    from vaecodec.extras import require
-
-    require("matplotlib", extra="report")
-    from matplotlib.figure import Figure
-
-    drawing = Figure(figsize=(6, 4), layout="constrained")
-    axes = drawing.subplots()
-    for label, points in curves.items():
-        sizes = np.array(sorted(points))
-        axes.plot(sizes, [points[size] for size in sizes], marker="o", label=label)
-    axes.axvline(chosen[0], linestyle=":", color="grey", label=chosen[1])
-    axes.set(xlabel="bytes per vector", ylabel=f"{figure} on validation queries")
-    axes.legend()
-    drawing.savefig(path, dpi=120)
+    with chart(6, 4) as (drawing, (axes,)):
+        for (label, points), colour, dashes, marker in zip(curves.items(), LIGHT.lines, DASHES, MARKERS, strict=False):
+            sizes = sorted(points)
+            axes.plot(sizes, [points[size] for size in sizes], dashes, color=colour, marker=marker, label=label)
+        axes.axvline(chosen[0], linestyle=":", color=LIGHT.ink, label=chosen[1])
+        axes.set(xlabel="bytes per vector", ylabel=f"{figure} on validation queries")
+        axes.legend(frameon=False)
+        write_atomically(path, rendered(drawing, "png"))

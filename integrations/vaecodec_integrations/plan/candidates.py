@@ -15,7 +15,7 @@ from vaecodec.codes import Calibration, Code, CodeType
 from vaecodec.errors import InvalidBudgetError
 from vaecodec.evaluation import Figures, IdArray, best, exact_search, recall, recall_among, similarities
 from vaecodec.interface import FloatArray, Metric
-from vaecodec.linear import LinearCodec, fit_linear, linear_kinds
+from vaecodec.linear import LinearCodec, LinearMoments, linear_kinds
 
 # Bytes of trellis codes: from a third of the smallest width in two bits to where uniform codes are as good.
 _BUDGETS = (16, 24, 32, 48, 64, 96, 128, 192)
@@ -128,7 +128,8 @@ def candidates(
             on_step(f"{path.name} at {width} dimensions")
             codec = Codec.load(path, dim=width)
             yield from _coded(sample, codec, codec.calibration, factors, most_bytes, path, whole.code_dim)
-    kinds = [fit_linear(sample.fitted_on, dim, kind=kind, metric=sample.metric) for kind in linear_kinds(sample.metric)]
+    moments = LinearMoments.of(sample.fitted_on, metric=sample.metric)
+    kinds = [moments.codec(dim, kind) for kind in linear_kinds(sample.metric)]
     for width in _widths(dim):
         on_step(f"linear codecs at {width} dimensions")
         linear = _best_linear(sample, [kind.truncated(width) for kind in kinds])
