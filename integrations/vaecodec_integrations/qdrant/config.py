@@ -12,14 +12,11 @@ from vaecodec.interface import VectorCodec
 from vaecodec.linear import LinearCodec
 from vaecodec_integrations.qdrant.layout import DISTANCES
 
-# Bits per latent dimension that Qdrant can search over, with how it is asked for them.
-_TURBO = {
-    1.0: models.TurboQuantBitSize.BITS1,
-    1.5: models.TurboQuantBitSize.BITS1_5,
-    2.0: models.TurboQuantBitSize.BITS2,
-    4.0: models.TurboQuantBitSize.BITS4,
-    8.0: models.TurboQuantBitSize.BITS8,
-}
+# Bits per latent dimension that Qdrant can search over, with how it is asked for them. qdrant-client has known 8 of
+# them since 1.20.
+_BITS = {1.0: "bits1", 1.5: "bits1_5", 2.0: "bits2", 4.0: "bits4", 8.0: "bits8"}
+_KNOWN = {size.value: size for size in models.TurboQuantBitSize}
+_TURBO = {bits: _KNOWN[name] for bits, name in _BITS.items() if name in _KNOWN}
 _FLOAT = {16.0: models.Datatype.FLOAT16, 32.0: models.Datatype.FLOAT32}
 
 # Candidates per result that the latents on disk re-score: with three, two bits per dimension lose nothing.

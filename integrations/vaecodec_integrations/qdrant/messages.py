@@ -81,4 +81,4 @@ def rest_points(points: Any, kind: type[BaseModel] = models.PointStruct) -> Any:
         return points
     if isinstance(points, Mapping):
         return as_rest(points, models.Batch)
-    return [as_rest(point, kind) for point in points]
+    return [point if point.__class__ is kind else as_rest(point, kind) for point in points]

@@ -90,6 +90,8 @@ def embed_batch(layout: Layout, batch: models.Batch, texts: TextEmbedder) -> mod
 
 def embed_vectors(layout: Layout, vectors: Sequence[Any], texts: TextEmbedder) -> Sequence[Any]:
     """One point's vectors per item, with the texts and images of the compressed ones replaced by embeddings."""
+    if _all_plain(vectors):
+        return vectors
     for name in layout.coded:
         column = [v.get(name) if isinstance(v, dict) else v if name == UNNAMED else None for v in vectors]
         filled = embedded(texts, column, queries=False, label=f"vector {name!r}")

@@ -16,6 +16,7 @@ FIRST_VERSIONS = {
     "TurboQuant codes (quantization_config)": (1, 18),
     "datatype turbo4": (1, 19),
     "datatype turbo8": (1, 19),
+    "datatype turbo16": (1, 19),
 }
 
 

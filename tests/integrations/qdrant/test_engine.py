@@ -22,10 +22,10 @@ from vaecodec_integrations.report.engines import open_engine
 from vaecodec_integrations.report.engines.base import SearchEngineName
 
 BITS = {
-    models.TurboQuantBitSize.BITS1: edge.TurboQuantBitSize.Bits1,
-    models.TurboQuantBitSize.BITS2: edge.TurboQuantBitSize.Bits2,
-    models.TurboQuantBitSize.BITS4: edge.TurboQuantBitSize.Bits4,
-    models.TurboQuantBitSize.BITS8: edge.TurboQuantBitSize.Bits8,
+    "bits1": edge.TurboQuantBitSize.Bits1,
+    "bits2": edge.TurboQuantBitSize.Bits2,
+    "bits4": edge.TurboQuantBitSize.Bits4,
+    "bits8": edge.TurboQuantBitSize.Bits8,
 }
 
 

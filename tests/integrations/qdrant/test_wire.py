@@ -256,6 +256,24 @@ def test_uploads_in_parallel_processes(recorder: Recorder, svd_codec: LinearCode
     client.close()
 
 
+@pytest.mark.parametrize("form", [np.asarray, np.ndarray.tolist], ids=["array", "lists"])
+def test_batches_of_an_array_are_encoded_together_and_sent_apart(
+    recorder: Recorder, svd_codec: LinearCodec, sample: Any, form: Any
+) -> None:
+    client = CompressedQdrantClient(QdrantClient(url=recorder.url, check_compatibility=False), svd_codec)
+    client.create_collection("docs")
+    payload = ({"row": row} for row in range(1_100))
+    client.upload_collection("docs", form(sample.base[:1_100]), payload, ids=range(1_100), batch_size=300)
+    sent = [body.points for body in recorder.bodies(models.PointsList)]
+    assert [len(points) for points in sent] == [300, 300, 300, 200]
+    points = [point for batch in sent for point in batch]
+    assert [point.id for point in points] == [point.payload["row"] for point in points] == list(range(1_100))
+    np.testing.assert_allclose(
+        [point.vector for point in points], svd_codec.encode(sample.base[:1_100]), rtol=1e-5, atol=1e-6
+    )
+    client.close()
+
+
 def test_a_generator_is_read_no_further_than_the_batch_that_is_sent(
     recorder: Recorder, svd_codec: LinearCodec, sample: Any
 ) -> None:

@@ -7,10 +7,10 @@ only send, so that both behave alike (httpx builds its authentication this way).
 from vaecodec_integrations.qdrant.flows.base import CHANGES, Call, Flow, sent_between
 from vaecodec_integrations.qdrant.flows.collections import CollectionFlows
 from vaecodec_integrations.qdrant.flows.searches import SearchFlows
-from vaecodec_integrations.qdrant.flows.writes import WriteFlows
+from vaecodec_integrations.qdrant.flows.uploads import UploadFlows
 
 __all__ = ["CHANGES", "Call", "Flow", "Flows", "sent_between"]
 
 
-class Flows(CollectionFlows, WriteFlows, SearchFlows):
+class Flows(CollectionFlows, UploadFlows, SearchFlows):
     """The translated methods. Flows take the arguments of the client's method of the same name."""

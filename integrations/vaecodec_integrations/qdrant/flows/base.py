@@ -25,9 +25,11 @@ Flow = Generator["Call", Any, T]
 
 # Anyone can point an alias at another collection. For searches, what was read about a collection counts for so long.
 SEARCH_SECONDS = 3.0
-# A write is sent at most so long after its proof: shorter than most requests take. Each write proves anew; within an
-# upload one proof serves the batches of this time.
+# A write is sent at most so long after its proof: shorter than most requests take. Each write proves anew.
 WRITE_SECONDS = 0.01
+# Within the upload of an array or a list, where nothing else runs between batches, one proof serves those of this time:
+# it costs as much as half a batch.
+UPLOAD_SECONDS = 0.025
 
 
 class Call(NamedTuple):
@@ -36,8 +38,8 @@ class Call(NamedTuple):
     Attributes:
         method: its name.
         arguments: its arguments by name.
-        points: what is passed as the argument ``points`` while it is made. It yields points, and calls that are to be
-            sent between them.
+        points: what is passed as the argument ``points`` while it is made. It yields lists of points, and calls that
+            are to be sent between them.
     """
 
     method: str
@@ -57,7 +59,7 @@ def sent_between(points: Generator[Any, Any, None], send: Callable[[Call], Any])
             response = send(item)
         else:
             response = None
-            yield item
+            yield from item
 
 
 class Changes:
@@ -157,16 +159,22 @@ class FlowBase:
         return found
 
     def proven(
-        self, collection: str, encode: Callable[[Layout], T], known: Proof | None = None
+        self,
+        collection: str,
+        encode: Callable[[Layout], T],
+        known: Proof | None = None,
+        *,
+        seconds: float = WRITE_SECONDS,
     ) -> Flow[tuple[T, Proof]]:
         """What ``encode`` makes of the collection's layout, and the proof of it right before it is sent.
 
         Args:
             known: a proof of the same upload, which saves another one while it is young.
+            seconds: how old a proof may be.
         """
         proof = known if known is not None else (yield from self.proof(collection))
         result = encode(proof.layout)
-        while not proof.younger_than(WRITE_SECONDS):
+        while not proof.younger_than(seconds):
             again = yield from self.proof(collection)
             if again.layout.stores_like(proof.layout):
                 return result, again

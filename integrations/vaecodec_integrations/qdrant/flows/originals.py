@@ -31,7 +31,7 @@ class Encoded(NamedTuple):
     sent: Any
     names: Iterable[str] = ()
     ids: Sequence[Any] = ()
-    vectors: Iterable[Any] = ()
+    vectors: Any = ()
     whole: bool = False
 
 

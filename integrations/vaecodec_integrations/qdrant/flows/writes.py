@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from itertools import islice, repeat
 from typing import Any
 
-import numpy as np
 from qdrant_client import models
 
 from vaecodec.errors import UnsupportedRequestError
-from vaecodec.vectors import blocks
 from vaecodec_integrations.qdrant.flows.base import Call, Flow, FlowBase
 from vaecodec_integrations.qdrant.flows.originals import Encoded, KeptOriginals, erase, selected
-from vaecodec_integrations.qdrant.layout import UNNAMED, Layout
+from vaecodec_integrations.qdrant.layout import Layout
 from vaecodec_integrations.qdrant.messages import as_rest, copy_with, rest_points
 from vaecodec_integrations.qdrant.vectors import embed_batch, embed_vectors, encode_batch, encode_vectors
-
-
-class Record:
-    """A point on its way to the wrapped client's uploader, which reads these three fields."""
-
-    __slots__ = ("id", "payload", "vector")
-
-    def __init__(self, id: Any, vector: Any, payload: Any) -> None:  # noqa: A002 - the client's word for it
-        self.id, self.vector, self.payload = id, vector, payload
 
 
 class WriteFlows(FlowBase):
@@ -36,7 +23,7 @@ class WriteFlows(FlowBase):
         self, *, collection_name: str, points: Any, update_filter: Any = None, update_mode: Any = None, **rest: Any
     ) -> Flow[Any]:
         """Documents encoded, as points or as a batch."""
-        self._refuse_conditional(update_filter, update_mode)
+        self.refuse_conditional(update_filter, update_mode)
         given = rest_points(points)
         encoded, _ = yield from self.proven(collection_name, partial(self._encoded, points=given))
         kept = KeptOriginals(self._settings.file)
@@ -56,7 +43,7 @@ class WriteFlows(FlowBase):
         self, *, collection_name: str, points: Sequence[Any], update_filter: Any = None, **rest: Any
     ) -> Flow[Any]:
         """Documents encoded."""
-        self._refuse_conditional(update_filter, None)
+        self.refuse_conditional(update_filter, None)
         given = rest_points(points, models.PointVectors)
         encoded, _ = yield from self.proven(collection_name, partial(self._encoded, points=given))
         kept = KeptOriginals(self._settings.file)
@@ -136,107 +123,35 @@ class WriteFlows(FlowBase):
                         found.append(((yield from selected(collection, ids, deletion.shard_key)), coded[0]))
         return found
 
-    # ------------------------------------------------------------ uploads
-
-    def upload_points(
-        self,
-        *,
-        collection_name: str,
-        points: Iterable[Any],
-        batch_size: int = 64,
-        update_filter: Any = None,
-        update_mode: Any = None,
-        **rest: Any,
-    ) -> Flow[None]:
-        """Points read and encoded one batch at a time, as the wrapped client asks for them."""
-        self._refuse_conditional(update_filter, update_mode)
-        yield from self.layout(collection_name)  # so that a wrong codec is an error before a point is read
-        arguments = {
-            "collection_name": collection_name,
-            "batch_size": batch_size,
-            "update_filter": update_filter,
-            "update_mode": update_mode,
-            **rest,
-        }
-        kept = KeptOriginals(self._settings.file)
-        yield Call("upload_points", arguments, self._encoded_stream(collection_name, iter(points), batch_size, kept))
-        kept.commit()
-
-    def upload_collection(
-        self,
-        *,
-        collection_name: str,
-        vectors: Any,
-        payload: Iterable[Any] | None = None,
-        ids: Iterable[Any] | None = None,
-        batch_size: int = 64,
-        **rest: Any,
-    ) -> Flow[None]:
-        """Vectors of any kind that the wrapped client takes; arrays are checked whole before anything is sent."""
-        layout = yield from self.layout(collection_name)
-        length = _known_length(vectors)
-        if length is not None:
-            ids = _as_many(ids, length, "ids")
-            payload = _as_many(payload, length, "payload")
-        _check_arrays(layout, vectors)
-        points = map(
-            Record,
-            _fresh_ids() if ids is None else map(_point_id, ids),
-            _rows(vectors),
-            repeat(None) if payload is None else payload,
-        )
-        yield from self.upload_points(collection_name=collection_name, points=points, batch_size=batch_size, **rest)
-
-    def _encoded_stream(
-        self, collection: str, points: Iterator[Any], batch_size: int, kept: KeptOriginals
-    ) -> Generator[Any, Any, None]:
-        """Points as they are uploaded, and between batches the calls that prove the collection."""
-        proof = None
-        while batch := list(islice(points, batch_size)):
-            encode = partial(self._encoded, points=rest_points(batch), upload=True)
-            encoded, proof = yield from self.proven(collection, encode, proof)
-            kept.add(encoded._replace(whole=True))
-            yield from encoded.sent
-
     # ------------------------------------------------------------ encoding
 
-    def _encoded(self, layout: Layout, points: Any, *, upload: bool = False) -> Encoded:
-        """Points or a batch as they are sent.
-
-        Args:
-            points: a batch, or ``PointStruct``, ``PointVectors`` or :class:`Record`.
-            upload: they go to the wrapped client's uploader, which takes records, and where it can arrays.
-        """
+    def _encoded(self, layout: Layout, points: Any) -> Encoded:
+        """A batch, or ``PointStruct`` or ``PointVectors``, as they are sent."""
         if not layout.coded:
-            return Encoded([_as_model(p) for p in points] if upload else points)
+            return Encoded(points)
         if isinstance(points, models.Batch):
             batch = embed_batch(layout, points, self._texts)
-            return Encoded(encode_batch(layout, batch), layout.coded, batch.ids, _rows(batch.vectors))
+            return Encoded(encode_batch(layout, batch), layout.coded, batch.ids, rows_of(batch.vectors))
         ids = [point.id for point in points]
         vectors = embed_vectors(layout, [point.vector for point in points], self._texts)
-        # The wrapped client looks for texts in models only, and not between arrays.
-        slim = upload and not layout.others
-        encoded = encode_vectors(layout, vectors, ids, arrays=slim and self._sends_arrays)
-        if slim:
-            payloads = (point.payload for point in points)
-            return Encoded(list(map(Record, ids, encoded, payloads)), layout.coded, ids, vectors)
-        sent = [copy_with(_as_model(p), vector=vector) for p, vector in zip(points, encoded, strict=True)]
+        encoded = encode_vectors(layout, vectors, ids)
+        sent = [copy_with(p, vector=vector) for p, vector in zip(points, encoded, strict=True)]
         return Encoded(sent, layout.coded, ids, vectors)
 
     def _operation(self, layout: Layout, operation: Any) -> Encoded:
         match operation:
             case models.UpsertOperation(upsert=models.PointsBatch() as batch):
-                self._refuse_conditional(batch.update_filter, batch.update_mode)
+                self.refuse_conditional(batch.update_filter, batch.update_mode)
                 encoded = self._encoded(layout, batch.batch)
                 sent = copy_with(operation, upsert=copy_with(batch, batch=encoded.sent))
                 return encoded._replace(sent=sent, whole=True)
             case models.UpsertOperation(upsert=models.PointsList() as listed):
-                self._refuse_conditional(listed.update_filter, listed.update_mode)
+                self.refuse_conditional(listed.update_filter, listed.update_mode)
                 encoded = self._encoded(layout, listed.points)
                 sent = copy_with(operation, upsert=copy_with(listed, points=encoded.sent))
                 return encoded._replace(sent=sent, whole=True)
             case models.UpdateVectorsOperation(update_vectors=update):
-                self._refuse_conditional(update.update_filter, None)
+                self.refuse_conditional(update.update_filter, None)
                 encoded = self._encoded(layout, update.points)
                 changed = copy_with(update, points=encoded.sent)
                 return encoded._replace(sent=copy_with(operation, update_vectors=changed))
@@ -246,7 +161,8 @@ class WriteFlows(FlowBase):
             case _:
                 return Encoded(operation)
 
-    def _refuse_conditional(self, update_filter: Any, update_mode: Any) -> None:
+    def refuse_conditional(self, update_filter: Any, update_mode: Any) -> None:
+        """Refuse a write that only the server knows the points of, beside a file of originals."""
         if self._settings.file is not None and (
             update_filter is not None or update_mode not in (None, models.UpdateMode.UPSERT)
         ):
@@ -259,70 +175,13 @@ class WriteFlows(FlowBase):
 # ---------------------------------------------------------------- parts of requests
 
 
-def _as_model(point: Any) -> Any:
-    if not isinstance(point, Record):
-        return point
-    return models.PointStruct.model_construct(id=point.id, vector=_plain(point.vector), payload=point.payload)
-
-
 def _with_originals(layout: Layout, names: Sequence[str]) -> list[str]:
     hidden = [layout.coded[name].original for name in names if name in layout.coded]
     return [*names, *(name for name in hidden if name is not None)]
 
 
-def _fresh_ids() -> Iterator[str]:
-    while True:
-        yield str(uuid.uuid4())
-
-
-def _point_id(given: Any) -> Any:
-    return str(given) if isinstance(given, uuid.UUID) else as_rest(given)
-
-
-def _rows(vectors: Any) -> Iterable[Any]:
-    """One point's vectors at a time from any form that ``upload_collection`` takes."""
+def rows_of(vectors: Any) -> Iterable[Any]:
+    """One point's vectors at a time, of columns by name or of the unnamed vector."""
     if isinstance(vectors, dict):
         return (dict(zip(vectors, row, strict=True)) for row in zip(*vectors.values(), strict=True))
     return vectors  # type: ignore[no-any-return]
-
-
-def _plain(vector: Any) -> Any:
-    if isinstance(vector, dict):
-        return {name: _plain(value) for name, value in vector.items()}
-    return vector.tolist() if isinstance(vector, np.ndarray) else vector
-
-
-def _known_length(vectors: Any) -> int | None:
-    """How many points there are; None for a stream."""
-    if isinstance(vectors, dict):
-        return len(next(iter(vectors.values()))) if vectors else 0
-    return len(vectors) if isinstance(vectors, (Sequence, np.ndarray)) else None
-
-
-def _as_many(items: Iterable[Any] | None, length: int, name: str) -> Iterable[Any] | None:
-    """So many items; an error as the wrapped client's own where there are fewer."""
-    if items is None:
-        return None
-    if isinstance(items, (Sequence, np.ndarray)) and len(items) < length:
-        raise ValueError(f"{name} iterable is shorter than vectors iterable")
-    return _counted(items, length, name)
-
-
-def _counted(items: Iterable[Any], length: int, name: str) -> Iterator[Any]:
-    taken = 0
-    for item in islice(items, length):
-        taken += 1
-        yield item
-    if taken < length:
-        raise ValueError(f"{name} iterable is shorter than vectors iterable")
-
-
-def _check_arrays(layout: Layout, vectors: Any) -> None:
-    columns = vectors if isinstance(vectors, dict) else {UNNAMED: vectors}
-    if len({len(column) for column in columns.values() if isinstance(column, np.ndarray)}) > 1:
-        raise ValueError("Each named vector should have the same number of vectors")
-    for name, coded in layout.coded.items():
-        column = columns.get(name)
-        if isinstance(column, np.ndarray) and not coded.multi and column.shape[1:] != (coded.codec.code_dim,):
-            for _ in blocks(column, coded.codec.dim, coded.codec.metric, name=f"vectors {name!r}"):
-                pass

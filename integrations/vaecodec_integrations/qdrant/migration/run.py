@@ -29,15 +29,8 @@ from vaecodec_integrations.qdrant.migration.state import State, load_state
 from vaecodec_integrations.qdrant.migration.target import check_source, check_target, prepare_target
 from vaecodec_integrations.row_encoding import Float16Rows
 
-# Bits of a stored number.
-_BITS = {
-    models.Datatype.FLOAT32: 32,
-    models.Datatype.FLOAT16: 16,
-    models.Datatype.UINT8: 8,
-    models.Datatype.TURBO16: 16,
-    models.Datatype.TURBO8: 8,
-    models.Datatype.TURBO4: 4,
-}
+# Bits of a stored number, by the value of its ``models.Datatype``: qdrant-client 1.19 does not know all of them.
+_BITS = {"float32": 32, "float16": 16, "uint8": 8, "turbo16": 16, "turbo8": 8, "turbo4": 4}
 
 Started = Callable[["Estimate"], object]
 Progress = Callable[[int, int], object]

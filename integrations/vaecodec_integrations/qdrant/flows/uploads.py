@@ -1,0 +1,229 @@
+"""Flows of the methods that upload points: batch by batch, as columns, so that arrays stay arrays to the wire."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice, repeat
+from typing import Any, NamedTuple
+
+import numpy as np
+from qdrant_client import models
+
+from vaecodec.vectors import blocks as blocks_of
+from vaecodec_integrations.qdrant.flows.base import UPLOAD_SECONDS, WRITE_SECONDS, Call, Flow
+from vaecodec_integrations.qdrant.flows.originals import Encoded, KeptOriginals
+from vaecodec_integrations.qdrant.flows.writes import WriteFlows, rows_of
+from vaecodec_integrations.qdrant.layout import UNNAMED, Layout
+from vaecodec_integrations.qdrant.messages import as_rest, rest_points
+from vaecodec_integrations.qdrant.vectors import embed_vectors, encode_vectors
+
+# Points of an array or a list that are encoded together, at least one batch: more takes memory and gains nothing.
+_BLOCK_ROWS = 1024
+
+
+class Columns(NamedTuple):
+    """Points by their parts.
+
+    Attributes:
+        ids: of the points.
+        vectors: for each id its vector, or its vectors by name; or an array of the unnamed vectors.
+        payloads: for each id.
+    """
+
+    ids: Sequence[Any]
+    vectors: Sequence[Any]
+    payloads: Iterable[Any]
+
+
+class Block:
+    """Points that are encoded together and sent in batches.
+
+    Args:
+        columns: the points.
+        encode: encodes them for a layout.
+    """
+
+    def __init__(self, columns: Columns, encode: Callable[[Layout, Columns], Encoded]) -> None:
+        self._columns, self._encode = columns, encode
+        self._layout: Layout | None = None
+        self._encoded = Encoded([])
+
+    def batch(self, layout: Layout, *, start: int, size: int) -> Encoded:
+        """Some of the points as they are sent; all of them are encoded once for each layout."""
+        if self._layout is None or not layout.stores_like(self._layout):
+            self._layout, self._encoded = layout, self._encode(layout, self._columns)
+        rows, encoded = slice(start, start + size), self._encoded
+        return Encoded(encoded.sent[rows], encoded.names, encoded.ids[rows], encoded.vectors[rows], whole=True)
+
+
+class Record:
+    """A point on its way to the wrapped client's uploader, which reads these three fields."""
+
+    __slots__ = ("id", "payload", "vector")
+
+    def __init__(self, id: Any, vector: Any, payload: Any) -> None:  # noqa: A002 - the client's word for it
+        self.id, self.vector, self.payload = id, vector, payload
+
+
+class UploadFlows(WriteFlows):
+    """Points are read and encoded one batch at a time, as the wrapped client asks for them."""
+
+    def upload_points(
+        self, *, collection_name: str, points: Iterable[Any], batch_size: int = 64, **rest: Any
+    ) -> Flow[None]:
+        """Points in any form that the wrapped client takes."""
+        yield from self.layout(collection_name)  # so that a wrong codec is an error before a point is read
+        seconds = UPLOAD_SECONDS if isinstance(points, Sequence) else WRITE_SECONDS
+        yield from self._upload(collection_name, _batches(iter(points), batch_size), batch_size, seconds, rest)
+
+    def upload_collection(
+        self,
+        *,
+        collection_name: str,
+        vectors: Any,
+        payload: Iterable[Any] | None = None,
+        ids: Iterable[Any] | None = None,
+        batch_size: int = 64,
+        **rest: Any,
+    ) -> Flow[None]:
+        """Vectors of any kind that the wrapped client takes; arrays are checked whole before anything is sent."""
+        layout = yield from self.layout(collection_name)
+        length = _known_length(vectors)
+        if length is not None:
+            ids = _as_many(ids, length, "ids")
+            payload = _as_many(payload, length, "payload")
+        _check_arrays(layout, vectors)
+        # A stream is read no further than the wrapped client asks for.
+        rows_each = batch_size if length is None else batch_size * max(1, _BLOCK_ROWS // batch_size)
+        blocks = _column_blocks(vectors, ids, payload, rows_each)
+        seconds = WRITE_SECONDS if length is None else UPLOAD_SECONDS
+        yield from self._upload(collection_name, blocks, batch_size, seconds, rest)
+
+    def _upload(
+        self, collection: str, blocks: Iterator[Columns], batch_size: int, seconds: float, rest: dict[str, Any]
+    ) -> Flow[None]:
+        self.refuse_conditional(rest.get("update_filter"), rest.get("update_mode"))
+        arguments = {"collection_name": collection, "batch_size": batch_size, **rest}
+        kept = KeptOriginals(self._settings.file)
+        yield Call("upload_points", arguments, self._encoded_stream(collection, blocks, batch_size, kept, seconds))
+        kept.commit()
+
+    def _encoded_stream(
+        self, collection: str, blocks: Iterator[Columns], batch_size: int, kept: KeptOriginals, seconds: float
+    ) -> Generator[Any, Any, None]:
+        """Batches of points as they are uploaded, and between them the calls that prove the collection."""
+        proof = None
+        for columns in blocks:
+            block = Block(columns, self._encoded_columns)
+            for start in range(0, len(columns.ids), batch_size):
+                encode = partial(block.batch, start=start, size=batch_size)
+                encoded, proof = yield from self.proven(collection, encode, proof, seconds=seconds)
+                kept.add(encoded)
+                yield encoded.sent
+
+    def _encoded_columns(self, layout: Layout, columns: Columns) -> Encoded:
+        """A batch as it is sent: records, which can hold arrays, or models where the client looks into them.
+
+        The wrapped client looks for texts in models only, and not between arrays.
+        """
+        if not layout.coded:
+            return Encoded([_model(*point) for point in zip(*columns, strict=False)], (), columns.ids, columns.vectors)
+        ids, given, payloads = columns
+        vectors = embed_vectors(layout, given, self._texts)
+        slim = not layout.others
+        encoded = encode_vectors(layout, vectors, ids, arrays=slim and self._sends_arrays)
+        sent = list(map(Record if slim else _model, ids, encoded, payloads))
+        return Encoded(sent, layout.coded, ids, vectors)
+
+
+def _model(id: Any, vector: Any, payload: Any) -> models.PointStruct:  # noqa: A002 - as above
+    return models.PointStruct.model_construct(id=id, vector=_plain(vector), payload=payload)
+
+
+def _plain(vector: Any) -> Any:
+    if isinstance(vector, dict):
+        return {name: _plain(value) for name, value in vector.items()}
+    return vector.tolist() if isinstance(vector, np.ndarray) else vector
+
+
+# ---------------------------------------------------------------- batches
+
+
+def _batches(points: Iterator[Any], batch_size: int) -> Iterator[Columns]:
+    while batch := list(islice(points, batch_size)):
+        read = rest_points(batch)
+        yield Columns([p.id for p in read], [p.vector for p in read], [p.payload for p in read])
+
+
+def _column_blocks(
+    vectors: Any, ids: Iterable[Any] | None, payload: Iterable[Any] | None, rows_each: int
+) -> Iterator[Columns]:
+    """The arguments of ``upload_collection``, cut into blocks; as many as the shortest of them."""
+    given = _fresh_ids() if ids is None else iter(ids)
+    payloads = repeat(None) if payload is None else iter(payload)
+    for rows in _row_blocks(vectors, rows_each):
+        numbers = [i if i.__class__ in (int, str) else _point_id(i) for i in islice(given, len(rows))]
+        held = list(islice(payloads, len(numbers)))
+        if held:
+            yield Columns(numbers[: len(held)], rows[: len(held)], held)
+        if len(held) < len(rows):
+            return
+
+
+def _row_blocks(vectors: Any, rows_each: int) -> Iterator[Any]:
+    if isinstance(vectors, np.ndarray):
+        for start in range(0, len(vectors), rows_each):
+            yield vectors[start : start + rows_each]
+        return
+    rows = iter(rows_of(vectors))
+    while block := list(islice(rows, rows_each)):
+        yield block
+
+
+def _fresh_ids() -> Iterator[str]:
+    while True:
+        yield str(uuid.uuid4())
+
+
+def _point_id(given: Any) -> Any:
+    return str(given) if isinstance(given, uuid.UUID) else as_rest(given)
+
+
+def _known_length(vectors: Any) -> int | None:
+    """How many points there are; None for a stream."""
+    if isinstance(vectors, dict):
+        return len(next(iter(vectors.values()))) if vectors else 0
+    return len(vectors) if isinstance(vectors, (Sequence, np.ndarray)) else None
+
+
+def _as_many(items: Iterable[Any] | None, length: int, name: str) -> Iterable[Any] | None:
+    """So many items; an error as the wrapped client's own where there are fewer."""
+    if items is None:
+        return None
+    if isinstance(items, (Sequence, np.ndarray)):
+        if len(items) < length:
+            raise ValueError(f"{name} iterable is shorter than vectors iterable")
+        return items[:length]
+    return _counted(items, length, name)
+
+
+def _counted(items: Iterable[Any], length: int, name: str) -> Iterator[Any]:
+    taken = 0
+    for item in islice(items, length):
+        taken += 1
+        yield item
+    if taken < length:
+        raise ValueError(f"{name} iterable is shorter than vectors iterable")
+
+
+def _check_arrays(layout: Layout, vectors: Any) -> None:
+    columns = vectors if isinstance(vectors, dict) else {UNNAMED: vectors}
+    if len({len(column) for column in columns.values() if isinstance(column, np.ndarray)}) > 1:
+        raise ValueError("Each named vector should have the same number of vectors")
+    for name, coded in layout.coded.items():
+        column = columns.get(name)
+        if isinstance(column, np.ndarray) and not coded.multi and column.shape[1:] != (coded.codec.code_dim,):
+            for _ in blocks_of(column, coded.codec.dim, coded.codec.metric, name=f"vectors {name!r}"):
+                pass
