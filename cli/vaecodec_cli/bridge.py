@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from vaecodec.extras import require
-from vaecodec_cli.console import interval
-from vaecodec_cli.info import AsJson, print_json
-from vaecodec_cli.options import Overwrite
+from vaecodec_cli.console import Terminal, interval, print_file, print_json, table
+from vaecodec_cli.options import AsJson, Column, Overwrite, open_documents, with_column
 
 if TYPE_CHECKING:
     from vaecodec_exporters.bridge import ExportedBridge
@@ -38,38 +36,36 @@ def bridge(
         str | None,
         typer.Option(help="The same texts, in the same order, embedded by the new model, where the model is another."),
     ] = None,
+    column: Column = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a bridge from a new codec to a collection that an old one filled, and measure the recall across it."""
     require("onnx", extra="export")
     from vaecodec.codec import Codec
-    from vaecodec.sources import open_source
     from vaecodec_exporters.bridge import fit_and_export_bridge
 
     exported = fit_and_export_bridge(
         Codec.load(old),
         Codec.load(new),
         out,
-        open_source(sample),
-        None if new_sample is None else open_source(new_sample),
+        open_documents(sample, column),
+        None if new_sample is None else open_documents(with_column(new_sample, column), None),
         overwrite=overwrite,
     )
     if as_json:
         print_json(exported.summaries)
         return
-    console = Console()
-    console.print(_recalls(exported))
+    Terminal().print(_recalls(exported))
     widths = f"latents {exported.bridge.dim} -> {exported.bridge.code_dim} and back"
-    console.print(f"[bold]{out}[/]: {widths}, {out.stat().st_size:,} bytes")
+    print_file(out, f"{widths}, {out.stat().st_size:,} bytes")
 
 
 def _recalls(exported: ExportedBridge) -> Table:
     title = f"recall@10 of {exported.queries:,} held-out queries, mean [95 % interval]"
-    table = Table(title=title, title_justify="left")
-    for column in ("documents", "queries", "recall@10"):
-        table.add_column(column, justify="right" if column == "recall@10" else "left")
-    for name, (documents, queries) in _SEARCHES.items():
-        if name in exported.summaries:
-            table.add_row(documents, queries, interval(exported.summaries[name]["recall@10"]))
-    return table
+    rows = [
+        (documents, queries, interval(exported.summaries[name]["recall@10"]))
+        for name, (documents, queries) in _SEARCHES.items()
+        if name in exported.summaries
+    ]
+    return table("documents", "queries", "recall@10", title=title, rows=rows)

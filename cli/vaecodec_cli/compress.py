@@ -7,14 +7,22 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from vaecodec.interface import Metric
-from vaecodec.sources import open_source
-from vaecodec_cli.console import how_to_resume, warnings_on
-from vaecodec_cli.info import AsJson, print_json
-from vaecodec_cli.options import Documents, Embedder, MetricOption, Pairs, Queries, duration
+from vaecodec_cli.console import Terminal, how_to_resume, print_json
+from vaecodec_cli.options import (
+    AsJson,
+    Column,
+    Documents,
+    Embedder,
+    MetricOption,
+    Pairs,
+    Queries,
+    QueryColumn,
+    duration,
+    open_documents,
+    with_column,
+)
 from vaecodec_cli.progress import TrainingBar
 from vaecodec_cli.train import require_training
 
@@ -34,15 +42,22 @@ def compress(
     out: Annotated[Path, typer.Option(help="Folder for codec.onnx, the training and the report.")],
     queries: Queries = None,
     pairs: Pairs = None,
-    save: Annotated[str | None, typer.Option(help="How much of the memory to save: half, or such as 75%.")] = None,
-    budget_bytes: Annotated[int | None, typer.Option("--bytes", help="The most bytes for one stored vector.")] = None,
-    ram: Annotated[str | None, typer.Option(help="The most RAM for all vectors, index included, e.g. 8GB.")] = None,
-    vectors: Annotated[
-        str | None, typer.Option(help="How many vectors there will be, e.g. 50M; by default as many as SOURCE has.")
+    column: Column = None,
+    query_column: QueryColumn = None,
+    save: Annotated[
+        str | None, typer.Option(help="Share of the memory to save: half, or a figure such as 75%.")
     ] = None,
-    recall: Annotated[float | None, typer.Option(help="The share of the ten nearest to keep, e.g. 0.95.")] = None,
+    budget_bytes: Annotated[
+        int | None, typer.Option("--bytes", help="Largest number of bytes of a stored vector.")
+    ] = None,
+    ram: Annotated[str | None, typer.Option(help="Largest RAM for all vectors, index included, e.g. 8GB.")] = None,
+    vectors: Annotated[
+        str | None, typer.Option(help="Number of vectors that there will be, e.g. 50M. Default: as many as SOURCE has.")
+    ] = None,
+    recall: Annotated[float | None, typer.Option(help="Share of the ten nearest to keep, e.g. 0.95.")] = None,
     place: Annotated[
-        Place, typer.Option("--for", help="Where vectors will be kept; files are codes, searched by PackedIndex.")
+        Place,
+        typer.Option("--for", help="Where the vectors will be kept. files are codes, which PackedIndex searches."),
     ] = Place.FILES,
     budget: Annotated[str, typer.Option(help="Time for all training, e.g. 90s, 10m, 1.5h.")] = "10m",
     metric: MetricOption = Metric.COSINE,
@@ -58,16 +73,20 @@ def compress(
     from vaecodec_integrations.compress import compress as run
     from vaecodec_integrations.plan.stores import StoreName
 
-    data = CompressionData(documents=source, queries=queries, pairs=pairs, metric=metric, embedder=embedder)
-    goal = goal_for(open_source(source), save=save, code_bytes=budget_bytes, ram=ram, vectors=vectors, recall=recall)
-    store = StoreName.PACKED if place is Place.FILES else StoreName(place)
-    console = Console(stderr=as_json)
     time = duration(budget)
-    with (
-        warnings_on(console),
-        how_to_resume(console, f"repeat the command to go on from {out}"),
-        TrainingBar(console) as bar,
-    ):
+    goal = goal_for(
+        open_documents(source, column), save=save, code_bytes=budget_bytes, ram=ram, vectors=vectors, recall=recall
+    )
+    data = CompressionData(
+        documents=with_column(source, column),
+        queries=None if queries is None else with_column(queries, query_column),
+        pairs=pairs,
+        metric=metric,
+        embedder=embedder,
+    )
+    store = StoreName.PACKED if place is Place.FILES else StoreName(place)
+    console = Terminal(stderr=as_json)
+    with how_to_resume(console, f"repeat the command to go on from {out}"), TrainingBar() as bar:
         found = run(
             data,
             goal,
@@ -75,15 +94,15 @@ def compress(
             store=store,
             budget=time,
             observers=[bar],
-            on_step=lambda step: console.print(escape(f"{step} ..."), style="dim", highlight=False),
+            on_step=lambda step: console.print(f"{step} ...", style="dim"),
         )
     for line in found.lines:
-        console.print(escape(line), highlight=False, soft_wrap=True)
+        console.print(line)
     if found.report is not None:
-        console.print(f"The report is {escape(str(found.report / 'report.html'))}.", highlight=False, soft_wrap=True)
+        console.print(f"The report is {found.report / 'report.html'}.")
     if found.command:
-        console.print("Next:", highlight=False)
-        console.print(escape(found.command), highlight=False, soft_wrap=True)
+        console.print("Next:")
+        console.print(found.command)
     if as_json:
         print_json(found.to_json())
     if not found.met:

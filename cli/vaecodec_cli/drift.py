@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,16 +10,19 @@ import typer
 from vaecodec.codec import Codec
 from vaecodec.drift.monitor import check_sources
 from vaecodec.errors import NotCalibratedError
-from vaecodec.sources import open_source
-from vaecodec_cli.info import AsJson, print_json
+from vaecodec_cli.console import Terminal, print_json
+from vaecodec_cli.options import AsJson, CodecFile, Column, QueryColumn, open_documents, open_queries
+from vaecodec_cli.text import one_line
 
 DRIFT, NOT_COMPARED = 3, 4
 
 
 def drift(
-    codec: Annotated[Path, typer.Option("--codec", help="A codec file, e.g. vae128.onnx.")],
-    data: Annotated[str, typer.Option(help="New documents: a file of vectors, one row each, or an address.")],
+    codec: CodecFile,
+    data: Annotated[str, typer.Option(help="New documents: a file with one vector a row, or an address.")],
     queries: Annotated[str | None, typer.Option(help="New queries.")] = None,
+    column: Column = None,
+    query_column: QueryColumn = None,
     as_json: AsJson = False,
 ) -> None:
     """Check whether new vectors still match the training data.
@@ -29,17 +31,17 @@ def drift(
     because the codec file holds no statistics of them or they are fewer than 100; what was compared has not drifted.
     1: something is wrong with a file. 2: wrong usage.
     """
-    documents = open_source(data)
-    asked = open_source(queries) if queries is not None else None
+    documents = open_documents(data, column)
+    asked = None if queries is None else open_queries(queries, query_column)
     try:
         report = check_sources(Codec.load(codec), documents, asked)
     except NotCalibratedError as error:
-        print(f"error: {codec}: {error}", file=sys.stderr)
+        print(f"error: {one_line(f'{codec}: {error}')}", file=sys.stderr)
         raise typer.Exit(NOT_COMPARED) from None
     if as_json:
         print_json(report.to_json())
     else:
-        print(report)
+        Terminal().print(str(report))
     if report.drifted:
         raise typer.Exit(DRIFT)
     if report.not_compared:

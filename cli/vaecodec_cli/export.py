@@ -9,8 +9,7 @@ import typer
 
 from vaecodec.extras import require
 from vaecodec_cli.console import print_written
-from vaecodec_cli.info import AsJson
-from vaecodec_cli.options import Overwrite
+from vaecodec_cli.options import AsJson, Overwrite
 
 
 def export(

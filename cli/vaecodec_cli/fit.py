@@ -6,13 +6,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vaecodec.interface import Metric
-from vaecodec_cli.console import how_to_resume, interval, print_collection, warnings_on
-from vaecodec_cli.info import AsJson, describe, print_json
+from vaecodec_cli.console import (
+    Terminal,
+    describe,
+    how_to_resume,
+    interval,
+    print_collection,
+    print_file,
+    print_json,
+    table,
+)
 from vaecodec_cli.options import (
+    AsJson,
     Column,
     Documents,
     Embedder,
@@ -24,7 +33,8 @@ from vaecodec_cli.options import (
     Target,
     duration,
     open_collection,
-    open_column,
+    open_documents,
+    open_queries,
     widths,
 )
 from vaecodec_cli.progress import TrainingBar
@@ -61,60 +71,51 @@ def fit(
     from vaecodec_training.search import refuse_processes
 
     refuse_processes()
-    time = duration(budget)
-    console = Console(stderr=as_json)
+    time, candidates = duration(budget), widths(dims) or None
+    console = Terminal(stderr=as_json)
 
     def on_step(name: str, figures: dict[str, Any]) -> None:
         if "validation" in figures:
-            console.print(f"{name}: recall@10 {interval(figures['validation']['recall@10'])}", highlight=False)
+            console.print(f"{name}: recall@10 {interval(figures['validation']['recall@10'])}")
         elif "diverged" in figures:
-            console.print(f"{name}: diverged, {figures['diverged']}", highlight=False)
+            console.print(f"{name}: diverged, {figures['diverged']}")
 
-    with warnings_on(console):
-        documents = open_column(data, column)
-        base = Recipe.load(recipe) if recipe else None
-        settings = choose_recipe(base, width=documents.dim, target=target, paired=bool(pairs))
-        collection = open_collection(documents, (queries, query_column), pairs, metric, embedder, 0.05)
-        print_collection(collection, console)
-        with how_to_resume(console, f"repeat the command to go on from {out}"), TrainingBar(console) as bar:
-            fitted = fit_and_export(
-                collection,
-                out,
-                dims=widths(dims) or None,
-                budget=time,
-                recipe=settings,
-                observers=[bar],
-                on_step=on_step,
-            )
+    base = Recipe.load(recipe) if recipe else None
+    documents = open_documents(data, column)
+    asked = None if queries is None else open_queries(queries, query_column)
+    settings = choose_recipe(base, width=documents.dim, target=target, paired=bool(pairs))
+    collection = open_collection(documents, asked, pairs, metric, embedder, 0.05)
+    print_collection(collection, console)
+    with how_to_resume(console, f"repeat the command to go on from {out}"), TrainingBar() as bar:
+        fitted = fit_and_export(
+            collection, out, dims=candidates, budget=time, recipe=settings, observers=[bar], on_step=on_step
+        )
     console.print(_steps(fitted.search))
     for line in fitted.lines:
-        console.print(line, highlight=False)
+        console.print(line)
     picture = 'No picture: pip install "vaecodec[report]" for one.'
     if fitted.picture is not None:
         picture = f"Recall against bytes: {fitted.picture}"
-    console.print(picture, markup=False, highlight=False)
+    console.print(picture)
     dim = fitted.search.dim
-    console.print(f"[bold]{fitted.codec}[/]: {collection.dim} -> {dim}; the recipe is {fitted.recipe}")
-    console.print(f"Every figure is in {fitted.record}.", highlight=False)
+    print_file(fitted.codec, f"{collection.dim} -> {dim}; the recipe is {fitted.recipe}", console)
+    console.print(f"Every figure is in {fitted.record}.")
     if as_json:
         print_json({**fitted.to_json(), "codec": describe(fitted.codec)})
 
 
 def _steps(found: SearchResult) -> Table:
-    """Every run of a fit on the validation rows, and its codec beside the linear ones on the confirmation rows."""
+    """Show every run of a fit on the validation rows, and its codec beside the linear ones on the confirmation rows."""
     steps = found.content["steps"]
     confirmed = steps["gate"]["confirmation"]
     metrics = [metric for metric in ("recall@10", "recall@100", "ndcg@10") if metric in confirmed["codec"]]
-    table = Table(title="Steps, mean [95 % interval]", title_justify="left")
-    table.add_column("validation rows")
-    for column in ("width", *metrics, "seconds"):
-        table.add_column(column, justify="right")
+    shown = table("validation rows", "width", *metrics, "seconds", title="Steps, mean [95 % interval]")
     for name, step in steps.items():
         if "validation" in step:
             cells = (interval(step["validation"][metric]) for metric in metrics)
-            table.add_row(name, str(step["recipe"]["dim"]), *cells, f"{step['seconds']:.1f}")
-    table.add_section()
-    table.add_row("[bold]confirmation rows[/]")
+            shown.add_row(name, str(step["recipe"]["dim"]), *cells, f"{step['seconds']:.1f}")
+    shown.add_section()
+    shown.add_row(Text("confirmation rows", "bold"))
     for name, figures in confirmed.items():
-        table.add_row(name, str(found.dim), *(interval(figures[metric]) for metric in metrics), "")
-    return table
+        shown.add_row(name, str(found.dim), *(interval(figures[metric]) for metric in metrics), "")
+    return shown

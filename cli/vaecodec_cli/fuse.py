@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from vaecodec.extras import require
 from vaecodec.fused import Pooling
-from vaecodec_cli.info import AsJson, print_json
-from vaecodec_cli.options import Overwrite
+from vaecodec_cli.console import print_file, print_json
+from vaecodec_cli.options import AsJson, Overwrite
 
 
 def fuse(
@@ -52,4 +51,4 @@ def fuse(
         print_json({"file": str(out), "bytes": out.stat().st_size, **fused.to_json()})
         return
     made = f"{fused.output}, pooling {fused.pooling}, {fused.codec.dim} -> {fused.codec.code_dim}"
-    Console().print(f"[bold]{out}[/]: {made}, {out.stat().st_size / 1e6:.1f} MB", highlight=False)
+    print_file(out, f"{made}, {out.stat().st_size / 1e6:.1f} MB")

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import io
 import sys
+from collections.abc import Callable
 from importlib import import_module
+from typing import Any, get_type_hints
 
-from vaecodec.errors import VaecodecError
+from vaecodec.errors import InvalidBudgetError, InvalidDimensionError, RecipeError, VaecodecError
 from vaecodec.extras import require
+from vaecodec_cli.text import one_line
 
 # Command -> the module of this package that holds the function of that name.
 COMMANDS = {
     "bridge": "bridge",
     "compress": "compress",
-    "decode": "encode",
-    "doctor": "info",
+    "decode": "decode",
+    "doctor": "doctor",
     "drift": "drift",
     "encode": "encode",
     "export": "export",
-    "fuse": "fuse",
     "fit": "fit",
+    "fuse": "fuse",
     "info": "info",
     "linear": "linear",
     "migrate": "migrate",
@@ -30,6 +36,9 @@ COMMANDS = {
     "train": "train",
 }
 
+# What says that an option has a value that cannot be right.
+_WRONG_USAGE = (InvalidBudgetError, InvalidDimensionError, RecipeError)
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line.
@@ -38,21 +47,58 @@ def main(arguments: list[str] | None = None) -> None:
     `compress`, `drift`, `doctor`); 4 when `drift` has nothing to compare with; 130 when interrupted. docs/cli.md
     explains them.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show costs no work
+            stream.reconfigure(errors="backslashreplace")
     try:
-        typer = require("typer", extra="cli")
-        app = typer.Typer(
-            name="vaecodec",
-            help="Learned compression of embedding vectors.",
-            no_args_is_help=True,
-            pretty_exceptions_enable=False,
-        )
-        app.callback()(import_module("vaecodec_cli.info").root)
-        for name, module in COMMANDS.items():
-            app.command(name)(getattr(import_module(f"vaecodec_cli.{module}"), name.replace("-", "_")))
-        app(arguments, prog_name="vaecodec")
+        app = application()
+        from vaecodec_cli.console import warnings_shown
+
+        with warnings_shown():
+            app(arguments, prog_name="vaecodec")
     # A file that cannot be written, a full disk: nobody needs to see where in the code that was noticed.
     except (VaecodecError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, _WRONG_USAGE) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def application() -> Any:
+    """Make the typer application of all commands.
+
+    Raises:
+        MissingExtraError: typer is not installed.
+    """
+    typer = require("typer", extra="cli")
+    app = typer.Typer(
+        name="vaecodec",
+        help="Learned compression of embedding vectors.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(import_module("vaecodec_cli.options").root)
+    for name, module in COMMANDS.items():
+        command = getattr(import_module(f"vaecodec_cli.{module}"), name.replace("-", "_"))
+        app.command(name)(_with_verbosity(command))
+    return app
+
+
+def _with_verbosity(command: Callable[..., None]) -> Callable[..., None]:
+    """Add ``--verbose`` and ``--quiet`` to a command."""
+    from vaecodec_cli.options import Quiet, Verbose
+    from vaecodec_cli.progress import set_level
+
+    @functools.wraps(command)
+    def run(*, verbose: bool = False, quiet: bool = False, **options: Any) -> None:
+        set_level(verbose=verbose, quiet=quiet)
+        command(**options)
+
+    hints = {**get_type_hints(command, include_extras=True), "verbose": Verbose, "quiet": Quiet}
+    own = inspect.signature(command).parameters
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    added = {name: inspect.Parameter(name, keyword, default=False) for name in ("verbose", "quiet")}
+    parameters = [one.replace(annotation=hints[name], kind=keyword) for name, one in {**own, **added}.items()]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = hints
+    return run

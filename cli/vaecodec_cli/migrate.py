@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from vaecodec.bulk import OnBadRows
@@ -18,8 +17,8 @@ from vaecodec.codec import Codec
 from vaecodec.errors import CodecMismatchError, InvalidBudgetError, MigrationError, NotCalibratedError
 from vaecodec.evaluation import Interval
 from vaecodec.extras import require
-from vaecodec_cli.console import interval
-from vaecodec_cli.info import AsJson, print_json
+from vaecodec_cli.console import Terminal, interval, print_json
+from vaecodec_cli.options import AsJson
 from vaecodec_cli.progress import shown
 
 if TYPE_CHECKING:
@@ -132,7 +131,7 @@ def migrate(
         raise typer.BadParameter("--originals-codec needs --keep-originals file")
     loaded = Codec.load(codec, dim=dim)
     encoding = _packed(loaded, originals_codec, originals_bytes)
-    console = Console(stderr=as_json)
+    console = Terminal(stderr=as_json)
     with closing(open_client(url=url, path=path)) as client:
         migration = Migration(
             client,
@@ -164,7 +163,7 @@ def migrate(
             console.print(_result(outcome))
             if outcome.switched_alias != switch_alias:
                 raise MigrationError(outcome.next_step)
-            console.print(outcome.next_step, soft_wrap=True, highlight=False, markup=False)
+            console.print(outcome.next_step)
             document |= {
                 "estimate": asdict(outcome.estimate),
                 "outcome": outcome.to_json(),

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from vaecodec.extras import require
-from vaecodec_cli.console import interval
-from vaecodec_cli.info import AsJson, print_json
+from vaecodec_cli.console import Terminal, interval, print_json
+from vaecodec_cli.options import AsJson
 from vaecodec_cli.progress import shown
 
 
@@ -71,9 +70,9 @@ def migrate_pg(
     if as_json:
         print_json({**asdict(result), "recall": recall, "switched": switch})
         return
-    console = Console(highlight=False)
-    console.print(f"{result.filled:,} rows filled, {result.left:,} left without a latent", markup=False)
+    console = Terminal()
+    console.print(f"{result.filled:,} rows filled, {result.left:,} left without a latent")
     if result.bad_keys:
-        console.print(f"bad rows: {', '.join(map(str, result.bad_keys))}", markup=False)
+        console.print(f"bad rows: {', '.join(map(str, result.bad_keys))}")
     if recall is not None:
-        console.print(f"recall@10 among a sample of the rows: {interval(recall)}", markup=False)
+        console.print(f"recall@10 among a sample of the rows: {interval(recall)}")

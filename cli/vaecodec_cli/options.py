@@ -8,15 +8,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vaecodec import __version__
 from vaecodec.errors import AmbiguousColumnError
 from vaecodec.interface import Metric
+from vaecodec.sources import VectorSource, open_source
+from vaecodec.sources.bad_rows import OnBadRows
+from vaecodec.sources.open import locate
 
 if TYPE_CHECKING:
-    from vaecodec.sources import VectorSource
     from vaecodec_training.data.collection import Collection
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, and everything else to standard error.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log details to standard error.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
 Documents = Annotated[
-    str, typer.Argument(help="Embeddings of the documents: a file with one vector a row, or an address.")
+    str,
+    typer.Argument(help="Embeddings of the documents: a file with one vector a row, or an address. FILE#COLUMN works."),
 ]
 Queries = Annotated[str | None, typer.Option(help="Embeddings of queries. A few thousand of them improve the codec.")]
 Pairs = Annotated[
@@ -29,7 +37,9 @@ Pairs = Annotated[
 Column = Annotated[
     str | None, typer.Option(help="Column, dataset, array or vector name of the documents, where there are several.")
 ]
-QueryColumn = Annotated[str | None, typer.Option(help="Vector column of the queries file, where there are several.")]
+QueryColumn = Annotated[str | None, typer.Option(help="Vector column of the queries file.")]
+CodecFile = Annotated[Path, typer.Option("--codec", help="Codec file, e.g. vae128.onnx.")]
+Dim = Annotated[int | None, typer.Option(help="Width of the latents, where the codec file has several.")]
 RecipeFile = Annotated[Path | None, typer.Option(help="TOML file of settings. docs/training.md lists them.")]
 Target = Annotated[
     str, typer.Option(help="Train for codes: bytes per vector such as 48 or 32,48,64; or int8, int4, int2, binary.")
@@ -40,6 +50,28 @@ Overwrite = Annotated[
     typer.Option("--overwrite", help="Replace another codec's file. Indexes and codes made by that codec are lost."),
 ]
 Embedder = Annotated[str, typer.Option(help="Name of the embedding model. It is kept in the file.")]
+OnBadRowsChoice = Annotated[
+    OnBadRows,
+    typer.Option(
+        "--on-bad-rows",
+        help="What to do with rows that hold NaN, have no direction or no vector: stop at the first, skip and list "
+        "them, or list them all and stop.",
+    ),
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"vaecodec {__version__}")
+        raise typer.Exit
+
+
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Compress embedding vectors: train a codec, export it, encode, index, and measure what it costs."""
 
 
 def widths(text: str) -> tuple[int, ...]:
@@ -62,34 +94,44 @@ def duration(text: str) -> float:
     return value
 
 
+def with_column(location: str, column: str | None) -> str:
+    """Return a location with its column, ``docs.parquet#title``. A column that it names already stays."""
+    return location if column is None or locate(location)[1] else f"{location}#{column}"
+
+
+def open_documents(location: str, column: str | None) -> VectorSource:
+    """Open documents; where the location holds several columns, the error names the option that chooses one."""
+    try:
+        return open_source(location, column=column)
+    except AmbiguousColumnError as error:
+        raise AmbiguousColumnError(f"{error}, with --column or {location}#COLUMN") from None
+
+
+def open_queries(location: str, column: str | None) -> VectorSource:
+    """Open queries as :func:`open_documents` opens documents."""
+    try:
+        return open_source(location, column=column, queries=True)
+    except AmbiguousColumnError as error:
+        raise AmbiguousColumnError(f"{error}, with --query-column or {location}#COLUMN") from None
+
+
 def open_collection(
     documents: VectorSource,
-    queries: tuple[str | None, str | None],
+    queries: VectorSource | None,
     pairs: str | None,
     metric: Metric,
     embedder: str,
     confirmation: float = 0.0,
 ) -> Collection:
-    """Open a collection of documents and, at a location with the name of its column or None, of queries."""
+    """Open a collection of documents and queries."""
     from vaecodec_training.data.collection import Collection
     from vaecodec_training.data.pairs import read_pairs
 
-    location, column = queries
     return Collection.open(
         documents,
-        open_column(location, column, "--query-column") if location else None,
+        queries,
         pairs=read_pairs(pairs) if pairs else None,
         metric=metric,
         embedder=embedder,
         confirmation=confirmation,
     )
-
-
-def open_column(location: str, column: str | None, option: str = "--column") -> VectorSource:
-    """Open a source; where it holds several columns, the error names the option that chooses one."""
-    from vaecodec.sources import open_source
-
-    try:
-        return open_source(location, column=column)
-    except AmbiguousColumnError as error:
-        raise AmbiguousColumnError(f"{error}, with {option}") from None

@@ -1,7 +1,11 @@
-"""Progress of commands that run for long, on standard error."""
+"""Show on standard error how far a command has come: a bar on a terminal, a line now and then in a log.
+
+The level of the logger says how much: ``-q`` hides progress, ``-v`` adds what the library logs on the way.
+"""
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -9,27 +13,83 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
+
+from vaecodec_cli.console import Terminal
+from vaecodec_cli.text import one_line, visible
 
 if TYPE_CHECKING:
     from vaecodec_training.observe import Progress as StepProgress
 
-SECONDS = 30.0  # between two lines of a log
+SECONDS = 30.0
+"""Between two lines of a log."""
+
+LOGGER = logging.getLogger("vaecodec_cli")
+
+_PACKAGES = ("vaecodec", "vaecodec_training", "vaecodec_exporters", "vaecodec_integrations", "vaecodec_cli")
+
+# Narrow enough that the time left is on the screen at 80 columns.
+_NAME_WIDTH, _BAR_WIDTH = 20, 10
+
+
+class _Lines(logging.Handler):
+    """Records as lines on what is standard error at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(visible(self.format(record)), file=sys.stderr, flush=True)
+
+
+_LINES = _Lines()
+
+
+def set_level(*, verbose: bool = False, quiet: bool = False) -> None:
+    """Log to standard error: progress, details too, or only what is wrong."""
+    for name in _PACKAGES:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+        if _LINES not in logger.handlers:
+            logger.addHandler(_LINES)
+
+
+set_level()
 
 
 @contextmanager
 def shown(name: str, unit: str = "rows") -> Iterator[Callable[[int, int], None]]:
-    """What is called with the units done and their total: a bar on a terminal, a line now and then in a log."""
-    console = Console(stderr=True)
+    """Give what is called with the units done and their total."""
+    console = Terminal(stderr=True, quiet=not LOGGER.isEnabledFor(logging.INFO))
     if not console.is_terminal:
         yield LogLines(name, unit, seconds=SECONDS)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(unit), TimeRemainingColumn())
+    columns = (_Name(), BarColumn(_BAR_WIDTH), MofNCompleteColumn(), _Rate(unit), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(name, total=None)
+        task = bar.add_task(one_line(name), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def steps_shown(first: str) -> Iterator[Callable[[str], None]]:
+    """Give what is called with the name of each step that begins; ``first`` is the first one's."""
+    console = Terminal(stderr=True, quiet=not LOGGER.isEnabledFor(logging.INFO))
+    if not console.is_terminal:
+        last = time.perf_counter()
+
+        def log(step: str) -> None:
+            nonlocal last
+            now = time.perf_counter()
+            if now - last >= SECONDS:
+                last = now
+                LOGGER.info("%s", step)
+            else:
+                LOGGER.debug("%s", step)
+
+        yield log
+        return
+    with console.status(visible(first)) as status:
+        yield lambda step: status.update(Text(one_line(step)))
 
 
 class LogLines:
@@ -46,7 +106,7 @@ class LogLines:
         self._first: int | None = None
         self._start = self._last = time.perf_counter()
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, note: str = "") -> None:
         now = time.perf_counter()
         if self._first is None:  # what an earlier run has done is not this one's speed
             self._first, self._start, self._last = done, now, now
@@ -56,35 +116,23 @@ class LogLines:
         rate = (done - self._first) / (now - self._start)
         left = f", {timedelta(seconds=round((total - done) / rate))} left" if rate else ""
         counted = f"{done:,} of {total:,} {self._unit}, {rate:,.0f} {self._unit}/s"
-        print(f"{self._name}: {counted}{left}", file=sys.stderr, flush=True)
-
-
-class _Rate(ProgressColumn):
-    """Units per second over the last while."""
-
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self._unit = unit
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f} {self._unit}/s" if task.speed else "")
+        LOGGER.info("%s: %s%s%s", self._name, counted, left, note and f", {note}")
 
 
 class TrainingBar:
-    """A progress bar with the live figures of a training run; an observer of ``train``."""
+    """Progress of a training run with its live figures; an observer of ``train``."""
 
-    def __init__(self, console: Console) -> None:
-        self._bar = Progress(
-            TextColumn("step {task.completed}/{task.total}"),
-            BarColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-            console=console,
+    def __init__(self) -> None:
+        console = Terminal(stderr=True, quiet=not LOGGER.isEnabledFor(logging.INFO))
+        self._log = None if console.is_terminal else LogLines("train", "steps", seconds=SECONDS)
+        self._bar = _BarWithFigures(
+            TextColumn("step"), MofNCompleteColumn(), BarColumn(_BAR_WIDTH), TimeRemainingColumn(), console=console
         )
         self._task = self._bar.add_task("train", total=None, figures="")
 
     def __enter__(self) -> TrainingBar:
-        self._bar.start()
+        if self._log is None:
+            self._bar.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -100,4 +148,38 @@ class TrainingBar:
             if record.queue_age:
                 figures.append(f"queue {record.queue_age:.0f} steps old")
         figures.append(f"gradient {progress.gradient_norm:.2g}")
-        self._bar.update(self._task, total=progress.steps, completed=progress.step, figures=", ".join(figures))
+        if self._log is not None:
+            self._log(progress.step, progress.steps, ", ".join(figures))
+        else:
+            self._bar.update(self._task, total=progress.steps, completed=progress.step, figures=", ".join(figures))
+
+
+class _BarWithFigures(Progress):
+    """A bar with a line of figures below it, so that both fit the screen."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            yield Text(task.fields["figures"])
+
+
+class _Name(ProgressColumn):
+    """What is worked on; the end of a long name."""
+
+    def __init__(self) -> None:
+        super().__init__(Column(no_wrap=True))
+
+    def render(self, task: Task) -> Text:
+        name = task.description
+        return Text(name if len(name) <= _NAME_WIDTH else "…" + name[1 - _NAME_WIDTH :])
+
+
+class _Rate(ProgressColumn):
+    """Units per second over the last while."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f} {self._unit}/s" if task.speed else "")

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
 from vaecodec.codes import CodeType
-from vaecodec_cli.info import AsJson, print_json
+from vaecodec_cli.console import Terminal, print_json, table
+from vaecodec_cli.options import AsJson, Column, Dim, QueryColumn, with_column
+from vaecodec_cli.progress import steps_shown
 from vaecodec_integrations.report import ReportFiles
 from vaecodec_integrations.report import report as write_report
 from vaecodec_integrations.report.engines.base import SearchEngineName
@@ -24,28 +23,30 @@ _PADDING = 3
 
 
 def report(
-    base: Annotated[str, typer.Option(help="Vectors to index: a .npy file or any other source of vectors.")],
+    base: Annotated[str, typer.Option(help="Vectors to index: a file with one vector a row, or an address.")],
     queries: Annotated[str, typer.Option(help="Vectors to search with.")],
     codec: Annotated[
-        list[Path], typer.Option(help="The codec file; may be repeated, to see several codecs in one report.")
+        list[Path], typer.Option(help="Codec file. Can be repeated, to see several codecs in one report.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write; a report that is there is replaced.")],
-    dim: Annotated[int | None, typer.Option(help="Width of the latents, where the codec file has several.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write. A report that is there is replaced.")],
+    column: Column = None,
+    query_column: QueryColumn = None,
+    dim: Dim = None,
     adapter: Annotated[
         Path | None,
-        typer.Option(help="A codec of all dimensions from the same training, for codecs that were trained on pairs."),
+        typer.Option(help="Codec of all dimensions from the same training, for codecs that were trained on pairs."),
     ] = None,
     engine: Annotated[SearchEngineName, typer.Option(help="Index to measure on.")] = SearchEngineName.EXACT,
     train: Annotated[
         str | None,
-        typer.Option(help="Vectors that the linear baselines are fitted on; by default the base, which favours them."),
+        typer.Option(help="Vectors to fit the linear baselines on. Default: the base, which favours them."),
     ] = None,
     relevant: Annotated[
         Path | None,
         typer.Option(help="Rows of the base that answer each query: .npy of one each, or .json with a list for each."),
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="The slice that each query belongs to: .npy, or text with one line for each.")
+        Path | None, typer.Option(help="Slice that each query belongs to: .npy, or text with one line for each.")
     ] = None,
     scored_pairs: Annotated[
         Path | None,
@@ -53,14 +54,14 @@ def report(
     ] = None,
     budget: Annotated[
         list[int] | None,
-        typer.Option("--bytes", help="Bytes per vector at which the codecs' codes are measured too; may be repeated."),
+        typer.Option("--bytes", help="Bytes per vector at which to measure the codecs' codes too. Can be repeated."),
     ] = None,
     dtype: Annotated[
         list[CodeType] | None,
-        typer.Option(help="Uniform codes that are measured too, by the engine itself where it has them; repeatable."),
+        typer.Option(help="Uniform codes to measure too, by the engine itself where it has them. Can be repeated."),
     ] = None,
     compare: Annotated[
-        Path | None, typer.Option(help="The report.json of an earlier report, to show what changed.")
+        Path | None, typer.Option(help="File report.json of an earlier report. The new one shows what changed.")
     ] = None,
     keep_ids: Annotated[
         bool, typer.Option("--keep-ids", help="Write the ids that each search returned into report.json.")
@@ -68,16 +69,16 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Measure what codecs cost, beside uncompressed vectors and what needs no training, on the same index."""
-    console = Console(stderr=as_json)
-    with console.status("reading codecs") as status:
+    console = Terminal(stderr=as_json)
+    with steps_shown("reading codecs") as step:
         written = write_report(
             ReportFiles(
-                base=base,
-                queries=queries,
+                base=with_column(base, column),
+                queries=with_column(queries, query_column),
                 codecs=codec,
                 dim=dim,
                 adapter=adapter,
-                train=train,
+                train=None if train is None else with_column(train, column),
                 relevant=relevant,
                 labels=labels,
                 scored_pairs=scored_pairs,
@@ -88,26 +89,26 @@ def report(
             budgets=budget or (),
             dtypes=dtype or (),
             keep_ids=keep_ids,
-            on_step=lambda step: status.update(escape(step)),
+            on_step=step,
         )
-    console.print(escape(written.summary.headline), style="bold", highlight=False)
+    console.print(written.summary.headline, style="bold")
     for verdict in written.summary.verdicts:
-        console.print(escape(verdict.text), highlight=False)
-    for table in written.tables:
-        for part in _parts(table, console.width):
+        console.print(verdict.text)
+    for whole in written.tables:
+        for part in _parts(whole, console.width):
             console.print(_rendered(part))
-    console.print(f"written to {escape(str(out))}", highlight=False)
+    console.print(f"written to {out}")
     if as_json:
         print_json({"folder": str(out), "summary": written.summary.to_json()})
 
 
-def _parts(table: TextTable, width: int) -> list[TextTable]:
+def _parts(whole: TextTable, width: int) -> list[TextTable]:
     """The table itself, or, where it is too wide, several below each other that name their rows again."""
-    if not table.has_head:
-        return [table]
+    if not whole.has_head:
+        return [whole]
     lines = [
-        [column, *(line for row in table.rows for line in _lines(row[number]))]
-        for number, column in enumerate(table.columns)
+        [column, *(line for row in whole.rows for line in _lines(row[number]))]
+        for number, column in enumerate(whole.columns)
     ]
     widths = [max(map(len, column)) + _PADDING for column in lines]
     groups: list[list[int]] = [[]]
@@ -120,10 +121,10 @@ def _parts(table: TextTable, width: int) -> list[TextTable]:
         taken += widths[number]
     return [
         replace(
-            table,
-            title=table.title if group is groups[0] else "",
-            columns=[table.columns[number] for number in (0, *group)],
-            rows=[[row[number] for number in (0, *group)] for row in table.rows],
+            whole,
+            title=whole.title if group is groups[0] else "",
+            columns=[whole.columns[number] for number in (0, *group)],
+            rows=[[row[number] for number in (0, *group)] for row in whole.rows],
         )
         for group in groups
     ]
@@ -134,11 +135,9 @@ def _lines(cell: str) -> list[str]:
     return cell.replace(" [", "\n[").splitlines() or [""]
 
 
-def _rendered(table: TextTable) -> Table:
-    shown = Table(title=escape(table.title) or None, title_justify="left", show_header=table.has_head)
-    for number, column in enumerate(table.columns):
-        shown.add_column(escape(column), justify="right" if number and table.columns[0] else "left", overflow="fold")
-    for number, row in enumerate(table.rows):
-        cells = (Text("\n".join(_lines(cell))) for cell in row)
-        shown.add_row(*cells, style="bold" if number in table.emphasised else None)
+def _rendered(text: TextTable) -> Table:
+    shown = table(*text.columns, title=text.title)
+    for number, row in enumerate(text.rows):
+        cells = ("\n".join(_lines(cell)) for cell in row)
+        shown.add_row(*cells, style="bold" if number in text.emphasised else None)
     return shown

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from rich.console import Console
-
 from vaecodec.extras import require
-from vaecodec_cli.info import AsJson, print_json
+from vaecodec_cli.console import Terminal, print_json
 from vaecodec_cli.migrate import Collection, Into, LocalPath, Named, Url, check_one
+from vaecodec_cli.options import AsJson
 
 
 def rollback(
@@ -31,4 +30,4 @@ def rollback(
     if as_json:
         print_json({"collection": collection, "done": done})
     else:
-        Console().print(done, markup=False)
+        Terminal().print(done)

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from vaecodec.extras import require
-from vaecodec_cli.info import AsJson, print_json
-from vaecodec_cli.options import Overwrite
+from vaecodec_cli.console import print_file, print_json
+from vaecodec_cli.options import AsJson, Overwrite
 
 
 def split(
@@ -28,4 +27,4 @@ def split(
         print_json({file.stem: str(file) for file in files})
         return
     for file in files:
-        Console().print(f"[bold]{file}[/]: {file.stat().st_size / 1e6:.1f} MB")
+        print_file(file, f"{file.stat().st_size / 1e6:.1f} MB")

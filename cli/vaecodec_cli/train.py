@@ -6,14 +6,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from vaecodec.extras import require
 from vaecodec.interface import Metric
-from vaecodec_cli.console import how_to_resume, interval, print_collection, warnings_on
-from vaecodec_cli.info import AsJson, describe, print_json
+from vaecodec_cli.console import (
+    Terminal,
+    describe,
+    how_to_resume,
+    interval,
+    print_collection,
+    print_file,
+    print_json,
+    table,
+)
 from vaecodec_cli.options import (
+    AsJson,
     Column,
     Documents,
     Embedder,
@@ -25,7 +33,8 @@ from vaecodec_cli.options import (
     RecipeFile,
     Target,
     open_collection,
-    open_column,
+    open_documents,
+    open_queries,
     widths,
 )
 from vaecodec_cli.progress import TrainingBar
@@ -43,7 +52,9 @@ def train(
     column: Column = None,
     query_column: QueryColumn = None,
     dim: Annotated[int | None, typer.Option(help="Width of the latents.")] = None,
-    nested: Annotated[str, typer.Option(help="Smaller widths that the file can also be loaded at, e.g. 32,64.")] = "",
+    nested: Annotated[
+        str, typer.Option(help="Smaller widths that the file can also be loaded at. Example: 32,64.")
+    ] = "",
     target: Target = "",
     recipe: RecipeFile = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the documents.")] = None,
@@ -62,7 +73,8 @@ def train(
     from vaecodec_training.recipe import Recipe, choose_recipe
     from vaecodec_training.tensorboard import TensorBoard
 
-    documents = open_column(data, column)
+    documents = open_documents(data, column)
+    asked = None if queries is None else open_queries(queries, query_column)
     settings = choose_recipe(
         Recipe.load(recipe) if recipe else None,
         width=documents.dim,
@@ -73,22 +85,21 @@ def train(
         epochs=epochs,
         seed=seed,
     )
-    console = Console(stderr=as_json, quiet=not leads())
-    with warnings_on(console):
-        collection = open_collection(documents, (queries, query_column), pairs, metric, embedder)
-        print_collection(collection, console)
-        again = f"repeat the command with --resume to go on from {out}"
-        with how_to_resume(console, again), TrainingBar(console) as bar:
-            observers: list[Observer] = [bar, TensorBoard(out / "tensorboard")] if tensorboard and leads() else [bar]
-            result = train_and_export(
-                collection, settings, out, export=export, overwrite=overwrite, resume=resume, observers=observers
-            )
+    console = Terminal(stderr=as_json, quiet=not leads())
+    collection = open_collection(documents, asked, pairs, metric, embedder)
+    print_collection(collection, console)
+    again = f"repeat the command with --resume to go on from {out}"
+    with how_to_resume(console, again), TrainingBar() as bar:
+        observers: list[Observer] = [bar, TensorBoard(out / "tensorboard")] if tensorboard and leads() else [bar]
+        result = train_and_export(
+            collection, settings, out, export=export, overwrite=overwrite, resume=resume, observers=observers
+        )
     if result is None:
         return
     console.print(_figures(result))
     if export is not None:
         checkpoint = result.checkpoint
-        console.print(f"[bold]{export}[/]: {checkpoint.kind}, {collection.dim} -> {checkpoint.recipe.dim}")
+        print_file(export, f"{checkpoint.kind}, {collection.dim} -> {checkpoint.recipe.dim}", console)
     if as_json:
         document = {"run": str(out), **result.to_json(), "codec": None if export is None else describe(export)}
         print_json(document)
@@ -103,18 +114,16 @@ def require_training(export: bool) -> None:
 
 
 def _figures(result: TrainedRun) -> Table:
-    """The codec beside the linear baselines on the held-out rows."""
+    """Show the codec beside the linear baselines on the held-out rows."""
     provenance = result.checkpoint.provenance
     metrics = list(result.figures)
     rates = provenance.get("rates", [])
     # Of several codes the middle one is validated.
     through = f" through codes of {rates[len(rates) // 2]['code_bits'] / 8:g} bytes" if rates else ""
-    table = Table(title=f"Held-out rows{through}, mean [95 % interval]", title_justify="left")
-    table.add_column("codec")
-    for metric in metrics:
-        table.add_column(metric, justify="right")
-    for name, figures in provenance["validation"].items():
-        table.add_row(name, *(interval(figures[metric]) for metric in metrics))
     over = provenance["gain"]["over"]
-    table.add_row(f"codec - {over}", *(interval(provenance["gain"][metric]) for metric in metrics), style="bold")
-    return table
+    shown = table("codec", *metrics, title=f"Held-out rows{through}, mean [95 % interval]")
+    for name, figures in provenance["validation"].items():
+        shown.add_row(name, *(interval(figures[metric]) for metric in metrics))
+    gains = (interval(provenance["gain"][metric]) for metric in metrics)
+    shown.add_row(f"codec - {over}", *gains, style="bold")
+    return shown

@@ -99,6 +99,7 @@ def chart(
         "hatch.color": theme.ink,
         "hatch.linewidth": 0.6,
         "svg.fonttype": "none",
+        "text.parse_math": False,  # a name with dollars is no formula
         "svg.hashsalt": "vaecodec",
         **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), theme.ink),
         **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), theme.paper),

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.errors import EvaluationInputError, MissingColumnError
-from vaecodec.sources import VectorSource, open_source
+from vaecodec.errors import EvaluationInputError
+from vaecodec.sources import open_source
 from vaecodec_integrations.report.run import FORMAT_VERSION, Run, ScoredPairs
 
 
@@ -23,7 +22,7 @@ def read_vectors(location: str, *, queries: bool = False) -> NDArray[Any]:
         location: where they lie.
         queries: whether they are searched with: of an HDF5 file that has it, the dataset ``test`` is read.
     """
-    source = _open_queries(location) if queries else open_source(location)
+    source = open_source(location, queries=queries)
     blocks = list(source.blocks())
     return np.concatenate(blocks) if blocks else np.empty((0, source.dim), np.float32)
 
@@ -98,13 +97,6 @@ def read_report(path: Path) -> Run:
             f"{path}: expected the report.json of an earlier report, got something else"
         ) from error
     raise EvaluationInputError(f"{path}: a report of format {version}, but this vaecodec reads {FORMAT_VERSION}")
-
-
-def _open_queries(location: str) -> VectorSource:
-    if Path(location).suffix.lower() in (".hdf5", ".h5"):
-        with suppress(MissingColumnError):
-            return open_source(location, column="test")
-    return open_source(location)
 
 
 def _is_row(value: Any) -> bool:
