@@ -1,10 +1,10 @@
 """Recall of the shortest codes: ours against every quantiser of its kind, on the same data and queries.
 
-    python benchmarks/short_codes.py --data ../shared/data/debian-minilm --out docs/bytes/debian-minilm-short
+    python benchmarks/short_codes.py --data DIR --kept runs/ --out docs/bytes/NAME-short
 
 Float queries against what codes decode to, by exact search; recall@10 against the exact neighbours. Ours are untrained,
 on all principal axes: what `vaecodec fit` writes where nothing is learned. Writes OUT.json and OUT.md after every row,
-and goes on from there when it was stopped; what each query found is kept beside them in OUT.npz.
+and goes on from there when it was stopped; the recall of each query is kept in the folder --kept.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def scaled_bits(kind: str, bits: int) -> System:
     """RaBitQ or EDEN with some bits for as many principal axes as the size leaves room for, by their own estimates."""
 
     def fit(data: Data, size: int) -> Fitted:
-        dim = min(8 * (size - FACTORS) // bits, data.width)
+        dim = 8 * (size - FACTORS) // bits
         narrow = data.linear.truncated(dim)
         quantiser = getattr(faiss, f"Index{kind}")(dim, faiss.METRIC_INNER_PRODUCT, bits)
         index = faiss.IndexPreTransform(faiss.RandomRotationMatrix(dim, dim), quantiser)
@@ -156,7 +156,7 @@ def scaled_bits(kind: str, bits: int) -> System:
 
 def sentence_transformers(precision: str) -> System:
     """What its users call: the first dimensions, in one byte or one bit each, the ranges fitted on documents."""
-    from sentence_transformers.quantization import quantize_embeddings
+    from sentence_transformers.util.quantization import quantize_embeddings
 
     def fit(data: Data, size: int) -> Fitted:
         width = size if precision == "int8" else 8 * size
@@ -180,10 +180,9 @@ def systems(data: Data, size: int) -> Iterator[tuple[str, System]]:
     yield "trellis alone", _ALONE
     if data.width % size == 0:
         yield "PQ", product(rotated=False)
-    if size > FACTORS:
-        yield "RaBitQ, 1 bit", scaled_bits("RaBitQ", 1)
-        yield "EDEN, 1 bit", scaled_bits("EDEN", 1)
-        yield "EDEN, 2 bits", scaled_bits("EDEN", 2)
+    for kind, bits in (("RaBitQ", 1), ("EDEN", 1), ("EDEN", 2)):
+        if 0 < 8 * (size - FACTORS) // bits <= data.width:
+            yield f"{kind}, {bits} bit{'s' * (bits > 1)}", scaled_bits(kind, bits)
     yield "truncation, sentence-transformers int8", sentence_transformers("int8")
     if 8 * size <= data.width:
         yield "truncation, sentence-transformers ubinary", sentence_transformers("ubinary")
@@ -230,12 +229,13 @@ def table(rows: list[Row], gains: dict[str, dict[str, float]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--kept", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sizes", type=int, nargs="*", default=list(SIZES))
     parser.add_argument("--systems", nargs="*", help="only these")
     arguments = parser.parse_args()
     data = Data(arguments.data)
-    output, recalls = arguments.out.with_suffix(".json"), arguments.out.with_suffix(".npz")
+    output, recalls = arguments.out.with_suffix(".json"), arguments.kept / f"{arguments.out.name}.npz"
     rows = [Row(**row) for row in json.loads(output.read_text())["rows"]] if output.exists() else []
     known = dict(np.load(recalls)) if recalls.exists() else {}
     for size in arguments.sizes:

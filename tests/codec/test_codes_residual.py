@@ -230,3 +230,33 @@ def test_calibrations_get_stages_from_some_rows_on(monkeypatch: pytest.MonkeyPat
     assert served == ([(8, 8), (9, 16)] if made.residual.whole == 8 else [(8, 16)])
     again = plain.with_residual(latents, latents_of(500, 1))
     assert again.to_json() == made.to_json()
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("metric", Metric)
+def test_the_decoder_follows_the_slope_of_its_loss(metric: Metric, alone: bool) -> None:
+    """Cross-entropy of a query's scores of documents, as probabilities, to those of the latents."""
+    random = np.random.default_rng(0)
+    latents = latents_of(30, 0, metric).astype(np.float64)
+    asked = latents if alone else latents_of(20, 1, metric).astype(np.float64)
+    decoded = latents + 0.1 * random.standard_normal(latents.shape)
+    scale = 4.0
+
+    def shares(rows: np.ndarray) -> np.ndarray:
+        if metric is Metric.L2:
+            scores = -((asked[:, None] - rows) ** 2).sum(axis=2) / 2
+        else:
+            scores = asked @ (rows / np.linalg.norm(rows, axis=1, keepdims=True) if metric is Metric.COSINE else rows).T
+        if alone:
+            np.fill_diagonal(scores, -1e9)
+        powers = np.exp(scale * scores - (scale * scores).max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    def loss(rows: np.ndarray) -> float:
+        return float(-(shares(latents) * np.log(shares(rows) + 1e-300)).sum(axis=1).mean())
+
+    slope = decoder_fit._slope(asked, latents, decoded, metric, np.float32(scale), alone)
+    for _ in range(3):
+        step = 1e-5 * random.standard_normal(decoded.shape)
+        measured = loss(decoded + step) - loss(decoded - step)
+        assert 2 * (slope * step).sum() == pytest.approx(measured, rel=1e-3, abs=1e-10)
