@@ -13,7 +13,8 @@ from vaecodec.codes.residual import CENTROIDS, Residual
 from vaecodec.codes.trellis import FEWEST_BYTES, TrellisTables
 from vaecodec.interface import FloatArray, Metric
 
-# With 8 iterations on 128 rows a centroid, as faiss does by default on twice as many, recall@10 was the same.
+# Widths that k-means goes through, and iterations in each.
+_WIDTHS = 10
 _ITERATIONS = 8
 _ROWS_PER_CENTROID = 128
 # Of the rows, at most one in so many is kept from the centroids, to choose by.
@@ -35,18 +36,33 @@ def fit_books(rows: FloatArray, stages: int, random: np.random.Generator) -> Flo
 
 
 def _k_means(rows: FloatArray, random: np.random.Generator) -> FloatArray:
-    """Lloyd's iterations from random rows; a centroid that lost all its rows takes the place of a far row."""
-    centroids = rows[random.choice(len(rows), CENTROIDS, replace=len(rows) < CENTROIDS)]
-    for _ in range(_ITERATIONS):
-        nearest = _nearest(rows, centroids)
-        counts = np.bincount(nearest, minlength=CENTROIDS)
-        sums = group_sums(rows, nearest)
-        centroids = sums / np.maximum(counts, 1).astype(np.float32)[:, None]
-        lost = np.flatnonzero(counts == 0)
-        if len(lost):
-            errors = ((rows - centroids[nearest]) ** 2).sum(axis=1)
-            centroids[lost] = rows[np.argsort(-errors, kind="stable")[: len(lost)]]
-    return centroids.astype(np.float16).astype(np.float32)
+    """Lloyd's iterations from random rows, in few principal axes first and then in more and more of them.
+
+    Started in all of them at once, many centroids would settle on a few odd rows. A centroid that lost all its rows
+    takes the place of a far row.
+    """
+    centred = rows - rows.mean(axis=0)
+    turned = centred @ np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
+    nearest: NDArray[np.int64] | None = None
+    for width in np.unique(np.geomspace(1, rows.shape[1], _WIDTHS + 1).astype(int)[1:]):
+        seen = np.ascontiguousarray(turned[:, :width])
+        if nearest is None:
+            nearest = _nearest(seen, seen[random.choice(len(seen), CENTROIDS, replace=len(seen) < CENTROIDS)])
+        for _ in range(_ITERATIONS):
+            nearest = _nearest(seen, _means(seen, nearest))
+    assert nearest is not None
+    return _means(rows, nearest).astype(np.float16).astype(np.float32)
+
+
+def _means(rows: FloatArray, nearest: NDArray[np.int64]) -> FloatArray:
+    counts = np.bincount(nearest, minlength=CENTROIDS)
+    centroids = group_sums(rows, nearest) / np.maximum(counts, 1).astype(np.float32)[:, None]
+    lost = np.flatnonzero(counts == 0)
+    if len(lost):
+        errors = ((rows - centroids[nearest]) ** 2).sum(axis=1)
+        far = np.argsort(-errors, kind="stable")[: len(lost)]
+        centroids[lost[: len(far)]] = rows[far]
+    return centroids
 
 
 def _nearest(rows: FloatArray, centroids: FloatArray) -> NDArray[np.int64]:
