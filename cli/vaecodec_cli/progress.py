@@ -136,7 +136,8 @@ class TrainingBar:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
+        if self._log is None:
+            self._bar.stop()
 
     def __call__(self, progress: StepProgress) -> None:
         figures = [f"loss {progress.loss:.4f}", f"best so far {progress.best:.3f}"]

@@ -66,7 +66,7 @@ class CompressionData:
         """Check the vectors, and hold out rows to judge by."""
         return Collection.open(
             open_source(self.documents),
-            open_source(self.queries) if self.queries else None,
+            open_source(self.queries, queries=True) if self.queries else None,
             pairs=read_pairs(self.pairs) if self.pairs else None,
             metric=self.metric,
             embedder=self.embedder,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -50,6 +51,8 @@ from vaecodec.sources.bad_rows import HEADER, OnBadRows, first_bad_row, is_list_
 from vaecodec.sources.base import Matrix, rows_per_block
 from vaecodec.sources.open import locate
 from vaecodec.sources.parquet import ParquetSource
+
+_LOG = logging.getLogger(__name__)
 
 # A shard is what a worker takes, and what it loses when the process is killed.
 SHARD_BYTES = 256 << 20
@@ -319,6 +322,7 @@ class _Job:
 
     def _note(self, entry: Entry) -> None:
         """Note that a shard is done; called from any thread."""
+        _LOG.debug("%s: shard %d is done, %s rows", self.output, entry.shard, f"{entry.rows:,}")
         if entry.sha256 is None:
             self.looked_at.append(entry)
         else:

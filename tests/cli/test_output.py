@@ -1,0 +1,164 @@
+"""What commands print: text is text, the reference is current, progress fits, wrong values exit 2."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vaecodec import fit_linear
+from vaecodec_cli.console import Terminal, print_json, table, warnings_shown
+from vaecodec_cli.main import COMMANDS, main
+from vaecodec_cli.progress import LogLines, TrainingBar, set_level, shown, steps_shown
+from vaecodec_cli.reference import updated
+from vaecodec_cli.text import one_line, visible
+from vaecodec_exporters.linear import export_linear
+from vaecodec_training.observe import Progress
+
+PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([*map(str, arguments)])
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture
+def codec_file(tmp_path: Path) -> Path:
+    rows = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    np.save(tmp_path / "x.npy", rows)
+    export_linear(fit_linear(rows, 4, embedder="\x1b[2J e5 [v2] [/b]"), tmp_path / "c[b].onnx")
+    return tmp_path / "c[b].onnx"
+
+
+def test_the_page_of_commands_is_current() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert updated(page) == page, "run python -m vaecodec_cli.reference docs/cli.md"
+    assert all(f"### `vaecodec {name}`\n" in page for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain [b]text[/]", "plain [b]text[/]"),
+        ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
+        ("naïve\tlatin\n", "naïve\tlatin\n"),
+        ("name\udcff.npy", "name\\udcff.npy"),
+        ("txt\u202egnp", "txt\\u202egnp"),
+        ("\x9b1m", "\\x9b1m"),
+    ],
+)
+def test_what_controls_a_terminal_becomes_visible(text: str, expected: str) -> None:
+    assert visible(text) == expected
+
+
+def test_an_error_takes_one_line() -> None:
+    assert one_line("first\n\n  second\x1b\n") == "first second\\x1b"
+
+
+def test_tables_and_lines_show_brackets_and_escapes(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Terminal()
+    console.print("see [docs] \x1b[1m :smile:")
+    console.print(table("name[0]", "n", title="[x] \x07", rows=[("[/b]\x1b", "1")]))
+    printed = capsys.readouterr().out
+    assert "see [docs] \\x1b[1m :smile:\n" in printed
+    assert all(text in printed for text in ("name[0]", "[x] \\x07", "[/b]\\x1b"))
+    assert "\x1b" not in printed
+
+
+def test_a_foreign_file_cannot_control_the_terminal(codec_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("info", codec_file) == 0
+    printed = capsys.readouterr().out
+    assert "\\x1b[2J e5 [v2] [/b]" in printed
+    assert str(codec_file) in printed.replace("\n", "")
+    assert run("info", codec_file, "--card") == 0
+    assert "## Limits" in capsys.readouterr().out
+
+
+def test_json_has_null_for_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"a": [float("nan"), 1.5], "b": float("inf")})
+    assert json.loads(capsys.readouterr().out) == {"a": [None, 1.5], "b": None}
+
+
+def test_warnings_are_lines_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings_shown(), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("odd [x]\x1b", UserWarning, stacklevel=1)
+    assert capsys.readouterr() == ("", "UserWarning: odd [x]\\x1b\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("linear", "x.npy", "--dim", 99, "--out", "y.onnx"), "expected a latent width from 1 to 8, got 99"),
+        (("encode", "x.npy", "--codec", "c[b].onnx", "--dim", 77, "--out", "y.npy"), "77"),
+        (("fit", "x.npy", "--budget", "soon", "--out", "y"), "expected a duration such as 90s, 10m or 1.5h"),
+        (("fit", "x.npy", "--dims", "a", "--out", "y"), "expected widths such as 32,64, got 'a'"),
+        (("plan", "x.npy", "--target", "much"), "much"),
+        (("plan", "x.npy", "--ram", "x"), "'x'"),
+    ],
+)
+def test_values_that_cannot_be_right_are_wrong_usage(
+    arguments: tuple[object, ...],
+    message: str,
+    codec_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(codec_file.parent)
+    assert run(*arguments) == 2
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert sorted(path.name for path in codec_file.parent.iterdir()) == ["c[b].onnx", "x.npy"]
+
+
+def test_the_time_left_fits_80_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    with shown("/a/very/long/folder/of/somebody/embeddings.parquet") as progress:
+        progress(1_000_000, 10_000_000)
+        progress(2_000_000, 10_000_000)
+    printed = capsys.readouterr().err
+    assert "…" in printed
+    assert "2000000/10000000" in printed
+    assert ":" in printed.rsplit("rows/s", 1)[-1]
+
+
+def step(number: int) -> Progress:
+    return Progress(number, 30, 1.5, terms={}, gradient_norm=2.0, learning_rate=0.1, record=None, best=0.25)
+
+
+def test_training_without_a_terminal_logs_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vaecodec_cli.progress.SECONDS", 1e-9)
+    with TrainingBar() as bar:
+        bar(step(1))
+        bar(step(2))
+    line = capsys.readouterr().err
+    assert line.startswith("train: 2 of 30 steps, ")
+    assert line.endswith("left, loss 1.5000, best so far 0.250, gradient 2\n")
+
+
+def test_quiet_hides_progress_and_verbose_adds_details(
+    codec_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(codec_file.parent)
+    command = ("encode", "x.npy", "--codec", codec_file.name, "--overwrite", "--out", "y.npy")
+    try:
+        assert run(*command, "-v") == 0
+        assert "y.npy: shard 0 is done, 60 rows" in capsys.readouterr().err
+        assert run(*command) == 0
+        assert capsys.readouterr().err == ""
+        set_level(quiet=True)
+        lines = LogLines("docs", seconds=1e-9)
+        lines(1, 10)
+        lines(2, 10)
+        with steps_shown("reading") as say:
+            say("measuring")
+        assert capsys.readouterr().err == ""
+    finally:
+        set_level()
