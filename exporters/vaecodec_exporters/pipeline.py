@@ -105,7 +105,7 @@ def fit(
             data.
         TrainingError: this is one of several processes.
         CheckpointError: ``out`` holds the fit of other data or settings.
-        DivergedError: the final run stayed unstable, or all trials did.
+        DivergedError: all trials stayed unstable, or the final run of a recipe with nested widths did.
         OutputExistsError: ``out`` holds files that no fit wrote, under names that this one needs.
         MissingExtraError: onnx is not installed.
     """

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from vaecodec import Codec
-from vaecodec.errors import CheckpointError, DivergedError, OutputExistsError
+from vaecodec.errors import CheckpointError, DivergedError, OutputBusyError, OutputExistsError
 from vaecodec.evaluation import exact_search, recall
 from vaecodec.sources import ArraySource
 from vaecodec_exporters.pipeline import fit
@@ -136,3 +136,41 @@ def test_trials_that_diverge_are_noted(collection: Collection, tmp_path: Path) -
     steps = json.loads((tmp_path / "run.json").read_text())["steps"]
     assert all("rollbacks" in steps[name]["diverged"] for name in ("autoencoder", "vae", "alignment", "queue"))
     assert not (tmp_path / "codec.onnx").exists()
+
+
+def test_a_fit_that_is_stopped_anywhere_goes_on_to_the_same_codec(collection: Collection, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"dims": (8, 16), "budget": 0.1, "recipe": SMALL}
+    expected = fit(collection, tmp_path / "whole", **settings)
+    steps = 0
+
+    def stop_at_times(_: object) -> None:
+        nonlocal steps
+        steps += 1
+        if steps in (2, 9, 10, 23, 31, 38):
+            raise KeyboardInterrupt
+
+    stopped = 0
+    while True:
+        try:
+            fitted = fit(collection, tmp_path / "stopped", observers=[stop_at_times], **settings)
+        except KeyboardInterrupt:
+            stopped += 1
+        else:
+            break
+    assert stopped >= 5
+    figures = [
+        {name: step["validation"] for name, step in each.search.content["steps"].items() if "validation" in step}
+        for each in (fitted, expected)
+    ]
+    assert figures[0] == figures[1]
+    assert fitted.gate == expected.gate
+    rows = collection.sample[:5]
+    np.testing.assert_array_equal(Codec.load(fitted.codec).encode(rows), Codec.load(expected.codec).encode(rows))
+
+
+def test_a_folder_is_for_one_fit_at_a_time(collection: Collection, tmp_path: Path) -> None:
+    def fit_again(_: object) -> None:
+        fit(collection, tmp_path, dims=(8,), budget=0.1, recipe=SMALL)
+
+    with pytest.raises(OutputBusyError, match="another process is writing it"):
+        fit(collection, tmp_path, dims=(8,), budget=0.1, recipe=SMALL, observers=[fit_again])

@@ -165,3 +165,8 @@ def test_effective_rank_counts_dimensions_in_use() -> None:
     latents[:, 4:] = 0
     assert effective_rank(latents) == pytest.approx(4, abs=0.1)
     assert effective_rank(np.ones((10, 4))) == 0
+
+
+def test_latents_of_a_run_that_diverges_have_no_effective_rank() -> None:
+    rows = np.random.default_rng(0).normal(size=(50, 4))
+    assert effective_rank(rows * 1e200) == effective_rank(np.full((50, 4), np.inf)) == 0.0

@@ -120,8 +120,15 @@ class Record:
 
 
 def effective_rank(latents: NDArray[Any]) -> float:
-    """exp of the entropy of the covariance's eigenvalue shares (Roy and Vetterli 2007): 1 to k, for (n, k)."""
-    values = np.linalg.eigvalsh(np.cov(latents, rowvar=False).reshape(latents.shape[1], -1)).clip(min=0)
+    """exp of the entropy of the covariance's eigenvalue shares (Roy and Vetterli 2007): 1 to k, for (n, k).
+
+    0 where latents do not vary, or are too large for a covariance, as those of a run that diverges.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        covariance = np.cov(latents, rowvar=False).reshape(latents.shape[1], -1)
+    if not np.isfinite(covariance).all():
+        return 0.0
+    values = np.linalg.eigvalsh(covariance).clip(min=0)
     total = values.sum()
     if total <= 0:
         return 0.0

@@ -13,7 +13,7 @@ the moment it ends, so that an interrupted search goes on where it was:
 7. final: one long run of the recipe, now locked;
 8. gate: the confirmation rows, which no step has read so far, decide whether the learned codec ships.
 
-A trial that diverges is noted and does not end the search; the final run does.
+A run that diverges is noted and does not end the search. Where the final one does, the best short run is served.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from vaecodec.errors import CheckpointError, DivergedError, RecipeError, TrainingError
-from vaecodec.files import write_atomically
+from vaecodec.files import locked, write_atomically
 from vaecodec.outputs import check_file
 from vaecodec_training.checkpoint import STATE, load_checkpoint, save_checkpoint
 from vaecodec_training.data.collection import Collection
@@ -47,6 +47,7 @@ OnStep = Callable[[str, dict[str, Any]], None]
 
 RUN = "run.json"
 RECIPE = "recipe.toml"
+_LOCK = ".fit.lock"
 
 # Shares of the budget: each short run, and the final one. With four widths there are nine short runs, and one of
 # twice their length.
@@ -67,7 +68,7 @@ class SearchResult:
     Attributes:
         content: what ``run.json`` holds.
         gate: the decision.
-        recipe: of the final training run.
+        recipe: of the training run that is served, the final one unless that diverged.
         run: its folder.
     """
 
@@ -136,7 +137,8 @@ def search(
         TrainingError: this is one of several processes.
         CheckpointError: ``out`` holds the fit of other data or settings.
         OutputExistsError: ``out`` holds another recipe.
-        DivergedError: the final run stayed unstable, or all trials did.
+        OutputBusyError: another fit into ``out`` is running.
+        DivergedError: all trials stayed unstable, or the final run of a recipe with nested widths did.
     """
     refuse_processes()
     recipe = recipe or Recipe()
@@ -146,7 +148,11 @@ def search(
     if collection.confirmation is None:
         raise RecipeError("expected a collection with a confirmation part, got none; open it with confirmation=0.05")
     refuse_mismatch(recipe, collection)
-    return _Search(collection, out, widths, budget, recipe, observers, on_step).run(collection.confirmation)
+    if not (out / RUN).exists():
+        check_file(out / RECIPE, is_ours=lambda _: False, parents=True)
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out / _LOCK, f"{out}"):
+        return _Search(collection, out, widths, budget, recipe, observers, on_step).run(collection.confirmation)
 
 
 def refuse_processes() -> None:
@@ -198,13 +204,10 @@ class _Search:
         self.figure = recipe.objective.figure
         self.observers = observers
         self.on_step = on_step
-        out.mkdir(parents=True, exist_ok=True)
         asked = {"data": collection.identity, "dims": widths, "budget": budget, "recipe": recipe.to_dict()}
         self.content: dict[str, Any] = {"asked": json.loads(json.dumps(asked)), "steps": {}}
         if (out / RUN).exists():
             self._continue()
-        else:
-            check_file(out / RECIPE, is_ours=lambda _: False)
 
     def run(self, confirmation: HeldOut) -> SearchResult:
         first = self.recipe.replace(dim=self.widths[(len(self.widths) - 1) // 2], nested_dims=())
@@ -213,10 +216,10 @@ class _Search:
         chosen, reached = self._try_terms(first.replace(epochs=short))
         dim, best = self._choose_width(chosen, reached)
         locked = self._tune(chosen.replace(dim=dim), best)
-        write_atomically(self.out / RECIPE, locked.to_toml().encode())
-        self._train("final", locked)
-        decision = self._step("gate", lambda: self._confirm(locked, confirmation))
-        return SearchResult(self.content, Gate.from_json(decision), locked, self._folder("final"))
+        name, served = self._finish(locked)
+        write_atomically(self.out / RECIPE, served.to_toml().encode())
+        decision = self._step("gate", lambda: self._confirm(name, served, confirmation))
+        return SearchResult(self.content, Gate.from_json(decision), served, self._folder(name))
 
     def _baselines(self) -> dict[str, Any]:
         found = {}
@@ -288,6 +291,17 @@ class _Search:
             epochs=max(epochs, self.recipe.epochs),
         )
 
+    def _finish(self, locked: Recipe) -> tuple[str, Recipe]:
+        """The step whose run is served: the final one, or the best short one of its width where that diverged."""
+        if not math.isinf(self._train("final", locked)):
+            return "final", locked
+        steps = self.content["steps"]
+        if locked.nested_dims:  # which short runs do not train
+            raise DivergedError(steps["final"]["diverged"])
+        stable = [name for name, step in steps.items() if "validation" in step and step["recipe"]["dim"] == locked.dim]
+        best = max(stable, key=lambda name: float(steps[name]["validation"][self.figure]["mean"]))
+        return best, Recipe.from_dict(steps[best]["recipe"])
+
     def _step(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         steps: dict[str, dict[str, Any]] = self.content["steps"]
         if name not in steps:
@@ -312,8 +326,6 @@ class _Search:
                     self.collection, recipe, folder, resume=(folder / STATE).exists(), observers=self.observers
                 )
             except DivergedError as error:
-                if name == "final":
-                    raise
                 return {"seconds": time.perf_counter() - start, "recipe": recipe.to_dict(), "diverged": str(error)}
         return {
             "seconds": time.perf_counter() - start,
@@ -332,9 +344,9 @@ class _Search:
     def _epochs(self, share: float, epoch_seconds: float) -> float:
         return min(_LONGEST, max(1.0, round(self.budget * share / epoch_seconds, 1)))
 
-    def _confirm(self, recipe: Recipe, confirmation: HeldOut) -> dict[str, Any]:
+    def _confirm(self, name: str, recipe: Recipe, confirmation: HeldOut) -> dict[str, Any]:
         """Measure on rows that no choice was made on, and add the figures to the run's own provenance."""
-        folder = self._folder("final")
+        folder = self._folder(name)
         checkpoint = load_checkpoint(folder)
         learned = validate(checkpoint.model, self.collection, recipe, confirmation)
         linear = linear_figures(self.collection, recipe, confirmation)
