@@ -30,6 +30,7 @@ COMMANDS = {
     "migrate": "migrate",
     "migrate-pg": "migrate_pg",
     "plan": "plan",
+    "reembed": "reembed",
     "report": "report",
     "rollback": "rollback",
     "split": "split",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,19 @@ from vaecodec_cli.main import main
 
 ROOT = Path(__file__).parents[2]
 # docs/ecosystem.md has a test of its own.
-_NAMES = ("index", "hnswlib", "codes", "format", "drift", "qdrant", "report", "plan", "bridge", "training")
+_NAMES = (
+    "index",
+    "hnswlib",
+    "codes",
+    "format",
+    "drift",
+    "qdrant",
+    "report",
+    "plan",
+    "bridge",
+    "change-of-model",
+    "training",
+)
 GUIDES = ["README.md", *(f"docs/{name}.md" for name in _NAMES)]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md")]
 
@@ -48,6 +61,8 @@ def test_the_examples_of_a_guide_run(
         "payloads": [{"row": row} for row in range(500)],
         "ids": list(range(500)),
     }
+    if guide == "docs/change-of-model.md":
+        names |= two_models()
     examples = re.findall(r"^```python\n(.*?)^```", (ROOT / guide).read_text(), re.DOTALL | re.MULTILINE)
     assert examples
     for example in examples:
@@ -55,6 +70,30 @@ def test_the_examples_of_a_guide_run(
     for value in names.values():
         if type(value).__name__ == "OriginalsFile":
             value.close()
+
+
+def two_models() -> dict[str, Any]:
+    """What the guide to changes of the model has at hand: two models, texts, and a collection of these."""
+    from qdrant_client import QdrantClient, models
+
+    tables = [np.random.default_rng(seed).normal(size=(128, width)) for seed, width in ((0, 24), (1, 32))]
+
+    def model(table: np.ndarray) -> Any:
+        return lambda texts: np.array([table[list(text.encode())].mean(axis=0) for text in texts], np.float32)
+
+    random, (old_model, new_model) = np.random.default_rng(0), map(model, tables)
+    texts = [" ".join(map(str, random.integers(0, 10**6, 3))) for _ in range(500)]
+    client = QdrantClient(":memory:")
+    client.create_collection("docs", models.VectorParams(size=24, distance=models.Distance.COSINE))
+    client.upload_collection("docs", old_model(texts), ids=range(500), payload=[{"text": text} for text in texts])
+    return {
+        "old_model": old_model,
+        "new_model": new_model,
+        "client": client,
+        "texts": texts,
+        "questions": [text[:12] for text in texts[:50]],
+        "answers": [[row] for row in range(50)],
+    }
 
 
 def what_an_old_codec_left(codec_path: Path, vectors: np.ndarray) -> None:

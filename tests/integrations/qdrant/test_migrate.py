@@ -445,11 +445,11 @@ class TestAliases:
         point_alias(client, "live", "docs")
         migration = make()
         migrate(migration)
-        switch_alias(migration, "live")
+        switch_alias(migration.client, migration.collection, migration.into, "live")
         assert aliases(client) == {"live": "docs_small"}
         found = migration.compressed.query_points("live", sample.queries[0], limit=3).points
         assert len(found) == 3
-        switch_alias(migration, "live")  # again, as after an interruption
+        switch_alias(migration.client, migration.collection, migration.into, "live")  # again, as after an interruption
         assert roll_back(client, "docs", into="docs_small") == (
             "The alias 'live' points at 'docs' again; 'docs_small' is kept."
         )
@@ -461,7 +461,7 @@ class TestAliases:
     def test_a_new_alias_is_removed_again(self, client: QdrantClient, make: Make) -> None:
         migration = make()
         migrate(migration)
-        switch_alias(migration, "live")
+        switch_alias(migration.client, migration.collection, migration.into, "live")
         assert "is removed, as there was none before" in roll_back(client, "docs", into="docs_small")
         assert client.get_aliases().aliases == []
 
@@ -472,7 +472,7 @@ class TestAliases:
         point_alias(client, "live", "docs")
         migration = make()
         migrate(migration)
-        switch_alias(migration, "live")
+        switch_alias(migration.client, migration.collection, migration.into, "live")
         delete = models.DeleteAlias(alias_name="live")
         client.update_collection_aliases([models.DeleteAliasOperation(delete_alias=delete)])
         if moved is not None:
@@ -490,7 +490,7 @@ class TestAliases:
         migration = make()
         migrate(migration)
         with pytest.raises(MigrationError, match=r"expected one that is free or points at 'docs', .* points at 'shop'"):
-            switch_alias(migration, "live")
+            switch_alias(migration.client, migration.collection, migration.into, "live")
         assert aliases(client) == {"live": "shop"}
 
     def test_a_second_alias_waits_until_the_first_is_rolled_back(self, client: QdrantClient, make: Make) -> None:
@@ -498,14 +498,14 @@ class TestAliases:
         point_alias(client, "live", "docs")
         migration = make()
         migrate(migration)
-        switch_alias(migration, "live")
+        switch_alias(migration.client, migration.collection, migration.into, "live")
         with pytest.raises(
             MigrationError, match=r"expected 'live', which was switched .*, got 'other'; roll back first"
         ):
-            switch_alias(migration, "other")
+            switch_alias(migration.client, migration.collection, migration.into, "other")
         assert aliases(client) == {"live": "docs_small"}
         roll_back(client, "docs", into="docs_small")
-        switch_alias(migration, "other")
+        switch_alias(migration.client, migration.collection, migration.into, "other")
         assert aliases(client) == {"live": "docs", "other": "docs_small"}
 
     def test_an_interrupted_rollback_is_finished(self, client: QdrantClient, make: Make) -> None:
@@ -513,7 +513,7 @@ class TestAliases:
         point_alias(client, "live", "docs")
         migration = make()
         migrate(migration)
-        switch_alias(migration, "live")
+        switch_alias(migration.client, migration.collection, migration.into, "live")
         record = client.get_collection("docs_small").config.metadata
         roll_back(client, "docs", into="docs_small")
         client.update_collection("docs_small", metadata=record)
@@ -526,7 +526,7 @@ class TestAliases:
         migration = make()
         migrate(migration)
         with pytest.raises(MigrationError, match="expected a name that no collection bears, got 'docs'"):
-            switch_alias(migration, "docs")
+            switch_alias(migration.client, migration.collection, migration.into, "docs")
 
 
 def write_to_the_copy(client: QdrantClient, codec: LinearCodec, name: str, sample: Any) -> dict[Any, Any]:
@@ -550,7 +550,7 @@ class TestACopyThatWentLive:
         if way == "by hand":
             point_alias(client, "live", "docs_small")
         else:
-            switch_alias(migration, "live")
+            switch_alias(migration.client, migration.collection, migration.into, "live")
         if way == "interrupted":  # killed after its alias had moved
             record = {"source": "docs", "alias": "live", "previous": None}
             client.update_collection("docs_small", metadata={"vaecodec-migration": record})

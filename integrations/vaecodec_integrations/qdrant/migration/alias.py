@@ -8,7 +8,6 @@ from vaecodec.errors import MigrationError
 from vaecodec_integrations.qdrant.connection import collection_info, refusals
 from vaecodec_integrations.qdrant.identity import metadata_key
 from vaecodec_integrations.qdrant.layout import dense_params
-from vaecodec_integrations.qdrant.migration.job import Migration
 from vaecodec_integrations.qdrant.migration.target import MIGRATION_KEY, migration_record
 
 
@@ -48,22 +47,28 @@ def check_alias(client: QdrantClient, collection: str, into: str | None, alias: 
         )
 
 
-def switch_alias(migration: Migration, alias: str) -> None:
+def switch_alias(client: QdrantClient, collection: str, into: str | None, alias: str) -> None:
     """Point an alias at the target in one atomic step, and remember where it pointed.
+
+    Args:
+        client: the uncompressed client.
+        collection: the source.
+        into: the target.
+        alias: what applications search by.
 
     Raises:
         MigrationError: as :func:`check_alias` does.
     """
-    check_alias(migration.client, migration.collection, migration.into, alias)
-    previous = _alias_target(migration.client, alias)
-    client, target = migration.client, migration.target
-    record = migration_record(client, target)
-    if previous != target:
-        record = {"source": migration.collection, "alias": alias, "previous": previous}
-        client.update_collection(target, metadata={MIGRATION_KEY: record})
-    client.update_collection_aliases(_pointing(alias, target, previous))
+    check_alias(client, collection, into, alias)
+    assert into is not None
+    previous = _alias_target(client, alias)
+    record = migration_record(client, into)
+    if previous != into:
+        record = {"source": collection, "alias": alias, "previous": previous}
+        client.update_collection(into, metadata={MIGRATION_KEY: record})
+    client.update_collection_aliases(_pointing(alias, into, previous))
     # From now on others may write to the target, so that it is never again brought up to date with the source.
-    client.update_collection(target, metadata={MIGRATION_KEY: {**record, "switched": True}})
+    client.update_collection(into, metadata={MIGRATION_KEY: {**record, "switched": True}})
 
 
 def roll_back(client: QdrantClient, collection: str, *, into: str | None = None, named: str | None = None) -> str:

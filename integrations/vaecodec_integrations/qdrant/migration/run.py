@@ -188,7 +188,7 @@ def migrate(
         prepare_target(migration)
         outcome = _copy_and_compare(migration, size, state, progress, sample)
         if alias is not None and outcome.settled:
-            switch_alias(migration, alias)
+            switch_alias(migration.client, migration.collection, migration.into, alias)
             outcome = replace(outcome, switched_alias=alias)
     return replace(outcome, next_step=_next_step(migration, outcome, alias))
 

@@ -114,7 +114,7 @@ def _check_collection(migration: Migration, into: str) -> None:
     client = migration.client
     info, source = client.get_collection(into), client.get_collection(migration.collection)
     record = migration_record(client, into)
-    _check_is_no_longer_live(migration, into, record)
+    check_is_not_live(client, migration.collection, into)
     if record.get("source") != migration.collection and (record or client.count(into, exact=True).count):
         # All other points would be removed from it.
         found = f"those of {record['source']!r}" if record else "points of no migration"
@@ -142,20 +142,21 @@ def _check_collection(migration: Migration, into: str) -> None:
             )
 
 
-def _check_is_no_longer_live(migration: Migration, into: str, record: dict[str, Any]) -> None:
+def check_is_not_live(client: QdrantClient, collection: str, into: str) -> None:
     """Refuse a target that applications search or searched: what they wrote to it is not in the source."""
-    serving = sorted(a.alias_name for a in migration.client.get_aliases().aliases if a.collection_name == into)
+    record = migration_record(client, into)
+    serving = sorted(a.alias_name for a in client.get_aliases().aliases if a.collection_name == into)
     if not serving and not record.get("switched"):
         return
     if serving and record.get("alias") in serving and not record.get("switched"):
         # A switch that was interrupted after its alias had moved.
-        migration.client.update_collection(into, metadata={MIGRATION_KEY: {**record, "switched": True}})
+        client.update_collection(into, metadata={MIGRATION_KEY: {**record, "switched": True}})
     found = f"serves the alias {', '.join(map(repr, serving))}" if serving else "served an alias before"
     raise MigrationError(
         f"into: expected a collection that only this migration writes to, got {into!r}, which {found}: bringing it up "
-        f"to date with {migration.collection!r} would delete what was written to it since. If {into!r} is the one to "
-        f"keep, write to it and leave it as it is. To search {migration.collection!r} again, run `vaecodec rollback`. "
-        f"To compress {migration.collection!r} as it is now, name a new collection"
+        f"to date with {collection!r} would delete what was written to it since. If {into!r} is the one to "
+        f"keep, write to it and leave it as it is. To search {collection!r} again, run `vaecodec rollback`. "
+        f"To compress {collection!r} as it is now, name a new collection"
     )
 
 

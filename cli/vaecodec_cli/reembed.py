@@ -1,0 +1,129 @@
+"""``vaecodec reembed``."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vaecodec.codec import Codec
+from vaecodec.errors import MigrationError
+from vaecodec.extras import require
+from vaecodec_cli.info import AsJson, print_json
+from vaecodec_cli.migrate import LocalPath, Url, check_one
+from vaecodec_cli.progress import shown
+
+if TYPE_CHECKING:
+    from vaecodec_integrations.qdrant.reembedding import Cost, Outcome
+
+_TARGET, _MODEL, _RUN = "Target", "Model", "Run"
+
+
+def reembed(
+    collection: Annotated[str, typer.Option(help="The collection whose texts are embedded again. It is only read.")],
+    model: Annotated[
+        Path,
+        typer.Option(
+            help="The new embedding model: an ONNX file with tokenizer.json beside it.", rich_help_panel=_MODEL
+        ),
+    ],
+    into: Annotated[str, typer.Option(help="Name of the new collection.", rich_help_panel=_TARGET)],
+    text: Annotated[str, typer.Option(help="Key of the text in the payload, e.g. page.content.")] = "text",
+    vector: Annotated[str, typer.Option(help="Name of the old model's vector. Default: the unnamed one.")] = "",
+    url: Url = None,
+    path: LocalPath = None,
+    codec: Annotated[
+        Path | None, typer.Option(help="Compress the new vectors by this codec file.", rich_help_panel=_TARGET)
+    ] = None,
+    switch_alias: Annotated[
+        str | None,
+        typer.Option(
+            help="Point this alias at the new collection when nothing is left to do.", rich_help_panel=_TARGET
+        ),
+    ] = None,
+    first_ids: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="File with one id a line, to embed these first: the ones that are found most often.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    texts_per_second: Annotated[
+        float | None, typer.Option(help="Embed at most so many texts a second.", rich_help_panel=_RUN)
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Embed a sample, estimate the cost, write nothing.", rich_help_panel=_RUN)
+    ] = False,
+    price: Annotated[
+        float | None, typer.Option(help="Price of a million tokens, for --dry-run.", rich_help_panel=_RUN)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Embed the texts of a Qdrant collection again by another model, into a new collection.
+
+    You can interrupt it and run it again at any time: what is done is not embedded again. Meanwhile the library
+    searches both models at once (docs/change-of-model.md). Run it until nothing is left to do, then pause writes, and
+    run it with --switch-alias.
+    """
+    require("qdrant_client", extra="qdrant")
+    from vaecodec_integrations.embedder import OnnxEmbedder
+    from vaecodec_integrations.qdrant.connection import open_client
+    from vaecodec_integrations.qdrant.reembedding import Reembedding, estimate
+    from vaecodec_integrations.qdrant.reembedding import reembed as run
+    from vaecodec_integrations.qdrant.reembedding.job import read_ids
+
+    check_one({"--url": url, "--path": path})
+    embedder = OnnxEmbedder(model)
+    console = Console(stderr=as_json)
+    with closing(open_client(url=url, path=path)) as client:
+        job = Reembedding(
+            client,
+            collection,
+            embedder,
+            into=into,
+            vector=vector,
+            text=text,
+            codec=None if codec is None else Codec.load(codec),
+            first_ids=() if first_ids is None else read_ids(first_ids),
+            texts_per_second=texts_per_second,
+        )
+        if dry_run:
+            cost = estimate(job, count_tokens=embedder.count_tokens, price_per_million=price)
+            console.print(_cost(cost))
+            document = asdict(cost)
+        else:
+            with shown(f"{collection} -> {into}", "points") as bar:
+                outcome = run(job, alias=switch_alias, progress=bar)
+            console.print(_outcome(outcome))
+            if outcome.switched_alias != switch_alias:
+                raise MigrationError(outcome.next_step(switch_alias))
+            console.print(outcome.next_step(switch_alias), soft_wrap=True, highlight=False, markup=False)
+            document = asdict(outcome)
+    if as_json:
+        print_json(document)
+
+
+def _cost(cost: Cost) -> Table:
+    table = Table(show_header=False)
+    table.add_row("texts", f"{cost.texts:,}")
+    table.add_row("tokens", f"{cost.tokens:,}")
+    table.add_row("hours", f"{cost.hours:,.2f}")
+    if cost.money is not None:
+        table.add_row("price", f"{cost.money:,.2f}")
+    return table
+
+
+def _outcome(outcome: Outcome) -> Table:
+    table = Table(show_header=False)
+    table.add_row("embedded", f"{outcome.embedded:,} texts")
+    table.add_row("without a text", f"{outcome.without_text:,} points")
+    table.add_row("other payloads", f"{outcome.payloads:,} points")
+    table.add_row("removed", f"{outcome.removed:,} points")
+    return table

@@ -1,0 +1,8 @@
+"""Change the embedding model of a live collection: embed its texts again, and search both models meanwhile."""
+
+from vaecodec_integrations.qdrant.reembedding.estimate import Cost, JudgedQueries, estimate
+from vaecodec_integrations.qdrant.reembedding.job import Embed, Reembedding
+from vaecodec_integrations.qdrant.reembedding.run import Outcome, reembed
+from vaecodec_integrations.qdrant.reembedding.search import Model, TwoModelSearch
+
+__all__ = ["Cost", "Embed", "JudgedQueries", "Model", "Outcome", "Reembedding", "TwoModelSearch", "estimate", "reembed"]

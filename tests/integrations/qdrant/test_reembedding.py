@@ -1,0 +1,353 @@
+"""A change of the embedding model, on Qdrant's local mode, with a small ONNX model that is built here."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from qdrant_client import QdrantClient, models
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+
+from vaecodec import LinearCodec, fit_linear
+from vaecodec.errors import ForeignOnnxError, MigrationError, ZeroNormError
+from vaecodec.merging import Embedded, Merger
+from vaecodec_cli.main import main
+from vaecodec_integrations.embedder import OnnxEmbedder, Pooling
+from vaecodec_integrations.qdrant import CompressedQdrantClient
+from vaecodec_integrations.qdrant.migration import roll_back
+from vaecodec_integrations.qdrant.reembedding import (
+    JudgedQueries,
+    Model,
+    Reembedding,
+    TwoModelSearch,
+    estimate,
+    reembed,
+)
+
+WORDS = [f"word{i}" for i in range(120)]
+N = 700
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models of the same words: a vector for each word, averaged; the tokenizer beside them."""
+    folder = tmp_path_factory.mktemp("models")
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0, **{word: i + 1 for i, word in enumerate(WORDS)}}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    for name, width, seed in (("old", 24, 0), ("new", 32, 1)):
+        table = np.random.default_rng(seed).normal(size=(len(WORDS) + 1, width)).astype(np.float32)
+        ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["n", "t"])
+        mask = helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["n", "t"])
+        tokens = helper.make_tensor_value_info("tokens", TensorProto.FLOAT, ["n", "t", width])
+        gather = helper.make_node("Gather", ["table", "input_ids"], ["tokens"])
+        graph = helper.make_graph([gather], name, [ids, mask], [tokens], [numpy_helper.from_array(table, "table")])
+        opset = helper.make_opsetid("", 17)
+        onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=9), folder / f"{name}.onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def old(folder: Path) -> OnnxEmbedder:
+    return OnnxEmbedder(folder / "old.onnx", threads=1)
+
+
+@pytest.fixture(scope="module")
+def new(folder: Path) -> OnnxEmbedder:
+    return OnnxEmbedder(folder / "new.onnx", threads=1)
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    random = np.random.default_rng(0)
+    return [" ".join(random.choice(WORDS, 6)) for _ in range(N)]
+
+
+@pytest.fixture
+def client(old: OnnxEmbedder, texts: list[str]) -> QdrantClient:
+    client = QdrantClient(":memory:")
+    client.create_collection("docs", models.VectorParams(size=24, distance=models.Distance.COSINE))
+    payload = [{"page": {"content": text}, "group": i % 7} for i, text in enumerate(texts)]
+    client.upload_collection("docs", old(texts), ids=range(N), payload=payload, wait=True)
+    return client
+
+
+Make = Callable[..., Reembedding]
+
+
+@pytest.fixture
+def make(client: QdrantClient, new: OnnxEmbedder) -> Make:
+    def make(**changes: Any) -> Reembedding:
+        target = {} if "named" in changes else {"into": "docs_new"}
+        return Reembedding(client, "docs", **{"embed": new, "text": "page.content", **target, **changes})
+
+    return make
+
+
+class TestEmbedder:
+    def test_it_averages_the_tokens_of_each_text(self, new: OnnxEmbedder) -> None:
+        one, two, both = new(["word1", "word2", "word1 word2"])
+        assert both @ one > 0.5 < both @ two
+        np.testing.assert_allclose(new(["word1 word2", "word3"])[0], both, atol=1e-6)
+        np.testing.assert_allclose(np.linalg.norm(new(WORDS), axis=1), 1, atol=1e-5)
+        assert new([]).shape == (0, 32)
+        assert new.count_tokens(["word1 word2", "word3"]) == 3
+
+    def test_the_first_token_alone(self, folder: Path) -> None:
+        first = OnnxEmbedder(folder / "new.onnx", pooling=Pooling.CLS, threads=1)
+        np.testing.assert_array_equal(first(["word1 word2"]), first(["word1"]))
+
+    def test_other_files_are_refused(self, folder: Path, svd_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"none\.onnx: expected the model and its tokenizer"):
+            OnnxEmbedder(folder / "none.onnx")
+        with pytest.raises(ForeignOnnxError, match="expected a model of tokens, with input_ids, got inputs"):
+            OnnxEmbedder(svd_path, folder / "tokenizer.json")
+
+
+class TestFilling:
+    def test_a_new_collection_gets_every_point(
+        self, client: QdrantClient, make: Make, new: OnnxEmbedder, texts: list[str]
+    ) -> None:
+        seen: list[tuple[int, int]] = []
+        outcome = reembed(make(), progress=lambda *step: seen.append(step))
+        assert (outcome.embedded, outcome.points, outcome.settled) == (N, N, False)
+        assert seen[-1] == (N, N)
+        found = client.retrieve("docs_new", [3, 500], with_vectors=True)
+        np.testing.assert_allclose([r.vector for r in found], new([texts[3], texts[500]]), atol=1e-5)
+        assert found[0].payload == {"page": {"content": texts[3]}, "group": 3}
+        assert reembed(make()).settled
+
+    def test_stopped_and_run_again_it_embeds_each_text_once(
+        self, client: QdrantClient, make: Make, new: OnnxEmbedder
+    ) -> None:
+        embedded: list[str] = []
+
+        def stops(batch: list[str]) -> Any:
+            if len(embedded) >= 200:
+                raise KeyboardInterrupt
+            embedded.extend(batch)
+            return new(batch)
+
+        with pytest.raises(KeyboardInterrupt):
+            reembed(make(embed=stops))
+        done = len(embedded)
+        assert reembed(make()).embedded == N - done
+        assert client.count("docs_new").count == N
+
+    def test_ids_that_are_named_come_first(self, make: Make, new: OnnxEmbedder, texts: list[str]) -> None:
+        embedded: list[str] = []
+
+        def notes(batch: list[str]) -> Any:
+            embedded.extend(batch)
+            return new(batch)
+
+        reembed(make(embed=notes, first_ids=[650, 3, 99_999]))
+        assert sorted(embedded[:2]) == sorted([texts[650], texts[3]])
+        assert len(embedded) == N
+
+    def test_what_was_changed_meanwhile_is_caught_up_with(
+        self, client: QdrantClient, make: Make, new: OnnxEmbedder
+    ) -> None:
+        reembed(make())
+        client.delete("docs", [5], wait=True)
+        client.set_payload("docs", {"group": 100}, [6], wait=True)
+        client.set_payload("docs", {"page": {"content": "word7"}}, [7], wait=True)
+        client.upsert("docs", [models.PointStruct(id=8000, vector=[1.0] * 24, payload={"no": "text"})], wait=True)
+        outcome = reembed(make())
+        assert (outcome.embedded, outcome.payloads, outcome.removed, outcome.without_text) == (1, 1, 1, 1)
+        six, seven, last = client.retrieve("docs_new", [6, 7, 8000], with_vectors=True)
+        assert six.payload["group"] == 100
+        np.testing.assert_allclose(seven.vector, new(["word7"])[0], atol=1e-5)
+        assert last.vector in (None, {})
+        assert reembed(make()).settled
+
+    def test_other_vectors_come_along(self, client: QdrantClient, make: Make, old: OnnxEmbedder) -> None:
+        params = models.VectorParams(size=24, distance=models.Distance.COSINE)
+        client.create_collection("two", {"title": params, "body": params}, {"words": models.SparseVectorParams()})
+        sparse = models.SparseVector(indices=[4], values=[0.5])
+        title, body = old(["word1", "word2"]).tolist()
+        vector = {"title": title, "body": body, "words": sparse}
+        client.upsert("two", [models.PointStruct(id=1, vector=vector, payload={"text": "word3"})])
+        reembed(Reembedding(client, "two", make().embed, into="two_new", vector="body"))
+        (point,) = client.retrieve("two_new", [1], with_vectors=True)
+        np.testing.assert_allclose(point.vector["title"], title, atol=1e-5)
+        assert (len(point.vector["body"]), point.vector["words"]) == (32, sparse)
+
+    def test_latents_of_a_codec_and_a_vector_beside_the_old_one(
+        self, client: QdrantClient, make: Make, new: OnnxEmbedder, texts: list[str]
+    ) -> None:
+        codec = fit_linear(new(texts), 16)
+        assert reembed(make(named="new", codec=codec)).embedded == N
+        assert reembed(make(named="new", codec=codec)).embedded == 0
+        assert client.get_collection("docs").config.params.vectors["new"].size == 16
+        opened = CompressedQdrantClient(client, codecs={"docs": {"new": codec}})
+        assert opened.query_points("docs", new([texts[9]])[0], using="new", limit=1).points[0].id == 9
+
+    def test_the_alias_is_switched_when_nothing_is_left_and_back(self, client: QdrantClient, make: Make) -> None:
+        assert reembed(make(), alias="live").switched_alias is None
+        assert reembed(make(), alias="live").switched_alias == "live"
+        assert client.count("live").count == N
+        with pytest.raises(MigrationError, match="expected a collection that only this migration writes to"):
+            reembed(make())
+        assert "is removed" in roll_back(client, "docs", into="docs_new")
+
+    def test_no_more_texts_a_second_than_allowed(self, make: Make) -> None:
+        started = time.monotonic()
+        reembed(make(texts_per_second=7000, batch_size=100))
+        assert time.monotonic() - started >= (N - 100) / 7000
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"named": "x", "into": "y"}, "got both or none"),
+            ({"into": "docs"}, "expected a name of its own"),
+            ({"texts_per_second": 0}, "texts_per_second: expected a positive number, got 0"),
+            ({"vector": "none"}, "expected a dense vector 'none', got ''"),
+            ({"into": "other"}, "into: expected a new collection, or one that texts of 'docs' were embedded into"),
+            ({"embed": lambda texts: np.ones((1, 8), np.float32)}, "expected one vector for each of 64 texts"),
+        ],
+    )
+    def test_what_cannot_be_done_is_refused(
+        self, client: QdrantClient, make: Make, changes: dict[str, Any], message: str
+    ) -> None:
+        client.create_collection("other", models.VectorParams(size=32, distance=models.Distance.COSINE))
+        with pytest.raises(MigrationError, match=message):
+            reembed(make(**changes))
+        assert not client.collection_exists("docs_new")
+
+    def test_a_model_that_returns_zeros_is_refused(self, make: Make) -> None:
+        with pytest.raises(ZeroNormError, match="embedded texts: row 0 has zero norm"):
+            reembed(make(embed=lambda texts: np.zeros((len(texts), 8), np.float32)))
+
+
+class TestBothModels:
+    @pytest.fixture
+    def merger(self, old: OnnxEmbedder, new: OnnxEmbedder, texts: list[str]) -> Merger:
+        return Merger.fit(Embedded(old(texts), new(texts)))
+
+    @pytest.fixture(params=["into", "named", "latents"])
+    def half(
+        self, request: pytest.FixtureRequest, make: Make, old: OnnxEmbedder, new: OnnxEmbedder, texts: list[str]
+    ) -> tuple[Model, Model, Merger]:
+        """Half of the documents done."""
+        done: list[str] = []
+        codec: LinearCodec | None = fit_linear(new(texts), 20) if request.param == "latents" else None
+
+        def stops(batch: list[str]) -> Any:
+            if len(done) >= N // 2:
+                raise KeyboardInterrupt
+            done.extend(batch)
+            return new(batch)
+
+        target = {"named": "new"} if request.param == "named" else {"into": "docs_new"}
+        job = make(embed=stops, batch_size=50, codec=codec, **target)
+        with pytest.raises(KeyboardInterrupt):
+            reembed(job)
+        both = Embedded(old(texts), new(texts) if codec is None else codec.encode(new(texts)))
+        return (
+            Model(job.client, "docs"),
+            Model(job.writer, job.target, job.target_vector, codec),
+            Merger.fit(both),
+        )
+
+    def test_merged_results_are_those_of_exact_search(
+        self, half: tuple[Model, Model, Merger], old: OnnxEmbedder, new: OnnxEmbedder, texts: list[str]
+    ) -> None:
+        before, after, merger = half
+        search = TwoModelSearch(before, after, merger)
+        encode = (lambda rows: rows) if after.codec is None else after.codec.encode
+        documents = Embedded(old(texts), encode(new(texts)))
+        asked = [f"{texts[i]} word1" for i in (1, 400, 640)]
+        queries = Embedded(old(asked), encode(new(asked)))
+        expected = merger.search(documents, queries, np.arange(N) < N // 2, 12)
+        for row, (left, right) in enumerate(zip(old(asked), new(asked), strict=True)):
+            points = search.query_points(left, right, limit=12)
+            assert [point.id for point in points] == expected[row].tolist()
+            pages = [search.query_points(left, right, limit=4, offset=offset) for offset in (0, 4, 8)]
+            assert [point.id for page in pages for point in page] == expected[row].tolist()
+            assert points[0].payload["group"] == points[0].id % 7
+
+    def test_filters_and_groups_are_as_of_one_collection(
+        self, half: tuple[Model, Model, Merger], old: OnnxEmbedder, new: OnnxEmbedder, texts: list[str]
+    ) -> None:
+        search = TwoModelSearch(*half)
+        asked = [f"{texts[640]} word1"]
+        left, right = old(asked)[0], new(asked)[0]
+        whole = search.query_points(left, right, limit=N)
+        assert sorted(point.id for point in whole) == list(range(N))
+        group = models.Filter(must=[models.FieldCondition(key="group", match=models.MatchValue(value=3))])
+        found = search.query_points(left, right, query_filter=group, limit=20)
+        assert [p.id for p in found] == [p.id for p in whole if p.id % 7 == 3][:20]
+        groups = search.query_points_groups(left, right, "group", limit=4, group_size=2)
+        order = list(dict.fromkeys(p.id % 7 for p in whole))[:4]
+        assert [g.id for g in groups] == order
+        assert [[h.id for h in g.hits] for g in groups] == [[p.id for p in whole if p.id % 7 == i][:2] for i in order]
+
+    def test_the_same_vector_twice_is_refused(self, client: QdrantClient, merger: Merger) -> None:
+        with pytest.raises(MigrationError, match="got the same one twice"):
+            TwoModelSearch(Model(client, "docs"), Model(client, "docs"), merger)
+
+
+class TestEstimate:
+    def test_cost_and_gain_come_before_the_work(
+        self, client: QdrantClient, make: Make, old: OnnxEmbedder, new: OnnxEmbedder, texts: list[str]
+    ) -> None:
+        client.upsert("docs", [models.PointStruct(id=9000 + i, vector=[1.0] * 24) for i in range(N)], wait=True)
+        asked = list(range(0, N, 7))
+        queries = [" ".join(texts[i].split()[:3]) for i in asked]
+        judged = JudgedQueries(queries, old(queries), [[i] for i in asked])
+        cost = estimate(make(), count_tokens=new.count_tokens, price_per_million=20.0, queries=judged, sample=2 * N)
+        assert (cost.texts, cost.tokens, cost.money) == (N, 6 * N, pytest.approx(6 * N * 20e-6))
+        assert cost.hours > 0
+        assert cost.gain.low <= cost.gain.mean <= cost.gain.high
+        assert cost.gain.mean == pytest.approx(cost.new.mean - cost.old.mean)
+        assert not client.collection_exists("docs_new")
+
+    def test_a_rate_that_is_allowed_counts(self, make: Make) -> None:
+        assert estimate(make(texts_per_second=0.1)).hours == pytest.approx(N / 0.1 / 3600)
+
+    def test_what_cannot_be_told_is_refused(self, make: Make) -> None:
+        with pytest.raises(MigrationError, match="expected count_tokens beside it"):
+            estimate(make(), price_per_million=1.0)
+        with pytest.raises(MigrationError, match="expected texts in the payload under 'body', got none in 200 points"):
+            estimate(make(text="body"))
+
+
+class TestCommandLine:
+    def test_estimate_fill_and_switch(
+        self, folder: Path, fast_path: Path, old: OnnxEmbedder, texts: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        client = QdrantClient(path=str(fast_path))
+        client.create_collection("docs", models.VectorParams(size=24, distance=models.Distance.COSINE))
+        payload = [{"text": text} for text in texts[:60]]
+        client.upload_collection("docs", old(texts[:60]), ids=range(60), payload=payload, wait=True)
+        client.close()
+        (fast_path / "first").write_text("7\n3\n")
+        asked = ["--path", str(fast_path), "--collection", "docs", "--into", "new", "--model", str(folder / "new.onnx")]
+
+        def run(*arguments: str) -> tuple[Any, str, str]:
+            with pytest.raises(SystemExit) as ended:
+                main(["reembed", *asked, *arguments, "--json"])
+            shown = capsys.readouterr()
+            return ended.value.code, shown.out, shown.err
+
+        code, out, _ = run("--dry-run", "--price", "1000")
+        cost = json.loads(out)
+        assert (code, cost["texts"], cost["tokens"], cost["money"]) == (0, 60, 360, pytest.approx(0.36))
+        code, out, err = run("--first-ids", str(fast_path / "first"), "--switch-alias", "live")
+        assert (code, out) == (1, "")
+        assert re.search(r"embedded +│ 60 texts", err)
+        assert "error: Run the same command again, until it finds nothing to do. Pause writes before the run" in err
+        code, out, _ = run("--switch-alias", "live")
+        outcome = json.loads(out)
+        assert (code, outcome["embedded"], outcome["switched_alias"]) == (0, 0, "live")
