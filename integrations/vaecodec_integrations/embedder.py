@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vaecodec.errors import ForeignOnnxError
+from vaecodec.errors import InvalidArtifactError
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray
 from vaecodec.vectors import normalised
@@ -67,7 +67,9 @@ class OnnxEmbedder:
         self._inputs = [node.name for node in self._session.get_inputs()]
         unknown = set(self._inputs) - {"input_ids", "attention_mask", "token_type_ids"}
         if unknown or "input_ids" not in self._inputs:
-            raise ForeignOnnxError(f"{model}: expected a model of tokens, with input_ids, got inputs {self._inputs}")
+            raise InvalidArtifactError(
+                f"{model}: expected a model of tokens, with input_ids, got inputs {self._inputs}"
+            )
         self._pooling = pooling
         self._batch_size = batch_size
 

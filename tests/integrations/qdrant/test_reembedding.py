@@ -19,7 +19,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from vaecodec import LinearCodec, fit_linear
-from vaecodec.errors import ForeignOnnxError, MigrationError, ZeroNormError
+from vaecodec.errors import BadRowsError, InvalidArtifactError, MigrationError
 from vaecodec.merging import Embedded, Merger
 from vaecodec_cli.main import main
 from vaecodec_integrations.embedder import OnnxEmbedder, Pooling
@@ -110,7 +110,7 @@ class TestEmbedder:
     def test_other_files_are_refused(self, folder: Path, svd_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=r"none\.onnx: expected the model and its tokenizer"):
             OnnxEmbedder(folder / "none.onnx")
-        with pytest.raises(ForeignOnnxError, match="expected a model of tokens, with input_ids, got inputs"):
+        with pytest.raises(InvalidArtifactError, match="expected a model of tokens, with input_ids, got inputs"):
             OnnxEmbedder(svd_path, folder / "tokenizer.json")
 
 
@@ -226,7 +226,7 @@ class TestFilling:
         assert not client.collection_exists("docs_new")
 
     def test_a_model_that_returns_zeros_is_refused(self, make: Make) -> None:
-        with pytest.raises(ZeroNormError, match="embedded texts: row 0 has zero norm"):
+        with pytest.raises(BadRowsError, match="embedded texts: row 0 has zero norm"):
             reembed(make(embed=lambda texts: np.zeros((len(texts), 8), np.float32)))
 
 
