@@ -17,7 +17,7 @@ from vaecodec.codes.saturation import warn_if_saturated
 from vaecodec.errors import CodecMismatchError, InvalidDimensionError
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.runtime import Provider, Runtime, start
-from vaecodec.vectors import blocks, is_checked_row, normalised
+from vaecodec.vectors import as_array, blocks, check_latents, is_checked_row, normalised
 
 
 class Codec:
@@ -221,6 +221,7 @@ class Codec:
         """
         if dtype is not None or bytes is not None:
             codes = self.code(dtype=dtype, bytes=bytes).decode(codes)
+        codes = as_array(codes, name="codes")
         padding = self._metadata.code_dim - self._code_dim
         reconstructions = _output(codes, self.dim)
         checked = blocks(codes, self._code_dim, self.latent_metric, name="codes", rows=self._runtime.block_rows)
@@ -231,21 +232,26 @@ class Codec:
 
     def _to_latents(self, feed: str, output: str, vectors: Any, name: str) -> FloatArray:
         if is_checked_row(vectors, self._metadata.dim, self._metadata.metric):
-            return self._prefix(self._runtime.run(feed, output, vectors))
+            return self._prefix(self._runtime.run(feed, output, vectors), name)
+        vectors = as_array(vectors, name=name)
         latents = _output(vectors, self._code_dim)
         checked = blocks(vectors, self.dim, self.metric, name=name, rows=self._runtime.block_rows)
         whole = self._code_dim == self._metadata.code_dim
         for first, block in self._runtime.run_blocks(feed, output, checked, latents if whole else None):
+            kept = self._prefix(block, name, first)
             if not whole:
-                latents[first : first + len(block)] = self._prefix(block)
+                latents[first : first + len(block)] = kept
         return latents
 
-    def _prefix(self, latents: FloatArray) -> FloatArray:
-        """The first ``code_dim`` of all the file's latents, as a codec of that width."""
-        if self._code_dim == latents.shape[1]:
-            return latents
-        cut = np.ascontiguousarray(latents[:, : self._code_dim])
-        return normalised(cut) if self.latent_metric is Metric.COSINE else cut
+    def _prefix(self, latents: FloatArray, name: str, first_row: int = 0) -> FloatArray:
+        """The first ``code_dim`` of all the file's latents, as a codec of that width; each with a direction."""
+        if self._code_dim < latents.shape[1]:
+            latents = np.ascontiguousarray(latents[:, : self._code_dim])
+            if self.latent_metric is Metric.COSINE:
+                with np.errstate(invalid="ignore"):  # NaN without a direction, which is refused below
+                    latents = normalised(latents)
+        check_latents(latents, self.latent_metric, name, first_row)
+        return latents
 
 
 def _output(rows: Any, width: int) -> FloatArray:

@@ -194,7 +194,7 @@ def _extra(name: str, requirements: Sequence[Requirement]) -> Extra:
 def _import_failure(modules: Sequence[str]) -> str:
     """Why they cannot be imported: asked of another process, as a broken library may end the one that loads it."""
     statement = f"import {', '.join(modules)}"
-    command = [sys.executable, "-W", "ignore", "-c", statement]
+    command = [sys.executable, "-P", "-W", "ignore", "-c", statement]  # -P: no modules of the current folder
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORT_SECONDS)
     except subprocess.TimeoutExpired:

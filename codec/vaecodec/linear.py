@@ -19,8 +19,9 @@ from vaecodec.calibration import CalibrationRows
 from vaecodec.drift import FEWEST_REFERENCE, MOST_REFERENCE
 from vaecodec.errors import InvalidDimensionError, InvalidVectorsError
 from vaecodec.interface import FloatArray, Metric
+from vaecodec.product import product
 from vaecodec.sources import ArraySource, VectorSource
-from vaecodec.vectors import as_vectors, blocks, normalised
+from vaecodec.vectors import SMALLEST_NORM, as_array, as_vectors, blocks, check_latents, normalised
 
 Moment = NDArray[np.float64]
 
@@ -149,18 +150,19 @@ class LinearCodec:
         # Normalised latents have lost their length; adding the mean back would then weigh it wrongly.
         mean = self.mean if self.latent_metric is not Metric.COSINE else np.zeros_like(self.mean)
         latents = as_vectors(codes, self.code_dim, self.latent_metric, name="codes")
-        restored = latents @ self.components + mean
+        restored = product(latents, self.components.T) + mean
         return normalised(restored) if self.metric is Metric.COSINE else restored
 
     def _project(self, vectors: Any, mean: FloatArray, name: str) -> FloatArray:
-        shape = np.shape(vectors)
-        latents = np.empty((shape[0] if shape else 0, self.code_dim), np.float32)
+        vectors = as_array(vectors, name=name)
+        latents = np.empty((len(vectors) if vectors.ndim else 0, self.code_dim), np.float32)
         offset = self.components @ mean
         for start, block in blocks(vectors, self.dim, self.metric, name=name):
             rows = normalised(block) if self.metric is Metric.COSINE else block
-            projected = rows @ self.components.T - offset
+            projected = product(rows, self.components) - offset
             if self.latent_metric is Metric.COSINE:
-                projected /= np.maximum(np.linalg.norm(projected, axis=1), np.finfo(np.float32).tiny)[:, None]
+                projected /= np.maximum(np.linalg.norm(projected, axis=1), SMALLEST_NORM)[:, None]
+                check_latents(projected, self.latent_metric, name, start)
             latents[start : start + len(block)] = projected
         return latents
 

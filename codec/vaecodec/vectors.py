@@ -24,6 +24,9 @@ _FEWEST_ROWS = 512
 # Below this the square of a norm loses its digits in float32, so the direction is noise.
 SMALLEST_NORM = 1e-12
 
+# Squared norms of normalised rows are near one, whatever the precision; of what had no direction they are near zero.
+_UNIT = 0.25
+
 _FLOAT32 = np.dtype(np.float32)
 
 
@@ -102,8 +105,59 @@ def faults(block: FloatArray) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     return ~finite, finite & (squared_norms < SMALLEST_NORM**2)
 
 
+def as_array(vectors: Any, *, name: str = "vectors") -> np.ndarray[Any, Any]:
+    """Turn whatever holds numbers into a numpy array, without a copy where numpy can do without.
+
+    Takes arrays, lists of rows, tensors of torch on any device, with gradients or of bfloat16, series and columns whose
+    entries are rows (pandas, pyarrow), and arrays of bfloat16.
+
+    Raises:
+        InvalidVectorsError: rows of several widths or none, masked values, or no array at all.
+    """
+    if type(vectors) is np.ndarray and vectors.dtype.kind == "f":
+        return vectors
+    if isinstance(vectors, np.ma.MaskedArray):
+        if np.ma.is_masked(vectors):
+            raise InvalidVectorsError(f"{name}: expected no masked values, got some; fill them or drop the rows")
+        return np.asarray(vectors.data)
+    if callable(getattr(vectors, "detach", None)):  # a tensor of torch, which need not be installed
+        tensor = vectors.detach().cpu()
+        vectors = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    try:
+        array = np.asarray(vectors)
+        if array.dtype == object and array.ndim == 1 and len(array):
+            array = np.stack([np.asarray(row) for row in array])
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InvalidVectorsError(
+            f"{name}: expected rows of one width, got a {type(vectors).__name__} that is no matrix: {error}"
+        ) from error
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def check_latents(latents: FloatArray, latent_metric: Metric, name: str, first_row: int = 0) -> None:
+    """Refuse rows whose latents have no direction where they need one: they could not be searched nor decoded.
+
+    Args:
+        latents: float32 (n, code_dim), normalised where they have a direction.
+        latent_metric: how they are compared.
+        name: what the array of the rows is called in error messages.
+        first_row: the number of the first row there.
+
+    Raises:
+        BadRowsError: naming the first one.
+    """
+    if latent_metric is not Metric.COSINE or not len(latents):
+        return
+    kept = np.einsum("ij,ij->i", latents, latents) >= _UNIT
+    if not kept.all():
+        raise BadRowsError(
+            f"{name}: row {first_row + int(np.argmin(kept))} has latents of zero norm: nothing of it is in what the "
+            "codec keeps; leave the row out, or fit the codec on data with such rows"
+        )
+
+
 def _two_dimensional(vectors: Any, dim: int, name: str) -> np.ndarray[Any, Any]:
-    array = np.asarray(vectors)
+    array = as_array(vectors, name=name)
     if array.ndim != 2:
         hint = f"; reshape one vector to (1, {dim})" if array.ndim == 1 else ""
         raise InvalidVectorsError(f"{name}: expected a 2-D array (n, {dim}), got shape {array.shape}{hint}")

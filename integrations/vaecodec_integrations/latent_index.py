@@ -14,9 +14,9 @@ from vaecodec.errors import (
     CodecMismatchError,
     IndexArgumentError,
     IndexFileError,
-    InvalidVectorsError,
 )
 from vaecodec.interface import FloatArray, VectorCodec
+from vaecodec.vectors import as_array
 
 Labels = NDArray[np.uint64]
 
@@ -38,15 +38,10 @@ class LatentIndex:
         return self._codec
 
     def _rows(self, data: Any, *, name: str = "vectors") -> NDArray[Any]:
-        """A 2-D array for the codec to check: one vector is one row, a list has no dtype of its own."""
-        if not isinstance(data, np.ndarray):
-            try:
-                data = np.asarray(data, None if hasattr(data, "dtype") else np.float64)
-            except (TypeError, ValueError) as error:
-                raise InvalidVectorsError(
-                    f"{name}: expected rows of {self._codec.dim} numbers each, got a list that is no matrix: {error}"
-                ) from error
-        array: NDArray[Any] = data
+        """A 2-D array for the codec to check: one vector is one row, a list of integers has no dtype of its own."""
+        array: NDArray[Any] = as_array(data, name=name)
+        if array.dtype.kind in "iu" and not hasattr(data, "dtype"):
+            array = array.astype(np.float64)
         return array.reshape(1, -1) if array.ndim == 1 else array
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.metadata import metadata, version
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -48,6 +49,13 @@ def test_a_library_that_cannot_be_imported_is_trouble(capsys, monkeypatch) -> No
     assert not found["healthy"]
     (trouble,) = found["troubles"]
     assert trouble.startswith("extra hnsw: 'import hnswlib.gone' failed: ModuleNotFoundError: No module named")
+
+
+def test_files_of_the_current_folder_are_not_run(capsys, monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "hnswlib.py").write_text("open('ran', 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    assert examined(capsys, monkeypatch, 0, hnsw="hnswlib")["healthy"]
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_library_that_is_too_old_is_trouble(capsys, monkeypatch) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA, TruncatedSVD
 
-from vaecodec import LinearCodec, LinearKind, Metric, fit_linear
+from vaecodec import Codec, LinearCodec, LinearKind, Metric, fit_linear
 from vaecodec.errors import BadRowsError, InvalidDimensionError, InvalidVectorsError
 from vaecodec.evaluation import exact_search, recall
+from vaecodec.product import product
 from vaecodec.sources import open_source
 from vaecodec.vectors import normalised
+from vaecodec_exporters.linear import export_linear
 
 
 def subspace(components: np.ndarray) -> np.ndarray:
@@ -106,3 +111,39 @@ def test_refuses_what_cannot_be_fitted(sample) -> None:
 def test_truncation_keeps_the_first_coordinates(sample) -> None:
     codec: LinearCodec = fit_linear(sample.train[:10], 32, kind=LinearKind.TRUNCATION)
     assert np.allclose(codec.encode(sample.base), normalised(sample.base[:, :32]), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [LinearKind.SVD, LinearKind.PCA])
+def test_a_row_gets_the_same_bits_alone_and_in_any_batch(sample, kind: LinearKind) -> None:
+    codec = fit_linear(sample.train[:1000], 48, kind=kind)
+    rows = sample.base[:600]
+    latents = codec.encode(rows)
+    restored = codec.decode(latents)
+    for start, size in [(0, 1), (7, 1), (599, 1), (3, 2), (101, 5), (17, 64), (60, 513)]:
+        part = slice(start, start + size)
+        assert np.array_equal(codec.encode(rows[part]), latents[part])
+        assert np.array_equal(codec.decode(latents[part]), restored[part])
+
+
+def test_products_are_the_sums_rounded_once() -> None:
+    random = np.random.default_rng(0)
+    rows, matrix = (random.standard_normal((n, 100)).astype(np.float32) for n in (40, 30))
+    rows[0, :50], rows[0, 50:], matrix[0] = 1, -1, 1  # a sum of zero, which every order must give
+    exact = [[math.fsum(np.multiply(row, other, dtype=np.float64)) for other in matrix] for row in rows]
+    assert np.array_equal(product(rows, matrix), np.array(exact, np.float64).astype(np.float32))
+    assert product(rows[:0], matrix).shape == (0, 30)
+
+
+def test_rows_of_which_nothing_is_kept_are_refused(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).standard_normal((300, 12)).astype(np.float32)
+    vectors[:, :4] = 0
+    codec = fit_linear(vectors, 6)
+    export_linear(codec, tmp_path / "codec.onnx")
+    vectors[7, 4:], vectors[7, 2] = 0, 1
+    for other in (codec, Codec.load(tmp_path / "codec.onnx"), Codec.load(tmp_path / "codec.onnx", dim=3)):
+        with pytest.raises(
+            BadRowsError, match="vectors: row 7 has latents of zero norm: nothing of it is in what the codec"
+        ):
+            other.encode(vectors)
+        with pytest.raises(BadRowsError, match="queries: row 0 has latents of zero norm"):
+            other.encode_queries(vectors[7:8])

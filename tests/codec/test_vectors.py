@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -17,7 +22,7 @@ from vaecodec.errors import (
     WrongWidthError,
 )
 from vaecodec.interface import Metric
-from vaecodec.vectors import as_vectors, blocks
+from vaecodec.vectors import as_array, as_vectors, blocks
 
 ones = np.ones((5, 3), np.float32)
 
@@ -112,3 +117,45 @@ def test_blocks_are_the_array_whatever_its_dtype_and_layout(array: np.ndarray, r
     joined = np.concatenate([piece for _, piece in pieces]) if pieces else np.empty((0, 4))
     assert np.array_equal(joined, array.astype(np.float32))
     assert np.array_equal(given_array, before)
+
+
+HELD = {
+    "a list of rows": ones.tolist(),
+    "a tensor with gradients": torch.tensor(ones, requires_grad=True),
+    "a tensor of bfloat16": torch.tensor(ones).bfloat16(),
+    "an array of bfloat16": ones.astype(ml_dtypes.bfloat16),
+    "a series of lists": pd.Series(ones.tolist()),
+    "a data frame": pd.DataFrame(ones),
+    "a column of lists": pa.array(ones.tolist()),
+    "a column of lists of one width": pa.FixedSizeListArray.from_arrays(pa.array(ones.ravel()), 3),
+    "a masked array without masked values": np.ma.masked_array(ones),
+}
+
+
+@pytest.mark.parametrize("vectors", HELD.values(), ids=list(HELD))
+def test_numbers_are_taken_from_whatever_holds_them(vectors: Any) -> None:
+    assert np.array_equal(as_vectors(vectors, 3, Metric.COSINE), ones)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        ([[1.0, 2.0, 3.0], [1.0]], "queries: expected rows of one width, got a list that is no matrix: "),
+        (pa.array([[1.0, 2.0, 3.0], None]), "queries: expected rows of one width, got a ListArray that is no matrix: "),
+        (
+            np.ma.masked_greater(with_row(2, 5.0), 4.0),
+            "queries: expected no masked values, got some; fill them or drop",
+        ),
+        ([["1", "2", "3"]], "queries: expected floating point values, got dtype <U1"),
+        ([[True, False, True]], "queries: expected floating point values, got dtype bool"),
+        (object(), "queries: expected a 2-D array"),
+        (None, "queries: expected a 2-D array"),
+    ],
+)
+def test_what_is_no_matrix_of_numbers_is_refused(vectors: Any, message: str) -> None:
+    with pytest.raises(InvalidVectorsError, match=re.escape(message)):
+        as_vectors(vectors, 3, Metric.COSINE, name="queries")
+
+
+def test_an_array_is_not_copied() -> None:
+    assert as_array(ones) is ones
