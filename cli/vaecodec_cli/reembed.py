@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from vaecodec.codec import Codec
 from vaecodec.errors import MigrationError
 from vaecodec.extras import require
-from vaecodec_cli.info import AsJson, print_json
+from vaecodec_cli.console import Terminal, print_json, table
 from vaecodec_cli.migrate import LocalPath, Url, check_one
+from vaecodec_cli.options import AsJson
 from vaecodec_cli.progress import shown
 
 if TYPE_CHECKING:
@@ -56,13 +56,13 @@ def reembed(
         ),
     ] = None,
     texts_per_second: Annotated[
-        float | None, typer.Option(help="Embed at most so many texts a second.", rich_help_panel=_RUN)
+        float | None, typer.Option(min=0.001, help="Embed at most so many texts a second.", rich_help_panel=_RUN)
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Embed a sample, estimate the cost, write nothing.", rich_help_panel=_RUN)
     ] = False,
     price: Annotated[
-        float | None, typer.Option(help="Price of a million tokens, for --dry-run.", rich_help_panel=_RUN)
+        float | None, typer.Option(min=0, help="Price of a million tokens, for --dry-run.", rich_help_panel=_RUN)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -81,7 +81,7 @@ def reembed(
 
     check_one({"--url": url, "--path": path})
     embedder = OnnxEmbedder(model)
-    console = Console(stderr=as_json)
+    console = Terminal(stderr=as_json)
     with closing(open_client(url=url, path=path)) as client:
         job = Reembedding(
             client,
@@ -104,26 +104,23 @@ def reembed(
             console.print(_outcome(outcome))
             if outcome.switched_alias != switch_alias:
                 raise MigrationError(outcome.next_step(switch_alias))
-            console.print(outcome.next_step(switch_alias), soft_wrap=True, highlight=False, markup=False)
+            console.print(outcome.next_step(switch_alias))
             document = asdict(outcome)
     if as_json:
         print_json(document)
 
 
 def _cost(cost: Cost) -> Table:
-    table = Table(show_header=False)
-    table.add_row("texts", f"{cost.texts:,}")
-    table.add_row("tokens", f"{cost.tokens:,}")
-    table.add_row("hours", f"{cost.hours:,.2f}")
-    if cost.money is not None:
-        table.add_row("price", f"{cost.money:,.2f}")
-    return table
+    rows = [("texts", f"{cost.texts:,}"), ("tokens", f"{cost.tokens:,}"), ("hours", f"{cost.hours:,.2f}")]
+    return table(rows=rows if cost.money is None else [*rows, ("price", f"{cost.money:,.2f}")])
 
 
 def _outcome(outcome: Outcome) -> Table:
-    table = Table(show_header=False)
-    table.add_row("embedded", f"{outcome.embedded:,} texts")
-    table.add_row("without a text", f"{outcome.without_text:,} points")
-    table.add_row("other payloads", f"{outcome.payloads:,} points")
-    table.add_row("removed", f"{outcome.removed:,} points")
-    return table
+    return table(
+        rows=[
+            ("embedded", f"{outcome.embedded:,} texts"),
+            ("without a text", f"{outcome.without_text:,} points"),
+            ("other payloads", f"{outcome.payloads:,} points"),
+            ("removed", f"{outcome.removed:,} points"),
+        ]
+    )
