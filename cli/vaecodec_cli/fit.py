@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vaecodec.interface import Metric
+from vaecodec.sources.bad_rows import OnBadRows
 from vaecodec_cli.console import (
     Terminal,
     describe,
@@ -26,6 +27,7 @@ from vaecodec_cli.options import (
     Documents,
     Embedder,
     MetricOption,
+    OnBadRowsChoice,
     Pairs,
     Queries,
     QueryColumn,
@@ -59,6 +61,7 @@ def fit(
     recipe: RecipeFile = None,
     metric: MetricOption = Metric.COSINE,
     embedder: Embedder = "",
+    on_bad_rows: OnBadRowsChoice = OnBadRows.FAIL,
     as_json: AsJson = False,
 ) -> None:
     """Choose width and settings, train, and export the codec that a held-out split confirms.
@@ -81,10 +84,13 @@ def fit(
             console.print(f"{name}: diverged, {figures['diverged']}")
 
     base = Recipe.load(recipe) if recipe else None
-    documents = open_documents(data, column)
-    asked = None if queries is None else open_queries(queries, query_column)
+    lenient = on_bad_rows is not OnBadRows.FAIL
+    documents = open_documents(data, column, bad_rows=lenient)
+    asked = None if queries is None else open_queries(queries, query_column, bad_rows=lenient)
     settings = choose_recipe(base, width=documents.dim, target=target, paired=bool(pairs))
-    collection = open_collection(documents, asked, pairs, metric, embedder, 0.05)
+    collection = open_collection(
+        documents, asked, pairs, metric, embedder, on_bad_rows=on_bad_rows, out=out, confirmation=0.05
+    )
     print_collection(collection, console)
     with how_to_resume(console, f"repeat the command to go on from {out}"), TrainingBar() as bar:
         fitted = fit_and_export(

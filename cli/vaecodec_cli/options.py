@@ -12,7 +12,7 @@ from vaecodec import __version__
 from vaecodec.errors import AmbiguousColumnError
 from vaecodec.interface import Metric
 from vaecodec.sources import VectorSource, open_source
-from vaecodec.sources.bad_rows import OnBadRows
+from vaecodec.sources.bad_rows import OnBadRows, list_path, without_bad_rows
 from vaecodec.sources.open import locate
 
 if TYPE_CHECKING:
@@ -99,18 +99,18 @@ def with_column(location: str, column: str | None) -> str:
     return location if column is None or locate(location)[1] else f"{location}#{column}"
 
 
-def open_documents(location: str, column: str | None) -> VectorSource:
+def open_documents(location: str, column: str | None, *, bad_rows: bool = False) -> VectorSource:
     """Open documents; where the location holds several columns, the error names the option that chooses one."""
     try:
-        return open_source(location, column=column)
+        return open_source(location, column=column, bad_rows=bad_rows)
     except AmbiguousColumnError as error:
         raise AmbiguousColumnError(f"{error}, with --column or {location}#COLUMN") from None
 
 
-def open_queries(location: str, column: str | None) -> VectorSource:
+def open_queries(location: str, column: str | None, *, bad_rows: bool = False) -> VectorSource:
     """Open queries as :func:`open_documents` opens documents."""
     try:
-        return open_source(location, column=column, queries=True)
+        return open_source(location, column=column, queries=True, bad_rows=bad_rows)
     except AmbiguousColumnError as error:
         raise AmbiguousColumnError(f"{error}, with --query-column or {location}#COLUMN") from None
 
@@ -121,16 +121,22 @@ def open_collection(
     pairs: str | None,
     metric: Metric,
     embedder: str,
+    *,
+    on_bad_rows: OnBadRows,
+    out: Path,
     confirmation: float = 0.0,
 ) -> Collection:
-    """Open a collection of documents and queries."""
+    """Open a collection of documents and queries; bad rows are listed beside the output."""
     from vaecodec_training.data.collection import Collection
     from vaecodec_training.data.pairs import read_pairs
 
+    known = read_pairs(pairs) if pairs else None
+    sources = [documents] if queries is None else [documents, queries]
+    documents, *asked = without_bad_rows(sources, metric, on_bad_rows, list_path(out))
     return Collection.open(
         documents,
-        queries,
-        pairs=read_pairs(pairs) if pairs else None,
+        asked[0] if asked else None,
+        pairs=known,
         metric=metric,
         embedder=embedder,
         confirmation=confirmation,

@@ -10,12 +10,14 @@ import typer
 from vaecodec.errors import EvaluationInputError
 from vaecodec.interface import Metric
 from vaecodec.sources import VectorSource
+from vaecodec.sources.bad_rows import OnBadRows, without_bad_rows
 from vaecodec_cli.console import Terminal, print_json, table
 from vaecodec_cli.options import (
     AsJson,
     Column,
     Documents,
     MetricOption,
+    OnBadRowsChoice,
     QueryColumn,
     open_documents,
     open_queries,
@@ -53,6 +55,7 @@ def plan(
         list[Path] | None, typer.Option(help="Codec file to consider beside the linear ones. Can be repeated.")
     ] = None,
     metric: MetricOption = Metric.COSINE,
+    on_bad_rows: OnBadRowsChoice = OnBadRows.FAIL,
     sample: Annotated[
         int, typer.Option(help="Number of documents to search in. More are slower, and closer to your index.")
     ] = (SAMPLE_ROWS),
@@ -62,14 +65,16 @@ def plan(
 
     Exit code 3: no compression meets the goal.
     """
-    source = open_documents(data, column)
-    asked = None if queries is None else open_queries(queries, query_column)
+    lenient = on_bad_rows is not OnBadRows.FAIL
+    source = open_documents(data, column, bad_rows=lenient)
+    asked = None if queries is None else open_queries(queries, query_column, bad_rows=lenient)
     goal = _goal(target, rerank, budget, ram, vectors, source)
     with steps_shown("reading vectors") as step:
+        source, *rest = without_bad_rows([source] if asked is None else [source, asked], metric, on_bad_rows)
         result = make_plan(
             source,
             goal,
-            queries=asked,
+            queries=rest[0] if rest else None,
             codecs=codec or (),
             metric=metric,
             rows=sample,

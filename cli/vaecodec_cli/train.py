@@ -10,6 +10,7 @@ from rich.table import Table
 
 from vaecodec.extras import require
 from vaecodec.interface import Metric
+from vaecodec.sources.bad_rows import OnBadRows
 from vaecodec_cli.console import (
     Terminal,
     describe,
@@ -26,6 +27,7 @@ from vaecodec_cli.options import (
     Documents,
     Embedder,
     MetricOption,
+    OnBadRowsChoice,
     Overwrite,
     Pairs,
     Queries,
@@ -61,6 +63,7 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
     metric: MetricOption = Metric.COSINE,
     embedder: Embedder = "",
+    on_bad_rows: OnBadRowsChoice = OnBadRows.FAIL,
     export: Annotated[Path | None, typer.Option(help="Codec file to write at the end, e.g. vae128.onnx.")] = None,
     overwrite: Overwrite = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")] = False,
@@ -73,8 +76,9 @@ def train(
     from vaecodec_training.recipe import Recipe, choose_recipe
     from vaecodec_training.tensorboard import TensorBoard
 
-    documents = open_documents(data, column)
-    asked = None if queries is None else open_queries(queries, query_column)
+    lenient = on_bad_rows is not OnBadRows.FAIL
+    documents = open_documents(data, column, bad_rows=lenient)
+    asked = None if queries is None else open_queries(queries, query_column, bad_rows=lenient)
     settings = choose_recipe(
         Recipe.load(recipe) if recipe else None,
         width=documents.dim,
@@ -86,7 +90,7 @@ def train(
         seed=seed,
     )
     console = Terminal(stderr=as_json, quiet=not leads())
-    collection = open_collection(documents, asked, pairs, metric, embedder)
+    collection = open_collection(documents, asked, pairs, metric, embedder, on_bad_rows=on_bad_rows, out=out)
     print_collection(collection, console)
     again = f"repeat the command with --resume to go on from {out}"
     with how_to_resume(console, again), TrainingBar() as bar:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vaecodec.errors import UnusableDataError
 from vaecodec.sources import RandomAccessSource
+from vaecodec.sources.bad_rows import GoodRows
 from vaecodec_training.data.sample import Sample
 
 
@@ -38,7 +39,9 @@ def checked_pairs(
     pairs: NDArray[Any] | Literal["aligned"], documents: RandomAccessSource, queries: RandomAccessSource
 ) -> NDArray[np.int64]:
     """The pairs as row numbers of what is trained on, which may be samples."""
-    asked, searched = (each.drawn_from if isinstance(each, Sample) else each.rows for each in (queries, documents))
+    asked, searched = (
+        each.drawn_from if isinstance(each, Sample | GoodRows) else each.rows for each in (queries, documents)
+    )
     if isinstance(pairs, str):
         if searched != asked:
             raise UnusableDataError(
@@ -65,7 +68,7 @@ def _drawn(rows: NDArray[np.int64], *sources: RandomAccessSource) -> NDArray[np.
     """Pairs by the row numbers of the samples, without those that one of the samples lacks a row of."""
     kept = rows
     for column, source in enumerate(sources):
-        if isinstance(source, Sample):
+        if isinstance(source, Sample | GoodRows):
             kept = kept[np.isin(kept[:, column], source.numbers)]
             kept[:, column] = np.searchsorted(source.numbers, kept[:, column])
     if not len(kept):

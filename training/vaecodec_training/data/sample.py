@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.sources import ArraySource, RandomAccessSource, VectorSource, sample_rows
+from vaecodec.sources.bad_rows import GoodRows
 from vaecodec.vectors import normalised
 
 # Vectors held in memory at once, in bytes of float32: enough for 350,000 rows of 384 values.
@@ -31,8 +32,10 @@ class Sample(ArraySource):
         numbered = _WithNumbers(source)
         drawn = sample_rows(numbered, rows, seed)
         super().__init__(drawn[:, : source.dim], name=source.name)
-        self.numbers = numbered.numbers_of(drawn)
-        self.drawn_from = numbered.seen
+        numbers = numbered.numbers_of(drawn)
+        self.numbers, self.drawn_from = numbers, numbered.seen
+        if isinstance(source, GoodRows):  # whose own numbers are those of the file
+            self.numbers, self.drawn_from = source.numbers[numbers], source.drawn_from
 
 
 class _WithNumbers:
