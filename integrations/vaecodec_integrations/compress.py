@@ -224,6 +224,8 @@ def compress(
     summary = _measured(setting, collection, file, out / _REPORT)
     judged = summary.methods[-1].name
     lines = [summary.in_words(judged), _worth(setting, fitted)]
+    if setting.rescored and answer.recall is not None:
+        lines.append(f"{store} orders what the codes find by latents on its disk: recall@{goal.k} {answer.recall:.3f}.")
     if goal.recall is not None:
         reached = f"recall@{goal.k} {answer.recall:.3f} of the {goal.recall:g} asked for" if answer.recall else ""
         lines.append(f"The goal is {'met' if answer.met else 'not met'}: {reached}.")
