@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 import vaecodec
+from vaecodec import errors
 
 ROOT = Path(__file__).parents[2]
 SIBLINGS = {"vaecodec", "vaecodec_training", "vaecodec_exporters", "vaecodec_integrations", "vaecodec_cli"}
@@ -98,20 +101,110 @@ def test_a_missing_command_line_extra_answers_with_its_install_command() -> None
     assert result.stderr == "error: typer is not installed; install it with: pip install 'vaecodec[cli]'\n"
 
 
-@pytest.mark.parametrize("name", sorted(SIBLINGS))
-def test_public_names_are_sorted_and_importable(name: str) -> None:
+def module_name(package: str, path: Path) -> str:
+    parts = path.relative_to(ROOT / Path(package).parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(package, path): path for package, path in modules()}
+
+
+def imports_among(name: str, path: Path) -> set[str]:
+    """Which of our modules one names anywhere: at the top, inside functions, or for type checkers only."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= inner & MODULES.keys() or {node.module}
+    return (found & MODULES.keys()) - {name}
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import one another in a ring, or an empty list."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    graph = {name: imports_among(name, path) for name, path in MODULES.items()}
+    assert len(graph) > 100
+    assert "vaecodec.codec" in graph["vaecodec"]
+    assert circle(graph) == []
+    assert circle({**graph, "vaecodec.errors": {"vaecodec.codec"}}) != []
+
+
+def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:
+    (tmp_path / "some.py").write_text(
+        "if TYPE_CHECKING:\n    from vaecodec import bulk\n"
+        "def late():\n    import vaecodec.codec\n    from vaecodec.errors import VaecodecError\n"
+    )
+    expected = {"vaecodec.bulk", "vaecodec.codec", "vaecodec.errors"}
+    assert imports_among("some", tmp_path / "some.py") == expected
+
+
+def public_names(path: Path) -> set[str]:
+    """What the top of a package's ``__init__`` imports or defines, without what starts with an underscore."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module != "__future__":
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+    return {name for name in names if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("name", sorted(name for name, path in MODULES.items() if path.name == "__init__.py"))
+def test_a_package_lists_what_it_offers(name: str) -> None:
     module = importlib.import_module(name)
-    public = list(getattr(module, "__all__", []))
-    assert public == sorted(public)
-    assert all(hasattr(module, entry) for entry in public)
+    offered = list(getattr(module, "__all__", []))
+    assert sorted(set(offered)) == sorted(offered)
+    assert [entry for entry in offered if not hasattr(module, entry)] == []
+    if name in SIBLINGS:
+        assert offered == sorted(offered)
+        assert set(offered) == public_names(MODULES[name])
 
 
-def test_every_error_is_in_the_tree_of_the_module_docstring() -> None:
-    from vaecodec import errors
+def test_the_runtime_offers_what_the_guides_import() -> None:
+    assert {"Codec", "LinearCodec", "Metric", "VaecodecError", "fit_linear"} <= set(vaecodec.__all__)
 
-    classes = {name for name, value in vars(errors).items() if isinstance(value, type)}
+
+def drawn(tree: str) -> dict[str, tuple[str, set[str]]]:
+    """Each class in the drawing with its parent there and with the built-in classes in brackets."""
+    found: dict[str, tuple[str, set[str]]] = {}
+    above: dict[int, str] = {}
+    for line in tree.splitlines():
+        matched = re.match(r"( {4}[ │├└─]*)(\w+(?:Error|Warning)) *(?:\((\w+)\))?", line)
+        if matched:
+            depth = len(matched[1])
+            above = {level: name for level, name in above.items() if level < depth}
+            found[matched[2]] = (above[max(above)] if above else "", {matched[3]} - {None})
+            above[depth] = matched[2]
+    return found
+
+
+def test_the_drawing_of_all_errors_is_what_they_are() -> None:
     assert errors.__doc__ is not None
-    assert classes == {word for word in errors.__doc__.replace("─", " ").split() if word in classes}
+    classes = {name: value for name, value in vars(errors).items() if isinstance(value, type)}
+    bases = {name: {base.__name__ for base in value.__bases__} for name, value in classes.items()}
+    ours = {name: (next(iter(names & classes.keys()), ""), names - classes.keys()) for name, names in bases.items()}
+    ours["VaecodecError"] = ("", set())
+    assert drawn(errors.__doc__) == ours
+    assert len(ours) > 30
+
+
+def test_a_drawing_that_is_wrong_is_noticed() -> None:
+    tree = "    AError\n    ├── BError     (ValueError) x\n    │   └── CError  y\n    └── DWarning (UserWarning) z\n"
+    assert drawn(tree) == {
+        "AError": ("", set()),
+        "BError": ("AError", {"ValueError"}),
+        "CError": ("BError", set()),
+        "DWarning": ("AError", {"UserWarning"}),
+    }
 
 
 def test_the_version_is_the_distributions() -> None:
