@@ -121,11 +121,23 @@ class Truth:
     metric: Metric
 
     @classmethod
-    def of(cls, base: FloatArray, queries: FloatArray, metric: Metric, *, depth: int = 100) -> Truth:
-        """Search for the ``depth`` nearest rows of ``base``, or all where there are fewer."""
+    def of(
+        cls, base: FloatArray, queries: FloatArray, metric: Metric, *, depth: int = 100, own: IdArray | None = None
+    ) -> Truth:
+        """Search for the ``depth`` nearest rows of ``base``, or all where there are fewer.
+
+        Args:
+            base, queries: float32 (nb, d) and (nq, d).
+            metric: how they are compared.
+            depth: how many neighbours to find.
+            own: int64 (nq,), the row of ``base`` that is the query itself and no neighbour of it; None without one.
+        """
         if metric is Metric.COSINE:
             base, queries = _unit(base), _unit(queries)
-        ids, scores = exact_search(base, queries, depth, metric)
+        ids, scores = exact_search(base, queries, depth + (own is not None), metric)
+        if own is not None:
+            others = _others(ids, own)
+            ids, scores = ids[others].reshape(len(ids), -1), scores[others].reshape(len(ids), -1)
         return cls(ids, scores, base, queries, metric)
 
     @property
@@ -147,16 +159,33 @@ class Truth:
 
         That is the recall after the found were scored again with the original vectors.
         """
+        return self._share_of(self._original_scores(found), k)
+
+    def figures(self, found: IdArray) -> dict[str, Figures]:
+        """Return recall@1, @10, @100 and kept@100 of what was found, as :func:`judge` does."""
         scores = self._original_scores(found)
+        depths = [k for k in (1, 10, 100) if k <= self.depth and (k < 100 or len(self.base) > 100)]
+        figures = {f"recall@{k}": self._share_of(scores[:, :k], k) for k in depths}
+        if 100 in depths:
+            figures["kept@100"] = self._share_of(scores[:, :100], 10)
+        return figures
+
+    def _share_of(self, scores: FloatArray, k: int) -> Figures:
+        """Share of the k nearest among documents with these original scores."""
         right = scores >= self.scores[:, k - 1 : k] - self._tolerance[:, None]
         return np.asarray(np.minimum(right.sum(axis=1), k) / k, np.float64)
 
     def _original_scores(self, found: IdArray) -> FloatArray:
-        scores = np.full(found.shape, -np.inf, np.float32)
-        for query, ids in enumerate(found):
-            there = ids >= 0
-            rows = self.base[ids[there]]
-            scores[query, there] = similarities(self.queries[query : query + 1], rows, self.metric)[0]
+        scores = np.empty(found.shape, np.float32)
+        for start in range(0, len(found), _QUERY_ROWS):
+            block = slice(start, start + _QUERY_ROWS)
+            rows, queries = self.base[found[block]], self.queries[block]
+            products = np.matmul(rows, queries[:, :, None])[:, :, 0]
+            if self.metric is Metric.L2:
+                products = 2 * products - np.einsum("ijk,ijk->ij", rows, rows)
+                products -= np.einsum("ij,ij->i", queries, queries)[:, None]
+            scores[block] = products
+        scores[found < 0] = -np.inf
         return scores
 
     @cached_property
@@ -169,6 +198,18 @@ class Truth:
             norms = np.sqrt(np.einsum("ij,ij->i", self.queries, self.queries))
             size = norms * longest if self.metric is Metric.DOT else (norms + longest) ** 2
         return np.asarray(16 * np.finfo(np.float32).eps * size, np.float32)
+
+
+def without_own(found: IdArray, own: IdArray) -> IdArray:
+    """What was found, (nq, k), without each query's own row: (nq, k - 1); the last one goes where it is not there."""
+    return found[_others(found, own)].reshape(len(found), -1)
+
+
+def _others(found: IdArray, own: IdArray) -> NDArray[np.bool_]:
+    """True for all but one entry of each row: its own, or the last one."""
+    others = np.asarray(found != own[:, None], np.bool_)
+    others[others.all(axis=1), -1] = False
+    return others
 
 
 def judge(
@@ -190,14 +231,11 @@ def judge(
         the share of the old top ten within the new hundred. With ``relevant`` also ``ndcg@10``, ``mrr@10`` and
         ``relevant@100``, the share of the relevant documents within the new hundred.
     """
-    depths = [k for k in (1, 10, 100) if k <= truth.depth and (k < 100 or len(truth.base) > 100)]
-    figures = {f"recall@{k}": truth.recall(found, k) for k in depths}
-    if 100 in depths:
-        figures["kept@100"] = truth.kept(found[:, :100], 10)
+    figures = truth.figures(found)
     if relevant is not None:
         figures["ndcg@10"] = ndcg(found, relevant, 10, grades)
         figures["mrr@10"] = mrr(found, relevant, 10)
-        if 100 in depths:
+        if "kept@100" in figures:
             figures["relevant@100"] = share_found(found[:, :100], relevant)
     return figures
 
@@ -254,7 +292,7 @@ def share_found(ids: IdArray, relevant: Sequence[Any] | NDArray[Any]) -> Figures
     """Share of the relevant ids that are among all returned, per query: float64 (nq,); 0 where none is relevant."""
     return np.array(
         [
-            np.isin(answers, row).mean() if len(answers) else 0.0
+            (answers[:, None] == row).any(axis=1).mean() if len(answers) else 0.0
             for row, answers in zip(ids, _answers(relevant), strict=True)
         ],
         np.float64,
@@ -265,7 +303,7 @@ def mrr(ids: IdArray, relevant: Sequence[Any] | NDArray[Any], k: int) -> Figures
     """Reciprocal rank of the first relevant id within the first k, else 0, per query: float64 (nq,)."""
     figures = np.zeros(len(ids))
     for query, answers in enumerate(_answers(relevant)):
-        hits = np.flatnonzero(np.isin(ids[query, :k], answers))
+        hits = np.flatnonzero((ids[query, :k, None] == answers).any(axis=1))
         if len(hits):
             figures[query] = 1 / (hits[0] + 1)
     return figures

@@ -222,7 +222,7 @@ def test_validation_figures_are_those_of_the_code_that_is_served(sample, aim: di
     documents, queries = collection.validation.documents, collection.validation.queries
     coded = code.decode(codec.encode(documents, **parameters))
     found, _ = exact_search(coded, codec.encode_queries(queries), 10, Metric.COSINE)
-    served = recall(found, collection.validation.truth, 10).mean()
+    served = collection.validation.truth.recall(found, 10).mean()
     # Up to chance: uniform codes are rotated, at random for another order of the latents, and the file has its own.
     assert result.figures["recall@10"].mean() == pytest.approx(served, abs=0.02)
 

@@ -21,7 +21,7 @@ SMALL = Recipe(dim=32, hidden=32, batch=256, epochs=2, checkpoints=3)
 @pytest.fixture(scope="module")
 def collection(sample) -> Collection:
     return Collection.open(
-        ArraySource(sample.train[:2_500]), ArraySource(sample.train_queries[:2_500]), pairs="aligned"
+        ArraySource(sample.train[:2_500]), ArraySource(sample.train_queries[:2_500]), pairs="aligned", validation=0.05
     )
 
 
@@ -101,3 +101,55 @@ def test_queries_without_pairs_share_batches_with_their_nearest_documents(sample
         scores = sample.train[:1_000][collection.document_rows] @ sample.train_queries[query]
         nearest = collection.document_rows[np.argsort(-scores)[:10]]
         assert list(companions[companions[:, 0] == query, 1]) == list(nearest)
+
+
+def test_held_out_documents_are_searched_alone_and_none_of_them_is_trained_on(sample) -> None:
+    collection = Collection.open(
+        ArraySource(sample.train[:2_000]), ArraySource(sample.train_queries[:2_000]), pairs="aligned", confirmation=0.1
+    )
+    trained = {row.tobytes() for row in collection.documents.take(collection.document_rows)}
+    assert collection.confirmation is not None
+    for part, share in ((collection.validation, 0.25), (collection.confirmation, 0.1)):
+        assert len(part.documents) == pytest.approx(2_000 * share, rel=0.2)
+        assert not trained & {row.tobytes() for row in part.documents}
+
+
+def test_without_queries_held_out_documents_search_the_others_among_them(sample) -> None:
+    validation = Collection.open(ArraySource(sample.train[:1_000])).validation
+    assert validation.own is not None
+    np.testing.assert_array_equal(validation.queries, validation.documents[validation.own])
+    assert not (validation.truth.ids == validation.own[:, None]).any()
+    same = validation.figures(lambda rows: rows, lambda rows: rows, validation.metric)
+    assert {name: values.min() for name, values in same.items()} == dict.fromkeys(same, 1.0)
+
+
+def test_grades_reach_the_figures(sample) -> None:
+    rows = np.arange(1_200)
+    # Each query's own document answers it best, the next row's a little.
+    pairs = np.concatenate(
+        [np.stack([rows, rows, np.full(1_200, 4)], 1), np.stack([rows, (rows + 1) % 1_200, rows * 0 + 1], 1)]
+    )
+    documents, queries = ArraySource(sample.train[:1_200]), ArraySource(sample.train_queries[:1_200])
+    collection = Collection.open(documents, queries, pairs=pairs)
+    assert collection.grades is not None
+    assert collection.pairs is not None
+    assert set(collection.grades[collection.pairs[:, 0] == collection.pairs[:, 1]]) == {4.0}
+    validation = collection.validation
+    assert validation.relevant is not None
+    assert validation.grades is not None
+    assert [len(each) for each in validation.relevant] == [len(each) for each in validation.grades]
+    several = [number for number, grades in enumerate(validation.grades) if len(grades) == 2]
+    assert several
+    for number in several:
+        own = validation.relevant[number][np.argmax(validation.grades[number])]
+        assert validation.documents[own] @ validation.queries[number] > 0.3
+
+
+@pytest.mark.parametrize(
+    ("third", "message"),
+    [(-1, "expected grades of at least 0, got -1.0 in row 0"), (0, "expected a grade above 0, got only zeros")],
+)
+def test_bad_grades_are_refused(sample, third: int, message: str) -> None:
+    documents, queries = ArraySource(sample.train[:500]), ArraySource(sample.train_queries[:500])
+    with pytest.raises(UnusableDataError, match=message):
+        Collection.open(documents, queries, pairs=np.array([[0, 0, third]]))

@@ -285,7 +285,7 @@ def test_aligned_pairs_stay_aligned_where_both_sides_are_sampled(sample: Any) ->
     documents, queries = sample.train[:3_000], sample.train_queries[:3_000]
     sources = Sequential(documents, 3_000), Sequential(queries, 3_000, 31)
     with pytest.warns(DroppedPairsWarning, match="1,700 of 3,000 left out"):
-        collection = Collection.open(*sources, pairs="aligned", budget=1_300 * 384 * 4)
+        collection = Collection.open(*sources, pairs="aligned", validation=0.05, budget=1_300 * 384 * 4)
     assert collection.queries is not None
     assert collection.pairs is not None
     assert len(collection.pairs) > 1_100

@@ -14,11 +14,11 @@ from vaecodec.drift import MOST_REFERENCE
 from vaecodec.errors import UnusableDataError, WrongWidthError
 from vaecodec.evaluation import exact_search
 from vaecodec.interface import FloatArray, Metric
-from vaecodec.linear import LinearCodec, LinearKind, fit_linear, linear_kinds
+from vaecodec.linear import LinearCodec, LinearKind, LinearMoments, linear_kinds
 from vaecodec.sources import RandomAccessSource, VectorSource
 from vaecodec_training.data.check import DataReport, check
 from vaecodec_training.data.held_out import DEPTH, MOST_DOCUMENTS, HeldOut, QueryFigures, held_out_part
-from vaecodec_training.data.pairs import checked_pairs, pairs_within
+from vaecodec_training.data.pairs import checked_pairs
 from vaecodec_training.data.sample import SAMPLE_BYTES, evenly_spaced, vectors_at, with_random_access
 from vaecodec_training.data.shift import Shift, measure_shift
 from vaecodec_training.data.split import drop_leaks, follow_documents, split
@@ -31,6 +31,10 @@ _SAMPLE_ROWS = 200_000
 _CALIBRATION_ROWS = 8_192
 _QUERY_SAMPLE_ROWS = 16_384
 
+
+# By default so many documents are held out, within these shares.
+_HELD_OUT_ROWS = 4_096
+_LEAST_HELD_OUT, _MOST_HELD_OUT = 0.05, 0.25
 
 # Bounds of the search for the nearest documents of each training query: seconds on two cores.
 _COMPANION_QUERIES = 16_384
@@ -47,6 +51,7 @@ class Collection:
         documents, queries: where the vectors are read from.
         document_rows, query_rows: int64, increasing: the rows to train on.
         pairs: int64 (p, 2) training rows (query, document) that belong together, or None.
+        grades: float64 (p,), how well each document answers, or None.
         validation: what choices are made on.
         confirmation: what is looked at once at the end, or None.
         report, query_report: what the check found.
@@ -60,6 +65,7 @@ class Collection:
     document_rows: NDArray[np.int64]
     query_rows: NDArray[np.int64]
     pairs: NDArray[np.int64] | None
+    grades: NDArray[np.float64] | None
     validation: HeldOut
     confirmation: HeldOut | None
     report: DataReport
@@ -77,7 +83,7 @@ class Collection:
         pairs: NDArray[Any] | Literal["aligned"] | None = None,
         metric: Metric = Metric.COSINE,
         embedder: str = "",
-        validation: float = 0.05,
+        validation: float | None = None,
         confirmation: float = 0.0,
         seed: int = 0,
         budget: int = SAMPLE_BYTES,
@@ -87,13 +93,15 @@ class Collection:
         Args:
             documents: what an index will hold.
             queries: what it will be searched with, of the same width; need not belong to the documents row for row.
-            pairs: integers (p, 2), row numbers of queries and of the documents that answer them, or ``"aligned"``
-                when query i belongs to document i. A paired query is held out with its document, and what equals a
-                held-out query is not trained on. Numbers are those of the sources also where a sample is drawn;
-                pairs that it lacks a row of are left out with a warning.
+            pairs: numbers (p, 2), rows of queries and of the documents that answer them, with a third column of
+                grades such as clicks where some answer better; or ``"aligned"`` when query i belongs to document i.
+                A paired query is held out with its document, and what equals a held-out query is not trained on.
+                Numbers are those of the sources also where a sample is drawn; pairs that it lacks a row of are left
+                out with a warning.
             metric: how the embeddings are compared.
             embedder: the embedding model's name, kept with the codec.
-            validation: share of the rows held out to make choices on.
+            validation: share of the rows held out to make choices on; by default one in twenty, of small collections
+                more, up to a quarter: neighbours among few documents say little about those among many.
             confirmation: share held out besides, to be looked at once.
             seed: of the split, and of the samples.
             budget: bytes of float32 that the sample of a source without random access may take.
@@ -109,6 +117,8 @@ class Collection:
             )
         documents = with_random_access(documents, seed=seed, budget=budget)
         report = check(documents, metric=metric)
+        if validation is None:
+            validation = min(_MOST_HELD_OUT, max(_LEAST_HELD_OUT, _HELD_OUT_ROWS / report.rows))
         parts = split(report.digests, validation=validation, confirmation=confirmation, seed=seed)
         query_report, query_parts, rows = None, None, None
         if queries is not None:
@@ -118,7 +128,7 @@ class Collection:
             if pairs is not None:
                 rows = checked_pairs(pairs, documents, queries)
                 query_parts = drop_leaks(
-                    follow_documents(query_parts, parts, rows, query_report.rows), query_report.digests
+                    follow_documents(query_parts, parts, rows.rows, query_report.rows), query_report.digests
                 )
         elif pairs is not None:
             raise UnusableDataError("pairs: expected queries to go with them, got none")
@@ -126,14 +136,16 @@ class Collection:
 
         def held_out(part: Literal["validation", "confirmation"]) -> HeldOut:
             asked = None if query_parts is None else getattr(query_parts, part)
-            return held_out_part(documents, queries, getattr(parts, part), asked, parts.train, rows, metric)
+            return held_out_part(documents, queries, getattr(parts, part), asked, rows, metric)
 
+        known = None if rows is None else rows.within(train_queries, parts.train)
         return cls(
             documents=documents,
             queries=queries,
             document_rows=parts.train,
             query_rows=train_queries,
-            pairs=None if rows is None else pairs_within(rows, train_queries, parts.train),
+            pairs=None if known is None else known.rows,
+            grades=None if known is None else known.grades,
             validation=held_out("validation"),
             confirmation=held_out("confirmation") if confirmation else None,
             report=report,
@@ -166,7 +178,7 @@ class Collection:
     def linear(self, dim: int, kind: LinearKind) -> LinearCodec:
         """A linear codec fitted on the training documents."""
         if (dim, kind) not in self._fitted:
-            linear = fit_linear(self.sample, dim, kind=kind, metric=self.metric, embedder=self.embedder)
+            linear = self._moments.codec(dim, kind, embedder=self.embedder)
             self._fitted[dim, kind] = replace(linear, fitted_on=None)  # see calibration_rows
         return self._fitted[dim, kind]
 
@@ -236,6 +248,9 @@ class Collection:
     @property
     def calibration_rows(self) -> CalibrationRows:
         """The rows that a codec trained on this collection is calibrated on."""
+        if self.queries is None:
+            searching = CalibrationRows.of_documents(self.validation.documents, self.held_out)
+            return replace(searching, documents=self.sample)
         return CalibrationRows(
             documents=self.sample,
             searched=self.validation.documents,
@@ -265,6 +280,10 @@ class Collection:
             return np.empty((0, self.dim), np.float32)
         rows = np.setdiff1d(np.arange(self.query_report.rows), self.query_rows, assume_unique=True)
         return vectors_at(self.queries, evenly_spaced(rows, MOST_REFERENCE), self.metric)
+
+    @cached_property
+    def _moments(self) -> LinearMoments:
+        return LinearMoments.of(self.sample, metric=self.metric)
 
     @cached_property
     def _fitted(self) -> dict[tuple[int, LinearKind], LinearCodec]:

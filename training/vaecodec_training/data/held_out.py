@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecodec.errors import UnusableDataError
-from vaecodec.evaluation import IdArray, exact_search, mrr, ndcg, recall
+from vaecodec.evaluation import Truth, exact_search, judge, without_own
 from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec.sources import RandomAccessSource
-from vaecodec_training.data.pairs import pairs_within
+from vaecodec_training.data.pairs import Pairs
 from vaecodec_training.data.sample import evenly_spaced, vectors_at
 
 Encode = Callable[[FloatArray], FloatArray]
@@ -24,45 +24,46 @@ QueryFigures = Mapping[str, NDArray[np.float64]]
 
 # Documents searched and queries asked at most: a checkpoint is then validated in about a second.
 MOST_DOCUMENTS = 8_192
-
-
 _MOST_QUERIES = 2_000
 
 
 DEPTH = 10
+_DEPTH_OF_LISTS = 100
 
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Queries that no weight is fitted to, and the documents they are searched in.
-
-    Among the documents are all held-out ones and, to make the search as hard as that of an index, training documents
-    up to 8,192 in all: an index holds those that its codec was trained on, too.
+    """Queries and documents that no weight is fitted to. The queries are searched in these documents.
 
     Attributes:
         documents: float32 (n, d).
-        queries: float32 (m, d); where the collection has none, held-out documents, which are then not searched.
+        queries: float32 (m, d).
+        own: int64 (m,), the row of ``documents`` that each query is, where the collection has no queries and held-out
+            documents ask for their neighbours; otherwise None.
         relevant: for each query the rows of ``documents`` that answer it, or None where no pairs are known.
+        grades: for each query how much each of these answers it, or None where all answer equally.
         metric: how the embeddings are compared.
     """
 
     documents: FloatArray
     queries: FloatArray
+    own: NDArray[np.int64] | None
     relevant: list[NDArray[np.int64]] | None
+    grades: list[NDArray[np.float64]] | None
     metric: Metric
 
     @cached_property
-    def truth(self) -> IdArray:
-        """The ten nearest documents of each query, uncompressed: int64 (m, 10)."""
-        return exact_search(self.documents, self.queries, DEPTH, self.metric)[0]
+    def truth(self) -> Truth:
+        """The hundred nearest documents of each query, uncompressed."""
+        return Truth.of(self.documents, self.queries, self.metric, depth=_DEPTH_OF_LISTS, own=self.own)
 
     def figures(self, encode: Encode, encode_queries: Encode, latent_metric: Metric) -> QueryFigures:
-        """Per-query figures of a codec, by exact search on its latents: recall@10 and @1, with pairs nDCG and MRR."""
-        ids, _ = exact_search(encode(self.documents), encode_queries(self.queries), DEPTH, latent_metric)
-        figures = {"recall@10": recall(ids, self.truth, DEPTH), "recall@1": recall(ids, self.truth, 1)}
-        if self.relevant is not None:
-            figures |= {"ndcg@10": ndcg(ids, self.relevant, DEPTH), "mrr@10": mrr(ids, self.relevant, DEPTH)}
-        return figures
+        """Figures of a codec for each query, by exact search on its latents; see :func:`vaecodec.evaluation.judge`."""
+        depth = _DEPTH_OF_LISTS + (self.own is not None)
+        found, _ = exact_search(encode(self.documents), encode_queries(self.queries), depth, latent_metric)
+        if self.own is not None:
+            found = without_own(found, self.own)
+        return judge(found, self.truth, self.relevant, self.grades)
 
     def figures_of(self, codec: VectorCodec) -> QueryFigures:
         """The same for a codec object."""
@@ -74,25 +75,28 @@ def held_out_part(
     queries: RandomAccessSource | None,
     document_rows: NDArray[np.int64],
     query_rows: NDArray[np.int64] | None,
-    train_rows: NDArray[np.int64],
-    pairs: NDArray[np.int64] | None,
+    pairs: Pairs | None,
     metric: Metric,
 ) -> HeldOut:
-    relevant = None
+    """Put the rows of one held-out part together.
+
+    Raises:
+        UnusableDataError: there are too few of them.
+    """
+    searched, relevant, grades, own = evenly_spaced(document_rows, MOST_DOCUMENTS), None, None, None
     if queries is None or query_rows is None:
-        searched, asked, source = evenly_spaced(train_rows, MOST_DOCUMENTS), document_rows, documents
+        source, asked = documents, evenly_spaced(searched, _MOST_QUERIES)
+        own = np.searchsorted(searched, asked)
     else:
-        searched = evenly_spaced(document_rows, MOST_DOCUMENTS)
-        searched = np.sort(np.concatenate([searched, evenly_spaced(train_rows, MOST_DOCUMENTS - len(searched))]))
-        asked, source = query_rows, queries
-    asked = evenly_spaced(asked, _MOST_QUERIES)
+        source, asked = queries, evenly_spaced(query_rows, _MOST_QUERIES)
     if pairs is not None:
-        known = pairs_within(pairs, asked, searched)
-        asked = np.unique(known[:, 0])
-        relevant = [np.searchsorted(searched, known[known[:, 0] == query, 1]) for query in asked]
+        known = pairs.within(asked, searched)
+        asked = np.unique(known.rows[:, 0])
+        relevant, grades = known.by_query(asked, searched)
     if len(searched) <= DEPTH or not len(asked):
         raise UnusableDataError(
-            f"{source.name}: expected more than {DEPTH} documents to search and at least one held-out query, got "
-            f"{len(searched)} and {len(asked)}; give more rows or hold a larger share out"
+            f"{source.name}: expected more than {DEPTH} held-out documents to search and at least one held-out query, "
+            f"got {len(searched)} and {len(asked)}; give more rows or hold a larger share out"
         )
-    return HeldOut(vectors_at(documents, searched, metric), vectors_at(source, asked, metric), relevant, metric)
+    vectors, asking = vectors_at(documents, searched, metric), vectors_at(source, asked, metric)
+    return HeldOut(vectors, asking, own, relevant, grades, metric)

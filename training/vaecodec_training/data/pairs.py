@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -35,9 +36,42 @@ def read_pairs(text: str) -> NDArray[Any] | Literal["aligned"]:
     return pairs
 
 
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Which documents answer which queries.
+
+    Attributes:
+        rows: int64 (p, 2), row numbers of queries and documents.
+        grades: float64 (p,), how well each answers, above 0; None where all answer equally.
+    """
+
+    rows: NDArray[np.int64]
+    grades: NDArray[np.float64] | None = None
+
+    def within(self, queries: NDArray[np.int64], documents: NDArray[np.int64]) -> Pairs:
+        """Return the pairs both of whose rows are in the given parts."""
+        return self._at(np.isin(self.rows[:, 0], queries) & np.isin(self.rows[:, 1], documents))
+
+    def by_query(
+        self, queries: NDArray[np.int64], documents: NDArray[np.int64]
+    ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.float64]] | None]:
+        """Return for each query the positions of its documents within ``documents``, and their grades.
+
+        Args:
+            queries, documents: increasing row numbers; every pair's rows are among them.
+        """
+        ordered = self._at(np.argsort(self.rows[:, 0], kind="stable"))
+        bounds = np.searchsorted(ordered.rows[:, 0], queries)[1:]
+        answers = np.split(np.searchsorted(documents, ordered.rows[:, 1]), bounds)
+        return answers, None if ordered.grades is None else np.split(ordered.grades, bounds)
+
+    def _at(self, chosen: NDArray[Any]) -> Pairs:
+        return Pairs(self.rows[chosen], None if self.grades is None else self.grades[chosen])
+
+
 def checked_pairs(
     pairs: NDArray[Any] | Literal["aligned"], documents: RandomAccessSource, queries: RandomAccessSource
-) -> NDArray[np.int64]:
+) -> Pairs:
     """The pairs as row numbers of what is trained on, which may be samples."""
     asked, searched = (
         each.drawn_from if isinstance(each, Sample | GoodRows) else each.rows for each in (queries, documents)
@@ -48,47 +82,63 @@ def checked_pairs(
                 f"pairs: aligned queries and documents must be as many, got {asked:,} queries and {searched:,} "
                 "documents"
             )
-        rows = np.repeat(np.arange(searched)[:, None], 2, axis=1)
-    else:
-        rows = np.asarray(pairs)
-    if rows.ndim != 2 or rows.shape[1] != 2 or not np.issubdtype(rows.dtype, np.integer) or not len(rows):
-        raise UnusableDataError(
-            f"pairs: expected integers (p, 2), row numbers of queries and documents, got {rows.dtype} {rows.shape}"
-        )
+        pairs = np.repeat(np.arange(searched)[:, None], 2, axis=1)
+    rows, grades = _columns(np.asarray(pairs))
     outside = np.flatnonzero((rows < 0).any(1) | (rows >= [asked, searched]).any(1))
     if len(outside):
         raise UnusableDataError(
             f"pairs: row {outside[0]} is {rows[outside[0]].tolist()}, but there are {asked:,} queries and "
             f"{searched:,} documents"
         )
-    return _drawn(rows.astype(np.int64), queries, documents)
+    return _drawn(Pairs(rows, grades), queries, documents)
 
 
-def _drawn(rows: NDArray[np.int64], *sources: RandomAccessSource) -> NDArray[np.int64]:
+def _columns(pairs: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
+    """Row numbers and grades of an array of two or three columns."""
+    numeric = np.issubdtype(pairs.dtype, np.integer) or np.issubdtype(pairs.dtype, np.floating)
+    if pairs.ndim != 2 or pairs.shape[1] not in (2, 3) or not len(pairs) or not numeric:
+        raise _not_pairs(pairs)
+    rows = pairs[:, :2].astype(np.int64)
+    if not np.array_equal(rows, pairs[:, :2]):
+        raise _not_pairs(pairs)
+    if pairs.shape[1] == 2:
+        return rows, None
+    grades = pairs[:, 2].astype(np.float64)
+    bad = np.flatnonzero(~(np.isfinite(grades) & (grades >= 0)))
+    if len(bad):
+        raise UnusableDataError(f"pairs: expected grades of at least 0, got {grades[bad[0]]} in row {bad[0]}")
+    kept = grades > 0
+    if not kept.any():
+        raise UnusableDataError("pairs: expected a grade above 0, got only zeros; leave the grades out")
+    return rows[kept], grades[kept]
+
+
+def _not_pairs(pairs: NDArray[Any]) -> UnusableDataError:
+    return UnusableDataError(
+        "pairs: expected integers (p, 2), row numbers of queries and documents, or with grades (p, 3), got "
+        f"{pairs.dtype} {pairs.shape}"
+    )
+
+
+def _drawn(pairs: Pairs, *sources: RandomAccessSource) -> Pairs:
     """Pairs by the row numbers of the samples, without those that one of the samples lacks a row of."""
-    kept = rows
+    kept = pairs
     for column, source in enumerate(sources):
         if isinstance(source, Sample | GoodRows):
-            kept = kept[np.isin(kept[:, column], source.numbers)]
-            kept[:, column] = np.searchsorted(source.numbers, kept[:, column])
-    if not len(kept):
+            kept = kept._at(np.isin(kept.rows[:, column], source.numbers))
+            kept.rows[:, column] = np.searchsorted(source.numbers, kept.rows[:, column])
+    if not len(kept.rows):
         raise UnusableDataError(
             f"pairs: expected pairs whose rows are in the samples that are drawn of sources without random access, got "
-            f"none of {len(rows):,}; save the vectors as .npy, which is read without a sample"
+            f"none of {len(pairs.rows):,}; save the vectors as .npy, which is read without a sample"
         )
-    if len(kept) < len(rows):
+    if len(kept.rows) < len(pairs.rows):
         warnings.warn(
             DroppedPairsWarning(
-                f"pairs: {len(rows) - len(kept):,} of {len(rows):,} left out, because a sample is drawn of sources "
-                "without random access and lacks one of their rows; save the vectors as .npy to train on all pairs"
+                f"pairs: {len(pairs.rows) - len(kept.rows):,} of {len(pairs.rows):,} left out, because a sample is "
+                "drawn of sources without random access and lacks one of their rows; save the vectors as .npy to train "
+                "on all pairs"
             ),
             stacklevel=2,
         )
     return kept
-
-
-def pairs_within(
-    pairs: NDArray[np.int64], queries: NDArray[np.int64], documents: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """The pairs both of whose rows are in the given parts."""
-    return pairs[np.isin(pairs[:, 0], queries) & np.isin(pairs[:, 1], documents)]
