@@ -16,12 +16,12 @@ from vaecodec.graph import Precision
 from vaecodec.interface import FloatArray
 from vaecodec.provenance import versions
 from vaecodec_exporters.graph import PARITY_BOUNDS, CodecWeights, ResidualWeights, write_codec
-from vaecodec_training.checkpoint import load_checkpoint
+from vaecodec_training.checkpoint import Checkpoint, load_checkpoint
 from vaecodec_training.model import ResidualMap
 
 
 def export_checkpoint(
-    run: str | os.PathLike[str],
+    run: str | os.PathLike[str] | Checkpoint,
     path: str | os.PathLike[str],
     *,
     precision: str = Precision.FLOAT32,
@@ -30,7 +30,7 @@ def export_checkpoint(
     """Convert the best checkpoint of a training run to one ONNX file.
 
     Args:
-        run: the folder that ``vaecodec train`` wrote.
+        run: the folder that ``vaecodec train`` wrote, or the checkpoint that training returned.
         path: the target.
         precision: of the weights and the products; one of :class:`~vaecodec_exporters.graph.Precision`.
         overwrite: replace another codec file at ``path``.
@@ -47,7 +47,7 @@ def export_checkpoint(
     if precision not in [*Precision]:
         raise ExportError(f"expected precision to be one of {', '.join(Precision)}, got {precision!r}")
     precision = Precision(precision)
-    checkpoint = load_checkpoint(Path(run))
+    checkpoint = run if isinstance(run, Checkpoint) else load_checkpoint(Path(run))
     model = checkpoint.model.eval()
     metadata = Metadata(
         kind=Kind(checkpoint.kind),

@@ -168,7 +168,7 @@ def train_and_export(
     if not leads():
         return None
     if export is not None:
-        export_checkpoint(run, export, overwrite=overwrite)
+        export_checkpoint(result.checkpoint, export, overwrite=overwrite)  # not whatever came into the folder since
     return result
 
 

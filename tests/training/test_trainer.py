@@ -15,12 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vaecodec.errors import CheckpointError, DivergedError, RecipeError
+from vaecodec.errors import CheckpointError, DivergedError, OutputBusyError, RecipeError
 from vaecodec.interface import Metric
 from vaecodec.linear import LinearKind
 from vaecodec.sources import ArraySource
 from vaecodec.vectors import normalised
-from vaecodec_training.checkpoint import MODEL, RUN, load_checkpoint
+from vaecodec_training.checkpoint import MODEL, RUN, load_checkpoint, mend, save_checkpoint
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.diagnostics import (
     InstabilityWarning,
@@ -270,6 +270,7 @@ def test_there_may_be_nothing_to_resume(collection: Collection, tmp_path: Path) 
         (lambda run: (run / MODEL).write_bytes(b"12345678"), "damaged"),
         (lambda run: (run / RUN).write_text('{"format": 99}'), "written by another version"),
         (lambda run: _change_recipe(run, hidden=64), r"model\.safetensors does not fit run\.json"),
+        (lambda run: _flip(run / MODEL, -1_000), "damaged: the weights or the record changed"),
     ],
 )
 def test_a_damaged_run_is_refused(collection: Collection, damage, message: str, tmp_path: Path) -> None:
@@ -285,7 +286,55 @@ def _change_recipe(run: Path, **changes: object) -> None:
     (run / RUN).write_text(json.dumps(content))
 
 
+def _flip(file: Path, at: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[at] ^= 2
+    file.write_bytes(content)
+
+
 # What it survives
+
+
+def test_a_folder_is_trained_into_by_one_run_at_a_time(collection: Collection, tmp_path: Path) -> None:
+    refused = []
+
+    def another(progress: Progress) -> None:
+        if progress.step == 1:
+            with pytest.raises(OutputBusyError, match="another process is writing it"):
+                train(collection, SMALL.replace(seed=1), tmp_path)
+            refused.append(progress.step)
+
+    train(collection, SMALL.replace(epochs=0.2), tmp_path, observers=[another])
+    assert refused == [1]
+    assert load_checkpoint(tmp_path).recipe.seed == 0
+    train(collection, SMALL.replace(epochs=0.2, seed=1), tmp_path)
+    assert load_checkpoint(tmp_path).recipe.seed == 1
+
+
+def test_a_run_killed_while_it_saves_leaves_a_whole_checkpoint_or_one_that_is_refused(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = train(collection, SMALL.replace(epochs=0.2, checkpoints=1), tmp_path).checkpoint
+    rename, left = os.replace, [0]
+
+    def die_in_time(source: Path, target: Path) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", die_in_time)
+    for moment, renames in enumerate((0, 1)):
+        left[0] = renames
+        with pytest.raises(KeyboardInterrupt):
+            save_checkpoint(tmp_path, replace(first, embedder=f"killed {moment}"))
+        if moment == 0:
+            assert load_checkpoint(tmp_path).embedder == first.embedder
+    with pytest.raises(CheckpointError, match=r"does not fit run\.json"):
+        load_checkpoint(tmp_path)
+    left[0] = 1
+    mend(tmp_path)
+    assert load_checkpoint(tmp_path).embedder == "killed 1"
 
 
 class Poisoned(ArraySource):

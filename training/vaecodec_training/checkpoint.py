@@ -1,10 +1,13 @@
 """The run folder: ``model.safetensors`` and ``run.json`` for what is served, ``state.safetensors`` to go on from.
 
-Every file is replaced atomically, and none holds a pickle.
+Every file is replaced atomically, and none holds a pickle. ``model.safetensors`` also holds the text of ``run.json``
+and one digest over both, so that weights never meet the record of others, and damage is found. A process that dies
+between the two files leaves a folder that is refused until the run is resumed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from vaecodec.errors import CheckpointError
@@ -25,7 +28,8 @@ from vaecodec_training.recipe import Recipe
 MODEL = "model.safetensors"
 RUN = "run.json"
 STATE = "state.safetensors"
-_FORMAT = 1
+LOCK = ".lock"
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,6 @@ class Checkpoint:
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
     """Write what :func:`load_checkpoint` reads; the folder must exist."""
-    write_atomically(run / MODEL, save(_contiguous(checkpoint.model.state_dict())))
     content = {
         "format": _FORMAT,
         "dim": checkpoint.model.dim,
@@ -71,7 +74,10 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
         "provenance": checkpoint.provenance,
         "calibration": checkpoint.calibration,
     }
-    write_atomically(run / RUN, json.dumps(content, indent=1, allow_nan=False).encode())
+    record = json.dumps(content, indent=1, allow_nan=False)
+    weights = _contiguous(checkpoint.model.state_dict())
+    write_atomically(run / MODEL, save(weights, {"record": record, "digest": _digest(weights, record)}))
+    write_atomically(run / RUN, record.encode())
 
 
 def load_checkpoint(run: Path) -> Checkpoint:
@@ -81,12 +87,14 @@ def load_checkpoint(run: Path) -> Checkpoint:
         run: the folder that ``vaecodec train`` wrote.
 
     Raises:
-        CheckpointError: the folder is not a run, is damaged, or was written by a newer version.
+        CheckpointError: the folder is not a run, is damaged, or was written by a newer version; or its process died
+            while it saved.
         RecipeError: its recipe is not one of this version.
     """
     try:
-        content = json.loads((run / RUN).read_text(encoding="utf-8"))
-        weights = load_file(run / MODEL)
+        record = (run / RUN).read_text(encoding="utf-8")
+        content = json.loads(record)
+        weights, metadata = _read(run / MODEL)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{run}: expected a training run with {MODEL} and {RUN}, but {Path(error.filename or MODEL).name} "
@@ -96,14 +104,45 @@ def load_checkpoint(run: Path) -> Checkpoint:
         raise CheckpointError(f"{run}: damaged: {error}") from None
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise CheckpointError(f"{run}: expected a run of format {_FORMAT}; it was written by another version")
+    if metadata.get("record") != record:
+        raise CheckpointError(
+            f"{run}: {MODEL} does not fit {RUN}: the training ended between the two files, or one was replaced; resume "
+            "the training, which writes both anew"
+        )
+    if metadata.get("digest") != _digest(weights, record):
+        raise CheckpointError(f"{run}: damaged: the weights or the record changed after they were saved; train again")
     recipe = Recipe.from_dict(content["recipe"])
     metric = Metric(content["metric"])
     model = new_model(content["dim"], recipe, metric)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(f"{run}: {MODEL} does not fit {RUN}: {error}") from None
+    model.load_state_dict(weights)
     return Checkpoint(model.eval(), recipe, metric, content["embedder"], content["provenance"], content["calibration"])
+
+
+def mend(run: Path) -> None:
+    """Write ``run.json`` anew from ``model.safetensors``, where a process died before it could; else do nothing."""
+    try:
+        weights, metadata = _read(run / MODEL)
+    except (OSError, ValueError, SafetensorError):
+        return  # whoever loads it says what is wrong
+    record = metadata.get("record", "")
+    if metadata.get("digest") == _digest(weights, record):
+        write_atomically(run / RUN, record.encode())
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not path.exists():
+        raise FileNotFoundError(2, "no such file", str(path))
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - no mapping
+
+
+def _digest(weights: Mapping[str, Tensor], record: str) -> str:
+    """SHA-256 over the record and every tensor with its name and shape."""
+    digest = hashlib.sha256(record.encode())
+    for name in sorted(weights):
+        digest.update(f"/{name}{list(weights[name].shape)}".encode())
+        digest.update(weights[name].numpy().tobytes())
+    return digest.hexdigest()
 
 
 def new_model(dim: int, recipe: Recipe, metric: Metric) -> VariationalCodec:
@@ -134,9 +173,8 @@ def load_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.exists():
         raise CheckpointError(f"{run}: nothing to resume, {STATE} is not there; start without resume")
     try:
-        with safe_open(path, "pt") as file:
-            values = json.loads((file.metadata() or {})["values"])
-            return {name: file.get_tensor(name) for name in file.keys()}, values  # noqa: SIM118 - not a mapping
+        tensors, metadata = _read(path)
+        return tensors, json.loads(metadata["values"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged: {error}") from None
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,16 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from vaecodec.errors import CheckpointError, DivergedError, RecipeError
+from vaecodec.files import locked
 from vaecodec_training import outcome
 from vaecodec_training.channel import in_units_of_spread
 from vaecodec_training.checkpoint import (
+    LOCK,
     STATE,
     Checkpoint,
     load_checkpoint,
     load_state,
+    mend,
     new_model,
     save_checkpoint,
     save_state,
@@ -79,6 +83,7 @@ def train(
 
     Raises:
         CheckpointError: there is nothing to resume, or it belongs to another recipe or collection.
+        OutputBusyError: another training writes to the folder.
         DivergedError: the run stayed unstable after every remedy.
         RecipeError: the recipe does not fit the data.
     """
@@ -92,7 +97,8 @@ def train(
     )
     fabric.launch()
     run.mkdir(parents=True, exist_ok=True)
-    return _Trainer(fabric, collection, recipe, run, resume, observers).run()
+    with locked(run / LOCK, str(run)) if fabric.is_global_zero else nullcontext():
+        return _Trainer(fabric, collection, recipe, run, resume, observers).run()
 
 
 def refuse_mismatch(recipe: Recipe, collection: Collection) -> None:
@@ -142,7 +148,11 @@ class _Trainer:
         self.kl = torch.zeros(recipe.dim)
         if resume:
             self.state = self.parts.restore(self._saved())
-        elif collection.shift is not None:
+            if self.processes.leads:
+                mend(run)
+        elif self.processes.leads:
+            (run / STATE).unlink(missing_ok=True)  # what follows belongs to this run
+        if not resume and collection.shift is not None:
             self.reporter.warn(self.state, inspect_shift(collection.shift, recipe))
 
     def run(self) -> TrainedRun:
