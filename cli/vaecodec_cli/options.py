@@ -30,7 +30,8 @@ Queries = Annotated[str | None, typer.Option(help="Embeddings of queries. A few 
 Pairs = Annotated[
     str | None,
     typer.Option(
-        help="Which query belongs to which document: an integer .npy (p, 2) of row numbers (query, document), or "
+        help="Which query belongs to which document: a .npy of row numbers (query, document), with grades as a third "
+        "column where some answer better; a Parquet file with the columns query, document and perhaps grade; or "
         "'aligned' where query i belongs to document i."
     ),
 ]

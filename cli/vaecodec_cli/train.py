@@ -58,6 +58,9 @@ def train(
         str, typer.Option(help="Smaller widths that the file can also be loaded at. Example: 32,64.")
     ] = "",
     target: Target = "",
+    objective: Annotated[
+        str, typer.Option(help="What to train for: neighbours, or relevance where pairs are known.")
+    ] = "",
     recipe: RecipeFile = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the documents.")] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
@@ -82,7 +85,9 @@ def train(
     settings = choose_recipe(
         Recipe.load(recipe) if recipe else None,
         width=documents.dim,
+        rows=documents.rows,
         target=target,
+        objective=objective,
         paired=bool(pairs),
         dim=dim,
         nested_dims=widths(nested) or None,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from vaecodec.errors import UnusableDataError, WrongWidthError
 from vaecodec.sources import ArraySource
@@ -85,6 +87,16 @@ def test_pairs_are_read_from_files_without_pickles(tmp_path: Path) -> None:
             read_pairs(str(tmp_path / name))
 
 
+def test_pairs_of_a_parquet_file_may_have_grades(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.parquet"
+    columns = {"grade": [1.0, 0.5], "query": [0, 1], "document": [3, 2]}
+    parquet.write_table(pa.table(columns), path)
+    np.testing.assert_array_equal(read_pairs(str(path)), [[0, 3, 1], [1, 2, 0.5]])
+    parquet.write_table(pa.table({"query": [0], "text": ["a"]}), path)
+    with pytest.raises(UnusableDataError, match=r"expected the columns query and document, .* got query, text"):
+        read_pairs(str(path))
+
+
 def test_pairs_without_queries_and_queries_of_another_width_are_refused(sample) -> None:
     with pytest.raises(UnusableDataError, match="expected queries to go with them"):
         Collection.open(ArraySource(sample.train[:1_000]), pairs="aligned")
@@ -109,7 +121,7 @@ def test_held_out_documents_are_searched_alone_and_none_of_them_is_trained_on(sa
     )
     trained = {row.tobytes() for row in collection.documents.take(collection.document_rows)}
     assert collection.confirmation is not None
-    for part, share in ((collection.validation, 0.25), (collection.confirmation, 0.1)):
+    for part, share in ((collection.validation, 0.25), (collection.confirmation, 0.35)):
         assert len(part.documents) == pytest.approx(2_000 * share, rel=0.2)
         assert not trained & {row.tobytes() for row in part.documents}
 

@@ -54,6 +54,7 @@ def record(**changes: object) -> Record:
     values: dict = {
         "step": 10,
         "recall": 0.5,
+        "score": 0.5,
         "loss": 1.0,
         "terms": {"alignment": 0.9, "reconstruction": 0.3},
         "kl": (1.0,) * 32,
@@ -89,7 +90,7 @@ def test_each_pitfall_has_a_name_and_a_remedy(name: str, changes: dict, recipe: 
 def test_overfitting_to_reconstruction_is_seen_over_three_checkpoints() -> None:
     recalls, errors = (0.50, 0.49, 0.48), (0.30, 0.29, 0.28)
     history = [
-        record(recall=recall, terms={"alignment": 0.9, "reconstruction": error})
+        record(score=recall, terms={"alignment": 0.9, "reconstruction": error})
         for recall, error in zip(recalls, errors, strict=True)
     ]
     (warning,) = inspect(history, SMALL)

@@ -50,8 +50,8 @@ def test_a_fit_ships_the_learned_codec_where_it_wins(sample, tmp_path: Path, cap
     # Of 4 epochs, not of as many as this machine has time for just now.
     monkeypatch.setattr(searching._Search, "_pace", lambda *_: {"epoch_seconds": 0.15})
     for name in ("train", "train_queries"):
-        np.save(tmp_path / f"{name}.npy", getattr(sample, name)[:4_000])
-    (tmp_path / "recipe.toml").write_text(SMALL.to_toml())
+        np.save(tmp_path / f"{name}.npy", getattr(sample, name))
+    (tmp_path / "recipe.toml").write_text(SMALL.replace(temperature=0.1).to_toml())
     out = tmp_path / "fit"
     arguments = ["fit", str(tmp_path / "train.npy"), "--queries", str(tmp_path / "train_queries.npy")]
     arguments += ["--pairs", "aligned", "--dims", "16,32,64", "--budget", "12s"]

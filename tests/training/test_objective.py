@@ -91,6 +91,36 @@ def test_the_queue_holds_negatives_of_the_contrastive_term(collection: Collectio
     assert queued > alone + 1  # half of the queries meet themselves there
 
 
+def test_without_a_queue_pairs_send_gradients_to_both_sides(collection: Collection) -> None:
+    recipe = Recipe.for_relevance(rows=2_000, dim=32, batch=256, weight=1.0)
+    terms, model, batch = objective(collection, recipe)
+    assert terms.key_encoder is None
+    assert model.query_encoder is not None
+    values = terms.terms(model, batch, 0).values
+    assert batch.queries is not None
+    assert set(values) == {"contrastive"}
+    unit, keys = (
+        F.normalize(model.query_encoder(batch.queries), dim=1),
+        F.normalize(model.encoder(batch.documents), dim=1),
+    )
+    expected = F.cross_entropy(unit @ keys.T / 0.05, torch.arange(len(unit)))
+    assert values["contrastive"].item() == pytest.approx(expected.item(), rel=1e-4)
+    values["contrastive"].backward()
+    for encoder in (model.encoder, model.query_encoder):
+        assert encoder.linear.weight.grad is not None
+        assert encoder.linear.weight.grad.norm() > 0.01
+
+
+def test_noise_on_the_inputs_has_the_norm_asked_for_and_leaves_the_teacher_alone(collection: Collection) -> None:
+    recipe = SMALL.replace(input_noise=0.3)
+    _, _, batch = objective(collection, recipe)
+    documents, queries = batch.blurred(0.3)
+    assert queries is not None
+    for blurred, clean in ((documents, batch.documents), (queries, batch.queries)):
+        assert (blurred - clean).norm(dim=1).mean().item() == pytest.approx(0.3, rel=0.02)
+    assert batch.blurred(0.0)[0] is batch.documents
+
+
 def test_the_queue_holds_columns_of_the_distillation(collection: Collection) -> None:
     terms, model, batch = objective(collection, SMALL.replace(queue=64, momentum=0.0))
     documents, queued = batch.documents.split([192, 64])

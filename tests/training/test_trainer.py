@@ -23,6 +23,7 @@ from vaecodec.vectors import normalised
 from vaecodec_training.checkpoint import MODEL, RUN, load_checkpoint, mend, save_checkpoint
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.diagnostics import (
+    BelowBaselineWarning,
     InstabilityWarning,
     PosteriorCollapseWarning,
 )
@@ -161,6 +162,39 @@ def test_free_bits_keep_latents_alive_under_a_heavy_prior(collection: Collection
     kept = train(collection, heavy.replace(free_bits=0.3), tmp_path / "kept").history[-1]
     assert bare.active_dims < 16
     assert kept.active_dims == 32
+
+
+def test_training_for_relevance_finds_more_of_the_right_documents_than_the_originals(larger, tmp_path: Path) -> None:
+    recipe = Recipe.for_relevance(rows=4_200, dim=64, batch=512, epochs=6, checkpoints=2)
+    result = train(larger, recipe, tmp_path)
+    uncompressed = larger.validation.figures(lambda rows: rows, lambda rows: rows, Metric.COSINE)["ndcg@10"].mean()
+    assert result.figures["ndcg@10"].mean() > uncompressed
+    assert result.checkpoint.provenance["gain"]["ndcg@10"]["low"] > 0
+    assert result.history[-1].score == pytest.approx(result.figures["ndcg@10"].mean(), abs=0.02)
+
+
+def test_relevance_without_pairs_is_refused(sample, tmp_path: Path) -> None:
+    collection = Collection.open(ArraySource(sample.train[:800]), ArraySource(sample.train_queries[:800]))
+    with pytest.raises(RecipeError, match="objective: expected pairs of queries and documents"):
+        train(collection, Recipe.for_relevance(rows=800), tmp_path)
+
+
+def test_where_truncation_is_best_training_starts_there_and_may_leave_it_at_that(tmp_path: Path) -> None:
+    # As Matryoshka models have it: what matters comes first, and later coordinates are larger noise.
+    generator = np.random.default_rng(0)
+    meaning = generator.normal(size=(1_500, 8))
+    documents, queries = (
+        np.hstack([meaning + 0.1 * generator.normal(size=(1_500, 8)), 2 * generator.normal(size=(1_500, 24))])
+        for _ in range(2)
+    )
+    sources = ArraySource(documents.astype(np.float32)), ArraySource(queries.astype(np.float32))
+    collection = Collection.open(*sources, pairs="aligned")
+    assert collection.best_start(8, "ndcg@10") is LinearKind.TRUNCATION
+    recipe = Recipe.for_relevance(rows=1_100, dim=8, batch=256, epochs=1, learning_rate=0.5, warmup=0.0, weight=0.0)
+    with pytest.warns(BelowBaselineWarning, match="training does not pay here, use the linear codec 'truncation"):
+        result = train(collection, recipe, tmp_path)
+    start = result.baselines["truncation"]["ndcg@10"]
+    assert result.figures["ndcg@10"].mean() == pytest.approx(start.mean(), abs=1e-6)
 
 
 # What it repeats

@@ -16,7 +16,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -24,8 +24,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vaecodec.evaluation import best as best_of
+from vaecodec_training.data.held_out import QueryFigures
 from vaecodec_training.data.shift import Shift
-from vaecodec_training.recipe import Recipe
+from vaecodec_training.recipe import Goal, Recipe
+from vaecodec_training.validation import gain
 
 # A dimension with less KL than this (nats) says nothing about the vector.
 ACTIVE_NATS = 0.02
@@ -82,6 +85,7 @@ class Record:
     Attributes:
         step: of the optimiser, from 1.
         recall: validation recall@10.
+        score: the validation figure that chooses among checkpoints.
         loss: mean since the last checkpoint.
         terms: mean of each term since the last checkpoint, unweighted.
         kl: nats per dimension; empty for a plain autoencoder.
@@ -94,6 +98,7 @@ class Record:
 
     step: int
     recall: float
+    score: float
     loss: float
     terms: dict[str, float]
     kl: tuple[float, ...]
@@ -148,11 +153,12 @@ def inspect(history: Sequence[Record], recipe: Recipe) -> list[TrainingWarning]:
             )
         )
     if _overfits(history):
-        best = max(record.recall for record in history)
+        best = max(record.score for record in history)
         found.append(
             ReconstructionOverfitWarning(
-                f"step {now.step}: reconstruction still improves, but validation recall fell from {best:.3f} to "
-                f"{now.recall:.3f}; raise alignment, lower reconstruction, or train for fewer epochs"
+                f"step {now.step}: reconstruction still improves, but validation {recipe.selected.split('@')[0]} "
+                f"fell from {best:.3f} to {now.score:.3f}; raise alignment, lower reconstruction, or train for fewer "
+                "epochs"
             )
         )
     if now.effective_rank < recipe.dim / 4:
@@ -163,7 +169,9 @@ def inspect(history: Sequence[Record], recipe: Recipe) -> list[TrainingWarning]:
             )
         )
     contrastive = recipe.contrastive * now.terms.get("contrastive", 0.0)
-    if contrastive > max(now.loss / 2, recipe.alignment * now.terms.get("alignment", 0.0)):
+    if recipe.objective is Goal.NEIGHBOURS and contrastive > max(
+        now.loss / 2, recipe.alignment * now.terms.get("alignment", 0.0)
+    ):
         found.append(
             HeavyContrastiveWarning(
                 f"step {now.step}: InfoNCE makes {contrastive / now.loss:.0%} of the loss; "
@@ -181,6 +189,29 @@ def inspect(history: Sequence[Record], recipe: Recipe) -> list[TrainingWarning]:
     return found
 
 
+def inspect_outcome(
+    figures: QueryFigures, baselines: Mapping[str, QueryFigures], recipe: Recipe, best_step: int
+) -> list[TrainingWarning]:
+    """Whether the model that is kept is better than the best linear codec, by the figure it was chosen by."""
+    chosen_by = recipe.selected
+    over = best_of(baselines, chosen_by)
+    difference = gain(figures, baselines[over])[chosen_by]
+    if best_step == 0:
+        message = (
+            f"no checkpoint had a higher {chosen_by} than the linear codec that training started from: training does "
+            f"not pay here, use the linear codec {over!r}; or give more rows or pairs"
+        )
+    elif difference["low"] <= 0:
+        message = (
+            f"{chosen_by} {figures[chosen_by].mean():.3f} is not surely above that of the linear codec {over!r} "
+            f"(difference {difference['low']:.3f} to {difference['high']:.3f}); use the linear codec, give more rows "
+            "or queries, or train longer"
+        )
+    else:
+        return []
+    return [BelowBaselineWarning(message)]
+
+
 def inspect_shift(shift: Shift, recipe: Recipe) -> list[TrainingWarning]:
     """Whether queries lie so far from documents that one encoder may not suit both."""
     far = shift.mean_gap > _FAR_MEAN or np.median(shift.angles) > _FAR_ANGLE
@@ -191,9 +222,9 @@ def inspect_shift(shift: Shift, recipe: Recipe) -> list[TrainingWarning]:
 
 def _overfits(history: Sequence[Record]) -> bool:
     last = history[-3:]
-    recalls = [record.recall for record in last]
+    scores = [record.score for record in last]
     errors = [record.terms.get("reconstruction", 0.0) + record.terms.get("reconstruction_mse", 0.0) for record in last]
-    falling = all(later < earlier for earlier, later in pairwise(recalls))
+    falling = all(later < earlier for earlier, later in pairwise(scores))
     improving = all(later < earlier for earlier, later in pairwise(errors))
-    below = recalls[-1] < max(record.recall for record in history) - _RECALL_NOISE
+    below = scores[-1] < max(record.score for record in history) - _RECALL_NOISE
     return len(last) == 3 and falling and improving and below

@@ -54,7 +54,7 @@ class Objective:
         self.temperature = recipe.temperature * collection.scale
         self.processes = processes
         self.queue = Queue(recipe.queue, collection.dim, recipe.dim, processes.device)
-        needs_keys = recipe.momentum > 0 and (recipe.queue > 0 or recipe.contrastive > 0)
+        needs_keys = recipe.momentum > 0 and recipe.queue > 0
         self.key_encoder = copy.deepcopy(encoder).requires_grad_(False) if needs_keys else None
         self.channel = Channel(recipe, collection.metric).to(processes.device) if recipe.for_codes else None
 
@@ -68,7 +68,7 @@ class Objective:
         """Compute every term that the recipe weighs, and fill the queue."""
         recipe = self.recipe
         widths = recipe.widths if recipe.reconstructs else ()
-        posterior = model(batch.documents, batch.queries, batch.noise if recipe.kl else None, widths)
+        posterior = model(*batch.blurred(recipe.input_noise), batch.noise if recipe.kl else None, widths)
         values: dict[str, Tensor] = {}
         if recipe.alignment:
             values["alignment"] = self.alignment(batch, posterior.mean, posterior.query_mean, step)

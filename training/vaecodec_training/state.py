@@ -34,6 +34,8 @@ class RunState:
     kl_multiplier: float = 1.0
     """Moved by the KL controller."""
     best: float = -1.0
+    best_step: int = 0
+    """The step whose model is kept; 0 is the linear codec that training started from."""
     losses: list[float] = field(default_factory=list)
     """Of the last steps, without the KL term: what a spike is measured against."""
     sums: dict[str, float] = field(default_factory=dict)

@@ -117,13 +117,29 @@ class Batch:
         documents: (n, d); the first of them are the companions of ``queries``, row for row.
         queries: (n // 2, d), or None.
         noise: (n, k) standard normal, for the posterior.
-        perturbation: (n, d) standard normal, for InfoNCE without pairs; otherwise empty.
+        perturbation: (n, d) standard normal, for InfoNCE without pairs and for noise on the inputs; otherwise empty.
+        query_perturbation: (n // 2, d), for noise on the inputs; otherwise empty.
     """
 
     documents: Tensor
     queries: Tensor | None
     noise: Tensor
     perturbation: Tensor
+    query_perturbation: Tensor
+
+    def blurred(self, size: float) -> tuple[Tensor, Tensor | None]:
+        """Documents and queries with noise of this norm relative to theirs."""
+        if not size:
+            return self.documents, self.queries
+
+        def with_noise(rows: Tensor, noise: Tensor) -> Tensor:
+            norms: Tensor = rows.norm(dim=1, keepdim=True)
+            scale: float = size / float(rows.shape[1]) ** 0.5
+            blurred: Tensor = rows + scale * norms * noise
+            return blurred
+
+        queries = None if self.queries is None else with_noise(self.queries, self.query_perturbation)
+        return with_noise(self.documents, self.perturbation), queries
 
 
 class Batches:
@@ -147,7 +163,8 @@ class Batches:
             sources = [_Chosen(collection.queries, companions[:, 0]), _Chosen(collection.documents, companions[:, 1])]
             count = min(size // 2, len(companions)) // (2 * processes) * 2 * processes
             self.pairs = _Numbered(ShuffledBatches(sources, np.arange(len(companions)), count, recipe.seed + 1))
-        self.perturbs = recipe.contrastive > 0 and collection.pairs is None
+        self.blurs = recipe.input_noise > 0
+        self.perturbs = self.blurs or (recipe.contrastive > 0 and collection.pairs is None)
         self.documents = _Numbered(ShuffledBatches([collection.documents], rows, alone, recipe.seed))
 
     def at(self, number: int, rank: int, device: torch.device) -> Batch:
@@ -164,11 +181,15 @@ class Batches:
             noises.append(self._share(torch.randn(len(part), self.recipe.dim, generator=generator), rank))
             if self.perturbs:
                 perturbations.append(self._share(torch.randn(part.shape, generator=generator), rank))
+        asking = torch.empty(0, self.dim)
+        if queries is not None and self.blurs:
+            asking = self._share(torch.randn(queries.shape, generator=generator), rank)
         return Batch(
             self._compared(torch.cat(shares)).to(device),
             None if queries is None else self._compared(self._share(torch.from_numpy(queries), rank)).to(device),
             torch.cat(noises).to(device),
             torch.cat([*perturbations, torch.empty(0, self.dim)]).to(device),
+            asking.to(device),
         )
 
     def _share(self, rows: Tensor, rank: int) -> Tensor:

@@ -33,7 +33,7 @@ _QUERY_SAMPLE_ROWS = 16_384
 
 
 # By default so many documents are held out, within these shares.
-_HELD_OUT_ROWS = 4_096
+_HELD_OUT_ROWS = 2_048
 _LEAST_HELD_OUT, _MOST_HELD_OUT = 0.05, 0.25
 
 # Bounds of the search for the nearest documents of each training query: seconds on two cores.
@@ -134,9 +134,9 @@ class Collection:
             raise UnusableDataError("pairs: expected queries to go with them, got none")
         train_queries = query_parts.train if query_parts is not None else np.empty(0, np.int64)
 
-        def held_out(part: Literal["validation", "confirmation"]) -> HeldOut:
+        def held_out(part: Literal["validation", "confirmation"], others: NDArray[np.int64] | None) -> HeldOut:
             asked = None if query_parts is None else getattr(query_parts, part)
-            return held_out_part(documents, queries, getattr(parts, part), asked, rows, metric)
+            return held_out_part(documents, queries, getattr(parts, part), asked, rows, metric, others)
 
         known = None if rows is None else rows.within(train_queries, parts.train)
         return cls(
@@ -146,8 +146,8 @@ class Collection:
             query_rows=train_queries,
             pairs=None if known is None else known.rows,
             grades=None if known is None else known.grades,
-            validation=held_out("validation"),
-            confirmation=held_out("confirmation") if confirmation else None,
+            validation=held_out("validation", None),
+            confirmation=held_out("confirmation", parts.validation) if confirmation else None,
             report=report,
             query_report=query_report,
             shift=None
@@ -207,6 +207,16 @@ class Collection:
     def start_kind(self) -> LinearKind:
         """The linear codec that training starts from, whose latents are compared as the embeddings are."""
         return LinearKind.PCA if self.metric is Metric.L2 else LinearKind.SVD
+
+    def best_start(self, dim: int, figure: str) -> LinearKind:
+        """The linear codec, of those that training can start from, whose mean of a validation figure is highest."""
+        kinds = [
+            LinearKind(kind)
+            for kind, codec in self.linear_family(dim).items()
+            if codec.latent_metric is self.metric and kind != LinearKind.PCA_DOCUMENTS
+        ]
+        measured = self.baselines(dim)
+        return max(kinds, key=lambda kind: (float(measured[kind][figure].mean()), kind is self.start_kind))
 
     def baselines(self, dim: int) -> dict[str, QueryFigures]:
         """Validation figures of every linear codec of this width, by the name of its kind."""

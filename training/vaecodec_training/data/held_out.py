@@ -77,15 +77,26 @@ def held_out_part(
     query_rows: NDArray[np.int64] | None,
     pairs: Pairs | None,
     metric: Metric,
+    others: NDArray[np.int64] | None = None,
 ) -> HeldOut:
     """Put the rows of one held-out part together.
+
+    Args:
+        documents, queries: where the vectors are read from.
+        document_rows, query_rows: int64, increasing: the rows of this part.
+        pairs: which belong together, of all rows.
+        metric: how the embeddings are compared.
+        others: int64, increasing: rows of another held-out part, which are searched besides.
 
     Raises:
         UnusableDataError: there are too few of them.
     """
     searched, relevant, grades, own = evenly_spaced(document_rows, MOST_DOCUMENTS), None, None, None
+    asked = evenly_spaced(searched, _MOST_QUERIES)
+    if others is not None:
+        searched = np.sort(np.concatenate([searched, evenly_spaced(others, MOST_DOCUMENTS - len(searched))]))
     if queries is None or query_rows is None:
-        source, asked = documents, evenly_spaced(searched, _MOST_QUERIES)
+        source = documents
         own = np.searchsorted(searched, asked)
     else:
         source, asked = queries, evenly_spaced(query_rows, _MOST_QUERIES)

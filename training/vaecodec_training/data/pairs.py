@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecodec.errors import UnusableDataError
+from vaecodec.extras import require
 from vaecodec.sources import RandomAccessSource
 from vaecodec.sources.bad_rows import GoodRows
 from vaecodec_training.data.sample import Sample
@@ -20,7 +21,11 @@ class DroppedPairsWarning(UserWarning):
 
 
 def read_pairs(text: str) -> NDArray[Any] | Literal["aligned"]:
-    """What ``pairs`` of :meth:`Collection.open` may be, from the command line: ``aligned``, or the path of a .npy file.
+    """Read what ``pairs`` of :meth:`Collection.open` may be.
+
+    Args:
+        text: ``aligned``, or the path of a .npy file, or of a Parquet file with the columns ``query``, ``document`` and
+            perhaps ``grade``.
 
     Raises:
         UnusableDataError: the file cannot be read.
@@ -28,12 +33,28 @@ def read_pairs(text: str) -> NDArray[Any] | Literal["aligned"]:
     if text == "aligned":
         return "aligned"
     try:
+        if text.endswith(".parquet"):
+            return _from_parquet(text)
         pairs: NDArray[Any] = np.load(text, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UnusableDataError(
             f"pairs: expected 'aligned' or a .npy file of integers (p, 2), got {text}: {error}"
         ) from None
     return pairs
+
+
+def _from_parquet(path: str) -> NDArray[Any]:
+    require("pyarrow", extra="parquet")
+    from pyarrow import parquet
+
+    table = parquet.read_table(path)
+    names = [name for name in ("query", "document", "grade") if name in table.column_names]
+    if names[:2] != ["query", "document"]:
+        raise UnusableDataError(
+            f"pairs: expected the columns query and document, row numbers of both, in {path}, got "
+            f"{', '.join(table.column_names)}"
+        )
+    return np.stack([table.column(name).to_numpy() for name in names], axis=1)
 
 
 @dataclass(frozen=True, eq=False)
