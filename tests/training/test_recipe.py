@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vaecodec.errors import RecipeError
-from vaecodec_training.recipe import Experimental, Goal, Precision, Recipe, Schedule, Start, choose_recipe
+from vaecodec_training.recipe import Aim, Experimental, Precision, Recipe, Schedule, Start, choose_recipe
 from vaecodec_training.schedule import kl_factor, learning_rate_factor
 
 
@@ -95,12 +95,12 @@ def test_few_rows_are_trained_on_for_as_many_steps_as_many_are() -> None:
 
 def test_the_objective_chooses_the_recipe_and_the_figure_that_chooses_checkpoints() -> None:
     recipe = choose_recipe(width=384, rows=40_000, objective="relevance", dim=64)
-    assert (recipe.objective, recipe.selected, recipe.dim) == (Goal.RELEVANCE, "ndcg@10", 64)
+    assert (recipe.objective, recipe.objective.figure, recipe.dim) == (Aim.RELEVANCE, "ndcg@10", 64)
     assert recipe.contrastive + recipe.alignment == 1
     assert recipe.epochs * (40_000 // recipe.batch) == pytest.approx(1_500, rel=0.01)
-    assert choose_recipe(width=384).selected == "recall@10"
+    assert choose_recipe(width=384).objective.figure == "recall@10"
     coded = choose_recipe(width=384, rows=40_000, objective="relevance", target="48")
-    assert (coded.selected, coded.target_bytes, coded.dim) == ("ndcg@10", (48,), 384)
+    assert (coded.objective.figure, coded.target_bytes, coded.dim) == ("ndcg@10", (48,), 384)
     with pytest.raises(RecipeError, match="objective: expected one of neighbours, relevance, got 'hits'"):
         choose_recipe(width=384, objective="hits")
     with pytest.raises(RecipeError, match="weight: expected from 0 to 1, got 2"):

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from vaecodec.evaluation import best as best_of
 from vaecodec_training.data.held_out import QueryFigures
 from vaecodec_training.data.shift import Shift
-from vaecodec_training.recipe import Goal, Recipe
+from vaecodec_training.recipe import Aim, Recipe
 from vaecodec_training.validation import gain
 
 # A dimension with less KL than this (nats) says nothing about the vector.
@@ -153,11 +153,12 @@ def inspect(history: Sequence[Record], recipe: Recipe) -> list[TrainingWarning]:
             )
         )
     if _overfits(history):
+        figure = recipe.objective.figure.split("@")[0]
         best = max(record.score for record in history)
         found.append(
             ReconstructionOverfitWarning(
-                f"step {now.step}: reconstruction still improves, but validation {recipe.selected.split('@')[0]} "
-                f"fell from {best:.3f} to {now.score:.3f}; raise alignment, lower reconstruction, or train for fewer "
+                f"step {now.step}: reconstruction still improves, but validation {figure} fell "
+                f"from {best:.3f} to {now.score:.3f}; raise alignment, lower reconstruction, or train for fewer "
                 "epochs"
             )
         )
@@ -169,7 +170,7 @@ def inspect(history: Sequence[Record], recipe: Recipe) -> list[TrainingWarning]:
             )
         )
     contrastive = recipe.contrastive * now.terms.get("contrastive", 0.0)
-    if recipe.objective is Goal.NEIGHBOURS and contrastive > max(
+    if recipe.objective is Aim.NEIGHBOURS and contrastive > max(
         now.loss / 2, recipe.alignment * now.terms.get("alignment", 0.0)
     ):
         found.append(
@@ -193,7 +194,7 @@ def inspect_outcome(
     figures: QueryFigures, baselines: Mapping[str, QueryFigures], recipe: Recipe, best_step: int
 ) -> list[TrainingWarning]:
     """Whether the model that is kept is better than the best linear codec, by the figure it was chosen by."""
-    chosen_by = recipe.selected
+    chosen_by = recipe.objective.figure
     over = best_of(baselines, chosen_by)
     difference = gain(figures, baselines[over])[chosen_by]
     if best_step == 0:

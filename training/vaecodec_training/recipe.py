@@ -38,15 +38,6 @@ class Start(StrEnum):
     RANDOM = "random"
 
 
-class Aim(StrEnum):
-    """What a codec is trained for, and so which figure chooses among checkpoints."""
-
-    NEIGHBOURS = "neighbours"
-    """Find the neighbours that the uncompressed embeddings find: recall@10."""
-    RELEVANCE = "relevance"
-    """Find the documents that are known to answer queries: nDCG@10 on held-out pairs."""
-
-
 class Schedule(StrEnum):
     """How the learning rate falls after its warm-up."""
 
@@ -119,7 +110,10 @@ class Recipe:
 
     # Objective
     objective: Aim = Aim.NEIGHBOURS
-    """What the codec is for: checkpoints, the recipe of ``fit`` and its gate are chosen by it."""
+    """What the codec is for: checkpoints, the recipe of ``fit`` and its gate are chosen by it.
+
+    :meth:`for_relevance` has the weights that suit relevance.
+    """
     alignment: float = _between(1.0, 0)
     """Weight of similarity distillation."""
     temperature: float = _between(0.05, 1e-4)
@@ -216,11 +210,6 @@ class Recipe:
     def for_codes(self) -> bool:
         """Whether the documents' latents pass through a quantiser."""
         return bool(self.target or self.target_bytes)
-
-    @property
-    def selected(self) -> str:
-        """The validation figure that chooses among checkpoints."""
-        return "ndcg@10" if self.objective is Aim.RELEVANCE else "recall@10"
 
     @property
     def reconstructs(self) -> bool:

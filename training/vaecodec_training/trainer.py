@@ -48,11 +48,7 @@ from vaecodec_training.objective import Objective
 from vaecodec_training.observe import Observer, Reporter, taken_means
 from vaecodec_training.outcome import TrainedRun
 from vaecodec_training.processes import Processes
-<<<<<<< HEAD
 from vaecodec_training.recipe import Aim, Recipe, Start
-=======
-from vaecodec_training.recipe import Goal, Recipe, Start
->>>>>>> 7ed8e93 (Train for relevance: pairs with gradients through both sides, chosen by nDCG, started at the best linear codec; more steps for few rows; graded pairs)
 from vaecodec_training.schedule import controlled, in_force
 from vaecodec_training.state import REGULARISER_GROWTH, Parts, RunState, Snapshot
 from vaecodec_training.validation import baselines, validate
@@ -72,11 +68,7 @@ def train(
     observers: Sequence[Observer] = (),
     accelerator: str = "auto",
 ) -> TrainedRun:
-<<<<<<< HEAD
     """Train a codec and leave the best checkpoint, by the figure of its objective, in a folder.
-=======
-    """Train a codec and leave the best checkpoint in a folder: by recall@10, or nDCG@10 for relevance.
->>>>>>> 7ed8e93 (Train for relevance: pairs with gradients through both sides, chosen by nDCG, started at the best linear codec; more steps for few rows; graded pairs)
 
     On the CPU the same recipe, data and number of threads give the same bits, also when the run was interrupted at
     any time and resumed. Started by ``torchrun`` every process takes an equal share of each batch; the result
@@ -116,11 +108,6 @@ def refuse_mismatch(recipe: Recipe, collection: Collection) -> None:
     Raises:
         RecipeError: the recipe does not fit the data.
     """
-    if recipe.objective is Goal.RELEVANCE and collection.pairs is None:
-        raise RecipeError(
-            "objective: expected pairs of queries and documents to train for relevance, got none; give queries and "
-            'pairs, or train for "neighbours"'
-        )
     if recipe.asymmetric and collection.queries is None:
         raise RecipeError(
             "asymmetric: expected queries to train the query encoder on, got none; give queries or leave asymmetric out"
@@ -264,25 +251,16 @@ class _Trainer:
         """Validate, keep the model if it is the best, save the state. Without a record it is the start's."""
         state = self.state
         figures = validate(self.model, self.collection, self.recipe)
-<<<<<<< HEAD
-        recall, chosen_by = float(figures["recall@10"].mean()), float(figures[self.recipe.objective.figure].mean())
-=======
-        score = float(figures[self.recipe.selected].mean())
->>>>>>> 7ed8e93 (Train for relevance: pairs with gradients through both sides, chosen by nDCG, started at the best linear codec; more steps for few rows; graded pairs)
+        score = float(figures[self.recipe.objective.figure].mean())
         if record is not None:
             latents = in_numpy(self.model.encoder, self.model)(self.collection.validation.documents)
             recall = float(figures["recall@10"].mean())
             record = replace(record, recall=recall, score=score, effective_rank=effective_rank(latents))
             state.history.append(record.to_json())
             self.reporter.warn(state, inspect([Record.from_json(entry) for entry in state.history], self.recipe))
-<<<<<<< HEAD
-        if chosen_by > state.best:
-            state.best = chosen_by
-=======
         if score > state.best:
             state.best = score
             state.best_step = state.step
->>>>>>> 7ed8e93 (Train for relevance: pairs with gradients through both sides, chosen by nDCG, started at the best linear codec; more steps for few rows; graded pairs)
             self.best_figures = figures
             if self.processes.leads:
                 save_checkpoint(self.folder, self._best(figures))
@@ -306,24 +284,7 @@ class _Trainer:
         state = self.state
         checkpoint = load_checkpoint(self.folder)
         figures = self.best_figures or validate(checkpoint.model, self.collection, self.recipe)
-<<<<<<< HEAD
-        best = checkpoint.provenance["gain"]["over"]
-        figure = self.recipe.objective.figure
-        difference = gain(figures, self.baselines[best])[figure]
-        if difference["low"] <= 0:
-            self.reporter.warn(
-                state,
-                [
-                    BelowBaselineWarning(
-                        f"{figure} {figures[figure].mean():.3f} is not surely above that of the linear "
-                        f"codec {best!r} (difference {difference['low']:.3f} to {difference['high']:.3f}); use the "
-                        "linear codec, give more rows or queries, or train longer"
-                    )
-                ],
-            )
-=======
         self.reporter.warn(state, inspect_outcome(figures, self.baselines, self.recipe, state.best_step))
->>>>>>> 7ed8e93 (Train for relevance: pairs with gradients through both sides, chosen by nDCG, started at the best linear codec; more steps for few rows; graded pairs)
         diagnostics = {"history": state.history, "warnings": state.warnings}
         provenance: dict[str, Any] = {**checkpoint.provenance, "diagnostics": diagnostics}
         if self.objective.channel is not None:
@@ -354,7 +315,7 @@ class _Trainer:
 
 def start_kind(collection: Collection, recipe: Recipe) -> LinearKind:
     """The linear codec that is best for the objective; training for codes, the one whose spread these are made for."""
-    return collection.start_kind if recipe.for_codes else collection.best_start(recipe.dim, recipe.selected)
+    return collection.start_kind if recipe.for_codes else collection.best_start(recipe.dim, recipe.objective.figure)
 
 
 def start_model(collection: Collection, recipe: Recipe) -> VariationalCodec:
