@@ -115,15 +115,17 @@ class Merger:
         if queries is None:
             asking = np.arange(len(documents.old)) % 10 == 0
             queries, documents, relevant = documents.rows(asking), documents.rows(~asking), None
+        if relevant is None:
+            relevant = exact_search(documents.new, queries.new, 1, metrics[1])[0]
         answers = np.zeros(len(documents.old), bool)
-        if relevant is not None:
-            answers[np.concatenate([np.atleast_1d(rows) for rows in relevant]).astype(np.int64)] = True
-        others = random.permutation(np.flatnonzero(~answers))
+        answers[np.concatenate([np.atleast_1d(rows) for rows in relevant]).astype(np.int64)] = True
+        drawn = random.permutation(len(documents.old))
+        others = drawn[~answers[drawn]]
         reference = others[: min(_REFERENCE_ROWS, max(len(others) // 2, _BEST))]
         searched = np.setdiff1d(np.arange(len(documents.old)), reference)
         position = np.full(len(documents.old), -1)
         position[searched] = np.arange(len(searched))
-        wanted = None if relevant is None else [position[np.atleast_1d(rows).astype(np.int64)] for rows in relevant]
+        wanted = [position[np.atleast_1d(rows).astype(np.int64)] for rows in relevant]
         held = documents.rows(reference)
         draft = cls(Scale.RAW, held, metrics, _quantiles(held, queries, metrics), {})
         figures = {
@@ -141,7 +143,7 @@ class Merger:
             for scale in Scale
         }
         chosen = Scale(max(figures, key=lambda name: figures[name]))
-        whole = documents.rows(others[:_REFERENCE_ROWS])
+        whole = documents.rows(drawn[:_REFERENCE_ROWS])
         return cls(chosen, whole, metrics, draft.quantiles, figures)
 
     def old(self, query: FloatArray, scores: FloatArray) -> FloatArray:
