@@ -66,6 +66,16 @@ def test_no_rival_is_left_out_of_the_readmes_table() -> None:
         assert max(others) <= shown + 0.001, size
 
 
+def test_the_readmes_table_of_short_codes_is_what_the_benchmark_measured() -> None:
+    measured = json.loads((ROOT / "docs" / "bytes" / "debian-minilm-short.json").read_text())["rows"]
+    head, _, ours, rivals = (cells for cells in tables(README) if len(cells) == 8)
+    for size, own, rival in zip(head[1:], ours[1:], rivals[1:], strict=True):
+        found = {row["system"]: row["recall"] for row in measured if row["bytes"] == int(size)}
+        assert float(own) == pytest.approx(found.pop("stages and trellis"), abs=0.00051)
+        del found["trellis alone"]
+        assert float(rival) == pytest.approx(max(found.values()), abs=0.00051)
+
+
 def test_the_page_about_sizes_adds_up_as_the_planner_does() -> None:
     settings = {
         "Qdrant, float32": (384, CodeType.FLOAT32, 1536, 1),
