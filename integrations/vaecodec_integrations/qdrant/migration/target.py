@@ -255,8 +255,8 @@ def _settings(migration: Migration) -> dict[str, Any]:
         "replication_factor": params.replication_factor,
         "write_consistency_factor": params.write_consistency_factor,
         "on_disk_payload": params.on_disk_payload,
-        "payload": params.payload,
-        "id_tracker": params.id_tracker,
+        # Releases of the client before 1.20 do not know all of these.
+        **{name: getattr(params, name) for name in ("payload", "id_tracker") if hasattr(params, name)},
         "hnsw_config": diff(models.HnswConfigDiff, config.hnsw_config),
         "optimizers_config": diff(models.OptimizersConfigDiff, config.optimizer_config),
         "wal_config": diff(models.WalConfigDiff, config.wal_config),
