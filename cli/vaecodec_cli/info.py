@@ -7,22 +7,22 @@ from typing import Annotated
 
 import typer
 
-from vaecodec.artifact import read_artifact
 from vaecodec.card import card as make_card
 from vaecodec.card import describe
+from vaecodec.fused import FusedModel
 from vaecodec_cli.console import Terminal, print_json, table
 from vaecodec_cli.options import AsJson
 from vaecodec_cli.text import visible
 
 
 def info(
-    file: Annotated[Path, typer.Argument(help="Codec file, e.g. vae128.onnx.")],
+    file: Annotated[Path, typer.Argument(help="Codec file, e.g. vae128.onnx, or one that 'vaecodec fuse' wrote.")],
     card: Annotated[bool, typer.Option("--card", help="Print a Markdown card for a model page instead.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what a codec file says of itself: widths, metric, identity, origin, and what was measured."""
     if as_json:
-        print_json(read_artifact(file)[1].to_json())
+        print_json(FusedModel.read_any(file).to_json())
     elif card:
         print(visible(make_card(file)), end="")
     else:

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vaecodec.artifact import Metadata, read_artifact
+from vaecodec.artifact import Metadata
 from vaecodec.evaluation import Interval
+from vaecodec.fused import FusedModel
 
 
 class Description(NamedTuple):
@@ -36,12 +37,17 @@ class Description(NamedTuple):
 
 
 def describe(path: str | os.PathLike[str]) -> Description:
-    """Read what a codec file says of itself.
+    """Read what a codec file, or one that ``vaecodec fuse`` wrote, says of itself.
 
     Raises:
         ArtifactError: the file is missing, damaged or no codec file.
     """
-    data, metadata = read_artifact(path)
+    found = FusedModel.read_any(path)
+    metadata = found.codec if isinstance(found, FusedModel) else found
+    facts = _facts(Path(path).stat().st_size, metadata)
+    if isinstance(found, FusedModel):
+        made = f"output {found.output} of an embedding model, pooling {found.pooling}, encoded as {found.entry}"
+        facts = {"takes": f"tokens: {made}", "fused id": found.fused_id, **facts}
     validation = {
         str(name): _mapping(figures) for name, figures in _mapping(metadata.provenance.get("validation")).items()
     }
@@ -49,7 +55,7 @@ def describe(path: str | os.PathLike[str]) -> Description:
     return Description(
         file=Path(path),
         codec_id=metadata.codec_id,
-        facts={name: text for name, text in _facts(len(data), metadata).items() if text},
+        facts={name: text for name, text in facts.items() if text},
         metrics=metrics,
         figures={name: [_figure(figures.get(metric)) for metric in metrics] for name, figures in validation.items()},
     )

@@ -63,5 +63,5 @@ def test_pairs_keep_the_numbers_of_the_files(by_number: ArraySource, in_order: V
         good = [with_random_access(s) for s in without_bad_rows([by_number, in_order], Metric.COSINE, OnBadRows.SKIP)]
     pairs = np.array([[1, 2], [5, 7], [3, 3]])
     taken = checked_pairs(pairs, good[0], good[1])
-    np.testing.assert_array_equal(good[1].take(np.unique(taken[:, 0])), ROWS[[1, 3, 5]])
-    np.testing.assert_array_equal(good[0].take(np.unique(taken[:, 1])), ROWS[[2, 3, 7]])
+    np.testing.assert_array_equal(good[1].take(np.unique(taken.rows[:, 0])), ROWS[[1, 3, 5]])
+    np.testing.assert_array_equal(good[0].take(np.unique(taken.rows[:, 1])), ROWS[[2, 3, 7]])
