@@ -91,9 +91,9 @@ def report(
             keep_ids=keep_ids,
             on_step=step,
         )
-    console.print(written.summary.headline, style="bold")
+    console.print(written.summary.headline, style="bold", soft_wrap=False)
     for verdict in written.summary.verdicts:
-        console.print(verdict.text)
+        console.print(verdict.text, soft_wrap=False)
     for whole in written.tables:
         for part in _parts(whole, console.width):
             console.print(_rendered(part))

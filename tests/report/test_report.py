@@ -228,7 +228,7 @@ def test_codes_of_an_engine_lose_by_their_bits_and_by_its_graph(small, vae_codec
         assert losses.codec + losses.bits + losses.graph + losses.found == pytest.approx(1)
         assert losses.codec == summary.method("vae64.onnx").losses.codec
         # Qdrant's own quantiser is not worse than what it is modelled by.
-        assert losses.graph < 0.02
+        assert losses.graph < 0.03
     assert one.losses.bits > four.losses.bits > -0.01
     assert one.losses.bits > 0.1
     assert half.losses.bits == pytest.approx(0, abs=0.002)
@@ -603,6 +603,6 @@ def test_the_command_measures_a_nested_width(vae_path, tmp_path, capsys):
     found, _ = exact_search(codec.encode(rows["base"]), codec.encode_queries(rows["queries"]), 100, codec.latent_metric)
     np.testing.assert_array_equal(methods[name]["found"]["engine"], found)
 
-    with pytest.raises(SystemExit, match="1"):
+    with pytest.raises(SystemExit, match="2"):
         main([*command, "--dim", "40"])
     assert "expected dim to be one of 16, 32, 64, got 40" in capsys.readouterr().err
