@@ -162,7 +162,8 @@ def train_and_export(
     """
     if export is not None:
         require("onnx", extra="export")
-        if leads() and not resume:  # a run that went on to its end writes the same file again
+        # A run that went on to its end writes the same file again. What the run makes a folder for is not there yet.
+        if leads() and not resume and not _comes_with(Path(run), Path(export)):
             refuse_existing(export, overwrite=overwrite)
     result = train(collection, recipe, Path(run), resume=resume, observers=observers)
     if not leads():
@@ -170,6 +171,12 @@ def train_and_export(
     if export is not None:
         export_checkpoint(result.checkpoint, export, overwrite=overwrite)  # not whatever came into the folder since
     return result
+
+
+def _comes_with(run: Path, export: Path) -> bool:
+    """Tell whether the folder of a file is missing and will be made together with the run's."""
+    folder = export.absolute().parent
+    return not folder.exists() and folder in (run.absolute(), *run.absolute().parents)
 
 
 def leads() -> bool:

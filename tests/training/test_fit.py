@@ -260,14 +260,15 @@ def test_widths_and_a_confirmation_part_are_asked_for(sample, tmp_path: Path) ->
 def test_train_and_export_from_the_command_line(sample, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     np.save(tmp_path / "train.npy", sample.train[:2_000])
+    made = tmp_path / "folder" / "that the run makes"
     arguments = ["train", str(tmp_path / "train.npy"), "--dim", "32", "--nested", "8,16", "--epochs", "4"]
-    arguments += ["--out", str(tmp_path / "run"), "--export", str(tmp_path / "vae32.onnx"), "--tensorboard"]
+    arguments += ["--out", str(made / "run"), "--export", str(made / "vae32.onnx"), "--tensorboard"]
     text = run(arguments, capsys)
     assert "vectors of 384 dimensions, cosine" in text
     assert "codec - " in text
-    assert Codec.load(tmp_path / "vae32.onnx", dim=16).encode(sample.base[:3]).shape == (3, 16)
-    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
-    history = load_checkpoint(tmp_path / "run").provenance["diagnostics"]["history"]
+    assert Codec.load(made / "vae32.onnx", dim=16).encode(sample.base[:3]).shape == (3, 16)
+    events = EventAccumulator(str(made / "run" / "tensorboard")).Reload()
+    history = load_checkpoint(made / "run").provenance["diagnostics"]["history"]
     validated = events.Scalars("validation/recall@10")
     # An observer hears of a checkpoint at the step after it, so of all but the last.
     assert [each.value for each in validated] == pytest.approx([entry["recall"] for entry in history[:-1]])
