@@ -25,10 +25,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 # What the demo needs and no more; torch is 1 GB of it.
 $(VENV)/.demo: pyproject.toml constraints.txt
-	@echo "make demo installs 1.2 GB into $(VENV), of which torch is 1 GB, and then trains for about a minute on two cores."
+	@echo "make demo installs 1.5 GB into $(VENV), of which torch is 1 GB, and then trains for about a minute on two cores."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,export,report]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,export,report,packed]'
 	touch $@
 
 demo: $(VENV)/.demo

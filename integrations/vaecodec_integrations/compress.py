@@ -19,6 +19,7 @@ from vaecodec.artifact import read_artifact
 from vaecodec.codec import Codec
 from vaecodec.codes import CodeType
 from vaecodec.errors import ArtifactError, EvaluationInputError
+from vaecodec.extras import require
 from vaecodec.files import write_atomically
 from vaecodec.interface import Metric
 from vaecodec.linear import LinearKind
@@ -39,6 +40,8 @@ from vaecodec_training.observe import Observer
 from vaecodec_training.recipe import choose_recipe
 
 CODEC = "codec.onnx"
+# Libraries that some step needs, and the extras that install them: asked for before any work.
+_NEEDED = (("torch", "train"), ("onnx", "export"), ("numba", "packed"), ("matplotlib", "report"))
 _FIT, _REPORT = "fit", "report"
 # Share of the rows that nothing is trained or chosen on: the planner's and the report's queries.
 _CONFIRMATION = 0.05
@@ -191,6 +194,8 @@ def compress(
         OutputExistsError: ``out`` holds a codec that this did not write.
         MissingExtraError: a library is not installed.
     """
+    for library, extra in _NEEDED:
+        require(library, extra=extra)
     on_step("reading vectors")
     collection = data.open()
     file = out / CODEC

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,16 @@ def typed(*words: str) -> int:
     with pytest.raises(SystemExit) as ended:
         main(list(words))
     return int(ended.value.code or 0)
+
+
+def test_a_library_that_is_missing_is_named_before_any_work(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    command = ["compress", str(folder / "docs.npy"), "--bytes", "16", "--out", str(tmp_path / "small")]
+    assert typed(*command) == 1
+    captured = capsys.readouterr()
+    assert "pip install 'vaecodec[packed]'" in captured.err
+    assert "training" not in captured.out + captured.err
+    assert not (tmp_path / "small").exists()
 
 
 # A second is too little to train in, and the fit says so.
