@@ -250,7 +250,7 @@ class Recipe:
 
     @classmethod
     def for_relevance(cls, *, rows: int, weight: float = 0.3, **changes: Any) -> Recipe:
-        """What found most relevant documents where pairs are known, by ``benchmarks/relevance.py``.
+        """Train for relevance, where pairs are known; ``benchmarks/relevance.py`` measures what it gains.
 
         Documents and queries get a linear map each. The loss is ``weight`` times InfoNCE over all pairs of a batch plus
         ``1 - weight`` times the distillation of the original similarities.
