@@ -151,6 +151,8 @@ def test_smaller_datatypes_keep_the_order_and_the_vectors_within_what_a_migratio
     sample: Any, codec: LinearCodec, tmp_path: Path, datatype: str, loss: float
 ) -> None:
     """What stands in for uint8, which would cut the latents: the collection's ``datatype`` is passed on."""
+    if datatype not in {each.value for each in models.Datatype}:
+        pytest.skip(f"this release of qdrant-client does not know {datatype}")
     local = QdrantClient(":memory:")
     client = CompressedQdrantClient(local, codec)
     asked = models.VectorParams(size=384, distance=models.Distance.COSINE, datatype=datatype)
@@ -189,6 +191,8 @@ class TestRecommendedConfig:
         [(8, "bits1"), (12, "bits1_5"), (16, "bits2"), (31, "bits2"), (32, "bits4"), (64, "bits8"), (100, "bits8")],
     )
     def test_the_most_bits_that_fit(self, svd_codec: LinearCodec, bytes_: int, bits: str) -> None:
+        if bits not in {each.value for each in models.TurboQuantBitSize}:
+            pytest.skip(f"this release of qdrant-client does not know {bits}")
         config = recommended_config(svd_codec, bytes=bytes_)
         assert config["quantization_config"].turbo.bits.value == bits
         assert config["vectors_config"].size == 384

@@ -428,7 +428,10 @@ class TestIntoANamedVector:
         migrate(make(named="latent"))
         assert roll_back(client, "docs", named="latent") == "Removed the vector 'latent' from 'docs'."
         assert_same(contents(client, "docs"), before)
-        assert client.get_collection("docs").config == config
+        after = client.get_collection("docs").config
+        # Older releases of the client keep a name whose value was taken away.
+        after.metadata = {name: value for name, value in (after.metadata or {}).items() if value is not None} or None
+        assert after == config
 
 
 def point_alias(client: QdrantClient, alias: str, collection: str) -> None:
