@@ -369,6 +369,23 @@ def test_a_run_killed_while_it_saves_leaves_a_whole_checkpoint_or_one_that_is_re
     assert load_checkpoint(tmp_path).embedder == "killed 1"
 
 
+def test_weights_that_died_before_a_record_of_the_same_words_are_refused(
+    collection: Collection, tmp_path: Path
+) -> None:
+    """Figures and calibration in ``run.json`` belong to the old weights, whatever else is the same."""
+    first = train(collection, SMALL.replace(epochs=0.2, checkpoints=1), tmp_path).checkpoint
+    before = (tmp_path / "run.json").read_bytes()
+    other = load_checkpoint(tmp_path).model
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.mul_(1.5)
+    save_checkpoint(tmp_path, replace(first, model=other))
+    assert load_checkpoint(tmp_path).embedder == first.embedder
+    (tmp_path / "run.json").write_bytes(before)
+    with pytest.raises(CheckpointError, match=r"does not fit run\.json"):
+        load_checkpoint(tmp_path)
+
+
 class Poisoned(ArraySource):
     """A source whose values turn bad after the check has read it, as a faulty disk or network mount would do."""
 

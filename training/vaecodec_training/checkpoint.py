@@ -65,8 +65,10 @@ class Checkpoint:
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
     """Write what :func:`load_checkpoint` reads; the folder must exist."""
+    weights = _contiguous(checkpoint.model.state_dict())
     content = {
         "format": _FORMAT,
+        "weights": _digest(weights, ""),  # so that the record alone says whose it is
         "dim": checkpoint.model.dim,
         "metric": str(checkpoint.metric),
         "embedder": checkpoint.embedder,
@@ -75,7 +77,6 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
         "calibration": checkpoint.calibration,
     }
     record = json.dumps(content, indent=1, allow_nan=False)
-    weights = _contiguous(checkpoint.model.state_dict())
     write_atomically(run / MODEL, save(weights, {"record": record, "digest": _digest(weights, record)}))
     write_atomically(run / RUN, record.encode())
 
