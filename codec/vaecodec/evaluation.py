@@ -127,7 +127,8 @@ class Truth:
         """Search for the ``depth`` nearest rows of ``base``, or all where there are fewer.
 
         Args:
-            base, queries: float32 (nb, d) and (nq, d).
+            base: float32 (nb, d), the rows that are searched.
+            queries: float32 (nq, d).
             metric: how they are compared.
             depth: how many neighbours to find.
             own: int64 (nq,), the row of ``base`` that is the query itself and no neighbour of it; None without one.

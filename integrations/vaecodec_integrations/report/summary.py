@@ -57,9 +57,9 @@ class Losses:
 class MethodSummary:
     """The figures of one way to store the vectors.
 
+    The attributes not listed are those of :class:`~vaecodec_integrations.report.run.Method`.
+
     Attributes:
-        name, role, of, kind, packed, width, bytes_per_vector, index_bytes, pair_similarity, scored_pairs,
-            reconstruction, scores: see :class:`~vaecodec_integrations.report.run.Method`.
         coded: whether the vectors are stored as codes, in the engine or a packed index.
         build_seconds: encoding and indexing the base.
         queries_per_second: encoding and searching the queries, in one batch.

@@ -72,8 +72,8 @@ def estimate(
 
     Args:
         job: what would be embedded.
-        count_tokens: counts the tokens of texts, as :meth:`OnnxEmbedder.count_tokens
-            <vaecodec_integrations.embedder.OnnxEmbedder.count_tokens>` does.
+        count_tokens: counts the tokens of texts, as
+            :meth:`~vaecodec_integrations.embedder.OnnxEmbedder.count_tokens` does.
         price_per_million: of tokens, in any currency.
         queries: to tell the gain.
         embed_queries: the new model for queries, where it embeds them in another way.

@@ -95,8 +95,10 @@ class TwoModelSearch:
         """Search by both queries, and group what they find by a field of the payload.
 
         Args:
-            old_query, new_query, query_filter: see :meth:`query_points`.
+            old_query: as :meth:`query_points` takes it.
+            new_query: as :meth:`query_points` takes it.
             group_by: the field; points without it are left out, and one with several values is in several groups.
+            query_filter: as :meth:`query_points` takes it.
             limit: how many groups are returned, that with the best point first.
             group_size: points in a group at most.
         """
