@@ -30,7 +30,7 @@ from rich.table import Table
 from embeddings import load
 from vaecodec import Metric
 from vaecodec.evaluation import bootstrap, exact_search, recall
-from vaecodec.graph import Precision
+from vaecodec.graph.nodes import Precision
 from vaecodec.interface import FloatArray
 from vaecodec_exporters.checkpoint import export_checkpoint
 

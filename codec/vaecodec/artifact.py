@@ -22,9 +22,9 @@ from vaecodec.errors import (
     UnsupportedFormatError,
     VaecodecError,
 )
-from vaecodec.graph_check import check_graph
+from vaecodec.graph.check import check_graph
+from vaecodec.graph.wire import fields
 from vaecodec.interface import Metric
-from vaecodec.wire import fields
 
 FORMAT_VERSION = 1
 PREFIX = "vaecodec."

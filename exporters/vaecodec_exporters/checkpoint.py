@@ -12,7 +12,7 @@ from torch import nn
 
 from vaecodec.artifact import Kind, Metadata
 from vaecodec.errors import ExportError
-from vaecodec.graph import Precision
+from vaecodec.graph.nodes import Precision
 from vaecodec.interface import FloatArray
 from vaecodec.provenance import versions
 from vaecodec_exporters.graph import PARITY_BOUNDS, CodecWeights, ResidualWeights, write_codec

@@ -20,7 +20,7 @@ from vaecodec.artifact import FUSED_ID, UNSIGNED, Metadata, read_artifact, sign
 from vaecodec.codec import Codec
 from vaecodec.errors import ExportError, OutputExistsError
 from vaecodec.fused import LATENTS, TOKENS, FusedModel, Pooling
-from vaecodec.graph import Precision
+from vaecodec.graph.nodes import Precision
 from vaecodec.interface import Metric
 from vaecodec_exporters.embedder import MASK, Embedder
 from vaecodec_exporters.graph import PARITY_BOUNDS, largest_difference, start

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from vaecodec.artifact import Metadata, sign
 from vaecodec.codes import Calibration
 from vaecodec.errors import ExportError
-from vaecodec.graph import (
+from vaecodec.graph.nodes import (
     ACTIVE_LEVELS,
     ENTRY_POINTS,
     IR_VERSION,

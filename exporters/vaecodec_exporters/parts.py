@@ -17,7 +17,7 @@ from onnx.utils import Extractor
 from vaecodec.artifact import PART, read_artifact
 from vaecodec.errors import ExportError
 from vaecodec.files import write_atomically
-from vaecodec.graph import Precision
+from vaecodec.graph.nodes import Precision
 from vaecodec_exporters.graph import PARITY_BATCHES, PARITY_BOUNDS, start, unit_rows
 from vaecodec_exporters.output import refuse_existing
 

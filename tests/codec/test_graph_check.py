@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from vaecodec import Codec, Kind, Metadata, Metric
 from vaecodec.artifact import sign
 from vaecodec.errors import ArtifactError, CodecMismatchError, InvalidArtifactError
-from vaecodec.graph import Precision
+from vaecodec.graph.nodes import Precision
 from vaecodec_exporters.graph import CodecWeights, ResidualWeights, build_model
 
 DIM, CODE_DIM = 10, 4

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from vaecodec import Codec, Kind, LinearKind, Metadata, Metric, fit_linear
 from vaecodec.errors import ExportError, InvalidArtifactError, OutputExistsError
 from vaecodec.fused import FusedModel, Pooling
-from vaecodec.graph import Precision
+from vaecodec.graph.nodes import Precision
 from vaecodec.interface import FloatArray
 from vaecodec.vectors import normalised
 from vaecodec_cli.main import main

@@ -12,7 +12,7 @@ from vaecodec import Codec, Kind, LinearKind, Metadata, Metric, fit_linear
 from vaecodec.calibration import CodecCalibration
 from vaecodec.codes import Calibration
 from vaecodec.errors import ExportError
-from vaecodec.graph import Precision
+from vaecodec.graph.nodes import Precision
 from vaecodec.vectors import normalised
 from vaecodec_exporters.graph import CodecWeights, ResidualWeights, typical_rows, write_codec
 from vaecodec_exporters.linear import export_linear

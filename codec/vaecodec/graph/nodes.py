@@ -1,6 +1,6 @@
 """The graph of a codec file: which operators on which weights. What the exporter writes is all that is ever read.
 
-The exporter builds its files from :func:`nodes` and :func:`tensors`. vaecodec.graph_check compares a file with the same
+The exporter builds its files from :func:`nodes` and :func:`tensors`. vaecodec.graph.check compares a file with the same
 two lists before onnxruntime sees it. docs/format.md specifies the result.
 """
 

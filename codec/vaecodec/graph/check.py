@@ -2,7 +2,7 @@
 
 The file is read as bytes, before onnxruntime sees it. Every message in it may have the fields that the exporter writes
 and no others, so that functions, subgraphs, sparse tensors and what onnx.proto gains later are refused without being
-known. Operators and initializers are then compared with what vaecodec.graph says of such a codec.
+known. Operators and initializers are then compared with what vaecodec.graph.nodes says of such a codec.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vaecodec.graph import (
+from vaecodec.graph.nodes import (
     ENTRY_POINTS,
     FLOAT16,
     FLOAT32,
@@ -29,7 +29,7 @@ from vaecodec.graph import (
     tensors,
     width,
 )
-from vaecodec.wire import BYTES, NUMBER, Field, fields
+from vaecodec.graph.wire import BYTES, NUMBER, Field, fields
 
 # Kinds of attributes and numbers of fields in onnx.proto (onnx/onnx.proto in the ONNX repository).
 _INT, _INTS = 2, 7
