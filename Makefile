@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 # Extras that the tests use beside those of `all`.
-ADAPTERS := hnsw,chroma,django,duckdb,faiss,lancedb,milvus,langchain,llama-index,postgres,prometheus,ray,sentence-transformers,sklearn,sqlite-vec,usearch
+ADAPTERS := hnsw,hub,chroma,django,duckdb,faiss,lancedb,milvus,langchain,llama-index,postgres,prometheus,ray,sentence-transformers,sklearn,sqlite-vec,usearch
 BIN := $(VENV)/bin
 SAMPLE := examples/debian-sample
 OUT := out/demo

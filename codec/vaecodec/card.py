@@ -61,8 +61,12 @@ def describe(path: str | os.PathLike[str]) -> Description:
     )
 
 
-def card(path: str | os.PathLike[str]) -> str:
+def card(path: str | os.PathLike[str], *, repository: str = "") -> str:
     """Return the Markdown card of a codec file: what it is, how to use it, figures, data and limits.
+
+    Args:
+        path: the codec file.
+        repository: where readers load it from, ``owner/name`` on the Hugging Face Hub; else they have the file.
 
     Raises:
         ArtifactError: the file is missing, damaged or no codec file.
@@ -76,8 +80,7 @@ def card(path: str | os.PathLike[str]) -> str:
         + (f" of {_markdown(embedder)}" if embedder else "")
         + ". [vaecodec](https://pypi.org/project/vaecodec/) reads it; no other program is needed.",
         _rows(["", ""], [[name, text] for name, text in found.facts.items()]),
-        f'## Use\n\n```python\nfrom vaecodec import Codec\n\ncodec = Codec.load("{_quoted(file)}")\n'
-        "latents = codec.encode(embeddings)  # float (n, width)\n```",
+        "## Use\n\n" + _use(found, repository),
         "## Figures\n\n" + _figures(found),
         "## Data\n\n" + _data(found),
         "## Limits\n\n"
@@ -89,6 +92,16 @@ def card(path: str | os.PathLike[str]) -> str:
         "- The identity tells whether the file is whole. It does not tell who made it.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _use(found: Description, repository: str) -> str:
+    arguments = f'load("{_quoted(found.file.name)}")'
+    if repository:
+        arguments = f'from_pretrained(\n    "{_quoted(repository)}", codec_id="{found.codec_id}"\n)'
+    return (
+        f"```python\nfrom vaecodec import Codec\n\ncodec = Codec.{arguments}\n"
+        "latents = codec.encode(embeddings)  # float (n, width)\n```"
+    )
 
 
 def _facts(size: int, metadata: Metadata) -> dict[str, str]:
@@ -141,7 +154,7 @@ def _markdown(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    return re.sub(r"[^\w.@ -]", "_", text)
+    return re.sub(r"[^\w.@/ -]", "_", text)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ from vaecodec.calibration import check_calibration, codes_of
 from vaecodec.codes import Calibration, Code
 from vaecodec.codes.saturation import warn_if_saturated
 from vaecodec.errors import CodecMismatchError, InvalidDimensionError
+from vaecodec.hub import FILE_NAME, fetch, push, save
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.runtime import Provider, Runtime, start
 from vaecodec.vectors import as_array, blocks, check_latents, is_checked_row, normalised
@@ -47,10 +48,11 @@ class Codec:
         vaecodec.errors.WrongWidthError: ...
     """
 
-    def __init__(self, runtime: Runtime, metadata: Metadata, code_dim: int) -> None:
+    def __init__(self, runtime: Runtime, metadata: Metadata, code_dim: int, file: bytes = b"") -> None:
         self._runtime = runtime
         self._metadata = metadata
         self._code_dim = code_dim
+        self._file = file  # the runtime holds the same bytes
 
     @classmethod
     def load(
@@ -99,7 +101,70 @@ class Codec:
                 "train with nested dims to have more"
             )
         runtime = start(path, data, providers=providers, device=device, threads=threads, strict=strict)
-        return cls(runtime, metadata, dim or metadata.code_dim)
+        return cls(runtime, metadata, dim or metadata.code_dim, data)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repository: str | os.PathLike[str],
+        *,
+        file: str = FILE_NAME,
+        revision: str | None = None,
+        codec_id: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """Load and verify a codec file from the Hugging Face Hub, or from a folder laid out alike.
+
+        A repository of others may change. Pin what you built an index with, by ``codec_id`` or by a commit.
+
+        Args:
+            repository: an existing folder, or ``owner/name`` on the Hub, which takes the extra ``hub``; a file that
+                was fetched before is taken from the cache of huggingface_hub.
+            file: name of the codec file there.
+            revision: branch, tag or commit on the Hub.
+            codec_id: see :meth:`load`.
+            options: ``dim``, ``providers``, ``device``, ``threads`` and ``strict`` of :meth:`load`.
+
+        Raises:
+            ArtifactNotFoundError: there is no such repository, revision or file.
+            MissingExtraError: huggingface_hub is not installed, and no such folder exists.
+            OSError: the Hub does not answer, or refuses.
+            ArtifactError, CodecMismatchError, InvalidDimensionError, DeviceError: see :meth:`load`.
+        """
+        return cls.load(fetch(repository, file, revision), codec_id=codec_id, **options)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the codec file and its card into a folder: ``codec.onnx`` and ``README.md``.
+
+        All latents are in the file, also where this codec uses the first of them. A card that is there stays.
+
+        Args:
+            folder: it is made where it is missing.
+            overwrite: replace another codec there.
+
+        Raises:
+            OutputExistsError: the folder holds another codec, or something that is none.
+            OSError: the folder cannot be written to.
+        """
+        save(self._file, folder, overwrite=overwrite)
+
+    def push_to_hub(self, repository: str, *, private: bool = False, revision: str | None = None) -> str:
+        """Publish the codec file and its card on the Hugging Face Hub.
+
+        Args:
+            repository: ``owner/name``; it is made where it is missing. Its ``README.md`` is replaced by the card.
+                The key is that of ``hf auth login`` or of ``HF_TOKEN``.
+            private: whether a new repository is private.
+            revision: branch to write to.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            MissingExtraError: huggingface_hub is not installed.
+            OSError: the Hub does not answer, or refuses.
+        """
+        return push(self._file, repository, private=private, revision=revision)
 
     @property
     def dim(self) -> int:

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 _NAMES = (
     "index",
     "hnswlib",
+    "hub",
     "codes",
     "format",
     "drift",
