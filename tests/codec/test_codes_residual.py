@@ -116,8 +116,9 @@ def test_the_beam_finds_codes_at_least_as_close_as_the_nearest_centroid_of_every
     assert (ours <= greedy * (1 + 1e-4)).mean() > 0.9
 
 
+@pytest.mark.parametrize("early", [True, False])
 @pytest.mark.parametrize("size", [4, 6, 8, 13])
-def test_dot_products_are_those_with_what_codes_stand_for(size: int) -> None:
+def test_dot_products_are_those_with_what_codes_stand_for(size: int, early: bool) -> None:
     code, query = fitted().code(bytes=size), latents_of(1, 7)[0]
     codes = code.encode(latents_of(700, 8))
     values = np.empty((700, WIDTH), np.float32)
@@ -125,11 +126,34 @@ def test_dot_products_are_those_with_what_codes_stand_for(size: int) -> None:
     assert np.allclose(values / np.linalg.norm(values, axis=1, keepdims=True), code.decode(codes), atol=1e-5)
     expected = values @ query
     needed = np.full(700, np.median(expected), np.float32)
-    dots = code.dot_products(codes, query, needed, threads=2)
+    squares = code.squares(codes) if early else None
+    dots = code.dot_products(codes, query, needed, squares, threads=2)
     kept = np.isfinite(dots)
     assert np.allclose(dots[kept], expected[kept], atol=1e-5)
     assert kept[expected > needed + 1e-4].all()
     assert not kept[expected < needed - 1e-4].any()
+    some = np.arange(1, 700, 3)
+    fewer = code.dot_products(codes, query, needed[some], None if squares is None else squares[some], numbers=some)
+    assert np.array_equal(fewer, dots[some])
+
+
+def test_rows_are_given_up_early_but_none_that_reaches_what_is_needed() -> None:
+    random = np.random.default_rng(0)
+    width, rows = 120, 900
+    spread = np.geomspace(0.3, 0.02, width).astype(np.float32)
+    books = 0.1 * random.standard_normal((8, 256, width)).astype(np.float32)
+    axes = np.linalg.qr(random.standard_normal((width, width)))[0].astype(np.float32)
+    residual = Residual(4, books, axes, np.zeros_like(spread), spread, spread**3, 8)
+    code = residual.code(40, np.zeros_like(spread), spread, TrellisTables.standard(8), Metric.DOT)
+    assert code.rest is not None
+    assert code.rest.steps > 96
+    codes = random.integers(0, 256, (rows, 40)).astype(np.uint8)
+    query = random.standard_normal(width).astype(np.float32)
+    whole = code.dot_products(codes, query, np.full(rows, -np.inf, np.float32))
+    needed = np.full(rows, np.quantile(whole, 0.9), np.float32)
+    dots = code.dot_products(codes, query, needed, code.squares(codes), threads=2)
+    assert np.array_equal(np.isfinite(dots), whole >= needed)
+    assert np.array_equal(dots[whole >= needed], whole[whole >= needed])
 
 
 def test_json_keeps_everything() -> None:

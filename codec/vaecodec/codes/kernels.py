@@ -54,9 +54,6 @@ def _or_none(access: Callable[..., Any]) -> Callable[..., Any]:
 # Beyond this many spreads from the mean every code word is equally wrong; clipping keeps the costs finite.
 CLIP = np.float32(16)
 
-# Of a squared norm: more than float32 sums of a few thousand squares are off by.
-SLACK = np.float32(1e-5)
-
 
 @compiled
 def _halve(pairs: Float, least: Float) -> None:
@@ -239,88 +236,3 @@ def decode_rows(
         for t in range(len(rates)):
             state = (words[windows[t]] >> drops[t]) & mask
             out[order[t]] = mean[t] + spread[t] * table[starts[t] + state]
-
-
-@compiled
-def score_rows(
-    codes: Bytes, starts: Int, memory: int, rates: Int, levels: Float, mean: Float, spread: Float, query: Float,
-    order: Int, stages: Int, reaches: Float, square: float, squares: Float, needed: Float, dots: Float,
-) -> None:  # fmt: skip
-    """Add the dot product of ``query`` with every code that may reach ``needed``; minus infinity for the others.
-
-    Step t's coordinate of a code is ``mean[t] + spread[t] * level``, its state begins at bit ``starts[t]`` of the
-    code. The steps are taken in the given order; after each of ``stages`` of them a row is given up if what is left
-    of its squared norm, in the direction of what is left of the query, whose norm is in ``reaches``, would not do.
-    ``dots`` holds what other parts of the code gave already, ``square`` is of the dimensions without bits.
-    ``squares``, ``needed`` and ``dots`` are (n,).
-
-    Steps outside, rows inside: one step's table stays in the nearest cache and the rows' sums do not wait for
-    each other.
-    """
-    block = 256
-    bits = np.uint32(32)
-    mask = np.uint32((1 << memory) - 1)
-    size = codes.shape[1]
-    words = np.empty((size // 4 + 2, block), np.uint32)
-    sums = np.empty(block, np.float32)
-    seen = np.empty(block, np.float32)
-    alive = np.empty(block, np.int64)
-    for first in range(0, len(codes), block):
-        rows = codes[first : first + block]
-        count = len(rows)
-        for word in range(len(words)):
-            a, b, c, d = 4 * word % size, (4 * word + 1) % size, (4 * word + 2) % size, (4 * word + 3) % size
-            for row in range(count):
-                code = rows[row]
-                words[word, row] = (
-                    (np.uint32(code[a]) << np.uint32(24))
-                    | (np.uint32(code[b]) << np.uint32(16))
-                    | (np.uint32(code[c]) << np.uint32(8))
-                    | np.uint32(code[d])
-                )
-        sums[:count] = dots[first : first + count]
-        seen[:count] = square
-        for i in range(count):
-            alive[i] = i
-        done = 0
-        for stage in range(len(stages)):
-            for t in order[done : stages[stage]]:
-                high = words[starts[t] >> 5]
-                low = words[(starts[t] >> 5) + 1]
-                end = np.uint32((starts[t] & 31) + memory)
-                table = levels[rates[t]]
-                centre, width, weight = mean[t], spread[t], query[t]
-                if count < len(rows):
-                    for position in range(count):
-                        i = alive[position]
-                        state = (((np.uint64(high[i]) << np.uint64(32)) | low[i]) >> np.uint64(64 - end)) & mask
-                        value = centre + width * table[state]
-                        sums[i] += weight * value
-                        seen[i] += value * value
-                elif end <= bits:
-                    drop = np.uint32(bits - end)
-                    for i in range(count):
-                        value = centre + width * table[np.uint32(high[i] >> drop) & mask]
-                        sums[i] += weight * value
-                        seen[i] += value * value
-                else:
-                    rise, drop = np.uint32(end - bits), np.uint32(bits + bits - end)
-                    for i in range(count):
-                        state = np.uint32(np.uint32(high[i] << rise) | np.uint32(low[i] >> drop)) & mask
-                        value = centre + width * table[state]
-                        sums[i] += weight * value
-                        seen[i] += value * value
-            done = stages[stage]
-            kept = 0
-            for position in range(count):
-                i = alive[position]
-                left = max(squares[first + i] - seen[i], np.float32(0)) + SLACK * squares[first + i]
-                if sums[i] + reaches[stage] * np.sqrt(left) >= needed[first + i]:
-                    alive[kept] = i
-                    kept += 1
-            count = kept
-            if count == 0:
-                break
-        dots[first : first + len(rows)] = -np.inf
-        for position in range(count):
-            dots[first + alive[position]] = sums[alive[position]]

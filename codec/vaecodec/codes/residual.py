@@ -333,17 +333,22 @@ class ResidualCode:
         return self.rest.levels_of(np.ascontiguousarray(codes[:, len(self.books) :]))
 
     def dot_products(
-        self, codes: NDArray[np.uint8], query: FloatArray, needed: FloatArray, *, threads: int | None = None
+        self,
+        codes: NDArray[np.uint8],
+        query: FloatArray,
+        needed: FloatArray,
+        squares: FloatArray | None = None,
+        *,
+        numbers: NDArray[np.int64] | None = None,
+        threads: int | None = None,
     ) -> FloatArray:
         """Score codes against a query, as :meth:`vaecodec.codes.TrellisCode.dot_products` does.
 
         Each stage is one look-up of a row; then the trellis is scored by the query in the axes of the rest.
 
         Args:
-            codes: uint8 (n, bytes_per_vector).
-            query: float32 (k,).
-            needed: float32 (n,), the least dot product of each row that is of interest.
-            threads: see :func:`vaecodec.codes.parallel.over_rows`.
+            codes, query, needed, numbers, threads: see there.
+            squares: float32 (n,), as :meth:`squares` makes them; without them every row is finished.
 
         Returns:
             float32 (n,), minus infinity for rows that stay below ``needed``.
@@ -351,14 +356,21 @@ class ResidualCode:
         Raises:
             MissingExtraError: numba is not installed.
         """
-        dots = np.full(len(codes), query @ self.decoder.offset, np.float32)
-        for stage, table in enumerate(self.decoder.books @ query):
-            dots += table[codes[:, stage]]
+        dots = np.full(len(needed), query @ self.decoder.offset, np.float32)
+        tables = self.decoder.books @ query
         if self._scored is None:
+            rows = codes if numbers is None else codes[numbers]
+            for stage, table in enumerate(tables):
+                dots += table[rows[:, stage]]
             return np.where(dots >= needed, dots, np.float32(-np.inf))
-        rest = np.ascontiguousarray(codes[:, len(self.books) :])
-        self._scored.add_dot_products(rest, self.decoder.axes[self.order] @ query, needed, None, dots, threads=threads)
+        steps = self.decoder.axes[self.order] @ query
+        self._scored.add_dot_products(codes, steps, needed, squares, dots, tables, numbers, threads=threads)
         return dots
+
+    def squares(self, codes: NDArray[np.uint8]) -> FloatArray:
+        """Squared norms of the levels of the rest, by which a search gives up rows early: float32 (n,)."""
+        levels = self.levels_of(codes)
+        return np.asarray(np.einsum("ij,ij->i", levels, levels))
 
     @cached_property
     def _scored(self) -> TrellisCode | None:

@@ -35,7 +35,7 @@ _DECODE_ROWS = 512
 _SCORE_ROWS = 4096
 
 # After how many steps of a search rows are given up.
-_STAGES = (32, 64, 128)
+_STAGES = (32, 64, 96, 128)
 _TABLES = Path(__file__).parent / "trellis_tables.npz"
 
 
@@ -235,6 +235,7 @@ class TrellisCode:
         needed: FloatArray,
         squares: FloatArray | None = None,
         *,
+        numbers: NDArray[np.int64] | None = None,
         threads: int | None = None,
     ) -> FloatArray:
         """A query's dot products with the latents that codes stand for, before these are normalised; few are finished.
@@ -244,10 +245,11 @@ class TrellisCode:
         be given up early and none wrongly.
 
         Args:
-            codes: uint8 (n, bytes_per_vector).
+            codes: uint8 (m, bytes_per_vector).
             query: float32 (k,).
             needed: float32 (n,), the least dot product of each row that is of interest.
             squares: float32 (n,), squared norms of the same latents; without them every row is finished.
+            numbers: int64 (n,), the rows of ``codes`` to score; by default all.
             threads: see :func:`vaecodec.codes.parallel.over_rows`.
 
         Returns:
@@ -257,8 +259,9 @@ class TrellisCode:
             MissingExtraError: numba is not installed.
         """
         without = self.bits == 0
-        dots = np.full(len(codes), query[without] @ self.mean[without], np.float32)
-        self.add_dot_products(codes, query[self.order], needed, squares, dots, threads=threads)
+        dots = np.full(len(needed), query[without] @ self.mean[without], np.float32)
+        tables = np.empty((0, 256), np.float32)
+        self.add_dot_products(codes, query[self.order], needed, squares, dots, tables, numbers, threads=threads)
         return dots
 
     def add_dot_products(
@@ -268,18 +271,21 @@ class TrellisCode:
         needed: FloatArray,
         squares: FloatArray | None,
         dots: FloatArray,
+        tables: FloatArray,
+        numbers: NDArray[np.int64] | None,
         *,
         threads: int | None = None,
     ) -> None:
-        """As :meth:`dot_products`, on top of products of other parts of the code.
+        """As :meth:`dot_products`, of codes that begin with other bytes.
 
         Args:
-            codes, needed, squares, threads: see there.
+            codes, needed, squares, numbers, threads: see there.
             steps: float32 (T,), the query in the order of the stream.
-            dots: float32 (n,), changed in place.
+            dots: float32 (n,), to which the products are added.
+            tables: float32 (m, 256), what each value of the m first bytes is worth.
         """
         require("numba", extra="packed")
-        from vaecodec.codes import kernels
+        from vaecodec.codes import score_kernels
 
         mean, spread = self.mean[self.order], self.spread[self.order]
         order = np.argsort(-np.abs(steps) * spread, kind="stable")
@@ -288,11 +294,15 @@ class TrellisCode:
         reaches = np.array([*(left[stage] for stage in stages), 0], np.float32)
         without = self.bits == 0
         if squares is None:
-            squares = np.zeros(len(codes), np.float32)
+            squares = np.zeros(len(needed), np.float32)
+        if numbers is None:
+            numbers = np.arange(len(codes))
 
         def work(start: int, stop: int) -> None:
-            kernels.score_rows(
-                codes[start:stop],
+            score_kernels.score_rows(
+                codes,
+                numbers[start:stop],
+                tables,
                 self.starts,
                 self.tables.memory,
                 self.rates,
@@ -309,7 +319,7 @@ class TrellisCode:
                 dots[start:stop],
             )
 
-        over_rows(work, len(codes), _SCORE_ROWS, threads)
+        over_rows(work, len(numbers), _SCORE_ROWS, threads)
 
     def levels_of(self, codes: NDArray[np.uint8]) -> FloatArray:
         """The level of each step, float32 (n, T), in units of its spread; the same bits with numba and without."""

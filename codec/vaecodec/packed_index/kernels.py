@@ -17,6 +17,10 @@ from vaecodec.codes.kernels import compiled
 BLOCK = 256
 """Rows whose words lie together: one word of each row after the other, so that one instruction takes several rows."""
 
+_1, _2, _3, _4, _5, _6 = (np.uint64(shift) for shift in range(1, 7))
+
+Words = NDArray[np.uint64]
+
 
 def _count_ones(_: Any, word: Any) -> Any:
     """Count the ones of a word; processors have an instruction for it."""
@@ -31,29 +35,46 @@ _ones: Any = intrinsic(_count_ones)
 
 
 @compiled
-def weigh(
-    words: NDArray[np.uint64], planes: NDArray[np.uint64], shifts: NDArray[np.uint64], step: Any, offset: Any, out: Any
-) -> None:
+def weigh_coarsely(words: Words, planes: Words, step: Any, offset: Any, out: Any) -> None:
+    """As :func:`weigh`, for a query of four bits."""
+    sums = np.empty(BLOCK, np.uint64)
+    half = len(planes)
+    for block in range(len(words)):
+        sums[:] = 0
+        for word in range(2 * half):
+            column = words[block, word]
+            plane = planes[word % half]
+            a, b, c, d = plane[0], plane[1], plane[2], plane[3]
+            shift = np.uint64(1 if word < half else 0)
+            for row in range(BLOCK):
+                w = column[row]
+                count = _ones(w & a) + (_ones(w & b) << _1) + (_ones(w & c) << _2) - (_ones(w & d) << _3)
+                sums[row] += count << shift
+        for row in range(BLOCK):
+            out[block, row] = offset + step * np.float32(np.int64(sums[row]))
+
+
+@compiled
+def weigh(words: Words, planes: Words, step: Any, offset: Any, out: Any) -> None:
     """Write ``offset + step`` times the product of an integer query with each row's levels, float32, into ``out``.
 
     The query's integers are given bit by bit in two's complement: plane p of word w holds bit p of its numbers, and
-    the last plane is worth minus its power of two. A one in word w is worth ``2 ** shifts[w]``. ``words`` is
-    (blocks, words, BLOCK), ``planes`` (words, planes), ``out`` float32 (blocks, BLOCK).
+    the last plane is worth minus its power of two. ``words`` is (blocks, 2 * w, BLOCK), the higher bits of the levels
+    before the lower ones, ``planes`` (w, 7), ``out`` float32 (blocks, BLOCK).
     """
-    last = planes.shape[1] - 1
     sums = np.empty(BLOCK, np.uint64)
+    half = len(planes)
     for block in range(len(words)):
         sums[:] = 0
-        for word in range(words.shape[1]):
+        for word in range(2 * half):
             column = words[block, word]
-            for plane in range(last):
-                mask = planes[word, plane]
-                shift = np.uint64(plane) + shifts[word]
-                for row in range(BLOCK):
-                    sums[row] += _ones(column[row] & mask) << shift
-            mask = planes[word, last]
-            shift = np.uint64(last) + shifts[word]
+            plane = planes[word % half]
+            a, b, c, d, e, f, g = plane[0], plane[1], plane[2], plane[3], plane[4], plane[5], plane[6]
+            shift = np.uint64(1 if word < half else 0)
             for row in range(BLOCK):
-                sums[row] -= _ones(column[row] & mask) << shift
+                w = column[row]
+                count = _ones(w & a) + (_ones(w & b) << _1) + (_ones(w & c) << _2) + (_ones(w & d) << _3)
+                count += (_ones(w & e) << _4) + (_ones(w & f) << _5) - (_ones(w & g) << _6)
+                sums[row] += count << shift
         for row in range(BLOCK):
             out[block, row] = offset + step * np.float32(np.int64(sums[row]))

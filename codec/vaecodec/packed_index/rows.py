@@ -51,16 +51,16 @@ class Rows:
         codes[~old] = self.added[numbers[~old] - len(self.stored)]
         return codes
 
-    def blocks(self, smallest: int, largest: int | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
-        """All codes in blocks that grow fourfold up to ``largest``, each after its first row's number."""
-        first, rows = 0, smallest
-        for codes in (self.stored, self.added):
-            start = 0
-            while start < len(codes):
-                yield first + start, codes[start : start + rows]
-                start += rows
-                rows = min(4 * rows, largest or smallest)
-            first += len(codes)
+    def parts(self) -> Iterator[tuple[int, NDArray[Any]]]:
+        """What was loaded, and what was added, each after its first row's number."""
+        yield 0, self.stored
+        yield len(self.stored), self.added
+
+    def blocks(self, size: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """All codes in blocks, each after its first row's number."""
+        for first, codes in self.parts():
+            for start in range(0, len(codes), size):
+                yield first + start, codes[start : start + size]
 
     def ids_of(self, numbers: IdArray) -> IdArray:
         """The ids of row numbers, of the same shape."""

@@ -59,6 +59,7 @@ class Derived:
     def __init__(self) -> None:
         """Start without rows and without axes."""
         self._norms = Growing(np.empty(0, np.float32))
+        self._squares = Growing(np.empty(0, np.float32))
         self._fitted = 0
         self.sketch: Sketch | None = None
 
@@ -66,6 +67,11 @@ class Derived:
     def norms(self) -> FloatArray:
         """Norms of what the codes decode to: float32 (n,)."""
         return self._norms.rows
+
+    @property
+    def squares(self) -> FloatArray:
+        """What residual codes are given up early by, float32 (n,); empty for other codes."""
+        return self._squares.rows
 
     def grown(self, rows: Rows, scorer: Scorer, threads: int | None) -> Derived:
         """Make what is missing for some rows; the same object, or a new one where the axes had to be found anew."""
@@ -84,6 +90,8 @@ class Derived:
                 products, norms = scorer.products(fresh, threads)
                 if grown.sketch is not None:
                     grown.sketch.append(products[:, :-1])
+                if isinstance(scorer.code, ResidualCode):
+                    grown._squares.append(scorer.code.squares(fresh))
                 grown._norms.append(norms)
         return grown
 
@@ -161,7 +169,8 @@ class Scorer:
         needed = np.float32(-np.inf)
         numbers = allowed
         if derived.sketch is not None and (allowed is None or len(allowed) >= _SKETCHED_ROWS):
-            estimate = self._estimate(derived, derived.sketch, query, len(rows), allowed, threads)
+            fine = effort in (Effort.HIGH, Effort.FULL)
+            estimate = self._estimate(derived, derived.sketch, query, len(rows), allowed, fine, threads)
             share, each = _LOOKED_AT[effort]
             count = max(int(share * (len(rows) if allowed is None else len(allowed))), each * k)
             place = max(0, len(rows) - count)
@@ -180,9 +189,10 @@ class Scorer:
         query: FloatArray,
         count: int,
         allowed: IdArray | None,
+        fine: bool,
         threads: int | None,
     ) -> Estimate:
-        estimate = sketch.estimate(self.widened(query[None])[0, :-1], count, threads)
+        estimate = sketch.estimate(self.widened(query[None])[0, :-1], count, fine=fine, threads=threads)
         scores = estimate.scores
         if self._metric is Metric.L2:
             scores -= derived.norms[:count] ** 2
@@ -203,26 +213,35 @@ class Scorer:
     ) -> Best:
         """Score the codes of some rows, or of all, those given up early that stay below ``needed`` or the k best."""
         best = Best(1, k)
-        for chunk, codes in _chunks(rows, numbers):
+        for chunk, codes, first in _chunks(rows, numbers):
             norms = derived.norms[chunk]
             scale, bias = self._scale_and_bias(norms)
             least = max(needed, best.least)
             # A little less than that: dividing rounds. Which row is better is decided by the scores themselves.
             least = (least - _ROUNDING * (np.abs(least) + np.abs(bias)) - bias) / (self._factor * scale)
-            dots = self._dots(codes, query, least, norms, threads)
+            dots = self._dots(codes, chunk - first, query, least, self._squares(derived, chunk), threads)
             best.update(chunk, (self._factor * dots * scale + bias)[None])
         return best
 
-    def _dots(
-        self, codes: NDArray[Any], query: FloatArray, least: FloatArray, norms: FloatArray, threads: int | None
-    ) -> FloatArray:
-        if isinstance(self.code, TrellisCode):
-            squares = None if self._metric is Metric.DOT else norms**2
-            return self.code.dot_products(codes, query, least, squares, threads=threads)
+    def _squares(self, derived: Derived, chunk: IdArray) -> FloatArray | None:
+        """What rows are given up early by; None where they are not."""
         if isinstance(self.code, ResidualCode):
-            return self.code.dot_products(codes, query, least, threads=threads)
-        values = np.empty((len(codes), self.code.steps), np.float32)
-        self.code.expand(codes, values)
+            return derived.squares[chunk]
+        return None if self._metric is Metric.DOT else derived.norms[chunk] ** 2
+
+    def _dots(
+        self,
+        codes: NDArray[Any],
+        numbers: IdArray,
+        query: FloatArray,
+        least: FloatArray,
+        squares: FloatArray | None,
+        threads: int | None,
+    ) -> FloatArray:
+        if isinstance(self.code, (TrellisCode, ResidualCode)):
+            return self.code.dot_products(codes, query, least, squares, numbers=numbers, threads=threads)
+        values = np.empty((len(numbers), self.code.steps), np.float32)
+        self.code.expand(codes[numbers], values)
         return np.asarray(values @ self.code.query_steps(query[None])[0] + query @ self.code.mean)
 
     def _scale_and_bias(self, norms: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -240,15 +259,16 @@ class Scorer:
         return best.scores
 
 
-def _chunks(rows: Rows, numbers: IdArray | None) -> Iterator[tuple[IdArray, NDArray[Any]]]:
-    """Row numbers and their codes, in chunks that grow."""
-    if numbers is None:
-        for first, codes in rows.blocks(_FIRST_ROWS, _LAST_ROWS):
-            yield np.arange(first, first + len(codes)), codes
-        return
-    start, size = 0, _FIRST_ROWS
-    while start < len(numbers):
-        chunk = numbers[start : start + size]
-        yield chunk, rows.take(chunk)
-        start += size
-        size = min(4 * size, _LAST_ROWS)
+def _chunks(rows: Rows, numbers: IdArray | None) -> Iterator[tuple[IdArray, NDArray[Any], int]]:
+    """Row numbers in chunks that grow, with codes among which theirs are, and the number of the first of these."""
+    size = _FIRST_ROWS
+    for first, codes in rows.parts():
+        if numbers is None:
+            inside = np.arange(first, first + len(codes))
+        else:
+            inside = numbers[slice(*np.searchsorted(numbers, [first, first + len(codes)]))]
+        start = 0
+        while start < len(inside):
+            yield inside[start : start + size], codes, first
+            start += size
+            size = min(4 * size, _LAST_ROWS)

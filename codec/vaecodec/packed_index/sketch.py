@@ -25,16 +25,17 @@ _WORD = 64
 _MOST_AXES = 256
 # Levels are odd multiples of half a step, in units of the coordinate's spread: nearly the best ones for a Gaussian.
 _HIGHEST_LEVEL = 1.5
-# Bits of a query's integers. With fewer the bound gets loose: at 6 bits it is off by 4 % of a row's norm, at 4 by 16 %.
-_QUERY_BITS = 6
+# Bits of a query's integers. Of the ten best rows four bits find as many, but the bound is loose: off by 15 % of a row's
+# norm, with seven bits by 1.5 %.
+_COARSE_BITS, _FINE_BITS = 4, 7
 _BLOCKS = 64
 # Of a bound: more than float32 sums are off by.
 _ROUNDING = np.float32(1e-5)
 
 
 def sketch_bytes(code_bytes: int) -> int:
-    """Bytes in memory of one row's sketch, with its norm and its loss, beside a code of ``code_bytes``."""
-    return 2 * _axes(code_bytes) // 8 + 8
+    """Bytes in memory of one row's sketch and of its three norms, beside a code of ``code_bytes``."""
+    return 2 * _axes(code_bytes) // 8 + 12
 
 
 def _axes(code_bytes: int) -> int:
@@ -89,24 +90,27 @@ class Axes:
         """Words of 64 bits for each row."""
         return 2 * len(self.spread) // _WORD
 
-    def round(self, rows: FloatArray) -> tuple[NDArray[np.uint64], FloatArray]:
+    def round(self, rows: FloatArray) -> tuple[NDArray[np.uint64], FloatArray, float]:
         """Round rows, float32 (n, w), to levels.
 
         Returns:
-            Words, uint64 (n, words), the higher bits of all coordinates before the lower ones; and the norm of what
-            each row lost, float32 (n,).
+            Words, uint64 (n, words), the higher bits of all coordinates before the lower ones; the norm of what each
+            row lost, float32 (n,); and the largest norm of a row's levels, in steps.
         """
         centred = rows - self.mean
         turned = centred @ self.turn
-        levels = np.floor(turned / self.spread + 2).clip(0, 3)
-        products = np.einsum("ij,ij->i", turned, (levels - _HIGHEST_LEVEL) * self.spread)
-        squares = np.einsum("ij,j->i", (levels - _HIGHEST_LEVEL) ** 2, self.spread**2)
+        numbers = np.floor(turned / self.spread + 2).clip(0, 3)
+        levels = numbers - _HIGHEST_LEVEL
+        products = np.einsum("ij,ij->i", turned, levels * self.spread)
+        squares = np.einsum("ij,j->i", levels**2, self.spread**2)
+        longest = np.sqrt(np.einsum("ij,ij->i", levels, levels).max(initial=0)) * (1 + _ROUNDING)
         whole = np.einsum("ij,ij->i", centred, centred)
         lost = np.sqrt((whole - 2 * products + squares).clip(0) + _ROUNDING * whole)
         lost[~np.isfinite(lost)] = np.inf  # of codes near float32's limit: never left out
-        numbers = levels.astype(np.uint8)
-        bits = np.concatenate([numbers >> 1, numbers & 1], axis=1)
-        return np.packbits(bits, axis=1, bitorder="little").view("<u8").astype(np.uint64, copy=False), lost
+        bits = numbers.astype(np.uint8)
+        bits = np.concatenate([bits >> 1, bits & 1], axis=1)
+        words = np.packbits(bits, axis=1, bitorder="little").view("<u8").astype(np.uint64, copy=False)
+        return words, lost, float(longest)
 
 
 class Sketch:
@@ -120,6 +124,7 @@ class Sketch:
         self._block = BLOCK
         self._words = Growing(np.empty((0, axes.words, BLOCK), np.uint64))
         self._lost = Growing(np.empty(0, np.float32))
+        self._longest = 0.0
 
     def __len__(self) -> int:
         return len(self._lost.rows)
@@ -131,7 +136,8 @@ class Sketch:
 
     def append(self, rows: FloatArray) -> None:
         """Round and add rows, float32 (n, w)."""
-        words, lost = self.axes.round(rows)
+        words, lost, longest = self.axes.round(rows)
+        self._longest = max(self._longest, longest)
         start = len(self)
         blocks = -(-(start + len(rows)) // self._block) - len(self._words.rows)
         if blocks:
@@ -141,33 +147,36 @@ class Sketch:
         self._words.rows[numbers // self._block, :, numbers % self._block] = words
         self._lost.append(lost)
 
-    def estimate(self, query: FloatArray, count: int, threads: int | None) -> Estimate:
-        """Scores of the first ``count`` rows: their dot products with ``query``, float32 (w,), up to a bound."""
+    def estimate(self, query: FloatArray, count: int, *, fine: bool, threads: int | None) -> Estimate:
+        """Scores of the first ``count`` rows: their dot products with ``query``, float32 (w,), up to a bound.
+
+        A fine estimate takes half as long again, and its bound is much closer.
+        """
         require("numba", extra="packed")
         from vaecodec.packed_index import kernels
 
         axes = self.axes
+        bits, weigh = (_FINE_BITS, kernels.weigh) if fine else (_COARSE_BITS, kernels.weigh_coarsely)
         weighed = (query @ axes.turn) * axes.spread
-        step = np.abs(weighed).max() / np.float32((1 << (_QUERY_BITS - 1)) - 1)
+        step = np.abs(weighed).max() / np.float32((1 << (bits - 1)) - 1)
         integers = np.rint(weighed / step).astype(np.int64) if step > 0 else np.zeros(len(weighed), np.int64)
-        planes = np.tile(_planes(integers), (2, 1))
-        shifts = np.repeat(np.array([1, 0], np.uint64), axes.words // 2)
+        planes = _planes(integers, bits)
         words = self._words.rows[: -(-count // self._block)]
         scores = np.empty((len(words), self._block), np.float32)
         offset = np.float32(query @ axes.mean - _HIGHEST_LEVEL * step * integers.sum())
 
         def work(start: int, stop: int) -> None:
-            kernels.weigh(words[start:stop], planes, shifts, np.float32(step), offset, scores[start:stop])
+            weigh(words[start:stop], planes, np.float32(step), offset, scores[start:stop])
 
         over_rows(work, len(words), _BLOCKS, threads)
-        rounded = np.linalg.norm(weighed - step * integers) * _HIGHEST_LEVEL * np.sqrt(len(weighed))
+        rounded = np.linalg.norm(weighed - step * integers) * self._longest
         reach = np.linalg.norm(query) * (1 + _ROUNDING)
         margin = rounded + _ROUNDING * (np.abs(offset) + step * np.abs(integers).sum())
         return Estimate(scores.reshape(-1)[:count], np.float32(reach), np.float32(margin))
 
 
-def _planes(integers: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Bit p of each integer in two's complement as plane p: uint64 (n / 64, _QUERY_BITS)."""
-    bits = (integers[:, None] >> np.arange(_QUERY_BITS)) & 1
-    packed = np.packbits(bits.astype(np.uint8), axis=0, bitorder="little")  # (n / 8, bits)
+def _planes(integers: NDArray[np.int64], bits: int) -> NDArray[np.uint64]:
+    """Bit p of each integer in two's complement as plane p: uint64 (n / 64, bits)."""
+    ones = (integers[:, None] >> np.arange(bits)) & 1
+    packed = np.packbits(ones.astype(np.uint8), axis=0, bitorder="little")  # (n / 8, bits)
     return np.ascontiguousarray(packed.T).view("<u8").astype(np.uint64, copy=False).T.copy()
