@@ -25,8 +25,8 @@ _WORD = 64
 _MOST_AXES = 256
 # Levels are odd multiples of half a step, in units of the coordinate's spread: nearly the best ones for a Gaussian.
 _HIGHEST_LEVEL = 1.5
-# Bits of a query's integers. Of the ten best rows four bits find as many, but the bound is loose: off by 15 % of a row's
-# norm, with seven bits by 1.5 %.
+# Bits of a query's integers. Four bits find as many of the ten best rows, but the bound is loose: off by 15 % of a
+# row's norm, with seven bits by 1.5 %.
 _COARSE_BITS, _FINE_BITS = 4, 7
 _BLOCKS = 64
 # Of a bound: more than float32 sums are off by.
