@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +24,7 @@ from vaecodec_cli.options import (
     open_documents,
     with_column,
 )
-from vaecodec_cli.progress import TrainingBar
+from vaecodec_cli.progress import LOGGER, TrainingBar
 from vaecodec_cli.train import require_training
 
 NOT_MET = 3
@@ -34,7 +35,24 @@ class Place(StrEnum):
 
     QDRANT = "qdrant"
     HNSWLIB = "hnswlib"
+    PGVECTOR = "pgvector"
     FILES = "files"
+
+
+def _once(show: Callable[[str], None]) -> Callable[[str], None]:
+    """Show each step as it begins; what it does in detail, after a colon, is for the log."""
+    last = ""
+
+    def step(name: str) -> None:
+        nonlocal last
+        main = name.partition(":")[0]
+        if main != last:
+            show(main)
+        else:
+            LOGGER.debug("%s", name)
+        last = main
+
+    return step
 
 
 def compress(
@@ -59,7 +77,9 @@ def compress(
         Place,
         typer.Option("--for", help="Where the vectors will be kept. files are codes, which PackedIndex searches."),
     ] = Place.FILES,
-    budget: Annotated[str, typer.Option(help="Time for all training, e.g. 90s, 10m, 1.5h.")] = "10m",
+    budget: Annotated[
+        str, typer.Option(help="Time for all training, e.g. 90s, 10m, 1.5h. The other steps take minutes more.")
+    ] = "10m",
     metric: MetricOption = Metric.COSINE,
     embedder: Embedder = "",
     as_json: AsJson = False,
@@ -94,7 +114,7 @@ def compress(
             store=store,
             budget=time,
             observers=[bar],
-            on_step=lambda step: console.print(f"{step} ...", style="dim"),
+            on_step=_once(lambda step: console.print(f"{step} ...", style="dim")),
         )
     for line in found.lines:
         console.print(line)

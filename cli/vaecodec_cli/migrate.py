@@ -70,6 +70,15 @@ def migrate(
     path: LocalPath = None,
     into: Into = None,
     named: Named = None,
+    code_bytes: Annotated[
+        int | None,
+        typer.Option(
+            "--bytes",
+            help="RAM for the codes of one vector in the new collection, e.g. one byte for each latent or less; the "
+            "latents then lie on disk. Default: stored and quantised as the source is.",
+            rich_help_panel=_TARGET,
+        ),
+    ] = None,
     switch_alias: Annotated[
         str | None,
         typer.Option(help="Point this alias at the new collection when both sides are equal.", rich_help_panel=_TARGET),
@@ -144,6 +153,7 @@ def migrate(
             originals=Originals(keep_originals),
             originals_path=originals_path,
             originals_encoding=encoding,
+            code_bytes=code_bytes,
             batch_size=batch_size,
             on_bad_rows=on_bad_rows,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,7 @@ from vaecodec_integrations.plan import Goal
 from vaecodec_integrations.plan import plan as make_plan
 from vaecodec_integrations.plan.goal import parse_bytes, parse_count, parse_target
 from vaecodec_integrations.plan.planner import SAMPLE_ROWS
+from vaecodec_integrations.plan.stores import StoreName
 from vaecodec_integrations.plan.text import LABELS, basis, headline, rows, to_json
 
 NOT_MET = 3
@@ -51,6 +53,10 @@ def plan(
     vectors: Annotated[
         str | None, typer.Option(help="Number of vectors that there will be, e.g. 50M. Default: as many as DATA has.")
     ] = None,
+    place: Annotated[
+        list[StoreName] | None,
+        typer.Option("--for", help="Where vectors may be kept. Can be repeated. Default: qdrant, hnswlib and packed."),
+    ] = None,
     codec: Annotated[
         list[Path] | None, typer.Option(help="Codec file to consider beside the linear ones. Can be repeated.")
     ] = None,
@@ -69,6 +75,8 @@ def plan(
     source = open_documents(data, column, bad_rows=lenient)
     asked = None if queries is None else open_queries(queries, query_column, bad_rows=lenient)
     goal = _goal(target, rerank, budget, ram, vectors, source)
+    if place:
+        goal = replace(goal, stores=tuple(place))
     with steps_shown("reading vectors") as step:
         source, *rest = without_bad_rows([source] if asked is None else [source, asked], metric, on_bad_rows)
         result = make_plan(

@@ -43,6 +43,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "parquet": (("pyarrow.parquet",), "reading and writing Parquet"),
     "ray": (("ray.data",), "CodecActor for Ray Data"),
     "report": (("matplotlib", "jinja2"), "vaecodec report, the picture of vaecodec fit"),
+    "hub": (("huggingface_hub",), "Codec.from_pretrained and push_to_hub"),
     "embed": (("tokenizers",), "embedding texts by an ONNX model, as vaecodec reembed does"),
     "edge": (("qdrant_edge",), "Qdrant's own engine in reports and plans"),
     "usearch": (("usearch.index",), "CompressedUsearchIndex, and the graph in reports and plans without hnswlib"),

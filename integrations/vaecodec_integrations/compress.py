@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -25,12 +25,13 @@ from vaecodec.interface import Metric
 from vaecodec.linear import LinearKind
 from vaecodec.outputs import check_file
 from vaecodec.sources import ArraySource, VectorSource, open_source
+from vaecodec.sources.open import locate
 from vaecodec_exporters.linear import fit_and_export_linear
 from vaecodec_exporters.pipeline import Fitted, fit
 from vaecodec_integrations.plan import Answer, Goal, Plan, plan
 from vaecodec_integrations.plan.candidates import Setting
 from vaecodec_integrations.plan.goal import parse_bytes, parse_count
-from vaecodec_integrations.plan.stores import StoreName
+from vaecodec_integrations.plan.stores import StoreName, qdrant_bytes
 from vaecodec_integrations.report import ReportData, ReportSummary, measure, summarise, write
 from vaecodec_integrations.report.engines import open_engine
 from vaecodec_integrations.report.engines.base import SearchEngineName
@@ -212,13 +213,13 @@ def compress(
     on_step("planning")
     planned = plan(
         _searched(collection, data),
-        goal,
+        replace(goal, stores=(store,)),
         queries=ArraySource(held_out.queries, name="held-out queries"),
         codecs=[fitted.codec],
         metric=data.metric,
         on_step=lambda step: on_step(f"planning: {step}"),
     )
-    (answer,) = (answer for answer in planned.answers if answer.store is store)
+    (answer,) = planned.answers
     setting = answer.setting
     if setting is None:
         lines = [f"Nothing fits {goal} in {store}."]
@@ -240,17 +241,23 @@ def compress(
 
 
 def next_command(data: CompressionData, setting: Setting, codec: Path, store: StoreName) -> str:
-    """Write the command that compresses the collection: ``migrate`` for one in Qdrant, ``encode`` otherwise."""
+    """Write the command that compresses the collection: a migration where it lives, ``encode`` for a file."""
     whole = Codec.load(codec).code_dim
     width = [] if setting.width == whole else ["--dim", str(setting.width)]
-    address = re.match(r"qdrant\+(http|https|file)://", data.documents)
-    if address is not None:
-        place, name = _server(data.documents)
-        words = ["migrate", *place, "--collection", name, "--codec", str(codec), *width]
+    location, column = locate(data.documents)
+    if re.match(r"qdrant\+(http|https|file)://", str(location)):
+        place, name = _server(str(location))
+        vector = ["--vector", column] if column else []
+        size = [] if setting.dtype is CodeType.FLOAT32 else ["--bytes", str(qdrant_bytes(setting))]
+        words = ["migrate", *place, "--collection", name, *vector, "--codec", str(codec), *width, *size]
         return shlex.join(["vaecodec", *words, "--into", f"{name}-compressed"])
-    # Qdrant and hnswlib keep floats and make codes themselves.
+    if re.match(r"postgres(ql)?://", str(location)):
+        return shlex.join(["vaecodec", "migrate-pg", *_table(data.documents, setting), "--codec", str(codec), *width])
+    # The other stores keep floats: Qdrant makes codes of them itself.
     code: list[str] = []
-    if store is StoreName.PACKED and setting.dtype is not CodeType.FLOAT32:
+    if store is StoreName.PGVECTOR and setting.dtype is CodeType.FLOAT16:
+        code = ["--dtype", "float16"]
+    elif store is StoreName.PACKED and setting.dtype is not CodeType.FLOAT32:
         code = ["--dtype", str(setting.dtype)] if setting.dtype else ["--bytes", str(setting.code_bytes)]
     words = ["encode", data.documents, "--codec", str(codec), *width, *code]
     return shlex.join(["vaecodec", *words, "--out", str(codec.parent / "latents.npy")])
@@ -264,6 +271,19 @@ def _server(address: str) -> tuple[list[str], str]:
         return ["--path", unquote(place)], unquote(name)
     parts = urlsplit(f"{scheme}://{place}")
     return ["--url", parts.geturl()], unquote(name)
+
+
+def _table(address: str, setting: Setting) -> list[str]:
+    """Options of ``migrate-pg`` that name database, table, key and columns of an address of PostgreSQL."""
+    from vaecodec_integrations.postgres.source import PostgresSource, TableAddress  # here: it takes psycopg
+
+    source = open_source(address)
+    assert isinstance(source, PostgresSource)
+    server, table = TableAddress.parse(str(locate(address)[0]))
+    kind = "halfvec" if setting.dtype is CodeType.FLOAT16 else "vector"
+    key = [] if source.key in (None, "id") else ["--key", str(source.key)]
+    words = ["--url", server, "--table", table, "--column", source.column, *key]
+    return [*words, "--into", f"{source.column}_compressed", "--storage", kind]
 
 
 def _searched(collection: Collection, data: CompressionData) -> VectorSource:

@@ -65,6 +65,11 @@ def test_from_vectors_to_the_next_command_and_again(folder, monkeypatch, capsys)
     assert " with 4x re-ranking" in said
     assert "finds the right document in " in said
     assert "Without training, " in said
+    # Each step is one line, whatever it does in detail.
+    steps = [line for line in said.splitlines() if line.endswith(" ...")]
+    assert steps == [
+        f"{step} ..." for step in ("reading vectors", "training", "planning", "writing the codec", "measuring")
+    ]
     assert next_one.startswith("vaecodec encode docs.npy --codec small/codec.onnx")
     assert (folder / "small" / "report" / "report.html").exists()
 
@@ -99,19 +104,24 @@ def test_a_collection_in_qdrant_is_migrated_by_the_next_command(svd_path, sample
     monkeypatch.chdir(tmp_path)
     client = QdrantClient(path=str(tmp_path / "qdrant"))
     config = models.VectorParams(size=384, distance=models.Distance.COSINE)
-    client.create_collection("docs", vectors_config=config)
-    client.upload_collection("docs", sample.base[:60], ids=range(60))
+    client.create_collection("docs", vectors_config={"": config, "title": config})
+    rows = [{"": vector.tolist(), "title": vector[::-1].tolist()} for vector in sample.base[:60]]
+    client.upload_collection("docs", rows, ids=range(60))
     client.close()
-    data = CompressionData(documents=f"qdrant+file://{tmp_path}/qdrant/docs")
+    data = CompressionData(documents=f"qdrant+file://{tmp_path}/qdrant/docs#title")
     setting = Setting("svd64.onnx", str(svd_path), 64, 384, 32, CodeType.INT8, 32)
     command = next_command(data, setting, svd_path, StoreName.QDRANT)
     assert command.startswith("vaecodec migrate --path ")
+    assert "--collection docs --vector title" in command
     assert typed(*shlex.split(command)[1:]) == 0
     client = QdrantClient(path=str(tmp_path / "qdrant"))
     point = client.retrieve("docs-compressed", [7], with_vectors=True)[0]
+    params = client.get_collection("docs-compressed").config.params.vectors["title"]
     client.close()
-    latents = Codec.load(svd_path, dim=32).encode(sample.base[7:8])[0]
-    np.testing.assert_allclose(point.vector, latents, atol=1e-5)
+    # Codes of the bytes that were chosen, not floats.
+    assert (params.quantization_config.turbo.bits.value, params.on_disk) == ("bits8", True)
+    latents = Codec.load(svd_path, dim=32).encode(sample.base[7:8, ::-1])[0]
+    np.testing.assert_allclose(point.vector["title"], latents, atol=1e-5)
 
 
 def test_goals_as_people_write_them():

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from vaecodec.errors import EvaluationInputError
+from vaecodec_integrations.plan.stores import StoreName
 
 _DEEPEST = 100
 _BYTES = {"": 1, "b": 1}
@@ -25,6 +26,7 @@ class Goal:
         code_bytes: the most bytes for one stored vector, without what the index adds to each; or none.
         ram_bytes: the most bytes of RAM for all vectors, with what the index adds; or none.
         vectors: how many there will be.
+        stores: where they may be kept; an answer is found for each.
 
     Raises:
         EvaluationInputError: nothing is asked for, or a value is out of range.
@@ -36,6 +38,7 @@ class Goal:
     code_bytes: int | None = None
     ram_bytes: int | None = None
     vectors: int
+    stores: tuple[StoreName, ...] = (StoreName.QDRANT, StoreName.HNSWLIB, StoreName.PACKED)
 
     def __post_init__(self) -> None:
         if self.recall is None and self.code_bytes is None and self.ram_bytes is None:

@@ -141,7 +141,7 @@ def plan(
     considered = candidates(sample, codecs, factors, most, on_step)
     offered = choices(considered, factors, sample)
     answers = []
-    for store in STORES:
+    for store in (store for store in STORES if store.name in goal.stores):
         on_step(f"choosing for {store.name}")
         answers.append(_answer(store, offered, goal, sample, data.name))
     return Plan(

@@ -19,6 +19,22 @@ _FLOAT32, _FLOAT16 = 4, 2
 _M, _EF_CONSTRUCTION, _EF = 16, 200, 128
 
 
+_BITS = {
+    CodeType.FLOAT32: 32,
+    CodeType.FLOAT16: 16,
+    CodeType.INT8: 8,
+    CodeType.INT4: 4,
+    CodeType.INT2: 2,
+    CodeType.BINARY: 1,
+}
+
+
+def qdrant_bytes(setting: Setting) -> int:
+    """Return the bytes to ask ``recommended_config`` for: a code without norm, for Qdrant adds scales of its own."""
+    assert setting.dtype is not None
+    return -(-setting.width * _BITS[setting.dtype] // 8)
+
+
 def ef_for(found: int) -> int:
     """Choose how many candidates a graph looks at to return so many."""
     return max(_EF, 2 * found)
@@ -30,6 +46,7 @@ class StoreName(StrEnum):
     QDRANT = "qdrant"
     HNSWLIB = "hnswlib"
     PACKED = "packed"
+    PGVECTOR = "pgvector"
 
 
 @dataclass(frozen=True)
@@ -106,17 +123,9 @@ class Qdrant(Store):
 
     # Graph, ids and scales, in RAM and on disk: the largest and the typical excess of docs/qdrant.md, "Sizes".
     _RAM, _DISK = 144, 80
-    _BITS: ClassVar = {
-        CodeType.FLOAT32: 32,
-        CodeType.FLOAT16: 16,
-        CodeType.INT8: 8,
-        CodeType.INT4: 4,
-        CodeType.INT2: 2,
-        CodeType.BINARY: 1,
-    }
 
     def holds(self, setting: Setting) -> bool:
-        return setting.dtype in self._BITS and setting.rescored == (setting.dtype in QUANTISED)
+        return setting.dtype in _BITS and setting.rescored == (setting.dtype in QUANTISED)
 
     def ram(self, setting: Setting) -> int:
         return setting.code_bytes + self._RAM
@@ -138,9 +147,7 @@ class Qdrant(Store):
         ]
 
     def steps(self, setting: Setting, use: Use) -> list[str]:
-        assert setting.dtype is not None
-        # Without the norm that our codes have unless they are compared by cosine: Qdrant's scales are counted above.
-        size = -(-setting.width * self._BITS[setting.dtype] // 8)
+        size = qdrant_bytes(setting)
         rerank = f', originals="disk", rerank={use.oversample}' if use.oversample > 1 else ""
         return [
             f'client = CompressedQdrantClient(QdrantClient("http://localhost:6333"), codec{rerank})',
@@ -228,4 +235,71 @@ class Packed(Store):
         ]
 
 
-STORES: tuple[Store, ...] = (Qdrant(), Hnswlib(), Packed())
+class Pgvector(Store):
+    """Latents in PostgreSQL: a ``vector`` or ``halfvec`` column with pgvector's HNSW index."""
+
+    name = StoreName.PGVECTOR
+
+    # Of a page of the index 8,160 bytes are usable. An element takes 80 bytes with its line pointers beside its values,
+    # and 208 for its neighbours; elements of higher levels have more of these, about 7 bytes on average.
+    _PAGE, _USABLE, _ELEMENT = 8192, 8160, 80 + 208 + 7
+    # Of a row: its header, line pointer and key, and what is left empty of its page.
+    _ROW = 88
+    # The widest that the index takes.
+    _TYPES: ClassVar = {CodeType.FLOAT32: ("vector", 2_000), CodeType.FLOAT16: ("halfvec", 4_000)}
+
+    def column_type(self, setting: Setting) -> str:
+        """The type of the column, without its width."""
+        assert setting.dtype is not None
+        return self._TYPES[setting.dtype][0]
+
+    def holds(self, setting: Setting) -> bool:
+        return setting.dtype in self._TYPES and setting.width <= self._TYPES[setting.dtype][1]
+
+    def ram(self, setting: Setting) -> int:
+        return self._index(setting.code_bytes)
+
+    def disk(self, setting: Setting, oversample: int) -> int:
+        originals = _FLOAT16 * setting.dim if oversample > 1 else 0
+        return self._index(setting.code_bytes) + setting.code_bytes + originals + self._ROW
+
+    def uncompressed(self, dim: int) -> int:
+        return self._index(_FLOAT32 * dim)
+
+    def _index(self, value_bytes: int) -> int:
+        """The share that an element has of its page, which holds whole elements only."""
+        return -(-self._PAGE // max(1, self._USABLE // (value_bytes + self._ELEMENT)))
+
+    def imports(self, oversample: int) -> list[str]:
+        again = ["from vaecodec_integrations.reranking import OriginalsColumn"] if oversample > 1 else []
+        return [
+            "import psycopg",
+            "from vaecodec import Codec",
+            "from vaecodec_integrations.postgres.column import CompressedColumn",
+            *again,
+        ]
+
+    def steps(self, setting: Setting, use: Use) -> list[str]:
+        kind, again = self.column_type(setting), use.oversample > 1
+        kept, values = ("", "")
+        if again:
+            kept, values = ', originals=OriginalsColumn("original")', ", column.originals.values(embeddings, codec.dim)"
+        names, marks = ("id, embedding, original", "%s, %s, %s") if again else ("id, embedding", "%s, %s")
+        found = use.k * use.oversample
+        return [
+            f'column = CompressedColumn(codec, "docs", "embedding", storage="{kind}"{kept})',
+            'with psycopg.connect("postgresql://localhost/app", autocommit=True) as connection:',
+            '    connection.execute("CREATE TABLE docs (id bigint PRIMARY KEY)")',
+            "    column.add_to(connection)",
+            "    column.check(connection)",
+            f"    rows = zip(range(len(embeddings)), column.documents(embeddings){values})",
+            "    with connection.cursor() as cursor:",
+            f'        cursor.executemany("INSERT INTO docs ({names}) VALUES ({marks})", rows)',
+            '    connection.execute(f"CREATE INDEX ON docs USING hnsw (embedding {column.operator_class}) "',
+            f'                       "WITH (m = {_M}, ef_construction = {_EF_CONSTRUCTION})")',
+            f'    connection.execute("SET hnsw.ef_search = {ef_for(found)}")',
+            f"    hits = column.search(connection, query, {use.k}{f', rerank={use.oversample}' if again else ''})",
+        ]
+
+
+STORES: tuple[Store, ...] = (Qdrant(), Hnswlib(), Packed(), Pgvector())

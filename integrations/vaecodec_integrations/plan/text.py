@@ -11,7 +11,12 @@ from vaecodec_integrations.plan.candidates import RESCORED
 from vaecodec_integrations.plan.planner import Answer, Plan
 from vaecodec_integrations.plan.stores import StoreName
 
-LABELS = {StoreName.QDRANT: "Qdrant", StoreName.HNSWLIB: "hnswlib", StoreName.PACKED: "PackedIndex"}
+LABELS = {
+    StoreName.QDRANT: "Qdrant",
+    StoreName.HNSWLIB: "hnswlib",
+    StoreName.PACKED: "PackedIndex",
+    StoreName.PGVECTOR: "pgvector",
+}
 
 
 def headline(plan: Plan) -> str:

@@ -55,9 +55,10 @@ def try_out(store: StoreName, candidate: Candidate, oversample: int, sample: Pla
         try:
             if store is StoreName.PACKED:
                 return _try_packed(candidate, oversample, sample, Path(folder))
-            rescored = RESCORED if candidate.setting.rescored else None
-            found = sample.truth.shape[1] * oversample
-            engine = QdrantEngine(oversampling=rescored) if store is StoreName.QDRANT else open_graph(ef=ef_for(found))
+            if store is StoreName.QDRANT:
+                engine: SearchEngine = QdrantEngine(oversampling=RESCORED if candidate.setting.rescored else None)
+            else:
+                engine = open_graph(ef=ef_for(sample.truth.shape[1] * oversample))
         except MissingExtraError:
             return None
         return _try_graph(engine, candidate, oversample, sample, Path(folder))
@@ -65,8 +66,10 @@ def try_out(store: StoreName, candidate: Candidate, oversample: int, sample: Pla
 
 def _try_graph(engine: SearchEngine, candidate: Candidate, oversample: int, sample: PlanSample, folder: Path) -> Trial:
     codec, k = candidate.codec, sample.truth.shape[1]
-    dtype = candidate.setting.dtype or CodeType.FLOAT32
-    index = engine.build(codec.encode(sample.base), codec.latent_metric, folder, dtype=dtype)
+    latents, dtype = codec.encode(sample.base), candidate.setting.dtype or CodeType.FLOAT32
+    if dtype not in engine.dtypes:  # pgvector's halfvec, for which a graph of the same kind stands in
+        latents, dtype = candidate.code.decode(candidate.code.encode(latents)), CodeType.FLOAT32
+    index = engine.build(latents, codec.latent_metric, folder, dtype=dtype)
 
     def search(query: FloatArray) -> IdArray:
         found: IdArray = index.search(codec.encode_queries(query), k * oversample)[0]

@@ -29,6 +29,7 @@ from vaecodec.errors import (
     MigrationError,
     OriginalsError,
     StoreError,
+    UnsupportedRequestError,
 )
 from vaecodec_cli.migrate import migrate as migrate_command
 from vaecodec_cli.rollback import rollback as rollback_command
@@ -292,6 +293,25 @@ class TestIntoACollection:
             N * 384 * 2,
         )
         assert not client.collection_exists("docs_small")
+
+
+@pytest.mark.filterwarnings("ignore:Local mode performs exact")
+@pytest.mark.parametrize(("size", "bits", "datatype"), [(32, "bits4", None), (128, None, models.Datatype.FLOAT16)])
+def test_a_copy_of_a_given_size_has_the_recommended_settings(make: Make, client: QdrantClient, size, bits, datatype):
+    outcome = migrate(make(code_bytes=size))
+    params = client.get_collection("docs_small").config.params.vectors
+    quantised = params[""].quantization_config
+    assert (None if quantised is None else quantised.turbo.bits.value) == bits
+    assert (params[""].size, params[""].datatype, params[""].on_disk) == (64, datatype, bits is not None)
+    assert params["small"].quantization_config is None
+    assert f"recommended_search_params(codec, bytes={size})" in outcome.next_step
+
+
+def test_a_size_is_refused_where_no_collection_is_made_or_no_code_fits(make: Make) -> None:
+    with pytest.raises(MigrationError, match="code_bytes: expected a new collection, got a new vector of the source"):
+        make(code_bytes=32, named="vae")
+    with pytest.raises(UnsupportedRequestError, match="bytes: expected at least 8, one bit for each of 64 dimensions"):
+        make(code_bytes=7)
 
 
 class TestOneVectorAfterAnother:

@@ -14,6 +14,7 @@ from vaecodec.bulk import OnBadRows
 from vaecodec.errors import MigrationError
 from vaecodec.interface import VectorCodec
 from vaecodec_integrations.qdrant.client import CompressedQdrantClient
+from vaecodec_integrations.qdrant.config import recommended_config
 from vaecodec_integrations.qdrant.layout import (
     UNNAMED,
     CodedVector,
@@ -49,6 +50,8 @@ class Migration:
             own vector serves as the original.
         originals_path: the file of originals, where they are kept in one.
         originals_encoding: how that file stores a vector; half precision by default.
+        code_bytes: RAM for the codes of one vector in a new collection, which is then stored and quantised as
+            :func:`~vaecodec_integrations.qdrant.recommended_config` says; by default as the source is.
         batch_size: points that are read, encoded and written at a time.
         on_bad_rows: what happens to points whose vector holds NaN or infinity, or has no direction under cosine. Fail
             at the first one; skip: copy them without this vector, and list them beside the state file; or report:
@@ -65,6 +68,7 @@ class Migration:
     originals: Originals = Originals.NONE
     originals_path: Path | None = None
     originals_encoding: RowEncoding | None = None
+    code_bytes: int | None = None
     batch_size: int = 1000
     on_bad_rows: OnBadRows = OnBadRows.FAIL
 
@@ -76,6 +80,10 @@ class Migration:
             raise MigrationError("originals_path: expected a path exactly when originals are kept in a file")
         if self.into == self.collection or self.named == self.vector:
             raise MigrationError("into, named: expected a name of its own for the compressed vectors, got the source's")
+        if self.code_bytes is not None:
+            if self.into is None:
+                raise MigrationError("code_bytes: expected a new collection, got a new vector of the source; give into")
+            recommended_config(self.codec, bytes=self.code_bytes)
         if isinstance(self.originals_encoding, PackedRows):
             self.originals_encoding.check_fits(self.codec)
 
@@ -132,7 +140,13 @@ class Migration:
 
     @cached_property
     def datatype(self) -> models.Datatype | None:
-        """How the latents are stored: as the source's vectors are, but not as uint8, which would cut them to zero."""
+        """How the latents are stored: as the source's vectors are, but not as uint8, which would cut them to zero.
+
+        With ``code_bytes`` as :func:`~vaecodec_integrations.qdrant.recommended_config` says.
+        """
+        if self.code_bytes is not None:
+            params: models.VectorParams = recommended_config(self.codec, bytes=self.code_bytes)["vectors_config"]
+            return params.datatype
         datatype = self._params[self.vector].datatype
         return None if datatype is models.Datatype.UINT8 else datatype
 

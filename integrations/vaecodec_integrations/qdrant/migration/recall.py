@@ -14,6 +14,7 @@ from qdrant_client import QdrantClient, models
 
 from vaecodec.evaluation import Interval, bootstrap, similarities
 from vaecodec.interface import FloatArray, Metric
+from vaecodec_integrations.qdrant.config import recommended_search_params
 from vaecodec_integrations.qdrant.layout import Originals
 from vaecodec_integrations.qdrant.migration.bad_points import find_bad
 from vaecodec_integrations.qdrant.migration.job import Migration, by_name
@@ -123,8 +124,14 @@ class Comparison:
         # A search of local mode takes twice the memory of the vectors, and would only find the exact neighbours again.
         before = _share(truth, truth if self._searches_exactly else self._search(source))
         known = latents is not None and self._searches_exactly and self._migration.originals is Originals.NONE
-        after = latents if known else _share(truth, self._search(compressed))
+        after = latents if known else _share(truth, self._search(compressed, self._advised))
         return Recalls(before, latents, after, len(self._queries))
+
+    @property
+    def _advised(self) -> models.SearchParams | None:
+        """How a collection of this size is to be searched."""
+        size = self._migration.code_bytes
+        return None if size is None else recommended_search_params(self._migration.codec, bytes=size)
 
     @property
     def _searches_exactly(self) -> bool:

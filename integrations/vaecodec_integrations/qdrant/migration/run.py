@@ -240,6 +240,12 @@ def _next_step(migration: Migration, outcome: Outcome, alias: str | None) -> str
     if not outcome.settled:
         return f"{_differences(outcome)} Run the same command again."
     if migration.named is None:
+        if migration.code_bytes is not None:
+            return (
+                f"Both sides are equal. Search {migration.target!r} with search_params="
+                f"recommended_search_params(codec, bytes={migration.code_bytes}). To switch an alias to it, pause "
+                "writes and run again with the alias."
+            )
         return f"Both sides are equal. To switch an alias to {migration.target!r}, pause writes and run again with it."
     return _unload(migration.collection, migration.vector, migration.named)
 

@@ -8,6 +8,7 @@ from qdrant_client import QdrantClient, models
 
 from vaecodec.errors import CodecMismatchError, MigrationError
 from vaecodec_integrations.qdrant.codecs import Codecs
+from vaecodec_integrations.qdrant.config import recommended_config
 from vaecodec_integrations.qdrant.connection import collection_info
 from vaecodec_integrations.qdrant.identity import (
     check_record,
@@ -241,6 +242,18 @@ def _settings(migration: Migration) -> dict[str, Any]:
     config, params = info.config, info.config.params
     vectors = dense_params(info)
     vectors[migration.vector] = vectors[migration.vector].model_copy(update={"datatype": migration.datatype})
+    quantised = config.quantization_config
+    if migration.code_bytes is not None:
+        # Each vector has settings of its own then: the others keep what they have.
+        for name, other in vectors.items():
+            vectors[name] = other.model_copy(update={"quantization_config": other.quantization_config or quantised})
+        wanted = recommended_config(migration.codec, bytes=migration.code_bytes)
+        changed = {
+            "quantization_config": wanted.get("quantization_config"),
+            "on_disk": wanted["vectors_config"].on_disk,
+        }
+        vectors[migration.vector] = vectors[migration.vector].model_copy(update=changed)
+        quantised = None
 
     def diff(model: type[Any], value: Any) -> Any:
         if value is None:
@@ -260,7 +273,7 @@ def _settings(migration: Migration) -> dict[str, Any]:
         "hnsw_config": diff(models.HnswConfigDiff, config.hnsw_config),
         "optimizers_config": diff(models.OptimizersConfigDiff, config.optimizer_config),
         "wal_config": diff(models.WalConfigDiff, config.wal_config),
-        "quantization_config": config.quantization_config,
+        "quantization_config": quantised,
         "strict_mode_config": diff(models.StrictModeConfig, config.strict_mode_config),
         "metadata": {
             **{key: value for key, value in (config.metadata or {}).items() if not names_codec(key)},
