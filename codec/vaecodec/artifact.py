@@ -25,6 +25,7 @@ from vaecodec.errors import (
 from vaecodec.graph.check import check_graph
 from vaecodec.graph.wire import fields
 from vaecodec.interface import Metric
+from vaecodec.stored_json import parse_object
 
 FORMAT_VERSION = 1
 PREFIX = "vaecodec."
@@ -108,8 +109,8 @@ class Metadata:
             latent_metric=Metric(properties[PREFIX + "latent_metric"]),
             nested_dims=tuple(int(width) for width in nested.split(",") if width),
             embedder=properties[PREFIX + "embedder"],
-            calibration=_json_object(properties[PREFIX + "calibration"]),
-            provenance=_json_object(properties[PREFIX + "provenance"]),
+            calibration=parse_object(properties[PREFIX + "calibration"]),
+            provenance=parse_object(properties[PREFIX + "provenance"]),
             format_version=int(properties[PREFIX + "format_version"]),
             codec_id=properties[PREFIX + "codec_id"],
         )
@@ -251,20 +252,6 @@ def stored_values(what: str) -> Iterator[None]:
         raise
     except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise InvalidArtifactError(f"the codec file's {what} is malformed: {error!r}; export it again") from error
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise ValueError("JSON values are nested too deeply") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object, got {type(value).__name__}")
-    return value
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 class _Text(NamedTuple):

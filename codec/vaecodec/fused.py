@@ -10,6 +10,7 @@ from typing import Any
 
 from vaecodec.artifact import FUSED, FUSED_ID, Metadata, read_artifact, read_fused
 from vaecodec.errors import InvalidArtifactError
+from vaecodec.stored_json import parse_object
 
 LATENTS = "sentence_embedding"
 """The output with the latents, float32 (n, code_dim); the name that readers of embedding models look for."""
@@ -56,11 +57,11 @@ class FusedModel:
         """
         properties, codec = read_fused(path)
         try:
-            made = json.loads(properties[FUSED])
+            made = parse_object(properties[FUSED])
             return cls(
                 codec, made["entry"], made["output"], Pooling(made["pooling"]), made["normalise"], properties[FUSED_ID]
             )
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise InvalidArtifactError(f"{path}: how it was fused is not readable: {error!r}; fuse again") from error
 
     @classmethod

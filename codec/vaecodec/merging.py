@@ -10,13 +10,11 @@ from __future__ import annotations
 import io
 import json
 import os
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +23,8 @@ from vaecodec.errors import MalformedSourceError, UnusableDataError
 from vaecodec.evaluation import Figures, IdArray, exact_search, ndcg, similarities
 from vaecodec.files import write_atomically
 from vaecodec.interface import FloatArray, Metric
+from vaecodec.sources.arrays import NpzFile
+from vaecodec.stored_json import parse_object
 
 FEWEST_DOCUMENTS = 500
 SHARES = (0.25, 0.5, 0.75)
@@ -241,9 +241,9 @@ class Merger:
         """Read what :meth:`save` wrote; raise ``MalformedSourceError`` if it is something else."""
         content = Path(path).read_bytes()
         try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as file:
-                about = json.loads(file["about"].tobytes())
-                arrays = [np.asarray(file[name], np.float32) for name in ("old", "new", "quantiles")]
+            file = NpzFile(io.BytesIO(content), str(path))
+            about = parse_object(file.read("about").tobytes())
+            arrays = [np.asarray(file.read(name), np.float32) for name in ("old", "new", "quantiles")]
             merger = cls(
                 Scale(about["scale"]),
                 Embedded(*arrays[:2]),
@@ -252,7 +252,7 @@ class Merger:
                 dict(about["figures"]),
             )
             version = about["format_version"]
-        except (ValueError, KeyError, TypeError, EOFError, OSError, IndexError, BadZipFile, zlib.error) as error:
+        except (ValueError, LookupError, TypeError) as error:
             raise MalformedSourceError(f"{path}: expected a merger written by Merger.save, got {error}") from error
         old, new = merger.reference
         whole = old.ndim == new.ndim == 2 and len(old) == len(new) and merger.quantiles.shape == (2, len(_QUANTILES))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from vaecodec.artifact import PREFIX
 from vaecodec.errors import ExportError
 from vaecodec.fused import LATENTS, TOKENS, Pooling
 from vaecodec.interface import FloatArray
+from vaecodec.stored_json import parse_json, parse_object
 from vaecodec.vectors import normalised
 from vaecodec_exporters.graph import start
 
@@ -174,11 +174,11 @@ def _settings_beside(model: Path) -> Settings | None:
     """Read ``modules.json`` in the folder of a model, or in the folder above it."""
     for folder in (model.absolute().parent, model.absolute().parent.parent):
         try:
-            modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+            modules = parse_json((folder / "modules.json").read_bytes())
             kinds = {str(module["type"]).rsplit(".", 1)[-1]: module["path"] for module in modules}
             pooling = None
             if "Pooling" in kinds:
-                stored = json.loads((folder / kinds["Pooling"] / "config.json").read_text(encoding="utf-8"))
+                stored = parse_object((folder / kinds["Pooling"] / "config.json").read_bytes())
                 pooling = _pooling_of(stored)
         except FileNotFoundError:
             continue

@@ -22,6 +22,7 @@ from vaecodec.errors import (
     VaecodecError,
 )
 from vaecodec.files import replacing, scratch_beside
+from vaecodec.stored_json import parse_object
 
 FORMAT_VERSION = 1
 
@@ -144,11 +145,11 @@ class IndexFile:
     def _checked(self, header: bytes, payload_bytes: int, name: str) -> dict[str, Any]:
         """The fields of a header. The checksum says nothing of them: anyone can sign anything."""
         try:
-            saved = json.loads(header)
-        except (ValueError, RecursionError):
-            saved = None
-        if not isinstance(saved, dict):
-            raise IndexFileError(f"{name}: expected a JSON object as header, got something else; save it again")
+            saved = parse_object(header)
+        except ValueError as error:
+            raise IndexFileError(
+                f"{name}: expected a JSON object as header, got something else ({error}); save it again"
+            ) from error
         for field, kind in {**_COMMON_FIELDS, **self.fields}.items():
             if type(saved.get(field)) is not kind:
                 raise IndexFileError(

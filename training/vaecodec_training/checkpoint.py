@@ -19,9 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from vaecodec.errors import CheckpointError
+from vaecodec.errors import CheckpointError, VaecodecError
 from vaecodec.files import write_atomically
 from vaecodec.interface import Metric
+from vaecodec.stored_json import parse_object
 from vaecodec_training.model import VariationalCodec
 from vaecodec_training.recipe import Recipe
 
@@ -94,7 +95,7 @@ def load_checkpoint(run: Path) -> Checkpoint:
     """
     try:
         record = (run / RUN).read_text(encoding="utf-8")
-        content = json.loads(record)
+        content = parse_object(record)
         weights, metadata = _read(run / MODEL)
     except FileNotFoundError as error:
         raise CheckpointError(
@@ -103,7 +104,7 @@ def load_checkpoint(run: Path) -> Checkpoint:
         ) from None
     except (ValueError, SafetensorError) as error:
         raise CheckpointError(f"{run}: damaged: {error}") from None
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    if content.get("format") != _FORMAT:
         raise CheckpointError(f"{run}: expected a run of format {_FORMAT}; it was written by another version")
     if metadata.get("record") != record:
         raise CheckpointError(
@@ -112,9 +113,28 @@ def load_checkpoint(run: Path) -> Checkpoint:
         )
     if metadata.get("digest") != _digest(weights, record):
         raise CheckpointError(f"{run}: damaged: the weights or the record changed after they were saved; train again")
-    recipe = Recipe.from_dict(content["recipe"])
-    metric = Metric(content["metric"])
-    model = new_model(content["dim"], recipe, metric)
+    try:
+        return _checkpoint(content, weights)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # a digest is no proof of who wrote it
+        if isinstance(error, VaecodecError):
+            raise
+        raise CheckpointError(f"{run}: expected weights and a record of one model, got others: {error}") from None
+
+
+def _checkpoint(content: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Checkpoint:
+    recipe, metric = Recipe.from_dict(content["recipe"]), Metric(content["metric"])
+    dim = content["dim"]
+    # Before memory is taken for a model, which the record alone could ask to be of any size.
+    wanted = {
+        "encoder.linear": (recipe.dim, dim),
+        "encoder.hidden": (recipe.hidden, dim),
+        "decoder.hidden": (recipe.decoder_hidden, recipe.dim),
+    }
+    for name, shape in wanted.items():
+        stored = tuple(weights[f"{name}.weight"].shape) if shape[0] else None
+        if stored not in (None, shape):
+            raise ValueError(f"{name} has the shape {stored}, where the record calls for {shape}")
+    model = new_model(dim, recipe, metric)
     model.load_state_dict(weights)
     return Checkpoint(model.eval(), recipe, metric, content["embedder"], content["provenance"], content["calibration"])
 
@@ -161,7 +181,8 @@ def new_model(dim: int, recipe: Recipe, metric: Metric) -> VariationalCodec:
 
 def save_state(run: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
     """Write everything a run needs to go on, bit for bit: tensors by name, and JSON values."""
-    write_atomically(run / STATE, save(_contiguous(tensors), {"values": json.dumps(values)}))
+    kept, text = _contiguous(tensors), json.dumps(values)
+    write_atomically(run / STATE, save(kept, {"values": text, "digest": _digest(kept, text)}))
 
 
 def load_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -175,7 +196,9 @@ def load_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{run}: nothing to resume, {STATE} is not there; start without resume")
     try:
         tensors, metadata = _read(path)
-        return tensors, json.loads(metadata["values"])
+        if metadata["digest"] != _digest(tensors, metadata["values"]):
+            raise ValueError("its content does not fit its checksum; start without resume")
+        return tensors, parse_object(metadata["values"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged: {error}") from None
 

@@ -8,7 +8,6 @@ import os
 import tomllib
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import tomli_w
@@ -52,6 +51,9 @@ class Precision(StrEnum):
     FULL = "32-true"
     BFLOAT16 = "bf16-mixed"
 
+
+# A dotted key of this length is read in milliseconds; tomllib's time and memory for one grow with its square.
+_MOST_BYTES = 1 << 14
 
 _TARGETS = ("int8", "int4", "int2", "binary")
 _TRELLIS_MEMORIES = (8, 10, 12)
@@ -300,13 +302,19 @@ class Recipe:
             RecipeError: there is no such file, it is not TOML, or :meth:`from_dict` refuses it.
         """
         try:
-            return cls.from_dict(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+            with open(path, "rb") as file:
+                text = file.read(_MOST_BYTES + 1)
+            if len(text) > _MOST_BYTES:
+                raise ValueError(f"it has more than the {_MOST_BYTES:,} bytes that a recipe may have")
+            return cls.from_dict(tomllib.loads(text.decode()))
         except FileNotFoundError:
             raise RecipeError(f"{path}: no such file") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise RecipeError(f"{path}: not a TOML file: {error}") from None
+        except OSError as error:
+            raise RecipeError(f"{path}: {error.strerror}") from None
         except RecipeError as error:
             raise RecipeError(f"{path}: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise RecipeError(f"{path}: not a TOML file of a recipe: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as :meth:`from_dict` reads them."""

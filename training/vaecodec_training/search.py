@@ -32,6 +32,7 @@ from typing import Any
 from vaecodec.errors import CheckpointError, DivergedError, RecipeError, TrainingError
 from vaecodec.files import locked, write_atomically
 from vaecodec.outputs import check_file
+from vaecodec.stored_json import parse_with_checksum, with_checksum
 from vaecodec_training.checkpoint import STATE, load_checkpoint, save_checkpoint
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.data.held_out import HeldOut
@@ -306,7 +307,7 @@ class _Search:
         steps: dict[str, dict[str, Any]] = self.content["steps"]
         if name not in steps:
             steps[name] = work()
-            write_atomically(self.out / RUN, json.dumps(self.content, indent=1, allow_nan=False).encode())
+            write_atomically(self.out / RUN, with_checksum(self.content, indent=1))
         if self.on_step is not None:
             self.on_step(name, steps[name])
         return steps[name]
@@ -362,8 +363,8 @@ class _Search:
     def _continue(self) -> None:
         path = self.out / RUN
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            asked = found["asked"]
+            found = parse_with_checksum(path.read_bytes())
+            asked, _ = found["asked"], found["steps"]
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{path}: expected the record of a fit, but this is none or damaged: {error!r}; choose another folder"

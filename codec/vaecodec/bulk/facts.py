@@ -16,6 +16,7 @@ from vaecodec.errors import AmbiguousColumnError, CodecMismatchError, MalformedS
 from vaecodec.files import sha256
 from vaecodec.interface import VectorCodec
 from vaecodec.sources.parquet import open_parquet, parquet_files
+from vaecodec.stored_json import parse_object
 
 KEY = b"vaecodec"
 """The key of Parquet's metadata under which the facts are, as JSON."""
@@ -31,10 +32,10 @@ def facts_path(array: Path) -> Path:
 def is_facts_file(path: Path) -> bool:
     """Tell whether vaecodec wrote a file of facts."""
     try:
-        facts = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
+        facts = parse_object(path.read_bytes())
+    except (OSError, ValueError):
         return False
-    return isinstance(facts, dict) and facts.get("work") in ("encode", "decode") and "codec_id" in facts
+    return facts.get("work") in ("encode", "decode") and "codec_id" in facts
 
 
 def has_facts(file: Path) -> bool:
@@ -153,17 +154,17 @@ def _settings(name: Path, file: Path, stored: str | bytes, codec: VectorCodec) -
 
 def _parse(file: Path, stored: str | bytes) -> dict[str, Any]:
     try:
-        facts = json.loads(stored)
+        facts = parse_object(stored)
         encoded = facts["work"] == "encode"
         for name in ("codec_id", *(("code_dim", "dtype", "bytes") if encoded else ())):
             facts[name]
         facts["codec_id"] = str(facts["codec_id"])
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError) as error:
         raise MalformedSourceError(
             f"{file}: what was kept of how it was written, in .json beside an array and in the metadata of Parquet, "
             "is damaged"
         ) from error
-    return dict(facts)
+    return facts
 
 
 def _words(settings: dict[str, Any]) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 from vaecodec.bulk.parts import bad_rows_path, part_path
 from vaecodec.errors import OutputExistsError
 from vaecodec.files import locked, sha256, write_atomically
+from vaecodec.stored_json import parse_with_checksum, with_checksum
 
 
 class Entry(NamedTuple):
@@ -32,13 +32,6 @@ class Entry(NamedTuple):
     sha256: str | None
     bad: int
     saturated: int = 0
-
-
-def _is_entry(line: Any) -> bool:
-    match line:
-        case [int() as shard, int(), str() | None, int(), int()]:
-            return shard >= 0
-    return False
 
 
 # What a job writes into its folder, and nothing else there does it remove.
@@ -98,28 +91,30 @@ class Manifest:
         for file in self.folder.iterdir():
             if file not in kept and is_ours(file):
                 file.unlink()
-        lines = "".join(json.dumps(line) + "\n" for line in (self._job, *finished.values()))
-        write_atomically(self.path, lines.encode())
+        lines = [self._job, *(entry._asdict() for entry in finished.values())]
+        write_atomically(self.path, b"".join(with_checksum(line) + b"\n" for line in lines))
         return finished
 
     def _entries(self) -> list[Entry]:
         """The shards that are listed; none where nothing was begun."""
         job, *entries = self._lines() or [self._job]
-        if not isinstance(job, dict):
+        if job is None:
             raise OutputExistsError(
-                f"{self.path}: expected what was begun here in the first line; delete {self.folder}"
+                f"{self.path}: expected what was begun here in the first line, which is damaged; delete {self.folder}"
             )
         if job != self._job:
             changed = ", ".join(sorted(key for key in self._job if job.get(key) != self._job[key]))
             raise OutputExistsError(f"{self.folder}: was begun with different {changed}; run as before, or delete it")
-        return [Entry(*line) for line in entries if _is_entry(line)]
+        return [Entry(**line) for line in entries if line is not None]
 
-    def _lines(self) -> list[Any]:
-        """What the file holds; a killed process or a full disk may leave half a line, whose shard is made again."""
-        lines = []
-        for line in self.path.read_text(errors="replace").splitlines() if self.path.exists() else []:
-            with suppress(json.JSONDecodeError):
-                lines.append(json.loads(line))
+    def _lines(self) -> list[dict[str, Any] | None]:
+        """What the file holds; None for half a line, as a killed process or a full disk leaves it, and for damage."""
+        lines: list[dict[str, Any] | None] = []
+        for line in self.path.read_bytes().splitlines() if self.path.exists() else []:
+            try:
+                lines.append(parse_with_checksum(line))
+            except ValueError:  # its shard is made again
+                lines.append(None)
         return lines
 
     def _is_whole(self, entry: Entry) -> bool:
@@ -129,7 +124,7 @@ class Manifest:
 
     def add(self, entry: Entry) -> None:
         """Note a finished shard, safely on disk; may be called from several threads."""
-        with self._lock, self.path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        with self._lock, self.path.open("ab") as file:
+            file.write(with_checksum(entry._asdict()) + b"\n")
             file.flush()
             os.fsync(file.fileno())

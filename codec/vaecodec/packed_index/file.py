@@ -23,6 +23,7 @@ from vaecodec.errors import CodecMismatchError, IndexFileError, InvalidBudgetErr
 from vaecodec.evaluation import IdArray
 from vaecodec.files import replacing
 from vaecodec.packed_index.rows import Rows
+from vaecodec.stored_json import parse_object
 
 # magic, format version, length of the JSON header, sha256 of the header; little-endian.
 _PREAMBLE = struct.Struct("<8sII32s")
@@ -128,7 +129,7 @@ def read(path: str | os.PathLike[str], codec: Codec) -> tuple[Header, Rows]:
 
 def _header(path: str | os.PathLike[str], text: bytes) -> tuple[Header, str]:
     try:
-        stored = json.loads(text)
+        stored = parse_object(text)
         digest = stored.pop("sha256")
         header = Header(**stored)
         (name, value), *more = header.code.items()
@@ -142,7 +143,7 @@ def _header(path: str | os.PathLike[str], text: bytes) -> tuple[Header, str]:
             and 0 <= header.next_id <= 1 << 63
         )
     # What is not JSON, is not an object, or lacks or mistypes a value.
-    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise IndexFileError(f"{path}: the header is malformed") from error
     if not good:
         raise IndexFileError(f"{path}: the header is malformed")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.errors import (
-    MalformedSourceError,
-)
+from vaecodec.errors import MalformedSourceError
+from vaecodec.sources.arrays import NpzFile, read_header
 from vaecodec.sources.base import (
     WIDEST,
     ArraySource,
@@ -20,7 +18,6 @@ from vaecodec.sources.base import (
     VectorSource,
     check_matrix,
     choose_matrix,
-    malformed_if_it_fails,
     map_of,
     release,
 )
@@ -28,8 +25,7 @@ from vaecodec.sources.base import (
 
 def open_npy(path: Path, codes: bool) -> VectorSource:
     with path.open("rb") as file:
-        shape, fortran, dtype = _npy_header(file, str(path))
-        offset = file.tell()
+        shape, fortran, dtype, offset = read_header(file, str(path))
     check_matrix(str(path), shape, dtype, codes=codes)
     check_size(path, offset, shape, dtype, by_columns=fortran)
     array = map_file(path, dtype, offset, shape, "F" if fortran else "C")
@@ -37,19 +33,11 @@ def open_npy(path: Path, codes: bool) -> VectorSource:
 
 
 def open_npz(path: Path, column: str | None) -> VectorSource:
-    with path.open("rb") as stored, malformed_if_it_fails(f"{path}: not a complete .npz file"):
-        with zipfile.ZipFile(stored) as archive:
-            found: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
-            for member in archive.namelist():
-                if not member.endswith(".npy"):  # of another program, and no array
-                    continue
-                with archive.open(member) as file:
-                    shape, _, dtype = _npy_header(file, f"{path}[{member.removesuffix('.npy')}]")
-                found[member.removesuffix(".npy")] = (shape, dtype)
-            chosen = choose_matrix(str(path), "array", found, column)
-        stored.seek(0)
-        with np.load(stored, allow_pickle=False) as arrays:
-            return ArraySource(arrays[chosen], name=f"{path}[{chosen}]")
+    with path.open("rb") as file:
+        stored = NpzFile(file, str(path))
+        found = {key: (header.shape, header.dtype) for key, header in stored.headers.items()}
+        chosen = choose_matrix(str(path), "array", found, column)
+        return ArraySource(stored.read(chosen), name=f"{path}[{chosen}]")
 
 
 def open_fvecs(path: Path) -> VectorSource:
@@ -134,23 +122,6 @@ def _map_bin(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
         raise MalformedSourceError(f"{path}: the header says rows have {dim} values; is this a {path.suffix} file?")
     check_size(path, 8, (rows, dim), dtype)
     return map_file(path, dtype, 8, (rows, dim))
-
-
-def _npy_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether the order is Fortran's, and dtype; the file then stands at the first value."""
-    try:
-        version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        elif version == (2, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
-        else:  # version 3 exists for field names beyond latin-1, which no plain matrix has
-            raise MalformedSourceError(f"{name}: .npy version {version[0]}.{version[1]} does not hold a plain matrix")
-    except MalformedSourceError:
-        raise
-    except Exception as error:  # numpy reads the header as Python source, which can fail in any way
-        raise MalformedSourceError(f"{name}: not a readable .npy header: {error}") from error
-    return shape, fortran, dtype
 
 
 def check_size(

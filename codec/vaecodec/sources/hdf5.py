@@ -53,6 +53,8 @@ class Hdf5Source(Matrix):
         default = usual if column is None and usual in found else column
         self._column = choose_matrix(str(path), "dataset", found, default)
         shape, dtype = found[self._column]
+        with self._open() as file:
+            _check_stored(f"{path}[{self._column}]", file[self._column])
         self._cache_bytes = self._bytes_of_chunks(shape, dtype)
         super().__init__(f"{path}[{self._column}]", shape, dtype)
 
@@ -91,3 +93,23 @@ class Hdf5Source(Matrix):
         with malformed_if_it_fails(f"{self.name}: damaged HDF5 data in rows {start} to {stop - 1}"):
             rows: Rows = dataset[start:stop]
         return rows
+
+
+def _check_stored(name: str, dataset: Any) -> None:
+    """Refuse a dataset whose values are not all in the file itself: HDF5 would read other files, or make values up."""
+    if dataset.external or dataset.is_virtual:
+        raise MalformedSourceError(
+            f"{name}: keeps its values in other files, which are not read; copy them into one file: h5repack"
+        )
+    rows, width = dataset.shape
+    if not rows or not width:
+        return
+    if dataset.chunks is None:
+        whole = dataset.id.get_storage_size() >= rows * width * dataset.dtype.itemsize
+    else:
+        deep, wide = dataset.chunks
+        whole = dataset.id.get_num_chunks() >= -(-rows // deep) * -(-width // wide)
+    if not whole:
+        raise MalformedSourceError(
+            f"{name}: a part of its {rows:,} rows was never written; cut the dataset where its values end"
+        )

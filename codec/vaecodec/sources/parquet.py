@@ -11,15 +11,19 @@ from urllib.parse import unquote
 import numpy as np
 
 from vaecodec.errors import (
+    AmbiguousColumnError,
     BadRowsError,
     MalformedSourceError,
     NotFloatingPointError,
     SourceNotFoundError,
 )
 from vaecodec.extras import require
-from vaecodec.sources.base import VALUES, Rows, choose_column, malformed_if_it_fails, rows_per_block
+from vaecodec.sources.base import VALUES, WIDEST, Rows, choose_column, malformed_if_it_fails, rows_per_block
 
 _ROWS_TO_FIND_ONE = 1024
+
+# Some rows may be too wide, which are bad rows; if many values belong to them, a small file wants to fill the memory.
+_FEW_VALUES, _WIDER = 1 << 24, 4
 
 # What Hive writes for null in the name of a folder.
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
@@ -58,7 +62,9 @@ class ParquetSource:
                 self.column = column = vector_column(parquet.schema_arrow, file, column, codes=codes)
                 self.rows += parquet.metadata.num_rows
                 kind = parquet.schema_arrow.field(column).type
-            self.dim = self.dim or _parquet_width(kind, file, column, bad_rows=bad_rows)
+                _check_counts(parquet.metadata, file, column, self.dim or WIDEST)
+                self.dim = self.dim or _parquet_width(kind, file, column, bad_rows=bad_rows)
+                _check_counts(parquet.metadata, file, column, self.dim)
 
     def blocks(self, rows: int | None = None) -> Iterator[Rows]:
         for file in self.files:
@@ -188,6 +194,9 @@ def vector_column(schema: Any, path: Path, column: str | None, *, codes: bool = 
         return bool(values in (arrow.int8(), arrow.uint8()) if codes else types.is_floating(values))
 
     kinds = {field.name: field.type for field in schema}
+    for name in kinds:
+        if schema.names.count(name) > 1 and column in (None, name):
+            raise AmbiguousColumnError(f"{path}: several columns have the name {name!r}; give each its own")
     chosen = choose_column(str(path), "column", list(kinds), [k for k in kinds if holds_vectors(kinds[k])], column)
     if not holds_vectors(kinds[chosen]):
         raise NotFloatingPointError(f"{path}[{chosen}]: expected lists of {VALUES[codes]}, got {kinds[chosen]}")
@@ -223,7 +232,7 @@ def list_rows(values: Any, dim: int, path: Path, first_row: int) -> Rows:
             "all rows must be equally wide"
         )
     flat: Rows = values.flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(-1, dim)
+    return flat.reshape(len(values), dim)
 
 
 def _with_nan(lists: Any, dim: int) -> Rows:
@@ -235,6 +244,21 @@ def _with_nan(lists: Any, dim: int) -> Rows:
     rows = np.full((len(lists), dim), np.nan, lists.type.value_type.to_pandas_dtype())
     rows[good] = list_rows(lists.filter(good), dim, Path(), 0)
     return rows
+
+
+def _check_counts(metadata: Any, path: Path, column: str, dim: int) -> None:
+    """Refuse row groups with far more values than vectors of that width have: few bytes can stand for very many."""
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for at in range(group.num_columns):
+            chunk = group.column(at)
+            name = chunk.path_in_schema
+            most = max(_FEW_VALUES, _WIDER * group.num_rows * dim)
+            if (name == column or name.startswith(f"{column}.")) and chunk.num_values > most:
+                raise MalformedSourceError(
+                    f"{path}[{column}]: expected rows of at most {dim:,} values, got {chunk.num_values:,} in "
+                    f"{group.num_rows:,} rows; all rows must be equally wide"
+                )
 
 
 def _parquet_width(kind: Any, path: Path, column: str, *, bad_rows: bool) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from vaecodec.codec import Codec
 from vaecodec.errors import CodecMismatchError
+from vaecodec.stored_json import parse_object
 from vaecodec_integrations.postgres.storage import Storage
 
 _MARK = "vaecodec: "
@@ -34,10 +35,9 @@ def read_record(comment: str | None) -> dict[str, Any] | None:
     for line in (comment or "").splitlines():
         if line.startswith(_MARK):
             try:
-                found = json.loads(line.removeprefix(_MARK))
+                return parse_object(line.removeprefix(_MARK))
             except ValueError:
                 return None
-            return found if isinstance(found, dict) else None
     return None
 
 

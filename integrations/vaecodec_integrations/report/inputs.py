@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.errors import EvaluationInputError
+from vaecodec.errors import EvaluationInputError, SourceError
 from vaecodec.sources import open_source
+from vaecodec.sources.arrays import read_npy, read_npz
+from vaecodec.stored_json import parse_json
 from vaecodec_integrations.report.run import FORMAT_VERSION, Run, ScoredPairs
 
 
@@ -45,7 +46,7 @@ def read_relevant(path: Path) -> list[list[int]]:
             )
         return [[row] for row in array.tolist()]
     try:
-        lists = json.loads(_text(path))
+        lists = parse_json(_text(path))
     except ValueError as error:
         raise EvaluationInputError(f"{path}: expected .npy or JSON, got text that is neither: {error}") from error
     if not isinstance(lists, list) or not all(isinstance(rows, list) and all(map(_is_row, rows)) for rows in lists):
@@ -79,16 +80,15 @@ def read_scored_pairs(path: Path) -> ScoredPairs:
         EvaluationInputError: there is no such file, or it holds something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return ScoredPairs(arrays["first"], arrays["second"], arrays["scores"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return ScoredPairs(*read_npz(path, ("first", "second", "scores")))
+    except (OSError, SourceError) as error:
         raise EvaluationInputError(f"{path}: expected a .npz file with first, second and scores: {error}") from error
 
 
 def read_report(path: Path) -> Run:
     """What an earlier report measured, from its ``report.json``; raises ``EvaluationInputError``."""
     try:
-        document = json.loads(_text(path))
+        document = parse_json(_text(path))
         version = document["format_version"]
         if version == FORMAT_VERSION:
             return Run.from_json(document["run"])
@@ -105,10 +105,9 @@ def _is_row(value: Any) -> bool:
 
 def _load(path: Path) -> NDArray[Any]:
     try:
-        array: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        return read_npy(path)
+    except (OSError, SourceError) as error:
         raise EvaluationInputError(f"{path}: cannot be read as a .npy file: {error}") from error
-    return array
 
 
 def _text(path: Path) -> str:

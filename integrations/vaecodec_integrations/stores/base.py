@@ -11,6 +11,7 @@ import numpy as np
 
 from vaecodec.errors import CodecMismatchError, IndexArgumentError, StoreError
 from vaecodec.interface import FloatArray, VectorCodec
+from vaecodec.stored_json import parse_object
 from vaecodec_integrations.reranking import Candidate, Hit, OriginalsColumn, rerank_by_originals
 
 
@@ -142,17 +143,21 @@ def codec_record(codec: VectorCodec, originals: OriginalsColumn | None) -> dict[
     }
 
 
-def check_codec_record(name: str, found: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> None:
-    """Compare a stored record with that of the codec at hand.
+def check_codec_record(name: str, stored: str | bytes | None, wanted: Mapping[str, Any]) -> None:
+    """Compare a stored record, which is JSON, with that of the codec at hand.
 
     Raises:
-        CodecMismatchError: there is none, or it names another codec, width or kind of originals.
+        CodecMismatchError: there is none, it is damaged, or it names another codec, width or kind of originals.
     """
-    if found is None:
+    if stored is None:
         raise CodecMismatchError(
             f"{name}: expected a collection that a compressed store made, got one without a codec's record; give "
             "another name"
         )
+    try:
+        found = parse_object(stored)
+    except ValueError as error:
+        raise CodecMismatchError(f"{name}: the codec's record is damaged: {error}; fill another collection") from None
     differing = [key for key in wanted if found.get(key) != wanted[key]]
     if differing:
         told = ", ".join(f"{key} {str(found.get(key))[:12]} instead of {str(wanted[key])[:12]}" for key in differing)

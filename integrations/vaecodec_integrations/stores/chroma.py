@@ -47,7 +47,7 @@ class ChromaStore(CompressedStore):
             embedding_function=None,
         )
         stored = (self.collection.metadata or {}).get(_RECORD)
-        check_codec_record(name, None if stored is None else json.loads(stored), wanted)
+        check_codec_record(name, stored, wanted)
 
     def __len__(self) -> int:
         return int(self.collection.count())

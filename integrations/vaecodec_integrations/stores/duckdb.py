@@ -64,7 +64,7 @@ class DuckDbStore(CompressedStore):
             connection.execute("COMMIT")
             return
         row = connection.execute(f"SELECT record FROM {_RECORDS} WHERE name = ?", [name]).fetchone()
-        check_codec_record(name, None if row is None else json.loads(row[0]), wanted)
+        check_codec_record(name, None if row is None else row[0], wanted)
 
     def __len__(self) -> int:
         row = self._connection.execute(f"SELECT count(*) FROM {self._table}").fetchone()

@@ -46,7 +46,7 @@ class LanceDbStore(CompressedStore):
         self._schema = pa.schema(fields, metadata={_RECORD: json.dumps(wanted).encode()})
         self.table = self._opened(database, name)
         stored = (self.table.schema.metadata or {}).get(_RECORD)
-        check_codec_record(name, None if stored is None else json.loads(stored), wanted)
+        check_codec_record(name, stored, wanted)
 
     def _opened(self, database: Any, name: str) -> Any:
         try:

@@ -43,7 +43,7 @@ class MilvusStore(CompressedStore):
         if not client.has_collection(name):
             self._create(wanted)
         stored = client.describe_collection(name).get("properties", {}).get(_RECORD)
-        check_codec_record(name, None if stored is None else json.loads(stored), wanted)
+        check_codec_record(name, stored, wanted)
         client.load_collection(name)
 
     def __len__(self) -> int:

@@ -57,7 +57,7 @@ class SqliteVecStore(CompressedStore):
                 connection.execute(f"INSERT INTO {_RECORDS} VALUES (?, ?)", (name, json.dumps(wanted)))
                 return
         row = self._one(f"SELECT record FROM {_RECORDS} WHERE name = ?", name)
-        check_codec_record(name, None if row is None else json.loads(row[0]), wanted)
+        check_codec_record(name, None if row is None else row[0], wanted)
 
     def __len__(self) -> int:
         row = self._one(f"SELECT count(*) FROM {self._table}")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.errors import UnusableDataError
-from vaecodec.extras import require
+from vaecodec.errors import SourceError, UnusableDataError
 from vaecodec.sources import RandomAccessSource
+from vaecodec.sources.arrays import read_npy
 from vaecodec.sources.bad_rows import GoodRows
+from vaecodec.sources.base import malformed_if_it_fails
+from vaecodec.sources.parquet import open_parquet
 from vaecodec_training.data.sample import Sample
 
 
@@ -35,26 +38,24 @@ def read_pairs(text: str) -> NDArray[Any] | Literal["aligned"]:
     try:
         if text.endswith(".parquet"):
             return _from_parquet(text)
-        pairs: NDArray[Any] = np.load(text, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        return read_npy(Path(text))
+    except (OSError, ValueError, SourceError) as error:
         raise UnusableDataError(
             f"pairs: expected 'aligned' or a .npy file of integers (p, 2), got {text}: {error}"
         ) from None
-    return pairs
 
 
 def _from_parquet(path: str) -> NDArray[Any]:
-    require("pyarrow", extra="parquet")
-    from pyarrow import parquet
-
-    table = parquet.read_table(path)
-    names = [name for name in ("query", "document", "grade") if name in table.column_names]
-    if names[:2] != ["query", "document"]:
-        raise UnusableDataError(
-            f"pairs: expected the columns query and document, row numbers of both, in {path}, got "
-            f"{', '.join(table.column_names)}"
-        )
-    return np.stack([table.column(name).to_numpy() for name in names], axis=1)
+    with open_parquet(Path(path)) as parquet:
+        known = parquet.schema_arrow.names
+        names = [name for name in ("query", "document", "grade") if name in known]
+        if names[:2] != ["query", "document"]:
+            raise UnusableDataError(
+                f"pairs: expected the columns query and document, row numbers of both, in {path}, got "
+                f"{', '.join(known)}"
+            )
+        with malformed_if_it_fails(f"{path}: damaged Parquet data"):
+            return np.stack([parquet.read(columns=[name]).column(0).to_numpy() for name in names], axis=1)
 
 
 @dataclass(frozen=True, eq=False)

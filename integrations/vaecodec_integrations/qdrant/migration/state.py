@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -10,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from vaecodec.errors import MigrationError
 from vaecodec.files import write_atomically
+from vaecodec.stored_json import parse_with_checksum, with_checksum
 from vaecodec_integrations.qdrant.migration.job import Migration
 
 STATE_VERSION = 1
@@ -28,14 +30,16 @@ class State(BaseModel, strict=True):
 def read_state(path: Path) -> State:
     """Read a state file; raise ``MigrationError`` when it is damaged or something else."""
     try:
-        return State.model_validate_json(path.read_bytes())
+        return State.model_validate_json(json.dumps(parse_with_checksum(path.read_bytes())))
     except ValidationError as error:
         wrong = error.errors(include_url=False)[0]
-        where = ".".join(map(str, wrong["loc"]))
-        raise MigrationError(
-            f"{path}: expected the state file of a migration, got {f'{where}: ' if where else ''}{wrong['msg']}; name "
-            "another file or remove this one: the copy then starts again, and writes no point twice"
-        ) from None
+        reason = ": ".join(filter(None, [".".join(map(str, wrong["loc"])), wrong["msg"]]))
+    except ValueError as error:
+        reason = f"another file or a damaged one ({error})"
+    raise MigrationError(
+        f"{path}: expected the state file of a migration, got {reason}; name another file or remove this one: the copy "
+        "then starts again, and writes no point twice"
+    )
 
 
 def load_state(migration: Migration) -> State:
@@ -57,7 +61,7 @@ def load_state(migration: Migration) -> State:
 
 def save_state(migration: Migration, state: State) -> None:
     """Replace the state file in one step."""
-    write_atomically(migration.state, state.model_dump_json().encode())
+    write_atomically(migration.state, with_checksum(state.model_dump(mode="json")))
 
 
 def _subject(migration: Migration) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
+from vaecodec.stored_json import parse_object
+
 
 class Owner(NamedTuple):
     """One compressed vector of a collection.
@@ -25,8 +27,11 @@ class Owner(NamedTuple):
 
     @classmethod
     def from_json(cls, text: str) -> Owner:
-        """Read what :meth:`to_json` wrote."""
-        return cls(**json.loads(text))
+        """Read what :meth:`to_json` wrote; raise ``TypeError`` or ``ValueError`` for anything else."""
+        owner = cls(**parse_object(text))
+        if not all(isinstance(name, str) for name in owner):
+            raise ValueError(f"expected three names, got {text}")
+        return owner
 
     def __str__(self) -> str:
         """Name it for messages."""
