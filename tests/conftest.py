@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +42,14 @@ def _unit(name: str) -> np.ndarray:
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     rows.setflags(write=False)  # a test that writes to shared data would make others fail
     return rows
+
+
+@pytest.fixture
+def fast_path() -> Iterator[Path]:
+    """A folder in memory where there is one, for what waits for the disk after every write."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

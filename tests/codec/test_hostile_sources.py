@@ -86,7 +86,10 @@ def npy(shape: tuple[int, ...], values: bytes, *, blanks: int = 0) -> bytes:
         (npy((1 << 40, 8), bytes(32)), r"the header promises [\d,]+ bytes, the file has"),
         (npy((1, 8), bytes(64)), "the header promises"),
         (npy((1, 8), bytes(32), blanks=1 << 20), r"expected a .npy header of at most 10,000 bytes, got 1,048,"),
-        (npy((1 << 20, 32), bytes(1 << 27)), r"[\d,]+ bytes would become 134,217,8\d\d, which no array of vectors does"),
+        (
+            npy((1 << 20, 32), bytes(1 << 27)),
+            r"bytes would become 134,217,8\d\d, which no array of vectors does",
+        ),
         (npy((-1, 8), bytes(32)), "expected sizes of at least 0"),
     ],
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import io
+import json
 import shutil
 import struct
 import tempfile
@@ -31,11 +32,15 @@ from vaecodec.errors import InvalidVectorsError, VaecodecError
 from vaecodec.packed_index import PackedIndex
 from vaecodec.scores import fit_score_calibration
 from vaecodec.sources import RandomAccessSource, open_source
+from vaecodec.stored_json import with_checksum
 from vaecodec_exporters.linear import export_linear
 from vaecodec_integrations.qdrant.migration.state import read_state
+from vaecodec_integrations.report.inputs import read_relevant, read_report
+from vaecodec_training.data.pairs import read_pairs
+from vaecodec_training.recipe import Recipe
 
 DIM, WIDTH, BUDGET = 32, 24, 8
-STATE = b'{"batch_size": 40, "offset": "12345678-1234-5678-1234-567812345678", "copied": 80, "subject": {"into": "a"}}'
+STATE = {"batch_size": 40, "offset": "12345678-1234-5678-1234-567812345678", "copied": 80, "subject": {"into": "a"}}
 
 
 class Target(NamedTuple):
@@ -93,6 +98,16 @@ def read_migration_state(data: bytes) -> None:
     """How far a migration came."""
     with suppress(VaecodecError):
         assert read_state(_file(data, ".json")).batch_size > 0
+
+
+def read_text(read: Callable[[Path], object], suffix: str) -> Callable[[bytes], None]:
+    """Reads a file of settings or of figures."""
+
+    def target(data: bytes) -> None:
+        with suppress(VaecodecError):
+            read(_file(data, suffix))
+
+    return target
 
 
 def read_codes(data: bytes) -> None:
@@ -162,7 +177,11 @@ def targets() -> dict[str, Target]:
         ".parquet": Target(source_reader(".parquet"), [arrow.read_bytes()]),
         ".hdf5": Target(source_reader(".hdf5"), [hdf5.read_bytes()]),
         "packed index": Target(read_packed_index, [(_folder() / "seed.packed").read_bytes()]),
-        "migration state": Target(read_migration_state, [STATE]),
+        "migration state": Target(read_migration_state, [with_checksum(STATE), json.dumps(STATE).encode()]),
+        "recipe": Target(read_text(Recipe.load, ".toml"), [Recipe(dim=8, nested_dims=(4,)).to_toml().encode()]),
+        "relevant rows": Target(read_text(read_relevant, ".json"), [b"[[1, 2], [], [3]]"]),
+        "report": Target(read_text(read_report, ".json"), [b'{"format_version": 1, "run": {"a": [1.5]}}']),
+        "pairs": Target(read_text(lambda path: read_pairs(str(path)), ".npy"), [_plain_files()[".npy"]]),
         "codes": Target(read_codes, [rows()[:20].tobytes()]),
     }
 

@@ -115,7 +115,13 @@ def load_checkpoint(run: Path) -> Checkpoint:
         raise CheckpointError(f"{run}: damaged: the weights or the record changed after they were saved; train again")
     try:
         return _checkpoint(content, weights)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # a digest is no proof of who wrote it
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # a digest is no proof of who wrote it
         if isinstance(error, VaecodecError):
             raise
         raise CheckpointError(f"{run}: expected weights and a record of one model, got others: {error}") from None

@@ -156,6 +156,26 @@ def search(
         return _Search(collection, out, widths, budget, recipe, observers, on_step).run(collection.confirmation)
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """Read the record of a fit, ``run.json``.
+
+    Returns:
+        ``asked``, what the fit was started with, and ``steps``, what each step that has ended found.
+
+    Raises:
+        CheckpointError: it is the record of something else, or damaged.
+    """
+    try:
+        found = parse_with_checksum(path.read_bytes())
+        if not all(isinstance(found[name], dict) for name in ("asked", "steps")):
+            raise ValueError("what was asked and the steps are no objects")
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: expected the record of a fit, but this is none or damaged: {error!r}; choose another folder"
+        ) from None
+    return found
+
+
 def refuse_processes() -> None:
     """Raise when this is one of several processes, which would all choose and write for themselves.
 
@@ -362,13 +382,8 @@ class _Search:
 
     def _continue(self) -> None:
         path = self.out / RUN
-        try:
-            found = parse_with_checksum(path.read_bytes())
-            asked, _ = found["asked"], found["steps"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{path}: expected the record of a fit, but this is none or damaged: {error!r}; choose another folder"
-            ) from None
+        found = read_record(path)
+        asked = found["asked"]
         changed = sorted(key for key, value in self.content["asked"].items() if asked.get(key) != value)
         if changed:
             raise CheckpointError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,14 +37,6 @@ class Awaited:
             return self._runner.run(result) if inspect.iscoroutine(result) else result
 
         return call
-
-
-@pytest.fixture
-def fast_path() -> Iterator[Path]:
-    """A folder in memory where there is one: local mode waits for the disk after every single point."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        yield Path(folder)
 
 
 @pytest.fixture
