@@ -24,6 +24,8 @@ from vaecodec.vectors import as_vectors, normalised
 
 # Where the provenance of a bridge's file keeps the identities of both codecs.
 BRIDGE = "bridge"
+# The same of a bridge between embedding models, where it says what was fitted on how many texts.
+MODEL_BRIDGE = "model_bridge"
 
 FEWEST_ROWS = 500
 DEPTH = 10
@@ -196,6 +198,82 @@ class BridgedCodec:
     def decode(self, codes: Any) -> FloatArray:
         """Old latents, float (n, code_dim), to new embeddings, float32 (n, dim); raises ``InvalidVectorsError``."""
         return self._new.decode(self._bridge.decode(codes))
+
+
+class BridgedModel:
+    """A new embedding model before what an old one filled; a :class:`~vaecodec.interface.VectorCodec`.
+
+    For a collection whose embedding model cannot be run any more, and which a codec of that model filled. Embeddings
+    are the new model's, latents and identity those of the old codec.
+
+    Args:
+        bridge: the file that ``vaecodec bridge`` wrote from samples embedded by both models.
+        old: the codec that filled the collection.
+
+    Raises:
+        CodecMismatchError: the file is no bridge between models, or leads to embeddings of another width.
+    """
+
+    def __init__(self, bridge: Codec, old: VectorCodec) -> None:
+        if MODEL_BRIDGE not in bridge.metadata.provenance:
+            raise CodecMismatchError(
+                f"bridge: expected a bridge between two embedding models, got the codec {bridge.codec_id[:12]}…; make "
+                "one with: vaecodec bridge --sample OLD.npy --new-sample NEW.npy --out bridge.onnx"
+            )
+        if bridge.code_dim != old.dim or old.metric is not Metric.COSINE:
+            raise CodecMismatchError(
+                f"old: expected a codec of embeddings of width {bridge.code_dim}, compared by cosine, to which the "
+                f"bridge leads, got one of width {old.dim}, compared by {old.metric}"
+            )
+        self._bridge = bridge
+        self._old = old
+
+    @classmethod
+    def load(cls, bridge: str | os.PathLike[str], old: str | os.PathLike[str]) -> BridgedModel:
+        """Load both files; raises as the constructor and :meth:`Codec.load <vaecodec.Codec.load>` do."""
+        return cls(Codec.load(bridge), Codec.load(old))
+
+    @property
+    def dim(self) -> int:
+        """Width of the new embeddings."""
+        return self._bridge.dim
+
+    @property
+    def code_dim(self) -> int:
+        """Width of the old latents."""
+        return self._old.code_dim
+
+    @property
+    def metric(self) -> Metric:
+        """How the new embeddings are compared."""
+        return self._bridge.metric
+
+    @property
+    def latent_metric(self) -> Metric:
+        """How the old latents are compared."""
+        return self._old.latent_metric
+
+    @property
+    def codec_id(self) -> str:
+        """The old codec's: what the collection holds are its latents."""
+        return self._old.codec_id
+
+    @property
+    def embedder(self) -> str:
+        """The new embedding model's name."""
+        return self._bridge.embedder
+
+    def encode(self, vectors: Any) -> FloatArray:
+        """New documents, float (n, dim), to old latents, float32 (n, code_dim); raises ``InvalidVectorsError``."""
+        return self._old.encode(self._bridge.encode(vectors))
+
+    def encode_queries(self, vectors: Any) -> FloatArray:
+        """New queries, float (n, dim), to old latents, float32 (n, code_dim); raises ``InvalidVectorsError``."""
+        return self._old.encode_queries(self._bridge.encode_queries(vectors))
+
+    def decode(self, codes: Any) -> FloatArray:
+        """Old latents, float (n, code_dim), to new embeddings, float32 (n, dim); raises ``InvalidVectorsError``."""
+        return self._bridge.decode(self._old.decode(codes))
 
 
 def decoded_by(codec: VectorCodec) -> str:

@@ -264,7 +264,9 @@ def recall_among(candidates: IdArray, truth: IdArray) -> Figures:
     return np.asarray((candidates[:, :, None] == truth[:, None, :]).any(axis=1).mean(axis=1), np.float64)
 
 
-def ndcg(ids: IdArray, relevant: Sequence[Any] | NDArray[Any], k: int, grades: Sequence[Any] | None = None) -> Figures:
+def ndcg(
+    ids: IdArray, relevant: Sequence[Any] | NDArray[Any], k: int, grades: Sequence[Any] | NDArray[Any] | None = None
+) -> Figures:
     """nDCG@k, per query: float64 (nq,).
 
     Discount log2(rank + 1), Järvelin & Kekäläinen 2002 (doi:10.1145/582415.582418). The gain of a document is its
@@ -378,6 +380,14 @@ def bootstrap(values: NDArray[Any], *, seed: int = 0, resamples: int = 2_000) ->
 def paired_bootstrap(a: NDArray[Any], b: NDArray[Any], *, seed: int = 0, resamples: int = 2_000) -> Interval:
     """Mean of a - b over the same queries with its 95 % interval; above zero means that a is better."""
     return bootstrap(np.asarray(a, np.float64) - np.asarray(b, np.float64), seed=seed, resamples=resamples)
+
+
+def ratio_bootstrap(a: NDArray[Any], b: NDArray[Any], *, seed: int = 0, resamples: int = 2_000) -> Interval:
+    """Sum of a over sum of b, of the same queries, with its 95 % interval; the sum of b is positive."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    drawn = _resampling(len(a), seed, resamples)
+    low, high = np.percentile((drawn @ a) / np.maximum(drawn @ b, np.finfo(np.float64).tiny), [2.5, 97.5])
+    return Interval(float(a.sum() / b.sum()), float(low), float(high))
 
 
 @lru_cache(maxsize=1)

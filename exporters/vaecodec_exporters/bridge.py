@@ -63,7 +63,7 @@ def fit_and_export_bridge(
     """
     refuse_existing(path, overwrite=overwrite)
     step = max(1, -(-(sample.rows or 0) // _SAMPLE_ROWS))
-    samples = [np.concatenate([*_every_nth(each, step)]) for each in (sample, new_sample) if each is not None]
+    samples = [np.concatenate([*every_nth(each, step)]) for each in (sample, new_sample) if each is not None]
     bridge, figures = fit_bridge(old, new, *samples)
     summaries = export_bridge(bridge, path, figures, overwrite=overwrite)
     return ExportedBridge(bridge, len(figures["bridged"]), summaries)
@@ -114,7 +114,7 @@ def export_bridge(
     return summaries
 
 
-def _every_nth(source: VectorSource, step: int) -> Iterator[Rows]:
+def every_nth(source: VectorSource, step: int) -> Iterator[Rows]:
     """Read rows 0, step, 2 step and so on of a source, block by block."""
     first = 0
     for block in source.blocks():

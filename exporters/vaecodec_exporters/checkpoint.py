@@ -69,9 +69,9 @@ def export_checkpoint(
         },
     )
     weights = CodecWeights(
-        encoder=_weights(model.encoder),
-        decoder=_weights(model.decoder),
-        query_encoder=_weights(model.query_encoder) if model.query_encoder is not None else None,
+        encoder=residual_weights(model.encoder),
+        decoder=residual_weights(model.decoder),
+        query_encoder=residual_weights(model.query_encoder) if model.query_encoder is not None else None,
     )
     references = {
         "embedding": _in_numpy(model.encode),
@@ -82,7 +82,8 @@ def export_checkpoint(
     return metadata
 
 
-def _weights(residual: ResidualMap) -> ResidualWeights:
+def residual_weights(residual: ResidualMap) -> ResidualWeights:
+    """Return a trained map as the weights of a graph."""
     linear, bias = _array(residual.linear.weight), _array(residual.linear.bias)
     if residual.hidden is None or residual.output is None:
         return ResidualWeights(linear, bias)

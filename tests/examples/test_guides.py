@@ -53,7 +53,7 @@ def test_the_examples_of_a_guide_run(
     monkeypatch.chdir(tmp_path)
     if guide == "docs/bridge.md":
         what_an_old_codec_left(codec_path, sample.base)
-    names = {
+    names: dict[str, Any] = {
         "embeddings": sample.base[:500],
         "query_embeddings": sample.queries[:20],
         "queries": sample.queries[:20],
@@ -62,6 +62,11 @@ def test_the_examples_of_a_guide_run(
         "payloads": [{"row": row} for row in range(500)],
         "ids": list(range(500)),
     }
+    if guide == "docs/bridge.md":
+        monkeypatch.setattr("vaecodec_training.maps._STEPS", 2)
+        turned = np.roll(sample.base[:1_000], 7, axis=1)
+        names |= {"old_rows": sample.base[:1_000], "new_rows": turned}
+        names |= {"old_asked": sample.base[:100], "new_asked": turned[:100]}
     if guide == "docs/change-of-model.md":
         names |= two_models()
     examples = re.findall(r"^```python\n(.*?)^```", (ROOT / guide).read_text(), re.DOTALL | re.MULTILINE)

@@ -247,7 +247,7 @@ def in_numpy(function: Callable[[Tensor], Tensor], model: nn.Module) -> Callable
         with torch.inference_mode():
             blocks = [
                 function(torch.from_numpy(rows[start : start + _ENCODE_ROWS]).to(device)).float().cpu().numpy()
-                for start in range(0, len(rows), _ENCODE_ROWS)
+                for start in range(0, max(len(rows), 1), _ENCODE_ROWS)
             ]
         return np.concatenate(blocks)
 

@@ -1,0 +1,76 @@
+"""Predict how much of a model's quality is left when its queries search the vectors of another, without known answers.
+
+What answers a query is not known, but both models have an opinion of it: a document that both find near is probably an
+answer. Taken as the answer, what the new model finds first would understate what is left, since the new model finds
+all of that by definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecodec.evaluation import Figures, IdArray, exact_search, ndcg, similarities, without_own
+from vaecodec.interface import FloatArray, Metric
+from vaecodec.merging import Embedded
+
+DEPTH = 10
+
+# A document whose summed scores are so many standard deviations below the best one's answers 1/e as well.
+_TEMPERATURE = 0.5
+_QUERY_ROWS = 256
+
+
+class Answers(NamedTuple):
+    """What answers each query.
+
+    Attributes:
+        relevant: for each query the rows of documents.
+        grades: for each query how well each of these answers it; None where all do equally.
+    """
+
+    relevant: Sequence[Any] | NDArray[Any]
+    grades: Sequence[Any] | NDArray[Any] | None = None
+
+
+def probable_answers(documents: Embedded, queries: Embedded, own: IdArray | None = None) -> Answers:
+    """Take the ten documents that both models together place first, graded by how close they are to the first.
+
+    Args:
+        documents: float32 by both models, compared by cosine.
+        queries: float32 by both models.
+        own: int64 (nq,), the document that is the query itself and no answer; None without one.
+    """
+    ids, grades = [], []
+    for first in range(0, len(queries.old), _QUERY_ROWS):
+        rows = slice(first, first + _QUERY_ROWS)
+        old = _standardised(similarities(queries.old[rows], documents.old, Metric.COSINE))
+        scores = old + _standardised(similarities(queries.new[rows], documents.new, Metric.COSINE))
+        if own is not None:
+            scores[np.arange(len(scores)), own[rows]] = -np.inf
+        best = np.argpartition(-scores, DEPTH, axis=1)[:, :DEPTH]
+        found = np.take_along_axis(scores, best, axis=1)
+        ids.append(best)
+        grades.append(np.exp((found - found.max(axis=1, keepdims=True)) / _TEMPERATURE))
+    return Answers(np.concatenate(ids), np.concatenate(grades))
+
+
+def searched_by(documents: FloatArray, queries: FloatArray, answers: Answers, own: IdArray | None = None) -> Figures:
+    """Search by cosine and judge what is found: nDCG@10 per query.
+
+    Args:
+        documents: float32 (n, d).
+        queries: float32 (nq, d).
+        answers: to these queries.
+        own: as :func:`probable_answers` takes it.
+    """
+    found, _ = exact_search(documents, queries, DEPTH + (own is not None), Metric.COSINE)
+    return ndcg(found if own is None else without_own(found, own), answers.relevant, DEPTH, answers.grades)
+
+
+def _standardised(scores: FloatArray) -> FloatArray:
+    spread = np.maximum(scores.std(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return np.asarray((scores - scores.mean(axis=1, keepdims=True)) / spread, np.float32)

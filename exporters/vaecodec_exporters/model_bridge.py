@@ -1,0 +1,241 @@
+"""Fit a bridge between two embedding models, predict what it keeps, and write it in the format of the codecs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecodec.artifact import Kind, Metadata
+from vaecodec.bridge import MODEL_BRIDGE, Affine
+from vaecodec.errors import ExportError, UnusableDataError
+from vaecodec.evaluation import IdArray, Interval, ratio_bootstrap
+from vaecodec.interface import FloatArray, Metric
+from vaecodec.merging import Embedded
+from vaecodec.provenance import made_now
+from vaecodec.retention import Answers, probable_answers, searched_by
+from vaecodec.sources import VectorSource
+from vaecodec.vectors import as_vectors, normalised
+from vaecodec_exporters.bridge import every_nth
+from vaecodec_exporters.checkpoint import residual_weights
+from vaecodec_exporters.graph import CodecWeights, ResidualWeights, write_codec
+from vaecodec_exporters.output import refuse_existing
+from vaecodec_training.maps import MapKind, fit_map, map_rows
+from vaecodec_training.model import ResidualMap
+
+FEWEST_TEXTS = 1_000
+LEAST_RETENTION = 0.6
+
+_FOLDS = 5
+_SAMPLE_ROWS = 20_000
+# Documents that ask where no queries are given.
+_ASKING = 2_500
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What is left of the new model's nDCG@10 when its queries search the old model's documents across a bridge.
+
+    Attributes:
+        chosen: the map that keeps most.
+        kept: the share that each map keeps, with its 95 % interval, over queries that it was not fitted on.
+        queries: how many queries.
+    """
+
+    chosen: MapKind
+    kept: dict[MapKind, Interval]
+    queries: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all as JSON values."""
+        kept = {str(kind): share._asdict() for kind, share in self.kept.items()}
+        return {"chosen": str(self.chosen), "kept": kept, "queries": self.queries}
+
+    @property
+    def best(self) -> Interval:
+        """The share that the chosen map keeps."""
+        return self.kept[self.chosen]
+
+
+def embedded_by_both(old: VectorSource, new: VectorSource) -> Embedded:
+    """Read at most 20,000 evenly spaced texts of a sample embedded by both models.
+
+    Raises:
+        UnusableDataError: the models' rows differ in number.
+    """
+    if old.rows != new.rows:
+        raise _unequal("sample", old.rows or 0, new.rows or 0)
+    step = max(1, -(-(old.rows or 0) // _SAMPLE_ROWS))
+    return Embedded(*(np.concatenate([*every_nth(source, step)]) for source in (old, new)))
+
+
+def bridge_models(
+    path: str | os.PathLike[str],
+    documents: Embedded,
+    queries: Embedded | None = None,
+    pairs: NDArray[Any] | Literal["aligned"] | None = None,
+    *,
+    kinds: tuple[MapKind, ...] = tuple(MapKind),
+    least: float = LEAST_RETENTION,
+    embedder: str = "",
+    overwrite: bool = False,
+) -> Retention:
+    """Write the map from a new embedding model to an old one that cannot be run any more.
+
+    The file is a codec, whose embeddings are the new model's and whose latents are the old one's. Vectors of both are
+    compared by cosine.
+
+    Args:
+        path: the target.
+        documents: texts such as those of the collection, embedded by both models: 2,000 to 5,000, 1,000 at least.
+        queries: embedded by both; without them the documents ask.
+        pairs: int (p, 2), which query is answered by which document, or ``aligned``; without them what both models
+            together find is taken for the answer.
+        kinds: of the maps to choose from.
+        least: the share of the new model's nDCG@10 that has to be left.
+        embedder: name of the new model.
+        overwrite: replace another codec file at ``path``.
+
+    Raises:
+        OutputExistsError: another codec file is at ``path`` and ``overwrite`` is False, or it is no codec file.
+        InvalidVectorsError: a sample has a bad row.
+        UnusableDataError: there are too few texts, or the models' rows differ in number.
+        ExportError: no map keeps ``least``; no file is written.
+    """
+    refuse_existing(path, overwrite=overwrite)
+    documents = _checked(documents, "documents")
+    queries = None if queries is None else _checked(queries, "queries")
+    found = predict_retention(documents, queries, pairs, kinds=kinds)
+    if found.best.mean < least:
+        raise ExportError(
+            f"bridge: expected a map that keeps {least:.2f} of the new model's nDCG@10, got {found.best} by "
+            f"{found.chosen}, the best one; embed the texts again by the new model (vaecodec reembed), or accept less "
+            "(--least, least=)"
+        )
+    texts = documents if queries is None else _joined(documents, queries)
+    _write(path, fit_map(found.chosen, texts.new, texts.old), documents, found, embedder, overwrite)
+    return found
+
+
+def predict_retention(
+    documents: Embedded,
+    queries: Embedded | None = None,
+    pairs: NDArray[Any] | Literal["aligned"] | None = None,
+    *,
+    kinds: tuple[MapKind, ...] = tuple(MapKind),
+    seed: int = 0,
+) -> Retention:
+    """Predict what each map keeps: fit it on four fifths of the texts, ask by the fifth, in turn.
+
+    Args:
+        documents: float32 of unit norm, by both models.
+        queries: float32 of unit norm, by both models.
+        pairs: as :func:`bridge_models` takes them.
+        kinds: of the maps to compare.
+        seed: of the division into fifths.
+    """
+    if pairs is not None and queries is None:
+        raise UnusableDataError("pairs: expected queries beside them, embedded by both models, got none")
+    random = np.random.default_rng(seed)
+    texts = documents if queries is None else _joined(documents, queries)
+    folds = np.concatenate(
+        [
+            random.permutation(len(each.old)) % _FOLDS
+            for each in ([documents] if queries is None else [documents, queries])
+        ]
+    )
+    own: IdArray | None = None
+    if queries is None:
+        own = np.sort(random.permutation(len(documents.old))[:_ASKING])
+        asking = own
+    else:
+        asking = np.arange(len(documents.old), len(texts.old))
+    asked = texts.rows(asking)
+    if pairs is None:
+        answers = probable_answers(documents, asked, own)
+    else:
+        answers = _known(pairs, len(asked.old), len(documents.old))
+    whole = searched_by(documents.new, asked.new, answers, own)
+    if not whole.any():
+        raise UnusableDataError("pairs: expected answers that the new model finds, got none among its ten best")
+    kept = {}
+    for kind in kinds:
+        across = np.empty_like(texts.old)
+        for fold in range(_FOLDS):
+            fitted = fit_map(kind, texts.new[folds != fold], texts.old[folds != fold])
+            across[folds == fold] = map_rows(fitted, texts.new[folds == fold])
+        kept[kind] = ratio_bootstrap(searched_by(documents.old, across[asking], answers, own), whole)
+    return Retention(max(kept, key=lambda kind: kept[kind].mean), kept, len(asking))
+
+
+def _write(
+    path: str | os.PathLike[str],
+    model: ResidualMap,
+    documents: Embedded,
+    found: Retention,
+    embedder: str,
+    overwrite: bool,
+) -> None:
+    back = Affine.fit(documents.old, documents.new)
+    weights = CodecWeights(residual_weights(model), ResidualWeights(back.matrix, back.bias))
+    shares = {str(kind): {"nDCG@10 kept": share._asdict()} for kind, share in found.kept.items()}
+    metadata = Metadata(
+        kind=Kind.LINEAR if model.hidden is None else Kind.AE,
+        dim=documents.new.shape[1],
+        code_dim=documents.old.shape[1],
+        metric=Metric.COSINE,
+        latent_metric=Metric.COSINE,
+        embedder=embedder,
+        provenance={
+            MODEL_BRIDGE: {"map": str(found.chosen), "documents": len(documents.old), "queries": found.queries},
+            **made_now(),
+            "validation": shares,
+        },
+    )
+
+    def forward(rows: FloatArray) -> FloatArray:
+        return map_rows(model, rows)
+
+    def backward(rows: FloatArray) -> FloatArray:
+        return back(rows, (Metric.COSINE, Metric.COSINE))
+
+    references = {"embedding": forward, "query": forward, "code": backward}
+    write_codec(path, weights, metadata, references, overwrite=overwrite)
+
+
+def _checked(both: Embedded, name: str) -> Embedded:
+    if len(both.old) != len(both.new):
+        raise _unequal(name, len(both.old), len(both.new))
+    rows = [as_vectors(part, part.shape[1], Metric.COSINE, name=name) for part in both]
+    if name == "documents" and len(rows[0]) < FEWEST_TEXTS:
+        raise UnusableDataError(
+            f"{name}: expected at least {FEWEST_TEXTS:,} texts embedded by both models, got {len(rows[0]):,}"
+        )
+    return Embedded(*map(normalised, rows))
+
+
+def _unequal(name: str, old: int, new: int) -> UnusableDataError:
+    return UnusableDataError(f"{name}: expected the same texts by both models, got {old:,} and {new:,} rows")
+
+
+def _joined(documents: Embedded, queries: Embedded) -> Embedded:
+    return Embedded(*(np.concatenate(pair) for pair in zip(documents, queries, strict=True)))
+
+
+def _known(pairs: NDArray[Any] | Literal["aligned"], queries: int, documents: int) -> Answers:
+    if isinstance(pairs, str):
+        if queries > documents:
+            raise UnusableDataError(f"pairs: expected a document for each of {queries:,} queries, got {documents:,}")
+        return Answers(np.arange(queries))
+    rows = np.asarray(pairs)
+    if rows.ndim != 2 or rows.shape[1] not in (2, 3):
+        raise UnusableDataError(f"pairs: expected an array (p, 2), (query, document), got one of shape {rows.shape}")
+    for column, limit, name in ((0, queries, "queries"), (1, documents, "documents")):
+        if len(rows) and not 0 <= rows[:, column].min() <= rows[:, column].max() < limit:
+            raise UnusableDataError(f"pairs: expected row numbers of {limit:,} {name}, got others")
+    places = [np.flatnonzero(rows[:, 0] == query) for query in range(queries)]
+    grades = [rows[place, 2] for place in places] if rows.shape[1] == 3 else None
+    return Answers([rows[place, 1].astype(np.int64) for place in places], grades)
