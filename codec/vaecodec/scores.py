@@ -12,10 +12,7 @@ from numpy.typing import NDArray
 from vaecodec.errors import InvalidVectorsError, NotCalibratedError
 from vaecodec.evaluation import IdArray, exact_search
 from vaecodec.interface import FloatArray, Metric, VectorCodec
-from vaecodec.vectors import as_vectors, normalised
-
-# Two scores that differ by less, relative to their size, differ by the rounding of float32 only.
-_ROUNDING = 1e-5
+from vaecodec.vectors import ROUNDING, as_vectors, normalised
 
 
 @dataclass(frozen=True)
@@ -136,4 +133,4 @@ def fit_line(scores: FloatArray, originals: FloatArray, code_dim: int) -> ScoreC
 
 def _varies(scores: NDArray[np.float64]) -> bool:
     """Whether scores differ by more than the rounding of a matrix product, which no two processors do alike."""
-    return bool(scores.std() > _ROUNDING * np.sqrt(np.mean(scores**2)))
+    return bool(scores.std() > ROUNDING * np.sqrt(np.mean(scores**2)))

@@ -24,6 +24,12 @@ _FEWEST_ROWS = 512
 # Below this the square of a norm loses its digits in float32, so the direction is noise.
 SMALLEST_NORM = 1e-12
 
+ROUNDING = 1e-5
+"""Numbers computed in float32 that differ by less, relative to the rows they come from, may differ by rounding only.
+
+No two processors round a matrix product alike: nothing may hang on whether such a difference is zero.
+"""
+
 # Squared norms of normalised rows are near one, whatever the precision; of what had no direction they are near zero.
 _UNIT = 0.25
 

@@ -50,6 +50,18 @@ def test_a_constant_dimension_is_in_range_at_its_value_only() -> None:
     assert not code.saturated(latents).any()
 
 
+def test_a_dimension_that_only_rounding_moves_saturates_nothing() -> None:
+    """The same vectors after a product with one: on another processor every row differs by its last digit."""
+    latents = np.random.default_rng(0).standard_normal((500, 64)).astype(np.float32)
+    latents[:, 10:20] = 0.3
+    code = Calibration.fit(latents, Metric.DOT, memory=8).code(bytes=24)
+    again = np.nextafter(latents, np.float32(9))
+    assert not np.array_equal(again, latents)
+    assert not code.saturated(again).any()
+    again[:, 12] = 0.4
+    assert code.saturated(again).any() == (12 in code.order)
+
+
 @pytest.mark.parametrize("parameters", [{"dtype": "int8"}, {"bytes": 24}])
 def test_twice_the_length_is_warned_of(sample, dot_codec: Codec, parameters) -> None:
     twice = 2 * sample.base[:400]

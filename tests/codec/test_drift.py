@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import tracemalloc
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ from vaecodec.codes import Calibration
 from vaecodec.drift import ALPHA, Encoded, Reference, Statistic, Stream
 from vaecodec.drift.monitor import MonitoredCodec, Reservoir
 from vaecodec.drift.statistics import Histogram, Moments, StreamStatistics
-from vaecodec.errors import BadRowsError, NotCalibratedError
+from vaecodec.errors import BadRowsError, NotCalibratedError, SaturationWarning
 from vaecodec.evaluation import pair_scores
 from vaecodec_cli.main import main
 from vaecodec_exporters.linear import export_linear
@@ -427,3 +428,29 @@ def test_the_command_answers_by_its_exit_code(
     code, _, error = drift(watched_path, "bad")
     assert code == 1
     assert "bad.npy: row 2990 has zero norm" in error
+
+
+def test_the_share_that_codes_clip_is_shown(watched_path: Path, sample: Any) -> None:
+    monitor = MonitoredCodec.load(watched_path, threads=1)
+    strange = monitor.decode(np.eye(64, dtype=np.float32)[-40:].repeat(5, axis=0))  # all in one latent of little spread
+    expected = {}
+    for rows, parameters in ((sample.base[:300], {}), (sample.base[:300], {"bytes": 16}), (strange, {"dtype": "int8"})):
+        code = monitor.code(**(parameters or {"dtype": "int8"}))
+        count = int(code.saturated(Codec.encode(monitor, rows)).sum())
+        before = expected.get(code.name, (0, 0))
+        expected[code.name] = (before[0] + len(rows), before[1] + count)
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            monitor.encode(rows, **parameters)
+        assert [w.category for w in seen] == [SaturationWarning] * bool(parameters and count > 0.05 * len(rows))
+    report = monitor.check()
+    assert report.clipped == expected
+    many = {name: each for name, each in report.clipped.items() if each.share > 0.05}
+    assert many
+    for name, each in many.items():
+        text = f"documents: {each.clipped} of {each.rows} lie outside the range of {name} and are clipped"
+        assert text in str(report)
+        assert report.to_json()["clipped"][name]["share"] == each.clipped / each.rows
+        assert f'code="{name}",codec="{monitor.codec_id[:12]}"}} {each.clipped}.0' in monitor.prometheus()
+    monitor.reset()
+    assert monitor.check().clipped == {}

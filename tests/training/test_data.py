@@ -138,6 +138,18 @@ def test_fewer_than_two_different_vectors_cannot_be_trained_on(rows: int, distin
     )
 
 
+def test_rounding_has_no_spectrum() -> None:
+    random = np.random.default_rng(0)
+    rows = random.standard_normal(32) * (1 + 1e-7 * random.standard_normal((50, 32)))
+    report = check(ArraySource(rows.astype(np.float32)))
+    np.testing.assert_array_equal(report.spectrum, np.eye(32)[0])
+    assert report.mean_share == pytest.approx(1)
+    far = (5 + 1e-3 * random.standard_normal((500, 32))).astype(np.float32)  # little, but more than rounding
+    report = check(ArraySource(far), metric=Metric.L2)
+    assert report.spectrum[0] < 2 / 32
+    assert report.spectrum[-1] > 0.5 / 32
+
+
 # --- identity of content
 
 

@@ -15,9 +15,10 @@ from threading import Event
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.bulk.inputs import MatrixInput, ParquetInput, Shard, sort_out
+from vaecodec.bulk.inputs import MatrixInput, ParquetInput, Piece, Shard, sort_out
 from vaecodec.bulk.manifest import Entry
 from vaecodec.bulk.parts import ArrayPart, ParquetPart, Part, bad_rows_path, part_path
 from vaecodec.codes import Code
@@ -147,12 +148,12 @@ class Conversion:
                     raise StoppedError
                 seen(len(piece.numbers) + len(piece.bad))
                 good, wrong = sort_out(piece, shard.file, self.work.metric)
-                bad += wrong
+                good, lost, values, clipped = self._convert(codec, good, shard.file)
+                bad += sorted([*wrong, *lost])
                 if bad and self.on_bad_rows is OnBadRows.FAIL:
                     raise BadRowsError(f"row {bad[0].row} of {bad[0].file}: {bad[0].reason}")
                 if bad and report:
                     continue  # nothing of this shard is kept, but all of it is looked at
-                values, clipped = self.work(codec, good.vectors)
                 part.write(good, values)
                 rows += len(good.numbers)
                 saturated += clipped
@@ -165,6 +166,23 @@ class Conversion:
         begun.replace(part_path(self.folder, shard.number, self.suffix))
         return Entry(shard.number, rows, digest, len(bad), saturated)
 
+    def _convert(self, codec: VectorCodec, piece: Piece, file: Path) -> tuple[Piece, list[BadRow], NDArray[Any], int]:
+        """Convert checked rows.
+
+        Returns:
+            The rows that were converted; those of which the codec keeps nothing; the output, and how many rows of it
+            the code clips.
+        """
+        try:
+            return piece, [], *self.work(codec, piece.vectors)
+        except BadRowsError:
+            lost = _lost(codec, piece.vectors)
+            if not lost.any():
+                raise
+        bad = [BadRow(str(file), int(piece.numbers[at]), "latents of zero norm") for at in np.flatnonzero(lost)]
+        good = piece.only(~lost)
+        return good, bad, *self.work(codec, good.vectors)
+
     def _part(self, path: Path) -> Part:
         return ArrayPart(path) if self.schema is None else ParquetPart(path, self.schema, self.column)
 
@@ -172,3 +190,17 @@ class Conversion:
         begun = self.folder / f".{number:05d}-{uuid4().hex}.begun"
         begun.write_bytes(lines(rows))
         begun.replace(bad_rows_path(self.folder, number))
+
+
+def _lost(codec: VectorCodec, rows: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell which checked rows have latents without a direction, which the codec refuses: bool (n,)."""
+    if not len(rows):
+        return np.zeros(0, np.bool_)
+    try:
+        codec.encode(rows)
+    except BadRowsError:
+        if len(rows) == 1:
+            return np.ones(1, np.bool_)
+        half = len(rows) // 2
+        return np.concatenate([_lost(codec, rows[:half]), _lost(codec, rows[half:])])
+    return np.zeros(len(rows), np.bool_)

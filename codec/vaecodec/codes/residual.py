@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from vaecodec.codes.code import checked_codes, unit_rows
 from vaecodec.codes.parallel import over_rows
-from vaecodec.codes.saturation import FARTHEST
+from vaecodec.codes.saturation import far_rows
 from vaecodec.codes.stored import from_text, to_text
 from vaecodec.codes.trellis import FEWEST_BYTES, TrellisCode, TrellisTables, check_budget, compiled_kernels
 from vaecodec.extras import require
@@ -281,7 +281,7 @@ class ResidualCode:
 
     def saturated(self, latents: FloatArray) -> NDArray[np.bool_]:
         """Tell which rows hold a value more than six standard deviations from the mean."""
-        return np.asarray((np.abs(latents - self.centre) > FARTHEST * self.reach).any(axis=1))
+        return far_rows(latents, self.centre, self.reach)
 
     def decode(self, codes: Any, *, threads: int | None = None) -> FloatArray:
         """Latents, float32 (n, k), of uint8 (n, bytes_per_vector) codes: the same bits with numba and without."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from vaecodec.codes.allocation import allocate_bits
 from vaecodec.codes.code import checked_codes, unit_rows
 from vaecodec.codes.parallel import over_rows
-from vaecodec.codes.saturation import FARTHEST
+from vaecodec.codes.saturation import far_rows
 from vaecodec.errors import InvalidBudgetError, MissingExtraError
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric
@@ -202,8 +202,7 @@ class TrellisCode:
 
     def saturated(self, latents: FloatArray) -> NDArray[np.bool_]:
         """Tell which rows hold a value more than six spreads from the mean, in a dimension with bits."""
-        far = np.abs(latents[:, self.order] - self.mean[self.order]) > FARTHEST * self.spread[self.order]
-        return np.asarray(far.any(axis=1))
+        return far_rows(latents[:, self.order], self.mean[self.order], self.spread[self.order])
 
     def decode(self, codes: Any, *, threads: int | None = None) -> FloatArray:
         """Latents, float32 (n, k), of uint8 (n, bytes_per_vector) codes: the same bits with numba and without."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, overload
 
 import numpy as np
@@ -12,14 +13,16 @@ from numpy.typing import NDArray
 from vaecodec.artifact import Metadata
 from vaecodec.calibration import reference_of
 from vaecodec.codec import Codec
+from vaecodec.codes import Code, CodeType
+from vaecodec.codes.saturation import warn_if_saturated
 from vaecodec.drift.prometheus import exposition, metric_families
 from vaecodec.drift.statistics import Encoded, Statistic, Stream, StreamStatistics
-from vaecodec.drift.verdict import FEWEST_VECTORS, DriftReport
-from vaecodec.errors import InvalidVectorsError
+from vaecodec.drift.verdict import FEWEST_VECTORS, Clipped, DriftReport
+from vaecodec.errors import InvalidVectorsError, NotCalibratedError
 from vaecodec.interface import FloatArray
 from vaecodec.runtime import Runtime
 from vaecodec.sources import VectorSource
-from vaecodec.vectors import blocks
+from vaecodec.vectors import as_array, blocks
 
 RESERVOIR = 1_024
 """Documents kept to compare neighbours among."""
@@ -90,9 +93,13 @@ class MonitoredCodec(Codec):
         True
     """
 
-    def __init__(self, runtime: Runtime, metadata: Metadata, code_dim: int) -> None:
-        super().__init__(runtime, metadata, code_dim)
+    def __init__(self, runtime: Runtime, metadata: Metadata, code_dim: int, file: bytes) -> None:
+        super().__init__(runtime, metadata, code_dim, file)
         self._reference = reference_of(self)
+        try:
+            self._usual: Code | None = self.code(dtype=CodeType.INT8)
+        except NotCalibratedError:
+            self._usual = None
         self._lock = threading.Lock()
         self.reset()
 
@@ -103,7 +110,7 @@ class MonitoredCodec(Codec):
         Raises:
             NotCalibratedError: the file holds no statistics of the training data, or not for this width.
         """
-        return cls(codec._runtime, codec._metadata, codec._code_dim)
+        return cls(codec._runtime, codec._metadata, codec._code_dim, codec._file)
 
     @overload
     def encode(self, vectors: Any) -> FloatArray: ...
@@ -112,12 +119,18 @@ class MonitoredCodec(Codec):
     def encode(self, vectors: Any, *, dtype: str | None = None, bytes: int | None = None) -> NDArray[Any]:  # noqa: A002
         """Compress documents and count them; as :meth:`Codec.encode`, which counts none when it raises."""
         code = self.code(dtype=dtype, bytes=bytes) if dtype is not None or bytes is not None else None
+        vectors = as_array(vectors)
         latents = super().encode(vectors)
         self._count(Stream.DOCUMENTS, vectors, latents)
-        return code.encode(latents) if code is not None else latents
+        clipped = self._count_clipped(code or self._usual, latents)
+        if code is None:
+            return latents
+        warn_if_saturated(clipped, len(latents), code.name)
+        return code.encode(latents)
 
     def encode_queries(self, vectors: Any) -> FloatArray:
         """Compress queries and count them; as :meth:`Codec.encode_queries`."""
+        vectors = as_array(vectors, name="queries")
         latents = super().encode_queries(vectors)
         self._count(Stream.QUERIES, vectors, latents)
         return latents
@@ -130,10 +143,13 @@ class MonitoredCodec(Codec):
         with self._lock:
             self._seen: dict[Stream, StreamStatistics] = {}
             self._reservoir = Reservoir(RESERVOIR)
+            self._clipped: dict[str, Clipped] = {}
 
     def check(self) -> DriftReport:
         """Compare what was seen since :meth:`reset` with the training data."""
-        return self._reference.compare(self._statistics())
+        report = self._reference.compare(self._statistics())
+        with self._lock:
+            return replace(report, clipped=dict(self._clipped))
 
     def prometheus(self) -> str:
         """Return everything that :meth:`check` looks at, and what it found, in Prometheus' text format 0.0.4.
@@ -148,7 +164,10 @@ class MonitoredCodec(Codec):
     def collect(self) -> Iterator[Any]:
         """Yield the same as metric families, for ``prometheus_client.REGISTRY.register(codec)``."""
         statistics = self._statistics()
-        yield from metric_families(self.codec_id, statistics, self._reference.compare(statistics))
+        with self._lock:
+            clipped = dict(self._clipped)
+        report = replace(self._reference.compare(statistics), clipped=clipped)
+        yield from metric_families(self.codec_id, statistics, report)
 
     def _count(self, stream: Stream, vectors: Any, latents: FloatArray) -> None:
         for start, block in blocks(vectors, self.dim, self.metric):
@@ -158,6 +177,16 @@ class MonitoredCodec(Codec):
                 self._seen[stream] = self._seen[stream] + measured if stream in self._seen else measured
                 if stream is Stream.DOCUMENTS:
                     self._reservoir.add(block)
+
+    def _count_clipped(self, code: Code | None, latents: FloatArray) -> int:
+        """Count documents that lie outside the range of a code, and return how many of these do."""
+        if code is None:
+            return 0
+        clipped = int(code.saturated(latents).sum())
+        with self._lock:
+            before = self._clipped.get(code.name, Clipped(0, 0))
+            self._clipped[code.name] = Clipped(before.rows + len(latents), before.clipped + clipped)
+        return clipped
 
     def _statistics(self) -> dict[Stream, StreamStatistics]:
         """Return what was seen of each stream, with the neighbour agreement of the documents that are kept."""

@@ -45,6 +45,11 @@ def metric_families(codec_id: str, statistics: Mapping[Stream, StreamStatistics]
     for stream in Stream:
         vectors.add_metric((codec, stream), statistics[stream].rows if stream in statistics else 0)
     yield vectors
+    for name, text in (("coded", "Documents encoded."), ("clipped", "Documents outside the range of the code.")):
+        family = core.CounterMetricFamily(f"vaecodec_{name}", text, labels=("codec", "code"))
+        for code, each in report.clipped.items():
+            family.add_metric((codec, code), each.rows if name == "coded" else each.clipped)
+        yield family
     for statistic, text in _HELP.items():
         family = core.HistogramMetricFamily(f"vaecodec_{statistic}", text, labels=by_stream)
         for stream, measured in statistics.items():

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from vaecodec.evaluation import Figures, pair_scores, recall, similarities
 from vaecodec.interface import FloatArray, Metric
+from vaecodec.vectors import ROUNDING
 
 _BINS = 32
 _DECIMALS = 5
@@ -145,7 +146,7 @@ class Moments:
         """Standard deviation of each dimension, float64 (k,), never quite zero; needs at least one row."""
         variance = self.squares / self.rows - self.mean**2
         # A latent that never changes must not make every vector infinitely strange through its rounding.
-        floor = max(1e-6 * math.sqrt(self.squares.mean() / self.rows), 1e-12)
+        floor = max(ROUNDING * math.sqrt(self.squares.mean() / self.rows), 1e-12)
         return np.asarray(np.maximum(np.sqrt(np.maximum(variance, 0.0)), floor))
 
     def to_json(self) -> dict[str, Any]:

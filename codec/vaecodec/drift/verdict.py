@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from vaecodec.codes.saturation import SATURATED_SHARE
 from vaecodec.drift.statistics import Histogram, Moments, Statistic, Stream, StreamStatistics
 
 ALPHA = 0.01
@@ -58,6 +59,23 @@ class Finding:
         )
 
 
+class Clipped(NamedTuple):
+    """How many documents a code clips.
+
+    Attributes:
+        rows: documents that were encoded.
+        clipped: those of them that lie outside the code's range.
+    """
+
+    rows: int
+    clipped: int
+
+    @property
+    def share(self) -> float:
+        """Share of the documents that are clipped."""
+        return self.clipped / self.rows if self.rows else 0.0
+
+
 @dataclass(frozen=True)
 class DriftReport:
     """Hold the results of a check.
@@ -67,11 +85,13 @@ class DriftReport:
         findings: one for each test; none of a stream that is in ``not_compared``.
         not_compared: for each stream that was seen and has no verdict, why: the codec file holds no statistics of it,
             or it has fewer than 100 vectors.
+        clipped: how many documents each code that was used clips; int8 where none was. More than 5 % are too many.
     """
 
     rows: Mapping[Stream, int]
     findings: tuple[Finding, ...] = ()
     not_compared: Mapping[Stream, str] = field(default_factory=dict)
+    clipped: Mapping[str, Clipped] = field(default_factory=dict)
 
     @property
     def drifted(self) -> bool:
@@ -86,6 +106,7 @@ class DriftReport:
             "least_effect": EFFECT,
             "rows": {str(stream): rows for stream, rows in self.rows.items()},
             "not_compared": {str(stream): reason for stream, reason in self.not_compared.items()},
+            "clipped": {code: {**each._asdict(), "share": each.share} for code, each in self.clipped.items()},
             "findings": [{**finding.__dict__, "drifted": finding.drifted} for finding in self.findings],
         }
 
@@ -100,7 +121,12 @@ class DriftReport:
         else:
             verdict = f"no drift: nothing that calls for training again ({seen})"
         left_out = [f"{stream}: not compared, {reason}" for stream, reason in self.not_compared.items()]
-        return "\n".join([verdict, *left_out, *map(str, self.findings)])
+        clipped = [
+            f"documents: {each.clipped:,} of {each.rows:,} lie outside the range of {code} and are clipped"
+            for code, each in self.clipped.items()
+            if each.share > SATURATED_SHARE
+        ]
+        return "\n".join([verdict, *left_out, *clipped, *map(str, self.findings)])
 
 
 def compare(known: Mapping[Stream, StreamStatistics], found: Mapping[Stream, StreamStatistics]) -> DriftReport:

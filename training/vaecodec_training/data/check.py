@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecodec.errors import UnusableDataError
-from vaecodec.interface import Metric
+from vaecodec.evaluation import Figures
+from vaecodec.interface import FloatArray, Metric
 from vaecodec.sources import VectorSource
-from vaecodec.vectors import faults, normalised
+from vaecodec.vectors import ROUNDING, faults, normalised
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,7 @@ def check(source: VectorSource, *, metric: Metric = Metric.COSINE) -> DataReport
     rows = 0
     lowest, highest = np.full(dim, np.inf, np.float32), np.full(dim, -np.inf, np.float32)
     shortest, longest, norm_sum = np.inf, 0.0, 0.0
-    total = np.zeros(dim)
-    gram = np.zeros((dim, dim))
+    moments = _Moments(dim)
     for raw in source.blocks():
         with np.errstate(over="ignore"):  # what overflows float32 is infinite there, and refused
             block = np.asarray(raw, np.float32) + np.float32(0)  # -0.0 + 0.0 is 0.0
@@ -164,9 +164,7 @@ def check(source: VectorSource, *, metric: Metric = Metric.COSINE) -> DataReport
         np.maximum(highest, block.max(axis=0), out=highest)
         shortest, longest = min(shortest, float(norms.min())), max(longest, float(norms.max()))
         norm_sum += float(norms.sum(dtype=np.float64))
-        directions = normalised(block) if metric is Metric.COSINE else block
-        total += directions.sum(axis=0, dtype=np.float64)
-        gram += directions.T @ directions
+        moments.add(normalised(block) if metric is Metric.COSINE else block)
     none = np.empty(0, np.int64)
     _refuse(source.name, rows, np.concatenate([none, *non_finite]), np.concatenate([none, *zero]), metric)
     row_digests = np.frombuffer(b"".join(digests), "<u8").astype(np.uint64, copy=False)
@@ -176,8 +174,7 @@ def check(source: VectorSource, *, metric: Metric = Metric.COSINE) -> DataReport
         raise UnusableDataError(
             f"{source.name}: expected at least two different vectors, got {rows:,} rows with {distinct} distinct"
         )
-    mean = total / rows
-    variances = np.linalg.eigvalsh(gram / rows - np.outer(mean, mean))[::-1].clip(min=0)
+    mean_share, spectrum = moments.result()
     return DataReport(
         name=source.name,
         rows=rows,
@@ -188,10 +185,38 @@ def check(source: VectorSource, *, metric: Metric = Metric.COSINE) -> DataReport
         zero_rows=sum(map(len, zero)),
         duplicate_rows=rows - distinct,
         constant_dims=tuple(int(at) for at in np.flatnonzero(lowest == highest)),
-        mean_share=float(mean @ mean / (np.trace(gram) / rows)),
-        spectrum=variances / variances.sum(),
+        mean_share=mean_share,
+        spectrum=spectrum,
         digests=row_digests,
     )
+
+
+class _Moments:
+    """Sums over rows, around the first of them, so that rows which hardly differ keep their differences."""
+
+    def __init__(self, dim: int) -> None:
+        self._origin: FloatArray | None = None
+        self._rows, self._total, self._gram = 0, np.zeros(dim), np.zeros((dim, dim))
+        self._squares = 0.0
+
+    def add(self, rows: FloatArray) -> None:
+        if self._origin is None:
+            self._origin = rows[0].copy()
+        self._squares += float(np.einsum("ij,ij->", rows, rows, dtype=np.float64))
+        rows = rows - self._origin
+        self._rows += len(rows)
+        self._total += rows.sum(axis=0, dtype=np.float64)
+        self._gram += rows.T @ rows
+
+    def result(self) -> tuple[float, Figures]:
+        """The share of the mean in the rows' squares, and those of the principal axes in their variance."""
+        mean, mean_square = self._total / self._rows, self._squares / self._rows
+        variances = np.linalg.eigvalsh(self._gram / self._rows - np.outer(mean, mean))[::-1].clip(min=0)
+        if variances.sum() <= ROUNDING**2 * mean_square:  # rows that differ by rounding only have no axes but one
+            variances = np.eye(1, len(mean))[0]
+        if self._origin is not None:
+            mean = mean + self._origin
+        return float(mean @ mean / mean_square), variances / variances.sum()
 
 
 def _refuse(name: str, rows: int, non_finite: NDArray[np.int64], zero: NDArray[np.int64], metric: Metric) -> None:
