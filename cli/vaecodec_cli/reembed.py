@@ -25,14 +25,23 @@ _TARGET, _MODEL, _RUN = "Target", "Model", "Run"
 
 
 def reembed(
-    collection: Annotated[str, typer.Option(help="The collection whose texts are embedded again. It is only read.")],
+    collection: Annotated[
+        str, typer.Option(help="The collection whose texts are embedded again. With --into it is only read.")
+    ],
     model: Annotated[
         Path,
         typer.Option(
             help="The new embedding model: an ONNX file with tokenizer.json beside it.", rich_help_panel=_MODEL
         ),
     ],
-    into: Annotated[str, typer.Option(help="Name of the new collection.", rich_help_panel=_TARGET)],
+    into: Annotated[str | None, typer.Option(help="Name of the new collection.", rich_help_panel=_TARGET)] = None,
+    named: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of --into: name of a new vector in the collection itself (Qdrant 1.18 or later).",
+            rich_help_panel=_TARGET,
+        ),
+    ] = None,
     text: Annotated[str, typer.Option(help="Key of the text in the payload, e.g. page.content.")] = "text",
     vector: Annotated[str, typer.Option(help="Name of the old model's vector. Default: the unnamed one.")] = "",
     url: Url = None,
@@ -66,7 +75,7 @@ def reembed(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Embed the texts of a Qdrant collection again by another model, into a new collection.
+    """Embed the texts of a Qdrant collection again by another model, into a new collection or a new vector.
 
     You can interrupt it and run it again at any time: what is done is not embedded again. Meanwhile the library
     searches both models at once (docs/change-of-model.md). Run it until nothing is left to do, then pause writes, and
@@ -80,6 +89,7 @@ def reembed(
     from vaecodec_integrations.qdrant.reembedding.job import read_ids
 
     check_one({"--url": url, "--path": path})
+    check_one({"--into": into, "--named": named})
     embedder = OnnxEmbedder(model)
     console = Terminal(stderr=as_json)
     with closing(open_client(url=url, path=path)) as client:
@@ -88,6 +98,7 @@ def reembed(
             collection,
             embedder,
             into=into,
+            named=named,
             vector=vector,
             text=text,
             codec=None if codec is None else Codec.load(codec),
@@ -99,7 +110,7 @@ def reembed(
             console.print(_cost(cost))
             document = asdict(cost)
         else:
-            with shown(f"{collection} -> {into}", "points") as bar:
+            with shown(f"{collection} -> {into or named}", "points") as bar:
                 outcome = run(job, alias=switch_alias, progress=bar)
             console.print(_outcome(outcome))
             if outcome.switched_alias != switch_alias:

@@ -174,6 +174,22 @@ class Merger:
             known = np.partition(known, -_BEST, axis=1)[:, -_BEST:]
         return np.asarray((scores - known.mean(axis=1, keepdims=True)) / spread, np.float32)
 
+    def rank(self, queries: Embedded, scores: Embedded) -> tuple[IdArray, FloatArray]:
+        """Rank the results of both models together.
+
+        Args:
+            queries: float32 (n, old width) and (n, new width).
+            scores: of the results of each model, float32 (n, a) and (n, b), as :meth:`old` takes them; minus infinity
+                for no result.
+
+        Returns:
+            Places among the old results followed by the new ones, int64 (n, a + b), best first; and their scores on
+            the common scale, float32 (n, a + b).
+        """
+        common = np.concatenate([self.old(queries.old, scores.old), self.new(queries.new, scores.new)], axis=1)
+        order = np.argsort(-common, axis=1, kind="stable")
+        return np.asarray(order, np.int64), np.take_along_axis(common, order, axis=1)
+
     def search(self, documents: Embedded, queries: Embedded, done: NDArray[np.bool_], k: int) -> IdArray:
         """Search documents of which some are embedded again, exactly: int64 (nq, k), best first.
 
@@ -184,16 +200,13 @@ class Merger:
             k: results for each query; at most n.
         """
         ids, scores = [], []
-        for rows, query, metric, scaled, chosen in (
-            (documents.old, queries.old, self.metrics[0], self.old, ~done),
-            (documents.new, queries.new, self.metrics[1], self.new, done),
-        ):
+        for rows, query, metric, chosen in zip(documents, queries, self.metrics, (~done, done), strict=True):
             places = np.flatnonzero(chosen)
             found, found_scores = exact_search(rows[places], query, k, metric)
             ids.append(places[found])
-            scores.append(scaled(query, found_scores))
-        order = np.argsort(-np.concatenate(scores, axis=1), axis=1, kind="stable")[:, :k]
-        return np.asarray(np.take_along_axis(np.concatenate(ids, axis=1), order, axis=1), np.int64)
+            scores.append(found_scores)
+        order, _ = self.rank(queries, Embedded(*scores))
+        return np.asarray(np.take_along_axis(np.concatenate(ids, axis=1), order[:, :k], axis=1), np.int64)
 
     def judge(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -13,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from qdrant_client import QdrantClient, models
+from qdrant_client import AsyncQdrantClient, QdrantClient, models
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -26,6 +27,7 @@ from vaecodec_integrations.embedder import OnnxEmbedder, Pooling
 from vaecodec_integrations.qdrant import CompressedQdrantClient
 from vaecodec_integrations.qdrant.migration import roll_back
 from vaecodec_integrations.qdrant.reembedding import (
+    AsyncTwoModelSearch,
     JudgedQueries,
     Model,
     Reembedding,
@@ -293,6 +295,32 @@ class TestBothModels:
         assert [g.id for g in groups] == order
         assert [[h.id for h in g.hits] for g in groups] == [[p.id for p in whole if p.id % 7 == i][:2] for i in order]
 
+    async def ask(self, old: OnnxEmbedder, new: OnnxEmbedder, texts: list[str], merger: Merger) -> list[Any]:
+        """What both models find when an asynchronous client asks them."""
+        client = AsyncQdrantClient(":memory:")
+        for name, model, rows in (("docs", old, N), ("docs_new", new, N // 2)):
+            size = model(texts[:1]).shape[1]
+            await client.create_collection(name, models.VectorParams(size=size, distance=models.Distance.COSINE))
+            vectors = zip(model(texts[:rows]).tolist(), range(rows), strict=True)
+            points = [models.PointStruct(id=i, vector=row, payload={"group": i % 7}) for row, i in vectors]
+            await client.upsert(name, points)
+        search = AsyncTwoModelSearch(Model(client, "docs"), Model(client, "docs_new"), merger)
+        queries = old([texts[640]])[0], new([texts[640]])[0]
+        found = await search.query_points(*queries, limit=N)
+        groups = await search.query_points_groups(*queries, "group", limit=4, group_size=2)
+        await client.close()
+        return [found, groups]
+
+    def test_an_asynchronous_client_finds_the_same(
+        self, merger: Merger, old: OnnxEmbedder, new: OnnxEmbedder, texts: list[str]
+    ) -> None:
+        found, groups = asyncio.run(self.ask(old, new, texts, merger))
+        documents = Embedded(old(texts), new(texts))
+        expected = merger.search(documents, documents.rows(np.array([640])), np.arange(N) < N // 2, N)
+        assert [point.id for point in found] == expected[0].tolist()
+        order = list(dict.fromkeys(p.id % 7 for p in found))[:4]
+        assert [[h.id for h in g.hits] for g in groups] == [[p.id for p in found if p.id % 7 == i][:2] for i in order]
+
     def test_the_same_vector_twice_is_refused(self, client: QdrantClient, merger: Merger) -> None:
         with pytest.raises(MigrationError, match="got the same one twice"):
             TwoModelSearch(Model(client, "docs"), Model(client, "docs"), merger)
@@ -351,3 +379,31 @@ class TestCommandLine:
         code, out, _ = run("--switch-alias", "live")
         outcome = json.loads(out)
         assert (code, outcome["embedded"], outcome["switched_alias"]) == (0, 0, "live")
+
+    def test_a_new_vector_in_the_same_collection(
+        self, folder: Path, fast_path: Path, old: OnnxEmbedder, texts: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        client = QdrantClient(path=str(fast_path))
+        client.create_collection("docs", {"old": models.VectorParams(size=24, distance=models.Distance.COSINE)})
+        payload = [{"text": text} for text in texts[:30]]
+        client.upload_collection("docs", {"old": old(texts[:30])}, ids=range(30), payload=payload, wait=True)
+        client.close()
+        asked = ["reembed", "--path", str(fast_path), "--collection", "docs", "--vector", "old"]
+        asked += ["--model", str(folder / "new.onnx")]
+        shown: list[str] = []
+        for targets, code in (
+            (["--named", "new"], 0),
+            (["--named", "new"], 0),
+            ([], 2),
+            (["--named", "a", "--into", "b"], 2),
+        ):
+            with pytest.raises(SystemExit) as ended:
+                main([*asked, *targets])
+            assert ended.value.code == code
+            shown.append(capsys.readouterr().out)
+        assert "Run the same command again" in shown[0]
+        assert "Nothing is left to do: search the vector 'new' with the new model alone." in shown[1]
+        client = QdrantClient(path=str(fast_path))
+        record = client.retrieve("docs", [3], with_vectors=True)[0]
+        assert (len(record.vector["old"]), len(record.vector["new"])) == (24, 32)
+        client.close()

@@ -3,6 +3,17 @@
 from vaecodec_integrations.qdrant.reembedding.estimate import Cost, JudgedQueries, estimate
 from vaecodec_integrations.qdrant.reembedding.job import Embed, Reembedding
 from vaecodec_integrations.qdrant.reembedding.run import Outcome, reembed
-from vaecodec_integrations.qdrant.reembedding.search import Model, TwoModelSearch
+from vaecodec_integrations.qdrant.reembedding.search import AsyncTwoModelSearch, Model, TwoModelSearch
 
-__all__ = ["Cost", "Embed", "JudgedQueries", "Model", "Outcome", "Reembedding", "TwoModelSearch", "estimate", "reembed"]
+__all__ = [
+    "AsyncTwoModelSearch",
+    "Cost",
+    "Embed",
+    "JudgedQueries",
+    "Model",
+    "Outcome",
+    "Reembedding",
+    "TwoModelSearch",
+    "estimate",
+    "reembed",
+]

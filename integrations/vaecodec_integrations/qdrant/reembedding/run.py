@@ -35,6 +35,7 @@ class Outcome:
         removed: points that the old collection no longer has, removed from the new one.
         points: in the old collection.
         switched_alias: the alias that was switched.
+        named: the new vector in the collection itself that was filled, where no new collection was.
     """
 
     embedded: int = 0
@@ -43,6 +44,7 @@ class Outcome:
     removed: int = 0
     points: int = 0
     switched_alias: str | None = None
+    named: str | None = None
 
     @property
     def settled(self) -> bool:
@@ -60,6 +62,8 @@ class Outcome:
         if not self.settled:
             pause = f" Pause writes before the run that switches the alias {alias!r}." if alias else ""
             return f"Run the same command again, until it finds nothing to do.{pause}"
+        if self.named is not None:
+            return f"Nothing is left to do: search the vector {self.named!r} with the new model alone."
         return "Nothing is left to do. To switch an alias to the new collection, pause writes and run again with it."
 
 
@@ -86,7 +90,7 @@ def reembed(job: Reembedding, *, alias: str | None = None, progress: Progress = 
             check_alias(job.client, job.collection, job.into, alias)
         _check(job)
         total = job.client.count(job.collection, exact=True).count
-        outcome = Outcome(points=total)
+        outcome = Outcome(points=total, named=job.named)
         seen, pace = 0, _Pace(job.texts_per_second)
         for records in job.undone_pages():
             outcome = _page(job, records, outcome, pace)

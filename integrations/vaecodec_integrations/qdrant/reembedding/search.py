@@ -1,18 +1,23 @@
-"""Search two embedding models at once, while the documents of one are embedded again by the other."""
+"""Search two embedding models at once, while the documents of one are embedded again by the other.
+
+What is asked and merged is written once, as generators that yield calls; a client sends them, in its own way.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Generator, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from qdrant_client import QdrantClient, models
+from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
 from vaecodec.errors import MigrationError
-from vaecodec.interface import FloatArray, Metric, VectorCodec
-from vaecodec.merging import Merger
+from vaecodec.interface import Metric, VectorCodec
+from vaecodec.merging import Embedded, Merger
 from vaecodec_integrations.qdrant.layout import UNNAMED
 from vaecodec_integrations.qdrant.messages import copy_with
+
+T = TypeVar("T")
 
 # Old results of which the new model has a better one are dropped; so many more are asked for at first.
 _SPARE = 2
@@ -22,17 +27,133 @@ class Model(NamedTuple):
     """Where the vectors of an embedding model are.
 
     Attributes:
-        client: searches them, compressed or not.
+        client: searches them, compressed or not; an asynchronous one for :class:`AsyncTwoModelSearch`.
         collection: its name, or an alias.
         using: the vector's name, empty for the unnamed one.
         codec: makes the latents whose scores the client returns; None where it returns scores of the embeddings, as it
             does without a codec and with originals.
     """
 
-    client: QdrantClient
+    client: QdrantClient | AsyncQdrantClient
     collection: str
     using: str = UNNAMED
     codec: VectorCodec | None = None
+
+
+class _Call(NamedTuple):
+    """One call of a model's client."""
+
+    model: Model
+    method: str
+    arguments: dict[str, Any]
+
+
+_Flow = Generator[_Call, Any, T]
+
+
+class _Flows:
+    """What is asked of both models, and how the answers become one."""
+
+    def __init__(self, old: Model, new: Model, merger: Merger) -> None:
+        if (old.collection, old.using) == (new.collection, new.using):
+            raise MigrationError("old, new: expected two vectors or two collections, got the same one twice")
+        self._old, self._new, self._merger = old, new, merger
+
+    def points(
+        self,
+        old_query: Any,
+        new_query: Any,
+        query_filter: models.Filter | None,
+        limit: int,
+        offset: int,
+        with_payload: Any,
+    ) -> _Flow[list[models.ScoredPoint]]:
+        wanted = limit + offset
+        new = yield from _found(self._new, new_query, query_filter, wanted, with_payload)
+        old = yield from self._old_ones(old_query, query_filter, wanted, with_payload)
+        asked, scores = zip(self._compared(0, old_query, old), self._compared(1, new_query, new), strict=True)
+        order, common = self._merger.rank(Embedded(*asked), Embedded(*scores))
+        both = [*old, *new]
+        ranked = zip(order[0, offset:wanted].tolist(), common[0, offset:wanted].tolist(), strict=True)
+        return [copy_with(both[place], score=score) for place, score in ranked]
+
+    def groups(
+        self,
+        old_query: Any,
+        new_query: Any,
+        group_by: str,
+        query_filter: models.Filter | None,
+        limit: int,
+        group_size: int,
+    ) -> _Flow[list[models.PointGroup]]:
+        asked = limit * group_size * _SPARE
+        while True:
+            points = yield from self.points(old_query, new_query, query_filter, asked, 0, True)
+            groups: dict[Any, list[models.ScoredPoint]] = {}
+            for point in points:
+                for value in _values(point.payload, group_by):
+                    groups.setdefault(value, []).append(point)
+            best = list(groups.items())[:limit]
+            full = len(best) == limit and all(len(hits) >= group_size for _, hits in best)
+            if full or len(points) < asked:
+                return [models.PointGroup(id=value, hits=hits[:group_size]) for value, hits in best]
+            asked *= 2
+
+    def _old_ones(
+        self, query: Any, query_filter: models.Filter | None, wanted: int, with_payload: Any
+    ) -> _Flow[list[models.ScoredPoint]]:
+        """The best points that the new model does not know yet."""
+        if self._old.collection == self._new.collection:
+            lacking = models.Filter(must_not=[models.HasVectorCondition(has_vector=self._new.using)])
+            both = lacking if query_filter is None else models.Filter(must=[query_filter, lacking])
+            return (yield from _found(self._old, query, both, wanted, with_payload))
+        asked = wanted * _SPARE
+        while True:
+            found = yield from _found(self._old, query, query_filter, asked, with_payload)
+            done = yield from self._done([point.id for point in found])
+            left = [point for point in found if point.id not in done]
+            if len(left) >= wanted or len(found) < asked:
+                return left[:wanted]
+            asked *= 2
+
+    def _done(self, ids: list[Any]) -> _Flow[set[Any]]:
+        """Which of these points have a vector of the new model."""
+        if not ids:
+            return set()
+        has = models.HasVectorCondition(has_vector=self._new.using)
+        arguments = {
+            "collection_name": self._new.collection,
+            "scroll_filter": models.Filter(must=[models.HasIdCondition(has_id=ids), has]),
+            "limit": len(ids),
+            "with_payload": False,
+        }
+        records, _ = yield _Call(self._new, "scroll", arguments)
+        return {record.id for record in records}
+
+    def _compared(self, side: int, query: Any, points: list[models.ScoredPoint]) -> tuple[Any, Any]:
+        """The query as it is compared, float32 (1, w), and the scores as the merger takes them, float32 (1, n)."""
+        codec, metric = (self._old, self._new)[side].codec, self._merger.metrics[side]
+        vector = np.asarray(query, np.float32)[None]
+        if codec is not None:
+            vector, metric = codec.encode_queries(vector), codec.latent_metric
+        scores = np.array([[point.score for point in points]], np.float32)
+        # Qdrant returns the distance, the merger knows the negated square.
+        return vector, -(scores**2) if metric is Metric.L2 else scores
+
+
+def _found(
+    model: Model, query: Any, query_filter: models.Filter | None, limit: int, with_payload: Any
+) -> _Flow[list[models.ScoredPoint]]:
+    arguments = {
+        "collection_name": model.collection,
+        "query": query,
+        "using": model.using or None,
+        "query_filter": query_filter,
+        "limit": limit,
+        "with_payload": with_payload,
+    }
+    answer = yield _Call(model, "query_points", arguments)
+    return list(answer.points)
 
 
 class TwoModelSearch:
@@ -45,9 +166,7 @@ class TwoModelSearch:
     """
 
     def __init__(self, old: Model, new: Model, merger: Merger) -> None:
-        if (old.collection, old.using) == (new.collection, new.using):
-            raise MigrationError("old, new: expected two vectors or two collections, got the same one twice")
-        self._old, self._new, self._merger = old, new, merger
+        self._flows = _Flows(old, new, merger)
 
     def query_points(
         self,
@@ -72,15 +191,7 @@ class TwoModelSearch:
         Returns:
             Points, the best first, with scores on the merger's scale.
         """
-        wanted = limit + offset
-        new = self._search(self._new, new_query, query_filter, wanted, with_payload)
-        old = self._old_ones(old_query, query_filter, wanted, with_payload)
-        scored = [
-            *zip(new, self._scaled(self._new, self._merger.new, new_query, new), strict=True),
-            *zip(old, self._scaled(self._old, self._merger.old, old_query, old), strict=True),
-        ]
-        scored.sort(key=lambda pair: -pair[1])
-        return [copy_with(point, score=score) for point, score in scored[offset:wanted]]
+        return _run(self._flows.points(old_query, new_query, query_filter, limit, offset, with_payload))
 
     def query_points_groups(
         self,
@@ -102,73 +213,60 @@ class TwoModelSearch:
             limit: how many groups are returned, that with the best point first.
             group_size: points in a group at most.
         """
-        asked = limit * group_size * _SPARE
-        while True:
-            points = self.query_points(old_query, new_query, query_filter=query_filter, limit=asked)
-            groups: dict[Any, list[models.ScoredPoint]] = {}
-            for point in points:
-                for value in _values(point.payload, group_by):
-                    groups.setdefault(value, []).append(point)
-            best = list(groups.items())[:limit]
-            full = len(best) == limit and all(len(hits) >= group_size for _, hits in best)
-            if full or len(points) < asked:
-                return [models.PointGroup(id=value, hits=hits[:group_size]) for value, hits in best]
-            asked *= 2
+        return _run(self._flows.groups(old_query, new_query, group_by, query_filter, limit, group_size))
 
-    def _old_ones(
-        self, query: Any, query_filter: models.Filter | None, wanted: int, with_payload: Any
+
+class AsyncTwoModelSearch:
+    """The same for asynchronous clients; arguments as of :class:`TwoModelSearch`."""
+
+    def __init__(self, old: Model, new: Model, merger: Merger) -> None:
+        self._flows = _Flows(old, new, merger)
+
+    async def query_points(
+        self,
+        old_query: Any,
+        new_query: Any,
+        *,
+        query_filter: models.Filter | None = None,
+        limit: int = 10,
+        offset: int = 0,
+        with_payload: Any = True,
     ) -> list[models.ScoredPoint]:
-        """The best points that the new model does not know yet."""
-        if self._old.collection == self._new.collection:
-            lacking = models.Filter(must_not=[models.HasVectorCondition(has_vector=self._new.using)])
-            both = lacking if query_filter is None else models.Filter(must=[query_filter, lacking])
-            return self._search(self._old, query, both, wanted, with_payload)
-        asked = wanted * _SPARE
-        while True:
-            found = self._search(self._old, query, query_filter, asked, with_payload)
-            done = self._done([point.id for point in found])
-            left = [point for point in found if point.id not in done]
-            if len(left) >= wanted or len(found) < asked:
-                return left[:wanted]
-            asked *= 2
+        """Search as :meth:`TwoModelSearch.query_points` does."""
+        return await _run_async(self._flows.points(old_query, new_query, query_filter, limit, offset, with_payload))
 
-    def _done(self, ids: list[Any]) -> set[Any]:
-        """Which of these points have a vector of the new model."""
-        if not ids:
-            return set()
-        has = models.HasVectorCondition(has_vector=self._new.using)
-        records, _ = self._new.client.scroll(
-            self._new.collection,
-            models.Filter(must=[models.HasIdCondition(has_id=ids), has]),
-            limit=len(ids),
-            with_payload=False,
-        )
-        return {record.id for record in records}
+    async def query_points_groups(
+        self,
+        old_query: Any,
+        new_query: Any,
+        group_by: str,
+        *,
+        query_filter: models.Filter | None = None,
+        limit: int = 10,
+        group_size: int = 3,
+    ) -> list[models.PointGroup]:
+        """Group as :meth:`TwoModelSearch.query_points_groups` does."""
+        return await _run_async(self._flows.groups(old_query, new_query, group_by, query_filter, limit, group_size))
 
-    @staticmethod
-    def _search(
-        model: Model, query: Any, query_filter: models.Filter | None, limit: int, with_payload: Any
-    ) -> list[models.ScoredPoint]:
-        answer = model.client.query_points(
-            model.collection,
-            query=query,
-            using=model.using or None,
-            query_filter=query_filter,
-            limit=limit,
-            with_payload=with_payload,
-        )
-        return list(answer.points)
 
-    def _scaled(self, model: Model, scale: Any, query: Any, points: list[models.ScoredPoint]) -> list[float]:
-        """Scores on the merger's scale."""
-        vector: FloatArray = np.asarray(query, np.float32)[None]
-        metric = self._merger.metrics[0 if model is self._old else 1]
-        if model.codec is not None:
-            vector, metric = model.codec.encode_queries(vector), model.codec.latent_metric
-        scores = np.array([[point.score for point in points]], np.float32)
-        if metric is Metric.L2:  # Qdrant returns the distance, the merger knows the negated square
-            scores = -(scores**2)
-        return [float(score) for score in scale(vector, scores)[0]]
+def _run(flow: _Flow[T]) -> T:
+    response = None
+    while True:
+        try:
+            call = flow.send(response)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        response = getattr(call.model.client, call.method)(**call.arguments)
+
+
+async def _run_async(flow: _Flow[T]) -> T:
+    response = None
+    while True:
+        try:
+            call = flow.send(response)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        response = await getattr(call.model.client, call.method)(**call.arguments)
 
 
 def _values(payload: Mapping[str, Any] | None, key: str) -> Iterator[Any]:
