@@ -14,12 +14,14 @@ from vaecodec.codes.trellis import FEWEST_BYTES, TrellisTables
 from vaecodec.interface import FloatArray, Metric
 
 # Widths that k-means goes through, and iterations in each.
-_WIDTHS = 10
+_WIDTHS = 16
 _ITERATIONS = 8
 _ROWS_PER_CENTROID = 128
 # Of the rows, at most one in so many is kept from the centroids, to choose by.
 _HELD_SHARE = 8
 _HELD_ROWS = 4096
+# So many scores stay in the second cache.
+_NEAREST_ROWS = 1024
 
 
 def fit_books(rows: FloatArray, stages: int, random: np.random.Generator) -> FloatArray:
@@ -66,17 +68,21 @@ def _means(rows: FloatArray, nearest: NDArray[np.int64]) -> FloatArray:
 
 
 def _nearest(rows: FloatArray, centroids: FloatArray) -> NDArray[np.int64]:
-    half = np.einsum("ij,ij->i", centroids, centroids) / 2
-    parts = [np.argmin(half - part @ centroids.T, axis=1) for part in np.array_split(rows, -(-len(rows) // 8192))]
-    return np.concatenate(parts)
+    half, columns = np.einsum("ij,ij->i", centroids, centroids) / 2, np.ascontiguousarray(centroids.T)
+    nearest = np.empty(len(rows), np.int64)
+    for start in range(0, len(rows), _NEAREST_ROWS):
+        scores = rows[start : start + _NEAREST_ROWS] @ columns
+        scores -= half
+        nearest[start : start + _NEAREST_ROWS] = scores.argmax(axis=1)
+    return nearest
 
 
 def group_sums(rows: FloatArray, groups: NDArray[Any]) -> FloatArray:
     """Return the sum of the rows of each of 256 groups: float32 (256, k)."""
+    from vaecodec.codes import residual_kernels
+
     sums = np.zeros((CENTROIDS, rows.shape[1]), np.float32)
-    order = np.argsort(groups, kind="stable")
-    present, starts = np.unique(groups[order], return_index=True)
-    sums[present] = np.add.reduceat(rows[order], starts, axis=0)
+    residual_kernels.add_rows(np.ascontiguousarray(rows), groups.astype(np.int64), sums)
     return sums
 
 

@@ -98,3 +98,13 @@ def add_levels(levels: Float, axes: Float, out: Float) -> None:
             axis = axes[t]
             for j in range(len(axis)):
                 sums[j] += level * axis[j]
+
+
+@compiled
+def add_rows(rows: Float, groups: NDArray[np.int64], sums: Float) -> None:
+    """Add each row, of (n, k), to the row of ``sums`` that its group numbers."""
+    for row in range(len(rows)):
+        into = sums[groups[row]]
+        added = rows[row]
+        for j in range(len(added)):
+            into[j] += added[j]
