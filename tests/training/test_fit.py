@@ -51,7 +51,7 @@ def test_a_fit_ships_the_learned_codec_where_it_wins(sample, tmp_path: Path, cap
     # Of 4 epochs, not of as many as this machine has time for just now.
     monkeypatch.setattr(searching._Search, "_pace", lambda *_: {"epoch_seconds": 0.15})
     for name in ("train", "train_queries"):
-        np.save(tmp_path / f"{name}.npy", getattr(sample, name))
+        np.save(tmp_path / f"{name}.npy", getattr(sample, name)[:4_000])
     (tmp_path / "recipe.toml").write_text(SMALL.replace(temperature=0.1, objective=Aim.RELEVANCE).to_toml())
     out = tmp_path / "fit"
     arguments = ["fit", str(tmp_path / "train.npy"), "--queries", str(tmp_path / "train_queries.npy")]
@@ -368,7 +368,8 @@ def test_whoever_interrupts_is_told_how_to_go_on(
         raise KeyboardInterrupt
 
     arguments = [command, str(tmp_path / "train.npy"), "--queries", str(tmp_path / "train_queries.npy")]
-    arguments += ["--out", str(tmp_path / "run"), *(["--dims", "16", "--budget", "1s"] if command == "fit" else [])]
+    short = ["--dims", "16", "--budget", "1s"] if command == "fit" else ["--dim", "16", "--epochs", "1"]
+    arguments += ["--out", str(tmp_path / "run"), *short]
     with monkeypatch.context() as patch:
         patch.setattr("vaecodec_cli.progress.TrainingBar.__call__", interrupt)
         with pytest.raises(SystemExit) as ended:
