@@ -31,6 +31,7 @@ from vaecodec_exporters.pipeline import Fitted, fit
 from vaecodec_integrations.plan import Answer, Goal, Plan, plan
 from vaecodec_integrations.plan.candidates import Setting
 from vaecodec_integrations.plan.goal import parse_bytes, parse_count
+from vaecodec_integrations.plan.planner import FEWEST_QUERIES
 from vaecodec_integrations.plan.stores import StoreName, qdrant_bytes
 from vaecodec_integrations.report import ReportData, ReportSummary, measure, summarise, write
 from vaecodec_integrations.report.engines import open_engine
@@ -44,8 +45,9 @@ CODEC = "codec.onnx"
 # Libraries that some step needs, and the extras that install them: asked for before any work.
 _NEEDED = (("torch", "train"), ("onnx", "export"), ("numba", "packed"), ("matplotlib", "report"))
 _FIT, _REPORT = "fit", "report"
-# Share of the rows that nothing is trained or chosen on: the planner's and the report's queries.
-_CONFIRMATION = 0.05
+# Share of the rows that nothing is trained or chosen on: the planner's and the report's queries. Of few queries it is
+# larger, so that there are about so many; it is never more than the last figure.
+_CONFIRMATION, _CONFIRMING, _MOST_CONFIRMATION = 0.05, 80, 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +69,32 @@ class CompressionData:
     embedder: str = ""
 
     def open(self) -> Collection:
-        """Check the vectors, and hold out rows to judge by."""
-        return Collection.open(
-            open_source(self.documents),
-            open_source(self.queries, queries=True) if self.queries else None,
+        """Check the vectors, and hold out rows to judge by.
+
+        Raises:
+            EvaluationInputError: too few of them are left for that.
+        """
+        documents = open_source(self.documents)
+        queries = open_source(self.queries, queries=True) if self.queries else None
+        asked = queries or documents
+        few = _CONFIRMING / max(1, asked.rows) if asked.rows is not None else _CONFIRMATION
+        share = min(max(_CONFIRMATION, few), _MOST_CONFIRMATION)
+        collection = Collection.open(
+            documents,
+            queries,
             pairs=read_pairs(self.pairs) if self.pairs else None,
             metric=self.metric,
             embedder=self.embedder,
-            confirmation=_CONFIRMATION,
+            confirmation=share,
         )
+        assert collection.confirmation is not None
+        held_out = len(collection.confirmation.queries)
+        if held_out < FEWEST_QUERIES:
+            raise EvaluationInputError(
+                f"{asked.name}: expected at least {FEWEST_QUERIES} rows that can be held out to judge by, got "
+                f"{held_out} of those given; give at least {2 * FEWEST_QUERIES / share:,.0f}"
+            )
+        return collection
 
 
 @dataclass(frozen=True)
@@ -190,7 +209,7 @@ def compress(
 
     Raises:
         UnusableDataError, InvalidVectorsError, SourceError: the vectors cannot be used.
-        EvaluationInputError: too few held-out queries to choose by.
+        EvaluationInputError: too few queries can be held out to choose by; before anything is trained.
         CheckpointError: ``out`` holds the fit of other data or settings.
         OutputExistsError: ``out`` holds a codec that this did not write.
         MissingExtraError: a library is not installed.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,3 +43,29 @@ def documented_folder(codec_path: Path, sample) -> Path:
     np.save(codec_path.parent / "embeddings.npy", sample.base)
     np.save(codec_path.parent / "queries.npy", sample.queries)
     return codec_path.parent
+
+
+@pytest.fixture
+def two_models() -> dict[str, Any]:
+    """What the guide to changes of the model has at hand: two models, texts, and a collection of these."""
+    pytest.importorskip("qdrant_client")
+    from qdrant_client import QdrantClient, models
+
+    tables = [np.random.default_rng(seed).normal(size=(128, width)) for seed, width in ((0, 24), (1, 32))]
+
+    def model(table: np.ndarray) -> Any:
+        return lambda texts: np.array([table[list(text.encode())].mean(axis=0) for text in texts], np.float32)
+
+    random, (old_model, new_model) = np.random.default_rng(0), map(model, tables)
+    texts = [" ".join(map(str, random.integers(0, 10**6, 3))) for _ in range(500)]
+    client = QdrantClient(":memory:")
+    client.create_collection("docs", models.VectorParams(size=24, distance=models.Distance.COSINE))
+    client.upload_collection("docs", old_model(texts), ids=range(500), payload=[{"text": text} for text in texts])
+    return {
+        "old_model": old_model,
+        "new_model": new_model,
+        "client": client,
+        "texts": texts,
+        "questions": [text[:12] for text in texts[:50]],
+        "answers": [[row] for row in range(50)],
+    }

@@ -30,7 +30,7 @@ _NAMES = (
     "training",
 )
 GUIDES = ["README.md", *(f"docs/{name}.md" for name in _NAMES)]
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md")]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/guides/*.md"), *ROOT.glob("examples/*/*.md")]
 
 
 @pytest.mark.filterwarnings("ignore:Local mode performs exact:UserWarning")
@@ -38,7 +38,7 @@ PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.m
 @pytest.mark.filterwarnings("ignore::vaecodec_training.diagnostics.BelowBaselineWarning")
 @pytest.mark.parametrize("guide", GUIDES)
 def test_the_examples_of_a_guide_run(
-    guide, sample, codec_path, wide_codec_path, originals_codec_path, tmp_path, monkeypatch
+    guide, sample, codec_path, wide_codec_path, originals_codec_path, tmp_path, monkeypatch, request
 ):
     pytest.importorskip("numba")
     pytest.importorskip("hnswlib")
@@ -68,7 +68,7 @@ def test_the_examples_of_a_guide_run(
         names |= {"old_rows": sample.base[:1_000], "new_rows": turned}
         names |= {"old_asked": sample.base[:100], "new_asked": turned[:100]}
     if guide == "docs/change-of-model.md":
-        names |= two_models()
+        names |= request.getfixturevalue("two_models")
     examples = re.findall(r"^```python\n(.*?)^```", (ROOT / guide).read_text(), re.DOTALL | re.MULTILINE)
     assert examples
     for example in examples:
@@ -76,30 +76,6 @@ def test_the_examples_of_a_guide_run(
     for value in names.values():
         if type(value).__name__ == "OriginalsFile":
             value.close()
-
-
-def two_models() -> dict[str, Any]:
-    """What the guide to changes of the model has at hand: two models, texts, and a collection of these."""
-    from qdrant_client import QdrantClient, models
-
-    tables = [np.random.default_rng(seed).normal(size=(128, width)) for seed, width in ((0, 24), (1, 32))]
-
-    def model(table: np.ndarray) -> Any:
-        return lambda texts: np.array([table[list(text.encode())].mean(axis=0) for text in texts], np.float32)
-
-    random, (old_model, new_model) = np.random.default_rng(0), map(model, tables)
-    texts = [" ".join(map(str, random.integers(0, 10**6, 3))) for _ in range(500)]
-    client = QdrantClient(":memory:")
-    client.create_collection("docs", models.VectorParams(size=24, distance=models.Distance.COSINE))
-    client.upload_collection("docs", old_model(texts), ids=range(500), payload=[{"text": text} for text in texts])
-    return {
-        "old_model": old_model,
-        "new_model": new_model,
-        "client": client,
-        "texts": texts,
-        "questions": [text[:12] for text in texts[:50]],
-        "answers": [[row] for row in range(50)],
-    }
 
 
 def what_an_old_codec_left(codec_path: Path, vectors: np.ndarray) -> None:

@@ -90,6 +90,17 @@ def test_from_vectors_to_the_next_command_and_again(folder, monkeypatch, capsys)
     assert document["setting"]["code_bytes"] == 16
 
 
+def test_too_few_queries_to_judge_by_are_named_before_anything_is_trained(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    np.save(tmp_path / "few.npy", np.load("queries.npy")[:100])
+    data = CompressionData(documents="docs.npy", queries=str(tmp_path / "few.npy"))
+    with pytest.raises(EvaluationInputError, match="expected at least 40 rows that can be held out to judge by, got 3"):
+        data.open()
+    # Some hundreds are enough.
+    np.save(tmp_path / "few.npy", np.load("queries.npy")[:200])
+    assert 40 <= len(data.open().confirmation.queries) <= 80
+
+
 def test_another_codec_is_not_replaced(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     (folder / "taken").mkdir()

@@ -16,10 +16,13 @@ from vaecodec.errors import InvalidBudgetError
 from vaecodec.evaluation import Figures, IdArray, best, exact_search, recall, recall_among, similarities
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.linear import LinearCodec, LinearMoments, linear_kinds
+from vaecodec.vectors import check_latents, normalised
 
 # Bytes of trellis codes: from a third of the smallest width in two bits to where uniform codes are as good.
 _BUDGETS = (16, 24, 32, 48, 64, 96, 128, 192)
 _FLOAT_BYTES = 4
+# Rows that codes are calibrated on, at most.
+_CALIBRATED = 20_000
 # Codes that Qdrant keeps in RAM while the float latents lie on disk.
 QUANTISED = frozenset({CodeType.INT8, CodeType.INT4, CodeType.INT2, CodeType.BINARY})
 # Candidates per result that these float latents order there: the oversampling of recommended_search_params. A test
@@ -111,10 +114,10 @@ def candidates(
     sample: PlanSample,
     files: Sequence[Path],
     factors: Sequence[int],
-    most_bytes: float,
+    wanted: Callable[[Setting], bool],
     on_step: Callable[[str], None],
 ) -> Iterator[Candidate]:
-    """Every setting that is smaller than the uncompressed vectors and not larger than ``most_bytes``.
+    """Every setting that is smaller than the uncompressed vectors and that is ``wanted``.
 
     ``factors`` are the amounts of re-ranking: so many times k are scored again with the originals.
 
@@ -127,56 +130,93 @@ def candidates(
         for width in _nested(whole):
             on_step(f"{path.name} at {width} dimensions")
             codec = Codec.load(path, dim=width)
-            yield from _coded(sample, codec, codec.calibration, factors, most_bytes, path, whole.code_dim)
+            encoded = _Encoded(codec, codec.encode(sample.base), codec.encode_queries(sample.queries))
+            yield from _coded(sample, encoded, codec.calibration, factors, wanted, (path, whole.code_dim))
+    on_step("fitting linear codecs")
     moments = LinearMoments.of(sample.fitted_on, metric=sample.metric)
-    kinds = [moments.codec(dim, kind) for kind in linear_kinds(sample.metric)]
+    calibrating = sample.fitted_on[:: -(-len(sample.fitted_on) // _CALIBRATED)]
+    kinds = []
+    for kind in linear_kinds(sample.metric):
+        on_step(f"encoding by {kind}")
+        linear = moments.codec(dim, kind)
+        kinds.append(_Encoded(linear, linear.encode(sample.base), linear.encode_queries(sample.queries)))
     for width in _widths(dim):
         on_step(f"linear codecs at {width} dimensions")
-        linear = _best_linear(sample, [kind.truncated(width) for kind in kinds])
-        latents = linear.encode(sample.fitted_on)
-        calibration = Calibration.fit(latents, linear.latent_metric)
-        if width == dim:  # others are not offered in bytes
+        best_kind = _best_linear(sample, [kind.truncated(width) for kind in kinds])
+        latents = best_kind.codec.encode(calibrating)
+        calibration = Calibration.fit(latents, best_kind.codec.latent_metric)
+        if width == dim and wanted(_setting(best_kind.codec, None, min(_BUDGETS), None)):  # others have no such codes
+            on_step("fitting codes of a given number of bytes")
             calibration = calibration.with_residual(latents)
-        yield from _coded(sample, linear, calibration, factors, most_bytes, None, width)
+        yield from _coded(sample, best_kind, calibration, factors, wanted)
+
+
+@dataclass(frozen=True, eq=False)
+class _Encoded:
+    """A codec, and what it makes of the sample's base and queries: latents, float32 (n, k) and (nq, k)."""
+
+    codec: Codec | LinearCodec
+    latents: FloatArray
+    queries: FloatArray
+
+    def truncated(self, width: int) -> _Encoded:
+        """The same linear codec with its first latents, which are those of the narrower codec."""
+        assert isinstance(self.codec, LinearCodec)
+        cosine = self.codec.latent_metric is Metric.COSINE
+        narrow = []
+        for rows, name in ((self.latents, "documents"), (self.queries, "queries")):
+            prefix = rows[:, :width]
+            if cosine:
+                with np.errstate(invalid="ignore"):  # NaN without a direction, which is refused
+                    prefix = normalised(prefix)
+                check_latents(prefix, Metric.COSINE, name)
+            narrow.append(prefix)
+        return _Encoded(self.codec.truncated(width), *narrow)
 
 
 def _coded(
     sample: PlanSample,
-    codec: Codec | LinearCodec,
+    encoded: _Encoded,
     calibration: Calibration,
     factors: Sequence[int],
-    most_bytes: float,
-    file: Path | None,
-    file_width: int,
+    wanted: Callable[[Setting], bool],
+    file: tuple[Path, int] | None = None,
 ) -> Iterator[Candidate]:
-    latents, queries = codec.encode(sample.base), codec.encode_queries(sample.queries)
+    codec, latents, queries = encoded.codec, encoded.latents, encoded.queries
     codes: list[tuple[CodeType | None, Code]] = [(dtype, calibration.code(dtype=dtype)) for dtype in CodeType]
     # A trellis code chooses among all latents: nested ones give it nothing more.
-    if codec.code_dim == (file_width if file else codec.dim) and find_spec("numba"):
+    if codec.code_dim == (file[1] if file else codec.dim) and find_spec("numba"):
         codes += [(None, code) for code in _trellis(calibration)]
     counts = [factor * sample.truth.shape[1] for factor in factors]
     for dtype, code in codes:
-        if code.bytes_per_vector >= _FLOAT_BYTES * codec.dim or code.bytes_per_vector > most_bytes:
+        plain = _setting(codec, file, code.bytes_per_vector, dtype)
+        settings = [plain, replace(plain, rescored=True)] if dtype in QUANTISED else [plain]
+        settings = [setting for setting in settings if wanted(setting)]
+        if code.bytes_per_vector >= _FLOAT_BYTES * codec.dim or not settings:
             continue
-        setting = Setting(
-            codec=file.name if file else _kind(codec),
-            file=str(file) if file else None,
-            file_width=file_width,
-            dim=codec.dim,
-            width=codec.code_dim,
-            dtype=dtype,
-            code_bytes=code.bytes_per_vector,
-        )
         stored = code.decode(code.encode(latents))
-        depth = max(counts) * (RESCORED if dtype in QUANTISED else 1)
+        depth = max(counts) * (RESCORED if settings[-1].rescored else 1)
         ids = exact_search(stored, queries, depth, codec.latent_metric)[0]
-        ways = [(setting, [ids[:, :count] for count in counts])]
-        if dtype in QUANTISED:
-            again = _rescored(ids, latents, queries, counts, codec.latent_metric)
-            ways.append((replace(setting, rescored=True), again))
-        for way, found in ways:
+        for setting in settings:
+            found = [ids[:, :count] for count in counts]
+            if setting.rescored:
+                found = _rescored(ids, latents, queries, counts, codec.latent_metric)
             figures = [recall_among(nearest, sample.truth) for nearest in found]
-            yield Candidate(way, codec, calibration, code, dict(zip(factors, figures, strict=True)))
+            yield Candidate(setting, codec, calibration, code, dict(zip(factors, figures, strict=True)))
+
+
+def _setting(
+    codec: Codec | LinearCodec, file: tuple[Path, int] | None, code_bytes: int, dtype: CodeType | None
+) -> Setting:
+    return Setting(
+        codec=file[0].name if file else _kind(codec),
+        file=str(file[0]) if file else None,
+        file_width=file[1] if file else codec.code_dim,
+        dim=codec.dim,
+        width=codec.code_dim,
+        dtype=dtype,
+        code_bytes=code_bytes,
+    )
 
 
 def _rescored(
@@ -197,16 +237,15 @@ def _trellis(calibration: Calibration) -> Iterator[Code]:
             return
 
 
-def _best_linear(sample: PlanSample, codecs: Sequence[LinearCodec]) -> LinearCodec:
+def _best_linear(sample: PlanSample, kinds: Sequence[_Encoded]) -> _Encoded:
     """The one that finds most of the choosing queries' neighbours."""
     k = sample.truth.shape[1]
     figures = {}
-    for codec in codecs:
-        queries = codec.encode_queries(sample.queries[sample.choosing])
-        ids = exact_search(codec.encode(sample.base), queries, k, codec.latent_metric)[0]
-        figures[str(codec.kind)] = {"recall": recall(ids, sample.truth[sample.choosing], k)}
+    for kind in kinds:
+        ids = exact_search(kind.latents, kind.queries[sample.choosing], k, kind.codec.latent_metric)[0]
+        figures[_kind(kind.codec)] = {"recall": recall(ids, sample.truth[sample.choosing], k)}
     chosen = best(figures, "recall")
-    return next(codec for codec in codecs if str(codec.kind) == chosen)
+    return next(kind for kind in kinds if _kind(kind.codec) == chosen)
 
 
 def _kind(codec: Codec | LinearCodec) -> str:

@@ -24,7 +24,7 @@ SAMPLE_ROWS = 20_000
 # Linear codecs are fitted on more, as `vaecodec linear` fits them on all.
 _FITTED_ROWS = 100_000
 _MOST_QUERIES = 2_000
-_FEWEST_QUERIES = 40
+FEWEST_QUERIES = 40
 _HELD_OUT = 0.1
 # Settings tried for real in each store: the cheapest that exact search finds good enough, then dearer ones.
 _TRIALS = 4
@@ -138,10 +138,15 @@ def plan(
     sample = draw(data, queries, goal.k, metric, rows, seed)
     factors = sorted({1, goal.rerank, *(1 << power for power in range(1, goal.rerank.bit_length()))})
     most = min(goal.code_bytes or np.inf, (goal.ram_bytes or np.inf) / goal.vectors)
-    considered = candidates(sample, codecs, factors, most, on_step)
+    stores = [store for store in STORES if store.name in goal.stores]
+
+    def wanted(setting: Setting) -> bool:
+        return setting.code_bytes <= most and any(store.holds(setting) for store in stores)
+
+    considered = candidates(sample, codecs, factors, wanted, on_step)
     offered = choices(considered, factors, sample)
     answers = []
-    for store in (store for store in STORES if store.name in goal.stores):
+    for store in stores:
         on_step(f"choosing for {store.name}")
         answers.append(_answer(store, offered, goal, sample, data.name))
     return Plan(
@@ -286,9 +291,9 @@ def draw(data: VectorSource, queries: VectorSource | None, k: int, metric: Metri
         held_out = min(_MOST_QUERIES, int(_HELD_OUT * min(rows, len(known))))
         asked, known = known[shuffled[:held_out]], known[np.sort(shuffled[held_out:])]
     base = known[np.sort(random.permutation(len(known))[:rows])]
-    if len(base) < 4 * k or len(asked) < _FEWEST_QUERIES:
+    if len(base) < 4 * k or len(asked) < FEWEST_QUERIES:
         raise EvaluationInputError(
-            f"expected at least {4 * k} documents and {_FEWEST_QUERIES} queries (where none are given, a tenth of the "
+            f"expected at least {4 * k} documents and {FEWEST_QUERIES} queries (where none are given, a tenth of the "
             f"documents), got {len(base)} and {len(asked)}"
         )
     if (base == base[0]).all():

