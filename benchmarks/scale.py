@@ -4,8 +4,11 @@
 
 The collection is DIR/base.npy followed by copies of its rows with a little noise, of the width of the base, or made
 wider by repeating its dimensions: good for time and memory, worthless for recall. Each command runs in a process of its
-own; its peak memory is the resident set that the system recorded of it, memory-mapped files included. To see what is
-bounded, run two sizes and compare.
+own; its peak memory is the resident set that the system recorded of it, memory-mapped files included. Silence is the
+longest time without a line of output, where no terminal shows a bar. To see what is bounded, run two sizes and compare.
+
+Each result is written to the JSON at once, and what is there already is not run again. ``--table`` prints it
+as Markdown.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,22 +41,36 @@ def main(
     dim: Annotated[int | None, typer.Option(help="Width; by default that of the base.")] = None,
     commands: Annotated[str, typer.Option(help="Which of them to run.")] = "linear,train,plan,encode,report",
     budget: Annotated[str, typer.Option(help="Time for all training in fit and compress.")] = "10m",
+    show: Annotated[bool, typer.Option("--table", help="Print the results that are there, and run nothing.")] = False,
 ) -> None:
     """Run the commands on each size, and write what they took."""
-    found: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = json.loads(out.read_text())["results"] if out.exists() else []
+    if show:
+        print("\n".join(table(found)))
+        return
     for count in rows:
-        with tempfile.TemporaryDirectory(prefix="vaecodec-scale-") as folder:
+        with tempfile.TemporaryDirectory(prefix="vaecodec-scale-", dir=out.parent) as folder:
             width = make_collection(data, Path(folder), count, dim)
+            done = [entry["command"] for entry in found if (entry["rows"], entry["dim"]) == (count, width)]
+            wanted = [name for name in commands.split(",") if name not in done]
             # The codec that others use comes first, and is not measured unless it was asked for.
-            for name in dict.fromkeys(["linear", *commands.split(",")]):
+            for name in dict.fromkeys(["linear", *wanted]):
                 took = run(words(name, budget), Path(folder))
-                if name in commands.split(","):
+                if name in wanted:
                     found.append({"command": name, "rows": count, "dim": width, **took})
-                    print(
-                        f"{name:9} {count:>9,} x {width}: {took['seconds']:7.1f} s, {took['peak_mb']:7,.0f} MB",
-                        flush=True,
-                    )
-    out.write_text(json.dumps({**made_now(), "cores": os.cpu_count(), "results": found}, indent=1) + "\n")
+                    print(table(found)[-1], flush=True)
+                    content = {**made_now(), "cores": os.cpu_count(), "results": found}
+                    out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def table(found: list[dict[str, Any]]) -> list[str]:
+    """Lines of a Markdown table."""
+    lines = ["| command | rows | seconds | of processor | peak memory | longest silence |", "|---|---|---|---|---|---|"]
+    for entry in found:
+        memory = f"{entry['peak_mb'] / 1e3:.1f} GB | {entry['silence']:.0f} s"
+        times = f"{entry['seconds']:,.0f} | {entry['cpu_seconds']:,.0f}"
+        lines += [f"| `{entry['command']}` | {entry['rows']:,} x {entry['dim']:,} | {times} | {memory} |"]
+    return lines
 
 
 def make_collection(data: Path, folder: Path, rows: int, dim: int | None) -> int:
@@ -110,17 +128,27 @@ def words(name: str, budget: str) -> list[str]:
 def run(command: list[str], folder: Path) -> dict[str, float]:
     """Run a command to its end; its seconds and the most memory that it held."""
     program = shutil.which("vaecodec", path=Path(sys.executable).parent) or "vaecodec"
-    start = time.perf_counter()
-    with (folder / "said.txt").open("wb") as said:
-        process = subprocess.Popen([program, *command], cwd=folder, stdout=said, stderr=said)
+    times, said = [time.perf_counter()], []
+    with subprocess.Popen(
+        [program, *command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            times.append(time.perf_counter())
+            said.append(line)
         _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    code = os.waitstatus_to_exitcode(status)
+        code = process.returncode = os.waitstatus_to_exitcode(status)
+    times.append(time.perf_counter())
     if code not in (0, 3):
-        sys.exit(f"{' '.join(command)} failed with exit code {code}:\n{(folder / 'said.txt').read_text()}")
+        sys.exit(f"{' '.join(command)} failed with exit code {code}:\n{''.join(said)}")
     # Kilobytes on Linux, bytes on macOS.
     peak = usage.ru_maxrss / (1e3 if sys.platform.startswith("linux") else 1e6)
-    return {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_mb": peak}
+    return {
+        "seconds": times[-1] - times[0],
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_mb": peak,
+        "silence": max(after - before for before, after in pairwise(times)),
+    }
 
 
 if __name__ == "__main__":

@@ -75,6 +75,7 @@ def steps_shown(first: str) -> Iterator[Callable[[str], None]]:
     """Give what is called with the name of each step that begins; ``first`` is the first one's."""
     console = Terminal(stderr=True, quiet=not LOGGER.isEnabledFor(logging.INFO))
     if not console.is_terminal:
+        LOGGER.info("%s", first)
         last = time.perf_counter()
 
         def log(step: str) -> None:
