@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecodec.interface import FloatArray, Metric
+from vaecodec.vectors import as_matrix, as_vectors, blocks
 
 IdArray = NDArray[np.int64]
 Figures = NDArray[np.float64]
@@ -81,6 +82,8 @@ def exact_search(base: Any, queries: FloatArray, k: int, metric: Metric) -> tupl
         >>> 0.6 < bootstrap(recall(found, truth, 10)).mean < 0.7
         True
     """
+    base = as_matrix(base, name="base")
+    queries = as_vectors(queries, base.shape[1], Metric.DOT, name="queries")
     k = min(k, len(base))
     ids = np.empty((len(queries), k), np.int64)
     scores = np.empty((len(queries), k), np.float32)
@@ -88,8 +91,7 @@ def exact_search(base: Any, queries: FloatArray, k: int, metric: Metric) -> tupl
         rows = slice(first, min(first + _QUERY_ROWS, len(queries)))
         best_ids = np.empty((rows.stop - rows.start, 0), np.int64)
         best_scores = np.empty((rows.stop - rows.start, 0), np.float32)
-        for start in range(0, len(base), _BASE_ROWS):
-            block = np.asarray(base[start : start + _BASE_ROWS], dtype=np.float32)
+        for start, block in blocks(base, base.shape[1], Metric.DOT, name="base", rows=_BASE_ROWS):
             block_ids, block_scores = _top(similarities(queries[rows], block, metric), k)
             best_ids = np.concatenate([best_ids, block_ids + start], axis=1)
             best_scores = np.concatenate([best_scores, block_scores], axis=1)
@@ -133,6 +135,7 @@ class Truth:
             depth: how many neighbours to find.
             own: int64 (nq,), the row of ``base`` that is the query itself and no neighbour of it; None without one.
         """
+        base, queries = as_matrix(base, name="base"), as_matrix(queries, name="queries")
         if metric is Metric.COSINE:
             base, queries = _unit(base), _unit(queries)
         ids, scores = exact_search(base, queries, depth + (own is not None), metric)

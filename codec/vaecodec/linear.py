@@ -229,7 +229,7 @@ class LinearMoments:
     @classmethod
     def of(cls, vectors: Any, *, metric: Metric = Metric.COSINE, hold_out: int | None = None) -> LinearMoments:
         """Take the moments of vectors; the arguments and errors are those of :func:`fit_linear`."""
-        source = vectors if isinstance(vectors, VectorSource) else ArraySource(np.asarray(vectors))
+        source = vectors if isinstance(vectors, VectorSource) else ArraySource(as_array(vectors))
         width = source.dim
         second = np.zeros((width, width))
         total = np.zeros(width)

@@ -129,15 +129,40 @@ def as_array(vectors: Any, *, name: str = "vectors") -> np.ndarray[Any, Any]:
     if callable(getattr(vectors, "detach", None)):  # a tensor of torch, which need not be installed
         tensor = vectors.detach().cpu()
         vectors = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    if callable(getattr(vectors, "as_py", None)):  # an entry of a pyarrow column
+        vectors = vectors.as_py()
     try:
+        if isinstance(vectors, list | tuple) and any(map(_holds_more, {type(row) for row in vectors})):
+            vectors = [as_array(row, name=name) for row in vectors]
         array = np.asarray(vectors)
         if array.dtype == object and array.ndim == 1 and len(array):
-            array = np.stack([np.asarray(row) for row in array])
+            array = np.stack([as_array(row, name=name) for row in array])
+    except InvalidVectorsError:
+        raise
     except (ValueError, TypeError, RuntimeError) as error:
         raise InvalidVectorsError(
             f"{name}: expected rows of one width, got a {type(vectors).__name__} that is no matrix: {error}"
         ) from error
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def as_rows(vectors: Any, *, name: str = "vectors") -> np.ndarray[Any, Any]:
+    """Turn vectors into an array as :func:`as_array` does, for entry points that take lists of Python's numbers.
+
+    Integers in lists have no dtype of their own, and are values; integers of an array are refused by the codec.
+    """
+    array = as_array(vectors, name=name)
+    return array.astype(np.float64) if array.dtype.kind in "iu" and isinstance(vectors, list | tuple) else array
+
+
+def as_row(vector: Any, *, name: str = "vector") -> np.ndarray[Any, Any]:
+    """Turn one vector, (d,), into a row as :func:`as_rows` does: (1, d)."""
+    return as_rows(vector, name=name)[None]
+
+
+def _holds_more(kind: type) -> bool:
+    """Whether numpy would lose what an object of this type holds beside its numbers, or refuse it."""
+    return issubclass(kind, np.ma.MaskedArray) or hasattr(kind, "detach") or hasattr(kind, "as_py")
 
 
 def check_latents(latents: FloatArray, latent_metric: Metric, name: str, first_row: int = 0) -> None:
@@ -162,16 +187,32 @@ def check_latents(latents: FloatArray, latent_metric: Metric, name: str, first_r
         )
 
 
-def _two_dimensional(vectors: Any, dim: int, name: str) -> np.ndarray[Any, Any]:
+def as_matrix(vectors: Any, *, name: str = "vectors", dim: int | None = None) -> np.ndarray[Any, Any]:
+    """Turn vectors into an array as :func:`as_array` does, and check its form but not its values.
+
+    Args:
+        vectors: float (n, d).
+        name: what the array is called in error messages.
+        dim: the width expected, for error messages.
+
+    Raises:
+        InvalidVectorsError: it is not two-dimensional, or a subclass: it does not hold floating point values.
+    """
     array = as_array(vectors, name=name)
     if array.ndim != 2:
-        hint = f"; reshape one vector to (1, {dim})" if array.ndim == 1 else ""
-        raise InvalidVectorsError(f"{name}: expected a 2-D array (n, {dim}), got shape {array.shape}{hint}")
+        width = "d" if dim is None else dim
+        hint = f"; reshape one vector to (1, {width})" if array.ndim == 1 else ""
+        raise InvalidVectorsError(f"{name}: expected a 2-D array (n, {width}), got shape {array.shape}{hint}")
     if array.dtype.kind != "f":
         raise NotFloatingPointError(
             f"{name}: expected floating point values, got dtype {array.dtype}; "
             "cast deliberately, e.g. vectors.astype(numpy.float32)"
         )
+    return array
+
+
+def _two_dimensional(vectors: Any, dim: int, name: str) -> np.ndarray[Any, Any]:
+    array = as_matrix(vectors, name=name, dim=dim)
     if array.shape[1] != dim:
         raise WrongWidthError(
             f"{name}: expected rows of width {dim}, got {array.shape[1]}; "

@@ -7,10 +7,9 @@ store, wrap the embedding model.
 
 from __future__ import annotations
 
-import numpy as np
-
 from vaecodec.extras import require
 from vaecodec.interface import VectorCodec
+from vaecodec.vectors import as_row, as_rows
 
 require("langchain_core", extra="langchain")
 
@@ -65,9 +64,9 @@ class CompressedEmbeddings(Embeddings):  # type: ignore[misc]
         return latent
 
     def _documents(self, vectors: list[list[float]]) -> list[list[float]]:
-        latents: list[list[float]] = self.codec.encode(np.asarray(vectors, np.float64)).tolist() if vectors else []
+        latents: list[list[float]] = self.codec.encode(as_rows(vectors)).tolist() if len(vectors) else []
         return latents
 
     def _query(self, vector: list[float]) -> list[float]:
-        latent: list[float] = self.codec.encode_queries(np.asarray([vector], np.float64))[0].tolist()
+        latent: list[float] = self.codec.encode_queries(as_row(vector))[0].tolist()
         return latent

@@ -16,7 +16,7 @@ from vaecodec.errors import (
     IndexFileError,
 )
 from vaecodec.interface import FloatArray, VectorCodec
-from vaecodec.vectors import as_array
+from vaecodec.vectors import as_rows
 
 Labels = NDArray[np.uint64]
 
@@ -38,10 +38,8 @@ class LatentIndex:
         return self._codec
 
     def _rows(self, data: Any, *, name: str = "vectors") -> NDArray[Any]:
-        """A 2-D array for the codec to check: one vector is one row, a list of integers has no dtype of its own."""
-        array: NDArray[Any] = as_array(data, name=name)
-        if array.dtype.kind in "iu" and not hasattr(data, "dtype"):
-            array = array.astype(np.float64)
+        """A 2-D array for the codec to check: one vector is one row."""
+        array: NDArray[Any] = as_rows(data, name=name)
         return array.reshape(1, -1) if array.ndim == 1 else array
 
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, VectorCodec
+from vaecodec.vectors import as_rows
 
 require("llama_index.core", extra="llama-index")
 
@@ -61,23 +60,19 @@ class CompressedEmbedding(BaseEmbedding):  # type: ignore[misc]
         return self._get_text_embeddings([text])[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return _lists(self._codec.encode(_rows(self._embed_model.get_text_embedding_batch(texts))))
+        return _lists(self._codec.encode(as_rows(self._embed_model.get_text_embedding_batch(texts))))
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return _lists(self._codec.encode_queries(_rows([self._embed_model.get_query_embedding(query)])))[0]
+        return _lists(self._codec.encode_queries(as_rows([self._embed_model.get_query_embedding(query)])))[0]
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
         return (await self._aget_text_embeddings([text]))[0]
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return _lists(self._codec.encode(_rows(await self._embed_model.aget_text_embedding_batch(texts))))
+        return _lists(self._codec.encode(as_rows(await self._embed_model.aget_text_embedding_batch(texts))))
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return _lists(self._codec.encode_queries(_rows([await self._embed_model.aget_query_embedding(query)])))[0]
-
-
-def _rows(vectors: list[list[float]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.asarray(vectors, np.float64)
+        return _lists(self._codec.encode_queries(as_rows([await self._embed_model.aget_query_embedding(query)])))[0]
 
 
 def _lists(latents: FloatArray) -> list[list[float]]:

@@ -12,6 +12,7 @@ from vaecodec.codec import Codec
 from vaecodec.errors import OriginalsError
 from vaecodec.evaluation import similarities
 from vaecodec.interface import FloatArray, Metric, VectorCodec
+from vaecodec.vectors import as_row, as_rows, as_vectors
 from vaecodec_integrations.row_encoding import Float16Rows, PackedRows, RowEncoding
 
 # Distances as the databases give them, from similarities of which larger is nearer.
@@ -38,7 +39,7 @@ class OriginalsColumn:
 
     def values(self, vectors: Any, dim: int) -> list[bytes]:
         """Encode float (n, dim) vectors to n values of the column."""
-        rows = np.asarray(vectors, np.float32).reshape(-1, dim)
+        rows = as_vectors(as_rows(vectors), dim, Metric.DOT)
         return [row.tobytes() for row in self._encoding(dim).pack(rows)]
 
     def record(self) -> dict[str, Any]:
@@ -102,6 +103,6 @@ def rerank_by_originals(
     known = [place for place, candidate in enumerate(candidates) if candidate.original is not None]
     if known:
         rows[known] = originals.vectors([bytes(candidates[place].original) for place in known], codec.dim)
-    scores = similarities(np.asarray(vector, np.float32)[None], rows, codec.metric)[0]
+    scores = similarities(as_vectors(as_row(vector), codec.dim, codec.metric, name="query"), rows, codec.metric)[0]
     distances = _DISTANCES[codec.metric](scores)
     return [Hit(candidates[place].key, float(distances[place])) for place in np.argsort(distances, kind="stable")]

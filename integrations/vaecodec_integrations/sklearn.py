@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from vaecodec.codec import Codec
-from vaecodec.errors import CodecMismatchError
+from vaecodec.errors import CodecMismatchError, NotFloatingPointError
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec.linear import LinearKind, fit_linear
+from vaecodec.vectors import as_array, as_rows
 
 require("sklearn", extra="sklearn")
 
@@ -76,7 +77,7 @@ class CodecTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             ArtifactError: the file cannot be used.
             ValueError: X is not such an array; or ``kind`` or ``metric`` is unknown.
         """
-        X = validate_data(self, X, dtype=[np.float64, np.float32])
+        X = validate_data(self, _plain(X), dtype=[np.float64, np.float32])
         if self.codec is not None:
             codec: VectorCodec = Codec.load(self.codec, dim=self.n_components)
             codec.encode(X[:1])
@@ -89,12 +90,12 @@ class CodecTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     def transform(self, X: Any) -> FloatArray:
         """Embeddings, float (n_samples, n_features), to latents, float32 (n_samples, n_components)."""
         check_is_fitted(self)
-        return self.codec_.encode(validate_data(self, X, dtype=[np.float64, np.float32], reset=False))
+        return self.codec_.encode(validate_data(self, _plain(X), dtype=[np.float64, np.float32], reset=False))
 
     def inverse_transform(self, X: Any) -> FloatArray:
         """Latents, float (n_samples, n_components), to reconstructions, float32 (n_samples, n_features)."""
         check_is_fitted(self)
-        return self.codec_.decode(np.asarray(X, np.float32))
+        return self.codec_.decode(as_rows(X))
 
     @property
     def _n_features_out(self) -> int:
@@ -121,3 +122,13 @@ class CodecTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def _plain(X: Any) -> Any:
+    """What scikit-learn would misread as an array; what it knows itself, such as frames with names, as it is."""
+    if hasattr(X, "columns") or hasattr(X, "tocsr"):
+        return X
+    array = as_array(X, name="X")
+    if array.dtype.kind in "USb":  # which scikit-learn makes numbers of
+        raise NotFloatingPointError(f"X: expected floating point values, got dtype {array.dtype}")
+    return array

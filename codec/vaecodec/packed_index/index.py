@@ -23,7 +23,7 @@ from vaecodec.packed_index import file
 from vaecodec.packed_index.growing import Growing
 from vaecodec.packed_index.rows import IdLookup, Rows
 from vaecodec.packed_index.search import Derived, Effort, Scorer
-from vaecodec.vectors import as_vectors, blocks
+from vaecodec.vectors import as_array, as_vectors, blocks
 
 _WRITTEN_ROWS = 65_536
 _QUERY_ROWS = 1024
@@ -248,6 +248,7 @@ class PackedIndex:
         rows = as_vectors(queries, self._codec.dim, self._codec.metric, name="queries")
         allowed, state = self._allowed(among)
         if originals is not None:
+            originals = as_array(originals, name="originals")
             self._check_originals(originals, state.rows)
         few = (len(rows) <= _FEW_QUERIES and self._scorer.looks_up) or effort != Effort.FULL
         if few:

@@ -19,6 +19,7 @@ from vaecodec.errors import (
     NotFloatingPointError,
     VaecodecError,
 )
+from vaecodec.vectors import as_array
 
 Rows = NDArray[Any]
 """Vectors of any floating point dtype, or codes."""
@@ -133,8 +134,9 @@ class ArraySource(Matrix):
     """An array or memory map as a source.
 
     Args:
-        array: float (n, d) of any float dtype and layout. The pages of a memory map are given back after each
-            read, so that a file of any size leaves the process's memory constant.
+        array: float (n, d) of any float dtype and layout, or what :func:`vaecodec.vectors.as_array` takes. The pages of
+            a memory map are given back after each read, so that a file of any size leaves the process's memory
+            constant.
         name: what error messages call it.
         codes: the array holds codes, int8 or uint8.
 
@@ -143,7 +145,8 @@ class ArraySource(Matrix):
         NotFloatingPointError: the array does not hold floating point values.
     """
 
-    def __init__(self, array: NDArray[Any], *, name: str = "vectors", codes: bool = False) -> None:
+    def __init__(self, array: Any, *, name: str = "vectors", codes: bool = False) -> None:
+        array = as_array(array, name=name)
         check_matrix(name, array.shape, array.dtype, codes=codes)
         super().__init__(name, (array.shape[0], array.shape[1]), array.dtype)
         self._array = array

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from vaecodec.codec import Codec
 from vaecodec.errors import MissingColumnError
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray
+from vaecodec.vectors import as_row
 from vaecodec_integrations.postgres.identity import check_record, with_record
 from vaecodec_integrations.postgres.storage import Storage
 from vaecodec_integrations.reranking import Candidate, Hit, OriginalsColumn, rerank_by_originals
@@ -127,7 +126,7 @@ class CompressedColumn:
 
     def query(self, vector: Any) -> Any:
         """Encode one query, float (dim,), to a value for the distance operator."""
-        return self.storage.queries(self.codec, np.asarray(vector)[None])[0]
+        return self.storage.queries(self.codec, as_row(vector, name="query"))[0]
 
     def vectors(self, values: list[Any]) -> FloatArray:
         """Reconstruct float32 (n, dim) vectors from values that were selected."""

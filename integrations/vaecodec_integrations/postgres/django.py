@@ -10,6 +10,7 @@ import numpy as np
 from vaecodec.codec import Codec
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray
+from vaecodec.vectors import as_row
 from vaecodec_integrations.postgres.identity import check_record, with_record
 from vaecodec_integrations.postgres.storage import Storage
 
@@ -64,7 +65,7 @@ class CompressedVectorField(Field):  # type: ignore[misc]
     def get_db_prep_value(self, value: Any, connection: Any, prepared: bool = False) -> Any:  # noqa: ARG002
         """Encode a document, float (dim,)."""
         self.check_identity(connection)
-        return None if value is None else self.storage.documents(self.codec, np.asarray(value)[None])[0].to_text()
+        return None if value is None else self.storage.documents(self.codec, as_row(value))[0].to_text()
 
     def from_db_value(self, value: Any, expression: Any, connection: Any) -> FloatArray | None:  # noqa: ARG002
         """Decode a stored value to float32 (dim,)."""
@@ -109,6 +110,6 @@ class LatentDistance(Func):  # type: ignore[misc]
         field = column.output_field
         field.check_identity(connection)
         sql, parameters = compiler.compile(column)
-        value = field.storage.queries(field.codec, np.asarray(self._query)[None])[0].to_text()
+        value = field.storage.queries(field.codec, as_row(self._query))[0].to_text()
         operator, kind = field.storage.operator(field.codec), field.storage.sql_type(field.codec)
         return f"({sql} {operator} %s::{kind})", [*parameters, value]

@@ -23,7 +23,7 @@ from vaecodec.calibration import scores_of
 from vaecodec.errors import MigrationError, NotCalibratedError
 from vaecodec.evaluation import Interval, bootstrap, similarities
 from vaecodec.interface import FloatArray, Metric
-from vaecodec.vectors import faults
+from vaecodec.vectors import as_row, as_vectors, faults
 from vaecodec_integrations.postgres.column import CompressedColumn
 from vaecodec_integrations.reranking import Hit
 
@@ -178,7 +178,9 @@ def search_both(
         key=sql.Identifier(migration.key),
         source=sql.Identifier(migration.source),
     )
-    query = Vector(np.asarray(vector, np.float32)).to_text()  # text takes the column's own type
+    query = Vector(
+        as_vectors(as_row(vector), column.codec.dim, column.codec.metric, name="query")[0]
+    ).to_text()  # text takes the column's own type
     others = [Hit(key, float(distance)) for key, distance in connection.execute(statement, (query, k)).fetchall()]
     return sorted([*compressed, *others], key=lambda hit: hit.distance)[:k]
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-import numpy as np
-
 from vaecodec.codec import Codec
 from vaecodec.errors import CodecMismatchError
 from vaecodec.extras import require
+from vaecodec.vectors import as_row
 from vaecodec_integrations.postgres.identity import check_record, with_record
 from vaecodec_integrations.postgres.storage import Storage
 
@@ -57,7 +56,7 @@ class _Compressed(TypeDecorator[Any]):
 
     def process_bind_param(self, value: Any, dialect: Any) -> Any:  # noqa: ARG002
         """Encode a document, float (dim,)."""
-        return None if value is None else _sent(self.storage.documents(self.codec, np.asarray(value)[None])[0])
+        return None if value is None else _sent(self.storage.documents(self.codec, as_row(value))[0])
 
     def process_result_value(self, value: Any, dialect: Any) -> Any:  # noqa: ARG002
         """Decode a stored value to float32 (dim,)."""
@@ -71,7 +70,7 @@ class _Query(_Compressed):
 
     def process_bind_param(self, value: Any, dialect: Any) -> Any:  # noqa: ARG002
         """Encode a query, float (dim,), through the codec's query entry point."""
-        return None if value is None else _sent(self.storage.queries(self.codec, np.asarray(value)[None])[0])
+        return None if value is None else _sent(self.storage.queries(self.codec, as_row(value))[0])
 
 
 class CompressedVector(_Compressed):

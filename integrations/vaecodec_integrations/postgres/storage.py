@@ -11,6 +11,7 @@ import numpy as np
 from vaecodec.codec import Codec
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric
+from vaecodec.vectors import as_rows
 
 require("pgvector", extra="postgres")
 
@@ -46,11 +47,11 @@ class Storage(StrEnum):
             InvalidVectorsError: a row is not a vector that the codec takes; the row is named.
             NotCalibratedError: the storage is ``bit`` and the codec file holds no calibration for codes.
         """
-        return self._values(codec, codec.encode(vectors))
+        return self._values(codec, codec.encode(as_rows(vectors)))
 
     def queries(self, codec: Codec, vectors: Any) -> list[Any]:
         """Encode queries, float (n, dim), through the codec's query entry point; raises as :meth:`documents`."""
-        return self._values(codec, codec.encode_queries(vectors))
+        return self._values(codec, codec.encode_queries(as_rows(vectors)))
 
     def vectors(self, codec: Codec, values: Sequence[Any]) -> FloatArray:
         """Reconstruct float32 (n, dim) vectors from stored values."""

@@ -6,9 +6,13 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, TypeAdapter
+import numpy as np
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from qdrant_client import grpc, models
 from qdrant_client.conversions.conversion import GrpcToRest
+
+from vaecodec.errors import NotFloatingPointError, UnsupportedRequestError
+from vaecodec.vectors import as_rows
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -43,6 +47,9 @@ _FROM_GRPC: dict[type, Callable[[Any], Any]] = {
 }
 
 
+# Fields of points whose values are vectors.
+_VECTORS = ("vector", "vectors")
+
 # The types of arguments that have no class of their own, as the models of requests declare them.
 VECTORS_CONFIG: Any = models.CreateCollection.model_fields["vectors"].annotation
 VECTORS_CONFIG_DIFF: Any = models.UpdateCollection.model_fields["vectors"].annotation
@@ -60,9 +67,37 @@ def as_rest(argument: Any, kind: Any = None) -> Any:
         pydantic.ValidationError: a dict that is not of this kind.
     """
     if kind is not None and isinstance(argument, Mapping):
-        return _adapter(kind).validate_python(argument)
+        return _adapter(kind).validate_python(_with_lists(argument))
     convert = _FROM_GRPC.get(type(argument))
     return argument if convert is None else convert(argument)
+
+
+def _with_lists(argument: Mapping[Any, Any]) -> dict[Any, Any]:
+    """A plain dict with its vectors as lists of floats, which are all that a model holds."""
+    return {
+        key: _with_lists(value) if isinstance(value, Mapping) else _as_list(value) if key in _VECTORS else value
+        for key, value in argument.items()
+    }
+
+
+def _as_list(vectors: Any) -> Any:
+    plain = as_plain(vectors)
+    return plain.tolist() if isinstance(plain, np.ndarray) else plain
+
+
+def as_plain(vectors: Any) -> Any:
+    """A vector or several, held by anything such as a tensor, a series or a frame, as an array; else as it is.
+
+    Raises:
+        InvalidVectorsError: it holds masked values, rows of several widths or no numbers.
+    """
+    kind = type(vectors[0] if isinstance(vectors, list | tuple) and len(vectors) else vectors)
+    if not (hasattr(kind, "__array__") or hasattr(kind, "as_py")):
+        return vectors
+    array = as_rows(vectors, name="vector")
+    if array.dtype.kind not in "fiu":
+        raise NotFloatingPointError(f"vector: expected numbers, got {array.dtype}")
+    return array
 
 
 @cache
@@ -81,4 +116,15 @@ def rest_points(points: Any, kind: type[BaseModel] = models.PointStruct) -> Any:
         return points
     if isinstance(points, Mapping):
         return as_rest(points, models.Batch)
-    return [point if point.__class__ is kind else as_rest(point, kind) for point in points]
+    return [point if point.__class__ is kind else _point(point, kind) for point in points]
+
+
+def _point(point: Any, kind: type[BaseModel]) -> Any:
+    try:
+        return as_rest(point, kind)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        reason = f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+        raise UnsupportedRequestError(
+            f"point {point.get('id')!r}: expected a {kind.__name__}, got other values ({reason})"
+        ) from error

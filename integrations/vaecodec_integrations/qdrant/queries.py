@@ -12,7 +12,7 @@ from qdrant_client import models
 from vaecodec.errors import CodecMismatchError
 from vaecodec.interface import Metric
 from vaecodec_integrations.qdrant.layout import UNNAMED, CodedVector, Layout
-from vaecodec_integrations.qdrant.messages import QUERY, as_rest, copy_with
+from vaecodec_integrations.qdrant.messages import QUERY, as_plain, as_rest, copy_with
 from vaecodec_integrations.qdrant.texts import INFERENCE, TextEmbedder
 from vaecodec_integrations.qdrant.vectors import as_lists, encode_column, plain_floats
 
@@ -94,7 +94,7 @@ class Search(NamedTuple):
 
 def as_query(query: Any) -> Any:
     """The short forms of a query (an id, a vector, an array) as the models they stand for."""
-    query = as_rest(query, QUERY)
+    query = as_plain(as_rest(query, QUERY))
     if isinstance(query, (np.ndarray, tuple)):
         query = list(query) if isinstance(query, tuple) else query.tolist()
     elif query is None or (not isinstance(query, list) and isinstance(query, _QUERY_MODELS)):

@@ -9,7 +9,7 @@ import numpy as np
 
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.scores import ScoreCalibration
-from vaecodec.vectors import as_vectors, normalised
+from vaecodec.vectors import as_row, as_vectors, normalised
 from vaecodec_integrations.qdrant.messages import copy_with
 from vaecodec_integrations.qdrant.originals import OriginalsFile
 from vaecodec_integrations.qdrant.originals.file import Decided
@@ -55,7 +55,7 @@ def by_file(
     """
     if not points:
         return []
-    vector = np.asarray(query, np.float32)[None] if is_dense(query) else file.get([query], decided)
+    vector = as_row(query) if is_dense(query) else file.get([query], decided)
     scores = exact_scores(
         as_vectors(vector, file.dim, metric, name="query"), file.get([p.id for p in points], decided), metric
     )

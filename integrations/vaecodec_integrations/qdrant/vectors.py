@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from qdrant_client import models
 
-from vaecodec.errors import InvalidVectorsError, UnsupportedRequestError, WrongWidthError
+from vaecodec.errors import InvalidVectorsError, NotFloatingPointError, UnsupportedRequestError, WrongWidthError
 from vaecodec.interface import FloatArray, Metric
-from vaecodec.vectors import as_vectors
+from vaecodec.vectors import as_rows, as_vectors
 from vaecodec_integrations.qdrant.layout import UNNAMED, CodedVector, Layout
 from vaecodec_integrations.qdrant.messages import copy_with
 from vaecodec_integrations.qdrant.texts import INFERENCE, TextEmbedder, embedded
@@ -48,7 +48,7 @@ def encode_vectors(layout: Layout, vectors: Sequence[Any], ids: Sequence[Any], *
         for row, raw, latent in zip(rows, column, encoded, strict=True):
             results[row][name] = latent
             if coded.original is not None:
-                results[row][coded.original] = np.asarray(raw, np.float32) if arrays else plain_floats(raw)
+                results[row][coded.original] = as_rows(raw).astype(np.float32) if arrays else plain_floats(raw)
     return [
         result if isinstance(vector, dict) or len(result) > 1 else result[UNNAMED]
         for vector, result in zip(vectors, results, strict=True)
@@ -76,7 +76,7 @@ def encode_batch(layout: Layout, batch: models.Batch) -> models.Batch:
         raw = columns[name]
         columns[name] = as_lists(encode_column(coded, raw, label))
         if coded.original is not None:
-            columns[coded.original] = plain_floats(raw)
+            columns[coded.original] = [plain_floats(vector) for vector in raw]
     return copy_with(batch, vectors=columns[UNNAMED] if list(columns) == [UNNAMED] else columns)
 
 
@@ -146,7 +146,7 @@ def as_lists(encoded: FloatArray | list[FloatArray]) -> list[Any]:
 
 def plain_floats(vectors: Any) -> Any:
     """Arrays, and lists of numbers of any type at any depth, as lists of Python's floats."""
-    return np.asarray(vectors, np.float64).tolist()
+    return as_rows(vectors).astype(np.float64).tolist()
 
 
 def _encoded_rows(coded: CodedVector, vectors: Sequence[Any], label: Label, queries: bool) -> FloatArray:
@@ -181,21 +181,28 @@ def _stacked(coded: CodedVector, vectors: Sequence[Any], width: int, label: Labe
         UnsupportedRequestError, WrongWidthError: naming the first vector that is none of this width.
     """
     shape = (len(vectors), width)
-    if not isinstance(vectors, np.ndarray) and not isinstance(vectors[0], np.ndarray):
+    if not isinstance(vectors, np.ndarray) and isinstance(vectors[0], list | tuple):
         rows = np.empty(shape, np.float32)
         pack = struct.Struct(f"{width}f").pack_into
         try:
             # Half the time of np.array, which would be most of what encoding a batch of lists takes.
             for number, vector in enumerate(vectors):
+                if vector[0].__class__ is bool:  # which struct takes for a number
+                    raise TypeError
                 pack(rows.data, number * rows.strides[0], *vector)
             return rows
-        except (struct.error, OverflowError, TypeError):
+        except (struct.error, OverflowError, TypeError, LookupError):
             pass
     try:
+        given = as_rows(vectors)
+        if given.dtype.kind not in "fiu":
+            raise NotFloatingPointError(f"{label(0)}, vector {coded.name!r}: expected numbers, got {given.dtype}")
         with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused by the codec
-            rows = np.asarray(vectors, dtype=np.float32)
-    except (TypeError, ValueError):
-        rows = np.empty((0, 0), np.float32)
+            rows = np.asarray(given, dtype=np.float32)
+    except InvalidVectorsError:
+        for number, vector in enumerate(vectors):
+            _check_form(coded, vector, width, label(number))
+        raise
     if rows.shape != shape:
         for number, vector in enumerate(vectors):
             _check_form(coded, vector, width, label(number))

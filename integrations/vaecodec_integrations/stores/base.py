@@ -12,6 +12,7 @@ import numpy as np
 from vaecodec.errors import CodecMismatchError, IndexArgumentError, StoreError
 from vaecodec.interface import FloatArray, VectorCodec
 from vaecodec.stored_json import parse_object
+from vaecodec.vectors import as_rows
 from vaecodec_integrations.reranking import Candidate, Hit, OriginalsColumn, rerank_by_originals
 
 
@@ -50,11 +51,12 @@ class CompressedStore(ABC):
             InvalidVectorsError: a row is not such as the codec takes; nothing is written.
             IndexArgumentError: the ids are not n integers of that range; nothing is written.
         """
+        vectors = as_rows(vectors)
         latents = self.codec.encode(vectors)
         keys = _checked_ids(ids, len(latents))
         last = {key: row for row, key in enumerate(keys)}
         rows = list(last.values())
-        kept = None if self.originals is None else self.originals.values(np.asarray(vectors)[rows], self.codec.dim)
+        kept = None if self.originals is None else self.originals.values(vectors[rows], self.codec.dim)
         self._write([keys[row] for row in rows], latents[rows], kept)
 
     def delete(self, ids: Any) -> None:
@@ -78,9 +80,10 @@ class CompressedStore(ABC):
         """
         if rerank is not None and self.originals is None:
             raise ValueError("rerank: expected a store with originals, got one without; open it with originals=")
+        vectors = as_rows(vectors, name="queries")
         return [
             self._found(query, latent, k, rerank)
-            for query, latent in zip(np.asarray(vectors), self.codec.encode_queries(vectors), strict=True)
+            for query, latent in zip(vectors, self.codec.encode_queries(vectors), strict=True)
         ]
 
     def get(self, ids: Any) -> FloatArray:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vaecodec import Codec
 from vaecodec.extras import require
 from vaecodec.interface import Metric
+from vaecodec.vectors import as_rows
 from vaecodec_integrations.stores.base import check_codec_id
 
 require("chromadb", extra="chroma")
@@ -42,11 +41,11 @@ class CompressedEmbeddingFunction(EmbeddingFunction[Documents]):
 
     def __call__(self, input: Documents) -> Embeddings:  # noqa: A002 - Chroma checks the name
         """Latents of documents: for each text float32 (code_dim,)."""
-        return list(self.codec.encode(np.asarray(self._model(input), np.float32)))
+        return list(self.codec.encode(as_rows(self._model(input))))
 
     def embed_query(self, input: Documents) -> Embeddings:  # noqa: A002
         """Latents of queries, by the codec's query entry: for each text float32 (code_dim,)."""
-        return list(self.codec.encode_queries(np.asarray(self._model.embed_query(input), np.float32)))
+        return list(self.codec.encode_queries(as_rows(self._model.embed_query(input))))
 
     @staticmethod
     def name() -> str:

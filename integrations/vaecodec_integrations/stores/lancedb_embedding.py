@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from vaecodec import Codec
 from vaecodec.extras import require
+from vaecodec.vectors import as_rows
 from vaecodec_integrations.stores.base import check_codec_id
 
 require("lancedb", extra="lancedb")
@@ -61,12 +59,8 @@ class CompressedEmbeddings(EmbeddingFunction):
 
     def compute_source_embeddings(self, texts: Any, *_: Any, **__: Any) -> list[Any]:
         """Latents of documents: for each text float32 (code_dim,)."""
-        return list(self._codec.encode(_rows(self._model.compute_source_embeddings(texts))))
+        return list(self._codec.encode(as_rows(self._model.compute_source_embeddings(texts))))
 
     def compute_query_embeddings(self, query: Any, *_: Any, **__: Any) -> list[Any]:
         """Latents of queries, by the codec's query entry: for each text float32 (code_dim,)."""
-        return list(self._codec.encode_queries(_rows(self._model.compute_query_embeddings(query))))
-
-
-def _rows(vectors: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.asarray(vectors, np.float32)
+        return list(self._codec.encode_queries(as_rows(self._model.compute_query_embeddings(query))))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from qdrant_client import models
 
+from vaecodec.vectors import as_rows
 from vaecodec_integrations.qdrant.flows.base import Call, Flow
 from vaecodec_integrations.qdrant.messages import as_rest
 from vaecodec_integrations.qdrant.originals import OriginalsFile, Staged
@@ -59,7 +59,7 @@ class KeptOriginals:
             if held:
                 ids, rows = zip(*held, strict=True)
                 self._staged = self._staged or self._file.stage()
-                self._staged.add(ids, np.array(rows, np.float32))
+                self._staged.add(ids, as_rows(rows))
 
     def commit(self) -> None:
         """Let them count."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from qdrant_client import models
 
+from vaecodec.vectors import as_rows
 from vaecodec.vectors import blocks as blocks_of
 from vaecodec_integrations.qdrant.flows.base import UPLOAD_SECONDS, WRITE_SECONDS, Call, Flow
 from vaecodec_integrations.qdrant.flows.originals import Encoded, KeptOriginals
@@ -90,6 +91,7 @@ class UploadFlows(WriteFlows):
     ) -> Flow[None]:
         """Vectors of any kind that the wrapped client takes; arrays are checked whole before anything is sent."""
         layout = yield from self.layout(collection_name)
+        vectors = {n: _column(v) for n, v in vectors.items()} if isinstance(vectors, dict) else _column(vectors)
         length = _known_length(vectors)
         if length is not None:
             ids = _as_many(ids, length, "ids")
@@ -180,6 +182,12 @@ def _row_blocks(vectors: Any, rows_each: int) -> Iterator[Any]:
     rows = iter(rows_of(vectors))
     while block := list(islice(rows, rows_each)):
         yield block
+
+
+def _column(vectors: Any) -> Any:
+    """Vectors that a frame, a tensor or a column of a table holds, as an array; lists and streams as they are."""
+    plain = isinstance(vectors, np.ndarray) and not isinstance(vectors, np.ma.MaskedArray)
+    return as_rows(vectors) if hasattr(type(vectors), "__array__") and not plain else vectors
 
 
 def _fresh_ids() -> Iterator[str]:

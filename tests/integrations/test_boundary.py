@@ -1,0 +1,237 @@
+"""One boundary: whatever holds vectors is taken alike, and refused alike in our words, at every entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+from qdrant_client import QdrantClient, models
+
+from vaecodec import Codec, Metric, fit_linear
+from vaecodec.calibration import CodecCalibration
+from vaecodec.codes import Calibration
+from vaecodec.drift import Encoded, Reference
+from vaecodec.drift.monitor import MonitoredCodec
+from vaecodec.errors import VaecodecError
+from vaecodec.evaluation import exact_search
+from vaecodec.packed_index import PackedIndex
+from vaecodec.scores import fit_score_calibration
+from vaecodec.sources import ArraySource
+from vaecodec_exporters.linear import export_linear
+from vaecodec_integrations.qdrant import CompressedQdrantClient, OriginalsFile
+from vaecodec_integrations.reranking import OriginalsColumn
+from vaecodec_training.data.collection import Collection
+
+DIM, WIDTH, ROWS = 16, 4, 60
+# Values that bfloat16 holds: what is taken must give the same bits as the plain array.
+VECTORS = np.random.default_rng(0).integers(-8, 9, (ROWS, DIM)).astype(np.float32) + 0.5
+TYPED = ("a tensor of bfloat16", "an array of bfloat16")
+
+
+@pytest.fixture(scope="module")
+def codec_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    many = np.random.default_rng(1).standard_normal((500, DIM)).astype(np.float32)
+    codec = fit_linear(many, WIDTH, embedder="some")
+    encoded = Encoded.encode(codec.encode, codec.decode, many[:200])
+    path = tmp_path_factory.mktemp("boundary") / "codec.onnx"
+    calibration = CodecCalibration(
+        codes=Calibration.fit(codec.encode(many), codec.latent_metric, memory=8),
+        drift=Reference.fit(encoded, None, codec.metric, codec.latent_metric),
+    )
+    export_linear(codec, path, calibration=calibration)
+    return path
+
+
+@pytest.fixture(scope="module")
+def codec(codec_path: Path) -> Codec:
+    return Codec.load(codec_path, threads=1)
+
+
+def hnsw(codec: Codec, vectors: Any, _: Path) -> Any:
+    from vaecodec_integrations.hnsw import CompressedIndex
+
+    index = CompressedIndex("cosine", DIM, codec)
+    index.init_index(ROWS)
+    index.add_items(vectors, num_threads=1)
+    return index.get_items(range(3)), index.knn_query(vectors, 1)[0]
+
+
+def usearch(codec: Codec, vectors: Any, _: Path) -> Any:
+    from vaecodec_integrations.usearch import CompressedUsearchIndex
+
+    index = CompressedUsearchIndex(codec)
+    index.add(np.arange(ROWS), vectors, threads=1)
+    return index.get(np.arange(3)), index.search(vectors, 1).keys
+
+
+def faiss(codec: Codec, vectors: Any, _: Path) -> Any:
+    from vaecodec_integrations.faiss import CompressedFaissIndex
+
+    index = CompressedFaissIndex(codec, "Flat")
+    index.add(vectors)
+    return index.search(vectors, 2)
+
+
+def packed(codec: Codec, vectors: Any, _: Path) -> Any:
+    index = PackedIndex(codec, dtype="int8")
+    index.add(vectors)
+    return index.search(vectors, 2), index.search(vectors, 2, originals=vectors)
+
+
+def store(codec: Codec, vectors: Any, folder: Path) -> Any:
+    import duckdb
+
+    from vaecodec_integrations.stores.duckdb import DuckDbStore
+
+    with DuckDbStore(duckdb.connect(str(folder / "a.db")), codec, originals=OriginalsColumn("original")) as made:
+        made.upsert(np.arange(ROWS), vectors)
+        return [[hit.key for hit in hits] for hits in made.search(vectors, 2, rerank=2)]
+
+
+def bound(codec: Codec, vectors: Any, _: Path) -> Any:
+    from vaecodec_integrations.postgres.sqlalchemy import CompressedVector
+
+    column = CompressedVector(codec)
+    return [column.process_bind_param(row, None).to_text() for row in rows_of(vectors)]
+
+
+def langchain(codec: Codec, vectors: Any, _: Path) -> Any:
+    from vaecodec_integrations.langchain import CompressedEmbeddings
+
+    class Model:
+        def embed_documents(self, _: Any) -> Any:
+            return vectors
+
+        def embed_query(self, _: Any) -> Any:
+            return next(rows_of(vectors))
+
+    model: Any = Model()
+    made = CompressedEmbeddings(model, codec)
+    return made.embed_documents(["a"] * ROWS), made.embed_query("a")
+
+
+def transformer(codec: Codec, vectors: Any, folder: Path) -> Any:
+    from vaecodec_integrations.sklearn import CodecTransformer
+
+    (folder / "codec.onnx").write_bytes(codec._file)
+    return CodecTransformer(folder / "codec.onnx").fit(vectors).transform(vectors)
+
+
+def upserted(codec: Codec, vectors: Any, _: Path) -> Any:
+    """As models, as plain dicts, as a batch and as a query."""
+    client = CompressedQdrantClient(QdrantClient(":memory:"), codec)
+    client.create_collection("a", vectors_config=models.VectorParams(size=DIM, distance=models.Distance.COSINE))
+    points: Any = [{"id": number, "vector": row} for number, row in enumerate(rows_of(vectors))]
+    client.upsert("a", points)
+    found = client.query_points("a", query=next(rows_of(vectors)), limit=2, with_vectors=True).points
+    return [(point.id, point.vector) for point in found]
+
+
+def uploaded(codec: Codec, vectors: Any, folder: Path) -> Any:
+    with OriginalsFile(folder / "originals", DIM) as file:
+        client = CompressedQdrantClient(QdrantClient(":memory:"), codec, originals=file)
+        client.create_collection("a", vectors_config=models.VectorParams(size=DIM, distance=models.Distance.COSINE))
+        client.upload_collection("a", vectors, ids=range(ROWS))
+        return file.get(range(ROWS))
+
+
+def monitored(codec: Codec, vectors: Any, folder: Path) -> Any:
+    (folder / "codec.onnx").write_bytes(codec._file)
+    monitor = MonitoredCodec.load(folder / "codec.onnx", threads=1)
+    latents = monitor.encode(vectors), monitor.encode_queries(vectors)
+    return latents, {str(stream): rows for stream, rows in monitor.check().rows.items()}
+
+
+def rows_of(vectors: Any) -> Iterator[Any]:
+    """One vector after another, each in the form that they have together."""
+    if isinstance(vectors, pd.DataFrame):
+        return (row for _, row in vectors.iterrows())
+    return iter(vectors)
+
+
+ENTRIES: dict[str, Callable[[Codec, Any, Path], Any]] = {
+    "encode": lambda codec, vectors, _: (codec.encode(vectors), codec.encode_queries(vectors)),
+    "encode to codes": lambda codec, vectors, _: codec.encode(vectors, dtype="int8"),
+    "fit": lambda codec, vectors, _: fit_linear(vectors, WIDTH).encode(VECTORS),
+    "encode in memory": lambda codec, vectors, _: fit_linear(VECTORS, WIDTH).encode(vectors),
+    "score calibration": lambda codec, vectors, _: fit_score_calibration(codec, vectors, vectors).to_json(),
+    "evaluation": lambda codec, vectors, _: exact_search(vectors, vectors, 3, Metric.COSINE),
+    "training": lambda codec, vectors, _: Collection.open(ArraySource(vectors), validation=0.5).report.fingerprint,
+    "monitor": monitored,
+    "packed index": packed,
+    "hnswlib": hnsw,
+    "usearch": usearch,
+    "faiss": faiss,
+    "store": store,
+    "bound to a column": bound,
+    "langchain": langchain,
+    "scikit-learn": transformer,
+    "Qdrant, points": upserted,
+    "Qdrant, upload": uploaded,
+}
+
+TAKEN: dict[str, Any] = {
+    "lists": VECTORS.tolist(),
+    "float64, by columns": np.asfortranarray(VECTORS.astype(np.float64)),
+    "a masked array without masked values": np.ma.masked_array(VECTORS),
+    "a tensor with gradients": torch.tensor(VECTORS, requires_grad=True),
+    "a tensor of bfloat16": torch.tensor(VECTORS).bfloat16(),
+    "a list of tensors": [torch.tensor(row, requires_grad=True) for row in VECTORS],
+    "an array of bfloat16": VECTORS.astype(ml_dtypes.bfloat16),
+    "a series of lists": pd.Series(VECTORS.tolist()),
+    "a data frame": pd.DataFrame(VECTORS),
+    "a column of lists": pa.array(VECTORS.tolist()),
+}
+
+
+def _with(row: int, value: Any) -> list[Any]:
+    lists: list[Any] = VECTORS.tolist()
+    lists[row] = value
+    return lists
+
+
+REFUSED: dict[str, Any] = {
+    "a masked value": np.ma.masked_equal(VECTORS, VECTORS[0, 0]),
+    "rows with a masked value": list(np.ma.masked_equal(VECTORS, VECTORS[0, 0])),
+    "ragged lists": _with(5, [0.5] * (DIM - 1)),
+    "a null": pa.array(_with(5, None)),
+    "text": [[str(value) for value in row] for row in VECTORS.tolist()],
+    "booleans": (VECTORS > 0).tolist(),
+    "an array of booleans": VECTORS > 0,
+    "complex numbers": VECTORS.astype(np.complex64),
+    "NaN": _with(5, [float("nan")] * DIM),
+}
+
+
+@pytest.fixture
+def entry(request: pytest.FixtureRequest) -> Callable[[Codec, Any, Path], Any]:
+    if request.param in ("hnswlib", "usearch", "faiss"):
+        pytest.importorskip(request.param, reason=f"{request.param} is not installed")
+    return ENTRIES[request.param]
+
+
+@pytest.mark.parametrize("entry", ENTRIES, indirect=True)
+def test_vectors_are_taken_from_whatever_holds_them(entry, codec: Codec, fast_path: Path) -> None:
+    (fast_path / "plain").mkdir()
+    expected = entry(codec, VECTORS, fast_path / "plain")
+    for name, vectors in TAKEN.items():
+        folder = fast_path / name
+        folder.mkdir()
+        np.testing.assert_equal(entry(codec, vectors, folder), expected, err_msg=name)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, indirect=True)
+def test_what_is_no_vectors_is_refused_in_our_words(entry, codec: Codec, fast_path: Path) -> None:
+    for name, vectors in REFUSED.items():
+        folder = fast_path / name
+        folder.mkdir()
+        with pytest.raises((VaecodecError, ValueError)) as raised:
+            entry(codec, vectors, folder)
+        assert isinstance(raised.value, VaecodecError) or entry is transformer, f"{name}: {raised.value!r}"
