@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 from rich.table import Table
 
 from vaecodec.extras import require
+from vaecodec.sources import VectorSource
 from vaecodec_cli.console import Terminal, interval, print_file, print_json, table
 from vaecodec_cli.options import AsJson, Column, Embedder, Overwrite, Pairs, open_documents, open_queries, with_column
 
 if TYPE_CHECKING:
     from vaecodec_exporters.bridge import ExportedBridge
 
-_MODELS = "Two embedding models"
 # What each figure of a bridge is of: what is searched, and with what.
 _SEARCHES = {
     "re-encoded": ("encoded by the new codec", "new codec"),
@@ -26,30 +27,46 @@ _SEARCHES = {
 }
 
 
-def bridge(
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Texts such as those of the collection, embedded."""
+
     sample: Annotated[
         str, typer.Option(help="Embeddings such as the collection's: a file with one vector a row, or an address.")
-    ],
-    out: Annotated[Path, typer.Option(help="Bridge file to write, e.g. bridge.onnx.")],
-    old: Annotated[Path | None, typer.Argument(help="Codec file that filled the collection.")] = None,
-    new: Annotated[Path | None, typer.Argument(help="Codec file to use from now on.")] = None,
+    ]
     new_sample: Annotated[
         str | None,
         typer.Option(help="The same texts, in the same order, embedded by the new model, where the model is another."),
-    ] = None,
-    queries: Annotated[
-        str | None, typer.Option(help="Without codecs: queries embedded by the old model.", rich_help_panel=_MODELS)
-    ] = None,
-    new_queries: Annotated[
-        str | None, typer.Option(help="The same queries embedded by the new model.", rich_help_panel=_MODELS)
-    ] = None,
-    pairs: Pairs = None,
-    least: Annotated[
-        float,
-        typer.Option(min=0, help="Share of the new model's nDCG@10 that has to be left.", rich_help_panel=_MODELS),
-    ] = 0.6,
-    embedder: Embedder = "",
-    column: Column = None,
+    ] = None
+    column: Column = None
+
+    def open(self) -> tuple[VectorSource, VectorSource | None]:
+        """Open both samples."""
+        old = open_documents(self.sample, self.column)
+        if self.new_sample is None:
+            return old, None
+        return old, open_documents(with_column(self.new_sample, self.column), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """What a bridge between two embedding models is chosen by."""
+
+    panel: ClassVar[str] = "Two embedding models"
+
+    queries: Annotated[str | None, typer.Option(help="Without codecs: queries embedded by the old model.")] = None
+    new_queries: Annotated[str | None, typer.Option(help="The same queries embedded by the new model.")] = None
+    pairs: Pairs = None
+    least: Annotated[float, typer.Option(min=0, help="Share of the new model's nDCG@10 that has to be left.")] = 0.6
+    embedder: Embedder = ""
+
+
+def bridge(
+    given: Sample,
+    out: Annotated[Path, typer.Option(help="Bridge file to write, e.g. bridge.onnx.")],
+    models: ModelOptions,
+    old: Annotated[Path | None, typer.Argument(help="Codec file that filled the collection.")] = None,
+    new: Annotated[Path | None, typer.Argument(help="Codec file to use from now on.")] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -60,52 +77,51 @@ def bridge(
     """
     require("onnx", extra="export")
     if old is None or new is None:
-        if old is not None or new_sample is None or (queries is None) != (new_queries is None):
+        if old is not None or given.new_sample is None or (models.queries is None) != (models.new_queries is None):
             raise typer.BadParameter(
                 "expected OLD and NEW, two codec files; or, for two models, --new-sample, and --queries with "
                 "--new-queries or neither"
             )
-        require("torch", extra="train")
-        from vaecodec_exporters.model_bridge import bridge_models, embedded_by_both
-        from vaecodec_training.data.pairs import read_pairs
-
-        asked = None
-        if queries is not None and new_queries is not None:
-            asked = embedded_by_both(open_queries(queries, None), open_queries(new_queries, None))
-        found = bridge_models(
-            out,
-            embedded_by_both(*(open_documents(with_column(text, column), None) for text in (sample, new_sample))),
-            asked,
-            None if pairs is None else read_pairs(pairs),
-            least=least,
-            embedder=embedder,
-            overwrite=overwrite,
-        )
-        if as_json:
-            print_json(found.to_json())
-            return
-        title = f"share of the new model's nDCG@10 that is kept, {found.queries:,} held-out queries, [95 % interval]"
-        rows = [(str(kind), f"{kept:.3f}") for kind, kept in found.kept.items()]
-        Terminal().print(table("map", "kept", title=title, rows=rows))
-        print_file(out, f"the map {found.chosen}, {out.stat().st_size:,} bytes")
+        _bridge_models(given, out, models, overwrite, as_json)
         return
     from vaecodec.codec import Codec
     from vaecodec_exporters.bridge import fit_and_export_bridge
 
-    exported = fit_and_export_bridge(
-        Codec.load(old),
-        Codec.load(new),
-        out,
-        open_documents(sample, column),
-        None if new_sample is None else open_documents(with_column(new_sample, column), None),
-        overwrite=overwrite,
-    )
+    exported = fit_and_export_bridge(Codec.load(old), Codec.load(new), out, *given.open(), overwrite=overwrite)
     if as_json:
         print_json(exported.summaries)
         return
     Terminal().print(_recalls(exported))
     widths = f"latents {exported.bridge.dim} -> {exported.bridge.code_dim} and back"
     print_file(out, f"{widths}, {out.stat().st_size:,} bytes")
+
+
+def _bridge_models(given: Sample, out: Path, models: ModelOptions, overwrite: bool, as_json: bool) -> None:
+    require("torch", extra="train")
+    from vaecodec_exporters.model_bridge import bridge_models, embedded_by_both
+    from vaecodec_training.data.pairs import read_pairs
+
+    old, new = given.open()
+    assert new is not None
+    asked = None
+    if models.queries is not None and models.new_queries is not None:
+        asked = embedded_by_both(open_queries(models.queries, None), open_queries(models.new_queries, None))
+    found = bridge_models(
+        out,
+        embedded_by_both(old, new),
+        asked,
+        None if models.pairs is None else read_pairs(models.pairs),
+        least=models.least,
+        embedder=models.embedder,
+        overwrite=overwrite,
+    )
+    if as_json:
+        print_json(found.to_json())
+        return
+    title = f"share of the new model's nDCG@10 that is kept, {found.queries:,} held-out queries, [95 % interval]"
+    rows = [(str(kind), f"{kept:.3f}") for kind, kept in found.kept.items()]
+    Terminal().print(table("map", "kept", title=title, rows=rows))
+    print_file(out, f"the map {found.chosen}, {out.stat().st_size:,} bytes")
 
 
 def _recalls(exported: ExportedBridge) -> Table:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
@@ -15,20 +15,8 @@ from vaecodec import bulk
 from vaecodec.bulk import Threads
 from vaecodec.codec import Codec
 from vaecodec_cli.console import print_file, print_json
+from vaecodec_cli.options import CodecFile, Column, Dim, OnBadRowsChoice
 from vaecodec_cli.progress import shown
-
-Source = Annotated[
-    str, typer.Argument(help="A .npy, .npz, .fvecs, .fbin, .hdf5 or .parquet file, or a folder of Parquet files.")
-]
-Out = Annotated[
-    Path,
-    typer.Option("--out", help="Output: NAME.npy is one array, any other name is a folder of Parquet files."),
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue an output that was interrupted.")]
-OverwriteOutput = Annotated[bool, typer.Option("--overwrite", help="Replace an output that vaecodec wrote.")]
-Workers = Annotated[
-    int | None, typer.Option(min=1, help="Number of threads or, with Ray, of processes. Default: one per core.")
-]
 
 
 class Device(StrEnum):
@@ -39,11 +27,6 @@ class Device(StrEnum):
     AUTO = "auto"
 
 
-DeviceChoice = Annotated[
-    Device, typer.Option("--device", help="Where the codec runs. auto takes a GPU where one starts, else the CPU.")
-]
-
-
 class EngineName(StrEnum):
     """What does the work."""
 
@@ -51,55 +34,89 @@ class EngineName(StrEnum):
     RAY = "ray"
 
 
-EngineChoice = Annotated[
-    EngineName,
-    typer.Option("--engine", help="Threads of this process; or Ray, for Parquet on one machine or many."),
-]
-RayAddress = Annotated[
-    str | None, typer.Option(help="Address of a running Ray cluster, e.g. 'auto'. Default: start one on this machine.")
-]
-GpusPerWorker = Annotated[
-    float, typer.Option(min=0, help="With Ray: share of a GPU for each process, e.g. 0.25. 0 encodes on the CPU.")
-]
+@dataclass(frozen=True, kw_only=True)
+class BulkInput:
+    """What is read, and the codec."""
+
+    panel: ClassVar[str] = "Input"
+
+    source: Annotated[
+        str, typer.Argument(help="A .npy, .npz, .fvecs, .fbin, .hdf5 or .parquet file, or a folder of Parquet files.")
+    ]
+    codec: CodecFile
+    dim: Dim = None
+    column: Column = None
+    on_bad_rows: OnBadRowsChoice = bulk.OnBadRows.FAIL
 
 
-def engine(
-    name: EngineName,
-    codec: Path,
-    workers: int | None,
-    device: Device,
-    ray_address: str | None,
-    gpus_per_worker: float,
-) -> bulk.Workers:
-    """Return the workers that the options ask for."""
-    if name is EngineName.THREADS:
-        if ray_address is not None or gpus_per_worker:
-            raise typer.BadParameter("--ray-address and --gpus-per-worker need --engine ray")
-        return Threads(workers)
-    if device is not Device.CPU:
-        raise typer.BadParameter("--device is for threads; with --engine ray, --gpus-per-worker encodes on GPUs")
-    from vaecodec_integrations.ray import RayWorkers
+@dataclass(frozen=True, kw_only=True)
+class BulkOutput:
+    """What is written."""
 
-    return RayWorkers(codec, workers=workers, address=ray_address, gpus_per_worker=gpus_per_worker)
+    panel: ClassVar[str] = "Output"
+
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="Output: NAME.npy is one array, any other name is a folder of Parquet files."),
+    ]
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an output that was interrupted.")] = False
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that vaecodec wrote.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerOptions:
+    """What does the work, and where."""
+
+    panel: ClassVar[str] = "Workers"
+
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Number of threads or, with Ray, of processes. Default: one per core.")
+    ] = None
+    device: Annotated[
+        Device,
+        typer.Option("--device", help="Where the codec runs. auto takes a GPU where one starts, else the CPU."),
+    ] = Device.CPU
+    engine_name: Annotated[
+        EngineName,
+        typer.Option("--engine", help="Threads of this process; or Ray, for Parquet on one machine or many."),
+    ] = EngineName.THREADS
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="Address of a running Ray cluster, e.g. 'auto'. Default: start one on this machine."),
+    ] = None
+    gpus_per_worker: Annotated[
+        float,
+        typer.Option(min=0, help="With Ray: share of a GPU for each process, e.g. 0.25. 0 encodes on the CPU."),
+    ] = 0
+
+    def open(self, codec: Path) -> bulk.Workers:
+        """Return the workers that the options ask for."""
+        if self.engine_name is EngineName.THREADS:
+            if self.ray_address is not None or self.gpus_per_worker:
+                raise typer.BadParameter("--ray-address and --gpus-per-worker need --engine ray")
+            return Threads(self.workers)
+        if self.device is not Device.CPU:
+            raise typer.BadParameter("--device is for threads; with --engine ray, --gpus-per-worker encodes on GPUs")
+        from vaecodec_integrations.ray import RayWorkers
+
+        return RayWorkers(codec, workers=self.workers, address=self.ray_address, gpus_per_worker=self.gpus_per_worker)
 
 
 def run(
     work: Callable[..., bulk.BulkResult],
-    source: str,
+    given: BulkInput,
     out: Path,
-    codec_file: Path,
-    dim: int | None,
-    device: Device,
+    workers: WorkerOptions,
     options: bulk.BulkOptions,
-    workers: bulk.Workers,
     as_json: bool,
 ) -> None:
     """Encode or decode, and print the result."""
+    chosen = workers.open(given.codec)
     # Each worker is one thread of its own, and a call's bits then do not depend on the machine's cores.
-    codec = Codec.load(codec_file, dim=dim, device=device, threads=1)
+    codec = Codec.load(given.codec, dim=given.dim, device=workers.device, threads=1)
     started = time.perf_counter()
-    with shown(source) as progress:
-        result = work(source, out, codec, options=options, workers=workers, progress=progress)
+    with shown(given.source) as progress:
+        result = work(given.source, out, codec, options=options, workers=chosen, progress=progress)
     seconds = time.perf_counter() - started
     listed = f"{result.output}.bad-rows.csv" if result.bad_rows else None
     if as_json:

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
-from vaecodec.interface import Metric
 from vaecodec_cli.console import Terminal, how_to_resume, print_json
-from vaecodec_cli.options import (
-    AsJson,
-    Column,
-    Documents,
-    Embedder,
-    MetricOption,
-    Pairs,
-    Queries,
-    QueryColumn,
-    duration,
-    open_documents,
-    with_column,
-)
+from vaecodec_cli.options import AsJson, SizeLimits, TrainingData, duration, open_documents, with_column
 from vaecodec_cli.progress import LOGGER, TrainingBar
 from vaecodec_cli.train import require_training
 
@@ -55,33 +43,29 @@ def _once(show: Callable[[str], None]) -> Callable[[str], None]:
     return step
 
 
+@dataclass(frozen=True, kw_only=True)
+class CompressGoal:
+    """What to reach."""
+
+    panel: ClassVar[str] = "Goal"
+
+    save: Annotated[str | None, typer.Option(help="Share of the memory to save: half, or a figure such as 75%.")] = None
+    limits: SizeLimits
+    recall: Annotated[float | None, typer.Option(help="Share of the ten nearest to keep, e.g. 0.95.")] = None
+
+
 def compress(
-    source: Documents,
+    given: TrainingData,
     out: Annotated[Path, typer.Option(help="Folder for codec.onnx, the training and the report.")],
-    queries: Queries = None,
-    pairs: Pairs = None,
-    column: Column = None,
-    query_column: QueryColumn = None,
-    save: Annotated[
-        str | None, typer.Option(help="Share of the memory to save: half, or a figure such as 75%.")
-    ] = None,
-    budget_bytes: Annotated[
-        int | None, typer.Option("--bytes", help="Largest number of bytes of a stored vector.")
-    ] = None,
-    ram: Annotated[str | None, typer.Option(help="Largest RAM for all vectors, index included, e.g. 8GB.")] = None,
-    vectors: Annotated[
-        str | None, typer.Option(help="Number of vectors that there will be, e.g. 50M. Default: as many as SOURCE has.")
-    ] = None,
-    recall: Annotated[float | None, typer.Option(help="Share of the ten nearest to keep, e.g. 0.95.")] = None,
+    wanted: CompressGoal,
     place: Annotated[
         Place,
         typer.Option("--for", help="Where the vectors will be kept. files are codes, which PackedIndex searches."),
     ] = Place.FILES,
-    budget: Annotated[
-        str, typer.Option(help="Time for all training, e.g. 90s, 10m, 1.5h. The other steps take minutes more.")
+    time: Annotated[
+        str,
+        typer.Option("--budget", help="Time for all training, e.g. 90s, 10m, 1.5h. The other steps take minutes more."),
     ] = "10m",
-    metric: MetricOption = Metric.COSINE,
-    embedder: Embedder = "",
     as_json: AsJson = False,
 ) -> None:
     """Train a codec, compare it with what needs no training, and say what is worth using and what to type next.
@@ -93,16 +77,22 @@ def compress(
     from vaecodec_integrations.compress import compress as run
     from vaecodec_integrations.plan.stores import StoreName
 
-    time = duration(budget)
+    seconds = duration(time)
+    columns, limits = given.columns, wanted.limits
     goal = goal_for(
-        open_documents(source, column), save=save, code_bytes=budget_bytes, ram=ram, vectors=vectors, recall=recall
+        open_documents(given.data, columns.column),
+        save=wanted.save,
+        code_bytes=limits.budget,
+        ram=limits.ram,
+        vectors=limits.vectors,
+        recall=wanted.recall,
     )
     data = CompressionData(
-        documents=with_column(source, column),
-        queries=None if queries is None else with_column(queries, query_column),
-        pairs=pairs,
-        metric=metric,
-        embedder=embedder,
+        documents=with_column(given.data, columns.column),
+        queries=None if given.queries is None else with_column(given.queries, columns.query_column),
+        pairs=given.pairs,
+        metric=given.metric,
+        embedder=given.embedder,
     )
     store = StoreName.PACKED if place is Place.FILES else StoreName(place)
     console = Terminal(stderr=as_json)
@@ -112,7 +102,7 @@ def compress(
             goal,
             out,
             store=store,
-            budget=time,
+            budget=seconds,
             observers=[bar],
             on_step=_once(lambda step: console.print(f"{step} ...", style="dim")),
         )

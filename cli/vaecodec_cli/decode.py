@@ -9,22 +9,8 @@ import typer
 
 from vaecodec import bulk
 from vaecodec.codes import CodeType
-from vaecodec_cli.bulk import (
-    Device,
-    DeviceChoice,
-    EngineChoice,
-    EngineName,
-    GpusPerWorker,
-    Out,
-    OverwriteOutput,
-    RayAddress,
-    Resume,
-    Source,
-    Workers,
-    engine,
-    run,
-)
-from vaecodec_cli.options import AsJson, CodecFile, Column, Dim, OnBadRowsChoice
+from vaecodec_cli.bulk import BulkInput, BulkOutput, WorkerOptions, run
+from vaecodec_cli.options import AsJson
 
 
 class FloatType(StrEnum):
@@ -35,25 +21,18 @@ class FloatType(StrEnum):
 
 
 def decode(
-    source: Source,
-    codec: CodecFile,
-    out: Out,
-    dim: Dim = None,
-    column: Column = None,
+    given: BulkInput,
+    output: BulkOutput,
+    workers: WorkerOptions,
     dtype: Annotated[FloatType, typer.Option(help="How to store embeddings.")] = FloatType.FLOAT32,
-    on_bad_rows: OnBadRowsChoice = bulk.OnBadRows.FAIL,
-    resume: Resume = False,
-    overwrite: OverwriteOutput = False,
-    workers: Workers = None,
-    device: DeviceChoice = Device.CPU,
-    engine_name: EngineChoice = EngineName.THREADS,
-    ray_address: RayAddress = None,
-    gpus_per_worker: GpusPerWorker = 0,
     as_json: AsJson = False,
 ) -> None:
     """Reconstruct embeddings from a file or folder of latents or codes."""
     options = bulk.BulkOptions(
-        column=column, dtype=CodeType(dtype), on_bad_rows=on_bad_rows, resume=resume, overwrite=overwrite
+        column=given.column,
+        dtype=CodeType(dtype),
+        on_bad_rows=given.on_bad_rows,
+        resume=output.resume,
+        overwrite=output.overwrite,
     )
-    chosen = engine(engine_name, codec, workers, device, ray_address, gpus_per_worker)
-    run(bulk.decode, source, out, codec, dim, device, options, chosen, as_json)
+    run(bulk.decode, given, output.out, workers, options, as_json)

@@ -11,7 +11,7 @@ from vaecodec.codec import Codec
 from vaecodec.drift.monitor import check_sources
 from vaecodec.errors import NotCalibratedError
 from vaecodec_cli.console import Terminal, print_json
-from vaecodec_cli.options import AsJson, CodecFile, Column, QueryColumn, open_documents, open_queries
+from vaecodec_cli.options import AsJson, CodecFile, Columns
 from vaecodec_cli.text import one_line
 
 DRIFT, NOT_COMPARED = 3, 4
@@ -20,9 +20,8 @@ DRIFT, NOT_COMPARED = 3, 4
 def drift(
     codec: CodecFile,
     data: Annotated[str, typer.Option(help="New documents: a file with one vector a row, or an address.")],
+    columns: Columns,
     queries: Annotated[str | None, typer.Option(help="New queries.")] = None,
-    column: Column = None,
-    query_column: QueryColumn = None,
     as_json: AsJson = False,
 ) -> None:
     """Check whether new vectors still match the training data.
@@ -31,8 +30,7 @@ def drift(
     because the codec file holds no statistics of them or they are fewer than 100; what was compared has not drifted.
     1: something is wrong with a file. 2: wrong usage.
     """
-    documents = open_documents(data, column)
-    asked = None if queries is None else open_queries(queries, query_column)
+    documents, asked = columns.open(data, queries)
     try:
         report = check_sources(Codec.load(codec), documents, asked)
     except NotCalibratedError as error:

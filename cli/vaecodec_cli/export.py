@@ -9,12 +9,12 @@ import typer
 
 from vaecodec.extras import require
 from vaecodec_cli.console import print_written
-from vaecodec_cli.options import AsJson, Overwrite
+from vaecodec_cli.options import AsJson, CodecOutput
 
 
 def export(
     run: Annotated[Path, typer.Argument(help="Folder that 'vaecodec train' wrote.")],
-    out: Annotated[Path, typer.Option(help="Codec file to write, e.g. vae128.onnx.")],
+    output: CodecOutput,
     precision: Annotated[
         str,
         typer.Option(
@@ -22,7 +22,6 @@ def export(
             "the hidden layer of an encoder, for speed on CPUs."
         ),
     ] = "float32",
-    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a trained checkpoint as one ONNX file, after proving that it computes the same."""
@@ -30,5 +29,5 @@ def export(
     require("torch", extra="train")
     from vaecodec_exporters.checkpoint import export_checkpoint
 
-    export_checkpoint(run, out, precision=precision, overwrite=overwrite)
-    print_written(out, as_json)
+    export_checkpoint(run, output.out, precision=precision, overwrite=output.overwrite)
+    print_written(output.out, as_json)

@@ -9,8 +9,6 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from vaecodec.interface import Metric
-from vaecodec.sources.bad_rows import OnBadRows
 from vaecodec_cli.console import (
     Terminal,
     describe,
@@ -21,24 +19,7 @@ from vaecodec_cli.console import (
     print_json,
     table,
 )
-from vaecodec_cli.options import (
-    AsJson,
-    Column,
-    Documents,
-    Embedder,
-    MetricOption,
-    OnBadRowsChoice,
-    Pairs,
-    Queries,
-    QueryColumn,
-    RecipeFile,
-    Target,
-    duration,
-    open_collection,
-    open_documents,
-    open_queries,
-    widths,
-)
+from vaecodec_cli.options import AsJson, CheckedTrainingData, RecipeFile, Target, duration, widths
 from vaecodec_cli.progress import TrainingBar
 from vaecodec_cli.train import require_training
 
@@ -47,21 +28,14 @@ if TYPE_CHECKING:
 
 
 def fit(
-    data: Documents,
+    given: CheckedTrainingData,
     out: Annotated[Path, typer.Option(help="Folder for the fit. The codec file is OUT/codec.onnx.")],
-    queries: Queries = None,
-    pairs: Pairs = None,
-    column: Column = None,
-    query_column: QueryColumn = None,
     dims: Annotated[
         str, typer.Option(help="Widths to choose among, e.g. 32,64,128,192. With --target 48 all latents by default.")
     ] = "",
     target: Target = "",
     budget: Annotated[str, typer.Option(help="Time for all training, e.g. 90s, 10m, 1.5h.")] = "10m",
     recipe: RecipeFile = None,
-    metric: MetricOption = Metric.COSINE,
-    embedder: Embedder = "",
-    on_bad_rows: OnBadRowsChoice = OnBadRows.FAIL,
     as_json: AsJson = False,
 ) -> None:
     """Choose width and settings, train, and export the codec that a held-out split confirms.
@@ -84,13 +58,9 @@ def fit(
             console.print(f"{name}: diverged, {figures['diverged']}")
 
     base = Recipe.load(recipe) if recipe else None
-    lenient = on_bad_rows is not OnBadRows.FAIL
-    documents = open_documents(data, column, bad_rows=lenient)
-    asked = None if queries is None else open_queries(queries, query_column, bad_rows=lenient)
-    settings = choose_recipe(base, width=documents.dim, target=target, paired=bool(pairs))
-    collection = open_collection(
-        documents, asked, pairs, metric, embedder, on_bad_rows=on_bad_rows, out=out, confirmation=0.05
-    )
+    documents, queries = given.open()
+    settings = choose_recipe(base, width=documents.dim, target=target, paired=bool(given.data.pairs))
+    collection = given.collection(documents, queries, out, confirmation=0.05)
     print_collection(collection, console)
     with how_to_resume(console, f"repeat the command to go on from {out}"), TrainingBar() as bar:
         fitted = fit_and_export(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -13,23 +14,30 @@ from vaecodec_cli.console import print_file, print_json
 from vaecodec_cli.options import AsJson, Overwrite
 
 
+@dataclass(frozen=True, kw_only=True)
+class JoinOptions:
+    """How the embedding model's output becomes the codec's input."""
+
+    pooling: Annotated[
+        Pooling | None, typer.Option(help="How the vectors of a text's tokens become one, where the files do not say.")
+    ] = None
+    output: Annotated[
+        str | None, typer.Option(help="Output of the embedding model to encode, where several may hold embeddings.")
+    ] = None
+    normalise: Annotated[
+        bool | None,
+        typer.Option(help="Normalise embeddings before the codec. Codecs of metric cosine always do that themselves."),
+    ] = None
+    queries: Annotated[
+        bool, typer.Option("--queries", help="Encode as queries are, for codecs that encode them in another way.")
+    ] = False
+
+
 def fuse(
     embedder: Annotated[Path, typer.Argument(help="Embedding model in ONNX, e.g. model.onnx.")],
     codec: Annotated[Path, typer.Argument(help="Codec file, trained on that model's embeddings.")],
     out: Annotated[Path, typer.Option(help="File to write, e.g. model128.onnx.")],
-    pooling: Annotated[
-        Pooling | None, typer.Option(help="How the vectors of a text's tokens become one, where the files do not say.")
-    ] = None,
-    output: Annotated[
-        str | None, typer.Option(help="Output of the embedding model to encode, where several may hold embeddings.")
-    ] = None,
-    normalise: Annotated[
-        bool | None,
-        typer.Option(help="Normalise embeddings before the codec. Codecs of metric cosine always do that themselves."),
-    ] = None,
-    queries: Annotated[
-        bool, typer.Option("--queries", help="Encode as queries are, for codecs that encode them in another way.")
-    ] = False,
+    join: JoinOptions,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -37,16 +45,7 @@ def fuse(
     require("onnx", extra="export")
     from vaecodec_exporters.fuse import fuse as write_fused
 
-    fused = write_fused(
-        embedder,
-        codec,
-        out,
-        pooling=pooling,
-        output=output,
-        normalise=normalise,
-        queries=queries,
-        overwrite=overwrite,
-    )
+    fused = write_fused(embedder, codec, out, **vars(join), overwrite=overwrite)
     if as_json:
         print_json({"file": str(out), "bytes": out.stat().st_size, **fused.to_json()})
         return

@@ -78,10 +78,11 @@ def application() -> Any:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
     )
-    app.callback()(import_module("vaecodec_cli.options").root)
+    options = import_module("vaecodec_cli.options")
+    app.callback()(options.root)
     for name, module in COMMANDS.items():
         command = getattr(import_module(f"vaecodec_cli.{module}"), name.replace("-", "_"))
-        app.command(name)(_with_verbosity(command))
+        app.command(name)(_with_verbosity(options.flat(command)))
     return app
 
 

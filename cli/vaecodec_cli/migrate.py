@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 from rich.table import Table
@@ -18,10 +17,13 @@ from vaecodec.errors import CodecMismatchError, InvalidBudgetError, MigrationErr
 from vaecodec.evaluation import Interval
 from vaecodec.extras import require
 from vaecodec_cli.console import Terminal, interval, print_json
-from vaecodec_cli.options import AsJson
+from vaecodec_cli.options import AsJson, Dim
 from vaecodec_cli.progress import shown
+from vaecodec_cli.server import Collection, Server, Target
 
 if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+
     from vaecodec_integrations.qdrant import PackedRows
     from vaecodec_integrations.qdrant.migration import Estimate, Migration, Outcome
 
@@ -34,89 +36,105 @@ class Keep(StrEnum):
     NONE = "none"
 
 
-_SERVER, _TARGET, _ORIGINALS, _RUN = "Server", "Target", "Originals for re-ranking", "Run"
+@dataclass(frozen=True, kw_only=True)
+class MigrationSource:
+    """Which vector is compressed by which codec."""
 
-Url = Annotated[
-    str | None,
-    typer.Option(help="Address of the Qdrant server. The key is read from QDRANT_API_KEY.", rich_help_panel=_SERVER),
-]
-LocalPath = Annotated[
-    Path | None,
-    typer.Option(
-        "--path",
-        exists=True,
-        file_okay=False,
-        help="Folder of Qdrant's local mode, instead of --url.",
-        rich_help_panel=_SERVER,
-    ),
-]
-Collection = Annotated[str, typer.Option(help="The collection to compress. Nothing in it is ever deleted.")]
-Into = Annotated[str | None, typer.Option(help="Name of the new, compressed collection.", rich_help_panel=_TARGET)]
-Named = Annotated[
-    str | None,
-    typer.Option(
-        help="Instead of --into: add the latents to the collection as a vector of this name (Qdrant 1.18 or later).",
-        rich_help_panel=_TARGET,
-    ),
-]
+    collection: Collection
+    codec: Annotated[Path, typer.Option(help="The codec file.")]
+    vector: Annotated[str, typer.Option(help="Name of the vector to compress. Default: the unnamed one.")] = ""
+    dim: Dim = None
 
 
-def migrate(
-    collection: Collection,
-    codec: Annotated[Path, typer.Option(help="The codec file.")],
-    vector: Annotated[str, typer.Option(help="Name of the vector to compress. Default: the unnamed one.")] = "",
-    dim: Annotated[int | None, typer.Option(help="Latent width, where the codec file has several.")] = None,
-    url: Url = None,
-    path: LocalPath = None,
-    into: Into = None,
-    named: Named = None,
+@dataclass(frozen=True, kw_only=True)
+class MigrationTarget:
+    """Where the compressed vectors go, and how they are stored."""
+
+    panel: ClassVar[str] = "Target"
+
+    place: Target
     code_bytes: Annotated[
         int | None,
         typer.Option(
             "--bytes",
             help="RAM for the codes of one vector in the new collection, e.g. one byte for each latent or less; the "
             "latents then lie on disk. Default: stored and quantised as the source is.",
-            rich_help_panel=_TARGET,
         ),
-    ] = None,
+    ] = None
     switch_alias: Annotated[
-        str | None,
-        typer.Option(help="Point this alias at the new collection when both sides are equal.", rich_help_panel=_TARGET),
-    ] = None,
-    keep_originals: Annotated[
-        Keep, typer.Option(help="Where to keep the uncompressed vectors.", rich_help_panel=_ORIGINALS)
-    ] = Keep.NONE,
-    originals_path: Annotated[
-        Path | None,
-        typer.Option("--originals", help="The file for --keep-originals file.", rich_help_panel=_ORIGINALS),
-    ] = None,
+        str | None, typer.Option(help="Point this alias at the new collection when both sides are equal.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OriginalsOptions:
+    """What is kept of the uncompressed vectors."""
+
+    panel: ClassVar[str] = "Originals for re-ranking"
+
+    keep_originals: Annotated[Keep, typer.Option(help="Where to keep the uncompressed vectors.")] = Keep.NONE
+    originals_path: Annotated[Path | None, typer.Option("--originals", help="The file for --keep-originals file.")] = (
+        None
+    )
     originals_codec: Annotated[
-        Path | None,
-        typer.Option(help="Store codes of this codec in that file instead of float16.", rich_help_panel=_ORIGINALS),
-    ] = None,
-    originals_bytes: Annotated[
-        int | None, typer.Option(help="Bytes of such a code.", rich_help_panel=_ORIGINALS)
-    ] = None,
+        Path | None, typer.Option(help="Store codes of this codec in that file instead of float16.")
+    ] = None
+    originals_bytes: Annotated[int | None, typer.Option(help="Bytes of such a code.")] = None
+
+    def check(self) -> None:
+        """Refuse options that would be ignored."""
+        if (self.keep_originals is Keep.FILE) != (self.originals_path is not None):
+            raise typer.BadParameter("--keep-originals file and --originals PATH need each other")
+        if (self.originals_codec is None) != (self.originals_bytes is None):
+            raise typer.BadParameter("--originals-codec and --originals-bytes need each other")
+        if self.originals_codec is not None and self.keep_originals is not Keep.FILE:
+            raise typer.BadParameter("--originals-codec needs --keep-originals file")
+
+    def encoding(self, codec: Codec) -> PackedRows | None:
+        """Return how the file stores originals as codes of another codec, where that was asked for."""
+        if self.originals_codec is None or self.originals_bytes is None:
+            return None
+        from vaecodec_integrations.qdrant import PackedRows
+
+        try:
+            rows = PackedRows(Codec.load(self.originals_codec), bytes=self.originals_bytes)
+            rows.check_fits(codec)
+        except CodecMismatchError as error:
+            raise typer.BadParameter(f"--originals-codec: {error}") from error
+        except (InvalidBudgetError, NotCalibratedError) as error:
+            raise typer.BadParameter(f"--originals-codec, --originals-bytes: {error}") from error
+        return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class MigrationRun:
+    """How the migration runs."""
+
+    panel: ClassVar[str] = "Run"
+
     on_bad_rows: Annotated[
         OnBadRows,
         typer.Option(
-            help="Points whose vector holds NaN or has no direction: stop, copy them without it and list them, or "
-            "list them all before anything is written.",
-            rich_help_panel=_RUN,
+            help="What to do with points whose vector holds NaN or has no direction: stop at the first, skip the "
+            "vector and list them, or list them all before anything is written."
         ),
-    ] = OnBadRows.FAIL,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Check everything, estimate the size, write nothing.", rich_help_panel=_RUN),
-    ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Points per request.", rich_help_panel=_RUN)] = 1000,
+    ] = OnBadRows.FAIL
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, estimate the size, write nothing.")] = (
+        False
+    )
+    batch_size: Annotated[int, typer.Option(min=1, help="Points per request.")] = 1000
     state: Annotated[
         Path | None,
-        typer.Option(
-            help="State file, which remembers how far the copy came. Default: named after the collections.",
-            rich_help_panel=_RUN,
-        ),
-    ] = None,
+        typer.Option(help="State file, which remembers how far the copy came. Default: named after the collections."),
+    ] = None
+
+
+def migrate(
+    source: MigrationSource,
+    server: Server,
+    target: MigrationTarget,
+    originals: OriginalsOptions,
+    how: MigrationRun,
     as_json: AsJson = False,
 ) -> None:
     """Compress a Qdrant collection: copy it, catch up with new writes, compare searches, switch an alias.
@@ -125,53 +143,32 @@ def migrate(
     until it repairs nothing, then pause writes for the last run.
     """
     require("qdrant_client", extra="qdrant")
-    from vaecodec_integrations.qdrant.connection import open_client
-    from vaecodec_integrations.qdrant.layout import Originals
-    from vaecodec_integrations.qdrant.migration import Migration, estimate
+    from vaecodec_integrations.qdrant.migration import estimate
     from vaecodec_integrations.qdrant.migration import migrate as run
 
-    check_one({"--url": url, "--path": path})
-    check_one({"--into": into, "--named": named})
-    if (keep_originals is Keep.FILE) != (originals_path is not None):
-        raise typer.BadParameter("--keep-originals file and --originals PATH need each other")
-    if (originals_codec is None) != (originals_bytes is None):
-        raise typer.BadParameter("--originals-codec and --originals-bytes need each other")
-    if originals_codec is not None and keep_originals is not Keep.FILE:
-        raise typer.BadParameter("--originals-codec needs --keep-originals file")
-    loaded = Codec.load(codec, dim=dim)
-    encoding = _packed(loaded, originals_codec, originals_bytes)
+    for options in (server, target.place, originals):
+        options.check()
+    codec = Codec.load(source.codec, dim=source.dim)
     console = Terminal(stderr=as_json)
-    with closing(open_client(url=url, path=path)) as client:
-        migration = Migration(
-            client,
-            collection,
-            loaded,
-            state or Path(f"vaecodec-migrate-{collection}-{into or named}.json"),
-            into=into,
-            named=named,
-            vector=vector,
-            originals=Originals(keep_originals),
-            originals_path=originals_path,
-            originals_encoding=encoding,
-            code_bytes=code_bytes,
-            batch_size=batch_size,
-            on_bad_rows=on_bad_rows,
-        )
-        document: dict[str, Any] = {"collection": collection, "target": migration.target}
-        if dry_run:
-            size = estimate(migration, alias=switch_alias)
+    encoding = originals.encoding(codec)
+    with server.open() as client:
+        migration = _migration(client, codec, source, target, originals, how, encoding)
+        document: dict[str, Any] = {"collection": source.collection, "target": migration.target}
+        if how.dry_run:
+            size = estimate(migration, alias=target.switch_alias)
             console.print(_size(migration, size))
             document["estimate"] = asdict(size)
         else:
-            with closing(migration), shown(f"{collection} -> {into or named}, copied and compared", "points") as bar:
+            name = f"{source.collection} -> {target.place.into or target.place.named}, copied and compared"
+            with closing(migration), shown(name, "points") as bar:
                 outcome = run(
                     migration,
-                    alias=switch_alias,
+                    alias=target.switch_alias,
                     started=lambda size: console.print(_size(migration, size)),
                     progress=bar,
                 )
             console.print(_result(outcome))
-            if outcome.switched_alias != switch_alias:
+            if outcome.switched_alias != target.switch_alias:
                 raise MigrationError(outcome.next_step)
             console.print(outcome.next_step)
             document |= {
@@ -183,26 +180,33 @@ def migrate(
         print_json(document)
 
 
-def check_one(options: Mapping[str, object]) -> None:
-    """Refuse both or none of two options."""
-    if [value is None for value in options.values()].count(False) != 1:
-        raise typer.BadParameter(f"give one of {' and '.join(options)}")
+def _migration(
+    client: QdrantClient,
+    codec: Codec,
+    source: MigrationSource,
+    target: MigrationTarget,
+    originals: OriginalsOptions,
+    how: MigrationRun,
+    encoding: PackedRows | None,
+) -> Migration:
+    from vaecodec_integrations.qdrant.layout import Originals
+    from vaecodec_integrations.qdrant.migration import Migration
 
-
-def _packed(codec: Codec, path: Path | None, bytes: int | None) -> PackedRows | None:  # noqa: A002 - the option's word
-    """Return how a file stores originals as codes of another codec, where that was asked for."""
-    if path is None or bytes is None:
-        return None
-    from vaecodec_integrations.qdrant import PackedRows
-
-    try:
-        rows = PackedRows(Codec.load(path), bytes=bytes)
-        rows.check_fits(codec)
-    except CodecMismatchError as error:
-        raise typer.BadParameter(f"--originals-codec: {error}") from error
-    except (InvalidBudgetError, NotCalibratedError) as error:
-        raise typer.BadParameter(f"--originals-codec, --originals-bytes: {error}") from error
-    return rows
+    return Migration(
+        client,
+        source.collection,
+        codec,
+        how.state or Path(f"vaecodec-migrate-{source.collection}-{target.place.into or target.place.named}.json"),
+        into=target.place.into,
+        named=target.place.named,
+        vector=source.vector,
+        originals=Originals(originals.keep_originals),
+        originals_path=originals.originals_path,
+        originals_encoding=encoding,
+        code_bytes=target.code_bytes,
+        batch_size=how.batch_size,
+        on_bad_rows=how.on_bad_rows,
+    )
 
 
 def _size(migration: Migration, size: Estimate) -> Table:

@@ -1,12 +1,23 @@
-"""Options that several commands share, and how their texts are read."""
+"""Options that several commands share, alone and in sets, and how their texts are read.
+
+An option set is a frozen dataclass whose fields are options or further sets. A command takes it as one parameter, and
+:func:`flat` turns it into the single options that typer reads. Options of a set with a ``panel`` are shown under that
+heading in ``--help``.
+"""
 
 from __future__ import annotations
 
+import copy
+import functools
+import inspect
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
 from vaecodec import __version__
 from vaecodec.errors import AmbiguousColumnError
@@ -26,7 +37,6 @@ Documents = Annotated[
     str,
     typer.Argument(help="Embeddings of the documents: a file with one vector a row, or an address. FILE#COLUMN works."),
 ]
-Queries = Annotated[str | None, typer.Option(help="Embeddings of queries. A few thousand of them improve the codec.")]
 Pairs = Annotated[
     str | None,
     typer.Option(
@@ -38,7 +48,6 @@ Pairs = Annotated[
 Column = Annotated[
     str | None, typer.Option(help="Column, dataset, array or vector name of the documents, where there are several.")
 ]
-QueryColumn = Annotated[str | None, typer.Option(help="Vector column of the queries file.")]
 CodecFile = Annotated[Path, typer.Option("--codec", help="Codec file, e.g. vae128.onnx.")]
 Dim = Annotated[int | None, typer.Option(help="Width of the latents, where the codec file has several.")]
 RecipeFile = Annotated[Path | None, typer.Option(help="TOML file of settings. docs/training.md lists them.")]
@@ -102,43 +111,164 @@ def with_column(location: str, column: str | None) -> str:
 
 def open_documents(location: str, column: str | None, *, bad_rows: bool = False) -> VectorSource:
     """Open documents; where the location holds several columns, the error names the option that chooses one."""
-    try:
-        return open_source(location, column=column, bad_rows=bad_rows)
-    except AmbiguousColumnError as error:
-        raise AmbiguousColumnError(f"{error}, with --column or {location}#COLUMN") from None
+    return _open(location, column, "--column", queries=False, bad_rows=bad_rows)
 
 
 def open_queries(location: str, column: str | None, *, bad_rows: bool = False) -> VectorSource:
     """Open queries as :func:`open_documents` opens documents."""
+    return _open(location, column, "--query-column", queries=True, bad_rows=bad_rows)
+
+
+def _open(location: str, column: str | None, option: str, *, queries: bool, bad_rows: bool) -> VectorSource:
     try:
-        return open_source(location, column=column, queries=True, bad_rows=bad_rows)
+        return open_source(location, column=column, queries=queries, bad_rows=bad_rows)
     except AmbiguousColumnError as error:
-        raise AmbiguousColumnError(f"{error}, with --query-column or {location}#COLUMN") from None
+        raise AmbiguousColumnError(f"{error}, with {option} or {location}#COLUMN") from None
 
 
-def open_collection(
-    documents: VectorSource,
-    queries: VectorSource | None,
-    pairs: str | None,
-    metric: Metric,
-    embedder: str,
-    *,
-    on_bad_rows: OnBadRows,
-    out: Path,
-    confirmation: float = 0.0,
-) -> Collection:
-    """Open a collection of documents and queries; bad rows are listed beside the output."""
-    from vaecodec_training.data.collection import Collection
-    from vaecodec_training.data.pairs import read_pairs
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Which columns hold the vectors of documents and of queries."""
 
-    known = read_pairs(pairs) if pairs else None
-    sources = [documents] if queries is None else [documents, queries]
-    documents, *asked = without_bad_rows(sources, metric, on_bad_rows, list_path(out))
-    return Collection.open(
-        documents,
-        asked[0] if asked else None,
-        pairs=known,
-        metric=metric,
-        embedder=embedder,
-        confirmation=confirmation,
+    column: Column = None
+    query_column: Annotated[str | None, typer.Option(help="Vector column of the queries file.")] = None
+
+    def open(
+        self, documents: str, queries: str | None, *, bad_rows: bool = False
+    ) -> tuple[VectorSource, VectorSource | None]:
+        """Open documents and, where there are some, queries; ``bad_rows`` lets rows without a vector through."""
+        opened = open_documents(documents, self.column, bad_rows=bad_rows)
+        if queries is None:
+            return opened, None
+        return opened, open_queries(queries, self.query_column, bad_rows=bad_rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """The collection that a codec is trained on."""
+
+    panel: ClassVar[str] = "Data"
+
+    data: Documents
+    queries: Annotated[
+        str | None, typer.Option(help="Embeddings of queries. A few thousand of them improve the codec.")
+    ] = None
+    pairs: Pairs = None
+    columns: Columns
+    metric: MetricOption = Metric.COSINE
+    embedder: Embedder = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedTrainingData:
+    """A collection to train on, and what to do with its rows that cannot be used."""
+
+    panel: ClassVar[str] = "Data"
+
+    data: TrainingData
+    on_bad_rows: OnBadRowsChoice = OnBadRows.FAIL
+
+    def open(self) -> tuple[VectorSource, VectorSource | None]:
+        """Open documents and queries."""
+        lenient = self.on_bad_rows is not OnBadRows.FAIL
+        return self.data.columns.open(self.data.data, self.data.queries, bad_rows=lenient)
+
+    def collection(
+        self, documents: VectorSource, queries: VectorSource | None, out: Path, *, confirmation: float = 0.0
+    ) -> Collection:
+        """Open a collection of these sources; bad rows are listed beside the output."""
+        from vaecodec_training.data.collection import Collection
+        from vaecodec_training.data.pairs import read_pairs
+
+        known = read_pairs(self.data.pairs) if self.data.pairs else None
+        sources = [documents] if queries is None else [documents, queries]
+        documents, *asked = without_bad_rows(sources, self.data.metric, self.on_bad_rows, list_path(out))
+        return Collection.open(
+            documents,
+            asked[0] if asked else None,
+            pairs=known,
+            metric=self.data.metric,
+            embedder=self.data.embedder,
+            confirmation=confirmation,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeLimits:
+    """What the stored vectors may take."""
+
+    budget: Annotated[int | None, typer.Option("--bytes", help="Largest number of bytes of a stored vector.")] = None
+    ram: Annotated[str | None, typer.Option(help="Largest RAM for all vectors, index included, e.g. 8GB.")] = None
+    vectors: Annotated[
+        str | None, typer.Option(help="Number of vectors that there will be, e.g. 50M. Default: as many as DATA has.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecOutput:
+    """The codec file to write."""
+
+    out: Annotated[Path, typer.Option(help="Codec file to write, e.g. vae128.onnx.")]
+    overwrite: Overwrite = False
+
+
+def flat(command: Callable[..., None]) -> Callable[..., None]:
+    """Make a command of single options, as typer reads them, from one that takes option sets.
+
+    Raises:
+        ValueError: two options have the same name.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    sets = {name: hint for name, hint in hints.items() if _is_set(hint)}
+    parameters: list[inspect.Parameter] = []
+    for name, one in inspect.signature(command).parameters.items():
+        single = one.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        parameters += _parameters(sets[name]) if name in sets else [single]
+
+    @functools.wraps(command)
+    def run(**options: Any) -> None:
+        inside = {one.name for kind in sets.values() for one in _parameters(kind)}
+        alone = {name: value for name, value in options.items() if name not in inside}
+        command(**alone, **{name: _filled(kind, options) for name, kind in sets.items()})
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
+
+
+def _is_set(hint: Any) -> bool:
+    return isinstance(hint, type) and is_dataclass(hint)
+
+
+def _parameters(kind: type[Any], panel: str = "") -> list[inspect.Parameter]:
+    """Return every option of a set and of the sets within it, in their order."""
+    hints = get_type_hints(kind, include_extras=True)
+    panel = getattr(kind, "panel", panel)
+    found: list[inspect.Parameter] = []
+    for field in fields(kind):
+        if _is_set(hints[field.name]):
+            found += _parameters(hints[field.name], panel)
+            continue
+        default = inspect.Parameter.empty if field.default is MISSING else field.default
+        hint = _in_panel(hints[field.name], panel)
+        found.append(inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint))
+    return found
+
+
+def _in_panel(hint: Any, panel: str) -> Any:
+    (option,) = hint.__metadata__
+    if not panel or not isinstance(option, OptionInfo):
+        return hint
+    option = copy.copy(option)
+    option.rich_help_panel = panel
+    return Annotated[hint.__origin__, option]
+
+
+def _filled(kind: type[Any], options: Mapping[str, Any]) -> Any:
+    hints = get_type_hints(kind)
+    return kind(
+        **{
+            field.name: _filled(hints[field.name], options) if _is_set(hints[field.name]) else options[field.name]
+            for field in fields(kind)
+        }
     )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 from rich.table import Table
@@ -14,66 +13,68 @@ from vaecodec.codec import Codec
 from vaecodec.errors import MigrationError
 from vaecodec.extras import require
 from vaecodec_cli.console import Terminal, print_json, table
-from vaecodec_cli.migrate import LocalPath, Url, check_one
 from vaecodec_cli.options import AsJson
 from vaecodec_cli.progress import shown
+from vaecodec_cli.server import Server, check_one
 
 if TYPE_CHECKING:
     from vaecodec_integrations.qdrant.reembedding import Cost, Outcome
 
-_TARGET, _MODEL, _RUN = "Target", "Model", "Run"
 
+@dataclass(frozen=True, kw_only=True)
+class ReembedSource:
+    """Which texts are embedded, and by what."""
 
-def reembed(
     collection: Annotated[
         str, typer.Option(help="The collection whose texts are embedded again. With --into it is only read.")
-    ],
-    model: Annotated[
-        Path,
-        typer.Option(
-            help="The new embedding model: an ONNX file with tokenizer.json beside it.", rich_help_panel=_MODEL
-        ),
-    ],
-    into: Annotated[str | None, typer.Option(help="Name of the new collection.", rich_help_panel=_TARGET)] = None,
+    ]
+    model: Annotated[Path, typer.Option(help="The new embedding model: an ONNX file with tokenizer.json beside it.")]
+    text: Annotated[str, typer.Option(help="Key of the text in the payload, e.g. page.content.")] = "text"
+    vector: Annotated[str, typer.Option(help="Name of the old model's vector. Default: the unnamed one.")] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReembedTarget:
+    """Where the new vectors go."""
+
+    panel: ClassVar[str] = "Target"
+
+    into: Annotated[str | None, typer.Option(help="Name of the new collection.")] = None
     named: Annotated[
         str | None,
-        typer.Option(
-            help="Instead of --into: name of a new vector in the collection itself (Qdrant 1.18 or later).",
-            rich_help_panel=_TARGET,
-        ),
-    ] = None,
-    text: Annotated[str, typer.Option(help="Key of the text in the payload, e.g. page.content.")] = "text",
-    vector: Annotated[str, typer.Option(help="Name of the old model's vector. Default: the unnamed one.")] = "",
-    url: Url = None,
-    path: LocalPath = None,
-    codec: Annotated[
-        Path | None, typer.Option(help="Compress the new vectors by this codec file.", rich_help_panel=_TARGET)
-    ] = None,
+        typer.Option(help="Instead of --into: name of a new vector in the collection itself (Qdrant 1.18 or later)."),
+    ] = None
+    codec: Annotated[Path | None, typer.Option(help="Compress the new vectors by this codec file.")] = None
     switch_alias: Annotated[
-        str | None,
-        typer.Option(
-            help="Point this alias at the new collection when nothing is left to do.", rich_help_panel=_TARGET
-        ),
-    ] = None,
+        str | None, typer.Option(help="Point this alias at the new collection when nothing is left to do.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReembedRun:
+    """In what order, how fast, and at what price."""
+
+    panel: ClassVar[str] = "Run"
+
     first_ids: Annotated[
         Path | None,
         typer.Option(
             exists=True,
             dir_okay=False,
             help="File with one id a line, to embed these first: the ones that are found most often.",
-            rich_help_panel=_RUN,
         ),
-    ] = None,
-    texts_per_second: Annotated[
-        float | None, typer.Option(min=0.001, help="Embed at most so many texts a second.", rich_help_panel=_RUN)
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Embed a sample, estimate the cost, write nothing.", rich_help_panel=_RUN)
-    ] = False,
-    price: Annotated[
-        float | None, typer.Option(min=0, help="Price of a million tokens, for --dry-run.", rich_help_panel=_RUN)
-    ] = None,
-    as_json: AsJson = False,
+    ] = None
+    texts_per_second: Annotated[float | None, typer.Option(min=0.001, help="Embed at most so many texts a second.")] = (
+        None
+    )
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Embed a sample, estimate the cost, write nothing.")] = (
+        False
+    )
+    price: Annotated[float | None, typer.Option(min=0, help="Price of a million tokens, for --dry-run.")] = None
+
+
+def reembed(
+    source: ReembedSource, server: Server, target: ReembedTarget, how: ReembedRun, as_json: AsJson = False
 ) -> None:
     """Embed the texts of a Qdrant collection again by another model, into a new collection or a new vector.
 
@@ -83,39 +84,38 @@ def reembed(
     """
     require("qdrant_client", extra="qdrant")
     from vaecodec_integrations.embedder import OnnxEmbedder
-    from vaecodec_integrations.qdrant.connection import open_client
     from vaecodec_integrations.qdrant.reembedding import Reembedding, estimate
     from vaecodec_integrations.qdrant.reembedding import reembed as run
     from vaecodec_integrations.qdrant.reembedding.job import read_ids
 
-    check_one({"--url": url, "--path": path})
-    check_one({"--into": into, "--named": named})
-    embedder = OnnxEmbedder(model)
+    server.check()
+    check_one({"--into": target.into, "--named": target.named})
+    embedder, alias = OnnxEmbedder(source.model), target.switch_alias
     console = Terminal(stderr=as_json)
-    with closing(open_client(url=url, path=path)) as client:
+    with server.open() as client:
         job = Reembedding(
             client,
-            collection,
+            source.collection,
             embedder,
-            into=into,
-            named=named,
-            vector=vector,
-            text=text,
-            codec=None if codec is None else Codec.load(codec),
-            first_ids=() if first_ids is None else read_ids(first_ids),
-            texts_per_second=texts_per_second,
+            into=target.into,
+            named=target.named,
+            vector=source.vector,
+            text=source.text,
+            codec=None if target.codec is None else Codec.load(target.codec),
+            first_ids=() if how.first_ids is None else read_ids(how.first_ids),
+            texts_per_second=how.texts_per_second,
         )
-        if dry_run:
-            cost = estimate(job, count_tokens=embedder.count_tokens, price_per_million=price)
+        if how.dry_run:
+            cost = estimate(job, count_tokens=embedder.count_tokens, price_per_million=how.price)
             console.print(_cost(cost))
             document = asdict(cost)
         else:
-            with shown(f"{collection} -> {into or named}", "points") as bar:
-                outcome = run(job, alias=switch_alias, progress=bar)
+            with shown(f"{source.collection} -> {target.into or target.named}", "points") as bar:
+                outcome = run(job, alias=alias, progress=bar)
             console.print(_outcome(outcome))
-            if outcome.switched_alias != switch_alias:
-                raise MigrationError(outcome.next_step(switch_alias))
-            console.print(outcome.next_step(switch_alias))
+            if outcome.switched_alias != alias:
+                raise MigrationError(outcome.next_step(alias))
+            console.print(outcome.next_step(alias))
             document = asdict(outcome)
     if as_json:
         print_json(document)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 from rich.table import Table
 
 from vaecodec.codes import CodeType
 from vaecodec_cli.console import Terminal, print_json, table
-from vaecodec_cli.options import AsJson, Column, Dim, QueryColumn, with_column
+from vaecodec_cli.options import AsJson, Columns, Dim, with_column
 from vaecodec_cli.progress import steps_shown
 from vaecodec_integrations.report import ReportFiles
 from vaecodec_integrations.report import report as write_report
@@ -22,36 +22,61 @@ from vaecodec_integrations.report.tables import Table as TextTable
 _PADDING = 3
 
 
-def report(
-    base: Annotated[str, typer.Option(help="Vectors to index: a file with one vector a row, or an address.")],
-    queries: Annotated[str, typer.Option(help="Vectors to search with.")],
-    codec: Annotated[
-        list[Path], typer.Option(help="Codec file. Can be repeated, to see several codecs in one report.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder to write. A report that is there is replaced.")],
-    column: Column = None,
-    query_column: QueryColumn = None,
-    dim: Dim = None,
+@dataclass(frozen=True, kw_only=True)
+class ReportInput:
+    """What is measured, and what else the report may know."""
+
+    panel: ClassVar[str] = "Input"
+
+    base: Annotated[str, typer.Option(help="Vectors to index: a file with one vector a row, or an address.")]
+    queries: Annotated[str, typer.Option(help="Vectors to search with.")]
+    codec: Annotated[list[Path], typer.Option(help="Codec file. Can be repeated, to see several codecs in one report.")]
+    columns: Columns
+    dim: Dim = None
     adapter: Annotated[
         Path | None,
         typer.Option(help="Codec of all dimensions from the same training, for codecs that were trained on pairs."),
-    ] = None,
-    engine: Annotated[SearchEngineName, typer.Option(help="Index to measure on.")] = SearchEngineName.EXACT,
+    ] = None
     train: Annotated[
         str | None,
         typer.Option(help="Vectors to fit the linear baselines on. Default: the base, which favours them."),
-    ] = None,
+    ] = None
     relevant: Annotated[
         Path | None,
         typer.Option(help="Rows of the base that answer each query: .npy of one each, or .json with a list for each."),
-    ] = None,
+    ] = None
     labels: Annotated[
         Path | None, typer.Option(help="Slice that each query belongs to: .npy, or text with one line for each.")
-    ] = None,
+    ] = None
     scored_pairs: Annotated[
         Path | None,
         typer.Option(help="Pairs whose similarity people scored: .npz with the arrays first, second and scores."),
-    ] = None,
+    ] = None
+    compare: Annotated[
+        Path | None, typer.Option(help="File report.json of an earlier report. The new one shows what changed.")
+    ] = None
+
+    def files(self) -> ReportFiles:
+        """Return the files, each with its column."""
+        column = self.columns.column
+        return ReportFiles(
+            base=with_column(self.base, column),
+            queries=with_column(self.queries, self.columns.query_column),
+            codecs=self.codec,
+            dim=self.dim,
+            adapter=self.adapter,
+            train=None if self.train is None else with_column(self.train, column),
+            relevant=self.relevant,
+            labels=self.labels,
+            scored_pairs=self.scored_pairs,
+            earlier=self.compare,
+        )
+
+
+def report(
+    given: ReportInput,
+    out: Annotated[Path, typer.Option(help="Folder to write. A report that is there is replaced.")],
+    engine: Annotated[SearchEngineName, typer.Option(help="Index to measure on.")] = SearchEngineName.EXACT,
     budget: Annotated[
         list[int] | None,
         typer.Option("--bytes", help="Bytes per vector at which to measure the codecs' codes too. Can be repeated."),
@@ -59,9 +84,6 @@ def report(
     dtype: Annotated[
         list[CodeType] | None,
         typer.Option(help="Uniform codes to measure too, by the engine itself where it has them. Can be repeated."),
-    ] = None,
-    compare: Annotated[
-        Path | None, typer.Option(help="File report.json of an earlier report. The new one shows what changed.")
     ] = None,
     keep_ids: Annotated[
         bool, typer.Option("--keep-ids", help="Write the ids that each search returned into report.json.")
@@ -72,18 +94,7 @@ def report(
     console = Terminal(stderr=as_json)
     with steps_shown("reading codecs") as step:
         written = write_report(
-            ReportFiles(
-                base=with_column(base, column),
-                queries=with_column(queries, query_column),
-                codecs=codec,
-                dim=dim,
-                adapter=adapter,
-                train=None if train is None else with_column(train, column),
-                relevant=relevant,
-                labels=labels,
-                scored_pairs=scored_pairs,
-                earlier=compare,
-            ),
+            given.files(),
             out,
             engine=engine,
             budgets=budget or (),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 from rich.table import Table
 
 from vaecodec.extras import require
-from vaecodec.interface import Metric
-from vaecodec.sources.bad_rows import OnBadRows
+from vaecodec.sources import VectorSource
 from vaecodec_cli.console import (
     Terminal,
     describe,
@@ -21,87 +21,83 @@ from vaecodec_cli.console import (
     print_json,
     table,
 )
-from vaecodec_cli.options import (
-    AsJson,
-    Column,
-    Documents,
-    Embedder,
-    MetricOption,
-    OnBadRowsChoice,
-    Overwrite,
-    Pairs,
-    Queries,
-    QueryColumn,
-    RecipeFile,
-    Target,
-    open_collection,
-    open_documents,
-    open_queries,
-    widths,
-)
+from vaecodec_cli.options import AsJson, CheckedTrainingData, Overwrite, RecipeFile, Target, widths
 from vaecodec_cli.progress import TrainingBar
 
 if TYPE_CHECKING:
     from vaecodec_training.observe import Observer
     from vaecodec_training.outcome import TrainedRun
+    from vaecodec_training.recipe import Recipe
 
 
-def train(
-    data: Documents,
-    out: Annotated[Path, typer.Option(help="Folder for the run.")],
-    queries: Queries = None,
-    pairs: Pairs = None,
-    column: Column = None,
-    query_column: QueryColumn = None,
-    dim: Annotated[int | None, typer.Option(help="Width of the latents.")] = None,
-    nested: Annotated[
-        str, typer.Option(help="Smaller widths that the file can also be loaded at. Example: 32,64.")
-    ] = "",
-    target: Target = "",
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions:
+    """How to train; what is not given is as the recipe says."""
+
+    panel: ClassVar[str] = "Recipe"
+
+    dim: Annotated[int | None, typer.Option(help="Width of the latents.")] = None
+    nested: Annotated[str, typer.Option(help="Smaller widths that the file can also be loaded at. Example: 32,64.")] = (
+        ""
+    )
+    target: Target = ""
     objective: Annotated[
         str, typer.Option(help="What to train for: neighbours, or relevance where pairs are known.")
-    ] = "",
-    recipe: RecipeFile = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the documents.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
-    metric: MetricOption = Metric.COSINE,
-    embedder: Embedder = "",
-    on_bad_rows: OnBadRowsChoice = OnBadRows.FAIL,
-    export: Annotated[Path | None, typer.Option(help="Codec file to write at the end, e.g. vae128.onnx.")] = None,
-    overwrite: Overwrite = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")] = False,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log every step to OUT/tensorboard.")] = False,
-    as_json: AsJson = False,
-) -> None:
+    ] = ""
+    recipe: RecipeFile = None
+    epochs: Annotated[float | None, typer.Option(help="Passes over the documents.")] = None
+    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None
+
+    def choose(self, documents: VectorSource, *, paired: bool) -> Recipe:
+        """Return the recipe for these documents."""
+        from vaecodec_training.recipe import Recipe, choose_recipe
+
+        return choose_recipe(
+            Recipe.load(self.recipe) if self.recipe else None,
+            width=documents.dim,
+            rows=documents.rows,
+            target=self.target,
+            objective=self.objective,
+            paired=paired,
+            dim=self.dim,
+            nested_dims=widths(self.nested) or None,
+            epochs=self.epochs,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where the run goes, and what is written besides."""
+
+    panel: ClassVar[str] = "Run"
+
+    out: Annotated[Path, typer.Option(help="Folder for the run.")]
+    export: Annotated[Path | None, typer.Option(help="Codec file to write at the end, e.g. vae128.onnx.")] = None
+    overwrite: Overwrite = False
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")] = False
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log every step to OUT/tensorboard.")] = False
+
+
+def train(given: CheckedTrainingData, how: RecipeOptions, run: RunOptions, as_json: AsJson = False) -> None:
     """Train a codec on a collection's embeddings and keep its best checkpoint."""
-    require_training(export is not None)
+    require_training(run.export is not None)
     from vaecodec_exporters.pipeline import leads, train_and_export
-    from vaecodec_training.recipe import Recipe, choose_recipe
     from vaecodec_training.tensorboard import TensorBoard
 
-    lenient = on_bad_rows is not OnBadRows.FAIL
-    documents = open_documents(data, column, bad_rows=lenient)
-    asked = None if queries is None else open_queries(queries, query_column, bad_rows=lenient)
-    settings = choose_recipe(
-        Recipe.load(recipe) if recipe else None,
-        width=documents.dim,
-        rows=documents.rows,
-        target=target,
-        objective=objective,
-        paired=bool(pairs),
-        dim=dim,
-        nested_dims=widths(nested) or None,
-        epochs=epochs,
-        seed=seed,
-    )
+    out, export = run.out, run.export
+    documents, queries = given.open()
+    recipe = how.choose(documents, paired=bool(given.data.pairs))
     console = Terminal(stderr=as_json, quiet=not leads())
-    collection = open_collection(documents, asked, pairs, metric, embedder, on_bad_rows=on_bad_rows, out=out)
+    collection = given.collection(documents, queries, out)
     print_collection(collection, console)
     again = f"repeat the command with --resume to go on from {out}"
     with how_to_resume(console, again), TrainingBar() as bar:
-        observers: list[Observer] = [bar, TensorBoard(out / "tensorboard")] if tensorboard and leads() else [bar]
+        observers: list[Observer] = [bar]
+        if run.tensorboard and leads():
+            observers.append(TensorBoard(out / "tensorboard"))
         result = train_and_export(
-            collection, settings, out, export=export, overwrite=overwrite, resume=resume, observers=observers
+            collection, recipe, out, export=export, overwrite=run.overwrite, resume=run.resume, observers=observers
         )
     if result is None:
         return

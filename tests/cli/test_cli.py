@@ -23,6 +23,7 @@ from vaecodec.errors import NotCalibratedError
 from vaecodec.evaluation import exact_search, pair_scores
 from vaecodec_cli.linear import linear
 from vaecodec_cli.main import COMMANDS, main
+from vaecodec_cli.options import CodecOutput
 
 
 def vaecodec(*arguments: object, code: int = 0) -> str:
@@ -73,7 +74,7 @@ def test_a_linear_codec_says_what_its_scores_mean(sample, tmp_path: Path) -> Non
     ids, scores = exact_search(codec.encode(sample.base), codec.encode_queries(sample.queries), 10, Metric.COSINE)
     original = np.einsum("qnd,qd->qn", sample.base[ids], sample.queries)
     assert np.abs(fitted.scale * scores + fitted.offset - original).mean() < 0.4 * np.abs(scores - original).mean()
-    linear(tmp_path / "train.npy", 16, tmp_path / "l2.onnx", metric=Metric.L2)
+    linear(str(tmp_path / "train.npy"), 16, CodecOutput(out=tmp_path / "l2.onnx"), metric=Metric.L2)
     with pytest.raises(NotCalibratedError):
         scores_of(Codec.load(tmp_path / "l2.onnx"))
 

@@ -11,6 +11,7 @@ import torch
 from vaecodec import Codec, Kind
 from vaecodec.errors import CheckpointError, ExportError
 from vaecodec_cli.export import export
+from vaecodec_cli.options import CodecOutput
 from vaecodec_exporters.checkpoint import export_checkpoint
 from vaecodec_training.checkpoint import load_checkpoint
 
@@ -53,7 +54,7 @@ def test_a_nested_width_is_its_own_codec(sample, vae_path: Path, vae_codec: Code
 def test_smaller_numbers_on_request(
     precision: str, bound: float, sample, vae_run: Path, vae_codec: Codec, tmp_path: Path
 ) -> None:
-    export(vae_run, tmp_path / "small.onnx", precision=precision)
+    export(vae_run, CodecOutput(out=tmp_path / "small.onnx"), precision=precision)
     small = Codec.load(tmp_path / "small.onnx")
     assert small.metadata.provenance["precision"] == precision
     assert small.metadata.provenance["parity_bound"] == bound
@@ -63,7 +64,7 @@ def test_smaller_numbers_on_request(
 
 def test_an_unknown_precision_is_refused(vae_run: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"^expected precision to be one of float32, float16, int8, got 'fp8'"):
-        export(vae_run, tmp_path / "fp8.onnx", precision="fp8")
+        export(vae_run, CodecOutput(out=tmp_path / "fp8.onnx"), precision="fp8")
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:

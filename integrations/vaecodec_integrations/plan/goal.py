@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from vaecodec.errors import EvaluationInputError
+from vaecodec.sources import VectorSource
 from vaecodec_integrations.plan.stores import StoreName
 
 _DEEPEST = 100
@@ -59,6 +60,37 @@ class Goal:
             f"{self.ram_bytes / 1e9:,.3g} GB of RAM for {self.vectors:,} vectors" if self.ram_bytes is not None else "",
         ]
         return " within ".join([wanted, *([" and ".join(filter(None, limits))] if any(limits) else [])])
+
+
+def read_goal(
+    source: VectorSource,
+    *,
+    target: str | None = None,
+    rerank: int = 1,
+    code_bytes: int | None = None,
+    ram: str | None = None,
+    vectors: str | None = None,
+) -> Goal:
+    """Read a goal as people write it, before any vector is read.
+
+    Args:
+        source: the vectors; their number is taken where ``vectors`` is not given.
+        target: such as ``recall@10>=0.95``.
+        rerank: see :class:`Goal`.
+        code_bytes: see :class:`Goal`.
+        ram: such as ``8GB``.
+        vectors: such as ``50M``.
+
+    Raises:
+        EvaluationInputError: a text is of another form, nothing is asked for, or the source does not know how many
+            vectors it holds.
+    """
+    k, recall = parse_target(target) if target is not None else (10, None)
+    count = parse_count(vectors) if vectors is not None else source.rows
+    if count is None:
+        raise EvaluationInputError(f"{source.name}: does not say how many vectors it holds; give --vectors")
+    ram_bytes = parse_bytes(ram) if ram is not None else None
+    return Goal(recall=recall, k=k, rerank=rerank, code_bytes=code_bytes, ram_bytes=ram_bytes, vectors=count)
 
 
 def parse_target(text: str) -> tuple[int, float]:

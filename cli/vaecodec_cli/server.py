@@ -1,0 +1,71 @@
+"""Options that say which Qdrant, shared by the commands that work on a collection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import typer
+
+from vaecodec.extras import require
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+
+Collection = Annotated[str, typer.Option(help="The collection to compress. Nothing in it is ever deleted.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """Where the collection is."""
+
+    panel: ClassVar[str] = "Server"
+
+    url: Annotated[
+        str | None, typer.Option(help="Address of the Qdrant server. The key is read from QDRANT_API_KEY.")
+    ] = None
+    path: Annotated[
+        Path | None,
+        typer.Option("--path", exists=True, file_okay=False, help="Folder of Qdrant's local mode, instead of --url."),
+    ] = None
+
+    @contextmanager
+    def open(self) -> Iterator[QdrantClient]:
+        """Connect for a while."""
+        require("qdrant_client", extra="qdrant")
+        from vaecodec_integrations.qdrant.connection import open_client
+
+        with closing(open_client(url=self.url, path=self.path)) as client:
+            yield client
+
+    def check(self) -> None:
+        """Refuse both or none of the two."""
+        check_one({"--url": self.url, "--path": self.path})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where the compressed vectors are."""
+
+    panel: ClassVar[str] = "Target"
+
+    into: Annotated[str | None, typer.Option(help="Name of the new, compressed collection.")] = None
+    named: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of --into: add the latents to the collection as a vector of this name (Qdrant 1.18 or later)."
+        ),
+    ] = None
+
+    def check(self) -> None:
+        """Refuse both or none of the two."""
+        check_one({"--into": self.into, "--named": self.named})
+
+
+def check_one(options: Mapping[str, object]) -> None:
+    """Refuse both or none of two options."""
+    if [value is None for value in options.values()].count(False) != 1:
+        raise typer.BadParameter(f"give one of {' and '.join(options)}")
