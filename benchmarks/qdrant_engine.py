@@ -68,6 +68,18 @@ def disk_bytes(folder: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
 
 
+def _files_of_originals(data: Data, codec: VectorCodec, folder: Path) -> tuple[OriginalsFile, OriginalsFile]:
+    """The base in half precision, and as codes of a linear codec."""
+    wide = fit_linear(data.train, 320 * codec.dim // 384)
+    calibration = Calibration.fit(wide.encode(data.train), Metric.COSINE)
+    export_linear(wide, folder / "wide.onnx", calibration=CodecCalibration(codes=calibration))
+    packed = PackedRows(Codec.load(folder / "wide.onnx"), bytes=codec.dim // 4)
+    files = OriginalsFile(folder / "f16", codec.dim), OriginalsFile(folder / "packed", codec.dim, encoding=packed)
+    for file in files:
+        file.append(range(len(data.base)), data.base)
+    return files
+
+
 def rerank(data: Data, codec: VectorCodec) -> None:
     """Recall@10 against exact search on the originals, and latency, one query at a time."""
     truth, _ = evaluation.exact_search(data.base, data.queries, 10, Metric.COSINE)
@@ -79,13 +91,7 @@ def rerank(data: Data, codec: VectorCodec) -> None:
             folder, {"": params(codec.code_dim), "original": params(codec.dim, m=0, on_disk=True, datatype=HALF)}
         )
         fill(kept, [{"": codec.encode(data.base), "original": data.base}])
-        wide = fit_linear(data.train, 320 * codec.dim // 384)
-        calibration = Calibration.fit(wide.encode(data.train), Metric.COSINE)
-        export_linear(wide, folder / "wide.onnx", calibration=CodecCalibration(codes=calibration))
-        packed = PackedRows(Codec.load(folder / "wide.onnx"), bytes=codec.dim // 4)
-        files = OriginalsFile(folder / "f16", codec.dim), OriginalsFile(folder / "packed", codec.dim, encoding=packed)
-        for file in files:
-            file.append(range(len(data.base)), data.base)
+        files = _files_of_originals(data, codec, folder)
         search = edge.SearchParams(hnsw_ef=128)
 
         def nearest(latent: FloatArray, limit: int) -> list[int]:

@@ -16,13 +16,8 @@ from vaecodec_integrations.qdrant import CompressedQdrantClient
 BATCH = 64
 
 
-def overhead(data: Data, codec: VectorCodec, repeats: int = 9) -> None:
-    """What the adapter adds to encoding by hand: its calls against the codec's and the plain client's in one loop.
-
-    The loop by hand encodes each batch from the lists of floats that a caller of Qdrant holds, drops the result, and
-    sends points made of the same latents beforehand. Both are in one loop because encoding, which reads the
-    batch's original vectors, leaves the client with cold caches whoever calls it; encoding alone is shown too.
-    """
+def _requests(data: Data, codec: VectorCodec) -> dict[str, Any]:
+    """What is sent: batches of points and queries, of each kind of vector."""
     made: dict[str, Any] = {}
     for kind, documents, queries in (
         ("original", data.base, data.queries),
@@ -34,6 +29,17 @@ def overhead(data: Data, codec: VectorCodec, repeats: int = 9) -> None:
         batches = [points[start : start + BATCH] for start in range(0, len(points), BATCH)]
         made[f"upsert {kind}"], made[f"query {kind}"] = batches, queries.tolist()
     made["upsert adapter"], made["query adapter"] = made["upsert original"], made["query original"]
+    return made
+
+
+def overhead(data: Data, codec: VectorCodec, repeats: int = 9) -> None:
+    """What the adapter adds to encoding by hand: its calls against the codec's and the plain client's in one loop.
+
+    The loop by hand encodes each batch from the lists of floats that a caller of Qdrant holds, drops the result, and
+    sends points made of the same latents beforehand. Both are in one loop because encoding, which reads the
+    batch's original vectors, leaves the client with cold caches whoever calls it; encoding alone is shown too.
+    """
+    made = _requests(data, codec)
     gc.collect()
     gc.freeze()  # the points of the benchmark itself are not what the collector should walk
 

@@ -12,12 +12,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.errors import (
-    CodecMismatchError,
-    IndexArgumentError,
-    IndexFileError,
-    VectorIndexError,
-)
+from vaecodec.errors import CodecMismatchError, IndexArgumentError, IndexFileError, VectorIndexError
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec_integrations.index_file import IndexFile

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from vaecodec import Metric
 from vaecodec.errors import UnusableDataError
-from vaecodec.sources import ArraySource, RandomAccessSource, Rows, open_source, sample_rows
+from vaecodec.sources import ArraySource, RandomAccessSource, Rows, VectorSource, open_source, sample_rows
 from vaecodec_training.data.batches import ShuffledBatches
 from vaecodec_training.data.check import check
 from vaecodec_training.data.collection import Collection
@@ -279,13 +279,17 @@ def test_a_sample_knows_which_rows_it_holds(known: bool) -> None:
     np.testing.assert_array_equal(made.take(np.arange(20)), sample_rows(source, 20, 3))
 
 
+def sampled(source: VectorSource) -> RandomAccessSource:
+    return with_random_access(source, budget=1_300 * 384 * 4)
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_pairs_mean_the_rows_of_the_source_also_where_documents_are_sampled(sample: Any, known: bool) -> None:
     documents, queries = sample.train[:3_000], sample.train_queries[:1_200]
     pairs = np.stack([np.arange(1_200), np.random.default_rng(0).permutation(3_000)[:1_200]], axis=1)
     source = Sequential(documents, 3_000 if known else None)
     with pytest.warns(DroppedPairsWarning, match=r"pairs: [67]\d\d of 1,200 left out, because a sample is drawn"):
-        collection = Collection.open(source, ArraySource(queries), pairs=pairs, budget=1_300 * 384 * 4)
+        collection = Collection.open(sampled(source), ArraySource(queries), pairs=pairs)
     assert collection.documents.rows == 1_300
     assert collection.pairs is not None
     assert len(collection.pairs) > 350
@@ -297,7 +301,7 @@ def test_aligned_pairs_stay_aligned_where_both_sides_are_sampled(sample: Any) ->
     documents, queries = sample.train[:3_000], sample.train_queries[:3_000]
     sources = Sequential(documents, 3_000), Sequential(queries, 3_000, 31)
     with pytest.warns(DroppedPairsWarning, match="1,700 of 3,000 left out"):
-        collection = Collection.open(*sources, pairs="aligned", validation=0.05, budget=1_300 * 384 * 4)
+        collection = Collection.open(*map(sampled, sources), pairs="aligned", validation=0.05)
     assert collection.queries is not None
     assert collection.pairs is not None
     assert len(collection.pairs) > 1_100
@@ -312,9 +316,7 @@ def test_pairs_of_which_the_sample_holds_none_are_refused(sample: Any) -> None:
     documents = Sequential(sample.train[:3_000], 3_000)
     left = np.setdiff1d(np.arange(3_000), Sample(documents, 1_300, 0).numbers)
     with pytest.raises(UnusableDataError, match=r"got none of 1; save the vectors as"):
-        Collection.open(
-            documents, ArraySource(sample.train_queries[:900]), pairs=np.array([[0, left[0]]]), budget=1_300 * 384 * 4
-        )
+        Collection.open(sampled(documents), ArraySource(sample.train_queries[:900]), pairs=np.array([[0, left[0]]]))
 
 
 # --- batches

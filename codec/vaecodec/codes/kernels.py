@@ -7,6 +7,8 @@ one IEEE float32 operation in a fixed order, which is what makes the codes equal
 A state is the last ``memory`` bits of the code stream, the newest bit lowest. Step t appends ``rates[t]`` bits, so the
 states that can precede state s at that step are those whose lowest ``memory - rates[t]`` bits are s's highest ones:
 they only differ in their oldest ``rates[t]`` bits. Those common bits are called a group below.
+
+The functions take many arrays each, since compiled code takes no dataclasses.
 """
 
 from __future__ import annotations

@@ -145,14 +145,7 @@ def measure(
     if adapter is not None:
         on_method(ADAPTED)
         methods.append(bench.method(ADAPTED, Role.ADAPTER, adapter))
-    widths = {codec.code_dim for codec in codecs.values()}
-    linear: dict[int, list[Method]] = {}
-    for width in sorted(widths):
-        linear[width] = []
-        for kind in linear_kinds(metric):
-            name = str(kind) if len(widths) == 1 else f"{kind} at {width}"
-            on_method(name)
-            linear[width].append(bench.method(name, Role.LINEAR, moments.codec(width, kind), kind=str(kind)))
+    linear = _linear_methods(bench, moments, sorted({codec.code_dim for codec in codecs.values()}), on_method)
     rivals = []
     for name, codec in codecs.items():
         on_method(name)
@@ -180,6 +173,19 @@ def measure(
         rivals=rivals,
         svd_curve=_svd_curve(moments, bench.truth, first.code_dim),
     )
+
+
+def _linear_methods(
+    bench: _Bench, moments: LinearMoments, widths: Sequence[int], on_method: Callable[[str], None]
+) -> dict[int, list[Method]]:
+    """Measure the linear codecs of each width."""
+    found: dict[int, list[Method]] = {width: [] for width in widths}
+    for width, methods in found.items():
+        for kind in linear_kinds(bench.metric):
+            name = str(kind) if len(widths) == 1 else f"{kind} at {width}"
+            on_method(name)
+            methods.append(bench.method(name, Role.LINEAR, moments.codec(width, kind), kind=str(kind)))
+    return found
 
 
 def _check_codecs(codecs: Mapping[str, VectorCodec], adapter: VectorCodec | None) -> None:

@@ -32,6 +32,7 @@ from vaecodec.errors import (
     UnsupportedRequestError,
 )
 from vaecodec_cli.migrate import migrate as migrate_command
+from vaecodec_cli.options import flat
 from vaecodec_cli.rollback import rollback as rollback_command
 from vaecodec_exporters.linear import export_linear
 from vaecodec_integrations.qdrant import CompressedQdrantClient, OriginalsFile, PackedRows, recommended_config
@@ -839,8 +840,8 @@ class TestCommandLine:
     @pytest.fixture
     def run(self, folder: Path, svd_path: Path, tmp_path: Path) -> Callable[..., Any]:
         app = typer.Typer()
-        app.command()(migrate_command)
-        app.command()(rollback_command)
+        app.command()(flat(migrate_command))
+        app.command()(flat(rollback_command))
 
         def call(command: str, *arguments: str, codec: bool = True) -> Any:
             given = ["--path", str(folder), "--collection", "docs"]

@@ -146,10 +146,7 @@ def check(source: VectorSource, *, metric: Metric = Metric.COSINE) -> DataReport
             block = np.asarray(raw, np.float32) + np.float32(0)  # -0.0 + 0.0 is 0.0
         content = memoryview(block.astype("<f4", copy=False).tobytes())
         fingerprint.update(content)
-        size = 4 * dim
-        digests.append(
-            b"".join([hashlib.sha256(content[at : at + size]).digest()[:8] for at in range(0, len(content), size)])
-        )
+        digests.append(_row_digests(content, 4 * dim))
         broken, undirected = faults(block)
         non_finite.append(rows + np.flatnonzero(broken))
         zero.append(rows + np.flatnonzero(undirected))
@@ -217,6 +214,11 @@ class _Moments:
         if self._origin is not None:
             mean = mean + self._origin
         return float(mean @ mean / mean_square), variances / variances.sum()
+
+
+def _row_digests(content: memoryview, size: int) -> bytes:
+    """Return eight bytes of digest for each row of ``size`` bytes."""
+    return b"".join([hashlib.sha256(content[at : at + size]).digest()[:8] for at in range(0, len(content), size)])
 
 
 def _refuse(name: str, rows: int, non_finite: NDArray[np.int64], zero: NDArray[np.int64], metric: Metric) -> None:

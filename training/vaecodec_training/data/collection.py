@@ -19,7 +19,7 @@ from vaecodec.sources import RandomAccessSource, VectorSource
 from vaecodec_training.data.check import DataReport, check
 from vaecodec_training.data.held_out import DEPTH, MOST_DOCUMENTS, HeldOut, QueryFigures, held_out_part
 from vaecodec_training.data.pairs import checked_pairs
-from vaecodec_training.data.sample import SAMPLE_BYTES, evenly_spaced, vectors_at, with_random_access
+from vaecodec_training.data.sample import evenly_spaced, vectors_at, with_random_access
 from vaecodec_training.data.shift import Shift, measure_shift
 from vaecodec_training.data.split import drop_leaks, follow_documents, split
 
@@ -86,9 +86,11 @@ class Collection:
         validation: float | None = None,
         confirmation: float = 0.0,
         seed: int = 0,
-        budget: int = SAMPLE_BYTES,
     ) -> Collection:
         """Check both sources and hold rows out by their content.
+
+        A sample is drawn of a source without random access. For a sample of another size call
+        :func:`~vaecodec_training.data.sample.with_random_access` before.
 
         Args:
             documents: what an index will hold.
@@ -104,7 +106,6 @@ class Collection:
                 more, up to a quarter: neighbours among few documents say little about those among many.
             confirmation: share held out besides, to be looked at once.
             seed: of the split, and of the samples.
-            budget: bytes of float32 that the sample of a source without random access may take.
 
         Raises:
             UnusableDataError: rows cannot be used, there are too few, or the pairs do not fit.
@@ -115,14 +116,14 @@ class Collection:
             raise WrongWidthError(
                 f"{queries.name}: expected queries of width {documents.dim}, as in {documents.name}, got {queries.dim}"
             )
-        documents = with_random_access(documents, seed=seed, budget=budget)
+        documents = with_random_access(documents, seed=seed)
         report = check(documents, metric=metric)
         if validation is None:
             validation = min(_MOST_HELD_OUT, max(_LEAST_HELD_OUT, _HELD_OUT_ROWS / report.rows))
         parts = split(report.digests, validation=validation, confirmation=confirmation, seed=seed)
         query_report, query_parts, rows = None, None, None
         if queries is not None:
-            queries = with_random_access(queries, seed=seed, budget=budget)
+            queries = with_random_access(queries, seed=seed)
             query_report = check(queries, metric=metric)
             query_parts = split(query_report.digests, validation=validation, confirmation=confirmation, seed=seed)
             if pairs is not None:

@@ -157,11 +157,7 @@ class SearchFlows(FlowBase):
         )
         search = with_embedded_texts(layout, search, self._texts)
         (sent,) = yield from self._translate(collection_name, layout, [search], by_file=False)
-        looked_up, with_lookup = None, as_rest(with_lookup, models.WithLookup)
-        if isinstance(with_lookup, models.WithLookup) and with_lookup.with_vectors:
-            looked_up = yield from self.layout(with_lookup.collection)
-            selection = stored_selection(looked_up, with_lookup.with_vectors)
-            with_lookup = copy_with(with_lookup, with_vectors=selection)
+        looked_up, with_lookup = yield from self._lookup(as_rest(with_lookup, models.WithLookup))
         arguments = {
             "collection_name": collection_name,
             "group_by": group_by,
@@ -188,6 +184,14 @@ class SearchFlows(FlowBase):
                 (lookup,) = yield from self._restored(with_lookup.collection, looked_up, [lookup])
             groups.append(copy_with(group, hits=hits, lookup=lookup))
         return copy_with(response, groups=groups)
+
+    def _lookup(self, with_lookup: Any) -> Flow[tuple[Layout | None, Any]]:
+        """The layout of the collection to look records up in, where their vectors are asked for, and the request."""
+        if not isinstance(with_lookup, models.WithLookup) or not with_lookup.with_vectors:
+            return None, with_lookup
+        layout = yield from self.layout(with_lookup.collection)
+        selection = stored_selection(layout, with_lookup.with_vectors)
+        return layout, copy_with(with_lookup, with_vectors=selection)
 
     def _translate(
         self, collection: str, layout: Layout, searches: Sequence[Search], *, by_file: bool = True
