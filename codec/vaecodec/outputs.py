@@ -24,7 +24,8 @@ def check_file(
     overwrite: bool = False,
     inputs: Iterable[str | os.PathLike[str]] = (),
     parents: bool = False,
-    loss: str = "",
+    kind: str = "",
+    found: str = "",
 ) -> None:
     """Check that one file may be written.
 
@@ -34,7 +35,8 @@ def check_file(
         overwrite: replace what is there, if vaecodec wrote it.
         inputs: what is read.
         parents: folders that are missing will be made.
-        loss: what else is lost when the file is replaced, for the error message.
+        kind: what may be replaced, such as ``a codec file``, for the error message where something else is there.
+        found: what is there and why it matters, for the error message; by default only that something is.
 
     Raises:
         OutputExistsError: something is there that vaecodec did not write, or ``overwrite`` is not given; or the file
@@ -43,10 +45,13 @@ def check_file(
     """
     target = Path(path)
     check_not_input(target, inputs)
-    if target.is_dir():
+    if target.is_dir() and not kind:
         raise OutputExistsError(f"{path}: expected a file to write, got a folder; choose another name")
     if os.path.lexists(target):
-        _refuse(target, ours=target.is_file() and is_ours(target), overwrite=overwrite, loss=loss)
+        if not (target.is_file() and is_ours(target)):
+            known = f"expected a new name, or {kind} to replace, but something else is there; choose another name"
+            raise OutputExistsError(f"{path}: {known if kind else 'exists already; delete it or choose another name'}")
+        _refuse_unasked(target, overwrite, found)
     folder = target.absolute().parent
     if not parents and not folder.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
@@ -78,7 +83,7 @@ def check_folder(
                 f"{path}: holds {foreign.name!r}, which vaecodec did not write; choose another name"
             )
         if entries:
-            _refuse(target, ours=True, overwrite=overwrite, loss="")
+            _refuse_unasked(target, overwrite)
     elif os.path.lexists(target):
         raise OutputExistsError(f"{path}: expected a folder to write, got a file; choose another name")
     _check_ancestor(target.absolute())
@@ -97,12 +102,10 @@ def check_not_input(path: Path, inputs: Iterable[str | os.PathLike[str]]) -> Non
             raise OutputExistsError(f"{path}: holds the input {given}, which is never overwritten; choose another one")
 
 
-def _refuse(target: Path, *, ours: bool, overwrite: bool, loss: str) -> None:
-    if not ours:
-        raise OutputExistsError(f"{target}: exists already; delete it or choose another name")
+def _refuse_unasked(target: Path, overwrite: bool, found: str = "") -> None:
     if not overwrite:
         raise OutputExistsError(
-            f"{target}: exists already{loss}; choose another name, or replace it with overwrite (--overwrite)"
+            f"{target}: {found or 'exists already'}; choose another name, or replace it with overwrite (--overwrite)"
         )
 
 

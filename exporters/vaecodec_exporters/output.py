@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 
 from vaecodec.artifact import read_artifact
-from vaecodec.errors import ArtifactError, OutputExistsError
+from vaecodec.errors import ArtifactError
 from vaecodec.files import write_atomically
+from vaecodec.outputs import check_file
 
 
 def write_codec_file(path: str | os.PathLike[str], data: bytes, *, overwrite: bool) -> None:
@@ -22,7 +22,7 @@ def write_codec_file(path: str | os.PathLike[str], data: bytes, *, overwrite: bo
 
 
 def refuse_existing(path: str | os.PathLike[str], *, overwrite: bool, data: bytes | None = None) -> None:
-    """Check a destination before any work is done for it.
+    """Check a destination by the rule of :mod:`vaecodec.outputs`, before any work is done for it.
 
     Args:
         path: the destination.
@@ -35,20 +35,16 @@ def refuse_existing(path: str | os.PathLike[str], *, overwrite: bool, data: byte
         FileNotFoundError: there is no folder for it.
     """
     target = Path(path)
-    if not target.absolute().parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target.parent))
-    if not os.path.lexists(target) or (target.is_file() and data is not None and target.read_bytes() == data):
+    if data is not None and target.is_file() and target.read_bytes() == data:
         return
-    found = _codec_at(target)
-    if not found:
-        raise OutputExistsError(
-            f"{path}: expected a new name, or a codec file to replace, but something else is there; choose another name"
-        )
-    if not overwrite:
-        raise OutputExistsError(
-            f"{path}: {found} is there, and only it can read the indexes and codes that it made; choose another name, "
-            "or replace it with --overwrite (overwrite=True)"
-        )
+    there = _codec_at(target)
+    check_file(
+        target,
+        is_ours=lambda _: bool(there),
+        overwrite=overwrite,
+        kind="a codec file",
+        found=f"{there} is there, and only it can read the indexes and codes that it made",
+    )
 
 
 def _codec_at(path: Path) -> str:
