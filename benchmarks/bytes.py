@@ -26,7 +26,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from bytes_tables import RERANKED, Row, averaged, differences, key, picture, table
+from bytes_tables import RERANKED, Row, averaged, differences, picture, row_key, table
 from embeddings import load, load_relevant
 from vaecodec import Codec, Metric, fit_linear
 from vaecodec.codes import Calibration
@@ -64,7 +64,7 @@ class Data:
 
     def measure(self, part: str, system: str, size: float, ids: np.ndarray, **more: Any) -> Row:
         figures = recall(ids, self.truth, K)
-        self.recalls.setdefault(key(part, system, size), []).append(figures)
+        self.recalls.setdefault(row_key(part, system, size), []).append(figures)
         reranked = {
             str(factor): float(recall_among(ids[:, : K * factor], self.truth).mean())
             for factor in RERANKED
@@ -215,7 +215,7 @@ _RABITQ_FACTORS = 8
 
 def _rabitq(data: Data, system: str, bits: int, train: Any, base: Any, queries: Any) -> Row:
     dim = base.shape[1]
-    quantiser = faiss.IndexRaBitQ(dim, faiss.METRIC_INNER_PRODUCT, bits)
+    quantiser: Any = faiss.IndexRaBitQ(dim, faiss.METRIC_INNER_PRODUCT, bits)
     # faiss leaves the random rotation that RaBitQ assumes to the caller.
     rotated = faiss.IndexPreTransform(faiss.RandomRotationMatrix(dim, dim), quantiser)
     return _faiss(data, system, rotated, quantiser.code_size, train, base, queries)
@@ -337,23 +337,31 @@ def engines(data: Data, folder: Path) -> Iterator[Row]:
             rate = _adding(rows, lambda i=index, r=rows: i.add(np.arange(len(r)), r))
             search = lambda i=index, q=queries: i.search(q, K).keys.astype(np.int64)  # noqa: E731
             yield _timed(data, "engines", f"{name}, usearch {dtype}", dim * size, rate, search)
-        for system, size, index in (
+        bits4: Any = faiss.ScalarQuantizer.QT_4bit
+        engines: list[tuple[str, float, Any]] = [
             ("SQ8", 1, faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)),
             ("SQ4", 0.5, faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_4bit, faiss.METRIC_INNER_PRODUCT)),
-            ("HNSW-SQ4", 0.5, faiss.IndexHNSWSQ(dim, faiss.ScalarQuantizer.QT_4bit, 16, faiss.METRIC_INNER_PRODUCT)),
-        ):
-            index.train(rows)
+            ("HNSW-SQ4", 0.5, faiss.IndexHNSWSQ(dim, bits4, 16, faiss.METRIC_INNER_PRODUCT)),
+        ]
+        for system, share, engine in engines:
+            engine.train(rows)
             if system.startswith("HNSW"):
-                index.hnsw.efConstruction, index.hnsw.efSearch = 200, 128
-            rate = _adding(rows, lambda i=index, r=rows: i.add(r))
-            search = lambda i=index, q=queries: i.search(q, K)[1]  # noqa: E731
-            yield _timed(data, "engines", f"{name}, faiss {system}", dim * size, rate, search)
+                engine.hnsw.efConstruction, engine.hnsw.efSearch = 200, 128
+            rate = _adding(rows, lambda i=engine, r=rows: i.add(r))
+            search = lambda i=engine, q=queries: i.search(q, K)[1]  # noqa: E731
+            yield _timed(data, "engines", f"{name}, faiss {system}", dim * share, rate, search)
     index = Index(ndim=half, metric="hamming", dtype="b1", connectivity=16, expansion_add=200, expansion_search=128)
     codes = codec.encode(data.base, dtype="binary")
     rate = _adding(codes, lambda: index.add(np.arange(len(codes)), codes))
     binary = codec.code(dtype="binary").encode(asked)
-    search = lambda: index.search(binary, K).keys.astype(np.int64)  # noqa: E731
-    yield _timed(data, "engines", f"ours {half}, usearch b1 (Hamming)", codes.shape[1], rate, search)
+    yield _timed(
+        data,
+        "engines",
+        f"ours {half}, usearch b1 (Hamming)",
+        codes.shape[1],
+        rate,
+        lambda: index.search(binary, K).keys.astype(np.int64),
+    )
 
 
 def _adding(rows: np.ndarray, add: Callable[[], Any]) -> float:
@@ -398,7 +406,7 @@ def main() -> None:
     if not rows:
         return
     output, recalls = arguments.out.with_suffix(".json"), folder / f"{arguments.data.name}-recalls.npz"
-    known: dict[str, np.ndarray] = {}
+    known: dict[str, Any] = {}
     if output.exists() and recalls.exists():
         rows += [Row(**row) for row in json.loads(output.read_text())["rows"] if row["part"] not in arguments.parts]
         with np.load(recalls) as stored:

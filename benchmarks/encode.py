@@ -151,7 +151,8 @@ def _table(title: str, *columns: str) -> Table:
 
 def _unit(random: np.random.Generator, rows: int, dim: int) -> np.ndarray:
     vectors = random.standard_normal((rows, dim), dtype=np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
 
 
 def _encoder(random: np.random.Generator, dim: int, hidden: int, code_dim: int) -> ResidualWeights:

@@ -254,7 +254,7 @@ class _Qdrant:
         return search
 
 
-_ENGINES = {"hnswlib": _Hnswlib, "qdrant": _Qdrant}
+_ENGINES: dict[str, Any] = {"hnswlib": _Hnswlib, "qdrant": _Qdrant}
 
 
 def _reranked(candidates: np.ndarray, originals: np.ndarray, queries: np.ndarray) -> np.ndarray:

@@ -53,7 +53,7 @@ def fill(folder: Path, base: np.ndarray[Any, Any], points: int) -> None:
 
 def run(folder: Path, codec: LinearCodec, batch: int, progress: Callable[[int, int], Any] = lambda *_: None) -> None:
     client = QdrantClient(path=str(folder))
-    kept = {"originals": Originals.FILE, "originals_path": folder.with_suffix(".f16")}
+    kept: dict[str, Any] = {"originals": Originals.FILE, "originals_path": folder.with_suffix(".f16")}
     migration = Migration(client, "docs", codec, state_file(folder), into="small", batch_size=batch, **kept)
     migrate(migration, progress=progress, sample=5)
     migration.close()
@@ -86,7 +86,7 @@ def contents(folder: Path) -> dict[str, tuple[int, str]]:
                 break
         found[name] = (count, digest.hexdigest())
     client.close()
-    with OriginalsFile(folder.with_suffix(".f16"), len(record.vector)) as file:
+    with OriginalsFile(folder.with_suffix(".f16"), len(np.array(record.vector))) as file:
         assert not file.undecided(range(count)), "originals of which only the engine knows whether they count"
         found["originals"] = (len(file), hashlib.sha256(file.get(range(count)).tobytes()).hexdigest())
     return found

@@ -111,7 +111,8 @@ def _perturbed(rows: np.ndarray, count: int) -> np.ndarray:
     noise = np.random.default_rng(0).standard_normal((count, rows.shape[1]), np.float32)
     repeated = np.resize(rows, noise.shape)
     repeated += 0.2 * noise / np.linalg.norm(noise, axis=1, keepdims=True)
-    return repeated / np.linalg.norm(repeated, axis=1, keepdims=True)
+    repeated /= np.linalg.norm(repeated, axis=1, keepdims=True)
+    return repeated
 
 
 if __name__ == "__main__":

@@ -66,8 +66,9 @@ def misses(data: Path, draws: int, rows: int) -> None:
                 offered = choices(considered, FACTORS, part)
                 for store in STORES[:3]:
                     found = choose(store, offered, goal, part)
-                    if found is not None and found[1]:
-                        reached = found[0].candidate.recalls[found[0].oversample].mean()
+                    if found is not None and found.met:
+                        cheapest = found.choices[0]
+                        reached = cheapest.candidate.recalls[cheapest.oversample].mean()
                         above.append(reached - target)
             missed = np.mean(np.array(above) < 0)
             print(f"| {target} | {asked} | {len(above)} | {missed:.1%} | {np.mean(above):+.3f} |", flush=True)

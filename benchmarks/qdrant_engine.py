@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -112,7 +112,7 @@ def rerank(data: Data, codec: VectorCodec) -> None:
             scores = exact_scores(data.queries[row : row + 1], file.get(ids), Metric.COSINE)
             return [ids[i] for i in np.argsort(-scores, kind="stable")[:10]]
 
-        places = {
+        places: dict[str, Callable[[int, int], list[int]]] = {
             "none": none,
             "disk, float16": on_disk,
             "file, float16": partial(in_file, files[0]),
@@ -150,7 +150,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "latents float32": {"dim": "code_dim"},
     "latents float16": {"dim": "code_dim", "datatype": HALF},
     "latents turbo8": {"dim": "code_dim", "datatype": edge.VectorStorageDatatype.Turbo8},
-    "latents turbo4": {"dim": "code_dim", "datatype": edge.VectorStorageDatatype.Turbo4},
+    "latents turbo4": {"dim": "code_dim", "datatype": edge.VectorStorageDatatype.Turbo4},  # type: ignore[attr-defined]
     "latents, 4 bit codes in RAM": {"dim": "code_dim", "turbo": edge.TurboQuantBitSize.Bits4, "on_disk": True},
     "latents, 2 bit codes in RAM": {"dim": "code_dim", "turbo": edge.TurboQuantBitSize.Bits2, "on_disk": True},
     "latents float32 + originals on disk": {"dim": "code_dim", "originals": True},

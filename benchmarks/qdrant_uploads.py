@@ -38,7 +38,7 @@ class Sink:
         """Serve until the pipe is closed."""
         rest = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         rpc = transport.server(futures.ThreadPoolExecutor(2))
-        answers = {
+        answers: dict[str, Any] = {
             "/qdrant.Collections/Get": grpc.GetCollectionInfoResponse(
                 result=RestToGrpc.convert_collection_info(self._info)
             ),
@@ -77,7 +77,7 @@ class Sink:
         return Handler
 
 
-class _Answers(transport.GenericRpcHandler):
+class _Answers(transport.GenericRpcHandler):  # type: ignore[misc]
     """Each method with one answer, ready as bytes."""
 
     def __init__(self, answers: dict[str, bytes]) -> None:

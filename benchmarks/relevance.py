@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embeddings import load, load_relevant
 from vaecodec import Codec
 from vaecodec.evaluation import Truth, bootstrap, exact_search, judge
-from vaecodec.interface import FloatArray, Metric, VectorCodec
+from vaecodec.interface import Metric, VectorCodec
 from vaecodec.linear import LinearMoments, linear_kinds
 from vaecodec.sources import open_source
 from vaecodec_exporters.checkpoint import export_checkpoint
@@ -32,7 +33,7 @@ from vaecodec_training.trainer import train
 
 DEPTH = 100
 FIGURES = ("ndcg@10", "relevant@100", "recall@10", "recall@100", "kept@100")
-Figures = dict[str, FloatArray]
+Figures = dict[str, NDArray[np.float64]]
 
 
 def main() -> None:

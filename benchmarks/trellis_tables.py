@@ -13,6 +13,7 @@ import argparse
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ SHAKE = 0.5
 
 def code_at(rate: int, memory: int, levels: FloatArray) -> TrellisCode:
     """A code that spends ``rate`` bits on each of ``STEPS`` dimensions of unit variance."""
-    tables = np.zeros((memory // 2, 1 << memory), np.float32)
+    tables: Any = np.zeros((memory // 2, 1 << memory), np.float32)
     tables[rate - 1] = levels
     falling = 0.25 ** np.arange(1, memory // 2 + 1, dtype=np.float32)
     return TrellisCode(
@@ -45,7 +46,7 @@ def code_at(rate: int, memory: int, levels: FloatArray) -> TrellisCode:
 
 def states_of(code: TrellisCode, codes: NDArray[np.uint8]) -> NDArray[np.int64]:
     """The state after each step, int64 (n, STEPS): decoded with every level equal to its state's number."""
-    numbers = np.broadcast_to(np.arange(1 << code.tables.memory, dtype=np.float32), code.tables.levels.shape)
+    numbers: Any = np.broadcast_to(np.arange(1 << code.tables.memory, dtype=np.float32), code.tables.levels.shape)
     return replace(code, tables=replace(code.tables, levels=numbers)).decode(codes).astype(np.int64)
 
 
@@ -54,7 +55,7 @@ def start(rate: int, memory: int, random: np.random.Generator) -> FloatArray:
     groups, branches = 1 << (memory - rate), 1 << rate
     coarse = np.stack([random.permutation(branches) for _ in range(groups)])
     fine = (random.permutation(groups) + 0.5) / groups
-    return ndtri((coarse + fine[:, None]) / branches).ravel().astype(np.float32)
+    return np.asarray(ndtri((coarse + fine[:, None]) / branches).ravel(), np.float32)
 
 
 def train(rate: int, memory: int, seed: int) -> tuple[NDArray[np.float16], float]:
@@ -84,7 +85,7 @@ def main() -> None:
     parser.add_argument("--memory", type=int, choices=MEMORIES, nargs="*", default=MEMORIES)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    arrays: dict[str, NDArray[np.floating]] = {}
+    arrays: dict[str, Any] = {}
     if arguments.out.exists():
         with np.load(arguments.out, allow_pickle=False) as kept:
             arrays = dict(kept)

@@ -183,18 +183,10 @@ def test_a_qdrant_that_does_not_answer_or_lacks_the_collection_is_one_line(tmp_p
 
 def test_an_interrupt_is_exit_code_130(sample, tmp_path: Path) -> None:
     np.save(tmp_path / "train.npy", sample.train)
-    command = [
-        sys.executable,
-        "-m",
-        "vaecodec_cli",
-        "train",
-        tmp_path / "train.npy",
-        "--out",
-        tmp_path / "run",
-        "--json",
-    ]
+    command: list[Any] = [sys.executable, "-m", "vaecodec_cli", "train", tmp_path / "train.npy"]
+    command += ["--out", tmp_path / "run", "--json"]
     # Where the tests run in the background the signal may be ignored, and children inherit that.
-    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    heard: dict[str, Any] = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **heard) as process:
         assert process.stderr is not None
         process.stderr.readline()  # the data check: training is about to begin

@@ -230,7 +230,7 @@ def test_codes_are_written_and_find_their_way_back(
     dtype: str | None, budget: int | None, middle: str, end: str, rows: np.ndarray, calibrated: Codec, tmp_path: Path
 ) -> None:
     source = write(tmp_path / "x.parquet", rows[:1000])
-    options = BulkOptions(dtype=dtype and CodeType(dtype), bytes=budget, shard_rows=250)
+    options = BulkOptions(dtype=CodeType(dtype) if dtype else None, bytes=budget, shard_rows=250)
     encode(source, tmp_path / middle, calibrated, options=options)
     code = {"bytes": budget} if budget else {"dtype": dtype}
     expected = calibrated.encode(rows[:1000], **code)
@@ -382,7 +382,7 @@ def test_what_is_read_is_never_held_as_a_whole(name: str, megabytes: int, sample
     else:
         zeros = pa.FixedSizeListArray.from_arrays(pa.repeat(pa.scalar(0, pa.float32()), 384 * rows), 384)
         pq.write_table(pa.table({"embedding": zeros}), tmp_path / name, row_group_size=100_000)
-    child = [sys.executable, "-c", ENCODING, tmp_path / name, tmp_path / "y.npy", tmp_path / "svd8.onnx"]
+    child: list[Any] = [sys.executable, "-c", ENCODING, tmp_path / name, tmp_path / "y.npy", tmp_path / "svd8.onnx"]
     peak = int(subprocess.run(child, check=True, capture_output=True, text=True).stdout)
     assert read(tmp_path / "y.npy").shape == (rows, 8)
     assert peak < megabytes

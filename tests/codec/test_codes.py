@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def test_uniform_codes_decode_to_their_latents(dtype: str, metric: Metric, width
 @given(width=st.integers(1, 40), dtype=st.sampled_from(["int4", "int2", "binary"]), seed=st.integers(0, 99))
 def test_packing_keeps_every_level(width: int, dtype: str, seed: int) -> None:
     """The levels read back from the bytes are those of the nearest quantiser cell, for any width."""
-    code = calibration_of(width, Metric.DOT).code(dtype=dtype)
+    code: Any = calibration_of(width, Metric.DOT).code(dtype=dtype)
     latents = latents_of(5, width, seed, Metric.DOT)
     values = np.empty((5, width), np.float32)
     code.expand(code.encode(latents), values)
@@ -117,7 +118,8 @@ def test_calibration_survives_json() -> None:
     calibration = calibration_of(100)
     restored = Calibration.from_json(json.loads(json.dumps(calibration.to_json())))
     latents = latents_of(20, 100, 5)
-    for parameters in ({"bytes": 24}, *({"dtype": dtype} for dtype in UNIFORM)):
+    settings: list[dict[str, Any]] = [{"bytes": 24}, *({"dtype": dtype} for dtype in UNIFORM)]
+    for parameters in settings:
         codes = calibration.code(**parameters).encode(latents)
         assert np.array_equal(restored.code(**parameters).encode(latents), codes)
         assert np.array_equal(restored.code(**parameters).decode(codes), calibration.code(**parameters).decode(codes))

@@ -113,7 +113,7 @@ def levels_of(stored: dict[str, Any], importance: np.ndarray, codes: np.ndarray)
         state = np.zeros(len(codes), np.int64)
         for position in range(end - memory, end):
             state = 2 * state + stream[:, position % total]
-        yield dimension, levels[bits[dimension] - 1, state]
+        yield int(dimension), levels[bits[dimension] - 1, state]
 
 
 def staged(stored: dict[str, Any], codes: np.ndarray) -> np.ndarray:

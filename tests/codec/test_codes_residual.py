@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,14 +47,16 @@ def staged(metric: Metric = Metric.COSINE) -> Calibration:
 def fitted() -> Calibration:
     """With a decoder, too."""
     made = staged()
-    codes = [made.code(bytes=size) for size in (10, 14)]
+    codes: Any = [made.code(bytes=size) for size in (10, 14)]
     decoder = fit_decoder(codes, latents_of(1024, 0), latents_of(500, 1), Metric.COSINE, seed=0)
+    assert made.residual is not None
     return replace(made, residual=replace(made.residual, decoders=[replace(decoder, least=10, most=14, full=14)]))
 
 
 def whole() -> Residual:
     """With 8 bytes that are 8 stages, whatever the fit chose."""
     made = fitted().residual
+    assert made is not None
     return replace(made, whole=8, books=np.concatenate([made.books, made.books])[:8])
 
 
@@ -82,7 +85,9 @@ def test_stages_find_more_than_a_trellis_alone_and_a_fitted_decoder_more_still(s
     latents, asked = linear.encode(sample.train), linear.encode_queries(sample.train_queries)
     alone = Calibration.fit(latents, Metric.COSINE, memory=8)
     before = replace(alone, residual=fit_residual(latents, stages=4, tables=alone.trellis, seed=0))
-    decoder = fit_decoder([before.code(bytes=16)], latents, asked, Metric.COSINE, seed=0)
+    code: Any = before.code(bytes=16)
+    decoder = fit_decoder([code], latents, asked, Metric.COSINE, seed=0)
+    assert before.residual is not None
     after = replace(before, residual=replace(before.residual, decoders=[decoder]))
     base, queries = sample.base, sample.queries
     truth, _ = exact_search(base, queries, 10, Metric.COSINE)
@@ -104,7 +109,8 @@ def test_a_rows_code_depends_on_that_row_alone() -> None:
 
 
 def test_the_beam_finds_codes_at_least_as_close_as_the_nearest_centroid_of_every_stage() -> None:
-    code, latents = staged().code(bytes=7), latents_of(400, 6)
+    code: Any = staged().code(bytes=7)
+    latents = latents_of(400, 6)
     left = latents.copy()
     for book in code.books:
         left -= book[((left[:, None] - book) ** 2).sum(axis=2).argmin(axis=1)]
@@ -119,7 +125,8 @@ def test_the_beam_finds_codes_at_least_as_close_as_the_nearest_centroid_of_every
 @pytest.mark.parametrize("early", [True, False])
 @pytest.mark.parametrize("size", [4, 6, 8, 13])
 def test_dot_products_are_those_with_what_codes_stand_for(size: int, early: bool) -> None:
-    code, query = fitted().code(bytes=size), latents_of(1, 7)[0]
+    code: Any = fitted().code(bytes=size)
+    query = latents_of(1, 7)[0]
     codes = code.encode(latents_of(700, 8))
     values = np.empty((700, WIDTH), np.float32)
     code.expand(codes, values)
@@ -261,9 +268,9 @@ def test_calibrations_get_stages_from_some_rows_on(monkeypatch: pytest.MonkeyPat
 def test_the_decoder_follows_the_slope_of_its_loss(metric: Metric, alone: bool) -> None:
     """Cross-entropy of a query's scores of documents, as probabilities, to those of the latents."""
     random = np.random.default_rng(0)
-    latents = latents_of(30, 0, metric).astype(np.float64)
-    asked = latents if alone else latents_of(20, 1, metric).astype(np.float64)
-    decoded = latents + 0.1 * random.standard_normal(latents.shape)
+    latents: Any = latents_of(30, 0, metric).astype(np.float64)
+    asked: Any = latents if alone else latents_of(20, 1, metric).astype(np.float64)
+    decoded: Any = latents + 0.1 * random.standard_normal(latents.shape)
     scale = 4.0
 
     def shares(rows: np.ndarray) -> np.ndarray:

@@ -75,7 +75,7 @@ def test_vectors_as_at_training_raise_an_alarm_as_rarely_as_promised(sample: Any
         reference = Reference.fit(chosen(unseen, order[:300]), None, codec.metric, codec.latent_metric)
         new = chosen(unseen, order[300:1_300])
         summary = reference.measure(Stream.DOCUMENTS, new)
-        agreement = reference.agreement(chosen(new, slice(256)), codec.metric, codec.latent_metric)
+        agreement = reference.agreement(chosen(new, np.arange(256)), codec.metric, codec.latent_metric)
         whole = StreamStatistics(summary.moments, {**summary.histograms, Statistic.AGREEMENT: agreement})
         report = reference.compare({Stream.DOCUMENTS: whole})
         assert [finding.statistic for finding in report.findings] == list(Statistic)

@@ -454,7 +454,7 @@ def client() -> QdrantClient:
         multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
     )
     client.create_collection("multi", vectors_config=many)
-    ids = list(range(len(ROWS)))
+    ids: list[Any] = list(range(len(ROWS)))
     client.upsert("plain", models.Batch(ids=ids, vectors=ROWS.tolist()))
     client.upsert("named", models.Batch(ids=ids[:20], vectors={"title": ROWS[:20].tolist()}))
     client.upsert("named", models.Batch(ids=[90, 91], vectors={"body": ROWS[:2].tolist()}))

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 def linear(path: Path, dim: int) -> Path:
     """What `vaecodec linear` makes of the bundled sample."""
     train = ROOT / "examples" / "debian-sample" / "train.npy"
-    command = [sys.executable, "-m", "vaecodec_cli", "linear", train, "--dim", str(dim), "--out", path]
+    command = [sys.executable, "-m", "vaecodec_cli", "linear", str(train), "--dim", str(dim), "--out", str(path)]
     subprocess.run(command, check=True, capture_output=True)
     return path
 

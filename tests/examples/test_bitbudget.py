@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def methods():
 
 def test_its_figures_are_those_of_our_own_evaluation(methods, sample, vae_path):
     codec = Codec.load(vae_path)
-    settings = {"latents": {}, "int8": {"dtype": "int8"}, "binary": {"dtype": "binary"}}
+    settings: dict[str, dict[str, Any]] = {"latents": {}, "int8": {"dtype": "int8"}, "binary": {"dtype": "binary"}}
     for name, setting in settings.items():
         register(f"vae, {name}", codec, **setting)
     base, queries, relevant = sample.base[:1_500], sample.queries[:60], sample.relevant[:60]

@@ -73,7 +73,7 @@ def build(tmp_path: Path) -> Build:
         inputs = [ids, attention] if mask else [ids]
         if ir_version < 4:
             inputs += [helper.make_tensor_value_info(w.name, w.data_type, w.dims) for w in (*weights, index)]
-        shapes = {first: ["n", "s", WIDTH], "tokens": ["n", "s", WIDTH]}
+        shapes: dict[str, list[Any]] = {first: ["n", "s", WIDTH], "tokens": ["n", "s", WIDTH]}
         declared = [helper.make_tensor_value_info(name, dtype, shapes.get(name, ["n", WIDTH])) for name in outputs]
         model = helper.make_model(
             helper.make_graph(nodes, "tiny", inputs, declared, [*weights, index]),
@@ -501,7 +501,7 @@ def test_the_guides_examples_give_the_latents_of_real_text(
 ) -> None:
     pytest.importorskip(needed, reason=f"{needed} is not installed")
     folder = request.getfixturevalue("folder")
-    names = {"texts": SENTENCES}
+    names: dict[str, Any] = {"texts": SENTENCES}
     exec(example("python", number), names)
     np.testing.assert_allclose(names["latents"], one_by_one(folder, tokens), atol=1e-5)
 

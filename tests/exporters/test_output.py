@@ -47,8 +47,8 @@ def write(request: pytest.FixtureRequest, rows: np.ndarray, vae_run: Path) -> Wr
     def fitted_bridge(path: Path, overwrite: bool) -> None:
         for name, dim in (("from", 5), ("to", 6)):
             export_linear(fit_linear(rows, dim), path.with_name(f"{name}.onnx"), overwrite=True)
-        codecs = (Codec.load(path.with_name(f"{name}.onnx")) for name in ("from", "to"))
-        fit_and_export_bridge(*codecs, path, ArraySource(rows), overwrite=overwrite)
+        old, new = (Codec.load(path.with_name(f"{name}.onnx")) for name in ("from", "to"))
+        fit_and_export_bridge(old, new, path, ArraySource(rows), overwrite=overwrite)
 
     return {
         "linear": lambda path, overwrite: export_linear(other, path, overwrite=overwrite),

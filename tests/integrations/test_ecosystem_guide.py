@@ -49,7 +49,7 @@ def given(section: str, sample: Any) -> dict[str, Any]:
     if section == "LangChain":
         from langchain_core.embeddings import Embeddings
 
-        class Model(Embeddings):
+        class Model(Embeddings):  # type: ignore[misc]
             def embed_query(self, text: str) -> list[float]:
                 return embedded(text)
 
@@ -61,7 +61,7 @@ def given(section: str, sample: Any) -> dict[str, Any]:
         from llama_index.core.base.embeddings.base import BaseEmbedding
         from llama_index.core.schema import TextNode
 
-        class EmbedModel(BaseEmbedding):
+        class EmbedModel(BaseEmbedding):  # type: ignore[misc]
             def _get_text_embedding(self, text: str) -> list[float]:
                 return embedded(text)
 

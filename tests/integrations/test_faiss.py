@@ -198,7 +198,7 @@ def test_every_search_of_faiss():
     np.testing.assert_array_equal(index.reconstruct_n(5, 3), vectors[5:8])
     np.testing.assert_array_equal(index.reconstruct_n(), vectors)
     for mine, theirs in zip(index.range_search(queries, 4.0), plain.range_search(queries, 4.0), strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-4)
+        np.testing.assert_allclose(np.asarray(mine), theirs, rtol=1e-4)
     scores, ids, found = index.search_and_reconstruct(queries, 201)
     assert (ids[:, 200] == -1).all()
     assert np.isnan(found[:, 200]).all()

@@ -173,6 +173,7 @@ def test_limits_are_kept_and_the_best_within_them_is_found(source):
     found = plan(source[0], goal(code_bytes=24), queries=source[1])
     for answer, store in zip(found.answers[::2], STORES[:3:2], strict=True):
         assert answer.met
+        assert answer.setting is not None
         assert answer.setting.code_bytes <= 24
         best = max(option.recall for option in found.options if store.holds(option.setting))
         assert Option(answer.setting, 1, best) in found.options
@@ -228,6 +229,7 @@ def test_a_better_codec_file_is_chosen(source, tmp_path):
     export_linear(codec, path)
     found = plan(source[0], goal(code_bytes=80), queries=source[1], codecs=[path])
     hnswlib = found.answers[1]
+    assert hnswlib.setting is not None
     assert (hnswlib.setting.codec, hnswlib.setting.width) == ("mine20.onnx", 20)
     assert f'codec = Codec.load("{path}")\n' in hnswlib.instructions
     assert "vaecodec linear" not in hnswlib.instructions
@@ -287,7 +289,7 @@ def test_the_instructions_can_be_typed(source, tmp_path, monkeypatch, recall_wan
                 case StoreName.QDRANT:
                     ids = [point.id for point in result.points]
                 case StoreName.HNSWLIB:
-                    ids = np.ravel(result[0] if isinstance(result, tuple) else result)
+                    ids = np.ravel(result[0] if isinstance(result, tuple) else result).tolist()
                 case StoreName.PACKED:
                     ids = result[0][0]
             found_ids.append(ids)

@@ -205,7 +205,9 @@ def test_codes_lose_by_their_bits(small, vae_codec):
     assert small_code.reconstruction < large_code.reconstruction < floats.reconstruction
     latents, coded = vae_codec.encode(base), vae_codec.code(bytes=16)
     ids = exact_search(coded.decode(coded.encode(latents)), vae_codec.encode_queries(queries), 10, Metric.COSINE)[0]
-    assert small_code.metrics["recall@10"].mean == pytest.approx(recall(ids, run.truth, 10).mean(), abs=0.002)
+    assert small_code.metrics["recall@10"].mean == pytest.approx(
+        recall(ids, np.asarray(run.truth), 10).mean(), abs=0.002
+    )
     text = markdown("", [], tables(summary, run), [])
     assert "| stored as | lost by the codec | lost by the bits | lost by the index |" in text
     assert "| **vae64.onnx** |" in text
@@ -236,7 +238,7 @@ def test_codes_of_an_engine_lose_by_their_bits_and_by_its_graph(small, vae_codec
     latents, code = vae_codec.encode(base), vae_codec.code(dtype="binary")
     ids = exact_search(code.decode(code.encode(latents)), vae_codec.encode_queries(queries), 10, Metric.COSINE)[0]
     exact = 1 - one.losses.codec
-    assert exact - one.losses.bits == pytest.approx(recall(ids, run.truth, 10).mean())
+    assert exact - one.losses.bits == pytest.approx(recall(ids, np.asarray(run.truth), 10).mean())
     again = Run.from_json(json.loads(json.dumps(run.to_json(ids=True)))).methods[-1]
     assert again.found.quantised[:, :10].tolist() == ids.tolist()
 
@@ -479,7 +481,7 @@ def test_bad_input_is_refused_before_anything_is_measured(small, svd_codec):
     base, queries, relevant = small
 
     def refused(error, message, base=base, queries=queries, name="codec", budgets=(), **known):
-        measured = []
+        measured: list[str] = []
         data = ReportData(base=base, queries=queries, **known)
         engine = open_engine(SearchEngineName.EXACT)
         with pytest.raises(error, match=re.escape(message)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def test_the_channel_has_the_distortion_of_the_code() -> None:
     channel = measured(recipe_for(target_bytes=(12,)))
     noise = torch.from_numpy(np.random.default_rng(1).standard_normal(rows.shape).astype(np.float32))
     sampled = channel(torch.from_numpy(rows), noise, 0).numpy()
-    code = Calibration.fit(rows, Metric.DOT).code(bytes=12)
+    code: Any = Calibration.fit(rows, Metric.DOT).code(bytes=12)
     coded = code.decode(code.encode(rows))
     variance = rows.var(axis=0)
     bits = code.bits

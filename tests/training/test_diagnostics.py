@@ -64,7 +64,7 @@ def record(**changes: object) -> Record:
         "effective_rank": 30.0,
         "queue_age": 0.0,
     }
-    return Record(**{**values, **changes})  # type: ignore[arg-type]
+    return Record(**{**values, **changes})
 
 
 @pytest.mark.parametrize(

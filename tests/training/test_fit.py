@@ -11,6 +11,7 @@ import tomllib
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,7 +128,7 @@ def test_an_interrupted_fit_goes_on_where_it_was(sample, tmp_path: Path) -> None
         if name == "vae":
             raise KeyboardInterrupt
 
-    settings = {"dims": (16,), "budget": 2.0, "recipe": SMALL}
+    settings: dict[str, Any] = {"dims": (16,), "budget": 2.0, "recipe": SMALL}
     with pytest.raises(KeyboardInterrupt):
         searching.search(collection, tmp_path, **settings, on_step=stop_after_vae)
     kept = json.loads((tmp_path / "run.json").read_text())["steps"]
@@ -323,7 +324,7 @@ def test_a_target_on_the_command_line_trains_with_the_recipe_for_codes(
     codec = Codec.load(tmp_path / "codec.onnx")
     assert codec.encode(sample.base[:3, :96], **parameters).shape == (3, size)
     recipe = load_checkpoint(tmp_path / "run").recipe
-    wanted = {"target_bytes": (24,), "dim": 96} if target == "24" else {"target": "int2", "dim": 48}
+    wanted: dict[str, Any] = {"target_bytes": (24,), "dim": 96} if target == "24" else {"target": "int2", "dim": 48}
     assert recipe == Recipe.for_code(**wanted, paired=True, epochs=1.0)
 
 

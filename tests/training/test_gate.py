@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def test_a_codec_that_loses_one_figure_does_not_ship_as_better() -> None:
 
 @pytest.mark.parametrize("lost", ["recall_1", "recall_100", "kept_100", "ndcg_10"])
 def test_any_figure_forbids_a_codec_for_neighbours(lost: str) -> None:
-    even = dict.fromkeys(("recall_1", "recall_10", "recall_100", "kept_100", "ndcg_10"), 0.5)
+    even: dict[str, Any] = dict.fromkeys(("recall_1", "recall_10", "recall_100", "kept_100", "ndcg_10"), 0.5)
     linear = {"svd": figures(**even)}
     assert gate(figures(**{**even, "recall_10": 0.6}), linear).passed
     assert not gate(figures(**{**even, "recall_10": 0.6, lost: 0.49}), linear).passed

@@ -76,7 +76,7 @@ def test_models_save_search_and_load(database, base, sample, vae_path, vae_codec
     expected, _ = exact_search(base, base[7:8], 100, Metric.COSINE)
     assert nearest[0] == 7
     assert len(set(nearest) & set(expected[0])) >= 6
-    codes = {"dtype": "binary"} if storage == "bit" else {}
+    codes: dict[str, Any] = {"dtype": "binary"} if storage == "bit" else {}
     restored = vae_codec.decode(vae_codec.encode(base[7:8], **codes), **codes)[0]
     np.testing.assert_allclose(doc.objects.get(id=7).embedding, restored, atol=2e-2)
     assert doc.objects.get(id=9999).embedding is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ def test_the_first_statement_refuses_another_codec(engine: Engine, base, vae_cod
 
 
 def test_the_column_carries_its_codec_in_its_comment_beside_ones_own(vae_codec: Codec) -> None:
-    column = Column("embedding", CompressedVector(vae_codec), comment="of the summaries")
+    column: Column[Any] = Column("embedding", CompressedVector(vae_codec), comment="of the summaries")
     assert column.comment.startswith("of the summaries\n")
     assert vae_codec.codec_id in column.comment
 

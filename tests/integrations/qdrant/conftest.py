@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from qdrant_client import AsyncQdrantClient, QdrantClient
-from rest_server import RestServer
+from tests.integrations.qdrant.rest_server import RestServer
 
 from vaecodec_integrations.qdrant import AsyncCompressedQdrantClient, CompressedQdrantClient
 

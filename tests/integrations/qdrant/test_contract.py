@@ -296,7 +296,8 @@ class TestWriting:
         client.upsert(name, self.points(sample.base[:20]))
         rows: list[Any] = sample.base[100:120].tolist()
         if kind == "narrow":
-            error, text = WrongWidthError, "expected width 384, got 383"
+            error: type[Exception] = WrongWidthError
+            text = "expected width 384, got 383"
             rows[13] = rows[13][:-1]
         else:
             value, error, text = BAD[kind]
@@ -409,7 +410,7 @@ class TestQuerying:
             yield (
                 f"recommend {chosen}",
                 [a, b, c],
-                lambda v, chosen=chosen: models.RecommendQuery(
+                lambda v, chosen=chosen: models.RecommendQuery(  # type: ignore[misc]
                     recommend=models.RecommendInput(positive=[v[0], 11, v[1]], negative=[v[2], 12], strategy=chosen)
                 ),
             )

@@ -33,7 +33,7 @@ def filled(request: pytest.FixtureRequest, open_client: Open, svd_codec: LinearC
     return client
 
 
-def found(response: Any) -> list[tuple[Any, float]]:
+def found(response: Any) -> list[tuple[Any, Any]]:
     return [(point.id, pytest.approx(point.score, abs=1e-6)) for point in response.points]
 
 

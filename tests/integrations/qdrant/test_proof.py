@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
-from rest_server import RestServer
+from tests.integrations.qdrant.rest_server import RestServer
 
 from vaecodec import LinearCodec, fit_linear
 from vaecodec.errors import CodecMismatchError

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
-from rest_server import RestServer
+from tests.integrations.qdrant.rest_server import RestServer
 
 from vaecodec import LinearCodec
 from vaecodec.errors import UnsupportedRequestError

@@ -70,7 +70,7 @@ class TestChroma:
         import chromadb
 
         return chromadb.PersistentClient(
-            str(tmp_path / "chroma"), settings=chromadb.Settings(anonymized_telemetry=False)
+            str(tmp_path / "chroma"), settings=chromadb.config.Settings(anonymized_telemetry=False)
         )
 
     def test_stores_latents_of_texts_and_finds_by_a_text(self, model: Any, client: Any, codec_file: Path) -> None:
