@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def test_a_dimension_that_only_rounding_moves_saturates_nothing() -> None:
     """The same vectors after a product with one: on another processor every row differs by its last digit."""
     latents = np.random.default_rng(0).standard_normal((500, 64)).astype(np.float32)
     latents[:, 10:20] = 0.3
-    code = Calibration.fit(latents, Metric.DOT, memory=8).code(bytes=24)
+    code: Any = Calibration.fit(latents, Metric.DOT, memory=8).code(bytes=24)
     again = np.nextafter(latents, np.float32(9))
     assert not np.array_equal(again, latents)
     assert not code.saturated(again).any()

@@ -433,7 +433,7 @@ def test_the_command_answers_by_its_exit_code(
 def test_the_share_that_codes_clip_is_shown(watched_path: Path, sample: Any) -> None:
     monitor = MonitoredCodec.load(watched_path, threads=1)
     strange = monitor.decode(np.eye(64, dtype=np.float32)[-40:].repeat(5, axis=0))  # all in one latent of little spread
-    expected = {}
+    expected: dict[Any, Any] = {}
     for rows, parameters in ((sample.base[:300], {}), (sample.base[:300], {"bytes": 16}), (strange, {"dtype": "int8"})):
         code = monitor.code(**(parameters or {"dtype": "int8"}))
         count = int(code.saturated(Codec.encode(monitor, rows)).sum())

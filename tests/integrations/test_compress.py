@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,7 +127,7 @@ def test_a_collection_in_qdrant_is_migrated_by_the_next_command(svd_path, sample
     assert "--collection docs --vector title" in command
     assert typed(*shlex.split(command)[1:]) == 0
     client = QdrantClient(path=str(tmp_path / "qdrant"))
-    point = client.retrieve("docs-compressed", [7], with_vectors=True)[0]
+    point: Any = client.retrieve("docs-compressed", [7], with_vectors=True)[0]
     params = client.get_collection("docs-compressed").config.params.vectors["title"]
     client.close()
     # Codes of the bytes that were chosen, not floats.

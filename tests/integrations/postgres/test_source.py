@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ ROWS = 30
 
 
 @pytest.fixture
-def address(server: str, schema: str, connection: Any, base: np.ndarray) -> Iterator[str]:
+def address(server: str, schema: str, connection: Any, base: np.ndarray) -> str:
     """A table whose key is not called id, with rows in another order than their keys, and one without a vector."""
     connection.execute("CREATE TABLE docs (number bigint PRIMARY KEY, embedding vector(384), small halfvec(4))")
     with connection.cursor() as cursor:

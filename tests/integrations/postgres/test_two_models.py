@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -37,7 +38,7 @@ def half(
     column: CompressedColumn | str = "new"
     if codec is None:
         connection.execute("ALTER TABLE docs ADD COLUMN new vector(384)")
-        values = [Vector(row) for row in documents.new[:DONE]]
+        values: list[Any] = [Vector(row) for row in documents.new[:DONE]]
         compared = documents
     else:
         column = CompressedColumn(codec, "docs", "new", storage="vector")
