@@ -77,7 +77,7 @@ class Sink:
         return Handler
 
 
-class _Answers(transport.GenericRpcHandler):  # type: ignore[misc]
+class _Answers(transport.GenericRpcHandler):
     """Each method with one answer, ready as bytes."""
 
     def __init__(self, answers: dict[str, bytes]) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from short_code_systems import Data, Fitted, K, System, by_decoding
-from vaecodec.codes.uniform import LEVELS, CodeType
+from vaecodec.codes import CodeType
+from vaecodec.codes.uniform import LEVELS
 from vaecodec.vectors import normalised
 
 # Alternations between rounding and the closest rotation (ASH), rounds of changes by one step (SAQ).

@@ -75,7 +75,8 @@ def additive(name: str) -> System:
     def fit(data: Data, size: int) -> Fitted:
         if name.startswith("Product"):
             quantiser = getattr(faiss, name)(data.width, size // 8, 8, 8)
-            parts = [faiss.downcast_AdditiveQuantizer(quantiser.subquantizer(i)) for i in range(size // 8)]
+            part = faiss.downcast_AdditiveQuantizer  # type: ignore[attr-defined]
+            parts = [part(quantiser.subquantizer(i)) for i in range(size // 8)]
         else:
             quantiser = getattr(faiss, name)(data.width, size, 8)
             parts = [quantiser]

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -137,7 +138,7 @@ def main() -> None:
             write(output, recalls, arguments.data.name, rows, known)
 
 
-def write(output: Path, recalls: Path, name: str, rows: list[Row], known: dict[str, np.ndarray]) -> None:
+def write(output: Path, recalls: Path, name: str, rows: list[Row], known: dict[str, Any]) -> None:
     gains = {}
     for key, figures in known.items():
         system, size = key.split("|")

@@ -49,7 +49,7 @@ def given(section: str, sample: Any) -> dict[str, Any]:
     if section == "LangChain":
         from langchain_core.embeddings import Embeddings
 
-        class Model(Embeddings):  # type: ignore[misc]
+        class Model(Embeddings):
             def embed_query(self, text: str) -> list[float]:
                 return embedded(text)
 
@@ -61,7 +61,7 @@ def given(section: str, sample: Any) -> dict[str, Any]:
         from llama_index.core.base.embeddings.base import BaseEmbedding
         from llama_index.core.schema import TextNode
 
-        class EmbedModel(BaseEmbedding):  # type: ignore[misc]
+        class EmbedModel(BaseEmbedding):
             def _get_text_embedding(self, text: str) -> list[float]:
                 return embedded(text)
 

@@ -24,7 +24,7 @@ DOCUMENTS = [f"document {row}" for row in range(400)]
 QUERIES = [f"query {row}" for row in range(20)]
 
 
-class SampleEmbeddings(Embeddings):  # type: ignore[misc]
+class SampleEmbeddings(Embeddings):
     """The embedding model of the sample: reads the row that a text names, the first one for any other text."""
 
     def __init__(self, sample: Any) -> None:

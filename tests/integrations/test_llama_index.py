@@ -25,7 +25,7 @@ from vaecodec_integrations.llama_index import CompressedEmbedding
 QUERIES = [f"query {row}" for row in range(20)]
 
 
-class SampleEmbedding(BaseEmbedding):  # type: ignore[misc]
+class SampleEmbedding(BaseEmbedding):
     """The embedding model of the sample: reads the row that a text names."""
 
     sample: Any
