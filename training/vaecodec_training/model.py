@@ -192,10 +192,15 @@ class VariationalCodec(nn.Module):
     _out = _in
 
 
-def parameter_groups(model: VariationalCodec) -> list[dict[str, Any]]:
+def parameter_groups(model: VariationalCodec, unit: float = 1.0) -> list[dict[str, Any]]:
     """The trained parameters in groups for the optimiser.
 
     Matrices are decayed. Biases are not, nor is the log-variance head, whose zero means a variance of 1.
+
+    Args:
+        model: the model.
+        unit: typical norm of what it embeds. The optimiser's steps have a size of their own, so that what has a unit
+            must move by that unit: biases are as long as the vectors, and the head makes plain numbers of them.
 
     Returns:
         Groups with ``params``, whether each ``decays``, and ``rate``, its multiple of the learning rate.
@@ -204,7 +209,9 @@ def parameter_groups(model: VariationalCodec) -> list[dict[str, Any]]:
     for name, entry in model.named_parameters():
         if entry.requires_grad:
             head = name.startswith("log_var")
-            key = (entry.ndim > 1 and not head, _HEAD_RATE if head else 1.0)
+            matrix = entry.ndim > 1
+            rate = _HEAD_RATE / (unit if matrix else 1.0) if head else 1.0 if matrix else unit
+            key = (matrix and not head, rate)
             groups.setdefault(key, []).append(entry)
     return [{"params": entries, "decays": key[0], "rate": key[1]} for key, entries in groups.items()]
 

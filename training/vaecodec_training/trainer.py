@@ -140,7 +140,7 @@ class _Trainer:
         self.every = max(1, self.steps // recipe.checkpoints)
         self.reporter = Reporter(observers, self.steps, self.processes.leads)
         self.model = start_model(collection, recipe).to(fabric.device)
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.model), lr=recipe.learning_rate)
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, collection.unit), lr=recipe.learning_rate)
         self.wrapped, self.wrapped_optimizer = fabric.setup(self.model, self.optimizer)
         self.objective = Objective(recipe, collection, self.model.encoder, self.processes)
         modules = {"model": self.model, **self.objective.modules}

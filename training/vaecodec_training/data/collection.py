@@ -176,6 +176,11 @@ class Collection:
             rows = rows - rows.mean(0)
         return float(np.square(rows).sum(1).mean())
 
+    @cached_property
+    def unit(self) -> float:
+        """Typical norm of the training documents; 1 under cosine."""
+        return 1.0 if self.metric is Metric.COSINE else float(np.sqrt(np.square(self.sample).sum(1).mean()))
+
     def linear(self, dim: int, kind: LinearKind) -> LinearCodec:
         """A linear codec fitted on the training documents."""
         if (dim, kind) not in self._fitted:
