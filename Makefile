@@ -9,13 +9,18 @@ SAMPLE := examples/debian-sample
 OUT := out/demo
 THREADS ?= 2
 FUZZ_SECONDS ?= 60
+HARNESS := build/harness/venv
+HARNESS_DATA ?= $(SAMPLE)
+HARNESS_OUT ?= out/harness
+ANN_BENCHMARKS ?= https://github.com/erikbern/ann-benchmarks
+ANN_COMMIT := f402b2cc17b980d7cd45241ab5a7a4cc0f965e55
 COMPUTING := $(addprefix tests/, codec/test_codec.py codec/test_codes.py codec/test_codes_trellis.py codec/test_drift.py \
 	codec/test_evaluation.py codec/test_linear.py codec/test_packed_index.py training/test_losses.py)
 
 # A second OpenMP thread gains little on matrices of this size, and its spinning costs much on a busy machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test processors lowest fuzz check lint types wheel docs lock clean
+.PHONY: demo test harness processors lowest fuzz check lint types wheel docs lock clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -46,6 +51,24 @@ demo: $(VENV)/.demo
 # COVERAGE=1 adds the share of lines that the tests ran.
 test: $(VENV)/.installed
 	$(BIN)/pytest --numprocesses $(THREADS) --dist worksteal $(if $(COVERAGE),--cov --cov-report=term)
+
+# Two harnesses of others, used as they are: mteb's retrieval evaluation and ann-benchmarks, each in its own environment.
+# It takes minutes; HARNESS_DATA is a folder like examples/debian-sample.
+harness: build/harness/.installed
+	$(HARNESS)/bin/vaecodec linear $(HARNESS_DATA)/train.npy --dim 384 --out build/harness/codec.onnx --overwrite
+	$(HARNESS)/bin/python benchmarks/harness/mteb_retrieval.py --data $(HARNESS_DATA) \
+		--codec build/harness/codec.onnx --out $(HARNESS_OUT)
+	$(HARNESS)/bin/python benchmarks/harness/ann.py --data $(HARNESS_DATA) --clone build/harness/ann-benchmarks \
+		--codec build/harness/codec.onnx --out $(HARNESS_OUT)
+
+build/harness/.installed: pyproject.toml constraints.txt benchmarks/harness/requirements.txt
+	test -d build/harness/ann-benchmarks || git clone --quiet $(ANN_BENCHMARKS) build/harness/ann-benchmarks
+	git -C build/harness/ann-benchmarks checkout --quiet $(ANN_COMMIT)
+	$(PYTHON) -m venv $(HARNESS)
+	$(HARNESS)/bin/pip install --quiet --upgrade pip
+	$(HARNESS)/bin/pip install --quiet --constraint constraints.txt \
+		--editable '.[cli,export,packed,hnsw,faiss]' -r benchmarks/harness/requirements.txt
+	touch $@
 
 # Rounding differs between processors: what computes is tested with the instruction sets of others, by one and two threads.
 processors: export ATEN_CPU_CAPABILITY = default

@@ -58,14 +58,16 @@ class DebianDescriptions(AbsTaskRetrieval):
         bibtex_citation=None,
     )
 
+    folder = DATA
+
     def load_data(self, *_: Any, **__: Any) -> None:
         """Numbers in the place of texts."""
-        rows = [len(rows) for rows in load(DATA, *KINDS)]
+        rows = [len(rows) for rows in load(self.folder, *KINDS)]
         base, queries = (
             Dataset.from_dict({"id": [f"{kind}-{i}" for i in range(n)], "text": [f"{kind} {i}" for i in range(n)]})
             for kind, n in zip(KINDS, rows, strict=True)
         )
-        relevant = {f"queries-{i}": {f"base-{row}": 1} for i, row in enumerate(load_relevant(DATA))}
+        relevant = {f"queries-{i}": {f"base-{row}": 1} for i, row in enumerate(load_relevant(self.folder))}
         split = {"corpus": base, "queries": queries, "relevant_docs": relevant, "top_ranked": None}
         self.dataset = {"default": {"test": split}}
         self.data_loaded = True
@@ -83,8 +85,8 @@ class StoredEmbeddings:
         }
     )
 
-    def __init__(self) -> None:
-        self._rows = dict(zip(KINDS, load(DATA, *KINDS), strict=True))
+    def __init__(self, folder: Path) -> None:
+        self._rows = dict(zip(KINDS, load(folder, *KINDS), strict=True))
 
     def encode(self, inputs: Any, **_: Any) -> np.ndarray:
         """The rows that the texts number: float32 (n, dim)."""
@@ -130,15 +132,17 @@ class PackedBackend:
 def main() -> None:
     """Evaluate the vectors themselves, then codes of every size; write mteb's results and a table of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--codec", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    codec = Codec.load(arguments.codec)
+    codec, DebianDescriptions.folder = Codec.load(arguments.codec), arguments.data
     backends: dict[str, Any] = {"vectors": None}
     backends |= {f"{size} bytes": PackedBackend(codec, size) for size in SIZES}
-    kept: dict[str, Any] = {"mteb": mteb.__version__, "task": DebianDescriptions.metadata.name, "results": {}}
+    kept: dict[str, Any] = {"mteb": mteb.__version__, "task": DebianDescriptions.metadata.name}
+    kept |= {"data": arguments.data.name, "results": {}}
     for name, backend in backends.items():
-        model = SearchEncoderWrapper(StoredEmbeddings(), index_backend=backend)
+        model = SearchEncoderWrapper(StoredEmbeddings(arguments.data), index_backend=backend)
         found = mteb.evaluate(model, DebianDescriptions(), cache=None, co2_tracker=False, show_progress_bar=False)
         scores = found.task_results[0].scores["test"][0]
         chosen = {key: scores[key] for key in ("ndcg_at_10", "recall_at_10", "recall_at_100", "map_at_10", "mrr_at_10")}
