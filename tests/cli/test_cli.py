@@ -191,7 +191,7 @@ def test_an_interrupt_is_exit_code_130(sample, tmp_path: Path) -> None:
         assert process.stderr is not None
         process.stderr.readline()  # the data check: training is about to begin
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=600)
     assert process.returncode == 130, errors
     assert output == ""
     assert "Traceback" not in errors

@@ -74,7 +74,7 @@ def test_the_specification_can_be_followed_without_this_library(vae_path: Path, 
     shutil.copy(vae_path, folder / "codec.onnx")
     np.save(folder / "embeddings.npy", sample.base[:20])
     script = "import sys; sys.modules['vaecodec'] = None\n" + example[1] + "numpy.save('latents.npy', latents)\n"
-    subprocess.run([sys.executable, "-c", script], cwd=folder, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], cwd=folder, check=True, timeout=600)
     assert np.allclose(np.load(folder / "latents.npy"), vae_codec.encode(sample.base[:20]), atol=1e-6)
 
 

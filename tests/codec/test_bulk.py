@@ -412,7 +412,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(
     manifest = tmp_path / f"{output}.partial" / "_manifest.jsonl"
     for finished in (3, 9, 16):
         arguments = [str(argument) for argument in (source, target, svd_path, manifest, finished)]
-        process = subprocess.run([sys.executable, "-c", KILLED, *arguments], timeout=60)
+        process = subprocess.run([sys.executable, "-c", KILLED, *arguments], timeout=600)
         assert process.returncode == -signal.SIGKILL
         assert not target.exists()
     with manifest.open("ab") as file:

@@ -34,7 +34,7 @@ class Decoder(NamedTuple):
     command: list[str]
 
     def __call__(self, file: Path, size: int, codes: bytes) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run([*self.command, str(file), str(size)], input=codes, capture_output=True, timeout=120)
+        return subprocess.run([*self.command, str(file), str(size)], input=codes, capture_output=True, timeout=600)
 
 
 @pytest.fixture(scope="module", params=["JavaScript", "C"])
@@ -49,7 +49,7 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         pytest.skip("no C compiler is installed")
     program = tmp_path_factory.mktemp("decoder") / "decode"
     options = ["-std=c99", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run([compiler, *options, str(DECODERS / "decode.c"), "-lm", "-o", str(program)], check=True, timeout=120)
+    subprocess.run([compiler, *options, str(DECODERS / "decode.c"), "-lm", "-o", str(program)], check=True, timeout=600)
     return Decoder([str(program)])
 
 
@@ -113,7 +113,7 @@ def test_the_page_finds_in_a_browser_what_python_finds(tmp_path: Path) -> None:
         command = [str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
         command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=60000"]
         address = f"http://127.0.0.1:{server.server_port}/"
-        page = subprocess.run([*command, address], capture_output=True, text=True, timeout=120, check=True).stdout
+        page = subprocess.run([*command, address], capture_output=True, text=True, timeout=600, check=True).stdout
         server.shutdown()
 
     codec = Codec.load(folder / "codec.onnx")

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def printed(name: str) -> str:
     """Everything that the notebook prints."""
     notebook: Any = nbformat.read(NOTEBOOKS / name, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs)
     return "".join(output["text"] for output in outputs if output["output_type"] == "stream")

@@ -458,7 +458,7 @@ def test_a_real_model_runs_in_node(vae_path: Path, tokens: dict[str, Any], tmp_p
         env={**os.environ, "NODE_PATH": str(modules)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
@@ -515,7 +515,7 @@ def test_the_guides_example_runs_in_node(request: pytest.FixtureRequest, tokens:
     script = example("javascript").replace("await embed(texts,", f"await embed({json.dumps(SENTENCES)},")
     (folder.parent / "encode.mjs").write_text(script + "console.log(JSON.stringify(latents.tolist()));")
     done = subprocess.run(
-        ["node", "encode.mjs"], cwd=folder.parent, capture_output=True, text=True, timeout=120, check=False
+        ["node", "encode.mjs"], cwd=folder.parent, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(json.loads(done.stdout), latents_of(folder / "onnx" / "model.onnx", tokens), atol=1e-5)

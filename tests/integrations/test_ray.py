@@ -206,7 +206,7 @@ def on_ray(sample: Any, vae_path: Path, tmp_path_factory: pytest.TempPathFactory
     rows[120] = np.nan
     pq.write_table(table(rows), folder / "bad" / "1.parquet", row_group_size=50)
     command = [sys.executable, "-c", SCRIPT, str(folder), str(vae_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 

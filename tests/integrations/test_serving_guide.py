@@ -112,7 +112,7 @@ def node(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
     (folder / "encode.js").write_text(script)
     environment = {**os.environ, "NODE_PATH": str(NODE_MODULES)}
     return subprocess.run(
-        ["node", "encode.js"], cwd=folder, env=environment, capture_output=True, text=True, timeout=60
+        ["node", "encode.js"], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
     )
 
 

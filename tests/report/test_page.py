@@ -57,7 +57,7 @@ def browse(path: Path, *options: str) -> tuple[str, list[str]]:
     """The document after scripts have run, and what the console said."""
     command = [str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
     command += [f"--user-data-dir={path.parent / 'profile'}", "--allow-file-access-from-files", *options]
-    result = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=60, check=True)
+    result = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=600, check=True)
     return result.stdout, [line for line in result.stderr.splitlines() if "CONSOLE" in line]
 
 

@@ -819,7 +819,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(fast_path: Path)
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout)
