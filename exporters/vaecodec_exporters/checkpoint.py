@@ -18,6 +18,7 @@ from vaecodec.provenance import versions
 from vaecodec_exporters.graph import PARITY_BOUNDS, CodecWeights, ResidualWeights, write_codec
 from vaecodec_training.checkpoint import Checkpoint, load_checkpoint
 from vaecodec_training.model import ResidualMap
+from vaecodec_training.recipe import LatentMetric
 
 
 def export_checkpoint(
@@ -54,7 +55,7 @@ def export_checkpoint(
         dim=model.dim,
         code_dim=model.code_dim,
         metric=checkpoint.metric,
-        latent_metric=checkpoint.metric,
+        latent_metric=model.latent_metric,
         nested_dims=tuple(checkpoint.nested_dims),
         embedder=checkpoint.embedder,
         calibration=checkpoint.calibration,
@@ -72,6 +73,7 @@ def export_checkpoint(
         encoder=residual_weights(model.encoder),
         decoder=residual_weights(model.decoder),
         query_encoder=residual_weights(model.query_encoder) if model.query_encoder is not None else None,
+        root_latents=model.form is LatentMetric.ROOT,
     )
     references = {
         "embedding": _in_numpy(model.encode),

@@ -68,11 +68,16 @@ class ResidualWeights:
 
 @dataclass(frozen=True, eq=False)
 class CodecWeights:
-    """The maps of one codec; queries share the documents' encoder when they have none of their own."""
+    """The maps of one codec; queries share the documents' encoder when they have none of their own.
+
+    Attributes:
+        root_latents: latents keep their direction and the square root of their length.
+    """
 
     encoder: ResidualWeights
     decoder: ResidualWeights
     query_encoder: ResidualWeights | None = None
+    root_latents: bool = False
 
 
 Reference = Callable[[FloatArray], FloatArray]
@@ -201,6 +206,7 @@ def build_model(weights: CodecWeights, metadata: Metadata, precision: Precision 
         metadata.latent_metric is Metric.COSINE,
         {name: None if map_.hidden is None else len(map_.hidden) for name, map_ in maps.items()},
         precision,
+        weights.root_latents,
     )
     values: dict[str, np.ndarray[Any, Any]] = {}
     for name, map_ in maps.items():

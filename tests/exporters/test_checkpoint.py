@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from vaecodec import Codec, Kind
+from vaecodec import Codec, Kind, LinearKind, fit_linear
 from vaecodec.errors import CheckpointError, ExportError
+from vaecodec.interface import Metric
+from vaecodec.vectors import normalised
 from vaecodec_cli.export import export
 from vaecodec_cli.options import CodecOutput
 from vaecodec_exporters.checkpoint import export_checkpoint
-from vaecodec_training.checkpoint import load_checkpoint
+from vaecodec_training.checkpoint import Checkpoint, load_checkpoint, new_model
+from vaecodec_training.recipe import LatentMetric, Recipe
 
 
 def test_the_file_computes_what_the_model_computes(sample, vae_run: Path, vae_codec: Codec) -> None:
@@ -48,6 +51,23 @@ def test_a_nested_width_is_its_own_codec(sample, vae_path: Path, vae_codec: Code
     prefix = vae_codec.encode(sample.base[:50])[:, :16]
     assert np.allclose(latents, prefix / np.linalg.norm(prefix, axis=1, keepdims=True), atol=1e-6)
     assert narrow.codec_id == vae_codec.codec_id
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-5), ("float16", 2e-3), ("int8", 5e-3)])
+def test_latents_that_keep_the_root_of_their_length_are_compared_by_dot_product(
+    precision: str, bound: float, sample, tmp_path: Path
+) -> None:
+    recipe = Recipe(dim=24, hidden=32, latent_metric=LatentMetric.ROOT)
+    model = new_model(sample.base.shape[1], recipe, Metric.COSINE).eval()
+    linear = fit_linear(sample.train, 24, kind=LinearKind.SVD_DOT)
+    model.start_at(linear)
+    export_checkpoint(Checkpoint(model, recipe, Metric.COSINE, "", {}), tmp_path / "root.onnx", precision=precision)
+    codec = Codec.load(tmp_path / "root.onnx")
+    assert codec.latent_metric is Metric.DOT
+    whole = linear.encode(sample.base[:50])
+    latents = codec.encode(sample.base[:50])
+    assert np.allclose(latents, whole / np.sqrt(np.linalg.norm(whole, axis=1, keepdims=True)), atol=bound)
+    assert np.allclose(codec.decode(latents), normalised(linear.decode(whole)), atol=bound)
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("float16", 2e-3), ("int8", 5e-3)])

@@ -181,6 +181,7 @@ def new_model(dim: int, recipe: Recipe, metric: Metric) -> VariationalCodec:
         decoder_hidden=recipe.decoder_hidden,
         asymmetric=recipe.asymmetric,
         metric=metric,
+        form=recipe.form(metric),
         seed=recipe.seed,
     )
 

@@ -24,11 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.evaluation import best as best_of
 from vaecodec_training.data.held_out import QueryFigures
 from vaecodec_training.data.shift import Shift
+from vaecodec_training.gate import gate
 from vaecodec_training.recipe import Aim, Recipe
-from vaecodec_training.validation import gain
 
 # A dimension with less KL than this (nats) says nothing about the vector.
 ACTIVE_NATS = 0.02
@@ -193,20 +192,26 @@ def inspect(history: Sequence[Record], recipe: Recipe) -> list[TrainingWarning]:
 def inspect_outcome(
     figures: QueryFigures, baselines: Mapping[str, QueryFigures], recipe: Recipe, best_step: int
 ) -> list[TrainingWarning]:
-    """Whether the model that is kept is better than the best linear codec, by the figure it was chosen by."""
+    """Whether the model that is kept is better in what it is for than the best linear codec, and loses no figure."""
     chosen_by = recipe.objective.figure
-    over = best_of(baselines, chosen_by)
-    difference = gain(figures, baselines[over])[chosen_by]
+    decision = gate(figures, baselines, recipe.objective)
+    over, difference = decision.over, decision.difference
     if best_step == 0:
         message = (
             f"no checkpoint had a higher {chosen_by} than the linear codec that training started from: training does "
             f"not pay here, use the linear codec {over!r}; or give more rows or pairs"
         )
-    elif difference["low"] <= 0:
+    elif difference.low <= 0:
         message = (
             f"{chosen_by} {figures[chosen_by].mean():.3f} is not surely above that of the linear codec {over!r} "
-            f"(difference {difference['low']:.3f} to {difference['high']:.3f}); use the linear codec, give more rows "
+            f"(difference {difference.low:.3f} to {difference.high:.3f}); use the linear codec, give more rows "
             "or queries, or train longer"
+        )
+    elif decision.lost and not recipe.for_codes:
+        worst = decision.lost[0]
+        message = (
+            f"the codec loses {worst.figure} by {worst.difference:+.3f} to the linear codec {worst.over!r}; "
+            "set deep_lists = true, train on more rows, or use the linear codec"
         )
     else:
         return []

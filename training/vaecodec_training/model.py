@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.linear import LinearCodec
+from vaecodec.vectors import SMALLEST_NORM
+from vaecodec_training.recipe import LatentMetric
 
 # A posterior's variance at the start, relative to the spread of its latent: about 1.5 nats per dimension.
 _START_NOISE = 0.05
@@ -63,15 +66,16 @@ class Posterior(NamedTuple):
 class VariationalCodec(nn.Module):
     """Embeddings (n, d) to latents (n, k) and back.
 
-    Under cosine the embeddings are normalised on the way in and the latents on the way out; ``decode`` returns unit
-    vectors. Only the posterior's mean is served.
+    Under cosine the embeddings are normalised on the way in, and ``decode`` returns unit vectors. Latents are brought
+    into their form on the way out. Only the posterior's mean is served.
 
     Args:
         dim: width d of the embeddings.
         code_dim: width k of the latents.
         hidden, decoder_hidden: units of the hidden layers, 0 for none.
         asymmetric: queries have an encoder of their own.
-        metric: how embeddings, and latents, are compared.
+        metric: how embeddings are compared.
+        form: what is done to the latents before they are compared; see :class:`~vaecodec_training.recipe.LatentMetric`.
         seed: of the random weights.
     """
 
@@ -84,6 +88,7 @@ class VariationalCodec(nn.Module):
         decoder_hidden: int = 0,
         asymmetric: bool = False,
         metric: Metric = Metric.COSINE,
+        form: LatentMetric = LatentMetric.COSINE,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -91,6 +96,7 @@ class VariationalCodec(nn.Module):
         self.dim = dim
         self.code_dim = code_dim
         self.metric = metric
+        self.form = form if metric is Metric.COSINE else LatentMetric.DOT
         self.encoder = ResidualMap(dim, code_dim, hidden, generator)
         self.log_var = _linear(dim, code_dim, generator)
         self.decoder = ResidualMap(code_dim, dim, decoder_hidden, generator)
@@ -135,16 +141,16 @@ class VariationalCodec(nn.Module):
             layer.weight.copy_(layer.weight @ rotation)
 
     def encode(self, documents: Tensor) -> Tensor:
-        """Documents (n, d) to latents (n, k), of unit norm under cosine."""
-        return self._out(self.encoder(self._in(documents)))
+        """Documents (n, d) to latents (n, k), of unit norm where they are compared by cosine."""
+        return finished(self.encoder(self._in(documents)), self.code_dim, self.form)
 
     def encode_queries(self, queries: Tensor) -> Tensor:
-        """Queries (n, d) to latents (n, k), of unit norm under cosine."""
-        return self._out(self._query_map(self._in(queries)))
+        """Queries (n, d) to latents (n, k), of unit norm where they are compared by cosine."""
+        return finished(self._query_map(self._in(queries)), self.code_dim, self.form)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Latents (n, k) to reconstructions (n, d), of unit norm under cosine."""
-        return self._out(self.decoder(codes))
+        return self._in(self.decoder(codes))
 
     def forward(
         self, documents: Tensor, queries: Tensor | None, noise: Tensor | None, widths: tuple[int, ...]
@@ -164,9 +170,16 @@ class VariationalCodec(nn.Module):
         sample = mean if noise is None or log_var is None else mean + noise * torch.exp(0.5 * log_var)
         reconstructions = []
         for width in widths:
-            prefix = self._out(sample[:, :width])
+            prefix = finished(sample, width, self.form)
             reconstructions.append(self.decode(F.pad(prefix, (0, self.code_dim - width))))
         return Posterior(mean, log_var, query_mean, tuple(reconstructions))
+
+    @property
+    def latent_metric(self) -> Metric:
+        """How the latents are compared."""
+        if self.metric is not Metric.COSINE:
+            return self.metric
+        return Metric.COSINE if self.form is LatentMetric.COSINE else Metric.DOT
 
     @property
     def _query_map(self) -> ResidualMap:
@@ -189,7 +202,26 @@ class VariationalCodec(nn.Module):
     def _in(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=1) if self.metric is Metric.COSINE else vectors
 
-    _out = _in
+
+def finished(latents: Tensor, width: int, form: LatentMetric) -> Tensor:
+    """The first ``width`` latents, of (n, k), in the form in which they are compared."""
+    if form is LatentMetric.ROOT:
+        latents = latents / latents.norm(dim=1, keepdim=True).clamp_min(SMALLEST_NORM).sqrt()
+    prefix = latents[:, :width]
+    return F.normalize(prefix, dim=1) if form is LatentMetric.COSINE else prefix
+
+
+@torch.no_grad()
+def interpolated(start: VariationalCodec, trained: VariationalCodec, share: float) -> VariationalCodec:
+    """A model whose weights lie so far on the way from the start to the trained ones: 0 is the start.
+
+    Hidden layers are the trained ones throughout, since the layers after them start at zero.
+    """
+    model = copy.deepcopy(trained)
+    for (name, weight), first in zip(model.named_parameters(), start.parameters(), strict=True):
+        if ".hidden." not in name:
+            weight.copy_(torch.lerp(first.to(weight.device), weight, share))
+    return model
 
 
 def parameter_groups(model: VariationalCodec, unit: float = 1.0) -> list[dict[str, Any]]:
@@ -222,16 +254,19 @@ class ModelCodec:
 
     Attributes:
         model: in evaluation mode.
-        metric: how embeddings and latents are compared.
     """
 
     model: VariationalCodec
-    metric: Metric
+
+    @property
+    def metric(self) -> Metric:
+        """How the embeddings are compared."""
+        return self.model.metric
 
     @property
     def latent_metric(self) -> Metric:
-        """How the latents are compared: as the embeddings."""
-        return self.metric
+        """How the latents are compared."""
+        return self.model.latent_metric
 
     def encode(self, vectors: FloatArray) -> FloatArray:
         """Map documents to latents."""

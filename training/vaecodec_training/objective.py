@@ -11,19 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vaecodec.interface import Metric
 from vaecodec_training import losses
 from vaecodec_training.channel import Channel
 from vaecodec_training.data.batches import Batch
 from vaecodec_training.data.collection import Collection
-from vaecodec_training.model import Posterior, ResidualMap
+from vaecodec_training.model import Posterior, ResidualMap, VariationalCodec, finished
 from vaecodec_training.processes import Processes
 from vaecodec_training.queue import Queue
-from vaecodec_training.recipe import Recipe
+from vaecodec_training.recipe import LatentMetric, Recipe
 
 # Nested widths share the weight of the distillation in proportion to this power of theirs. Narrow prefixes err more;
 # weighed so, the wide ones are not sacrificed to them.
 _NESTED_POWER = 1.5
+
+# Multiples of the temperature with their weights, which sum to 1: at the higher ones documents further down count.
+_DEEP = ((1.0, 1 / 7), (2.0, 2 / 7), (4.0, 4 / 7))
 
 
 class Terms(NamedTuple):
@@ -47,16 +49,20 @@ class Objective:
         channel: what the target code does to latents, or None.
     """
 
-    def __init__(self, recipe: Recipe, collection: Collection, encoder: ResidualMap, processes: Processes) -> None:
+    def __init__(self, recipe: Recipe, collection: Collection, model: VariationalCodec, processes: Processes) -> None:
         self.recipe = recipe
         self.metric = collection.metric
+        self.form = recipe.form(collection.metric)
+        self.latent_metric = model.latent_metric
+        encoder = model.encoder
         self.paired = collection.pairs is not None
         self.temperature = recipe.temperature * collection.scale
+        self.depths = _DEEP if recipe.deep_lists else ((1.0, 1.0),)
         self.processes = processes
         self.queue = Queue(recipe.queue, collection.dim, recipe.dim, processes.device)
         needs_keys = recipe.momentum > 0 and recipe.queue > 0
         self.key_encoder = copy.deepcopy(encoder).requires_grad_(False) if needs_keys else None
-        self.channel = Channel(recipe, collection.metric).to(processes.device) if recipe.for_codes else None
+        self.channel = Channel(recipe, self.latent_metric).to(processes.device) if recipe.for_codes else None
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -112,9 +118,10 @@ class Objective:
             step: of the optimiser; byte budgets take turns by it.
         """
         columns = torch.cat([self.processes.gathered(batch.documents), self.queue.vectors])
-        latent_columns = coded_columns = self.processes.gathered(mean)
+        latent_columns = self.processes.gathered(mean)
+        coded_columns = None
         if self.channel is not None:
-            coded = self.channel(self._cut(mean, self.recipe.dim), batch.noise, step)
+            coded = self.channel(finished(mean, self.recipe.dim, self.form), batch.noise, step)
             coded_columns = self.processes.gathered(coded)
         stride = 1 if query_mean is None else 2
         first = self.processes.rank * len(mean)
@@ -127,14 +134,19 @@ class Objective:
             teacher = losses.comparable(vectors, columns, self.metric)
             for width in self.recipe.widths:
                 # Nested widths are served as floats, the whole width as codes.
-                searched = coded_columns if width == self.recipe.dim else latent_columns
+                searched = finished(latent_columns, width, self.form)
+                if coded_columns is not None and width == self.recipe.dim:
+                    by_cosine = self.form is LatentMetric.COSINE
+                    searched = F.normalize(coded_columns, dim=1) if by_cosine else coded_columns
                 student = losses.comparable(
-                    self._cut(latents, width),
-                    torch.cat([self._cut(searched, width), self._cut(self.queue.latents, width)]),
-                    self.metric,
+                    finished(latents, width, self.form),
+                    torch.cat([searched, finished(self.queue.latents, width, self.form)]),
+                    self.latent_metric,
                 )
                 weight: float = float(width) ** _NESTED_POWER
-                total = total + weight * losses.distillation(*teacher, *student, self.temperature, itself)
+                for factor, share in self.depths:
+                    temperature = factor * self.temperature
+                    total = total + weight * share * losses.distillation(*teacher, *student, temperature, itself)
         weights: float = sum(float(width) ** _NESTED_POWER for width in self.recipe.widths)
         return total / (len(rows) * weights)
 
@@ -147,10 +159,11 @@ class Objective:
         """
         # The documents of this process come first, so that query i finds its own at column i.
         keys = keys.roll(-self.processes.rank * (len(keys) // self.processes.count), 0)
+        form = LatentMetric.ROOT if self.form is LatentMetric.ROOT else LatentMetric.COSINE
         return losses.info_nce(
-            F.normalize(asked, dim=1),
-            F.normalize(keys, dim=1),
-            F.normalize(self.queue.latents, dim=1),
+            finished(asked, self.recipe.dim, form),
+            finished(keys, self.recipe.dim, form),
+            finished(self.queue.latents, self.recipe.dim, form),
             self.recipe.contrastive_temperature,
         )
 
@@ -166,7 +179,3 @@ class Objective:
         size = self.recipe.contrastive_noise / math.sqrt(batch.documents.shape[1])
         norms: Tensor = batch.documents.norm(dim=1, keepdim=True)
         return batch.documents + size * norms * batch.perturbation
-
-    def _cut(self, latents: Tensor, width: int) -> Tensor:
-        prefix = latents[:, :width]
-        return F.normalize(prefix, dim=1) if self.metric is Metric.COSINE else prefix

@@ -64,7 +64,7 @@ def served(model: VariationalCodec, collection: Collection, recipe: Recipe) -> V
     ordered.reorder(torch.from_numpy(np.concatenate(order)))
     if recipe.target:
         latents = in_numpy(ordered.encode, ordered)(collection.sample)
-        ordered.rotate(torch.from_numpy(rotation_for(latents, recipe, collection.metric)))
+        ordered.rotate(torch.from_numpy(rotation_for(latents, recipe, ordered.latent_metric)))
     return ordered
 
 
@@ -93,6 +93,6 @@ def provenance(
 
 def calibrated(checkpoint: Checkpoint, collection: Collection) -> Checkpoint:
     """The checkpoint with what its file will know beside the weights: codes, scores and drift."""
-    codec = ModelCodec(checkpoint.model, checkpoint.metric)
+    codec = ModelCodec(checkpoint.model)
     calibration = CodecCalibration.fit(codec, collection.calibration_rows, memory=checkpoint.recipe.trellis_memory)
     return replace(checkpoint, calibration=calibration.to_json())

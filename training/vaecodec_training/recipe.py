@@ -13,6 +13,7 @@ from typing import Any
 import tomli_w
 
 from vaecodec.errors import RecipeError
+from vaecodec.interface import Metric
 
 
 class Aim(StrEnum):
@@ -27,6 +28,18 @@ class Aim(StrEnum):
     def figure(self) -> str:
         """The figure by which checkpoints and recipes are chosen."""
         return "recall@10" if self is Aim.NEIGHBOURS else "ndcg@10"
+
+
+class LatentMetric(StrEnum):
+    """How the latents of embeddings that are compared by cosine are compared."""
+
+    AUTO = "auto"
+    """By whichever suits the collection: held-out rows decide."""
+    COSINE = "cosine"
+    DOT = "dot"
+    """What the codec drops of a document then counts as zero: a document of which much is dropped comes later."""
+    ROOT = "root"
+    """Halfway between: by dot product, of latents that keep only the square root of their length."""
 
 
 class Start(StrEnum):
@@ -109,6 +122,8 @@ class Recipe:
     """Units of the decoder's hidden layer; 0 leaves a linear decoder."""
     asymmetric: bool = False
     """Queries get an encoder of their own, started from the documents'."""
+    latent_metric: LatentMetric = LatentMetric.AUTO
+    """How latents are compared where embeddings are compared by cosine."""
 
     # Objective
     objective: Aim = Aim.NEIGHBOURS
@@ -119,7 +134,12 @@ class Recipe:
     alignment: float = _between(1.0, 0)
     """Weight of similarity distillation."""
     temperature: float = _between(0.05, 1e-4)
-    """Of the softmax over similarities, in units of the embeddings' mean squared norm (1 under cosine)."""
+    """Of the softmax over similarities, in units of ten times the spread of the similarities between documents.
+
+    For most models the unit is about 1 under cosine.
+    """
+    deep_lists: bool = False
+    """Distil at two and four times the temperature besides, which keeps more of the hundred nearest documents."""
     reconstruction: float = _between(0.1, 0)
     """Weight of one minus the cosine between input and reconstruction."""
     reconstruction_mse: float = _between(0.0, 0)
@@ -207,6 +227,12 @@ class Recipe:
     def widths(self) -> tuple[int, ...]:
         """Every latent width that is trained, ascending."""
         return (*self.nested_dims, self.dim)
+
+    def form(self, metric: Metric) -> LatentMetric:
+        """What latents of embeddings of a metric are; where ``auto`` was not decided they are compared as these."""
+        if metric is not Metric.COSINE:
+            return LatentMetric.DOT
+        return LatentMetric.COSINE if self.latent_metric is LatentMetric.AUTO else self.latent_metric
 
     @property
     def for_codes(self) -> bool:
@@ -376,7 +402,7 @@ def _for_rows(rows: int | None) -> Recipe:
     if rows is None or rows >= _FEW_ROWS:
         return Recipe()
     steps_of_an_epoch = max(1, rows // _SMALL_BATCH)
-    return Recipe(batch=_SMALL_BATCH, epochs=max(10.0, round(_FEWEST_STEPS / steps_of_an_epoch, 1)))
+    return Recipe(deep_lists=True, batch=_SMALL_BATCH, epochs=max(10.0, round(_FEWEST_STEPS / steps_of_an_epoch, 1)))
 
 
 def _sizes(text: str) -> tuple[int, ...]:

@@ -34,6 +34,9 @@ class RunState:
     kl_multiplier: float = 1.0
     """Moved by the KL controller."""
     best: float = -1.0
+    trained: float = -1.0
+    """The highest score of a checkpoint after the start."""
+    trained_step: int = 0
     best_step: int = 0
     """The step whose model is kept; 0 is the linear codec that training started from."""
     losses: list[float] = field(default_factory=list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -17,17 +18,13 @@ from torch import Tensor
 
 from vaecodec.errors import CheckpointError, DivergedError, RecipeError
 from vaecodec.files import locked
-from vaecodec.linear import LinearKind
 from vaecodec_training import outcome
-from vaecodec_training.channel import in_units_of_spread
 from vaecodec_training.checkpoint import (
     LOCK,
     STATE,
     Checkpoint,
-    load_checkpoint,
     load_state,
     mend,
-    new_model,
     save_checkpoint,
     save_state,
 )
@@ -42,14 +39,16 @@ from vaecodec_training.diagnostics import (
     inspect_outcome,
     inspect_shift,
 )
+from vaecodec_training.gate import gate
 from vaecodec_training.losses import free_bits
-from vaecodec_training.model import VariationalCodec, in_numpy, parameter_groups
+from vaecodec_training.model import VariationalCodec, in_numpy, interpolated, parameter_groups
 from vaecodec_training.objective import Objective
 from vaecodec_training.observe import Observer, Reporter, taken_means
 from vaecodec_training.outcome import TrainedRun
 from vaecodec_training.processes import Processes
-from vaecodec_training.recipe import Aim, Recipe, Start
+from vaecodec_training.recipe import Aim, Recipe
 from vaecodec_training.schedule import controlled, in_force
+from vaecodec_training.start import decided, start_model
 from vaecodec_training.state import REGULARISER_GROWTH, Parts, RunState, Snapshot
 from vaecodec_training.validation import baselines, validate
 
@@ -57,6 +56,11 @@ MOST_ROLLBACKS = 4
 
 # Steps between two measurements of the latents for a codec that is trained for codes.
 _MEASURE_EVERY = 50
+
+# How far from the start to the trained weights the model that is kept may lie.
+_SHARES = (1.0, 0.8, 0.6, 0.4, 0.3, 0.2, 0.1, 0.0)
+# Codes take long to calibrate, and nested widths would be lost unseen: for these the better end is kept.
+_ENDS = (1.0, 0.0)
 
 
 def train(
@@ -89,6 +93,7 @@ def train(
         RecipeError: the recipe does not fit the data.
     """
     refuse_mismatch(recipe, collection)
+    recipe = decided(recipe, collection)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fabric = Fabric(
         accelerator=accelerator,
@@ -142,10 +147,10 @@ class _Trainer:
         self.model = start_model(collection, recipe).to(fabric.device)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, collection.unit), lr=recipe.learning_rate)
         self.wrapped, self.wrapped_optimizer = fabric.setup(self.model, self.optimizer)
-        self.objective = Objective(recipe, collection, self.model.encoder, self.processes)
-        modules = {"model": self.model, **self.objective.modules}
+        self.objective = Objective(recipe, collection, self.model, self.processes)
+        self.trained = copy.deepcopy(self.model).requires_grad_(False)
+        modules = {"model": self.model, "trained": self.trained, **self.objective.modules}
         self.parts = Parts(modules, self.objective.queue, self.optimizer)
-        self.best_figures: QueryFigures | None = None
         self.kl = torch.zeros(recipe.dim)
         if resume:
             self.state = self.parts.restore(self._saved())
@@ -258,43 +263,65 @@ class _Trainer:
             record = replace(record, recall=recall, score=score, effective_rank=effective_rank(latents))
             state.history.append(record.to_json())
             self.reporter.warn(state, inspect([Record.from_json(entry) for entry in state.history], self.recipe))
+        if record is not None and score > state.trained:
+            state.trained = score
+            state.trained_step = state.step
+            self.trained.load_state_dict(self.model.state_dict())
         if score > state.best:
             state.best = score
             state.best_step = state.step
-            self.best_figures = figures
             if self.processes.leads:
-                save_checkpoint(self.folder, self._best(figures))
+                save_checkpoint(self.folder, self._as_checkpoint(self.model, figures))
         if self.processes.leads:
             tensors, values = self.parts.snapshot(state)
             save_state(self.folder, tensors, {**values, **self._identity()})
         self.processes.wait()
 
-    def _best(self, figures: QueryFigures) -> Checkpoint:
+    def _as_checkpoint(self, model: VariationalCodec, figures: QueryFigures, share: float = 1.0) -> Checkpoint:
         collection, recipe = self.collection, self.recipe
         return Checkpoint(
-            outcome.served(self.model, collection, recipe),
+            outcome.served(model, collection, recipe),
             recipe,
             collection.metric,
             collection.embedder,
-            outcome.provenance(figures, self.baselines, collection, recipe, self.state),
+            {**outcome.provenance(figures, self.baselines, collection, recipe, self.state), "trained_share": share},
         )
 
     def _finish(self) -> TrainedRun:
-        """Write the whole history and the calibration beside the best model, and return all."""
+        """Choose how much of the training is kept, write that with history and calibration, and return all."""
         state = self.state
-        checkpoint = load_checkpoint(self.folder)
-        figures = self.best_figures or validate(checkpoint.model, self.collection, self.recipe)
+        model, figures, share = self._kept()
+        state.best_step = state.trained_step if share else 0
         self.reporter.warn(state, inspect_outcome(figures, self.baselines, self.recipe, state.best_step))
+        checkpoint = self._as_checkpoint(model, figures, share)
         diagnostics = {"history": state.history, "warnings": state.warnings}
         provenance: dict[str, Any] = {**checkpoint.provenance, "diagnostics": diagnostics}
         if self.objective.channel is not None:
             provenance["rates"] = self.objective.channel.rates
-        final = outcome.calibrated(replace(checkpoint, recipe=self.recipe, provenance=provenance), self.collection)
+        final = outcome.calibrated(replace(checkpoint, provenance=provenance), self.collection)
         if self.processes.leads:
             save_checkpoint(self.folder, final)
         self.processes.wait()  # whichever process returns finds the files complete
         history = tuple(Record.from_json(entry) for entry in state.history)
         return TrainedRun(final, figures, self.baselines, history, tuple(self.reporter.found))
+
+    def _kept(self) -> tuple[VariationalCodec, QueryFigures, float]:
+        """The model between the start and the best trained one that is kept, its figures, and the share trained.
+
+        Of those that lose no figure to a linear codec it is the best one. Where all lose some, what is lost counts
+        against what the codec is for.
+        """
+        start, aim = start_model(self.collection, self.recipe), self.recipe.objective
+        tried: list[tuple[tuple[bool, float], VariationalCodec, QueryFigures, float]] = []
+        ends = self.recipe.for_codes or bool(self.recipe.nested_dims)
+        for share in _ENDS if ends else _SHARES:
+            model = interpolated(start, self.trained, share)
+            figures = validate(model, self.collection, self.recipe)
+            lost = () if ends else gate(figures, self.baselines, aim).lost
+            worth = float(figures[aim.figure].mean()) + sum(each.difference.mean for each in lost)
+            tried.append(((not lost, worth), model, figures, share))
+        _, model, figures, share = max(tried, key=lambda each: each[0])
+        return model, figures, share
 
     def _identity(self) -> dict[str, Any]:
         return {"recipe": self.recipe.to_dict(), "data": self.collection.identity}
@@ -311,25 +338,3 @@ class _Trainer:
                     "resume with what the run was started with, or start afresh"
                 )
         return tensors, values
-
-
-def start_kind(collection: Collection, recipe: Recipe) -> LinearKind:
-    """The linear codec that is best for the objective; training for codes, the one whose spread these are made for."""
-    return collection.start_kind if recipe.for_codes else collection.best_start(recipe.dim, recipe.objective.figure)
-
-
-def start_model(collection: Collection, recipe: Recipe) -> VariationalCodec:
-    """A model at the linear codec that training starts from."""
-    model = new_model(collection.dim, recipe, collection.metric)
-    if recipe.experimental.start is Start.LINEAR:
-        model.start_at(collection.linear(recipe.dim, start_kind(collection, recipe)))
-    variance = torch.from_numpy(in_numpy(model.encoder, model)(collection.validation.documents).var(axis=0))
-    model.start_noise(variance)
-    if recipe.for_codes:
-        for encoder in (model.encoder, model.query_encoder):
-            if encoder is not None:
-                in_units_of_spread(encoder, variance)
-    # Several processes demand a gradient for every parameter that has not been declared fixed.
-    model.log_var.requires_grad_(recipe.kl > 0)
-    model.decoder.requires_grad_(recipe.reconstructs)
-    return model

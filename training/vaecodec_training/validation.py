@@ -23,9 +23,9 @@ def validate(
     """
     encode = in_numpy(model.encode, model)
     if recipe.for_codes:
-        encode = through_code(encode, collection.calibration_sample, recipe, collection.metric)
+        encode = through_code(encode, collection.calibration_sample, recipe, model.latent_metric)
     part = part or collection.validation
-    return part.figures(encode, in_numpy(model.encode_queries, model), collection.metric)
+    return part.figures(encode, in_numpy(model.encode_queries, model), model.latent_metric)
 
 
 def baselines(collection: Collection, recipe: Recipe) -> dict[str, QueryFigures]:

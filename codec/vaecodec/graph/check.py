@@ -222,7 +222,8 @@ def _design(stored: _StoredGraph, dim: int, code_dim: int, unit: tuple[bool, boo
         precision = Precision.FLOAT16
     else:
         precision = Precision.FLOAT32
-    return Design(dim, code_dim, *unit, hidden=hidden, precision=precision)
+    root = not unit[1] and any(node.operator == "Sqrt" for node in stored.nodes)
+    return Design(dim, code_dim, *unit, hidden=hidden, precision=precision, root_latents=root)
 
 
 def _check_tensor(name: str, stored: _StoredTensor, expected: Tensor) -> None:

@@ -55,6 +55,7 @@ class Design:
         hidden: for each map, ``encoder``, ``decoder`` and perhaps ``query_encoder``, the units of its hidden layer, or
             None where it is linear.
         precision: of the weights and the products.
+        root_latents: latents keep their direction and the square root of their length.
     """
 
     dim: int
@@ -63,6 +64,7 @@ class Design:
     unit_latents: bool
     hidden: Mapping[str, int | None]
     precision: Precision = Precision.FLOAT32
+    root_latents: bool = False
 
 
 class Tensor(NamedTuple):
@@ -124,13 +126,14 @@ def width(design: Design, name: str) -> int:
 
 
 def _entry_point(design: Design, feed: str, output: str, name: str, unit: tuple[bool, bool]) -> Iterator[Node]:
-    """Optional input -> [normalise] -> residual map, in the graph's precision -> [normalise] -> output."""
+    """Optional input -> [normalise] -> residual map, in the graph's precision -> [normalise, or half] -> output."""
     before, after = unit
+    root = design.root_latents and name != "decoder"
     x = feed
     if before:
         x = f"{feed}_unit"
         yield from _normalised(feed, x)
-    result = f"{output}_raw" if after else output
+    result = f"{output}_raw" if after or root else output
     half = design.precision is Precision.FLOAT16
     if half:
         yield _cast(x, f"{feed}_half", TYPES[FLOAT16])
@@ -158,12 +161,18 @@ def _entry_point(design: Design, feed: str, output: str, name: str, unit: tuple[
         yield _cast(mapped, result, TYPES[FLOAT32])
     if after:
         yield from _normalised(result, output)
+    elif root:
+        yield from _normalised(result, output, root=True)
 
 
-def _normalised(rows: str, output: str) -> Iterator[Node]:
+def _normalised(rows: str, output: str, *, root: bool = False) -> Iterator[Node]:
     yield Node("ReduceL2", (rows,), f"{output}_norm", _EACH_ROW)
     yield Node("Clip", (f"{output}_norm", "smallest_norm"), f"{output}_divisor")  # faster than Max with a number
-    yield Node("Div", (rows, f"{output}_divisor"), output)
+    divisor = f"{output}_divisor"
+    if root:
+        divisor = f"{output}_root"
+        yield Node("Sqrt", (f"{output}_divisor",), divisor)
+    yield Node("Div", (rows, divisor), output)
 
 
 def _int8_rows(rows: str, feed: str) -> Iterator[Node]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vaecodec.calibration import CalibrationRows
 from vaecodec.drift import MOST_REFERENCE
 from vaecodec.errors import UnusableDataError, WrongWidthError
-from vaecodec.evaluation import exact_search
+from vaecodec.evaluation import exact_search, similarities
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.linear import LinearCodec, LinearKind, LinearMoments, linear_kinds
 from vaecodec.sources import RandomAccessSource, VectorSource
@@ -30,6 +30,9 @@ _SAMPLE_ROWS = 200_000
 # Rows that the codes of a checkpoint are calibrated on, and their rotation is learned from.
 _CALIBRATION_ROWS = 8_192
 _QUERY_SAMPLE_ROWS = 16_384
+
+# Documents on either side that the spread of similarities is measured with.
+_SPREAD_ROWS = 1_024
 
 
 # By default so many documents are held out, within these shares.
@@ -168,13 +171,13 @@ class Collection:
 
     @cached_property
     def scale(self) -> float:
-        """Unit of similarities: mean squared norm of the training documents, centred under L2; 1 under cosine."""
-        if self.metric is Metric.COSINE:
-            return 1.0
-        rows = self.sample
-        if self.metric is Metric.L2:
-            rows = rows - rows.mean(0)
-        return float(np.square(rows).sum(1).mean())
+        """Unit of similarities: ten times their standard deviation, among the training documents, for one of them.
+
+        About 1 under cosine for most models, and .2 for those whose vectors lie in a narrow cone.
+        """
+        rows = self.sample[evenly_spaced(np.arange(len(self.sample)), 2 * _SPREAD_ROWS)]
+        spread = float(np.median(similarities(rows[::2], rows[1::2], self.metric).std(axis=1)))
+        return 10 * spread or 1.0
 
     @cached_property
     def unit(self) -> float:
@@ -214,12 +217,12 @@ class Collection:
         """The linear codec that training starts from, whose latents are compared as the embeddings are."""
         return LinearKind.PCA if self.metric is Metric.L2 else LinearKind.SVD
 
-    def best_start(self, dim: int, figure: str) -> LinearKind:
-        """The linear codec, of those that training can start from, whose mean of a validation figure is highest."""
+    def best_start(self, dim: int, figure: str, latent_metric: Metric) -> LinearKind:
+        """The linear codec whose mean of a validation figure is highest, of those that training can start from."""
         kinds = [
             LinearKind(kind)
             for kind, codec in self.linear_family(dim).items()
-            if codec.latent_metric is self.metric and kind != LinearKind.PCA_DOCUMENTS
+            if codec.latent_metric is latent_metric and kind != LinearKind.PCA_DOCUMENTS
         ]
         measured = self.baselines(dim)
         return max(kinds, key=lambda kind: (float(measured[kind][figure].mean()), kind is self.start_kind))
