@@ -28,7 +28,7 @@ _SEARCHES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class BridgeSample:
     """Texts such as those of the collection, embedded."""
 
     sample: Annotated[
@@ -62,7 +62,7 @@ class ModelOptions:
 
 
 def bridge(
-    given: Sample,
+    given: BridgeSample,
     out: Annotated[Path, typer.Option(help="Bridge file to write, e.g. bridge.onnx.")],
     models: ModelOptions,
     old: Annotated[Path | None, typer.Argument(help="Codec file that filled the collection.")] = None,
@@ -96,7 +96,7 @@ def bridge(
     print_file(out, f"{widths}, {out.stat().st_size:,} bytes")
 
 
-def _bridge_models(given: Sample, out: Path, models: ModelOptions, overwrite: bool, as_json: bool) -> None:
+def _bridge_models(given: BridgeSample, out: Path, models: ModelOptions, overwrite: bool, as_json: bool) -> None:
     require("torch", extra="train")
     from vaecodec_exporters.model_bridge import bridge_models, embedded_by_both
     from vaecodec_training.data.pairs import read_pairs

@@ -20,7 +20,7 @@ from vaecodec.codec import Codec
 from vaecodec.errors import CodecMismatchError, UnusableDataError
 from vaecodec.evaluation import Figures, exact_search, recall
 from vaecodec.interface import FloatArray, Metric, VectorCodec
-from vaecodec.vectors import as_vectors, normalised
+from vaecodec.vectors import as_compared, as_vectors
 
 # Where the provenance of a bridge's file keeps the identities of both codecs.
 BRIDGE = "bridge"
@@ -60,7 +60,7 @@ class Affine:
 
     def __call__(self, rows: FloatArray, metrics: tuple[Metric, Metric]) -> FloatArray:
         """Float32 (n, in) to float32 (n, out); the metrics say on which side rows have unit norm."""
-        mapped = (normalised(rows) if metrics[0] is Metric.COSINE else rows) @ self.matrix.T + self.bias
+        mapped = as_compared(rows, metrics[0]) @ self.matrix.T + self.bias
         if metrics[1] is Metric.COSINE:
             mapped /= np.maximum(np.linalg.norm(mapped, axis=1), np.finfo(np.float32).tiny)[:, None]
         return mapped

@@ -21,7 +21,7 @@ from vaecodec.errors import InvalidDimensionError, InvalidVectorsError
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.product import product
 from vaecodec.sources import ArraySource, VectorSource
-from vaecodec.vectors import SMALLEST_NORM, as_array, as_vectors, blocks, check_latents, normalised
+from vaecodec.vectors import SMALLEST_NORM, as_array, as_compared, as_vectors, blocks, check_latents
 
 Moment = NDArray[np.float64]
 
@@ -151,14 +151,14 @@ class LinearCodec:
         mean = self.mean if self.latent_metric is not Metric.COSINE else np.zeros_like(self.mean)
         latents = as_vectors(codes, self.code_dim, self.latent_metric, name="codes")
         restored = product(latents, self.components.T) + mean
-        return normalised(restored) if self.metric is Metric.COSINE else restored
+        return as_compared(restored, self.metric)
 
     def _project(self, vectors: Any, mean: FloatArray, name: str) -> FloatArray:
         vectors = as_array(vectors, name=name)
         latents = np.empty((len(vectors) if vectors.ndim else 0, self.code_dim), np.float32)
         offset = self.components @ mean
         for start, block in blocks(vectors, self.dim, self.metric, name=name):
-            rows = normalised(block) if self.metric is Metric.COSINE else block
+            rows = as_compared(block, self.metric)
             projected = product(rows, self.components) - offset
             if self.latent_metric is Metric.COSINE:
                 projected /= np.maximum(np.linalg.norm(projected, axis=1), SMALLEST_NORM)[:, None]
@@ -237,7 +237,7 @@ class LinearMoments:
         seen = 0
         for chunk in source.blocks():
             for start, block in blocks(chunk, width, metric, first_row=seen):
-                rows = normalised(block) if metric is Metric.COSINE else block
+                rows = as_compared(block, metric)
                 if hold_out is not None:
                     held_out = np.arange(seen + start, seen + start + len(rows)) % hold_out == 0
                     unseen.add(rows[held_out])

@@ -30,6 +30,9 @@ ROUNDING = 1e-5
 No two processors round a matrix product alike: nothing may hang on whether such a difference is zero.
 """
 
+# What is wrong with a row, in the words of every message and every list of bad rows.
+NOT_FINITE, NO_DIRECTION = "NaN or infinity, or a norm beyond float32", "zero norm"
+
 # Squared norms of normalised rows are near one, whatever the precision; of what had no direction they are near zero.
 _UNIT = 0.25
 
@@ -96,6 +99,11 @@ def is_checked_row(vectors: Any, dim: int, metric: Metric) -> bool:
 def normalised(vectors: FloatArray) -> FloatArray:
     """Rows scaled to unit L2 norm: float32 (n, d) in and out, a new array; rows must have a direction."""
     return np.asarray(vectors / np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None], np.float32)
+
+
+def as_compared(vectors: FloatArray, metric: Metric) -> FloatArray:
+    """Rows as a metric compares them: scaled to unit norm under cosine, otherwise the array itself."""
+    return normalised(vectors) if metric is Metric.COSINE else vectors
 
 
 def faults(block: FloatArray) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -237,8 +245,8 @@ def _check_rows(block: FloatArray, start: int, metric: Metric, name: str) -> Non
     finite = np.isfinite(squared_norms)
     if not finite.all():
         row = start + int(np.argmin(finite))
-        raise BadRowsError(
-            f"{name}: row {row} holds NaN or infinity, or its norm overflows float32; nothing was processed"
-        )
+        raise BadRowsError(f"{name}: row {row} holds {NOT_FINITE}; nothing was processed")
     row = start + int(np.argmax(squared_norms < smallest))
-    raise BadRowsError(f"{name}: row {row} has zero norm, which has no direction under cosine; nothing was processed")
+    raise BadRowsError(
+        f"{name}: row {row} has {NO_DIRECTION}, which has no direction under cosine; nothing was processed"
+    )

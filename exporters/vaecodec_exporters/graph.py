@@ -80,14 +80,14 @@ class CodecWeights:
     root_latents: bool = False
 
 
-Reference = Callable[[FloatArray], FloatArray]
+Forward = Callable[[FloatArray], FloatArray]
 
 
 def write_codec(
     path: str | os.PathLike[str],
     weights: CodecWeights,
     metadata: Metadata,
-    references: Mapping[str, Reference],
+    references: Mapping[str, Forward],
     precision: Precision = Precision.FLOAT32,
     *,
     overwrite: bool = False,
@@ -115,7 +115,7 @@ def write_codec(
 
 
 def check_parity(
-    data: bytes, references: Mapping[str, Reference], bound: float, typical: Mapping[str, FloatArray]
+    data: bytes, references: Mapping[str, Forward], bound: float, typical: Mapping[str, FloatArray]
 ) -> None:
     """Compare the graph with its references on random unit vectors, and on rows in the unit of the user's data.
 
@@ -156,7 +156,7 @@ def largest_difference(rows: FloatArray, expected: FloatArray, computed: FloatAr
     return float((differences / np.maximum(norms, SMALLEST_NORM)).max(initial=0))
 
 
-def typical_rows(metadata: Metadata, references: Mapping[str, Reference]) -> dict[str, FloatArray]:
+def typical_rows(metadata: Metadata, references: Mapping[str, Forward]) -> dict[str, FloatArray]:
     """Rows such as the user's data for every input, drawn by what the file's calibration says of the latents.
 
     Empty where the metadata hold no calibration.

@@ -28,7 +28,7 @@ from vaecodec_integrations.latent_index import (
 from vaecodec_integrations.usearch_payload import check_usearch_payload
 
 # usearch's callback: done so far and in total; false stops.
-Progress = Callable[[int, int], bool]
+UsearchProgress = Callable[[int, int], bool]
 
 # usearch's names for the distances: 1 - cosine, 1 - dot product, squared Euclidean.
 METRICS = {Metric.COSINE: "cos", Metric.DOT: "ip", Metric.L2: "l2sq"}
@@ -226,7 +226,7 @@ class CompressedUsearchIndex(LatentIndex):
         copy: bool = True,
         threads: int = 0,
         log: str | bool = False,
-        progress: Progress | None = None,
+        progress: UsearchProgress | None = None,
     ) -> Labels:
         """Add vectors, or update those whose keys are there. Either the whole batch goes in or nothing.
 
@@ -275,7 +275,7 @@ class CompressedUsearchIndex(LatentIndex):
         threads: int = 0,
         exact: bool = False,
         log: str | bool = False,
-        progress: Progress | None = None,
+        progress: UsearchProgress | None = None,
     ) -> Any:
         """The nearest elements of each query.
 
@@ -401,11 +401,11 @@ class CompressedUsearchIndex(LatentIndex):
         return len(there)
 
     @overload
-    def save(self, path_or_buffer: None = None, progress: Progress | None = None) -> bytes: ...
+    def save(self, path_or_buffer: None = None, progress: UsearchProgress | None = None) -> bytes: ...
     @overload
-    def save(self, path_or_buffer: str | os.PathLike[str], progress: Progress | None = None) -> None: ...
+    def save(self, path_or_buffer: str | os.PathLike[str], progress: UsearchProgress | None = None) -> None: ...
     def save(
-        self, path_or_buffer: str | os.PathLike[str] | None = None, progress: Progress | None = None
+        self, path_or_buffer: str | os.PathLike[str] | None = None, progress: UsearchProgress | None = None
     ) -> bytes | None:
         """Write the index and the identity of its codec to one file, atomically; without a path, return its bytes.
 
@@ -418,7 +418,7 @@ class CompressedUsearchIndex(LatentIndex):
         FILE.write(path_or_buffer, write)
         return None
 
-    def load(self, path_or_buffer: Any, progress: Progress | None = None) -> None:
+    def load(self, path_or_buffer: Any, progress: UsearchProgress | None = None) -> None:
         """Read what :meth:`save` wrote, in place of what the index holds; the dtype becomes that of the file.
 
         usearch keeps no ``expansion_search``: it stays as it is.
@@ -488,7 +488,7 @@ class CompressedUsearchIndex(LatentIndex):
     def _present(self, labels: Labels) -> NDArray[np.bool_]:
         return np.asarray(self._inner.contains(labels), np.bool_).reshape(len(labels))
 
-    def _write_payload(self, progress: Progress | None, raw: Path) -> dict[str, Any]:
+    def _write_payload(self, progress: UsearchProgress | None, raw: Path) -> dict[str, Any]:
         with self._lock:
             self._inner.save(str(raw), progress)
             return self._header()

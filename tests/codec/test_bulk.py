@@ -645,7 +645,7 @@ def bad_source(rows: np.ndarray, tmp_path: Path) -> Path:
 
 BAD = [
     (100, "zero norm"),
-    (200, "NaN, infinity or a norm beyond float32"),
+    (200, "NaN or infinity, or a norm beyond float32"),
     (300, "no vector"),
     (400, "width 2"),
 ]

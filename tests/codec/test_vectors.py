@@ -57,17 +57,17 @@ def with_row(row: int, value: float) -> np.ndarray:
         (
             with_row(3, np.nan),
             BadRowsError,
-            "vectors: row 3 holds NaN or infinity, or its norm overflows float32; nothing was processed",
+            "vectors: row 3 holds NaN or infinity, or a norm beyond float32; nothing was processed",
         ),
         (
             with_row(2, -np.inf),
             BadRowsError,
-            "vectors: row 2 holds NaN or infinity, or its norm overflows float32; nothing was processed",
+            "vectors: row 2 holds NaN or infinity, or a norm beyond float32; nothing was processed",
         ),
         (
             np.full((1, 3), 1e300),
             BadRowsError,
-            "vectors: row 0 holds NaN or infinity, or its norm overflows float32; nothing was processed",
+            "vectors: row 0 holds NaN or infinity, or a norm beyond float32; nothing was processed",
         ),
         (
             with_row(4, 0.0),

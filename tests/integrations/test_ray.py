@@ -235,7 +235,7 @@ def test_killed_workers_of_the_command_leave_the_same_bytes_as_one_machine(on_ra
 def test_a_bad_row_on_ray_is_named_and_what_is_finished_is_resumed(on_ray: Path, vae_path: Path) -> None:
     kind, message = said(on_ray, "bad_vae")
     assert kind == "BadRowsError"
-    assert message.startswith(f"row 120 of {on_ray}/bad/1.parquet: NaN, infinity or a norm beyond float32; stopped ")
+    assert message.startswith(f"row 120 of {on_ray}/bad/1.parquet: NaN or infinity, or a norm beyond float32; stopped ")
     assert not (on_ray / "bad_vae").exists()
     finished = int(message.split("stopped with ")[1].split()[0])
     options = bulk.BulkOptions(shard_rows=50, resume=True, on_bad_rows=bulk.OnBadRows.SKIP)

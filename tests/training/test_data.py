@@ -114,16 +114,16 @@ def test_bad_rows_are_counted_and_the_first_ten_named() -> None:
     with pytest.raises(UnusableDataError) as raised:
         check(Sequential(rows, 3000))
     assert str(raised.value) == (
-        "sequential: 31 rows (5, 7, 105, 205, 305, 405, 505, 605, 705, 805, ...) have NaN, infinity or a norm beyond "
-        "float32; 1 row (2999) has no direction, because the norm is zero, and the metric is cosine (of 3,000 rows); "
-        "remove these rows or find out where they come from"
+        "sequential: 31 rows (5, 7, 105, 205, 305, 405, 505, 605, 705, 805, ...) have NaN or infinity, or a norm "
+        "beyond float32; 1 row (2999) has no direction, because the norm is zero, and the metric is cosine (of 3,000 "
+        "rows); remove these rows or find out where they come from"
     )
 
 
 def test_values_beyond_float32_are_refused_and_zero_rows_pass_without_cosine() -> None:
     rows = numbered(20).astype(np.float64)
     rows[3] = 1e300
-    with pytest.raises(UnusableDataError, match=r"1 row \(3\) has NaN, infinity or a norm beyond float32"):
+    with pytest.raises(UnusableDataError, match=r"1 row \(3\) has NaN or infinity, or a norm beyond float32"):
         check(ArraySource(rows))
     rows[3] = 0
     assert check(ArraySource(rows), metric=Metric.DOT).zero_rows == 1

@@ -27,7 +27,7 @@ from vaecodec_training.diagnostics import (
     inspect,
     inspect_shift,
 )
-from vaecodec_training.recipe import Experimental, Precision, Recipe, Start
+from vaecodec_training.recipe import Experimental, Recipe, Start, TrainingPrecision
 from vaecodec_training.trainer import train
 
 SMALL = Recipe(dim=32, hidden=32, batch=256, epochs=2, checkpoints=3)
@@ -153,7 +153,7 @@ def test_latents_that_fill_one_dimension_are_warned_of_in_a_real_run(sample, tmp
 
 def test_mixed_precision_trains_to_the_same_but_for_rounding(collection: Collection, tmp_path: Path) -> None:
     full = train(collection, SMALL.replace(epochs=1), tmp_path / "full")
-    mixed = train(collection, SMALL.replace(epochs=1, precision=Precision.BFLOAT16), tmp_path / "mixed")
+    mixed = train(collection, SMALL.replace(epochs=1, precision=TrainingPrecision.BFLOAT16), tmp_path / "mixed")
     assert not same(tmp_path / "full", tmp_path / "mixed")
     assert weights(tmp_path / "mixed")["encoder.linear.weight"].dtype == torch.float32
     assert mixed.history[-1].loss == pytest.approx(full.history[-1].loss, rel=0.02)

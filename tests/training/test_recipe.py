@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vaecodec.errors import RecipeError
-from vaecodec_training.recipe import Aim, Experimental, Precision, Recipe, Schedule, Start, choose_recipe
+from vaecodec_training.recipe import Aim, Experimental, Recipe, Schedule, Start, TrainingPrecision, choose_recipe
 from vaecodec_training.schedule import kl_factor, learning_rate_factor
 
 
@@ -22,7 +22,7 @@ from vaecodec_training.schedule import kl_factor, learning_rate_factor
         asymmetric=st.booleans(),
         experimental=st.builds(Experimental, start=st.sampled_from(Start), kl_cycles=st.integers(1, 9)),
         schedule=st.sampled_from(Schedule),
-        precision=st.sampled_from(Precision),
+        precision=st.sampled_from(TrainingPrecision),
         queue=st.integers(0, 10**6),
     )
 )

@@ -58,7 +58,7 @@ class Schedule(StrEnum):
     """Divided by ten at 60 % and again at 85 % of the run."""
 
 
-class Precision(StrEnum):
+class TrainingPrecision(StrEnum):
     """Arithmetic of the matrix products, in Lightning Fabric's names."""
 
     FULL = "32-true"
@@ -188,7 +188,7 @@ class Recipe:
     """Of matrices; biases and the log-variance head are not decayed."""
     clip: float = _between(1.0, 0)
     """Largest gradient norm; 0 does not clip."""
-    precision: Precision = Precision.FULL
+    precision: TrainingPrecision = TrainingPrecision.FULL
     seed: int = _between(0, 0, 2**31)
 
     # The run

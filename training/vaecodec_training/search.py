@@ -225,7 +225,7 @@ class _Search:
         self.figure = recipe.objective.figure
         self.observers = observers
         self.on_step = on_step
-        asked = {"data": collection.identity, "dims": widths, "budget": budget, "recipe": recipe.to_dict()}
+        asked = {"data": collection.fingerprints, "dims": widths, "budget": budget, "recipe": recipe.to_dict()}
         self.content: dict[str, Any] = {"asked": json.loads(json.dumps(asked)), "steps": {}}
         if (out / RUN).exists():
             self._continue()

@@ -324,7 +324,7 @@ class _Trainer:
         return model, figures, share
 
     def _identity(self) -> dict[str, Any]:
-        return {"recipe": self.recipe.to_dict(), "data": self.collection.identity}
+        return {"recipe": self.recipe.to_dict(), "data": self.collection.fingerprints}
 
     def _saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The state in the folder, of a run of the same recipe and data."""

@@ -19,7 +19,7 @@ from vaecodec.sources import Rows
 from vaecodec.sources.bad_rows import BadRow
 from vaecodec.sources.base import Matrix, rows_per_block
 from vaecodec.sources.parquet import ParquetSource, list_rows, list_storage, open_parquet, parquet_batches
-from vaecodec.vectors import faults
+from vaecodec.vectors import NO_DIRECTION, NOT_FINITE, faults
 
 
 class Shard(NamedTuple):
@@ -165,7 +165,7 @@ def sort_out(piece: Piece, file: Path, metric: Metric | None) -> tuple[Piece, li
     wrong = broken | undirected if metric is Metric.COSINE else broken
     if not wrong.any():
         return piece, piece.bad
-    reasons = np.where(broken, "NaN, infinity or a norm beyond float32", "zero norm")
+    reasons = np.where(broken, NOT_FINITE, NO_DIRECTION)
     bad = [BadRow(str(file), int(piece.numbers[at]), str(reasons[at])) for at in np.flatnonzero(wrong)]
     return piece.only(~wrong), sorted([*piece.bad, *bad])
 

@@ -18,7 +18,7 @@ from vaecodec.files import write_atomically
 from vaecodec.interface import Metric
 from vaecodec.outputs import check_file
 from vaecodec.sources.base import RandomAccessSource, Rows, VectorSource
-from vaecodec.vectors import faults
+from vaecodec.vectors import NO_DIRECTION, NOT_FINITE, faults
 
 
 class OnBadRows(StrEnum):
@@ -127,7 +127,7 @@ def _sorted_out(source: VectorSource, metric: Metric) -> tuple[VectorSource, lis
         wrong = broken | undirected if metric is Metric.COSINE else broken
         numbers.append(start + np.flatnonzero(~wrong))
         for at in np.flatnonzero(wrong):
-            reason = "NaN, infinity, a norm beyond float32 or no vector" if broken[at] else "zero norm"
+            reason = f"{NOT_FINITE}, or no vector" if broken[at] else NO_DIRECTION
             bad.append(BadRow(source.name, start + int(at), reason))
         start += len(block)
     if not bad:

@@ -13,7 +13,7 @@ from vaecodec.errors import EvaluationInputError
 from vaecodec.evaluation import Interval, bootstrap, exact_search, paired_bootstrap, recall_among
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.sources import VectorSource, sample_rows
-from vaecodec.vectors import as_vectors, normalised
+from vaecodec.vectors import as_compared, as_vectors
 from vaecodec_integrations.plan.candidates import Candidate, PlanSample, Setting, candidates
 from vaecodec_integrations.plan.goal import Goal
 from vaecodec_integrations.plan.stores import STORES, Store, StoreName, Use
@@ -312,7 +312,7 @@ def draw(data: VectorSource, queries: VectorSource | None, k: int, metric: Metri
 
 def _rows(sample: FloatArray, metric: Metric, source: VectorSource) -> FloatArray:
     rows = as_vectors(sample, source.dim, metric, name=f"{source.name}, sampled")
-    return normalised(rows) if metric is Metric.COSINE else rows
+    return as_compared(rows, metric)
 
 
 def _check(path: Path, codec: Codec, dim: int, metric: Metric, queries: bool) -> None:

@@ -16,7 +16,7 @@ from vaecodec.sources import ArraySource, VectorSource, sample_rows
 from vaecodec_integrations.report.run import Method, Rival
 
 # Rows that codes of linear codecs are calibrated on.
-_CALIBRATION_ROWS = 20_000
+_RIVAL_ROWS = 20_000
 _FEWEST_TRELLIS = 8  # bytes of a trellis code
 
 Search = Callable[[LinearCodec, Code], Mapping[str, Figures]]
@@ -82,4 +82,4 @@ def _untrained(method: Method, moments: LinearMoments, train: Any, search: Searc
 
 def _rows(train: Any) -> FloatArray:
     source = train if isinstance(train, VectorSource) else ArraySource(np.asarray(train))
-    return sample_rows(source, _CALIBRATION_ROWS, 0)
+    return sample_rows(source, _RIVAL_ROWS, 0)

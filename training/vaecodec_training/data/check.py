@@ -23,7 +23,7 @@ from vaecodec.errors import UnusableDataError
 from vaecodec.evaluation import Figures
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.sources import VectorSource
-from vaecodec.vectors import ROUNDING, faults, normalised
+from vaecodec.vectors import NOT_FINITE, ROUNDING, as_compared, faults
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def check(source: VectorSource, *, metric: Metric = Metric.COSINE) -> DataReport
         np.maximum(highest, block.max(axis=0), out=highest)
         shortest, longest = min(shortest, float(norms.min())), max(longest, float(norms.max()))
         norm_sum += float(norms.sum(dtype=np.float64))
-        moments.add(normalised(block) if metric is Metric.COSINE else block)
+        moments.add(as_compared(block, metric))
     none = np.empty(0, np.int64)
     _refuse(source.name, rows, np.concatenate([none, *non_finite]), np.concatenate([none, *zero]), metric)
     row_digests = np.frombuffer(b"".join(digests), "<u8").astype(np.uint64, copy=False)
@@ -224,7 +224,7 @@ def _row_digests(content: memoryview, size: int) -> bytes:
 def _refuse(name: str, rows: int, non_finite: NDArray[np.int64], zero: NDArray[np.int64], metric: Metric) -> None:
     problems = []
     if len(non_finite):
-        problems.append(f"{_counted(non_finite)} NaN, infinity or a norm beyond float32")
+        problems.append(f"{_counted(non_finite)} {NOT_FINITE}")
     if len(zero) and metric is Metric.COSINE:
         problems.append(f"{_counted(zero)} no direction, because the norm is zero, and the metric is cosine")
     if problems:

@@ -250,7 +250,7 @@ class Collection:
         return content
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def fingerprints(self) -> dict[str, Any]:
         """What a run that goes on must find unchanged. The shift's last bits depend on the number of threads."""
         return {key: value for key, value in self.to_json().items() if key != "shift"}
 

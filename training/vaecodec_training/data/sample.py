@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.sources import ArraySource, RandomAccessSource, VectorSource, sample_rows
 from vaecodec.sources.bad_rows import GoodRows
-from vaecodec.vectors import normalised
+from vaecodec.vectors import as_compared
 
 # Vectors held in memory at once, in bytes of float32: enough for 350,000 rows of 384 values.
 SAMPLE_BYTES = 512 << 20
@@ -81,4 +81,4 @@ def evenly_spaced(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 
 def vectors_at(source: RandomAccessSource, rows: NDArray[np.int64], metric: Metric) -> FloatArray:
     vectors = np.asarray(source.take(rows), np.float32)
-    return normalised(vectors) if metric is Metric.COSINE else vectors
+    return as_compared(vectors, metric)

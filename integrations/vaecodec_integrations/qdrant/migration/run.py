@@ -33,7 +33,7 @@ from vaecodec_integrations.row_encoding import Float16Rows
 _BITS = {"float32": 32, "float16": 16, "uint8": 8, "turbo16": 16, "turbo8": 8, "turbo4": 4}
 
 Started = Callable[["Estimate"], object]
-Progress = Callable[[int, int], object]
+OnProgress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def migrate(
     *,
     alias: str | None = None,
     started: Started = lambda _: None,
-    progress: Progress = lambda _done, _total: None,
+    progress: OnProgress = lambda _done, _total: None,
     sample: int = 500,
 ) -> Outcome:
     """Copy what is not copied yet, repair what differs, compare searches, and switch an alias.
@@ -193,7 +193,7 @@ def migrate(
     return replace(outcome, next_step=_next_step(migration, outcome, alias))
 
 
-def _copy_and_compare(migration: Migration, size: Estimate, state: State, progress: Progress, sample: int) -> Outcome:
+def _copy_and_compare(migration: Migration, size: Estimate, state: State, progress: OnProgress, sample: int) -> Outcome:
     before = done = state.copied
 
     def advance(points: int) -> None:

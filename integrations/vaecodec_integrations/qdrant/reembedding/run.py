@@ -21,7 +21,7 @@ from vaecodec_integrations.qdrant.migration.alias import check_alias, switch_ali
 from vaecodec_integrations.qdrant.migration.target import MIGRATION_KEY, check_is_not_live, migration_record
 from vaecodec_integrations.qdrant.reembedding.job import Reembedding
 
-Progress = Callable[[int, int], Any]
+OnProgress = Callable[[int, int], Any]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,9 @@ class Outcome:
         return "Nothing is left to do. To switch an alias to the new collection, pause writes and run again with it."
 
 
-def reembed(job: Reembedding, *, alias: str | None = None, progress: Progress = lambda _done, _total: None) -> Outcome:
+def reembed(
+    job: Reembedding, *, alias: str | None = None, progress: OnProgress = lambda _done, _total: None
+) -> Outcome:
     """Embed what is not embedded yet, and, once a run finds nothing to do, switch an alias.
 
     While it runs the application goes on writing to the old collection. Run it again until nothing is left to do; with
