@@ -387,7 +387,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--budgets", type=int, nargs="*", default=list(TRELLIS))
     parser.add_argument("--parts", nargs="*", default=["trellis", "uniform", "peers", "qdrant", "engines"])
+    parser.add_argument("--draw", action="store_true", help="draw the results that are there, and measure nothing")
     arguments = parser.parse_args()
+    if arguments.draw:
+        known_rows = json.loads(arguments.out.with_suffix(".json").read_text())["rows"]
+        picture([Row(**row) for row in known_rows], arguments.out.with_suffix(".png"))
+        return
     data, budgets, folder, seeds = (
         Data(arguments.data),
         tuple(arguments.budgets),

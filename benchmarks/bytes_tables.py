@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vaecodec.charts import LIGHT, MARKERS, chart, rendered
 from vaecodec.evaluation import paired_bootstrap
 
 # Parts that search codes exactly.
@@ -143,38 +143,59 @@ def _setting(row: Row | None) -> str:
     return f"{dim} latents, {_SETTINGS[dtype]}"
 
 
-def picture(rows: list[Row], path: Path, *, ticks: Sequence[int]) -> None:
-    """Recall against bytes of everything searched exactly; the Pareto front is drawn through."""
-    from matplotlib.figure import Figure
+FAMILIES = {
+    "trellis": "ours, trellis",
+    "uniform": "ours, uniform bits",
+    "SVD x trellis": "SVD x trellis, untrained",
+    "SVD": "SVD x bits",
+    "OPQ": "OPQ",
+    "PQ": "PQ",
+    "RaBitQ": "RaBitQ",
+    "full": "TurboQuant's scheme",
+}
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    shown = [row for row in rows if row.part in EXACT]
-    families = {
-        "trellis": "ours, trellis",
-        "uniform": "ours, uniform bits",
-        "SVD x trellis": "SVD x trellis, untrained",
-        "SVD": "SVD x bits",
-        "OPQ": "OPQ",
-        "PQ": "PQ",
-        "RaBitQ": "RaBitQ",
-        "full": "TurboQuant's scheme",
-    }
-    left = list(shown)
-    for prefix, label in families.items():
-        own = [row for row in left if row.system.startswith(prefix)]
-        left = [row for row in left if row not in own]
-        if own:
-            axes.plot([row.bytes for row in own], [row.recall for row in own], "o", label=label)
+
+def picture(rows: list[Row], path: Path) -> None:
+    """Recall against bytes of everything searched exactly; the Pareto front is drawn through.
+
+    Ours are filled, others hollow; each family has a marker of its own.
+    """
+    shown = left = [row for row in rows if row.part in EXACT]
+    with chart(8, 5) as (figure, (axes,)):
+        for number, (prefix, label) in enumerate(FAMILIES.items()):
+            own = [row for row in left if row.system.startswith(prefix)]
+            left = [row for row in left if row not in own]
+            colour = LIGHT.lines[number % len(LIGHT.lines)]
+            if own:
+                axes.plot(
+                    [row.bytes for row in own],
+                    [row.recall for row in own],
+                    MARKERS[number],
+                    color=colour,
+                    markerfacecolor=colour if label.startswith("ours") else LIGHT.paper,
+                    label=label,
+                )
+        axes.plot(
+            *zip(*_front(shown), strict=True),
+            "-",
+            color=LIGHT.ink,
+            linewidth=0.8,
+            zorder=0,
+            label="most in so many bytes",
+        )
+        axes.set(xlabel="bytes per vector", ylabel="recall@10, single pass, exact search over codes", xscale="log")
+        ticks = sorted({row.bytes for row in shown if row.bytes in TRELLIS})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.legend(frameon=False)
+        path.write_bytes(rendered(figure, "png"))
+
+
+def _front(rows: list[Row]) -> list[tuple[float, float]]:
+    """Bytes and recall of each row that finds more than all that take no more bytes."""
     front, best = [], 0.0
-    for row in sorted(shown, key=lambda row: (row.bytes, -row.recall)):
+    for row in sorted(rows, key=lambda row: (row.bytes, -row.recall)):
         if row.recall > best:
             best = row.recall
             front.append((row.bytes, row.recall))
-    axes.plot(*zip(*front, strict=True), "-", color="grey", zorder=0, label="Pareto front")
-    axes.set(xlabel="bytes per vector", ylabel="recall@10, single pass, exact search over codes", xscale="log")
-    measured = sorted({row.bytes for row in shown if row.bytes in ticks})
-    axes.set_xticks(measured, [f"{tick:g}" for tick in measured])
-    axes.minorticks_off()
-    axes.legend()
-    figure.savefig(path, dpi=120)
+    return front

@@ -34,6 +34,7 @@ from rich.table import Table
 
 from embeddings import DATA, ROOT, unit_rows
 from vaecodec import Codec, Metric, fit_linear
+from vaecodec.charts import DASHES, LIGHT, MARKERS, chart, rendered
 from vaecodec.evaluation import exact_search, recall
 from vaecodec.vectors import normalised
 from vaecodec_exporters.linear import export_linear
@@ -120,29 +121,26 @@ def draw(
     out: Annotated[Path, typer.Option(help="Picture to write.")] = PICTURE,
 ) -> None:
     """Draw the curves, one panel for each engine."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, panels = plt.subplots(
-        1, len(results), figsize=(5.2 * len(results), 4.4), layout="constrained", sharey=True, squeeze=False
-    )
-    for axes, path in zip(panels[0], results, strict=True):
-        result = json.loads(path.read_text())
-        for (side, figures), colour in zip(result["sides"].items(), ("#999999", "#d9a066", "#0b6e4f"), strict=True):
-            recalls, rates = zip(*((point["recall"], point["rate"]) for point in figures["curve"]), strict=True)
-            axes.plot(recalls, rates, "o-", color=colour, markersize=4, label=side)
-        axes.set_yscale("log")
-        axes.set(xlabel="recall@10 against exact search, uncompressed")
-        copies = f"\n{result['copies']:,} of them perturbed copies: for timing only" if result["copies"] else ""
-        axes.set_title(
-            f"{result['engine']}: {result['rows']:,} vectors, {result['dim']} to {result['code_dim']}{copies}", size=10
-        )
-        axes.grid(alpha=0.3, which="both")
-    panels[0][0].set_ylabel(f"queries per second, threads: {result['threads']}")
-    panels[0][-1].legend(loc="lower left")
-    figure.savefig(out, dpi=120)
+    found = [json.loads(path.read_text()) for path in results]
+    with chart(5.2 * len(found), 4.4, columns=len(found)) as (figure, panels):
+        for axes, result in zip(panels, found, strict=True):
+            for number, (side, figures) in enumerate(result["sides"].items()):
+                recalls, rates = zip(*((point["recall"], point["rate"]) for point in figures["curve"]), strict=True)
+                style = {"color": LIGHT.lines[number], "marker": MARKERS[number], "markersize": 4}
+                axes.plot(recalls, rates, DASHES[number], **style)
+                where = {"xytext": (6, 4), "textcoords": "offset points", "color": LIGHT.lines[number]}
+                axes.annotate(side, (recalls[0], rates[0]), **where)
+            axes.set_yscale("log")
+            # Plain numbers: the style shows no formulas.
+            axes.yaxis.set_major_formatter("{x:,.0f}")
+            axes.yaxis.set_minor_formatter("{x:,.0f}")
+            axes.set(xlabel="recall@10 against exact search, uncompressed")
+            axes.sharey(panels[0])
+            copies = f"\n{result['copies']:,} of them perturbed copies: for timing only" if result["copies"] else ""
+            widths = f"{result['dim']} to {result['code_dim']}"
+            axes.set_title(f"{result['engine']}: {result['rows']:,} vectors, {widths}{copies}", size=9)
+        panels[0].set_ylabel(f"queries per second, threads: {found[0]['threads']}")
+        out.write_bytes(rendered(figure, "png"))
 
 
 def _make_collection(folder: Path, rows: int, codec: Path | None, dim: int, data: Path) -> None:

@@ -56,7 +56,7 @@ DARK = Theme(
 THEMES = {"light": LIGHT, "dark": DARK}
 
 DASHES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def contrast(first: str, second: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from pathlib import Path
 
 import pytest
 
@@ -40,3 +41,16 @@ def test_text_stays_text_and_the_same_figures_give_the_same_bytes() -> None:
     svg = draw()
     assert re.search(rb"<text[^>]*>bytes per vector</text>", svg)
     assert svg == draw()
+
+
+def test_every_picture_is_drawn_in_this_style() -> None:
+    """Nothing but the module of charts itself opens a figure of matplotlib."""
+    root = Path(__file__).parents[2]
+    folders = ("benchmarks", "codec", "training", "exporters", "integrations", "cli")
+    drawing = [
+        path.relative_to(root).as_posix()
+        for folder in folders
+        for path in (root / folder).rglob("*.py")
+        if re.search(r"pyplot|Figure\(|import matplotlib|from matplotlib", path.read_text())
+    ]
+    assert drawing == ["codec/vaecodec/charts.py"]
