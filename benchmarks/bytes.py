@@ -391,7 +391,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.draw:
         known_rows = json.loads(arguments.out.with_suffix(".json").read_text())["rows"]
-        picture([Row(**row) for row in known_rows], arguments.out.with_suffix(".png"))
+        picture([Row(**row) for row in known_rows], arguments.out.with_suffix(".png"), ticks=TRELLIS)
         return
     data, budgets, folder, seeds = (
         Data(arguments.data),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,7 @@ FAMILIES = {
 }
 
 
-def picture(rows: list[Row], path: Path) -> None:
+def picture(rows: list[Row], path: Path, *, ticks: Iterable[float]) -> None:
     """Recall against bytes of everything searched exactly; the Pareto front is drawn through.
 
     Ours are filled, others hollow; each family has a marker of its own.
@@ -184,8 +185,8 @@ def picture(rows: list[Row], path: Path) -> None:
             label="most in so many bytes",
         )
         axes.set(xlabel="bytes per vector", ylabel="recall@10, single pass, exact search over codes", xscale="log")
-        ticks = sorted({row.bytes for row in shown if row.bytes in TRELLIS})
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ticked = sorted({row.bytes for row in shown} & set(ticks))
+        axes.set_xticks(ticked, [f"{tick:g}" for tick in ticked])
         axes.minorticks_off()
         axes.legend(frameon=False)
         path.write_bytes(rendered(figure, "png"))
