@@ -82,7 +82,7 @@ class Metadata:
     codec_id: str = UNSIGNED
 
     def to_properties(self) -> dict[str, str]:
-        """The metadata as ONNX ``metadata_props``: string keys and values."""
+        """Return the metadata as ONNX ``metadata_props``: string keys and values."""
         return {
             PREFIX + "format_version": str(self.format_version),
             PREFIX + "codec_id": self.codec_id,
@@ -119,7 +119,7 @@ class Metadata:
         return metadata
 
     def to_json(self) -> dict[str, Any]:
-        """The metadata as one JSON object."""
+        """Return the metadata as one JSON object."""
         return {key.removeprefix(PREFIX): value for key, value in self.to_properties().items()} | {
             "format_version": self.format_version,
             "dim": self.dim,
@@ -230,7 +230,7 @@ def read_fused(path: str | os.PathLike[str]) -> tuple[dict[str, str], Metadata]:
 
 
 def sign(data: bytes, key: str = PREFIX + "codec_id") -> bytes:
-    """The serialised model with its identity filled in; the field ``key`` must be there, 64 characters wide.
+    """Return the serialised model with its identity filled in; the field ``key`` must be there, 64 characters wide.
 
     The identity is the sha256 over the whole file with this field set to 64 zeros.
     """

@@ -50,7 +50,7 @@ class Affine:
 
     @classmethod
     def fit(cls, inputs: FloatArray, outputs: FloatArray) -> Affine:
-        """Ridge regression of float32 (n, out) on (n, in), the bias not shrunk (Hoerl and Kennard 1970)."""
+        """Fit a ridge regression of float32 (n, out) on (n, in), the bias not shrunk (Hoerl and Kennard 1970)."""
         means = [rows.mean(axis=0, dtype=np.float64) for rows in (inputs, outputs)]
         centred = inputs - means[0]
         moment = centred.T @ centred / len(inputs)
@@ -107,16 +107,16 @@ class Bridge:
         return digest.hexdigest()
 
     def encode(self, vectors: Any) -> FloatArray:
-        """New latents of documents, float (n, dim), to old ones, float32 (n, code_dim)."""
+        """Encode new latents of documents, float (n, dim), to old ones, float32 (n, code_dim)."""
         return self.documents(as_vectors(vectors, self.dim, self.metric), (self.metric, self.latent_metric))
 
     def encode_queries(self, vectors: Any) -> FloatArray:
-        """New latents of queries, float (n, dim), to old ones, float32 (n, code_dim)."""
+        """Encode new latents of queries, float (n, dim), to old ones, float32 (n, code_dim)."""
         rows = as_vectors(vectors, self.dim, self.metric, name="queries")
         return self.queries(rows, (self.metric, self.latent_metric))
 
     def decode(self, codes: Any) -> FloatArray:
-        """Old latents of documents, float (n, code_dim), to new ones, float32 (n, dim)."""
+        """Decode old latents of documents, float (n, code_dim), to new ones, float32 (n, dim)."""
         rows = as_vectors(codes, self.code_dim, self.latent_metric, name="codes")
         return self.back(rows, (self.latent_metric, self.metric))
 
@@ -188,15 +188,17 @@ class BridgedCodec:
         return self._new.embedder
 
     def encode(self, vectors: Any) -> FloatArray:
-        """New documents, float (n, dim), to old latents, float32 (n, code_dim); raises ``InvalidVectorsError``."""
+        """Encode new documents, float (n, dim), to old latents, float32 (n, code_dim); raises
+        ``InvalidVectorsError``."""
         return self._bridge.encode(self._new.encode(vectors))
 
     def encode_queries(self, vectors: Any) -> FloatArray:
-        """New queries, float (n, dim), to old latents, float32 (n, code_dim); raises ``InvalidVectorsError``."""
+        """Encode new queries, float (n, dim), to old latents, float32 (n, code_dim); raises ``InvalidVectorsError``."""
         return self._bridge.encode_queries(self._new.encode_queries(vectors))
 
     def decode(self, codes: Any) -> FloatArray:
-        """Old latents, float (n, code_dim), to new embeddings, float32 (n, dim); raises ``InvalidVectorsError``."""
+        """Decode old latents, float (n, code_dim), to new embeddings, float32 (n, dim); raises
+        ``InvalidVectorsError``."""
         return self._new.decode(self._bridge.decode(codes))
 
 
@@ -264,20 +266,22 @@ class BridgedModel:
         return self._bridge.embedder
 
     def encode(self, vectors: Any) -> FloatArray:
-        """New documents, float (n, dim), to old latents, float32 (n, code_dim); raises ``InvalidVectorsError``."""
+        """Encode new documents, float (n, dim), to old latents, float32 (n, code_dim); raises
+        ``InvalidVectorsError``."""
         return self._old.encode(self._bridge.encode(vectors))
 
     def encode_queries(self, vectors: Any) -> FloatArray:
-        """New queries, float (n, dim), to old latents, float32 (n, code_dim); raises ``InvalidVectorsError``."""
+        """Encode new queries, float (n, dim), to old latents, float32 (n, code_dim); raises ``InvalidVectorsError``."""
         return self._old.encode_queries(self._bridge.encode_queries(vectors))
 
     def decode(self, codes: Any) -> FloatArray:
-        """Old latents, float (n, code_dim), to new embeddings, float32 (n, dim); raises ``InvalidVectorsError``."""
+        """Decode old latents, float (n, code_dim), to new embeddings, float32 (n, dim); raises
+        ``InvalidVectorsError``."""
         return self._bridge.decode(self._old.decode(codes))
 
 
 def decoded_by(codec: VectorCodec) -> str:
-    """Identity of the codec whose latents this one decodes: its own, or that of a bridge's old codec."""
+    """Return the identity of the codec whose latents this one decodes: its own, or that of a bridge's old codec."""
     metadata = getattr(codec, "metadata", None)
     record = metadata.provenance.get(BRIDGE) if metadata is not None else None
     return codec.codec_id if record is None else str(record["old"])
@@ -345,7 +349,7 @@ def measure_bridge(
     queries: FloatArray,
     across: tuple[FloatArray, FloatArray] | None = None,
 ) -> dict[str, Figures]:
-    """Recall@10 in every way to search while a collection migrates, against exact search on the new embeddings.
+    """Measure recall@10 in every way to search while a collection migrates, against exact search on the new embeddings.
 
     Args:
         old: the codec of the collection.

@@ -216,7 +216,7 @@ class Codec:
         return codes_of(self)
 
     def code(self, *, dtype: str | None = None, bytes: int | None = None) -> Code:  # noqa: A002
-        """One way to write latents as bytes.
+        """Return one way to write latents as bytes.
 
         Args:
             dtype: a uniform code: ``float32``, ``float16``, ``int8``, ``int4``, ``int2`` or ``binary``.

@@ -130,7 +130,7 @@ class Diagnosis:
     troubles: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return JSON values."""
         return {"healthy": not self.troubles, **asdict(self)}
 
 

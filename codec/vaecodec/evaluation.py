@@ -44,7 +44,7 @@ class Interval(NamedTuple):
 
 
 def similarities(queries: FloatArray, base: FloatArray, metric: Metric) -> FloatArray:
-    """Scores of every pair, float32 (nq, nb); larger is nearer, L2 is the negated squared distance.
+    """Return scores of every pair, float32 (nq, nb); larger is nearer, L2 is the negated squared distance.
 
     Under cosine the rows are normalised here, so they need not be.
     """
@@ -57,7 +57,7 @@ def similarities(queries: FloatArray, base: FloatArray, metric: Metric) -> Float
 
 
 def exact_search(base: Any, queries: FloatArray, k: int, metric: Metric) -> tuple[IdArray, FloatArray]:
-    """The k nearest rows of ``base`` for each query, by brute force in blocks of bounded memory.
+    """Return the k nearest rows of ``base`` for each query, by brute force in blocks of bounded memory.
 
     Args:
         base: float (nb, d), an array or a memory map.
@@ -150,7 +150,7 @@ class Truth:
         return int(self.ids.shape[1])
 
     def recall(self, found: IdArray, k: int) -> Figures:
-        """Share of the k nearest that are among the first k found, per query: float64 (nq,).
+        """Return the share of the k nearest that are among the first k found, per query: float64 (nq,).
 
         Args:
             found: int64 (nq, >= k) as returned, without repetitions; a negative id stands for nothing found.
@@ -159,7 +159,7 @@ class Truth:
         return self.kept(found[:, :k], k)
 
     def kept(self, found: IdArray, k: int) -> Figures:
-        """Share of the k nearest that are among all found, per query: float64 (nq,).
+        """Return the share of the k nearest that are among all found, per query: float64 (nq,).
 
         That is the recall after the found were scored again with the original vectors.
         """
@@ -205,7 +205,8 @@ class Truth:
 
 
 def without_own(found: IdArray, own: IdArray) -> IdArray:
-    """What was found, (nq, k), without each query's own row: (nq, k - 1); the last one goes where it is not there."""
+    """Return what was found, (nq, k), without each query's own row: (nq, k - 1); the last one goes where it is not
+    there."""
     return found[_others(found, own)].reshape(len(found), -1)
 
 
@@ -222,7 +223,7 @@ def judge(
     relevant: Sequence[Any] | NDArray[Any] | None = None,
     grades: Sequence[Any] | None = None,
 ) -> dict[str, Figures]:
-    """All figures of a search, per query: every decision about a codec reads these.
+    """Return all figures of a search, per query: every decision about a codec reads these.
 
     Args:
         found: int64 (nq, up to 100) as returned, best first.
@@ -245,7 +246,7 @@ def judge(
 
 
 def recall(ids: IdArray, truth: IdArray, k: int) -> Figures:
-    """Share of the true k nearest that are among the k returned, per query: float64 (nq,).
+    """Return the share of the true k nearest that are among the k returned, per query: float64 (nq,).
 
     Args:
         ids: (nq, >= k) as returned; a negative id stands for nothing found.
@@ -255,7 +256,7 @@ def recall(ids: IdArray, truth: IdArray, k: int) -> Figures:
 
 
 def recall_among(candidates: IdArray, truth: IdArray) -> Figures:
-    """Share of the true nearest that are among the candidates, per query: float64 (nq,).
+    """Return the share of the true nearest that are among the candidates, per query: float64 (nq,).
 
     That is the recall after the candidates were scored again with the original vectors, since every true neighbour
     among them then comes before all others.
@@ -270,7 +271,7 @@ def recall_among(candidates: IdArray, truth: IdArray) -> Figures:
 def ndcg(
     ids: IdArray, relevant: Sequence[Any] | NDArray[Any], k: int, grades: Sequence[Any] | NDArray[Any] | None = None
 ) -> Figures:
-    """nDCG@k, per query: float64 (nq,).
+    """Return nDCG@k, per query: float64 (nq,).
 
     Discount log2(rank + 1), Järvelin & Kekäläinen 2002 (doi:10.1145/582415.582418). The gain of a document is its
     grade, or 1.
@@ -295,7 +296,8 @@ def ndcg(
 
 
 def share_found(ids: IdArray, relevant: Sequence[Any] | NDArray[Any]) -> Figures:
-    """Share of the relevant ids that are among all returned, per query: float64 (nq,); 0 where none is relevant."""
+    """Return the share of the relevant ids that are among all returned, per query: float64 (nq,); 0 where none is
+    relevant."""
     return np.array(
         [
             (answers[:, None] == row).any(axis=1).mean() if len(answers) else 0.0
@@ -306,7 +308,7 @@ def share_found(ids: IdArray, relevant: Sequence[Any] | NDArray[Any]) -> Figures
 
 
 def mrr(ids: IdArray, relevant: Sequence[Any] | NDArray[Any], k: int) -> Figures:
-    """Reciprocal rank of the first relevant id within the first k, else 0, per query: float64 (nq,)."""
+    """Return the reciprocal rank of the first relevant id within the first k, else 0, per query: float64 (nq,)."""
     figures = np.zeros(len(ids))
     for query, answers in enumerate(_answers(relevant)):
         hits = np.flatnonzero((ids[query, :k, None] == answers).any(axis=1))
@@ -316,7 +318,7 @@ def mrr(ids: IdArray, relevant: Sequence[Any] | NDArray[Any], k: int) -> Figures
 
 
 def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Spearman's rank correlation of two equally long arrays, ties by mean rank; nan when one is constant."""
+    """Return Spearman's rank correlation of two equally long arrays, ties by mean rank; nan when one is constant."""
     ranks_a, ranks_b = _ranks(a), _ranks(b)
     ranks_a -= ranks_a.mean()
     ranks_b -= ranks_b.mean()
@@ -325,7 +327,8 @@ def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 def pair_scores(left: FloatArray, right: FloatArray, metric: Metric) -> NDArray[Any]:
-    """Scores of pairs, row by row, (n,), as :func:`similarities` gives them; ``left`` and ``right`` are (n, d)."""
+    """Return scores of pairs, row by row, (n,), as :func:`similarities` gives them; ``left`` and ``right`` are (n,
+    d)."""
     if metric is Metric.L2:
         return -np.asarray(((left - right) ** 2).sum(axis=1))
     products = np.einsum("ij,ij->i", left, right)
@@ -344,7 +347,7 @@ def pair_similarity(
     pairs: int = 20_000,
     seed: int = 0,
 ) -> float:
-    """Spearman correlation of the scores of random pairs before and after compression.
+    """Return the Spearman correlation of the scores of random pairs before and after compression.
 
     Args:
         original: float32 (n, d) and latents: float32 (n, k), row for row the same vectors; n >= 2.
@@ -370,7 +373,7 @@ def best(figures: Mapping[str, Mapping[str, NDArray[Any]]], metric: str) -> str:
 
 
 def bootstrap(values: NDArray[Any], *, seed: int = 0, resamples: int = 2_000) -> Interval:
-    """Mean of per-query figures with its 95 % percentile bootstrap interval (Efron 1979), over queries.
+    """Return the mean of per-query figures with its 95 % percentile bootstrap interval (Efron 1979), over queries.
 
     Args:
         values: (nq,), at least one.
@@ -381,7 +384,7 @@ def bootstrap(values: NDArray[Any], *, seed: int = 0, resamples: int = 2_000) ->
 
 
 def paired_bootstrap(a: NDArray[Any], b: NDArray[Any], *, seed: int = 0, resamples: int = 2_000) -> Interval:
-    """Mean of a - b over the same queries with its 95 % interval; above zero means that a is better."""
+    """Return the mean of a - b over the same queries with its 95 % interval; above zero means that a is better."""
     return bootstrap(np.asarray(a, np.float64) - np.asarray(b, np.float64), seed=seed, resamples=resamples)
 
 

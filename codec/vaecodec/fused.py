@@ -81,12 +81,12 @@ class FusedModel:
             raise
 
     def to_properties(self) -> dict[str, str]:
-        """The metadata of the file, beside those of the embedding model: string keys and values."""
+        """Return the metadata of the file, beside those of the embedding model: string keys and values."""
         made = {name: value for name, value in self.to_json().items() if name not in ("codec", "fused_id")}
         return {**self.codec.to_properties(), FUSED: json.dumps(made, sort_keys=True), FUSED_ID: self.fused_id}
 
     def to_json(self) -> dict[str, Any]:
-        """The same as JSON values; the codec's own are under ``codec``."""
+        """Return the same as JSON values; the codec's own are under ``codec``."""
         return {
             "entry": self.entry,
             "output": self.output,

@@ -60,13 +60,13 @@ class VectorCodec(Protocol):
         ...
 
     def encode(self, vectors: Any) -> FloatArray:
-        """Documents, float (n, dim), to latents, float32 (n, code_dim)."""
+        """Encode documents, float (n, dim), to latents, float32 (n, code_dim)."""
         ...
 
     def encode_queries(self, vectors: Any) -> FloatArray:
-        """Queries, float (n, dim), to latents, float32 (n, code_dim)."""
+        """Encode queries, float (n, dim), to latents, float32 (n, code_dim)."""
         ...
 
     def decode(self, codes: Any) -> FloatArray:
-        """Latents, float (n, code_dim), to reconstructions, float32 (n, dim)."""
+        """Decode latents, float (n, code_dim), to reconstructions, float32 (n, dim)."""
         ...

@@ -49,7 +49,7 @@ class LinearKind(StrEnum):
 
 
 def linear_kinds(metric: Metric) -> tuple[LinearKind, ...]:
-    """The kinds that differ under a metric: the baselines that a learned codec has to beat, all of them."""
+    """Return the kinds that differ under a metric: the baselines that a learned codec has to beat, all of them."""
     if metric is Metric.COSINE:
         return tuple(LinearKind)
     if metric is Metric.DOT:
@@ -128,25 +128,25 @@ class LinearCodec:
         return self.mean if centred else np.zeros_like(self.mean)
 
     def truncated(self, code_dim: int) -> LinearCodec:
-        """The same codec with only its first ``code_dim`` latents."""
+        """Return the same codec with only its first ``code_dim`` latents."""
         if not 1 <= code_dim <= self.code_dim:
             raise InvalidDimensionError(f"expected a latent width from 1 to {self.code_dim}, got {code_dim}")
         return replace(self, components=self.components[:code_dim])
 
     def rotated(self, rotation: FloatArray) -> LinearCodec:
-        """The same codec with its latents multiplied by an orthonormal map, float32 (code_dim, code_dim)."""
+        """Return the same codec with its latents multiplied by an orthonormal map, float32 (code_dim, code_dim)."""
         return replace(self, components=rotation.T @ self.components)
 
     def encode(self, vectors: Any) -> FloatArray:
-        """Documents, float (n, dim), to latents, float32 (n, code_dim); raises ``InvalidVectorsError``."""
+        """Encode documents, float (n, dim), to latents, float32 (n, code_dim); raises ``InvalidVectorsError``."""
         return self._project(vectors, self.mean, "vectors")
 
     def encode_queries(self, vectors: Any) -> FloatArray:
-        """Queries, float (n, dim), to latents, float32 (n, code_dim); raises ``InvalidVectorsError``."""
+        """Encode queries, float (n, dim), to latents, float32 (n, code_dim); raises ``InvalidVectorsError``."""
         return self._project(vectors, self.query_mean, "queries")
 
     def decode(self, codes: Any) -> FloatArray:
-        """Latents, float (n, code_dim), to reconstructions, float32 (n, dim), of unit norm under cosine."""
+        """Decode latents, float (n, code_dim), to reconstructions, float32 (n, dim), of unit norm under cosine."""
         # Normalised latents have lost their length; adding the mean back would then weigh it wrongly.
         mean = self.mean if self.latent_metric is not Metric.COSINE else np.zeros_like(self.mean)
         latents = as_vectors(codes, self.code_dim, self.latent_metric, name="codes")

@@ -11,17 +11,18 @@ LIBRARIES = ("vaecodec", "numpy", "onnx", "onnxruntime", "torch")
 
 
 def made_now() -> dict[str, Any]:
-    """The entries ``created`` and ``versions`` of everything that vaecodec writes about its own making; JSON values."""
+    """Return the entries ``created`` and ``versions`` of everything that vaecodec writes about its own making; JSON
+    values."""
     return {"created": today(), "versions": versions()}
 
 
 def today() -> str:
-    """The date in UTC, such as ``2026-03-31``."""
+    """Return the date in UTC, such as ``2026-03-31``."""
     return datetime.now(UTC).date().isoformat()
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the installed libraries that shape a codec file."""
+    """Return the versions of Python and of the installed libraries that shape a codec file."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:

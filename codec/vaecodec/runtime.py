@@ -74,14 +74,14 @@ class Runtime:
         return self._again, ()
 
     def run(self, feed: str, output: str, block: FloatArray) -> FloatArray:
-        """One block through one entry point: float32 (n, width) in and out, a new array."""
+        """Run one block through one entry point: float32 (n, width) in and out, a new array."""
         result: FloatArray = (self._session or self._reopened()).run([output], {feed: block})[0]
         return result
 
     def run_blocks(
         self, feed: str, output: str, blocks: Iterator[tuple[int, FloatArray]], target: FloatArray | None = None
     ) -> Iterator[tuple[int, FloatArray]]:
-        """The blocks of a long batch through one entry point, none longer than :meth:`block_rows`.
+        """Run the blocks of a long batch through one entry point, none longer than :meth:`block_rows`.
 
         Args:
             feed: the entry point's input.

@@ -32,7 +32,7 @@ class ScoreCalibration:
     residual: float
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values for the codec file's calibration."""
+        """Return JSON values for the codec file's calibration."""
         return asdict(self)
 
     @classmethod
@@ -78,7 +78,7 @@ def calibrate_scores(
     *,
     neighbours: int = 100,
 ) -> ScoreCalibration:
-    """The fit itself, for whoever has encoded already.
+    """Fit the line, for whoever has encoded already.
 
     Args:
         documents, queries: float32 (n, dim) and (m, dim), checked; of unit norm under cosine.
@@ -94,7 +94,7 @@ def calibrate_scores(
 
 
 def original_scores(documents: FloatArray, queries: FloatArray, ids: IdArray) -> FloatArray:
-    """The scores between the embeddings of found pairs.
+    """Return the scores between the embeddings of found pairs.
 
     Args:
         documents, queries: float32 (n, dim) and (m, dim); of unit norm under cosine.
@@ -110,7 +110,8 @@ def original_scores(documents: FloatArray, queries: FloatArray, ids: IdArray) ->
 
 
 def fit_line(scores: FloatArray, originals: FloatArray, code_dim: int) -> ScoreCalibration:
-    """The least-squares line through pairs of scores, between latents and between embeddings: float32 (m, k) each.
+    """Return the least-squares line through pairs of scores, between latents and between embeddings: float32 (m, k)
+    each.
 
     Raises:
         InvalidVectorsError: they do not vary together.

@@ -68,12 +68,12 @@ def blocks(
 
 
 def block_rows(width: int, block_bytes: int) -> int:
-    """Rows of float32 that make a block: as many as fill ``block_bytes``, and 512 at least."""
+    """Return the rows of float32 that make a block: as many as fill ``block_bytes``, and 512 at least."""
     return max(_FEWEST_ROWS, block_bytes // (4 * width))
 
 
 def as_vectors(vectors: Any, dim: int, metric: Metric, *, name: str = "vectors") -> FloatArray:
-    """The whole array as one checked block: float32 (n, dim), C-contiguous; raises as :func:`blocks` does."""
+    """Return the whole array as one checked block: float32 (n, dim), C-contiguous; raises as :func:`blocks` does."""
     array = _two_dimensional(vectors, dim, name)
     return next(
         (block for _, block in blocks(array, dim, metric, name=name, rows=max(1, len(array)))),
@@ -82,7 +82,7 @@ def as_vectors(vectors: Any, dim: int, metric: Metric, *, name: str = "vectors")
 
 
 def is_checked_row(vectors: Any, dim: int, metric: Metric) -> bool:
-    """Whether this is one good row as :func:`blocks` would yield it: the short way for a single query.
+    """Tell whether this is one good row as :func:`blocks` would yield it: the short way for a single query.
 
     Between two products of weights the processor's caches are cold for Python, so that every line here costs
     microseconds of a query's latency.
@@ -97,17 +97,17 @@ def is_checked_row(vectors: Any, dim: int, metric: Metric) -> bool:
 
 
 def normalised(vectors: FloatArray) -> FloatArray:
-    """Rows scaled to unit L2 norm: float32 (n, d) in and out, a new array; rows must have a direction."""
+    """Return rows scaled to unit L2 norm: float32 (n, d) in and out, a new array; rows must have a direction."""
     return np.asarray(vectors / np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None], np.float32)
 
 
 def as_compared(vectors: FloatArray, metric: Metric) -> FloatArray:
-    """Rows as a metric compares them: scaled to unit norm under cosine, otherwise the array itself."""
+    """Return rows as a metric compares them: scaled to unit norm under cosine, otherwise the array itself."""
     return normalised(vectors) if metric is Metric.COSINE else vectors
 
 
 def faults(block: FloatArray) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which rows of a float32 (n, d) array are wrong: bool (n,) each.
+    """Return which rows of a float32 (n, d) array are wrong: bool (n,) each.
 
     Returns:
         The rows that hold NaN or infinity or whose squared norm overflows float32, and the finite rows of zero

@@ -86,7 +86,7 @@ class Embedder:
         return any(each.name == self.output and each.type == "tensor(float16)" for each in self.session.get_outputs())
 
     def tokens(self, texts: int) -> dict[str, NDArray[Any]]:
-        """Random inputs of a number of texts, the last ones padded; the same at every call."""
+        """Return random inputs of a number of texts, the last ones padded; the same at every call."""
         random = np.random.default_rng(texts)
         feeds: dict[str, NDArray[Any]] = {}
         for entry in self.session.get_inputs():
@@ -106,7 +106,7 @@ class Embedder:
         return feeds
 
     def embed(self, feeds: dict[str, NDArray[Any]], pooling: Pooling, normalise: bool) -> FloatArray:
-        """Embeddings of tokens as numpy computes them: float32 (n, d)."""
+        """Return embeddings of tokens as numpy computes them: float32 (n, d)."""
         vectors = self.session.run([self.output], feeds)[0].astype(np.float32)
         if pooling is Pooling.CLS:
             vectors = vectors[:, 0]

@@ -194,7 +194,7 @@ class _Tail:
         return name
 
     def pooled(self, tokens: str, pooling: Pooling, width: int) -> str:
-        """One vector for each text, (n, width), of those of its tokens, (n, tokens, width)."""
+        """Return one vector for each text, (n, width), of those of its tokens, (n, tokens, width)."""
         if pooling is Pooling.CLS:
             return self.node("Gather", [tokens, self.constant(np.array(0))], axis=1)
         mask = self.node("Cast", [MASK], to=TensorProto.FLOAT)
@@ -208,7 +208,7 @@ class _Tail:
         return self.node("Div", [rows, self.node("Clip", [norms, self.constant(np.array(1e-12, np.float32))])])
 
     def reduced(self, operator: str, rows: str) -> str:
-        """(n, 1) of (n, width)."""
+        """Return (n, 1) of (n, width)."""
         number = next(self._numbers)
         self._add(helper.make_node(operator, [rows], [f"{self.prefix}{number}"], axes=[1], keepdims=1))
         return f"{self.prefix}{number}"

@@ -146,7 +146,7 @@ def check_parity(
 
 
 def largest_difference(rows: FloatArray, expected: FloatArray, computed: FloatArray) -> float:
-    """The largest difference between two results for the same rows, relative as :func:`check_parity` says."""
+    """Return the largest difference between two results for the same rows, relative as :func:`check_parity` says."""
     if expected.shape != computed.shape:
         return math.inf
     norms = np.linalg.norm(expected, axis=1)
@@ -157,7 +157,7 @@ def largest_difference(rows: FloatArray, expected: FloatArray, computed: FloatAr
 
 
 def typical_rows(metadata: Metadata, references: Mapping[str, Forward]) -> dict[str, FloatArray]:
-    """Rows such as the user's data for every input, drawn by what the file's calibration says of the latents.
+    """Return rows such as the user's data for every input, drawn by what the file's calibration says of the latents.
 
     Empty where the metadata hold no calibration.
     """
@@ -174,19 +174,19 @@ def typical_rows(metadata: Metadata, references: Mapping[str, Forward]) -> dict[
 
 
 def start(data: bytes) -> onnxruntime.InferenceSession:
-    """A graph on the CPU."""
+    """Return a graph on the CPU."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # optional inputs cost a warning each
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
 def unit_rows(rows: int, width: int) -> FloatArray:
-    """Random directions to compare graphs on: float32 (rows, width), the same at every call."""
+    """Return random directions to compare graphs on: float32 (rows, width), the same at every call."""
     return normalised(np.random.default_rng(0).standard_normal((rows, width), dtype=np.float32))
 
 
 def build_model(weights: CodecWeights, metadata: Metadata, precision: Precision = Precision.FLOAT32) -> bytes:
-    """The serialised model, unsigned: :func:`vaecodec.artifact.sign` fills in its identity.
+    """Return the serialised model, unsigned: :func:`vaecodec.artifact.sign` fills in its identity.
 
     Raises:
         ExportError: as :func:`write_codec` does.

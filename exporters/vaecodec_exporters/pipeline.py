@@ -65,7 +65,7 @@ class Fitted:
         return self.search.lines
 
     def to_json(self) -> dict[str, Any]:
-        """The summary for programs."""
+        """Return the summary for programs."""
         return {
             "run": str(self.record),
             "learned_ships": self.gate.passed,

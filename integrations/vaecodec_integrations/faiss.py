@@ -162,7 +162,7 @@ class CompressedFaissIndex(LatentIndex):
         self._add(rows, self._ids(ids, len(rows)))
 
     def search(self, vectors: Any, k: int, *, params: Any = None) -> tuple[FloatArray, IdArray]:
-        """The k nearest elements of each query.
+        """Return the k nearest elements of each query.
 
         Args:
             vectors: float (n, dim) or (dim,); encoded as queries.
@@ -188,13 +188,13 @@ class CompressedFaissIndex(LatentIndex):
         return scores, ids
 
     def assign(self, vectors: Any, k: int = 1) -> IdArray:
-        """The ids of :meth:`search`, int64 (n, k), without the scores."""
+        """Return the ids of :meth:`search`, int64 (n, k), without the scores."""
         return self.search(vectors, k)[1]
 
     def search_and_reconstruct(
         self, vectors: Any, k: int, *, params: Any = None
     ) -> tuple[FloatArray, IdArray, FloatArray]:
-        """What :meth:`search` returns, and the vectors of the elements found as the codec restores them.
+        """Return what :meth:`search` returns, and the vectors of the elements found as the codec restores them.
 
         Returns:
             Scores, ids and float32 (n, k, dim), NaN where the id is -1.
@@ -207,7 +207,7 @@ class CompressedFaissIndex(LatentIndex):
     def range_search(
         self, vectors: Any, thresh: float, *, params: Any = None
     ) -> tuple[NDArray[np.uint64], FloatArray, IdArray]:
-        """All elements whose score passes a threshold: larger than it, or smaller under L2.
+        """Return all elements whose score passes a threshold: larger than it, or smaller under L2.
 
         Args:
             vectors: float (n, dim) or (dim,); encoded as queries.
@@ -228,12 +228,12 @@ class CompressedFaissIndex(LatentIndex):
         return starts, scores, ids
 
     def reconstruct(self, id: int) -> FloatArray:  # noqa: A002
-        """One vector as the codec restores it, float32 (dim,); raises as :meth:`reconstruct_batch`."""
+        """Return one vector as the codec restores it, float32 (dim,); raises as :meth:`reconstruct_batch`."""
         row: FloatArray = self.reconstruct_batch([id])[0]
         return row
 
     def reconstruct_batch(self, ids: Any) -> FloatArray:
-        """Vectors as the codec restores them: close to those added, of unit norm under cosine.
+        """Return vectors as the codec restores them: close to those added, of unit norm under cosine.
 
         Args:
             ids: n integers.
@@ -253,7 +253,7 @@ class CompressedFaissIndex(LatentIndex):
         return self._codec.decode(self._inner.reconstruct_batch(labels))
 
     def reconstruct_n(self, n0: int = 0, ni: int = -1) -> FloatArray:
-        """The vectors of the ids from ``n0`` on, ``ni`` of them or as many as there are elements after it."""
+        """Return the vectors of the ids from ``n0`` on, ``ni`` of them or as many as there are elements after it."""
         return self.reconstruct_batch(np.arange(n0, self.ntotal if ni < 0 else n0 + ni, dtype=np.int64))
 
     def reset(self) -> None:

@@ -242,7 +242,7 @@ class CompressedIndex(LatentIndex):
         num_threads: int = -1,
         filter: Callable[[int], bool] | None = None,  # noqa: A002 (hnswlib's name)
     ) -> tuple[Labels, FloatArray]:
-        """The k nearest elements of each query.
+        """Return the k nearest elements of each query.
 
         Args:
             data: float (n, dim) or (dim,); encoded as queries.
@@ -283,7 +283,7 @@ class CompressedIndex(LatentIndex):
     @overload
     def get_items(self, ids: Any, return_type: str) -> FloatArray | list[list[float]]: ...
     def get_items(self, ids: Any = None, return_type: str = "numpy") -> FloatArray | list[list[float]]:
-        """Vectors as the codec restores them: close to those added, of unit norm under cosine.
+        """Return vectors as the codec restores them: close to those added, of unit norm under cosine.
 
         Args:
             ids: n integers, or the (n, 1) labels that :meth:`knn_query` returns for ``k=1``; none by default.
@@ -310,17 +310,17 @@ class CompressedIndex(LatentIndex):
         return vectors.tolist() if return_type == "list" else vectors
 
     def get_ids_list(self) -> list[int]:
-        """All ids, those marked deleted included, in no particular order."""
+        """Return all ids, those marked deleted included, in no particular order."""
         self._check_ready()
         return list(self._inner.get_ids_list())
 
     def get_max_elements(self) -> int:
-        """Elements that fit."""
+        """Return elements that fit."""
         self._check_ready()
         return self.max_elements
 
     def get_current_count(self) -> int:
-        """Elements held, those marked deleted included."""
+        """Return elements held, those marked deleted included."""
         self._check_ready()
         return self.element_count
 
@@ -353,7 +353,7 @@ class CompressedIndex(LatentIndex):
             self._inner.resize_index(new_size)
 
     def index_file_size(self) -> int:
-        """Bytes that :meth:`save_index` writes."""
+        """Return bytes that :meth:`save_index` writes."""
         self._check_ready()
         return FILE.size(self._header(), int(self._inner.index_file_size()))
 

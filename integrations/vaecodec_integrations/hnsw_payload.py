@@ -97,7 +97,7 @@ class _Graph:
         )
 
     def levels(self) -> NDArray[np.int64]:
-        """The level of each element, from the sizes of its lists of links."""
+        """Return the level of each element, from the sizes of its lists of links."""
         levels = np.zeros(self.count, np.int64)
         self._starts = np.zeros(self.count, np.int64)
         place, content = 0, bytes(self._upper)

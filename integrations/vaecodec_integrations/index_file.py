@@ -51,7 +51,7 @@ class IndexFile:
     fields: Mapping[str, type]
 
     def size(self, fields: Mapping[str, Any], payload_bytes: int) -> int:
-        """Bytes of the whole file."""
+        """Return the bytes of the whole file."""
         return _PREFIX.size + len(_header(fields, payload_bytes)) + payload_bytes
 
     def write(self, path: str | os.PathLike[str], write_payload: Callable[[Path], Mapping[str, Any]]) -> None:
@@ -81,7 +81,7 @@ class IndexFile:
                 file.write(_PREFIX.pack(self.magic, FORMAT_VERSION, len(header), digest.digest()))
 
     def to_bytes(self, write_payload: Callable[[Path], Mapping[str, Any]]) -> bytes:
-        """What :meth:`write` writes, in memory."""
+        """Return what :meth:`write` writes, in memory."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "index"
             self.write(path, write_payload)

@@ -45,21 +45,21 @@ class CompressedEmbeddings(Embeddings):  # type: ignore[misc]
         self.codec = codec
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Latents of documents: for each text ``code_dim`` floats."""
+        """Return latents of documents: for each text ``code_dim`` floats."""
         return self._documents(self.embeddings.embed_documents(texts))
 
     def embed_query(self, text: str) -> list[float]:
-        """The latent of a query: ``code_dim`` floats."""
+        """Return the latent of a query: ``code_dim`` floats."""
         return self._query(self.embeddings.embed_query(text))
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
-        """As :meth:`embed_documents`, through the model's own asynchronous method."""
+        """Work as :meth:`embed_documents`, through the model's own asynchronous method."""
         vectors = await self.embeddings.aembed_documents(texts)
         latents: list[list[float]] = await run_in_executor(None, self._documents, vectors)
         return latents
 
     async def aembed_query(self, text: str) -> list[float]:
-        """As :meth:`embed_query`, through the model's own asynchronous method."""
+        """Work as :meth:`embed_query`, through the model's own asynchronous method."""
         latent: list[float] = await run_in_executor(None, self._query, await self.embeddings.aembed_query(text))
         return latent
 

@@ -44,7 +44,7 @@ class LatentIndex:
 
 
 def identity(codec: VectorCodec) -> dict[str, Any]:
-    """The header fields that every saved index has."""
+    """Return the header fields that every saved index has."""
     return {
         "codec_id": codec.codec_id,
         "embedder": codec.embedder,
@@ -75,7 +75,7 @@ def check_same_codec(saved: Mapping[str, Any], codec: VectorCodec, path: str | o
 
 
 def as_labels(ids: Any, rows: int | None) -> Labels:
-    """Ids as uint64 (rows,), any number of them when ``rows`` is None; raises ``IndexArgumentError``.
+    """Return ids as uint64 (rows,), any number of them when ``rows`` is None; raises ``IndexArgumentError``.
 
     Args:
         ids: integers as an array or a list; an array of objects is read item by item.
@@ -113,6 +113,6 @@ def _exact_integers(ids: Any) -> NDArray[Any]:
 
 
 def last_of_each(labels: NDArray[Any], latents: FloatArray) -> tuple[NDArray[Any], FloatArray]:
-    """Of equal ids in a batch the last row, as if the rows had been added one by one."""
+    """Return of equal ids in a batch the last row, as if the rows had been added one by one."""
     last = np.sort(len(labels) - 1 - np.unique(labels[::-1], return_index=True)[1])
     return labels[last], latents[last]

@@ -53,7 +53,7 @@ class CompressedEmbedding(BaseEmbedding):  # type: ignore[misc]
 
     @classmethod
     def class_name(cls) -> str:
-        """The name that LlamaIndex writes in its records."""
+        """Return the name that LlamaIndex writes in its records."""
         return "CompressedEmbedding"
 
     def _get_text_embedding(self, text: str) -> list[float]:

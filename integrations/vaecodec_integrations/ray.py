@@ -209,7 +209,7 @@ class ShardActor:
         return {"outcome": np.array([json.dumps(_plain(self.convert(int(number)))) for number in batch["shard"]])}
 
     def convert(self, number: int) -> Entry | VaecodecError | OSError:
-        """One shard to its part; see :meth:`vaecodec.bulk.conversion.Conversion.run`."""
+        """Convert one shard to its part; see :meth:`vaecodec.bulk.conversion.Conversion.run`."""
         try:
             return self._conversion.run(self._conversion.source.shards[number], self._codec)
         except (VaecodecError, OSError) as error:
@@ -299,7 +299,7 @@ class CodecActor:
 def encode_frames(
     frames: Iterator[pd.DataFrame], *, codec: str | Path, column: str, dim: int | None = None
 ) -> Iterator[pd.DataFrame]:
-    """Frames with vectors to the same frames with latents; the codec is loaded once per iterator.
+    """Turn frames with vectors into the same frames with latents; the codec is loaded once per iterator.
 
     Args:
         frames: each with a column of equally long lists or arrays of floats.

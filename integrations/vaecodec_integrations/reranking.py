@@ -43,7 +43,7 @@ class OriginalsColumn:
         return [row.tobytes() for row in self._encoding(dim).pack(rows)]
 
     def record(self) -> dict[str, Any]:
-        """What is stored of the form of the bytes, to be compared when they are read again."""
+        """Return what is stored of the form of the bytes, to be compared when they are read again."""
         return {"codec_id": self.codec.codec_id if self.codec else None, "code_bytes": self.code_bytes}
 
     def vectors(self, values: Sequence[bytes], dim: int) -> FloatArray:

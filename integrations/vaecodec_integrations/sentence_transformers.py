@@ -66,7 +66,7 @@ class Compress(Module):  # type: ignore[misc]
         return features
 
     def get_embedding_dimension(self) -> int:
-        """Width of the latents."""
+        """Return the width of the latents."""
         return self.dim
 
     def save(self, output_path: str, *_: Any, **__: Any) -> None:

@@ -88,12 +88,12 @@ class CodecTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         return self
 
     def transform(self, X: Any) -> FloatArray:
-        """Embeddings, float (n_samples, n_features), to latents, float32 (n_samples, n_components)."""
+        """Encode embeddings, float (n_samples, n_features), to latents, float32 (n_samples, n_components)."""
         check_is_fitted(self)
         return self.codec_.encode(validate_data(self, _plain(X), dtype=[np.float64, np.float32], reset=False))
 
     def inverse_transform(self, X: Any) -> FloatArray:
-        """Latents, float (n_samples, n_components), to reconstructions, float32 (n_samples, n_features)."""
+        """Decode latents, float (n_samples, n_components), to reconstructions, float32 (n_samples, n_features)."""
         check_is_fitted(self)
         return self.codec_.decode(as_rows(X))
 

@@ -277,7 +277,7 @@ class CompressedUsearchIndex(LatentIndex):
         log: str | bool = False,
         progress: UsearchProgress | None = None,
     ) -> Any:
-        """The nearest elements of each query.
+        """Return the nearest elements of each query.
 
         Args:
             vectors: float (n, dim) or (dim,); encoded as queries.
@@ -302,7 +302,7 @@ class CompressedUsearchIndex(LatentIndex):
         return self._inner.search(latents, count, radius, threads=threads, exact=exact, log=log, progress=progress)
 
     def get(self, keys: Any) -> Any:
-        """Vectors as the codec restores them: close to those added, of unit norm under cosine.
+        """Return vectors as the codec restores them: close to those added, of unit norm under cosine.
 
         Args:
             keys: one key or several.
@@ -319,13 +319,13 @@ class CompressedUsearchIndex(LatentIndex):
         return vectors[0] if np.ndim(keys) == 0 else vectors
 
     def contains(self, keys: Any) -> bool | NDArray[np.bool_]:
-        """Whether a key is there, or, for several, which are: bool (n,)."""
+        """Tell whether a key is there, or, for several, which are: bool (n,)."""
         labels = as_labels(keys, 1 if np.ndim(keys) == 0 else None)
         present = self._present(labels)
         return bool(present[0]) if np.ndim(keys) == 0 else present
 
     def count(self, keys: Any) -> int | Labels:
-        """How many elements a key has, 0 or 1, or, for several, uint64 (n,)."""
+        """Return how many elements a key has, 0 or 1, or, for several, uint64 (n,)."""
         found = self.contains(keys)
         return found.astype(np.uint64) if isinstance(found, np.ndarray) else int(found)
 
@@ -358,7 +358,7 @@ class CompressedUsearchIndex(LatentIndex):
         return found[0] if np.ndim(from_) == 0 else found
 
     def pairwise_distance(self, left: Any, right: Any) -> Any:
-        """The distance between the latents of two keys, or, for several of each, float32 (n,)."""
+        """Return the distance between the latents of two keys, or, for several of each, float32 (n,)."""
         return self._inner.pairwise_distance(left, right)
 
     def join(
@@ -449,7 +449,7 @@ class CompressedUsearchIndex(LatentIndex):
             self._inner, self._dtype = inner, saved["dtype"]
 
     def copy(self) -> CompressedUsearchIndex:
-        """Another index with the same elements and the same codec."""
+        """Return another index with the same elements and the same codec."""
         twin = CompressedUsearchIndex(self._codec, dtype=self._dtype, **self._settings)
         with self._lock:
             twin._inner = self._inner.copy()

@@ -104,7 +104,7 @@ class Channel(nn.Module):
         ]
 
     def forward(self, latents: Tensor, noise: Tensor, step: int) -> Tensor:
-        """One pass; several budgets take turns.
+        """Make one pass; several budgets take turns.
 
         Args:
             latents: (n, k), of unit norm under cosine.
@@ -123,13 +123,13 @@ class Channel(nn.Module):
         return mean + spread * sampled
 
     def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
-        """As usual; the codes follow."""
+        """Work as usual; the codes follow."""
         self._codes = []
         return super().load_state_dict(*arguments, **options)
 
 
 def learned_rotation(latents: FloatArray, code: Code) -> FloatArray:
-    """The orthonormal map after which a code of one or two bits per dimension loses less.
+    """Return the orthonormal map after which a code of one or two bits per dimension loses less.
 
     Alternates between rounding and the closest rotation, from the code's own rotation on: iterative quantisation (Gong
     et al. 2013, 10.1109/TPAMI.2012.193), with the code's levels in place of signs. Dot products stay what they are.
@@ -189,21 +189,22 @@ def in_units_of_spread(encoder: nn.Module, variance: Tensor) -> None:
 
 
 def code_for(latents: FloatArray, recipe: Recipe, metric: Metric) -> Code:
-    """The code that a recipe trains for, the middle one of several, calibrated on latents (n, k)."""
+    """Return the code that a recipe trains for, the middle one of several, calibrated on latents (n, k)."""
     size = recipe.target_bytes[len(recipe.target_bytes) // 2] if recipe.target_bytes else None
     calibration = Calibration.fit(latents, metric, memory=recipe.trellis_memory)
     return calibration.code(dtype=recipe.target or None, bytes=size)
 
 
 def rotation_for(latents: FloatArray, recipe: Recipe, metric: Metric) -> FloatArray:
-    """The rotation (k, k) that suits the uniform code trained for. Nested widths stay apart, so they get none."""
+    """Return the rotation (k, k) that suits the uniform code trained for. Nested widths stay apart, so they get
+    none."""
     if recipe.nested_dims or not recipe.target:
         return np.eye(latents.shape[1], dtype=np.float32)
     return learned_rotation(latents, code_for(latents, recipe, metric))
 
 
 def through_code(encode: Encode, sample: FloatArray, recipe: Recipe, metric: Metric) -> Encode:
-    """An encoder whose latents have been through the code that a recipe trains for.
+    """Return an encoder whose latents have been through the code that a recipe trains for.
 
     As in the file that is served, rotation and calibration are fitted on training documents.
 

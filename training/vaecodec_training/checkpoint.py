@@ -173,7 +173,7 @@ def _digest(weights: Mapping[str, Tensor], record: str) -> str:
 
 
 def new_model(dim: int, recipe: Recipe, metric: Metric) -> VariationalCodec:
-    """A model of a recipe's shape with its seed's random weights."""
+    """Return a model of a recipe's shape with its seed's random weights."""
     return VariationalCodec(
         dim,
         recipe.dim,

@@ -113,7 +113,7 @@ class Record:
         return sum(nats > ACTIVE_NATS for nats in self.kl)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         return {**asdict(self), "kl": list(self.kl), "active_dims": self.active_dims}
 
     @classmethod
@@ -124,7 +124,7 @@ class Record:
 
 
 def effective_rank(latents: NDArray[Any]) -> float:
-    """exp of the entropy of the covariance's eigenvalue shares (Roy and Vetterli 2007): 1 to k, for (n, k).
+    """Compute exp of the entropy of the covariance's eigenvalue shares (Roy and Vetterli 2007): 1 to k, for (n, k).
 
     0 where latents do not vary, or are too large for a covariance, as those of a run that diverges.
     """
@@ -141,7 +141,7 @@ def effective_rank(latents: NDArray[Any]) -> float:
 
 
 def inspect(history: Sequence[Record], recipe: Recipe) -> list[TrainingWarning]:
-    """The pitfalls that the checkpoints so far show; the last one has just been taken."""
+    """Return the pitfalls that the checkpoints so far show; the last one has just been taken."""
     now = history[-1]
     found: list[TrainingWarning] = []
     if recipe.kl and now.kl_weight and now.active_dims < recipe.dim / 2:
@@ -192,7 +192,8 @@ def inspect(history: Sequence[Record], recipe: Recipe) -> list[TrainingWarning]:
 def inspect_outcome(
     figures: QueryFigures, baselines: Mapping[str, QueryFigures], recipe: Recipe, best_step: int
 ) -> list[TrainingWarning]:
-    """Whether the model that is kept is better in what it is for than the best linear codec, and loses no figure."""
+    """Tell whether the model that is kept is better in what it is for than the best linear codec, and loses no
+    figure."""
     chosen_by = recipe.objective.figure
     decision = gate(figures, baselines, recipe.objective)
     over, difference = decision.over, decision.difference
@@ -219,7 +220,7 @@ def inspect_outcome(
 
 
 def inspect_shift(shift: Shift, recipe: Recipe) -> list[TrainingWarning]:
-    """Whether queries lie so far from documents that one encoder may not suit both."""
+    """Tell whether queries lie so far from documents that one encoder may not suit both."""
     far = shift.mean_gap > _FAR_MEAN or np.median(shift.angles) > _FAR_ANGLE
     if recipe.asymmetric or not far:
         return []

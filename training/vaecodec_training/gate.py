@@ -88,7 +88,7 @@ class Gate:
         return f"{text} It keeps fewer of the neighbours: {paid}." if paid else text
 
     def to_json(self) -> dict[str, Any]:
-        """The decision as JSON values."""
+        """Return the decision as JSON values."""
         return {
             "decision": str(self),
             "passed": self.passed,

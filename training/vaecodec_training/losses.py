@@ -18,17 +18,17 @@ _CHUNK = 256
 
 
 def cosine_reconstruction(vectors: Tensor, reconstructions: Tensor) -> Tensor:
-    """Mean of one minus the cosine, both (n, d)."""
+    """Return the mean of one minus the cosine, both (n, d)."""
     return 1 - F.cosine_similarity(vectors, reconstructions, dim=1).mean()
 
 
 def squared_reconstruction(vectors: Tensor, reconstructions: Tensor) -> Tensor:
-    """Squared error over the vectors' mean squared norm, both (n, d): 0 is perfect, 1 is as good as zeros."""
+    """Return the squared error over the mean squared norm, both (n, d): 0 is perfect, 1 is as good as zeros."""
     return (vectors - reconstructions).square().sum(1).mean() / vectors.square().sum(1).mean()
 
 
 def kl_per_dimension(mean: Tensor, log_var: Tensor) -> Tensor:
-    """KL divergence of the posterior from a prior as wide as the latents themselves, in nats: (k,).
+    """Compute KL divergence of the posterior from a prior as wide as the latents themselves, in nats: (k,).
 
     The prior of a dimension is the normal distribution with the batch's own moments: the mean of ``mean`` and the
     variance of ``mean`` plus the mean posterior variance. For a constant posterior variance this is
@@ -68,7 +68,7 @@ def distillation(
     temperature: float,
     own: Tensor | None = None,
 ) -> Tensor:
-    """Similarity distillation: mean over rows of KL(softmax(T / temperature) || softmax(S / temperature)).
+    """Compute similarity distillation: mean over rows of KL(softmax(T / temperature) || softmax(S / temperature)).
 
     ``T`` and ``S`` are the dot products of every row with every column, in the original and in the latent space
     (for other metrics see :func:`comparable`). No matrix of that size is kept: blocks of rows are computed with
@@ -130,7 +130,7 @@ class _Distillation(torch.autograd.Function):
 
 
 def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """InfoNCE (van den Oord et al. 2018) with a queue of negatives (He et al. 2020, MoCo).
+    """Compute InfoNCE (van den Oord et al. 2018) with a queue of negatives (He et al. 2020, MoCo).
 
     Args:
         queries: (n, k), unit norm; query i belongs to ``keys[i]``, the others are its negatives.

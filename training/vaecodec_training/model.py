@@ -141,21 +141,21 @@ class VariationalCodec(nn.Module):
             layer.weight.copy_(layer.weight @ rotation)
 
     def encode(self, documents: Tensor) -> Tensor:
-        """Documents (n, d) to latents (n, k), of unit norm where they are compared by cosine."""
+        """Encode documents (n, d) to latents (n, k), of unit norm where they are compared by cosine."""
         return finished(self.encoder(self._in(documents)), self.code_dim, self.form)
 
     def encode_queries(self, queries: Tensor) -> Tensor:
-        """Queries (n, d) to latents (n, k), of unit norm where they are compared by cosine."""
+        """Encode queries (n, d) to latents (n, k), of unit norm where they are compared by cosine."""
         return finished(self._query_map(self._in(queries)), self.code_dim, self.form)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Latents (n, k) to reconstructions (n, d), of unit norm under cosine."""
+        """Decode latents (n, k) to reconstructions (n, d), of unit norm under cosine."""
         return self._in(self.decoder(codes))
 
     def forward(
         self, documents: Tensor, queries: Tensor | None, noise: Tensor | None, widths: tuple[int, ...]
     ) -> Posterior:
-        """One training pass.
+        """Make one training pass.
 
         Args:
             documents: (n, d).
@@ -204,7 +204,7 @@ class VariationalCodec(nn.Module):
 
 
 def finished(latents: Tensor, width: int, form: LatentMetric) -> Tensor:
-    """The first ``width`` latents, of (n, k), in the form in which they are compared."""
+    """Return the first ``width`` latents, of (n, k), in the form in which they are compared."""
     if form is LatentMetric.ROOT:
         latents = latents / latents.norm(dim=1, keepdim=True).clamp_min(SMALLEST_NORM).sqrt()
     prefix = latents[:, :width]
@@ -213,7 +213,7 @@ def finished(latents: Tensor, width: int, form: LatentMetric) -> Tensor:
 
 @torch.no_grad()
 def interpolated(start: VariationalCodec, trained: VariationalCodec, share: float) -> VariationalCodec:
-    """A model whose weights lie so far on the way from the start to the trained ones: 0 is the start.
+    """Return a model whose weights lie so far on the way from the start to the trained ones: 0 is the start.
 
     Hidden layers are the trained ones throughout, since the layers after them start at zero.
     """
@@ -225,7 +225,7 @@ def interpolated(start: VariationalCodec, trained: VariationalCodec, share: floa
 
 
 def parameter_groups(model: VariationalCodec, unit: float = 1.0) -> list[dict[str, Any]]:
-    """The trained parameters in groups for the optimiser.
+    """Return the trained parameters in groups for the optimiser.
 
     Matrices are decayed. Biases are not, nor is the log-variance head, whose zero means a variance of 1.
 

@@ -108,7 +108,7 @@ class Objective:
         return Terms(values, kl)
 
     def alignment(self, batch: Batch, mean: Tensor, query_mean: Tensor | None, step: int) -> Tensor:
-        """Similarity distillation, with all documents of the step as columns.
+        """Compute similarity distillation, with all documents of the step as columns.
 
         Without queries every document is a row; with them every other one, since the queries are rows as well.
 
@@ -151,7 +151,7 @@ class Objective:
         return total / (len(rows) * weights)
 
     def contrastive(self, asked: Tensor, keys: Tensor) -> Tensor:
-        """InfoNCE of queries against their documents, or of perturbed copies against the documents themselves.
+        """Compute InfoNCE of queries against their documents, or of perturbed copies against the documents themselves.
 
         Args:
             asked: (m, k), of this process; row i belongs to this process's i-th document.

@@ -76,7 +76,7 @@ class Reporter:
 
 
 def taken_means(state: RunState) -> dict[str, float]:
-    """The mean of each figure since the last checkpoint; the sums start anew."""
+    """Return the mean of each figure since the last checkpoint; the sums start anew."""
     count = state.sums.pop("count")
     means = {name: total / count for name, total in state.sums.items()}
     state.sums.clear()

@@ -44,7 +44,7 @@ class TrainedRun:
     warnings: tuple[TrainingWarning, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The figures and warnings, as JSON values."""
+        """Return the figures and warnings, as JSON values."""
         provenance = self.checkpoint.provenance
         return {
             "validation": provenance["validation"],
@@ -54,7 +54,7 @@ class TrainedRun:
 
 
 def served(model: VariationalCodec, collection: Collection, recipe: Recipe) -> VariationalCodec:
-    """A copy of the model with its latents in the order or rotation that suits their use."""
+    """Return a copy of the model with its latents in the order or rotation that suits their use."""
     ordered = new_model(collection.dim, recipe, collection.metric).eval()
     # By attribute: a parameter in units of the spread gives its value.
     ordered.load_state_dict({name: attrgetter(name)(model) for name in ordered.state_dict()})
@@ -75,7 +75,7 @@ def provenance(
     recipe: Recipe,
     state: RunState,
 ) -> dict[str, Any]:
-    """Where a model came from and how good it is; JSON values."""
+    """Return where a model came from and how good it is; JSON values."""
     linear = best(baselines, recipe.objective.figure)
     return {
         "recipe": recipe.to_dict(),
@@ -92,7 +92,7 @@ def provenance(
 
 
 def calibrated(checkpoint: Checkpoint, collection: Collection) -> Checkpoint:
-    """The checkpoint with what its file will know beside the weights: codes, scores and drift."""
+    """Return the checkpoint with what its file will know beside the weights: codes, scores and drift."""
     codec = ModelCodec(checkpoint.model)
     calibration = CodecCalibration.fit(codec, collection.calibration_rows, memory=checkpoint.recipe.trellis_memory)
     return replace(checkpoint, calibration=calibration.to_json())

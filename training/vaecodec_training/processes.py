@@ -25,7 +25,7 @@ class Processes:
         self.device = fabric.device
 
     def gathered(self, rows: Tensor) -> Tensor:
-        """Rows of all processes in order, with their gradient."""
+        """Return rows of all processes in order, with their gradient."""
         if self.count == 1:
             return rows
         gathered = self._fabric.all_gather(rows, sync_grads=rows.requires_grad)
@@ -33,7 +33,7 @@ class Processes:
         return gathered.flatten(0, 1)
 
     def means(self, figures: dict[str, Tensor]) -> dict[str, float]:
-        """Means over all processes, as numbers, in one exchange."""
+        """Return the mean s over all processes, as numbers, in one exchange."""
         values: Tensor = torch.stack([value.detach().double() for value in figures.values()])
         if self.count > 1:
             reduced = self._fabric.all_reduce(values, reduce_op="mean")

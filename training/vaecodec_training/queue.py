@@ -29,7 +29,7 @@ class Queue:
         self.steps = torch.cat([self.steps, steps])[-self.length :]
 
     def age(self, step: int) -> float:
-        """Mean number of steps that the entries have waited; 0 when empty."""
+        """Return the mean number of steps that the entries have waited; 0 when empty."""
         return float(step - self.steps.double().mean()) if len(self.steps) else 0.0
 
     def state(self) -> dict[str, Tensor]:

@@ -229,7 +229,8 @@ class Recipe:
         return (*self.nested_dims, self.dim)
 
     def form(self, metric: Metric) -> LatentMetric:
-        """What latents of embeddings of a metric are; where ``auto`` was not decided they are compared as these."""
+        """Return what latents of embeddings of a metric are; where ``auto`` was not decided they are compared as
+        these."""
         if metric is not Metric.COSINE:
             return LatentMetric.DOT
         return LatentMetric.COSINE if self.latent_metric is LatentMetric.AUTO else self.latent_metric
@@ -248,7 +249,8 @@ class Recipe:
     def for_code(
         cls, *, target: str = "", target_bytes: tuple[int, ...] = (), paired: bool = False, **changes: Any
     ) -> Recipe:
-        """What served codes best, by ``benchmarks/channel.py``: with a target ``vaecodec train`` starts from this.
+        """Return what served codes best, by ``benchmarks/channel.py``: with a target ``vaecodec train`` starts from
+        this.
 
         Args:
             target: a uniform code, or
@@ -343,11 +345,11 @@ class Recipe:
             raise RecipeError(f"{path}: not a TOML file of a recipe: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as :meth:`from_dict` reads them."""
+        """Return plain values, as :meth:`from_dict` reads them."""
         return _plain(asdict(self))
 
     def to_toml(self) -> str:
-        """The recipe as TOML, every key written out."""
+        """Return the recipe as TOML, every key written out."""
         return tomli_w.dumps(self.to_dict())
 
     def replace(self, **changes: Any) -> Recipe:

@@ -44,7 +44,8 @@ def in_force(recipe: Recipe, state: RunState, steps: int) -> InForce:
 
 
 def learning_rate_factor(progress: float, recipe: Recipe) -> float:
-    """Share of the learning rate in force after a share of the run: a linear warm-up, then the recipe's schedule."""
+    """Return the share of the learning rate in force after a share of the run: a linear warm-up, then the recipe's
+    schedule."""
     if progress < recipe.warmup:
         return progress / recipe.warmup
     if recipe.schedule is Schedule.STEPS:
@@ -53,7 +54,7 @@ def learning_rate_factor(progress: float, recipe: Recipe) -> float:
 
 
 def kl_factor(progress: float, recipe: Recipe) -> float:
-    """Share of the KL weight in force: in each cycle a linear rise, then all of it (Fu et al. 2019)."""
+    """Return the share of the KL weight in force: in each cycle a linear rise, then all of it (Fu et al. 2019)."""
     within = progress * recipe.experimental.kl_cycles % 1 if progress < 1 else 1.0
     return min(1.0, within / recipe.kl_warmup) if recipe.kl_warmup else 1.0
 

@@ -191,7 +191,7 @@ def refuse_processes() -> None:
 
 
 def bytes_per_vector(recipe: Recipe) -> float:
-    """Bytes of one vector of latents, or of the code that a recipe trains for, the middle one of several."""
+    """Return the bytes of one vector of latents, or of the code that a recipe trains for, the middle one of several."""
     if recipe.target_bytes:
         return float(recipe.target_bytes[len(recipe.target_bytes) // 2])
     bits = {"": 32, "int8": 8, "int4": 4, "int2": 2, "binary": 1}[recipe.target]

@@ -18,7 +18,7 @@ _FORMS = (LatentMetric.COSINE, LatentMetric.ROOT, LatentMetric.DOT)
 
 
 def decided(recipe: Recipe, collection: Collection) -> Recipe:
-    """The recipe with the form of the latents that ``auto`` stands for.
+    """Return the recipe with the form of the latents that ``auto`` stands for.
 
     For neighbours it is the one in which the start, a linear map, has the highest recall@10 on the validation rows. For
     relevance and for codes it is cosine, with which those recipes were measured. So it is with nested widths, since the
@@ -39,7 +39,8 @@ def decided(recipe: Recipe, collection: Collection) -> Recipe:
 
 
 def start_kind(collection: Collection, recipe: Recipe) -> LinearKind:
-    """The linear codec that is best for the objective; training for codes, the one whose spread these are made for."""
+    """Return the linear codec that is best for the objective; training for codes, the one whose spread these are
+    made for."""
     if recipe.for_codes:
         return collection.start_kind
     latent_metric = collection.metric
@@ -49,7 +50,7 @@ def start_kind(collection: Collection, recipe: Recipe) -> LinearKind:
 
 
 def start_model(collection: Collection, recipe: Recipe) -> VariationalCodec:
-    """A model at the linear codec that training starts from."""
+    """Return a model at the linear codec that training starts from."""
     model = new_model(collection.dim, recipe, collection.metric)
     if recipe.experimental.start is Start.LINEAR:
         model.start_at(collection.linear(recipe.dim, start_kind(collection, recipe)))

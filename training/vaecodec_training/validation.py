@@ -13,7 +13,7 @@ from vaecodec_training.recipe import Recipe
 def validate(
     model: VariationalCodec, collection: Collection, recipe: Recipe, part: HeldOut | None = None
 ) -> QueryFigures:
-    """Figures of the latents, or of what their codes decode to when it is these that are trained for.
+    """Return the figures of the latents, or of what their codes decode to when it is these that are trained for.
 
     Args:
         model: the codec.
@@ -29,7 +29,8 @@ def validate(
 
 
 def baselines(collection: Collection, recipe: Recipe) -> dict[str, QueryFigures]:
-    """Validation figures of the linear codecs by kind; training for codes, of the start through the same code."""
+    """Return the validation figures of the linear codecs by kind; training for codes, of the start through the same
+    code."""
     if not recipe.for_codes:
         return collection.baselines(recipe.dim)
     kind = collection.start_kind
@@ -39,7 +40,7 @@ def baselines(collection: Collection, recipe: Recipe) -> dict[str, QueryFigures]
 
 
 def linear_figures(collection: Collection, recipe: Recipe, part: HeldOut) -> dict[str, QueryFigures]:
-    """Figures of every linear codec of a recipe's width by kind, each through the code that is trained for."""
+    """Return the figures of every linear codec of a recipe's width by kind, through the code that is trained for."""
     if not recipe.for_codes and part is collection.validation:
         return collection.baselines(recipe.dim)
     found = {}
@@ -52,10 +53,10 @@ def linear_figures(collection: Collection, recipe: Recipe, part: HeldOut) -> dic
 
 
 def intervals(figures: QueryFigures) -> dict[str, dict[str, float]]:
-    """Means with their 95 % bootstrap intervals over the queries, as JSON values."""
+    """Return the mean s with their 95 % bootstrap intervals over the queries, as JSON values."""
     return {name: bootstrap(values)._asdict() for name, values in figures.items()}
 
 
 def gain(figures: QueryFigures, baseline: QueryFigures) -> dict[str, dict[str, float]]:
-    """Paired differences to a baseline with their 95 % intervals, as JSON values."""
+    """Return paired differences to a baseline with their 95 % intervals, as JSON values."""
     return {name: paired_bootstrap(values, baseline[name])._asdict() for name, values in figures.items()}

@@ -43,7 +43,7 @@ class Piece(NamedTuple):
     bad: list[BadRow]
 
     def only(self, rows: NDArray[np.bool_]) -> Piece:
-        """The piece with some of its rows: bool (m,)."""
+        """Return the piece with some of its rows: bool (m,)."""
         batch = self.batch.filter(rows) if self.batch is not None else None
         return Piece(self.numbers[rows], self.vectors[rows], batch, self.bad)
 
@@ -60,14 +60,14 @@ class MatrixInput:
         ]
 
     def read(self, shard: Shard) -> Iterator[Piece]:
-        """The shard's rows in order."""
+        """Yield the shard's rows in order."""
         start = shard.first_row
         for rows in self._source.part(start, start + shard.rows):
             yield Piece(np.arange(start, start + len(rows)), rows, None, [])
             start += len(rows)
 
     def output_schema(self, empty: NDArray[Any], facts: dict[str, Any]) -> tuple[Any, str]:
-        """The Arrow schema of the output, with rows like those of ``empty``, and the name of their column."""
+        """Return the Arrow schema of the output, with rows like those of ``empty``, and the name of their column."""
         arrow = require("pyarrow", extra="parquet")
         vector = arrow.field("vector", _list_type(empty), metadata=arrow_metadata(None, facts))
         return arrow.schema([arrow.field("row", arrow.int64()), vector], metadata=arrow_metadata(None, facts)), "vector"
@@ -104,7 +104,7 @@ class ParquetInput:
             self.shards = [Shard(0, source.files[0], 0, 0, [])]
 
     def read(self, shard: Shard) -> Iterator[Piece]:
-        """The shard's rows in order, with their other columns where these are kept."""
+        """Yield the shard's rows in order, with their other columns where these are kept."""
         compute = require("pyarrow.compute", extra="parquet")
         first = shard.first_row
         for batch in parquet_batches(
@@ -140,7 +140,7 @@ class ParquetInput:
             raise MalformedSourceError(f"{file}: its columns differ from those of {self.files[0]}: {differing}")
 
     def output_schema(self, empty: NDArray[Any], facts: dict[str, Any]) -> tuple[Any, str]:
-        """The first file's columns, with the latents in the place of the vectors."""
+        """Return the first file's columns, with the latents in the place of the vectors."""
         arrow = require("pyarrow", extra="parquet")
         at = self._schema.get_field_index(self._column)
         # Of the vectors' own field nothing is kept, as it may describe their type.
@@ -150,13 +150,13 @@ class ParquetInput:
 
 
 def fingerprint(files: list[Path]) -> str:
-    """A digest of names, sizes and times, which tells whether the input is still the same."""
+    """Return a digest of names, sizes and times, which tells whether the input is still the same."""
     found = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
 def sort_out(piece: Piece, file: Path, metric: Metric | None) -> tuple[Piece, list[BadRow]]:
-    """The piece with its vectors in float32 and without its bad rows, and these; any code is good."""
+    """Return the piece with its vectors in float32 and without its bad rows, and these; any code is good."""
     if metric is None:
         return piece, piece.bad
     with np.errstate(over="ignore"):  # what overflows becomes infinite and is found below

@@ -18,12 +18,12 @@ _ROW_GROUP_BYTES = 32 << 20
 
 
 def part_path(folder: Path, number: int, suffix: str) -> Path:
-    """Where a shard's file is once it is finished."""
+    """Return where a shard's file is once it is finished."""
     return folder / f"part-{number:05d}{suffix}"
 
 
 def bad_rows_path(folder: Path, number: int) -> Path:
-    """Where the list of a shard's bad rows is, if there are any."""
+    """Return where the list of a shard's bad rows is, if there are any."""
     return folder / f"part-{number:05d}.bad-rows.csv"
 
 

@@ -146,7 +146,7 @@ class Calibration:
         return len(self.mean)
 
     def prefix(self, code_dim: int) -> Calibration:
-        """The calibration of a nested codec: the first ``code_dim`` dimensions, normalised again under cosine.
+        """Return the calibration of a nested codec: the first ``code_dim`` dimensions, normalised again under cosine.
 
         It has no stages before the trellis, as theirs are of all dimensions. The mean squares of unit vectors add up
         to one, so what the prefix is divided by is known from its moments.
@@ -174,7 +174,7 @@ class Calibration:
         )
 
     def code(self, *, dtype: str | None = None, bytes: int | None = None) -> Code:  # noqa: A002
-        """One code of these latents.
+        """Return one code of these latents.
 
         Args:
             dtype: a uniform code: ``float32``, ``float16``, ``int8``, ``int4``, ``int2`` or ``binary``.
@@ -202,7 +202,7 @@ class Calibration:
         return RotatedCode(type_, self.levels[type_], self.mean, radius, self.signs, self.metric)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; docs/codes.md specifies it."""
+        """Return a JSON object; docs/codes.md specifies it."""
         return {
             "metric": str(self.metric),
             "mean": to_text(self.mean),

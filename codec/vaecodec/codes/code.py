@@ -52,7 +52,7 @@ class Code(Protocol):
         ...
 
     def encode(self, latents: FloatArray, *, threads: int | None = None) -> NDArray[Any]:
-        """Codes, (n, width) of the code's dtype, of float32 (n, k) latents; what is out of range is clipped."""
+        """Return codes, (n, width) of the code's dtype, of float32 (n, k) latents; what is out of range is clipped."""
         ...
 
     def saturated(self, latents: FloatArray) -> NDArray[np.bool_]:
@@ -60,7 +60,7 @@ class Code(Protocol):
         ...
 
     def decode(self, codes: Any, *, threads: int | None = None) -> FloatArray:
-        """Latents, float32 (n, k), of unit norm under cosine; raises ``InvalidVectorsError``."""
+        """Return latents, float32 (n, k), of unit norm under cosine; raises ``InvalidVectorsError``."""
         ...
 
     def expand(self, codes: NDArray[Any], out: FloatArray) -> None:
@@ -68,12 +68,12 @@ class Code(Protocol):
         ...
 
     def query_steps(self, queries: FloatArray) -> FloatArray:
-        """Queries, float32 (n, k), in the coordinates of :meth:`expand`: float32 (n, steps)."""
+        """Return queries, float32 (n, k), in the coordinates of :meth:`expand`: float32 (n, steps)."""
         ...
 
 
 def checked_codes(codes: Any, dtype: Any, width: int, name: str) -> NDArray[Any]:
-    """The array, C-contiguous, if it has two dimensions, this dtype and this width.
+    """Return the array, C-contiguous, if it has two dimensions, this dtype and this width.
 
     Raises:
         InvalidVectorsError: it has not.
@@ -88,7 +88,7 @@ def checked_codes(codes: Any, dtype: Any, width: int, name: str) -> NDArray[Any]
 
 
 def unit_rows(latents: FloatArray) -> FloatArray:
-    """Rows scaled to unit norm in place, zero rows left alone.
+    """Return rows scaled to unit norm in place, zero rows left alone.
 
     Norms are summed up in float64, so that they round to the same float32 in every order of the sum: other processors
     and the decoders in other languages get the same bits.

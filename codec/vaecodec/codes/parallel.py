@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 
 def available_threads() -> int:
-    """CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -88,13 +88,13 @@ class Residual:
     decoders: Sequence[Decoder] = ()
 
     def largest(self, tables: TrellisTables) -> int:
-        """The largest budget that there is a code for."""
+        """Return the largest budget that there is a code for."""
         return self.stages + tables.largest(len(self.mean))
 
     def code(
         self, budget: int, centre: FloatArray, reach: FloatArray, tables: TrellisTables, metric: Metric
     ) -> ResidualCode:
-        """The code of a budget.
+        """Return the code of a budget.
 
         Args:
             budget: bytes for each vector.
@@ -112,11 +112,11 @@ class Residual:
         return ResidualCode(books, self.axes, rest, self.decoder(budget), centre, reach, metric)
 
     def stages_of(self, budget: int) -> int:
-        """How many stages a budget is spent on."""
+        """Return how many stages a budget is spent on."""
         return budget if budget <= self.whole else self.stages
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; docs/codes.md specifies it."""
+        """Return a JSON object; docs/codes.md specifies it."""
         return {
             "stages": self.stages,
             "whole": self.whole,
@@ -168,7 +168,7 @@ class Residual:
         return Decoder(least, most, full, books, axes, _rows(stored["offset"], "<f4", 1, width)[0])
 
     def decoder(self, budget: int) -> Decoder:
-        """What codes of a budget stand for.
+        """Return what codes of a budget stand for.
 
         A fitted decoder makes up for what coarse codes lose. The more bytes, the less there is to make up for: beyond
         ``full`` its difference from what codes were found by fades.
@@ -249,7 +249,8 @@ class ResidualCode:
         return crossed
 
     def encode(self, latents: FloatArray, *, threads: int | None = None) -> NDArray[np.uint8]:
-        """Codes, uint8 (n, bytes_per_vector), of float32 (n, k) latents; each row's code depends on that row only.
+        """Return codes, uint8 (n, bytes_per_vector), of float32 (n, k) latents; each row's code depends on that row
+        only.
 
         Raises:
             MissingExtraError: numba is not installed.
@@ -284,7 +285,8 @@ class ResidualCode:
         return far_rows(latents, self.centre, self.reach)
 
     def decode(self, codes: Any, *, threads: int | None = None) -> FloatArray:
-        """Latents, float32 (n, k), of uint8 (n, bytes_per_vector) codes: the same bits with numba and without."""
+        """Return latents, float32 (n, k), of uint8 (n, bytes_per_vector) codes: the same bits with numba and
+        without."""
         codes = checked_codes(codes, np.uint8, self.bytes_per_vector, self.name)
         latents = np.empty((len(codes), self.steps), np.float32)
         compiled = compiled_kernels() is not None
@@ -318,7 +320,7 @@ class ResidualCode:
             out += self.levels_of(codes) @ self.decoder.axes[self.order]
 
     def query_steps(self, queries: FloatArray) -> FloatArray:
-        """The queries as they are."""
+        """Return the queries as they are."""
         return queries
 
     @property
@@ -327,7 +329,7 @@ class ResidualCode:
         return self.rest.order if self.rest is not None else np.empty(0, np.int64)
 
     def levels_of(self, codes: NDArray[np.uint8]) -> FloatArray:
-        """The levels of the rest in each of :attr:`order`: float32 (n, T)."""
+        """Return the levels of the rest in each of :attr:`order`: float32 (n, T)."""
         if self.rest is None:
             return np.empty((len(codes), 0), np.float32)
         return self.rest.levels_of(np.ascontiguousarray(codes[:, len(self.books) :]))
@@ -368,7 +370,7 @@ class ResidualCode:
         return dots
 
     def squares(self, codes: NDArray[np.uint8]) -> FloatArray:
-        """Squared norms of the levels of the rest, by which a search gives up rows early: float32 (n,)."""
+        """Return the squared norms of the levels of the rest, by which a search gives up rows early: float32 (n,)."""
         levels = self.levels_of(codes)
         return np.asarray(np.einsum("ij,ij->i", levels, levels))
 

@@ -25,7 +25,7 @@ _NEAREST_ROWS = 1024
 
 
 def fit_books(rows: FloatArray, stages: int, random: np.random.Generator) -> FloatArray:
-    """Centroids of one stage after the other, each on what the ones before left: float32 (stages, 256, k).
+    """Return centroids of one stage after the other, each on what the ones before left: float32 (stages, 256, k).
 
     They are rounded to float16, as the codec file holds them.
     """

@@ -16,7 +16,7 @@ def random_signs(width: int, seed: int) -> FloatArray:
 
 
 def rotate(rows: FloatArray, signs: FloatArray) -> FloatArray:
-    """A fixed random rotation: float32 (n, k) to float32 (n, k).
+    """Apply a fixed random rotation: float32 (n, k) to float32 (n, k).
 
     Each round flips signs and applies a Walsh-Hadamard transform to the first 2^m dimensions, or in every other round
     to the last 2^m, where 2^m is the largest power of two within k. Additions only, in a fixed order: a row's result
@@ -30,7 +30,7 @@ def rotate(rows: FloatArray, signs: FloatArray) -> FloatArray:
 
 
 def rotate_back(rows: FloatArray, signs: FloatArray) -> FloatArray:
-    """The inverse of :func:`rotate`."""
+    """Undo :func:`rotate`."""
     rows = rows.copy()
     for number in reversed(range(len(signs))):
         _transform(_window(rows, number))

@@ -55,7 +55,8 @@ class TrellisTables:
 
     @classmethod
     def standard(cls, memory: int = 10) -> TrellisTables:
-        """The tables that come with the library, trained on Gaussian samples by ``benchmarks/trellis_tables.py``.
+        """Return the tables that come with the library, trained on Gaussian samples by
+        ``benchmarks/trellis_tables.py``.
 
         Args:
             memory: 8, 10 or 12; each step of two costs four times the encoding time and lowers the distortion.
@@ -157,7 +158,8 @@ class TrellisCode:
         return self.starts // 8, 24 - self.starts % 8 - self.tables.memory
 
     def encode(self, latents: FloatArray, *, threads: int | None = None) -> NDArray[np.uint8]:
-        """Codes, uint8 (n, bytes_per_vector), of float32 (n, k) latents; each row's code depends on that row only.
+        """Return codes, uint8 (n, bytes_per_vector), of float32 (n, k) latents; each row's code depends on that row
+        only.
 
         Raises:
             MissingExtraError: numba is not installed.
@@ -165,7 +167,7 @@ class TrellisCode:
         return self._encode(latents, self.order, threads)
 
     def encode_steps(self, values: FloatArray) -> NDArray[np.uint8]:
-        """Codes of float32 (n, T) values of the steps, in the order of the stream, on the calling thread."""
+        """Return codes of float32 (n, T) values of the steps, in the order of the stream, on the calling thread."""
         return self._encode(values, np.arange(self.steps), 1)
 
     def _encode(self, latents: FloatArray, columns: NDArray[np.int64], threads: int | None) -> NDArray[np.uint8]:
@@ -205,7 +207,8 @@ class TrellisCode:
         return far_rows(latents[:, self.order], self.mean[self.order], self.spread[self.order])
 
     def decode(self, codes: Any, *, threads: int | None = None) -> FloatArray:
-        """Latents, float32 (n, k), of uint8 (n, bytes_per_vector) codes: the same bits with numba and without."""
+        """Return latents, float32 (n, k), of uint8 (n, bytes_per_vector) codes: the same bits with numba and
+        without."""
         codes = checked_codes(codes, np.uint8, self.bytes_per_vector, self.name)
         latents = np.empty((len(codes), len(self.mean)), np.float32)
 
@@ -224,7 +227,7 @@ class TrellisCode:
         self._expand(codes, np.arange(self.steps), np.zeros(self.steps, np.float32), out)
 
     def query_steps(self, queries: FloatArray) -> FloatArray:
-        """The queries' dimensions in the order of the stream."""
+        """Return the queries' dimensions in the order of the stream."""
         return np.ascontiguousarray(queries[:, self.order])
 
     def dot_products(
@@ -237,7 +240,8 @@ class TrellisCode:
         numbers: NDArray[np.int64] | None = None,
         threads: int | None = None,
     ) -> FloatArray:
-        """A query's dot products with the latents that codes stand for, before these are normalised; few are finished.
+        """Return a query's dot products with the latents that codes stand for, before these are normalised; few are
+        finished.
 
         The steps that count most for this query are added first. By the inequality of Cauchy and Schwarz the rest adds
         at most the norm of what is left of the query times the norm of what is left of the row, so that most rows can
@@ -321,7 +325,8 @@ class TrellisCode:
         over_rows(work, len(numbers), _SCORE_ROWS, threads)
 
     def levels_of(self, codes: NDArray[np.uint8]) -> FloatArray:
-        """The level of each step, float32 (n, T), in units of its spread; the same bits with numba and without."""
+        """Return the level of each step, float32 (n, T), in units of its spread; the same bits with numba and
+        without."""
         out = np.empty((len(codes), self.steps), np.float32)
         steps = np.arange(self.steps)
         self._write(codes, steps, np.zeros(self.steps, np.float32), np.ones(self.steps, np.float32), out)
@@ -351,7 +356,7 @@ class TrellisCode:
 
 
 def compiled_kernels() -> Any | None:
-    """The numba kernels, or None where numba is not installed."""
+    """Return the numba kernels, or None where numba is not installed."""
     try:
         require("numba", extra="packed")
     except MissingExtraError:

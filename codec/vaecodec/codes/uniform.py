@@ -63,7 +63,7 @@ class FloatCode:
         return self.code_dim
 
     def encode(self, latents: FloatArray, *, threads: int | None = None) -> NDArray[Any]:  # noqa: ARG002
-        """Codes: float32 or float16 (n, k); what float16 cannot hold becomes its largest value."""
+        """Return codes: float32 or float16 (n, k); what float16 cannot hold becomes its largest value."""
         if self.type is CodeType.FLOAT32:
             return latents
         largest = np.finfo(np.float16).max
@@ -75,7 +75,7 @@ class FloatCode:
         return np.asarray((np.abs(latents) > largest).any(axis=1))
 
     def decode(self, codes: Any, *, threads: int | None = None) -> FloatArray:  # noqa: ARG002
-        """Latents: float32 (n, k)."""
+        """Return latents: float32 (n, k)."""
         return checked_codes(codes, self.name, self.code_dim, self.name).astype(np.float32)
 
     def expand(self, codes: NDArray[Any], out: FloatArray) -> None:
@@ -83,7 +83,7 @@ class FloatCode:
         out[:] = codes
 
     def query_steps(self, queries: FloatArray) -> FloatArray:
-        """The queries as they are."""
+        """Return the queries as they are."""
         return queries
 
 
@@ -124,7 +124,7 @@ class Int8Code:
         return self.code_dim
 
     def encode(self, latents: FloatArray, *, threads: int | None = None) -> NDArray[np.int8]:  # noqa: ARG002
-        """Codes: int8 (n, k)."""
+        """Return codes: int8 (n, k)."""
         return np.asarray(np.rint(latents / self.step).clip(-127, 127), np.int8)
 
     def saturated(self, latents: FloatArray) -> NDArray[np.bool_]:
@@ -132,7 +132,7 @@ class Int8Code:
         return np.asarray((np.abs(latents) > np.float32(127.5) * self.step).any(axis=1))
 
     def decode(self, codes: Any, *, threads: int | None = None) -> FloatArray:  # noqa: ARG002
-        """Latents: float32 (n, k)."""
+        """Return latents: float32 (n, k)."""
         codes = checked_codes(codes, np.int8, self.code_dim, self.name)
         latents = np.empty(codes.shape, np.float32)
         self.expand(codes, latents)
@@ -143,7 +143,7 @@ class Int8Code:
         np.multiply(codes, self.step, out=out)
 
     def query_steps(self, queries: FloatArray) -> FloatArray:
-        """The queries as they are."""
+        """Return the queries as they are."""
         return queries
 
 
@@ -201,7 +201,7 @@ class RotatedCode:
         return np.asarray(self.levels[(np.arange(256)[:, None] >> shifts) & ((1 << bits) - 1)])
 
     def encode(self, latents: FloatArray, *, threads: int | None = None) -> NDArray[np.uint8]:
-        """Codes: uint8 (n, bytes_per_vector)."""
+        """Return codes: uint8 (n, bytes_per_vector)."""
         codes = np.empty((len(latents), self.bytes_per_vector), np.uint8)
 
         def work(start: int, stop: int) -> None:
@@ -217,14 +217,14 @@ class RotatedCode:
         return np.asarray(self._norms(latents - self.mean) > np.finfo(np.float16).max)
 
     def coordinates(self, latents: FloatArray) -> FloatArray:
-        """What is rounded to levels, of about unit variance: float32 (n, k) of float32 (n, k) latents."""
+        """Return what is rounded to levels, of about unit variance: float32 (n, k) of float32 (n, k) latents."""
         centred = latents - self.mean
         norms = self._norms(centred)
         scales = np.sqrt(np.float32(self.steps)) / np.where(norms > 0, norms, 1)
         return rotate(centred * scales[:, None], self.signs)
 
     def nearest(self, coordinates: FloatArray) -> NDArray[np.uint8]:
-        """The number of the level nearest to each coordinate."""
+        """Return the number of the level nearest to each coordinate."""
         numbers = np.zeros(coordinates.shape, np.uint8)
         for edge in (self.levels[1:] + self.levels[:-1]) / 2:  # faster than a search for each coordinate
             numbers += coordinates > edge
@@ -248,7 +248,7 @@ class RotatedCode:
         return np.concatenate([packed, stored], axis=1)
 
     def decode(self, codes: Any, *, threads: int | None = None) -> FloatArray:
-        """Latents: float32 (n, k)."""
+        """Return latents: float32 (n, k)."""
         codes = checked_codes(codes, np.uint8, self.bytes_per_vector, self.name)
         latents = np.empty((len(codes), self.steps), np.float32)
 
@@ -272,5 +272,5 @@ class RotatedCode:
             np.multiply(values, norms * scale, out=out)
 
     def query_steps(self, queries: FloatArray) -> FloatArray:
-        """The queries, rotated."""
+        """Return the queries, rotated."""
         return rotate(queries, self.signs)

@@ -121,7 +121,7 @@ def nodes(design: Design) -> list[Node]:
 
 
 def width(design: Design, name: str) -> int:
-    """Width of one of the graph's inputs or outputs."""
+    """Return the width of one of the graph's inputs or outputs."""
     return design.dim if name in ("embedding", "query", "reconstruction") else design.code_dim
 
 

@@ -56,7 +56,7 @@ class Header:
     ids: bool
 
     def to_bytes(self, digest: str) -> bytes:
-        """JSON, filled up with spaces so that what follows is aligned."""
+        """Return JSON, filled up with spaces so that what follows is aligned."""
         text = json.dumps({**vars(self), "sha256": digest}, sort_keys=True).encode()
         return text + b" " * (-(_PREAMBLE.size + len(text)) % _ALIGNMENT)
 

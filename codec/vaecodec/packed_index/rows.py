@@ -40,7 +40,7 @@ class Rows:
         return len(self) - len(self.deleted)
 
     def take(self, numbers: IdArray) -> NDArray[Any]:
-        """The codes of some rows, (len(numbers), width)."""
+        """Return the codes of some rows, (len(numbers), width)."""
         if not len(self.added):
             return self.stored[numbers]
         if not len(self.stored):
@@ -52,26 +52,26 @@ class Rows:
         return codes
 
     def parts(self) -> Iterator[tuple[int, NDArray[Any]]]:
-        """What was loaded, and what was added, each after its first row's number."""
+        """Yield what was loaded, and what was added, each after its first row's number."""
         yield 0, self.stored
         yield len(self.stored), self.added
 
     def blocks(self, size: int) -> Iterator[tuple[int, NDArray[Any]]]:
-        """All codes in blocks, each after its first row's number."""
+        """Yield all codes in blocks, each after its first row's number."""
         for first, codes in self.parts():
             for start in range(0, len(codes), size):
                 yield first + start, codes[start : start + size]
 
     def ids_of(self, numbers: IdArray) -> IdArray:
-        """The ids of row numbers, of the same shape."""
+        """Return the ids of row numbers, of the same shape."""
         return numbers if self.ids is None else np.asarray(self.ids[numbers], np.int64)
 
     def live_numbers(self) -> IdArray:
-        """The numbers of the rows that are not deleted, ascending."""
+        """Return the numbers of the rows that are not deleted, ascending."""
         return np.delete(np.arange(len(self)), self.deleted)
 
     def without(self, numbers: IdArray) -> Rows:
-        """The same rows, these deleted, too."""
+        """Return the same rows, these deleted, too."""
         return replace(self, deleted=np.union1d(self.deleted, numbers))
 
 
@@ -89,7 +89,7 @@ class IdLookup:
         self._covered = self._seen = 0
 
     def find(self, rows: Rows, ids: IdArray) -> IdArray:
-        """The number of each id's row that is not deleted, -1 where there is none: int64 (n,)."""
+        """Return the number of each id's row that is not deleted, -1 where there is none: int64 (n,)."""
         if rows.ids is None:
             numbers = np.where((ids >= 0) & (ids < len(rows)), ids, -1)
         else:

@@ -110,7 +110,7 @@ class Scorer:
         return isinstance(self.code, (TrellisCode, ResidualCode)) and compiled_kernels() is not None
 
     def products(self, codes: NDArray[Any], threads: int | None) -> tuple[FloatArray, FloatArray]:
-        """Rows whose dot products with :meth:`widened` queries are finished scores.
+        """Return rows whose dot products with :meth:`widened` queries are finished scores.
 
         Returns:
             float32 (n, steps + 2), and the norms of what the codes decode to, float32 (n,).
@@ -134,7 +134,7 @@ class Scorer:
         return rows, norms
 
     def widened(self, queries: FloatArray) -> FloatArray:
-        """Queries, float32 (nq, code_dim), for :meth:`products`: float32 (nq, steps + 2)."""
+        """Return queries, float32 (nq, code_dim), for :meth:`products`: float32 (nq, steps + 2)."""
         offsets = queries @ self.code.mean
         steps = self.code.query_steps(queries)
         return np.column_stack([self._factor * steps, self._factor * offsets, np.ones_like(offsets)])
@@ -142,7 +142,7 @@ class Scorer:
     def many(
         self, rows: Rows, queries: FloatArray, k: int, allowed: IdArray | None, threads: int | None
     ) -> tuple[IdArray, FloatArray]:
-        """The k best rows of each query, by a matrix product with every block of rows."""
+        """Return the k best rows of each query, by a matrix product with every block of rows."""
         best = Best(len(queries), k)
         widened = self.widened(queries)
         for first, codes in rows.blocks(_BASE_ROWS):
@@ -165,7 +165,7 @@ class Scorer:
         allowed: IdArray | None,
         threads: int | None,
     ) -> tuple[IdArray, FloatArray]:
-        """The k best rows of one query, float32 (code_dim,): int64 (k,) and float32 (k,)."""
+        """Return the k best rows of one query, float32 (code_dim,): int64 (k,) and float32 (k,)."""
         needed = np.float32(-np.inf)
         numbers = allowed
         if derived.sketch is not None and (allowed is None or len(allowed) >= _SKETCHED_ROWS):

@@ -34,7 +34,7 @@ _ROUNDING = np.float32(1e-5)
 
 
 def sketch_bytes(code_bytes: int) -> int:
-    """Bytes in memory of one row's sketch and of its three norms, beside a code of ``code_bytes``."""
+    """Return the bytes in memory of one row's sketch and of its three norms, beside a code of ``code_bytes``."""
     return 2 * _axes(code_bytes) // 8 + 12
 
 
@@ -148,7 +148,7 @@ class Sketch:
         self._lost.append(lost)
 
     def estimate(self, query: FloatArray, count: int, *, fine: bool, threads: int | None) -> Estimate:
-        """Scores of the first ``count`` rows: their dot products with ``query``, float32 (w,), up to a bound.
+        """Return scores of the first ``count`` rows: their dot products with ``query``, float32 (w,), up to a bound.
 
         A fine estimate takes half as long again, and its bound is much closer.
         """

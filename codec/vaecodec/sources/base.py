@@ -59,7 +59,7 @@ class VectorSource(Protocol):
         ...
 
     def blocks(self, rows: int | None = None) -> Iterator[Rows]:
-        """Every vector once, in order, in arrays of at most ``rows`` rows (by default 8 MiB of float32).
+        """Yield every vector once, in order, in arrays of at most ``rows`` rows (by default 8 MiB of float32).
 
         Yields:
             float (m, dim) of the dtype stored, 1 <= m <= rows. Values are not checked.
@@ -80,12 +80,12 @@ class RandomAccessSource(VectorSource, Protocol):
         ...
 
     def take(self, rows: NDArray[np.int64]) -> Rows:
-        """The rows of these numbers: int64 (m,), strictly increasing, to a new float (m, dim)."""
+        """Read the rows of these numbers: int64 (m,), strictly increasing, to a new float (m, dim)."""
         ...
 
 
 def rows_per_block(dim: int) -> int:
-    """Rows of a block of the usual size."""
+    """Return the rows of a block of the usual size."""
     return max(1, BLOCK_BYTES // (4 * max(1, dim)))
 
 
@@ -189,7 +189,7 @@ def malformed_if_it_fails(what: str) -> Iterator[None]:
 
 
 def choose_column(name: str, what: str, found: list[str], vectors: list[str], column: str | None) -> str:
-    """The column asked for, or the only one of ``found`` that is among ``vectors``."""
+    """Return the column asked for, or the only one of ``found`` that is among ``vectors``."""
     named = ", ".join(sorted(found)) or "nothing"
     if column is not None:
         if column not in found:
@@ -206,7 +206,8 @@ def choose_column(name: str, what: str, found: list[str], vectors: list[str], co
 def choose_matrix(
     name: str, what: str, found: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]], column: str | None
 ) -> str:
-    """The same for arrays of known shape and dtype; one that is asked for must be a matrix of floating point values."""
+    """Return the same for arrays of known shape and dtype; one that is asked for must be a matrix of floating point
+    values."""
     matrices = [key for key, (shape, dtype) in found.items() if len(shape) == 2 and np.issubdtype(dtype, np.floating)]
     if column is None and not matrices:
         for key, (shape, dtype) in found.items():
@@ -218,7 +219,7 @@ def choose_matrix(
 
 
 def map_of(array: NDArray[Any]) -> mmap.mmap | None:
-    """The memory map an array is a view of, when dropping its pages loses nothing."""
+    """Return the memory map an array is a view of, when dropping its pages loses nothing."""
     base: Any = array
     mode = "c"  # pages changed in a copy-on-write map exist nowhere else
     while isinstance(base, np.ndarray):

@@ -129,7 +129,8 @@ def _is_number(text: str) -> bool:
 
 
 def parquet_files(path: Path) -> list[Path]:
-    """The file itself, or the Parquet files below a folder, sorted; raises SourceNotFoundError when there are none."""
+    """Return the file itself, or the Parquet files below a folder, sorted; raises SourceNotFoundError when there are
+    none."""
     if not path.is_dir():
         return [path]
     files = sorted(
@@ -143,7 +144,7 @@ def parquet_files(path: Path) -> list[Path]:
 
 
 def open_parquet(path: Path) -> Any:
-    """A ``pyarrow.parquet.ParquetFile`` that reads page by page, or MalformedSourceError.
+    """Return a ``pyarrow.parquet.ParquetFile`` that reads page by page, or MalformedSourceError.
 
     pyarrow would otherwise hold whole row groups, which may be the whole file. Page checksums are verified where the
     file has them.
@@ -178,7 +179,7 @@ def parquet_batches(
 
 
 def vector_column(schema: Any, path: Path, column: str | None, *, codes: bool = False) -> str:
-    """The name of the column of vectors in an Arrow schema; raises as :class:`ParquetSource` does."""
+    """Return the name of the column of vectors in an Arrow schema; raises as :class:`ParquetSource` does."""
     arrow = require("pyarrow", extra="parquet")
 
     types = arrow.types
@@ -209,7 +210,7 @@ def list_storage(values: Any) -> Any:
 
 
 def list_rows(values: Any, dim: int, path: Path, first_row: int) -> Rows:
-    """An Arrow array of n lists to a float (n, dim) array, without a Python loop.
+    """Turn an Arrow array of n lists into a float (n, dim) array, without a Python loop.
 
     Args:
         values: pyarrow ListArray, LargeListArray or FixedSizeListArray.

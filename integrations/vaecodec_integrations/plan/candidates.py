@@ -80,7 +80,7 @@ class Candidate:
     recalls: Mapping[int, Figures]
 
     def found(self, base: FloatArray, queries: FloatArray, count: int) -> IdArray:
-        """What such a search finds elsewhere: int64 (nq, count) of float32 (n, d) and (nq, d), nearest first."""
+        """Return what such a search finds elsewhere: int64 (nq, count) of float32 (n, d) and (nq, d), nearest first."""
         latents, asked = self.codec.encode(base), self.codec.encode_queries(queries)
         stored = self.code.decode(self.code.encode(latents))
         depth = RESCORED * count if self.setting.rescored else count
@@ -117,7 +117,7 @@ def candidates(
     wanted: Callable[[Setting], bool],
     on_step: Callable[[str], None],
 ) -> Iterator[Candidate]:
-    """Every setting that is smaller than the uncompressed vectors and that is ``wanted``.
+    """Yield every setting that is smaller than the uncompressed vectors and that is ``wanted``.
 
     ``factors`` are the amounts of re-ranking: so many times k are scored again with the originals.
 
@@ -160,7 +160,7 @@ class _Encoded:
     queries: FloatArray
 
     def truncated(self, width: int) -> _Encoded:
-        """The same linear codec with its first latents, which are those of the narrower codec."""
+        """Return the same linear codec with its first latents, which are those of the narrower codec."""
         assert isinstance(self.codec, LinearCodec)
         cosine = self.codec.latent_metric is Metric.COSINE
         narrow = []

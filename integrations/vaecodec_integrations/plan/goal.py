@@ -94,7 +94,7 @@ def read_goal(
 
 
 def parse_target(text: str) -> tuple[int, float]:
-    """``recall@10>=0.95`` to 10 and 0.95; raises ``EvaluationInputError``."""
+    """Return ``recall@10>=0.95`` to 10 and 0.95; raises ``EvaluationInputError``."""
     found = re.fullmatch(r"\s*recall@(\d+)\s*>=\s*(\d*\.?\d+)\s*(%?)\s*", text)
     if found is None:
         raise EvaluationInputError(f'target: expected such as "recall@10>=0.95", got {text!r}')
@@ -102,12 +102,12 @@ def parse_target(text: str) -> tuple[int, float]:
 
 
 def parse_bytes(text: str) -> int:
-    """``8GB``, ``512 MiB`` or a plain number to bytes; raises ``EvaluationInputError``."""
+    """Return ``8GB``, ``512 MiB`` or a plain number to bytes; raises ``EvaluationInputError``."""
     return _parsed(text, _BYTES, "ram", "8GB, 512MB or 16GiB")
 
 
 def parse_count(text: str) -> int:
-    """``50M``, ``300k`` or a plain number to a number; raises ``EvaluationInputError``."""
+    """Return ``50M``, ``300k`` or a plain number to a number; raises ``EvaluationInputError``."""
     return _parsed(text, _COUNTS, "vectors", "50M, 300k or 1000000")
 
 

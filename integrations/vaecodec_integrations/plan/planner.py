@@ -171,7 +171,7 @@ class Choice:
 
 
 def choices(considered: Iterable[Candidate], factors: Sequence[int], sample: PlanSample) -> list[Choice]:
-    """Every candidate with every amount of re-ranking."""
+    """Return every candidate with every amount of re-ranking."""
     return [
         Choice(candidate, factor, float(candidate.recalls[factor][sample.choosing].mean()))
         for candidate in considered
@@ -277,7 +277,7 @@ def _per_doubling(choice: Choice, sample: PlanSample) -> Interval:
 
 
 def draw(data: VectorSource, queries: VectorSource | None, k: int, metric: Metric, rows: int, seed: int) -> PlanSample:
-    """Documents and queries at random, and the exact answers; see :func:`plan` for arguments and errors."""
+    """Return documents and queries at random, and the exact answers; see :func:`plan` for arguments and errors."""
     known = _rows(sample_rows(data, max(rows, _FITTED_ROWS), seed), metric, data)
     random = np.random.default_rng(seed)
     if queries is not None:

@@ -75,30 +75,30 @@ class Store(ABC):
 
     @abstractmethod
     def holds(self, setting: Setting) -> bool:
-        """Whether vectors can be kept like that."""
+        """Tell whether vectors can be kept like that."""
 
     @abstractmethod
     def ram(self, setting: Setting) -> int:
-        """Bytes of RAM, with graph and ids."""
+        """Return the bytes of RAM, with graph and ids."""
 
     @abstractmethod
     def disk(self, setting: Setting, oversample: int) -> int:
-        """Bytes on disk, with the originals where these are needed."""
+        """Return bytes on disk, with the originals where these are needed."""
 
     @abstractmethod
     def uncompressed(self, dim: int) -> int:
-        """Bytes of RAM for a float32 vector that is kept as it is."""
+        """Return the bytes of RAM for a float32 vector that is kept as it is."""
 
     @abstractmethod
     def imports(self, oversample: int) -> list[str]:
-        """What :meth:`steps` needs."""
+        """Return what :meth:`steps` needs."""
 
     @abstractmethod
     def steps(self, setting: Setting, use: Use) -> list[str]:
-        """Python, line by line, after the codec was loaded."""
+        """Return Python, line by line, after the codec was loaded."""
 
     def instructions(self, setting: Setting, use: Use) -> str:
-        """From the vectors to a search: a command where the codec is still to be made, then Python."""
+        """Return from the vectors to a search: a command where the codec is still to be made, then Python."""
         command, path = "", setting.file
         if path is None:
             path = f"{setting.codec}{setting.width}.onnx"
@@ -249,7 +249,7 @@ class Pgvector(Store):
     _TYPES: ClassVar = {CodeType.FLOAT32: ("vector", 2_000), CodeType.FLOAT16: ("halfvec", 4_000)}
 
     def column_type(self, setting: Setting) -> str:
-        """The type of the column, without its width."""
+        """Return the type of the column, without its width."""
         assert setting.dtype is not None
         return self._TYPES[setting.dtype][0]
 

@@ -20,7 +20,7 @@ LABELS = {
 
 
 def headline(plan: Plan) -> str:
-    """One sentence: is the goal met, and where at what price."""
+    """Return one sentence: is the goal met, and where at what price."""
     stores = [
         f"{LABELS[answer.store]} {answer.recall.mean:.3f} with {answer.ram_bytes:,} bytes of RAM per vector, "
         f"{answer.ram_bytes / answer.uncompressed_ram_bytes:.0%} of the uncompressed"
@@ -36,7 +36,7 @@ def headline(plan: Plan) -> str:
 
 
 def basis(plan: Plan) -> str:
-    """What the figures rest on, and how far that carries."""
+    """Return what the figures rest on, and how far that carries."""
     queries = "documents held out as queries" if plan.held_out else "queries"
     text = (
         f"Measured among {plan.documents:,} documents of {plan.dim} dimensions; chosen on {plan.choosing:,} {queries}, "
@@ -52,7 +52,8 @@ def basis(plan: Plan) -> str:
 
 
 def rows(plan: Plan) -> list[Sequence[str]]:
-    """The table: first the headings, then a row for each figure; the first column names it. It fits 80 columns."""
+    """Return the table: first the headings, then a row for each figure; the first column names it. It fits 80
+    columns."""
     k, vectors = plan.goal.k, plan.goal.vectors
     columns = [[LABELS[answer.store], *_cells(answer, vectors)] for answer in plan.answers]
     names = [
@@ -77,7 +78,7 @@ def rows(plan: Plan) -> list[Sequence[str]]:
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
-    """The whole plan as JSON values."""
+    """Return the whole plan as JSON values."""
     content: dict[str, Any] = _plain({"met": plan.met, "headline": headline(plan), **asdict(plan)})
     return content
 

@@ -59,7 +59,7 @@ class CompressedVectorField(Field):  # type: ignore[misc]
         return name, path, args, kwargs
 
     def db_type(self, connection: Any) -> str:  # noqa: ARG002
-        """The column's type in SQL."""
+        """Return the column's type in SQL."""
         return self.storage.sql_type(self.codec)
 
     def get_db_prep_value(self, value: Any, connection: Any, prepared: bool = False) -> Any:  # noqa: ARG002
@@ -105,7 +105,7 @@ class LatentDistance(Func):  # type: ignore[misc]
         self._query = query
 
     def as_sql(self, compiler: Any, connection: Any, **extra: Any) -> tuple[str, list[Any]]:  # noqa: ARG002
-        """``column operator query``."""
+        """Return ``column operator query``."""
         column = self.source_expressions[0]
         field = column.output_field
         field.check_identity(connection)

@@ -14,7 +14,7 @@ _MARK = "vaecodec: "
 
 
 def record(codec: Codec, storage: Storage) -> dict[str, Any]:
-    """What the comment says of the codec."""
+    """Return what the comment says of the codec."""
     return {
         "codec_id": codec.codec_id,
         "dim": codec.dim,
@@ -25,13 +25,13 @@ def record(codec: Codec, storage: Storage) -> dict[str, Any]:
 
 
 def with_record(comment: str | None, codec: Codec, storage: Storage) -> str:
-    """A column's comment with the codec's record as its last line; what people wrote stays."""
+    """Return a column's comment with the codec's record as its last line; what people wrote stays."""
     own = [line for line in (comment or "").splitlines() if not line.startswith(_MARK)]
     return "\n".join([*own, _MARK + json.dumps(record(codec, storage), sort_keys=True)])
 
 
 def read_record(comment: str | None) -> dict[str, Any] | None:
-    """The record in a comment, or None where there is none that can be read."""
+    """Return the record in a comment, or None where there is none that can be read."""
     for line in (comment or "").splitlines():
         if line.startswith(_MARK):
             try:

@@ -115,11 +115,11 @@ class CompressedVector(_Compressed):
         type: CompressedVector
 
         def distance(self, query: Any) -> ColumnElement[float]:
-            """The distance by which the codec's latents must be compared; smaller is nearer."""
+            """Return the distance by which the codec's latents must be compared; smaller is nearer."""
             return self._by(self.type.storage.operator(self.type.codec), query)
 
         def cosine_distance(self, query: Any) -> ColumnElement[float]:
-            """1 - cosine of the latents, for codecs whose latents are compared by cosine."""
+            """Return 1 - cosine of the latents, for codecs whose latents are compared by cosine."""
             return self._by("<=>", query)
 
         def max_inner_product(self, query: Any) -> ColumnElement[float]:
@@ -127,11 +127,11 @@ class CompressedVector(_Compressed):
             return self._by("<#>", query)
 
         def l2_distance(self, query: Any) -> ColumnElement[float]:
-            """Euclidean distance of the latents, for codecs whose latents are compared by it."""
+            """Return Euclidean distance of the latents, for codecs whose latents are compared by it."""
             return self._by("<->", query)
 
         def hamming_distance(self, query: Any) -> ColumnElement[float]:
-            """Number of bits that differ, for columns of bits."""
+            """Return number of bits that differ, for columns of bits."""
             return self._by("<~>", query)
 
         def _by(self, operator: str, query: Any) -> ColumnElement[float]:

@@ -29,15 +29,15 @@ class Storage(StrEnum):
     BIT = "bit"
 
     def sql_type(self, codec: Codec) -> str:
-        """The column's type in SQL, such as ``halfvec(128)``."""
+        """Return the column's type in SQL, such as ``halfvec(128)``."""
         return f"{self}({codec.code_dim})"
 
     def operator(self, codec: Codec) -> str:
-        """The distance operator of pgvector that compares this codec's latents."""
+        """Return the distance operator of pgvector that compares this codec's latents."""
         return "<~>" if self is Storage.BIT else _OPERATORS[codec.latent_metric]
 
     def operator_class(self, codec: Codec) -> str:
-        """The operator class for ``CREATE INDEX ... USING hnsw (column operator_class)``."""
+        """Return the operator class for ``CREATE INDEX ... USING hnsw (column operator_class)``."""
         return "bit_hamming_ops" if self is Storage.BIT else f"{self}_{_OPERATOR_CLASSES[codec.latent_metric]}_ops"
 
     def documents(self, codec: Codec, vectors: Any) -> list[Any]:

@@ -65,7 +65,7 @@ class Codecs:
         yield from self._resolved.values()
 
     def of(self, collection: str, vectors: Collection[str]) -> Assigned:
-        """The codecs of a collection.
+        """Return the codecs of a collection.
 
         Args:
             collection: its name, or an alias.
@@ -87,7 +87,7 @@ class Codecs:
         return Assigned(everywhere, named=False)
 
     def of_record(self, record: Mapping[str, Any]) -> VectorCodec | None:
-        """The codec that a collection's record names, if this client has it."""
+        """Return the codec that a collection's record names, if this client has it."""
         wanted = (record.get("codec_id"), record.get("code_dim"))
         return next((codec for codec in self if (codec.codec_id, codec.code_dim) == wanted), None)
 

@@ -24,7 +24,8 @@ _OVERSAMPLING = 3.0
 
 
 def recommended_config(codec: VectorCodec, *, bytes: int) -> dict[str, Any]:  # noqa: A002 - the user's word for it
-    """Arguments of ``create_collection`` for the unnamed vector: the most precise search within the given memory.
+    """Return arguments of ``create_collection`` for the unnamed vector: the most precise search within the given
+    memory.
 
     Up to 8 bits per dimension the latents stay on disk as floats and Qdrant's TurboQuant codes of them in RAM (Qdrant
     1.18 and later); with more, the floats themselves are searched. The graph keeps Qdrant's own defaults. Search with
@@ -50,8 +51,8 @@ def recommended_config(codec: VectorCodec, *, bytes: int) -> dict[str, Any]:  # 
 
 
 def recommended_search_params(codec: VectorCodec, *, bytes: int) -> models.SearchParams:  # noqa: A002 - as above
-    """``search_params`` for a collection that :func:`recommended_config` describes: what exact search over the float
-    latents finds.
+    """Return ``search_params`` for a collection that :func:`recommended_config` describes: what exact search over the
+    float latents finds.
 
     Codes find three times the candidates wanted, the latents on the disk order them. Without these parameters Qdrant
     decides by itself whether to re-score, and takes no more candidates than are wanted.

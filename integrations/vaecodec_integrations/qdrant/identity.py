@@ -29,24 +29,24 @@ METADATA_KEY = "vaecodec"
 
 
 def metadata_key(name: str) -> str:
-    """The metadata key of the compressed vector ``name``."""
+    """Return the metadata key of the compressed vector ``name``."""
     return f"{METADATA_KEY}:{name}" if name else METADATA_KEY
 
 
 def vector_of_key(key: str) -> str:
-    """The vector that a key of :func:`metadata_key` names."""
+    """Return the vector that a key of :func:`metadata_key` names."""
     return key.partition(":")[2]
 
 
 def names_codec(key: str) -> bool:
-    """Whether a metadata key is one of :func:`metadata_key`'s."""
+    """Tell whether a metadata key is one of :func:`metadata_key`'s."""
     return key == METADATA_KEY or key.startswith(f"{METADATA_KEY}:")
 
 
 def identity_record(
     codec: VectorCodec, originals: Originals, original: str | None, originals_id: str | None = None
 ) -> dict[str, Any]:
-    """What the collection's metadata says about one compressed vector.
+    """Return what the collection's metadata says about one compressed vector.
 
     Args:
         originals: where the originals are kept.
@@ -66,7 +66,7 @@ def identity_record(
 
 
 def is_own_key(key: str) -> bool:
-    """Whether a metadata key was written by this package, so that a user of the client does not see it."""
+    """Tell whether a metadata key was written by this package, so that a user of the client does not see it."""
     return names_codec(key) or key.startswith(f"{METADATA_KEY}-")
 
 
@@ -125,7 +125,7 @@ def read_layout(
 
 
 def without_vector(collection: str, assigned: Assigned, plain: Mapping[str, int], vectors: Sequence[str]) -> str:
-    """Why a codec seems to be meant for a vector of another name; empty if none does.
+    """Return why a codec seems to be meant for a vector of another name; empty if none does.
 
     Args:
         collection: whose codecs these are.
@@ -146,7 +146,7 @@ def without_vector(collection: str, assigned: Assigned, plain: Mapping[str, int]
 
 
 def uncompressed(collection: str, name: str, codec: VectorCodec) -> str:
-    """Why the codec's collection cannot be written: its vectors are not compressed."""
+    """Return why the codec's collection cannot be written: its vectors are not compressed."""
     return (
         f"collection {collection!r}, vector {name!r}: expected compressed vectors of size {codec.code_dim}, got "
         f"uncompressed ones of size {codec.dim}; copy the collection with `vaecodec migrate`, or open it without this "
@@ -244,7 +244,7 @@ def check_record(
 
 
 def no_identity(collection: str, missing: Mapping[str, Any]) -> CodecMismatchError:
-    """The error for a filled collection whose metadata names no codec."""
+    """Return the error for a filled collection whose metadata names no codec."""
     return CodecMismatchError(
         f"collection {collection!r}: expected the codec's id in its metadata ({', '.join(map(repr, missing))}), got "
         "points but no id; if its vectors were made by this codec, open it with trust=True, otherwise copy it with "
@@ -253,7 +253,7 @@ def no_identity(collection: str, missing: Mapping[str, Any]) -> CodecMismatchErr
 
 
 def metadata_not_kept(collection: str) -> CodecMismatchError:
-    """The error for a server that drops collection metadata."""
+    """Return the error for a server that drops collection metadata."""
     return CodecMismatchError(
         f"collection {collection!r}: the server did not keep the collection's metadata (Qdrant does from version "
         "1.16 on); upgrade it, or open the collection with trust=True and see to it that one codec is used"
@@ -261,7 +261,8 @@ def metadata_not_kept(collection: str) -> CodecMismatchError:
 
 
 def logical_info(info: models.CollectionInfo, layout: Layout) -> models.CollectionInfo:
-    """The collection as a user of the client sees it: original sizes and distances, only metadata of the user's own.
+    """Return the collection as a user of the client sees it: original sizes and distances, only metadata of the user's
+    own.
 
     Kept originals are not listed. Frameworks compare sizes with their embedding model before they use a collection.
     """

@@ -72,19 +72,19 @@ class Layout:
         return any(vector.original is not None for vector in self.coded.values())
 
     def stores_like(self, other: Layout) -> bool:
-        """Whether vectors that were encoded for one collection may be written to the other."""
+        """Tell whether vectors that were encoded for one collection may be written to the other."""
         return self.others == other.others and [vector.stored_as for vector in self.coded.values()] == [
             vector.stored_as for vector in other.coded.values()
         ]
 
 
 def original_name(name: str) -> str:
-    """The name that new collections give to the uncompressed form of the vector ``name``."""
+    """Return the name that new collections give to the uncompressed form of the vector ``name``."""
     return f"{name}_original" if name else "original"
 
 
 def dense_params(info: models.CollectionInfo) -> dict[str, models.VectorParams]:
-    """The dense vectors of a collection by name, the unnamed one under the empty name."""
+    """Return the dense vectors of a collection by name, the unnamed one under the empty name."""
     vectors = info.config.params.vectors
     if vectors is None:
         return {}

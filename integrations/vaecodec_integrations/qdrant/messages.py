@@ -18,7 +18,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 def copy_with(model: ModelT, **changes: Any) -> ModelT:
-    """A copy with some fields replaced, without validating vectors float by float again.
+    """Return a copy with some fields replaced, without validating vectors float by float again.
 
     What ``model_copy(update=changes)`` returns for models without extra or private attributes, as all of Qdrant's are,
     in half the time: it would be most of what this package adds to the upsert of a point.
@@ -57,7 +57,7 @@ QUERY: Any = models.QueryRequest.model_fields["query"].annotation
 
 
 def as_rest(argument: Any, kind: Any = None) -> Any:
-    """An argument as the REST model that says the same, if it is a gRPC message or a plain dict.
+    """Return an argument as the REST model that says the same, if it is a gRPC message or a plain dict.
 
     Args:
         argument: as the client was given it.
@@ -86,7 +86,7 @@ def _as_list(vectors: Any) -> Any:
 
 
 def as_plain(vectors: Any) -> Any:
-    """A vector or several, held by anything such as a tensor, a series or a frame, as an array; else as it is.
+    """Return a vector or several, held by anything such as a tensor, a series or a frame, as an array; else as it is.
 
     Raises:
         InvalidVectorsError: it holds masked values, rows of several widths or no numbers.
@@ -106,7 +106,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def rest_points(points: Any, kind: type[BaseModel] = models.PointStruct) -> Any:
-    """A batch, or a list of points, as models.
+    """Return a batch, or a list of points, as models.
 
     Args:
         points: a batch, or an iterable of points.

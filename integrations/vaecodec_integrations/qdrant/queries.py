@@ -50,7 +50,7 @@ class Search(NamedTuple):
         offset: int | None = None,
         lookup_from: Any = None,
     ) -> Search:
-        """The arguments of a query, each in any form that the client takes."""
+        """Return the arguments of a query, each in any form that the client takes."""
         return cls(
             as_query(query),
             using,
@@ -65,7 +65,7 @@ class Search(NamedTuple):
 
     @classmethod
     def from_model(cls, request: Any) -> Search:
-        """A ``QueryRequest`` or ``Prefetch`` as a search."""
+        """Return a ``QueryRequest`` or ``Prefetch`` as a search."""
         return cls.of(
             query=request.query,
             using=request.using,
@@ -79,7 +79,7 @@ class Search(NamedTuple):
         )
 
     def model_fields(self) -> dict[str, Any]:
-        """The fields that ``QueryRequest`` and ``Prefetch`` share."""
+        """Return the fields that ``QueryRequest`` and ``Prefetch`` share."""
         return {
             "query": self.query,
             "using": self.using,
@@ -93,7 +93,7 @@ class Search(NamedTuple):
 
 
 def as_query(query: Any) -> Any:
-    """The short forms of a query (an id, a vector, an array) as the models they stand for."""
+    """Return the short forms of a query (an id, a vector, an array) as the models they stand for."""
     query = as_plain(as_rest(query, QUERY))
     if isinstance(query, (np.ndarray, tuple)):
         query = list(query) if isinstance(query, tuple) else query.tolist()
@@ -114,7 +114,7 @@ _QUERY_MODELS: tuple[type[BaseModel], ...] = get_args(models.Query)
 
 
 def map_query(query: Any, change: Callable[[Any], Any]) -> Any:
-    """A copy of a query model with ``change`` applied to each of its inputs: vectors, ids, sparse vectors."""
+    """Return a copy of a query model with ``change`` applied to each of its inputs: vectors, ids, sparse vectors."""
     match query:
         case models.NearestQuery():
             return copy_with(query, nearest=change(query.nearest))
@@ -146,7 +146,7 @@ def _map_context(context: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def searches_vectors(query: Any) -> bool:
-    """Whether a query compares vectors at all; fusion, formula, order, text and sampling do not."""
+    """Tell whether a query compares vectors at all; fusion, formula, order, text and sampling do not."""
     return isinstance(
         query,
         (
@@ -160,12 +160,12 @@ def searches_vectors(query: Any) -> bool:
 
 
 def is_dense(vector: Any) -> bool:
-    """Whether a query input is a vector or multivector, not an id, a sparse vector or an object to be embedded."""
+    """Tell whether a query input is a vector or multivector, not an id, a sparse vector or an object to be embedded."""
     return isinstance(vector, (list, np.ndarray))
 
 
 def averages(query: Any) -> bool:
-    """Whether a query searches for the average of its examples."""
+    """Tell whether a query searches for the average of its examples."""
     return isinstance(query, models.RecommendQuery) and query.recommend.strategy in (
         None,
         models.RecommendStrategy.AVERAGE_VECTOR,
@@ -182,7 +182,7 @@ class QueryVectors:
         self._gathered: dict[str, list[_Place]] = {}
 
     def encoded(self, coded: CodedVector, query: Any) -> Any:
-        """A query whose vectors will be their encoded form; ids and sparse vectors stay as they are."""
+        """Return a query whose vectors will be their encoded form; ids and sparse vectors stay as they are."""
         weighted = averages(query) and coded.codec.metric is Metric.COSINE and not coded.multi
 
         def replace(vector: Any) -> Any:
@@ -223,7 +223,8 @@ class _Place(NamedTuple):
 
 
 def with_embedded_texts(layout: Layout, search: Search, texts: TextEmbedder) -> Search:
-    """A search, its prefetches included, whose texts and images are embedded where their vector is compressed."""
+    """Return a search, its prefetches included, whose texts and images are embedded where their vector is
+    compressed."""
     name = search.using or UNNAMED
 
     def embed(value: Any) -> Any:
@@ -243,12 +244,12 @@ def with_embedded_texts(layout: Layout, search: Search, texts: TextEmbedder) -> 
 
 
 def original_query(query: Any) -> Any:
-    """A query over uncompressed vectors: its vectors as lists of floats."""
+    """Return a query over uncompressed vectors: its vectors as lists of floats."""
     return map_query(query, lambda vector: plain_floats(vector) if is_dense(vector) else vector)
 
 
 def lookup_collections(search: Any) -> Iterator[str]:
-    """The collections that a search, or its prefetches, look ids up in."""
+    """Yield the collections that a search, or its prefetches, look ids up in."""
     if search.lookup_from is not None:
         yield search.lookup_from.collection
     prefetch = search.prefetch
@@ -257,7 +258,7 @@ def lookup_collections(search: Any) -> Iterator[str]:
 
 
 def lookup_vector(coded: CodedVector, search: Search, lookups: Mapping[str, Layout]) -> CodedVector | None:
-    """The vector of another collection that ids are looked up in; it must be compressed by the same codec."""
+    """Return the vector of another collection that ids are looked up in; it must be compressed by the same codec."""
     if search.lookup_from is None:
         return None
     name = search.lookup_from.vector or search.using or UNNAMED

@@ -17,14 +17,14 @@ from vaecodec_integrations.qdrant.queries import is_dense
 
 
 def to_compressed(calibration: ScoreCalibration | None, threshold: float | None) -> float | None:
-    """A threshold on original scores as one on compressed scores."""
+    """Return a threshold on original scores as one on compressed scores."""
     if calibration is None or threshold is None:
         return threshold
     return (threshold - calibration.offset) / calibration.scale
 
 
 def calibrated(calibration: ScoreCalibration | None, points: Sequence[Any]) -> Sequence[Any]:
-    """Scored points with estimates of their original scores."""
+    """Return scored points with estimates of their original scores."""
     if calibration is None:
         return points
     return [copy_with(p, score=calibration.scale * p.score + calibration.offset) for p in points]
@@ -41,7 +41,7 @@ def by_file(
     offset: int,
     score_threshold: float | None,
 ) -> list[Any]:
-    """Candidates in the order of their exact scores, with these scores.
+    """Return candidates in the order of their exact scores, with these scores.
 
     Args:
         query: float (dim,), or the id of a point whose original is the query.
@@ -67,7 +67,7 @@ def by_file(
 
 
 def exact_scores(query: FloatArray, rows: FloatArray, metric: Metric) -> FloatArray:
-    """Qdrant's score of one query, float32 (1, d), and each row, float32 (n, d): float32 (n,).
+    """Return Qdrant's score of one query, float32 (1, d), and each row, float32 (n, d): float32 (n,).
 
     Cosine and dot are similarities; L2 is the distance, not squared, as in Qdrant.
     """

@@ -102,23 +102,23 @@ STATIC = frozenset(
 
 
 def is_local(options: Mapping[str, Any]) -> bool:
-    """Whether a client with these options runs Qdrant in its own process, in memory or in a folder."""
+    """Tell whether a client with these options runs Qdrant in its own process, in memory or in a folder."""
     return options["location"] == ":memory:" or options["path"] is not None
 
 
 def uploads_arrays(options: Mapping[str, Any]) -> bool:
-    """Whether the uploader of a client with these options sends the bytes of arrays, not lists of floats."""
+    """Tell whether the uploader of a client with these options sends the bytes of arrays, not lists of floats."""
     major, minor = version("qdrant-client").split(".")[:2]
     return (int(major), int(minor)) >= (1, 20) and bool(options["prefer_grpc"]) and not is_local(options)
 
 
 def public_methods(client: type) -> dict[str, Callable[..., Any]]:
-    """The methods that a user of the client can call, by name."""
+    """Return the methods that a user of the client can call, by name."""
     return {name: value for name, value in inspect.getmembers(client, callable) if not name.startswith("_")}
 
 
 def bound_arguments(names: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by name, positional ones included.
+    """Return the arguments of a call by name, positional ones included.
 
     ``inspect.Signature.bind`` would do the same, but takes as long as encoding a vector.
     """
@@ -131,7 +131,7 @@ def bound_arguments(names: Sequence[str], args: tuple[Any, ...], kwargs: dict[st
 
 
 def refusal(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-    """A stand-in for a method that this version of vaecodec does not know."""
+    """Return a stand-in for a method that this version of vaecodec does not know."""
 
     @wraps(original)
     def refuse(*_: Any, **__: Any) -> Any:
@@ -144,6 +144,6 @@ def refusal(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def parameter_names(method: Callable[..., Any]) -> tuple[str, ...]:
-    """The names of a method's parameters that can be given by position, without ``self``."""
+    """Return the names of a method's parameters that can be given by position, without ``self``."""
     parameters = list(inspect.signature(method).parameters.values())[1:]
     return tuple(p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -36,7 +36,7 @@ class TextEmbedder:
         return ModelEmbedder(is_local_mode=self._local)
 
     def embed(self, objects: Sequence[Any], *, queries: bool, label: str) -> list[Any]:
-        """A vector, or a multivector, for each object: lists of floats.
+        """Return a vector, or a multivector, for each object: lists of floats.
 
         Args:
             objects: of :data:`INFERENCE`.
@@ -56,7 +56,7 @@ class TextEmbedder:
 
 
 def embedded(texts: TextEmbedder, vectors: Sequence[Any], *, queries: bool, label: str) -> Sequence[Any]:
-    """The vectors, with every object to be embedded replaced by its embedding."""
+    """Return the vectors, with every object to be embedded replaced by its embedding."""
     rows = [row for row, vector in enumerate(vectors) if isinstance(vector, INFERENCE)]
     if not rows:
         return vectors

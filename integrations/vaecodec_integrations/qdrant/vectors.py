@@ -25,7 +25,7 @@ FetchOriginals = Callable[[Sequence[Any]], tuple[FloatArray, "np.ndarray[Any, np
 
 
 def encode_vectors(layout: Layout, vectors: Sequence[Any], ids: Sequence[Any], *, arrays: bool = False) -> list[Any]:
-    """One point's vectors per item, plain or by name, with the compressed ones encoded as documents.
+    """Return one point's vectors per item, plain or by name, with the compressed ones encoded as documents.
 
     Args:
         vectors: per point a vector, a multivector, or a dict of these by name.
@@ -64,7 +64,7 @@ def _point_label(ids: Sequence[Any]) -> Label:
 
 
 def encode_batch(layout: Layout, batch: models.Batch) -> models.Batch:
-    """A ``Batch`` with its compressed columns encoded."""
+    """Return a ``Batch`` with its compressed columns encoded."""
     columns: dict[str, Any] = dict(batch.vectors) if isinstance(batch.vectors, dict) else {UNNAMED: batch.vectors}
 
     def label(row: int) -> str:
@@ -81,7 +81,7 @@ def encode_batch(layout: Layout, batch: models.Batch) -> models.Batch:
 
 
 def embed_batch(layout: Layout, batch: models.Batch, texts: TextEmbedder) -> models.Batch:
-    """A ``Batch`` with the texts and images of its compressed columns replaced by embeddings."""
+    """Return a ``Batch`` with the texts and images of its compressed columns replaced by embeddings."""
     columns: dict[str, Any] = dict(batch.vectors) if isinstance(batch.vectors, dict) else {UNNAMED: batch.vectors}
     for name in layout.coded.keys() & columns.keys():
         columns[name] = embedded(texts, columns[name], queries=False, label=f"vector {name!r}")
@@ -89,7 +89,7 @@ def embed_batch(layout: Layout, batch: models.Batch, texts: TextEmbedder) -> mod
 
 
 def embed_vectors(layout: Layout, vectors: Sequence[Any], texts: TextEmbedder) -> Sequence[Any]:
-    """One point's vectors per item, with the texts and images of the compressed ones replaced by embeddings."""
+    """Return one point's vectors per item, with the texts and images of the compressed ones replaced by embeddings."""
     if _all_plain(vectors):
         return vectors
     for name in layout.coded:
@@ -109,7 +109,7 @@ def embed_vectors(layout: Layout, vectors: Sequence[Any], texts: TextEmbedder) -
 def encode_column(
     coded: CodedVector, vectors: Sequence[Any], label: Label, *, queries: bool = False
 ) -> FloatArray | list[FloatArray]:
-    """Vectors of one name as float32 (n, code_dim); multivectors, row by row, as float32 (m, code_dim) each.
+    """Return vectors of one name as float32 (n, code_dim); multivectors, row by row, as float32 (m, code_dim) each.
 
     Vectors of the latents' width are latents already, as of an embedding model with the codec inside, and stay so.
 
@@ -138,14 +138,14 @@ def encode_column(
 
 
 def as_lists(encoded: FloatArray | list[FloatArray]) -> list[Any]:
-    """What :func:`encode_column` returns as lists of floats, which is what Qdrant's models hold."""
+    """Return what :func:`encode_column` returns as lists of floats, which is what Qdrant's models hold."""
     if isinstance(encoded, list):
         return [rows.tolist() for rows in encoded]
     return list(encoded.tolist())
 
 
 def plain_floats(vectors: Any) -> Any:
-    """Arrays, and lists of numbers of any type at any depth, as lists of Python's floats."""
+    """Return arrays, and lists of numbers of any type at any depth, as lists of Python's floats."""
     return as_rows(vectors).astype(np.float64).tolist()
 
 
@@ -254,7 +254,7 @@ def _first_bad(rows: FloatArray, width: int, metric: Metric) -> int:
 
 
 def stored_selection(layout: Layout, with_vectors: Any) -> Any:
-    """``with_vectors`` as the server must be asked: kept originals instead of their compressed form."""
+    """Return ``with_vectors`` as the server must be asked: kept originals instead of their compressed form."""
     if with_vectors is True and layout.hides_originals:
         with_vectors = [*layout.coded, *layout.others]
     if not isinstance(with_vectors, (list, tuple)):
@@ -263,8 +263,8 @@ def stored_selection(layout: Layout, with_vectors: Any) -> Any:
 
 
 def restore_records(layout: Layout, records: Sequence[Any], fetch: FetchOriginals | None) -> Sequence[Any]:
-    """``Record`` or ``ScoredPoint`` with vectors of the original width: the original where one is kept, otherwise
-    the reconstruction."""
+    """Return ``Record`` or ``ScoredPoint`` with vectors of the original width: the original where one is kept,
+    otherwise the reconstruction."""
     if not layout.coded or all(record.vector is None for record in records):
         return records
     restored: list[Any] = [
@@ -292,13 +292,13 @@ def restore_records(layout: Layout, records: Sequence[Any], fetch: FetchOriginal
 
 
 def vector_of(record: Any, name: str) -> Any:
-    """A point's vector of this name, as it was read; None where it has none."""
+    """Return a point's vector of this name, as it was read; None where it has none."""
     found = record.vector
     return found.get(name) if isinstance(found, Mapping) else None if name else found
 
 
 def decode_column(coded: CodedVector, codes: Sequence[Any]) -> list[Any]:
-    """Stored latents of one name as reconstructions, lists of ``dim`` floats; multivectors row by row."""
+    """Return stored latents of one name as reconstructions, lists of ``dim`` floats; multivectors row by row."""
     if not codes:
         return []
     if not coded.multi:

@@ -21,7 +21,7 @@ FIRST_VERSIONS = {
 
 
 def features(vectors: Iterable[Any], quantization: Any = None) -> Iterator[str]:
-    """The features, of :data:`FIRST_VERSIONS`, that vectors are created with.
+    """Yield the features, of :data:`FIRST_VERSIONS`, that vectors are created with.
 
     Args:
         vectors: ``VectorParams``, ``VectorParamsDiff`` or ``DenseVectorConfig``.

@@ -29,7 +29,7 @@ def read_vectors(location: str, *, queries: bool = False) -> NDArray[Any]:
 
 
 def read_relevant(path: Path) -> list[list[int]]:
-    """The rows of the base that answer each query.
+    """Return the rows of the base that answer each query.
 
     Args:
         path: ``.npy`` with integers (nq,), one row for each query, or ``.json`` with a list of rows for each.
@@ -55,7 +55,7 @@ def read_relevant(path: Path) -> list[list[int]]:
 
 
 def read_labels(path: Path) -> Sequence[str]:
-    """A label for each query: ``.npy`` with strings or integers (nq,), or text with one line for each.
+    """Return a label for each query: ``.npy`` with strings or integers (nq,), or text with one line for each.
 
     Raises:
         EvaluationInputError: there is no such file, or it holds something else.
@@ -71,7 +71,7 @@ def read_labels(path: Path) -> Sequence[str]:
 
 
 def read_scored_pairs(path: Path) -> ScoredPairs:
-    """Pairs of embeddings and how alike people found them.
+    """Return pairs of embeddings and how alike people found them.
 
     Args:
         path: ``.npz`` with float (n, d) arrays ``first`` and ``second``, and ``scores`` (n,).
@@ -86,7 +86,7 @@ def read_scored_pairs(path: Path) -> ScoredPairs:
 
 
 def read_report(path: Path) -> Run:
-    """What an earlier report measured, from its ``report.json``; raises ``EvaluationInputError``."""
+    """Return what an earlier report measured, from its ``report.json``; raises ``EvaluationInputError``."""
     try:
         document = parse_json(_text(path))
         version = document["format_version"]

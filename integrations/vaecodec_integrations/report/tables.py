@@ -37,7 +37,7 @@ class Table:
 
 
 def tables(summary: ReportSummary, run: Run) -> list[Table]:
-    """Everything that the report shows in tables, in order."""
+    """Return everything that the report shows in tables, in order."""
     shown = [_quality(summary)]
     if summary.rivals:
         shown.append(_rivals(summary))

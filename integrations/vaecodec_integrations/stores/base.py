@@ -138,7 +138,7 @@ class CompressedStore(ABC):
 
 
 def codec_record(codec: VectorCodec, originals: OriginalsColumn | None) -> dict[str, Any]:
-    """What is stored of the codec beside a collection."""
+    """Return what is stored of the codec beside a collection."""
     return {
         "codec_id": codec.codec_id,
         "code_dim": codec.code_dim,

@@ -44,24 +44,24 @@ class CompressedEmbeddingFunction(EmbeddingFunction[Documents]):
         return list(self.codec.encode(as_rows(self._model(input))))
 
     def embed_query(self, input: Documents) -> Embeddings:  # noqa: A002
-        """Latents of queries, by the codec's query entry: for each text float32 (code_dim,)."""
+        """Return latents of queries, by the codec's query entry: for each text float32 (code_dim,)."""
         return list(self.codec.encode_queries(as_rows(self._model.embed_query(input))))
 
     @staticmethod
     def name() -> str:
-        """What Chroma keeps it under."""
+        """Return what Chroma keeps it under."""
         return "vaecodec"
 
     def default_space(self) -> Any:
-        """How latents must be compared, in Chroma's terms."""
+        """Return how latents must be compared, in Chroma's terms."""
         return _SPACES[self.codec.latent_metric]
 
     def supported_spaces(self) -> list[Any]:
-        """The one way in which latents can be compared."""
+        """Return the one way in which latents can be compared."""
         return [_SPACES[self.codec.latent_metric]]
 
     def get_config(self) -> dict[str, Any]:
-        """What :meth:`build_from_config` needs."""
+        """Return what :meth:`build_from_config` needs."""
         return {
             "model": self._model.name(),
             "model_config": self._model.get_config(),

@@ -54,13 +54,13 @@ class CompressedEmbeddings(EmbeddingFunction):
         return made
 
     def ndims(self) -> int:
-        """Width of the latents."""
+        """Return the width of the latents."""
         return self._codec.code_dim
 
     def compute_source_embeddings(self, texts: Any, *_: Any, **__: Any) -> list[Any]:
-        """Latents of documents: for each text float32 (code_dim,)."""
+        """Return latents of documents: for each text float32 (code_dim,)."""
         return list(self._codec.encode(as_rows(self._model.compute_source_embeddings(texts))))
 
     def compute_query_embeddings(self, query: Any, *_: Any, **__: Any) -> list[Any]:
-        """Latents of queries, by the codec's query entry: for each text float32 (code_dim,)."""
+        """Return latents of queries, by the codec's query entry: for each text float32 (code_dim,)."""
         return list(self._codec.encode_queries(as_rows(self._model.compute_query_embeddings(query))))

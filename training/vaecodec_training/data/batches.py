@@ -69,7 +69,7 @@ class ShuffledBatches:
         return len(self._rows) // self.batch if self.batch else 0
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[tuple[FloatArray, ...]]:
-        """The batches of an epoch after the first ``skip``, each a float32 (batch, dim) array per source.
+        """Yield the batches of an epoch after the first ``skip``, each a float32 (batch, dim) array per source.
 
         Skipping reads nothing, so a run resumes in the middle of an epoch at no cost.
         """
@@ -128,7 +128,7 @@ class Batch:
     query_perturbation: Tensor
 
     def blurred(self, size: float) -> tuple[Tensor, Tensor | None]:
-        """Documents and queries with noise of this norm relative to theirs."""
+        """Return documents and queries with noise of this norm relative to theirs."""
         if not size:
             return self.documents, self.queries
 
@@ -168,7 +168,8 @@ class Batches:
         self.documents = _Numbered(ShuffledBatches([collection.documents], rows, alone, recipe.seed))
 
     def at(self, number: int, rank: int, device: torch.device) -> Batch:
-        """A process's share of a batch. All shares in the order of their processes are the batch of one process."""
+        """Return a process's share of a batch. All shares in the order of their processes are the batch of one
+        process."""
         (documents,) = self.documents[number]
         generator = torch.Generator().manual_seed((self.recipe.seed << 32) + number)
         parts, queries = [documents], None

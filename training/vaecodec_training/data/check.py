@@ -65,7 +65,7 @@ class DataReport:
         return float(1 / np.sum(self.spectrum**2))
 
     def dims_for(self, share: float) -> int:
-        """How many principal axes hold this share of the variance."""
+        """Return how many principal axes hold this share of the variance."""
         return min(self.dim, int(np.searchsorted(np.cumsum(self.spectrum), share - 1e-12)) + 1)
 
     @property
@@ -94,7 +94,7 @@ class DataReport:
         return tuple(notes)
 
     def to_json(self) -> dict[str, Any]:
-        """The figures as plain JSON values, without the digests and with the spectrum's first 64 shares."""
+        """Return the figures as plain JSON values, without the digests and with the spectrum's first 64 shares."""
         return {
             "name": self.name,
             "rows": self.rows,
@@ -206,7 +206,7 @@ class _Moments:
         self._gram += rows.T @ rows
 
     def result(self) -> tuple[float, Figures]:
-        """The share of the mean in the rows' squares, and those of the principal axes in their variance."""
+        """Return the share of the mean in the rows' squares, and those of the principal axes in their variance."""
         mean, mean_square = self._total / self._rows, self._squares / self._rows
         variances = np.linalg.eigvalsh(self._gram / self._rows - np.outer(mean, mean))[::-1].clip(min=0)
         if variances.sum() <= ROUNDING**2 * mean_square:  # rows that differ by rounding only have no axes but one

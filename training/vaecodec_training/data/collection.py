@@ -185,14 +185,14 @@ class Collection:
         return 1.0 if self.metric is Metric.COSINE else float(np.sqrt(np.square(self.sample).sum(1).mean()))
 
     def linear(self, dim: int, kind: LinearKind) -> LinearCodec:
-        """A linear codec fitted on the training documents."""
+        """Return a linear codec fitted on the training documents."""
         if (dim, kind) not in self._fitted:
             linear = self._moments.codec(dim, kind, embedder=self.embedder)
             self._fitted[dim, kind] = replace(linear, fitted_on=None)  # see calibration_rows
         return self._fitted[dim, kind]
 
     def linear_family(self, dim: int) -> dict[str, LinearCodec]:
-        """Every linear codec of this width that the metric tells apart, by the name of its kind."""
+        """Return every linear codec of this width that the metric tells apart, by the name of its kind."""
         return {str(kind): self.linear(dim, kind) for kind in linear_kinds(self.metric)}
 
     @cached_property
@@ -218,7 +218,8 @@ class Collection:
         return LinearKind.PCA if self.metric is Metric.L2 else LinearKind.SVD
 
     def best_start(self, dim: int, figure: str, latent_metric: Metric) -> LinearKind:
-        """The linear codec whose mean of a validation figure is highest, of those that training can start from."""
+        """Return the linear codec whose mean of a validation figure is highest, of those that training can start
+        from."""
         kinds = [
             LinearKind(kind)
             for kind, codec in self.linear_family(dim).items()
@@ -228,7 +229,7 @@ class Collection:
         return max(kinds, key=lambda kind: (float(measured[kind][figure].mean()), kind is self.start_kind))
 
     def baselines(self, dim: int) -> dict[str, QueryFigures]:
-        """Validation figures of every linear codec of this width, by the name of its kind."""
+        """Return the validation figures of every linear codec of this width, by the name of its kind."""
         if dim not in self._baselines:
             self._baselines[dim] = {
                 kind: self.validation.figures_of(codec) for kind, codec in self.linear_family(dim).items()
@@ -236,7 +237,7 @@ class Collection:
         return self._baselines[dim]
 
     def to_json(self) -> dict[str, Any]:
-        """What an artifact says of the data it was trained on."""
+        """Return what an artifact says of the data it was trained on."""
         content: dict[str, Any] = {
             "fingerprint": self.report.fingerprint,
             "rows": self.report.rows,

@@ -58,7 +58,8 @@ class HeldOut:
         return Truth.of(self.documents, self.queries, self.metric, depth=_DEPTH_OF_LISTS, own=self.own)
 
     def figures(self, encode: Encode, encode_queries: Encode, latent_metric: Metric) -> QueryFigures:
-        """Figures of a codec for each query, by exact search on its latents; see :func:`vaecodec.evaluation.judge`."""
+        """Return the figures of a codec for each query, by exact search on its latents; see
+        :func:`vaecodec.evaluation.judge`."""
         depth = _DEPTH_OF_LISTS + (self.own is not None)
         found, _ = exact_search(encode(self.documents), encode_queries(self.queries), depth, latent_metric)
         if self.own is not None:
@@ -66,7 +67,7 @@ class HeldOut:
         return judge(found, self.truth, self.relevant, self.grades)
 
     def figures_of(self, codec: VectorCodec) -> QueryFigures:
-        """The same for a codec object."""
+        """Return the same for a codec object."""
         return self.figures(codec.encode, codec.encode_queries, codec.latent_metric)
 
 

@@ -94,7 +94,7 @@ class Pairs:
 def checked_pairs(
     pairs: NDArray[Any] | Literal["aligned"], documents: RandomAccessSource, queries: RandomAccessSource
 ) -> Pairs:
-    """The pairs as row numbers of what is trained on, which may be samples."""
+    """Return the pairs as row numbers of what is trained on, which may be samples."""
     asked, searched = (
         each.drawn_from if isinstance(each, Sample | GoodRows) else each.rows for each in (queries, documents)
     )

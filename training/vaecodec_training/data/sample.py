@@ -59,7 +59,7 @@ class _WithNumbers:
 
 
 def with_random_access(source: VectorSource, *, seed: int = 0, budget: int = SAMPLE_BYTES) -> RandomAccessSource:
-    """The source itself, or, when it can only be read from first to last, a sample of it held in memory.
+    """Return the source itself, or, when it can only be read from first to last, a sample of it held in memory.
 
     Args:
         source: Parquet files and collections have no random access.
@@ -75,7 +75,7 @@ def with_random_access(source: VectorSource, *, seed: int = 0, budget: int = SAM
 
 
 def evenly_spaced(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """At most so many of the rows, evenly spaced."""
+    """Return at most so many of the rows, evenly spaced."""
     return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, max(most, 0)).astype(np.int64)]
 
 

@@ -48,7 +48,7 @@ class Call(NamedTuple):
 
 
 def sent_between(points: Generator[Any, Any, None], send: Callable[[Call], Any]) -> Iterator[Any]:
-    """The points of a :class:`Call`, while what it yields of calls is sent."""
+    """Yield the points of a :class:`Call`, while what it yields of calls is sent."""
     response = None
     while True:
         try:
@@ -96,7 +96,7 @@ class Proof(NamedTuple):
     info: models.CollectionInfo
 
     def younger_than(self, seconds: float) -> bool:
-        """Whether it is that fresh and nothing was changed by this process since."""
+        """Tell whether it is that fresh and nothing was changed by this process since."""
         return self.change == CHANGES.count and time.monotonic() - self.read < seconds
 
 
@@ -118,7 +118,7 @@ class FlowBase:
         self._proofs: dict[str, Proof] = {}
 
     def layout(self, collection: str) -> Flow[Layout]:
-        """What the collection holds, as known for a few seconds or read now: enough for a search.
+        """Return what the collection holds, as known for a few seconds or read now: enough for a search.
 
         Raises:
             CodecMismatchError: other codecs filled it, or the proof is missing.
@@ -166,7 +166,7 @@ class FlowBase:
         *,
         seconds: float = WRITE_SECONDS,
     ) -> Flow[tuple[T, Proof]]:
-        """What ``encode`` makes of the collection's layout, and the proof of it right before it is sent.
+        """Return what ``encode`` makes of the collection's layout, and the proof of it right before it is sent.
 
         Args:
             known: a proof of the same upload, which saves another one while it is young.

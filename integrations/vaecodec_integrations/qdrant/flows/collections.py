@@ -34,7 +34,7 @@ class CollectionFlows(FlowBase):
     """Collections are created for latents and described as if they held the vectors of the original width."""
 
     def create_collection(self, **arguments: Any) -> Flow[Any]:
-        """Compressed sizes and distances in, the codec's identity into the metadata."""
+        """Create a collection of compressed sizes and distances, with the codec's identity in its metadata."""
         return (yield from self._create("create_collection", **arguments))
 
     def recreate_collection(self, **arguments: Any) -> Flow[Any]:
@@ -135,7 +135,7 @@ class CollectionFlows(FlowBase):
     def create_vector_name(
         self, *, collection_name: str, vector_name: str, vector_name_config: Any, **rest: Any
     ) -> Flow[Any]:
-        """A compressed vector added to an existing collection, its identity first."""
+        """Add a compressed vector to an existing collection, its identity first."""
         given = as_rest(vector_name_config, models.VectorNameConfig)
         proof = yield from self.proof(collection_name, writing=False)
         codec = self._settings.codecs.of(collection_name, [*dense_params(proof.info), vector_name]).by_vector.get(
@@ -167,7 +167,7 @@ class CollectionFlows(FlowBase):
         return result
 
     def delete_vector_name(self, *, collection_name: str, vector_name: str, **rest: Any) -> Flow[Any]:
-        """The vector, its kept originals and its identity."""
+        """Delete the vector, its kept originals and its identity."""
         proof = yield from self.proof(collection_name, writing=False)
         coded = proof.layout.coded.get(vector_name)
         result = yield from self._changing("delete_vector_name", collection_name, {"vector_name": vector_name, **rest})
@@ -226,7 +226,7 @@ class CollectionFlows(FlowBase):
             return (yield Call("update_collection_aliases", arguments))
 
     def get_collection(self, *, collection_name: str, **_: Any) -> Flow[Any]:
-        """The collection as if it were not compressed."""
+        """Return the collection as if it were not compressed."""
         proof = yield from self.proof(collection_name, writing=False)
         return logical_info(proof.info, proof.layout)
 

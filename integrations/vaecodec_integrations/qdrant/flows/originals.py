@@ -70,7 +70,7 @@ class KeptOriginals:
 
 
 def selected(collection: str, selector: Any, shard_key_selector: Any = None) -> Flow[list[Any]]:
-    """The ids of the points that a deletion selects.
+    """Return the ids of the points that a deletion selects.
 
     Args:
         selector: ids, a filter, or one of the models of either.

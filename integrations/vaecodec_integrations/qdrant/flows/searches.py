@@ -31,14 +31,14 @@ class SearchFlows(FlowBase):
     """Query vectors are encoded as queries, candidates re-ranked, and vectors restored to the original width."""
 
     def retrieve(self, *, collection_name: str, with_vectors: Any = False, **rest: Any) -> Flow[Any]:
-        """Vectors restored."""
+        """Return points with their vectors restored."""
         layout = yield from self.layout(collection_name)
         selection = stored_selection(layout, with_vectors)
         arguments = {"collection_name": collection_name, "with_vectors": selection, **rest}
         return (yield from self._restored(collection_name, layout, (yield Call("retrieve", arguments))))
 
     def scroll(self, *, collection_name: str, with_vectors: Any = False, **rest: Any) -> Flow[Any]:
-        """Vectors restored."""
+        """Return points with their vectors restored."""
         layout = yield from self.layout(collection_name)
         selection = stored_selection(layout, with_vectors)
         arguments = {"collection_name": collection_name, "with_vectors": selection, **rest}
@@ -46,12 +46,12 @@ class SearchFlows(FlowBase):
         return (yield from self._restored(collection_name, layout, records)), following
 
     def search_matrix_pairs(self, *, collection_name: str, **rest: Any) -> Flow[Any]:
-        """Scores between compressed vectors, once the codec is proven."""
+        """Return scores between compressed vectors, once the codec is proven."""
         yield from self.layout(collection_name)
         return (yield Call("search_matrix_pairs", {"collection_name": collection_name, **rest}))
 
     def search_matrix_offsets(self, *, collection_name: str, **rest: Any) -> Flow[Any]:
-        """Scores between compressed vectors, once the codec is proven."""
+        """Return scores between compressed vectors, once the codec is proven."""
         yield from self.layout(collection_name)
         return (yield Call("search_matrix_offsets", {"collection_name": collection_name, **rest}))
 
@@ -71,7 +71,7 @@ class SearchFlows(FlowBase):
         lookup_from: Any = None,
         **rest: Any,
     ) -> Flow[Any]:
-        """Query vectors encoded as queries, candidates re-ranked, vectors restored."""
+        """Encode the query's vectors, re-rank the candidates, and restore their vectors."""
         layout = yield from self.layout(collection_name)
         search = Search.of(
             query=query,
@@ -104,7 +104,7 @@ class SearchFlows(FlowBase):
         return (yield from self._answer(collection_name, layout, search, response))
 
     def query_batch_points(self, *, collection_name: str, requests: Sequence[Any], **rest: Any) -> Flow[Any]:
-        """All query vectors of the batch encoded in one call per codec."""
+        """Encode all query vectors of the batch in one call per codec."""
         layout = yield from self.layout(collection_name)
         requests = [as_rest(request, models.QueryRequest) for request in requests]
         searches = [with_embedded_texts(layout, Search.from_model(request), self._texts) for request in requests]
@@ -143,7 +143,7 @@ class SearchFlows(FlowBase):
         lookup_from: Any = None,
         **rest: Any,
     ) -> Flow[Any]:
-        """As :meth:`query_points`; a file of originals does not re-rank groups, originals on disk do."""
+        """Work as :meth:`query_points`; a file of originals does not re-rank groups, originals on disk do."""
         layout = yield from self.layout(collection_name)
         search = Search.of(
             query=query,

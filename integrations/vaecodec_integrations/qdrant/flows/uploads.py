@@ -52,7 +52,7 @@ class Block:
         self._encoded = Encoded([])
 
     def batch(self, layout: Layout, *, start: int, size: int) -> Encoded:
-        """Some of the points as they are sent; all of them are encoded once for each layout."""
+        """Return some of the points as they are sent; all of them are encoded once for each layout."""
         if self._layout is None or not layout.stores_like(self._layout):
             self._layout, self._encoded = layout, self._encode(layout, self._columns)
         rows, encoded = slice(start, start + size), self._encoded
@@ -74,7 +74,7 @@ class UploadFlows(WriteFlows):
     def upload_points(
         self, *, collection_name: str, points: Iterable[Any], batch_size: int = 64, **rest: Any
     ) -> Flow[None]:
-        """Points in any form that the wrapped client takes."""
+        """Upload points in any form that the wrapped client takes."""
         yield from self.layout(collection_name)  # so that a wrong codec is an error before a point is read
         seconds = UPLOAD_SECONDS if isinstance(points, Sequence) else WRITE_SECONDS
         yield from self._upload(collection_name, _batches(iter(points), batch_size), batch_size, seconds, rest)
@@ -89,7 +89,8 @@ class UploadFlows(WriteFlows):
         batch_size: int = 64,
         **rest: Any,
     ) -> Flow[None]:
-        """Vectors of any kind that the wrapped client takes; arrays are checked whole before anything is sent."""
+        """Upload vectors of any kind that the wrapped client takes; arrays are checked whole before anything is
+        sent."""
         layout = yield from self.layout(collection_name)
         vectors = {n: _column(v) for n, v in vectors.items()} if isinstance(vectors, dict) else _column(vectors)
         length = _known_length(vectors)

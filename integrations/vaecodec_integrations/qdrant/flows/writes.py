@@ -22,7 +22,7 @@ class WriteFlows(FlowBase):
     def upsert(
         self, *, collection_name: str, points: Any, update_filter: Any = None, update_mode: Any = None, **rest: Any
     ) -> Flow[Any]:
-        """Documents encoded, as points or as a batch."""
+        """Encode documents, given as points or as a batch."""
         self.refuse_conditional(update_filter, update_mode)
         given = rest_points(points)
         encoded, _ = yield from self.proven(collection_name, partial(self._encoded, points=given))
@@ -42,7 +42,7 @@ class WriteFlows(FlowBase):
     def update_vectors(
         self, *, collection_name: str, points: Sequence[Any], update_filter: Any = None, **rest: Any
     ) -> Flow[Any]:
-        """Documents encoded."""
+        """Encode documents."""
         self.refuse_conditional(update_filter, None)
         given = rest_points(points, models.PointVectors)
         encoded, _ = yield from self.proven(collection_name, partial(self._encoded, points=given))
@@ -54,7 +54,7 @@ class WriteFlows(FlowBase):
         return result
 
     def delete(self, *, collection_name: str, points_selector: Any, **rest: Any) -> Flow[Any]:
-        """The points and their originals."""
+        """Delete the points and their originals."""
         arguments = {"collection_name": collection_name, "points_selector": points_selector, **rest}
         file = self._settings.file
         if file is None or not (yield from self.proof(collection_name)).layout.coded:
@@ -67,7 +67,7 @@ class WriteFlows(FlowBase):
     def delete_vectors(
         self, *, collection_name: str, vectors: Sequence[str], points: Any, shard_key_selector: Any = None, **rest: Any
     ) -> Flow[Any]:
-        """The vectors and their kept originals."""
+        """Delete the vectors and their kept originals."""
         layout = (yield from self.proof(collection_name)).layout
         arguments = {
             "collection_name": collection_name,
@@ -85,7 +85,7 @@ class WriteFlows(FlowBase):
         return result
 
     def batch_update_points(self, *, collection_name: str, update_operations: Sequence[Any], **rest: Any) -> Flow[Any]:
-        """Each operation translated; all of them before any is sent."""
+        """Translate each operation; all of them before any is sent."""
         given = [as_rest(operation, models.UpdateOperation) for operation in update_operations]
 
         def encode(layout: Layout) -> list[Encoded]:
@@ -181,7 +181,7 @@ def _with_originals(layout: Layout, names: Sequence[str]) -> list[str]:
 
 
 def rows_of(vectors: Any) -> Iterable[Any]:
-    """One point's vectors at a time, of columns by name or of the unnamed vector."""
+    """Return one point's vectors at a time, of columns by name or of the unnamed vector."""
     if isinstance(vectors, dict):
         return (dict(zip(vectors, row, strict=True)) for row in zip(*vectors.values(), strict=True))
     return vectors  # type: ignore[no-any-return]

@@ -194,7 +194,7 @@ class OriginalsFile:
     # ------------------------------------------------------------ reading
 
     def ids(self) -> Iterator[int | str]:
-        """All ids that have a vector, as Qdrant returns them; committed or not."""
+        """Yield all ids that have a vector, as Qdrant returns them; committed or not."""
         after = b""
         while True:
             with self._reading():
@@ -205,7 +205,8 @@ class OriginalsFile:
             after = keys[-1]
 
     def undecided(self, ids: Sequence[Any]) -> list[Any]:
-        """The ids of which a write was begun and not finished, so that only the engine knows which vector counts."""
+        """Return the ids of which a write was begun and not finished, so that only the engine knows which vector
+        counts."""
         keys = [point_key(point_id) for point_id in ids]
         with self._reading():
             candidates = self._index.candidates(keys)
@@ -251,7 +252,7 @@ class OriginalsFile:
         return versions[good[int(np.argmin(((latents - wanted) ** 2).sum(axis=1)))]]
 
     def find(self, ids: Sequence[Any], decided: Decided | None = None) -> tuple[FloatArray, NDArray[np.bool_]]:
-        """The vectors of the ids that are there.
+        """Return the vectors of the ids that are there.
 
         Args:
             ids: n point ids.
@@ -291,7 +292,7 @@ class OriginalsFile:
         return versions
 
     def get(self, ids: Sequence[Any], decided: Decided | None = None) -> FloatArray:
-        """The vectors of all ids: float32 (n, dim); raise ``MissingOriginalsError`` naming those not found."""
+        """Return the vectors of all ids: float32 (n, dim); raise ``MissingOriginalsError`` naming those not found."""
         vectors, found = self.find(ids, decided)
         if not found.all():
             missing = [point_id for point_id, there in zip(ids, found, strict=True) if not there]
@@ -365,7 +366,7 @@ class Staged:
 
 
 def point_key(point_id: Any) -> bytes:
-    """8 bytes for an integer, 16 for a UUID: the two kinds of point id that Qdrant has."""
+    """Return 8 bytes for an integer, 16 for a UUID: the two kinds of point id that Qdrant has."""
     if isinstance(point_id, (int, np.integer)) and 0 <= point_id < 1 << 64:
         return int(point_id).to_bytes(8, "big")
     try:

@@ -35,7 +35,7 @@ class Index(Protocol):
         ...
 
     def search(self, queries: FloatArray, k: int) -> IdArray:
-        """Row numbers of the k nearest vectors, int64 (n, k), nearest first; -1 where fewer are found."""
+        """Return row numbers of the k nearest vectors, int64 (n, k), nearest first; -1 where fewer are found."""
         ...
 
     def close(self) -> None:
