@@ -163,12 +163,27 @@ def predict_retention(
         raise UnusableDataError("pairs: expected answers that the new model finds, got none among its ten best")
     kept = {}
     for kind in kinds:
-        across = np.empty_like(texts.old)
-        for fold in range(_FOLDS):
-            fitted = fit_map(kind, texts.new[folds != fold], texts.old[folds != fold])
-            across[folds == fold] = map_rows(fitted, texts.new[folds == fold])
-        kept[kind] = ratio_bootstrap(searched_by(documents.old, across[asking], answers, own), whole)
+        across = mapped_in_turn(kind, texts, folds)[asking]
+        kept[kind] = ratio_bootstrap(searched_by(documents.old, across, answers, own), whole)
     return Retention(max(kept, key=lambda kind: kept[kind].mean), kept, len(asking))
+
+
+def mapped_in_turn(kind: MapKind, texts: Embedded, folds: IdArray) -> FloatArray:
+    """Map each text by a map that was fitted on the texts of all folds but its own.
+
+    Args:
+        kind: of the maps.
+        texts: float32 of unit norm, by both models.
+        folds: int64 (n,), from 0; which fold each text is of.
+
+    Returns:
+        float32 (n, old width), of unit norm.
+    """
+    across = np.empty_like(texts.old)
+    for fold in range(folds.max() + 1):
+        fitted = fit_map(kind, texts.new[folds != fold], texts.old[folds != fold])
+        across[folds == fold] = map_rows(fitted, texts.new[folds == fold])
+    return across
 
 
 def _write(
