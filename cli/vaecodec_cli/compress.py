@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 import typer
 
 from vaecodec_cli.console import Terminal, how_to_resume, print_json
-from vaecodec_cli.options import AsJson, SizeLimits, TrainingData, duration, open_documents, with_column
+from vaecodec_cli.options import AsJson, CheckedTrainingData, SizeLimits, duration, with_column
 from vaecodec_cli.progress import LOGGER, TrainingBar
 from vaecodec_cli.train import require_training
 
@@ -55,7 +55,7 @@ class CompressGoal:
 
 
 def compress(
-    given: TrainingData,
+    checked: CheckedTrainingData,
     out: Annotated[Path, typer.Option(help="Folder for codec.onnx, the training and the report.")],
     wanted: CompressGoal,
     place: Annotated[
@@ -78,9 +78,10 @@ def compress(
     from vaecodec_integrations.plan.stores import StoreName
 
     seconds = duration(time)
-    columns, limits = given.columns, wanted.limits
+    given, limits = checked.data, wanted.limits
+    columns = given.columns
     goal = goal_for(
-        open_documents(given.data, columns.column),
+        checked.open()[0],
         save=wanted.save,
         code_bytes=limits.budget,
         ram=limits.ram,
@@ -93,6 +94,7 @@ def compress(
         pairs=given.pairs,
         metric=given.metric,
         embedder=given.embedder,
+        on_bad_rows=checked.on_bad_rows,
     )
     store = StoreName.PACKED if place is Place.FILES else StoreName(place)
     console = Terminal(stderr=as_json)

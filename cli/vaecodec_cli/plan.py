@@ -13,7 +13,7 @@ from vaecodec.interface import Metric
 from vaecodec.sources import VectorSource
 from vaecodec.sources.bad_rows import OnBadRows, without_bad_rows
 from vaecodec_cli.console import Terminal, print_json, table
-from vaecodec_cli.options import AsJson, Columns, Documents, MetricOption, OnBadRowsChoice, SizeLimits
+from vaecodec_cli.options import AsJson, Columns, Documents, MetricOption, OnBadRowsChoice, SizeLimits, with_column
 from vaecodec_cli.progress import steps_shown
 from vaecodec_cli.text import visible
 from vaecodec_integrations.plan import Goal
@@ -108,6 +108,7 @@ def plan(
             codecs=codec or (),
             metric=given.metric,
             rows=given.sample,
+            location=with_column(given.data, given.columns.column),
             on_step=step,
         )
     if as_json:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from vaecodec.artifact import read_artifact
 from vaecodec.codec import Codec
@@ -25,11 +24,13 @@ from vaecodec.interface import Metric
 from vaecodec.linear import LinearKind
 from vaecodec.outputs import check_file
 from vaecodec.sources import ArraySource, VectorSource, open_source
+from vaecodec.sources.bad_rows import OnBadRows, list_path, without_bad_rows
 from vaecodec.sources.open import locate
 from vaecodec_exporters.linear import fit_and_export_linear
 from vaecodec_exporters.pipeline import Fitted, fit
 from vaecodec_integrations.plan import Answer, Goal, Plan, plan
 from vaecodec_integrations.plan.candidates import Setting
+from vaecodec_integrations.plan.commands import QdrantCollection
 from vaecodec_integrations.plan.goal import parse_bytes, parse_count
 from vaecodec_integrations.plan.planner import FEWEST_QUERIES
 from vaecodec_integrations.plan.stores import StoreName, qdrant_bytes
@@ -60,6 +61,7 @@ class CompressionData:
         pairs: which query belongs to which document: ``aligned``, or an integer .npy (p, 2) of rows (query, document).
         metric: how the embeddings are compared.
         embedder: name of the embedding model, kept in the codec's file.
+        on_bad_rows: what to do with rows that hold NaN, have no direction or no vector.
     """
 
     documents: str
@@ -67,15 +69,21 @@ class CompressionData:
     pairs: str | None = None
     metric: Metric = Metric.COSINE
     embedder: str = ""
+    on_bad_rows: OnBadRows = OnBadRows.FAIL
 
-    def open(self) -> Collection:
-        """Check the vectors, and hold out rows to judge by.
+    def open(self, out: Path | None = None) -> Collection:
+        """Check the vectors, and hold out rows to judge by; bad rows are listed beside ``out``.
 
         Raises:
             EvaluationInputError: too few of them are left for that.
+            BadRowsError: there are bad rows, and they are not to be skipped.
         """
-        documents = open_source(self.documents)
-        queries = open_source(self.queries, queries=True) if self.queries else None
+        lenient = self.on_bad_rows is not OnBadRows.FAIL
+        sources = [open_source(self.documents, bad_rows=lenient)]
+        if self.queries:
+            sources.append(open_source(self.queries, queries=True, bad_rows=lenient))
+        documents, *rest = without_bad_rows(sources, self.metric, self.on_bad_rows, list_path(out) if out else None)
+        queries = rest[0] if rest else None
         asked = queries or documents
         few = _CONFIRMING / max(1, asked.rows) if asked.rows is not None else _CONFIRMATION
         share = min(max(_CONFIRMATION, few), _MOST_CONFIRMATION)
@@ -217,7 +225,7 @@ def compress(
     for library, extra in _NEEDED:
         require(library, extra=extra)
     on_step("reading vectors")
-    collection = data.open()
+    collection = data.open(out)
     file = out / CODEC
     if not (out / _FIT).exists():
         check_file(file, is_ours=lambda _: False, parents=True)
@@ -263,13 +271,11 @@ def next_command(data: CompressionData, setting: Setting, codec: Path, store: St
     """Write the command that compresses the collection: a migration where it lives, ``encode`` for a file."""
     whole = Codec.load(codec).code_dim
     width = [] if setting.width == whole else ["--dim", str(setting.width)]
-    location, column = locate(data.documents)
-    if re.match(r"qdrant\+(http|https|file)://", str(location)):
-        place, name = _server(str(location))
-        vector = ["--vector", column] if column else []
-        size = [] if setting.dtype is CodeType.FLOAT32 else ["--bytes", str(qdrant_bytes(setting))]
-        words = ["migrate", *place, "--collection", name, *vector, "--codec", str(codec), *width, *size]
-        return shlex.join(["vaecodec", *words, "--into", f"{name}-compressed"])
+    location, _ = locate(data.documents)
+    collection = QdrantCollection.at(data.documents)
+    skip = data.on_bad_rows is OnBadRows.SKIP
+    if collection is not None:
+        return shlex.join(collection.migration(str(codec), setting, qdrant_bytes(setting), width=whole, skip=skip))
     if re.match(r"postgres(ql)?://", str(location)):
         return shlex.join(["vaecodec", "migrate-pg", *_table(data.documents, setting), "--codec", str(codec), *width])
     # The other stores keep floats: Qdrant makes codes of them itself.
@@ -278,18 +284,9 @@ def next_command(data: CompressionData, setting: Setting, codec: Path, store: St
         code = ["--dtype", "float16"]
     elif store is StoreName.PACKED and setting.dtype is not CodeType.FLOAT32:
         code = ["--dtype", str(setting.dtype)] if setting.dtype else ["--bytes", str(setting.code_bytes)]
-    words = ["encode", data.documents, "--codec", str(codec), *width, *code]
+    bad = ["--on-bad-rows", "skip"] if skip else []
+    words = ["encode", data.documents, "--codec", str(codec), *width, *code, *bad]
     return shlex.join(["vaecodec", *words, "--out", str(codec.parent / "latents.npy")])
-
-
-def _server(address: str) -> tuple[list[str], str]:
-    """Options that name a server or folder, and the collection, of an address such as ``qdrant+file:///data/docs``."""
-    scheme, _, rest = address.partition("+")[2].partition("://")
-    place, _, name = rest.rpartition("/")
-    if scheme == "file":
-        return ["--path", unquote(place)], unquote(name)
-    parts = urlsplit(f"{scheme}://{place}")
-    return ["--url", parts.geturl()], unquote(name)
 
 
 def _table(address: str, setting: Setting) -> list[str]:

@@ -105,7 +105,7 @@ def plan(
     codecs: Sequence[Path] = (),
     metric: Metric = Metric.COSINE,
     rows: int = SAMPLE_ROWS,
-    seed: int = 0,
+    location: str = "",
     on_step: Callable[[str], None] = lambda _: None,
 ) -> Plan:
     """Find the cheapest way to store vectors that meets a goal.
@@ -123,7 +123,7 @@ def plan(
         codecs: codec files to consider beside the linear codecs.
         metric: how the embeddings are compared.
         rows: documents in the sample.
-        seed: of the sample and of the halves.
+        location: where the documents lie, with their column, for the instructions; by default the source's name.
         on_step: called with the name of each step before it is taken.
 
     Raises:
@@ -135,7 +135,7 @@ def plan(
     for path in codecs:
         _check(path, Codec.load(path), data.dim, metric, queries is not None)
     on_step("reading vectors")
-    sample = draw(data, queries, goal.k, metric, rows, seed)
+    sample = draw(data, queries, goal.k, metric, rows)
     factors = sorted({1, goal.rerank, *(1 << power for power in range(1, goal.rerank.bit_length()))})
     most = min(goal.code_bytes or np.inf, (goal.ram_bytes or np.inf) / goal.vectors)
     stores = [store for store in STORES if store.name in goal.stores]
@@ -148,7 +148,7 @@ def plan(
     answers = []
     for store in stores:
         on_step(f"choosing for {store.name}")
-        answers.append(_answer(store, offered, goal, sample, data.name))
+        answers.append(_answer(store, offered, goal, sample, location or data.name))
     return Plan(
         goal=goal,
         documents=len(sample.base),
@@ -276,7 +276,9 @@ def _per_doubling(choice: Choice, sample: PlanSample) -> Interval:
     return paired_bootstrap(recall_among(ids, truth), candidate.recalls[choice.oversample][sample.confirming])
 
 
-def draw(data: VectorSource, queries: VectorSource | None, k: int, metric: Metric, rows: int, seed: int) -> PlanSample:
+def draw(
+    data: VectorSource, queries: VectorSource | None, k: int, metric: Metric, rows: int, seed: int = 0
+) -> PlanSample:
     """Return documents and queries at random, and the exact answers; see :func:`plan` for arguments and errors."""
     known = _rows(sample_rows(data, max(rows, _FITTED_ROWS), seed), metric, data)
     random = np.random.default_rng(seed)

@@ -14,6 +14,7 @@ from vaecodec.interface import Metric
 from vaecodec.packed_index.sketch import sketch_bytes
 from vaecodec_integrations.hnsw import SPACES
 from vaecodec_integrations.plan.candidates import QUANTISED, Setting
+from vaecodec_integrations.plan.commands import QdrantCollection
 
 _FLOAT32, _FLOAT16 = 4, 2
 _M, _EF_CONSTRUCTION, _EF = 16, 200, 128
@@ -97,14 +98,21 @@ class Store(ABC):
     def steps(self, setting: Setting, use: Use) -> list[str]:
         """Return Python, line by line, after the codec was loaded."""
 
+    def copy(self, setting: Setting, use: Use, codec: str) -> list[str]:  # noqa: ARG002
+        """Return the command that compresses the vectors where they are, word by word; none where there is none."""
+        return []
+
     def instructions(self, setting: Setting, use: Use) -> str:
-        """Return from the vectors to a search: a command where the codec is still to be made, then Python."""
+        """Return what leads to a search: commands that make the codec or copy a collection, if needed, then Python."""
         command, path = "", setting.file
         if path is None:
             path = f"{setting.codec}{setting.width}.onnx"
             made = ["vaecodec", "linear", use.data, "--kind", setting.codec, "--dim", str(setting.width), "--out", path]
             metric = [] if use.metric is Metric.COSINE else ["--metric", str(use.metric)]
-            command = f"$ {shlex.join([*made, *metric])}\n\n"
+            command = f"$ {shlex.join([*made, *metric])}\n"
+        copied = self.copy(setting, use, path)
+        command += f"$ {shlex.join(copied)}\n" if copied else ""
+        command += "\n" if command else ""
         dim = "" if setting.width == setting.file_width else f", dim={setting.width}"
         lines = [
             *self.imports(use.oversample),
@@ -146,9 +154,25 @@ class Qdrant(Store):
             "recommended_search_params",
         ]
 
+    def copy(self, setting: Setting, use: Use, codec: str) -> list[str]:
+        collection = QdrantCollection.at(use.data)
+        if collection is None:
+            return []
+        return collection.migration(
+            codec, setting, qdrant_bytes(setting), width=setting.file_width, oversample=use.oversample
+        )
+
     def steps(self, setting: Setting, use: Use) -> list[str]:
         size = qdrant_bytes(setting)
         rerank = f', originals="disk", rerank={use.oversample}' if use.oversample > 1 else ""
+        collection = QdrantCollection.at(use.data)
+        if collection is not None:
+            using = f", using={json.dumps(collection.vector)}" if collection.vector else ""
+            return [
+                f"client = CompressedQdrantClient({collection.client}, codec{rerank})",
+                f"client.query_points({json.dumps(collection.target)}, query{using}, limit={use.k}, "
+                f"search_params=recommended_search_params(codec, bytes={size}))",
+            ]
         return [
             f'client = CompressedQdrantClient(QdrantClient("http://localhost:6333"), codec{rerank})',
             f'client.create_collection("docs", **recommended_config(codec, bytes={size}))',
