@@ -31,6 +31,7 @@ from vaecodec.errors import (
     StoreError,
     UnsupportedRequestError,
 )
+from vaecodec.stored_json import with_checksum
 from vaecodec_cli.migrate import migrate as migrate_command
 from vaecodec_cli.options import flat
 from vaecodec_cli.rollback import rollback as rollback_command
@@ -695,14 +696,15 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("content", "found"),
         [
-            (b"not json", "Invalid JSON"),
-            (b"\xff\xfe", "Invalid JSON"),
-            (b"[1]", "Input should be an object"),
-            (b'{"subject": 1, "batch_size": 40}', "subject: Input should be an object"),
-            (b'{"batch_size": 0}', "batch_size: Input should be greater than or equal to 1"),
-            (b'{"batch_size": 40, "done": 1}', "done: Input should be a valid boolean"),
-            (b'{"batch_size": 40, "offset": "here"}', "offset"),
-            (b"{}", "batch_size: Field required"),
+            (b"not json", "another file or a damaged one (Expecting value"),
+            (b"\xff\xfe", "another file or a damaged one ("),
+            (b"[1]", "another file or a damaged one (expected a JSON object, got list)"),
+            (b'{"batch_size": 40}', "another file or a damaged one (the record does not fit its checksum)"),
+            (with_checksum({"subject": 1, "batch_size": 40}), "subject: Input should be an object"),
+            (with_checksum({"batch_size": 0}), "batch_size: Input should be greater than or equal to 1"),
+            (with_checksum({"batch_size": 40, "done": 1}), "done: Input should be a valid boolean"),
+            (with_checksum({"batch_size": 40, "offset": "here"}), "offset"),
+            (with_checksum({}), "batch_size: Field required"),
         ],
     )
     def test_a_damaged_state_file(self, client: QdrantClient, make: Make, content: bytes, found: str) -> None:
