@@ -72,12 +72,11 @@ def show(name: str, title: str, rows: Iterator[dict[str, Any]], out: Path | None
             print(f"| {' | '.join(row)} |\n|{'---|' * len(row)}")
         kept.append(row)
         print(f"| {' | '.join(map(cell, row.values()))} |", flush=True)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        libraries = ("pgvector", "sqlite-vec", "duckdb", "lancedb", "chromadb", "milvus-lite", "pymilvus")
-        known = {library: version(library) for library in libraries}
-        content = {"title": title, "versions": known, "rows": kept}
-        (out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+        if out is not None:
+            libraries = ("pgvector", "sqlite-vec", "duckdb", "lancedb", "chromadb", "milvus-lite", "pymilvus")
+            content = {"title": title, "versions": {library: version(library) for library in libraries}, "rows": kept}
+            out.mkdir(parents=True, exist_ok=True)
+            (out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 def cell(value: Any) -> str:
@@ -275,10 +274,10 @@ def milvus_store(folder: Path, codec: VectorCodec) -> Iterator[Any]:
 
 ENGINES: dict[str, Callable[[Path, VectorCodec], Any]] = {
     "sqlite-vec": sqlite_store,
-    "duckdb": duckdb_store,
     "lancedb": lancedb_store,
     "chroma": chroma_store,
     "milvus-lite": milvus_store,
+    "duckdb": duckdb_store,
 }
 
 
