@@ -1,8 +1,8 @@
-"""A migration killed ten times and resumed each time, compared with one that ran through.
+"""A migration killed ten times, or as often as asked, and resumed each time, compared with one that ran through.
 
     python benchmarks/killed_migration.py --points 200000 --data DIR
 
-Both migrate the same folder of Qdrant's local mode, a process for each run. The ten moments are drawn at random over
+Both migrate the same folder of Qdrant's local mode, a process for each run. The moments are drawn at random over
 the whole work, copying and comparing. At the end ids, payloads and vectors of source and target must be the same to the
 last bit. The rows are those of DIR/base.npy, repeated with a little noise; the codec is an SVD of DIR/train.npy. Prints
 JSON; the test suite runs it with few points.
@@ -34,7 +34,6 @@ from vaecodec_integrations.qdrant import OriginalsFile
 from vaecodec_integrations.qdrant.layout import Originals
 from vaecodec_integrations.qdrant.migration import Migration, migrate
 
-KILLS = 10
 PAGE = 10_000  # local mode sorts all ids for each page
 
 
@@ -128,6 +127,7 @@ def run_and_die(folder: Path, codec: LinearCodec, batch: int, batches: float) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--points", type=int, default=200_000)
+    parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--data", type=Path, default=SAMPLE)
     scratch = Path(tempfile.gettempdir()) / "vaecodec-killed"
     parser.add_argument("--folder", type=Path, default=scratch, help="removed afterwards")
@@ -148,7 +148,7 @@ def main() -> None:
 
     # In batches: all are copied, then compared.
     chance = random.Random(0)
-    moments = sorted(chance.random() * 2 * batches for _ in range(KILLS))
+    moments = sorted(chance.random() * 2 * batches for _ in range(arguments.kills))
     kills, copied_at_each = 0, []
     for moment in moments:
         child = in_a_child(run_and_die, killed, codec, batch, moment - copied(killed) / batch)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +170,14 @@ def test_a_folder_is_for_one_fit_at_a_time(collection: Collection, tmp_path: Pat
 
     with pytest.raises(OutputBusyError, match="another process is writing it"):
         fit(collection, tmp_path, dims=(8,), budget=0.1, recipe=SMALL, observers=[fit_again])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills as Unix does")
+def test_a_fit_that_is_killed_at_random_moments_ends_as_if_it_had_not_been() -> None:
+    """Once here; ``KILLS=20`` in the environment kills it as often."""
+    kills = os.environ.get("KILLS", "1")
+    script = Path(__file__).parents[2] / "benchmarks" / "killed_fit.py"
+    done = subprocess.run([sys.executable, str(script), "--kills", kills], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout)
+    assert (outcome["kills"], outcome["identical"]) == (int(kills), True)
