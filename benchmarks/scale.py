@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,7 +51,9 @@ def main(
         return
     for count in rows:
         with tempfile.TemporaryDirectory(prefix="vaecodec-scale-", dir=out.parent) as folder:
-            width = make_collection(data, Path(folder), count, dim)
+            # In a process of its own: the system counts the largest memory of the parent for its children, too.
+            with get_context("spawn").Pool(1) as pool:
+                width = pool.apply(make_collection, (data, Path(folder), count, dim))
             done = [entry["command"] for entry in found if (entry["rows"], entry["dim"]) == (count, width)]
             wanted = [name for name in commands.split(",") if name not in done]
             # The codec that others use comes first, and is not measured unless it was asked for.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -39,6 +40,7 @@ from vaecodec_integrations.report.engines import open_engine
 from vaecodec_integrations.report.engines.base import SearchEngineName
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.data.pairs import read_pairs
+from vaecodec_training.diagnostics import BudgetWarning, TrainingWarning
 from vaecodec_training.observe import Observer
 from vaecodec_training.recipe import choose_recipe
 
@@ -234,7 +236,11 @@ def compress(
     recipe = choose_recipe(
         width=collection.dim, target=str(goal.code_bytes) if small else "", paired=data.pairs is not None
     )
-    fitted = fit(collection, out / _FIT, budget=budget, recipe=recipe, observers=observers)
+    with warnings.catch_warnings():
+        # Of single runs: they are kept in the fit's folder, and the gate judges the best of these runs.
+        warnings.simplefilter("ignore", TrainingWarning)
+        warnings.simplefilter("default", BudgetWarning)
+        fitted = fit(collection, out / _FIT, budget=budget, recipe=recipe, observers=observers)
     held_out = collection.confirmation
     assert held_out is not None
     on_step("planning")

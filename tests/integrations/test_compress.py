@@ -54,7 +54,7 @@ def test_a_library_that_is_missing_is_named_before_any_work(folder, tmp_path, mo
 
 
 # A second is too little to train in, and the fit says so.
-@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore::vaecodec_training.diagnostics.BudgetWarning")
 def test_from_vectors_to_the_next_command_and_again(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     command = ["compress", "docs.npy", "--queries", "queries.npy", "--pairs", "aligned", "--bytes", "16"]

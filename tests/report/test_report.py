@@ -18,7 +18,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from vaecodec import Codec, LinearCodec, LinearKind, Metric, fit_linear
 from vaecodec.codes import CodeType
-from vaecodec.errors import BadRowsError, EvaluationInputError, WrongWidthError
+from vaecodec.errors import BadRowsError, EvaluationInputError, InvalidBudgetError, WrongWidthError
 from vaecodec.evaluation import exact_search, recall
 from vaecodec.linear import linear_kinds
 from vaecodec_cli.main import main
@@ -28,6 +28,7 @@ from vaecodec_integrations.report.engines.base import SearchEngineName
 from vaecodec_integrations.report.engines.usearch import UsearchEngine
 from vaecodec_integrations.report.inputs import read_labels, read_relevant, read_report, read_scored_pairs
 from vaecodec_integrations.report.markdown import markdown
+from vaecodec_integrations.report.picture import pictures
 from vaecodec_integrations.report.run import Role, ScoredPairs
 from vaecodec_integrations.report.tables import tables
 from vaecodec_integrations.report.verdict import verdict
@@ -608,3 +609,19 @@ def test_the_command_measures_a_nested_width(vae_path, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main([*command, "--dim", "40"])
     assert "expected dim to be one of 16, 32, 64, got 40" in capsys.readouterr().err
+
+
+def test_what_is_as_wide_as_the_uncompressed_vectors_is_named_once(sample):
+    """Not one name upon the other, where a codec keeps all dimensions."""
+    whole = fit_linear(sample.train[:500, :32], 32)
+    data = ReportData(base=sample.base[:300, :32], queries=sample.queries[:40, :32], train=sample.train[:500, :32])
+    found = summarise(measure(data, {"whole.onnx": whole}, open_engine(SearchEngineName.EXACT)))
+    svg = pictures(found)[0].light.decode()
+    assert len(re.findall(r">uncompressed, [^<]*whole\.onnx[^<]*</text>", svg)) == 1
+    assert not re.search(r">[^<,]*both sides centred[^<]*</text>", svg)
+
+
+def test_a_codec_that_has_no_code_of_that_size_is_named(svd_path, tmp_path, sample):
+    data = ReportData(base=sample.base[:60], queries=sample.queries[:10])
+    with pytest.raises(InvalidBudgetError, match=r"small\.onnx: bytes: expected 8 to 40 for 64 latents, got 48"):
+        measure(data, {"small.onnx": Codec.load(svd_path)}, open_engine(SearchEngineName.EXACT), budgets=[48])

@@ -17,7 +17,7 @@ import numpy as np
 from vaecodec.calibration import scores_of
 from vaecodec.codec import Codec
 from vaecodec.codes import Code, CodeType
-from vaecodec.errors import EvaluationInputError, InvalidVectorsError, NotCalibratedError
+from vaecodec.errors import EvaluationInputError, InvalidBudgetError, InvalidVectorsError, NotCalibratedError
 from vaecodec.evaluation import (
     Figures,
     IdArray,
@@ -244,7 +244,10 @@ def _codes(
             index = PackedIndex(codec, dtype=dtype)
             found.append(_Coding(label, name, dtype, index.code, index))
     for budget in budgets:
-        index = PackedIndex(codec, bytes=budget)
+        try:
+            index = PackedIndex(codec, bytes=budget)
+        except InvalidBudgetError as error:
+            raise InvalidBudgetError(f"{name}: {error}") from error
         found.append(_Coding(f"{name}, {budget} bytes", name, CodeType.FLOAT32, index.code, index))
     # Those of the engine first.
     return sorted(found, key=lambda coding: coding.packed is not None)

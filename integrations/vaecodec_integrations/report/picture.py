@@ -125,7 +125,9 @@ def _recall_against_bytes(summary: ReportSummary, theme: Theme, form: Literal["p
             strict=True,
         )
     )
-    widest = max(point.size for point in points)  # the uncompressed vectors, named above the frame
+    widest = max(
+        point.size for point in points
+    )  # the uncompressed vectors, and others of their width: named above the frame
     with chart(_WIDTH, 4.2, theme) as (figure, (axes,)):
         axes.plot(
             curve_bytes,
@@ -146,12 +148,10 @@ def _recall_against_bytes(summary: ReportSummary, theme: Theme, form: Literal["p
                 capsize=3,
                 markersize=8 if point.ours else 4,
             )
-            if point.size == widest:
-                axes.annotate(
-                    point.text, (point.size, 1.04), ha="right", va="bottom", color=point.colour, annotation_clip=False
-                )
-            elif point.labelled:
+            if point.labelled and point.size < widest:
                 _name(axes, point, heights[point.text])
+        last = ", ".join(point.text for point in shown if point.size == widest)
+        axes.annotate(last, (widest, 1.04), ha="right", va="bottom", color=theme.ink, annotation_clip=False)
         axes.set_ylim(bottom, 1.04)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
