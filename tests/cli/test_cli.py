@@ -75,7 +75,7 @@ def test_a_linear_codec_says_what_its_scores_mean(sample, tmp_path: Path) -> Non
     original = np.einsum("qnd,qd->qn", sample.base[ids], sample.queries)
     assert np.abs(fitted.scale * scores + fitted.offset - original).mean() < 0.4 * np.abs(scores - original).mean()
     linear(str(tmp_path / "train.npy"), 16, CodecOutput(out=tmp_path / "l2.onnx"), metric=Metric.L2)
-    with pytest.raises(NotCalibratedError):
+    with pytest.raises(NotCalibratedError, match="scores"):
         scores_of(Codec.load(tmp_path / "l2.onnx"))
 
 

@@ -164,7 +164,7 @@ def test_no_damaged_file_is_ever_accepted(golden_bytes: bytes, damaged_path: Pat
     else:
         damaged = bytearray(golden_bytes[:position])
     damaged_path.write_bytes(damaged)
-    with pytest.raises(ArtifactError):
+    with pytest.raises(ArtifactError, match=rf"^{re.escape(str(damaged_path))}: "):
         read_artifact(damaged_path)
 
 

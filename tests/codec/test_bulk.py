@@ -252,7 +252,7 @@ def test_codes_that_cannot_be_made_or_read_are_refused(
         with pytest.raises(NotCalibratedError, match="calibration for codes"):
             encode(source, codes, codec, options=int8)
     encode(source, codes, calibrated, options=int8)
-    with pytest.raises(NotFloatingPointError):
+    with pytest.raises(NotFloatingPointError, match="expected floating point values, got dtype int8"):
         encode(codes, tmp_path / "again.npy", calibrated)
     with pytest.raises(InvalidBudgetError) as raised:
         decode(codes, tmp_path / "back.npy", calibrated, options=int8)
@@ -478,7 +478,7 @@ def test_an_output_that_is_there_or_unfinished_is_not_touched(
     assert str(raised.value) == f"{output}: exists already; delete it or choose another name"
     assert output.read_text() == "mine"
     (tmp_path / "z.npy.json").write_text("mine")
-    with pytest.raises(OutputExistsError):
+    with pytest.raises(OutputExistsError, match=r"z\.npy\.json: exists already"):
         encode(source, tmp_path / "z.npy", svd_codec)
     output.rename(tmp_path / "y.npy.partial")
     with pytest.raises(OutputExistsError) as raised:

@@ -136,7 +136,7 @@ def test_an_hnswlib_index_of_the_old_codec_opens_with_the_bridge(
     index.save_index(tmp_path / "old.index")
 
     refused = CompressedIndex("cosine", 384, vae_codec)
-    with pytest.raises(CodecMismatchError):
+    with pytest.raises(CodecMismatchError, match=r"old\.index"):
         refused.load_index(tmp_path / "old.index")
     opened = CompressedIndex("cosine", 384, bridged)
     opened.load_index(tmp_path / "old.index", max_elements=1_100)
@@ -156,7 +156,7 @@ def test_a_qdrant_collection_of_the_old_codec_opens_with_the_bridge(
     old.create_collection("docs")
     old.upload_collection("docs", sample.base[:300], ids=range(300), wait=True)
 
-    with pytest.raises(CodecMismatchError):
+    with pytest.raises(CodecMismatchError, match="'docs'"):
         CompressedQdrantClient(raw, vae_codec).query_points("docs", sample.base[0].tolist())
     new = CompressedQdrantClient(raw, bridged)
     first = [new.query_points("docs", row.tolist(), limit=1).points[0].id for row in sample.base[:100]]

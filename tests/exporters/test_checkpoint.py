@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,6 @@ def test_an_unknown_precision_is_refused(vae_run: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match=re.escape(str(tmp_path))):
         export_checkpoint(tmp_path, tmp_path / "codec.onnx")
     assert list(tmp_path.iterdir()) == []

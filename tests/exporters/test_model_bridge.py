@@ -86,6 +86,7 @@ def test_what_is_predicted_is_what_is_kept() -> None:
     whole = searched_by(base.new, asked.new, answers)
     predicted = predict_retention(documents, queries, kinds=LINEAR)
     texts = [np.concatenate(pair) for pair in zip(documents, queries, strict=True)]
+    assert len(predicted.kept) > 1
     for kind, kept in predicted.kept.items():
         across = map_rows(fit_map(kind, texts[1], texts[0]), asked.new)
         assert kept.mean == pytest.approx(ratio_bootstrap(searched_by(base.old, across, answers), whole).mean, abs=0.03)

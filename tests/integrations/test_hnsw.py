@@ -318,7 +318,7 @@ class TestReplacingDeleted:
             loaded.knn_query(rows(1), k=5)
         loaded.add_items(rows(1, seed=9), [8], replace_deleted=True)
         assert sorted(loaded.get_ids_list()) == [0, 1, 3, 4, 8]
-        with pytest.raises(VectorIndexError):
+        with pytest.raises(VectorIndexError, match="there is room for 0"):
             loaded.add_items(rows(1, seed=9), [9], replace_deleted=True)
 
     def test_must_be_allowed_when_the_index_is_made(self):

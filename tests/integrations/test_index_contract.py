@@ -303,11 +303,11 @@ def test_a_damaged_file_is_never_loaded(harness, svd_codec, sample, tmp_path):
         damaged = bytearray(sound)
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
-        with pytest.raises(IndexFileError):
+        with pytest.raises(IndexFileError, match=rf"^{re.escape(str(path))}: "):
             harness.load(svd_codec, path)
     for length in [0, 1, 7, 8, 30, 48, 60, len(sound) // 2, len(sound) - 1]:
         path.write_bytes(sound[:length])
-        with pytest.raises(IndexFileError):
+        with pytest.raises(IndexFileError, match=rf"^{re.escape(str(path))}: "):
             harness.load(svd_codec, path)
     path.write_bytes(sound + b"\0")
     with pytest.raises(IndexFileError, match="truncated or changed"):
@@ -328,5 +328,5 @@ def test_a_save_that_fails_leaves_the_old_file(harness, filled, tmp_path, monkey
 
     assert path.read_bytes() == b"the old one"
     assert os.listdir(tmp_path) == ["documents.index"]
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="no such folder"):
         harness.save(filled, tmp_path / "no such folder" / "documents.index")

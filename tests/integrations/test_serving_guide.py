@@ -69,7 +69,7 @@ def test_a_damaged_codec_is_not_split(vae_path: Path, tmp_path: Path) -> None:
     data = bytearray(vae_path.read_bytes())
     data[5_000] ^= 1
     (tmp_path / "vae.onnx").write_bytes(data)
-    with pytest.raises(InvalidArtifactError):
+    with pytest.raises(InvalidArtifactError, match=r"vae\.onnx: "):
         write_parts(tmp_path / "vae.onnx", tmp_path / "parts")
     assert not (tmp_path / "parts").exists()
 

@@ -149,6 +149,7 @@ def test_seldom_misses_the_target_on_other_queries(source, sample):
 def test_reranking_makes_it_cheaper_and_more_recall_dearer(reranked, source):
     plain = plan(source[0], goal(0.9), queries=source[1])
     precise = plan(source[0], goal(0.96, rerank=4), queries=source[1])
+    assert len(reranked.answers) == 3
     for with_reranking, without, dear in zip(reranked.answers, plain.answers, precise.answers, strict=True):
         assert with_reranking.ram_bytes < without.ram_bytes
         assert with_reranking.ram_bytes < dear.ram_bytes
@@ -256,6 +257,7 @@ def test_other_metrics(source, metric):
     documents = ArraySource(np.concatenate(list(source[0].blocks())) * scale)
     found = plan(documents, goal(0.8), queries=source[1], metric=metric)
     assert found.answers[0].met
+    assert found.answers
     for answer in found.answers:
         assert f"--metric {metric}" in answer.instructions
         assert answer.trial.recall.mean == pytest.approx(answer.recall.mean, abs=0.04)

@@ -122,7 +122,9 @@ class TestNumbersOfNumpy:
         for point_id, vector in enumerate((list(sample.base[N]), sample.base[N], sample.base[N].astype(np.float64))):
             filled.upsert(name, [models.PointStruct.model_construct(id=point_id, vector=vector, payload=None)])
         filled.upload_points(name, [models.PointStruct.model_construct(id=3, vector=sample.base[N], payload=None)])
-        for record in filled.wrapped.retrieve(name, [0, 1, 2, 3], with_vectors=True):
+        records = filled.wrapped.retrieve(name, [0, 1, 2, 3], with_vectors=True)
+        assert len(records) == 4
+        for record in records:
             vector = record.vector[""] if isinstance(record.vector, dict) else record.vector
             np.testing.assert_allclose(vector, svd_codec.encode(sample.base[N : N + 1])[0], atol=1e-6)
 

@@ -764,9 +764,17 @@ class TestRefusals:
             migrate(migration)
         assert not client.collection_exists("small")
 
-    @pytest.mark.parametrize("refused", ["codec", "points", "name", "multivector"])
+    @pytest.mark.parametrize(
+        ("refused", "message"),
+        [
+            ("codec", "got a collection filled by codec"),
+            ("points", "got 'docs_small' with points of no migration"),
+            ("name", "expected a new vector name, got 'small', which is taken"),
+            ("multivector", "vector '' is a multivector"),
+        ],
+    )
     def test_no_file_of_originals_is_left_behind(
-        self, client: QdrantClient, make: Make, sample: Any, refused: str, tmp_path: Path
+        self, client: QdrantClient, make: Make, sample: Any, refused: str, message: str, tmp_path: Path
     ) -> None:
         file: dict[str, Any] = {"originals": Originals.FILE, "originals_path": tmp_path / "docs.f16"}
         migration = make(**file)
@@ -784,7 +792,7 @@ class TestRefusals:
             migration = Migration(client, "passages", migration.codec, migration.state, into="p", **file)
         before = client.get_collection("docs")
         for work in (estimate, migrate):
-            with pytest.raises((MigrationError, CodecMismatchError)):
+            with pytest.raises((MigrationError, CodecMismatchError), match=message):
                 work(migration)
         assert list(tmp_path.iterdir()) == []
         assert client.get_collection("docs") == before

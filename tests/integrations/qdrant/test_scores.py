@@ -176,6 +176,8 @@ def test_a_client_with_originals_scores_exactly_without_calibration(codec: Codec
     raw = QdrantClient(":memory:")
     client = CompressedQdrantClient(raw, codec, originals="disk", calibrate=True)
     fill(client, name, sample.base)
-    for point in client.query_points(name, sample.queries[0], limit=5).points:
+    points = client.query_points(name, sample.queries[0], limit=5).points
+    assert len(points) == 5
+    for point in points:
         assert point.score == pytest.approx(sample.base[point.id] @ sample.queries[0], abs=2e-3)
     raw.close()
