@@ -65,7 +65,7 @@ def main(
 
 def show(name: str, title: str, rows: Iterator[dict[str, Any]], out: Path | None) -> None:
     """Print a table as Markdown, and write its figures."""
-    kept = []
+    kept: list[dict[str, Any]] = []
     print(f"{title}\n")
     for row in rows:
         if not kept:

@@ -32,11 +32,14 @@ class BridgeSample:
     """Texts such as those of the collection, embedded."""
 
     sample: Annotated[
-        str, typer.Option(help="Embeddings such as the collection's: a file with one vector a row, or an address.")
+        str,
+        typer.Option(help="Sample of embeddings like the collection's: a file with one vector per row, or an address."),
     ]
     new_sample: Annotated[
         str | None,
-        typer.Option(help="The same texts, in the same order, embedded by the new model, where the model is another."),
+        typer.Option(
+            help="The same texts, row for row, embedded by the new model. Needed if the embedding model changes."
+        ),
     ] = None
     column: Column = None
 
@@ -54,10 +57,14 @@ class ModelOptions:
 
     panel: ClassVar[str] = "Two embedding models"
 
-    queries: Annotated[str | None, typer.Option(help="Without codecs: queries embedded by the old model.")] = None
-    new_queries: Annotated[str | None, typer.Option(help="The same queries embedded by the new model.")] = None
+    queries: Annotated[
+        str | None, typer.Option(help="Queries embedded by the old model, for a bridge without codecs.")
+    ] = None
+    new_queries: Annotated[
+        str | None, typer.Option(help="The same queries, row for row, embedded by the new model.")
+    ] = None
     pairs: Pairs = None
-    least: Annotated[float, typer.Option(min=0, help="Share of the new model's nDCG@10 that has to be left.")] = 0.6
+    least: Annotated[float, typer.Option(min=0, help="Smallest share of the new model's nDCG@10 to accept.")] = 0.6
     embedder: Embedder = ""
 
 

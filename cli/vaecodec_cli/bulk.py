@@ -74,11 +74,13 @@ class WorkerOptions:
     ] = None
     device: Annotated[
         Device,
-        typer.Option("--device", help="Where the codec runs. auto takes a GPU where one starts, else the CPU."),
+        typer.Option("--device", help="Where the codec runs. auto uses a GPU if one works, otherwise the CPU."),
     ] = Device.CPU
     engine_name: Annotated[
         EngineName,
-        typer.Option("--engine", help="Threads of this process; or Ray, for Parquet on one machine or many."),
+        typer.Option(
+            "--engine", help="What does the work: threads of this process, or Ray (Parquet on one machine or many)."
+        ),
     ] = EngineName.THREADS
     ray_address: Annotated[
         str | None,

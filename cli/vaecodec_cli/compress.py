@@ -60,7 +60,9 @@ def compress(
     wanted: CompressGoal,
     place: Annotated[
         Place,
-        typer.Option("--for", help="Where the vectors will be kept. files are codes, which PackedIndex searches."),
+        typer.Option(
+            "--for", help="Where the vectors will be kept. 'files' are files of codes, which PackedIndex searches."
+        ),
     ] = Place.FILES,
     time: Annotated[
         str,
@@ -68,7 +70,7 @@ def compress(
     ] = "10m",
     as_json: AsJson = False,
 ) -> None:
-    """Train a codec, compare it with what needs no training, and say what is worth using and what to type next.
+    """Train a codec, compare it with untrained ones, and recommend what to use and the command to run next.
 
     Repeat the command to go on after an interruption. Exit code 3: the goal is not met.
     """

@@ -19,9 +19,11 @@ DRIFT, NOT_COMPARED = 3, 4
 
 def drift(
     codec: CodecFile,
-    data: Annotated[str, typer.Option(help="New documents: a file with one vector a row, or an address.")],
+    data: Annotated[str, typer.Option(help="New documents: a file with one vector per row, or an address.")],
     columns: Columns,
-    queries: Annotated[str | None, typer.Option(help="New queries.")] = None,
+    queries: Annotated[
+        str | None, typer.Option(help="New queries: a file with one vector per row, or an address.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check whether new vectors still match the training data.

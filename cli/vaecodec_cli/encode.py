@@ -18,7 +18,8 @@ def encode(
     workers: WorkerOptions,
     dtype: Annotated[CodeType | None, typer.Option(help="How to store latents. Default: float32.")] = None,
     budget: Annotated[
-        int | None, typer.Option("--bytes", help="Instead of --dtype: a code of so many bytes a vector, from 4 up.")
+        int | None,
+        typer.Option("--bytes", help="Store a code of this many bytes per vector, at least 4, instead of --dtype."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -31,7 +31,10 @@ def fit(
     given: CheckedTrainingData,
     out: Annotated[Path, typer.Option(help="Folder for the fit. The codec file is OUT/codec.onnx.")],
     dims: Annotated[
-        str, typer.Option(help="Widths to choose among, e.g. 32,64,128,192. With --target 48 all latents by default.")
+        str,
+        typer.Option(
+            help="Latent widths to choose from, e.g. 32,64,128,192. Default with --target 48: the full width."
+        ),
     ] = "",
     target: Target = "",
     budget: Annotated[str, typer.Option(help="Time for all training, e.g. 90s, 10m, 1.5h.")] = "10m",

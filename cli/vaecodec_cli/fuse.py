@@ -19,17 +19,21 @@ class JoinOptions:
     """How the embedding model's output becomes the codec's input."""
 
     pooling: Annotated[
-        Pooling | None, typer.Option(help="How the vectors of a text's tokens become one, where the files do not say.")
+        Pooling | None,
+        typer.Option(help="How to combine a text's token vectors into one. Needed if the model's files do not say."),
     ] = None
     output: Annotated[
-        str | None, typer.Option(help="Output of the embedding model to encode, where several may hold embeddings.")
+        str | None, typer.Option(help="Model output that holds the embeddings. Needed if several could.")
     ] = None
     normalise: Annotated[
         bool | None,
         typer.Option(help="Normalise embeddings before the codec. Codecs of metric cosine always do that themselves."),
     ] = None
     queries: Annotated[
-        bool, typer.Option("--queries", help="Encode as queries are, for codecs that encode them in another way.")
+        bool,
+        typer.Option(
+            "--queries", help="Use the codec's query encoder, which differs from that of documents in some codecs."
+        ),
     ] = False
 
 

@@ -20,7 +20,7 @@ def info(
     card: Annotated[bool, typer.Option("--card", help="Print a Markdown card for a model page instead.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a codec file says of itself: widths, metric, identity, origin, and what was measured."""
+    """Show what a codec file says about itself: widths, metric, identity, origin, and what was measured."""
     if as_json:
         print_json(FusedModel.read_any(file).to_json())
     elif card:

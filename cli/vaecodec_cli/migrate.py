@@ -57,12 +57,13 @@ class MigrationTarget:
         int | None,
         typer.Option(
             "--bytes",
-            help="RAM for the codes of one vector in the new collection, e.g. one byte for each latent or less; the "
-            "latents then lie on disk. Default: stored and quantised as the source is.",
+            help="RAM for the code of each vector in the new collection, e.g. one byte per latent or less. The latents "
+            "then stay on disk. Default: stored and quantised as the source is.",
         ),
     ] = None
     switch_alias: Annotated[
-        str | None, typer.Option(help="Point this alias at the new collection when both sides are equal.")
+        str | None,
+        typer.Option(help="Point this alias at the new collection once it holds the same points as the source."),
     ] = None
 
 
@@ -73,13 +74,13 @@ class OriginalsOptions:
     panel: ClassVar[str] = "Originals for re-ranking"
 
     keep_originals: Annotated[Keep, typer.Option(help="Where to keep the uncompressed vectors.")] = Keep.NONE
-    originals_path: Annotated[Path | None, typer.Option("--originals", help="The file for --keep-originals file.")] = (
-        None
-    )
+    originals_path: Annotated[
+        Path | None, typer.Option("--originals", help="File to keep them in, with --keep-originals file.")
+    ] = None
     originals_codec: Annotated[
         Path | None, typer.Option(help="Store codes of this codec in that file instead of float16.")
     ] = None
-    originals_bytes: Annotated[int | None, typer.Option(help="Bytes of such a code.")] = None
+    originals_bytes: Annotated[int | None, typer.Option(help="Bytes of such a code, for each vector.")] = None
 
     def check(self) -> None:
         """Refuse options that would be ignored."""
@@ -125,7 +126,7 @@ class MigrationRun:
     batch_size: Annotated[int, typer.Option(min=1, help="Points per request.")] = 1000
     state: Annotated[
         Path | None,
-        typer.Option(help="State file, which remembers how far the copy came. Default: named after the collections."),
+        typer.Option(help="File that records how far the copy got. Default: named after the collections."),
     ] = None
 
 

@@ -46,7 +46,7 @@ class ColumnTarget:
         str | None, typer.Option(help="Name of a bytea column for float16 originals, to re-rank with.")
     ] = None
     switch: Annotated[
-        bool, typer.Option("--switch", help="At the end give the compressed column the name of the uncompressed one.")
+        bool, typer.Option("--switch", help="At the end, give the uncompressed column's name to the compressed one.")
     ] = False
 
 

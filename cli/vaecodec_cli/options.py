@@ -35,7 +35,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 Documents = Annotated[
     str,
-    typer.Argument(help="Embeddings of the documents: a file with one vector a row, or an address. FILE#COLUMN works."),
+    typer.Argument(
+        help="Embeddings of the documents: a file with one vector per row, or an address. FILE#COLUMN works."
+    ),
 ]
 Pairs = Annotated[
     str | None,
@@ -46,10 +48,11 @@ Pairs = Annotated[
     ),
 ]
 Column = Annotated[
-    str | None, typer.Option(help="Column, dataset, array or vector name of the documents, where there are several.")
+    str | None,
+    typer.Option(help="Column, dataset, array or vector that holds the documents. Needed if there are several."),
 ]
 CodecFile = Annotated[Path, typer.Option("--codec", help="Codec file, e.g. vae128.onnx.")]
-Dim = Annotated[int | None, typer.Option(help="Width of the latents, where the codec file has several.")]
+Dim = Annotated[int | None, typer.Option(help="Latent width to use, if the codec file offers several.")]
 RecipeFile = Annotated[Path | None, typer.Option(help="TOML file of settings. docs/training.md lists them.")]
 Target = Annotated[
     str, typer.Option(help="Train for codes: bytes per vector such as 48 or 32,48,64; or int8, int4, int2, binary.")
@@ -57,7 +60,9 @@ Target = Annotated[
 MetricOption = Annotated[Metric, typer.Option(help="How the embeddings are compared.")]
 Overwrite = Annotated[
     bool,
-    typer.Option("--overwrite", help="Replace another codec's file. Indexes and codes made by that codec are lost."),
+    typer.Option(
+        "--overwrite", help="Replace an existing codec file. Indexes and codes made with it can no longer be read."
+    ),
 ]
 Embedder = Annotated[str, typer.Option(help="Name of the embedding model. It is kept in the file.")]
 OnBadRowsChoice = Annotated[

@@ -59,7 +59,7 @@ class PlanGoal:
     target: Annotated[str | None, typer.Option(help='What to reach, e.g. "recall@10>=0.95".')] = None
     rerank: Annotated[
         int,
-        typer.Option(help="Up to so many times k candidates are scored again with originals kept on disk."),
+        typer.Option(help="Score up to this many times k candidates again with originals on disk. 1: no re-ranking."),
     ] = 1
     limits: SizeLimits
     place: Annotated[

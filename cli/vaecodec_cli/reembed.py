@@ -64,9 +64,9 @@ class ReembedRun:
             help="File with one id a line, to embed these first: the ones that are found most often.",
         ),
     ] = None
-    texts_per_second: Annotated[float | None, typer.Option(min=0.001, help="Embed at most so many texts a second.")] = (
-        None
-    )
+    texts_per_second: Annotated[
+        float | None, typer.Option(min=0.001, help="Embed at most this many texts per second.")
+    ] = None
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Embed a sample, estimate the cost, write nothing.")] = (
         False
     )

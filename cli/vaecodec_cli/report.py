@@ -28,14 +28,14 @@ class ReportInput:
 
     panel: ClassVar[str] = "Input"
 
-    base: Annotated[str, typer.Option(help="Vectors to index: a file with one vector a row, or an address.")]
+    base: Annotated[str, typer.Option(help="Vectors to index: a file with one vector per row, or an address.")]
     queries: Annotated[str, typer.Option(help="Vectors to search with.")]
     codec: Annotated[list[Path], typer.Option(help="Codec file. Can be repeated, to see several codecs in one report.")]
     columns: Columns
     dim: Dim = None
     adapter: Annotated[
         Path | None,
-        typer.Option(help="Codec of all dimensions from the same training, for codecs that were trained on pairs."),
+        typer.Option(help="Codec of full width from the same training. Give it for codecs trained on pairs."),
     ] = None
     train: Annotated[
         str | None,
@@ -46,7 +46,8 @@ class ReportInput:
         typer.Option(help="Rows of the base that answer each query: .npy of one each, or .json with a list for each."),
     ] = None
     labels: Annotated[
-        Path | None, typer.Option(help="Slice that each query belongs to: .npy, or text with one line for each.")
+        Path | None,
+        typer.Option(help="Group of each query, to report on each group: .npy, or text with one line per query."),
     ] = None
     scored_pairs: Annotated[
         Path | None,
@@ -79,18 +80,18 @@ def report(
     engine: Annotated[SearchEngineName, typer.Option(help="Index to measure on.")] = SearchEngineName.EXACT,
     budget: Annotated[
         list[int] | None,
-        typer.Option("--bytes", help="Bytes per vector at which to measure the codecs' codes too. Can be repeated."),
+        typer.Option("--bytes", help="Also measure codes of this many bytes per vector. Can be repeated."),
     ] = None,
     dtype: Annotated[
         list[CodeType] | None,
-        typer.Option(help="Uniform codes to measure too, by the engine itself where it has them. Can be repeated."),
+        typer.Option(help="Also measure this uniform code, in the engine itself if it has it. Can be repeated."),
     ] = None,
     keep_ids: Annotated[
         bool, typer.Option("--keep-ids", help="Write the ids that each search returned into report.json.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure what codecs cost, beside uncompressed vectors and what needs no training, on the same index."""
+    """Measure what codecs lose, beside uncompressed vectors and untrained baselines, on the same index."""
     console = Terminal(stderr=as_json)
     with steps_shown("reading codecs") as step:
         written = write_report(

@@ -45,7 +45,7 @@ class RecipeOptions:
         str, typer.Option(help="What to train for: neighbours, or relevance where pairs are known.")
     ] = ""
     recipe: RecipeFile = None
-    epochs: Annotated[float | None, typer.Option(help="Passes over the documents.")] = None
+    epochs: Annotated[float | None, typer.Option(help="Number of passes over the documents.")] = None
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None
 
     def choose(self, documents: VectorSource, *, paired: bool) -> Recipe:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,7 +87,8 @@ def test_training_loses_no_figure_to_any_linear_codec_on_held_out_queries(sample
 
 def test_the_best_checkpoint_is_what_is_kept(collection: Collection, tmp_path: Path) -> None:
     result = train(collection, SMALL.replace(epochs=3), tmp_path)
-    served = collection.validation.figures_of(ModelCodec(load_checkpoint(tmp_path).model))
+    kept: Any = ModelCodec(load_checkpoint(tmp_path).model)
+    served = collection.validation.figures_of(kept)
     for figure in ("recall@1", "recall@10", "recall@100", "ndcg@10"):
         assert served[figure].mean() == pytest.approx(result.figures[figure].mean(), abs=1e-3)
     lost = gate(result.figures, result.baselines).lost
