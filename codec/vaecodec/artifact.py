@@ -241,7 +241,7 @@ def sign(data: bytes, key: str = PREFIX + "codec_id") -> bytes:
 
 @contextmanager
 def stored_values(what: str) -> Iterator[None]:
-    """Around the reading of JSON values from a codec file that was verified: what they lack makes the file corrupt.
+    """Wrap the reading of JSON values from a codec file that was verified: what they lack makes the file corrupt.
 
     Raises:
         InvalidArtifactError: a value is missing, or not of the form that its reader expects.

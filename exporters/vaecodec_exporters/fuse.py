@@ -214,7 +214,7 @@ class _Tail:
         return f"{self.prefix}{number}"
 
     def codec(self, part: onnx.GraphProto, vectors: str, feed: str, fetch: str) -> None:
-        """The nodes of a codec's entry point, from the vectors to the latents."""
+        """Add the nodes of a codec's entry point, from the vectors to the latents."""
         own = {name: f"{self.prefix}codec/{name}" for name in _names(part) if name}
         own |= {feed: vectors, fetch: LATENTS}
         _rename(part, own)

@@ -123,7 +123,7 @@ class _Graph:
             raise self.error(f"the entry point is element {self.entry} of level {self.top}")
 
     def check_links(self, levels: NDArray[np.int64]) -> None:
-        """Every link leads to an element that has links of that level itself."""
+        """Check that every link leads to an element that has links of that level itself."""
         for rows in _blocks(self._rows):
             self._check_lists(rows[:, : self._data_at], levels, 0)
         for level in range(1, self.top + 1):

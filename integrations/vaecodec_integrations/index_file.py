@@ -89,7 +89,7 @@ class IndexFile:
 
     @contextmanager
     def read_bytes(self, content: Any) -> Iterator[tuple[dict[str, Any], Path]]:
-        """As :meth:`read`, from what :meth:`to_bytes` returned."""
+        """Work as :meth:`read`, from what :meth:`to_bytes` returned."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "index in memory"
             path.write_bytes(content)
@@ -98,7 +98,7 @@ class IndexFile:
 
     @contextmanager
     def read(self, path: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Any], Path]]:
-        """The verified header, and a temporary file of the engine's bytes, as engines read from paths only.
+        """Give the verified header, and a temporary file of the engine's bytes, as engines read from paths only.
 
         Raises:
             IndexFileError: not a file of this kind, truncated, changed, or of a newer format; or, within the block,

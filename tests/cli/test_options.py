@@ -32,7 +32,11 @@ CALLS: list[tuple[Any, ...]] = []
 
 
 def command(outer: Outer, loud: Annotated[bool, typer.Option("--loud", help="Shout.")] = False) -> None:
-    """Do it."""
+    """Do it.
+
+    The text of a paragraph is
+    one line.
+    """
     CALLS.append((outer, loud))
 
 
@@ -53,6 +57,10 @@ def test_an_option_of_a_set_without_a_default_is_required() -> None:
     assert refused.exit_code == 2
     assert "--unit" in refused.output
     assert CALLS == []
+
+
+def test_the_lines_of_a_paragraph_are_joined() -> None:
+    assert flat(command).__doc__ == "Do it.\n\nThe text of a paragraph is one line."
 
 
 def test_options_keep_the_order_of_their_sets() -> None:

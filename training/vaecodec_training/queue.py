@@ -33,7 +33,7 @@ class Queue:
         return float(step - self.steps.double().mean()) if len(self.steps) else 0.0
 
     def state(self) -> dict[str, Tensor]:
-        """Its tensors by name."""
+        """Return its tensors by name."""
         return {"vectors": self.vectors, "latents": self.latents, "steps": self.steps}
 
     def restore(self, state: dict[str, Tensor]) -> None:

@@ -166,7 +166,7 @@ def encode_rows(
     tail: int,
     codes: Bytes,
 ) -> None:
-    """Viterbi search for the tail-biting code of each row of ``latents``, float32 (n, k), into ``codes``, zeros (n, B).
+    """Search the tail-biting code (Viterbi) of each row of ``latents``, float32 (n, k), into ``codes``, zeros (n, B).
 
     The code is a circle of bits: the state before step 0 must be the state after the last step. A first search over
     the last ``tail`` and the first ``head`` steps finds that state; a second one, which starts and ends in it, finds
@@ -214,7 +214,7 @@ def decode_rows(
     codes: Bytes, windows: Int, shifts: Int, memory: int, rates: Int, levels: Float, mean: Float, spread: Float,
     order: Int, latents: Float,
 ) -> None:  # fmt: skip
-    """Latents of each code, ``mean + spread * level``, into the columns ``order`` of ``latents``.
+    """Write the latents of each code, ``mean + spread * level``, into the columns ``order`` of ``latents``.
 
     The state after step t is in the three bytes of the code from number ``windows[t]`` on, circularly, followed by
     ``shifts[t]`` later bits.

@@ -55,7 +55,7 @@ class Decoder:
     offset: FloatArray
 
     def towards(self, other: Decoder, share: np.float32) -> Decoder:
-        """This one, changed by a share of the difference of another one from it."""
+        """Return this one, changed by a share of the difference of another one from it."""
         books, axes, offset = (
             mine + share * (theirs - mine)
             for mine, theirs in ((self.books, other.books), (self.axes, other.axes), (self.offset, other.offset))

@@ -279,7 +279,7 @@ class TrellisCode:
         *,
         threads: int | None = None,
     ) -> None:
-        """As :meth:`dot_products`, of codes that begin with other bytes.
+        """Work as :meth:`dot_products`, of codes that begin with other bytes.
 
         Args:
             codes, needed, squares, numbers, threads: see there.

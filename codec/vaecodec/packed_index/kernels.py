@@ -36,7 +36,7 @@ _ones: Any = intrinsic(_count_ones)
 
 @compiled
 def weigh_coarsely(words: Words, planes: Words, step: Any, offset: Any, out: Any) -> None:
-    """As :func:`weigh`, for a query of four bits."""
+    """Work as :func:`weigh`, for a query of four bits."""
     sums = np.empty(BLOCK, np.uint64)
     half = len(planes)
     for block in range(len(words)):

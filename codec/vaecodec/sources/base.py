@@ -179,7 +179,7 @@ def check_matrix(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], *, cod
 
 @contextmanager
 def malformed_if_it_fails(what: str) -> Iterator[None]:
-    """Around a library's reading of a file's content: over damaged bytes libraries raise anything."""
+    """Wrap a library's reading of a file's content: over damaged bytes libraries raise anything."""
     try:
         yield
     except (VaecodecError, FileNotFoundError, PermissionError):

@@ -123,7 +123,7 @@ class CompressedVector(_Compressed):
             return self._by("<=>", query)
 
         def max_inner_product(self, query: Any) -> ColumnElement[float]:
-            """Minus the inner product of the latents, for codecs whose latents are compared by dot product."""
+            """Return minus the inner product of the latents, for codecs whose latents are compared by dot product."""
             return self._by("<#>", query)
 
         def l2_distance(self, query: Any) -> ColumnElement[float]:

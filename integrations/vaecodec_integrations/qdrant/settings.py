@@ -43,7 +43,7 @@ def checked_settings(
     calibrate: bool,
     trust: bool,
 ) -> Settings:
-    """Checked settings; see :class:`~vaecodec_integrations.qdrant.CompressedQdrantClient` for the arguments.
+    """Return checked settings; see :class:`~vaecodec_integrations.qdrant.CompressedQdrantClient` for the arguments.
 
     Raises:
         UnsupportedRequestError: arguments that contradict each other.

@@ -84,7 +84,7 @@ def follow_documents(own: Split, documents: Split, pairs: NDArray[np.int64], que
 
 
 def drop_leaks(parts: Split, digests: NDArray[np.uint64]) -> Split:
-    """Without the queries of one text whose documents lie on several sides: they stay on the side looked at last."""
+    """Leave out the queries of one text whose documents lie on several sides: they stay on the side looked at last."""
 
     def outside(rows: NDArray[np.int64], *later: NDArray[np.int64]) -> NDArray[np.int64]:
         return rows[~np.isin(digests[rows], digests[np.concatenate(later)])]

@@ -190,7 +190,7 @@ class CollectionFlows(FlowBase):
         metadata: Any = None,
         **rest: Any,
     ) -> Flow[Any]:
-        """Settings of the stored vectors; kept originals are never quantised."""
+        """Change settings of the stored vectors; kept originals are never quantised."""
         vectors_config = as_rest(vectors_config, VECTORS_CONFIG_DIFF)
         quantization_config = as_rest(quantization_config, models.QuantizationConfigDiff)
         layout, info = (yield from self.proof(collection_name, writing=False))[-2:]
