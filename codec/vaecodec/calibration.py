@@ -100,7 +100,7 @@ class CodecCalibration:
 
     @classmethod
     def fit(cls, codec: EncoderDecoder, rows: CalibrationRows, *, memory: int = 10) -> CodecCalibration:
-        """Fit every part that the rows are enough for; with 10,000 documents or more it takes a minute or two.
+        """Fit every part that the rows are enough for; with 10,000 documents or more it takes about a minute.
 
         Args:
             codec: its maps.

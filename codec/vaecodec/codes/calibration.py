@@ -109,7 +109,7 @@ class Calibration:
     def with_residual(self, latents: Any, queries: Any = None, *, seed: int = 0) -> Calibration:
         """Add stages of k-means before the trellis, and fit what codes stand for to the scores of queries.
 
-        It takes a minute or two. Fewer than 10,000 rows or 16 latents are too little to learn centroids from, and
+        It takes about a minute. Fewer than 10,000 rows or 16 latents are too little to learn centroids from, and
         without numba there are no such codes: then the calibration is returned as it is.
 
         Args:

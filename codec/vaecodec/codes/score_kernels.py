@@ -24,16 +24,22 @@ def _read(codes: Bytes, numbers: Int, tables: Float, words: Float, sums: Float) 
         table = tables[stage]
         for row in range(len(numbers)):
             sums[row] += table[codes[numbers[row], stage]]
-    for word in range(len(words)):
-        a, b, c, d = 4 * word % size, (4 * word + 1) % size, (4 * word + 2) % size, (4 * word + 3) % size
-        for row in range(len(numbers)):
-            code = codes[numbers[row], stages:]
+    whole = size // 4
+    for row in range(len(numbers)):
+        code = codes[numbers[row], stages:]
+        for word in range(whole):
+            at = 4 * word
             words[word, row] = (
-                (np.uint32(code[a]) << np.uint32(24))
-                | (np.uint32(code[b]) << np.uint32(16))
-                | (np.uint32(code[c]) << np.uint32(8))
-                | np.uint32(code[d])
+                (np.uint32(code[at]) << np.uint32(24))
+                | (np.uint32(code[at + 1]) << np.uint32(16))
+                | (np.uint32(code[at + 2]) << np.uint32(8))
+                | np.uint32(code[at + 3])
             )
+        for word in range(whole, len(words)):
+            bits = np.uint32(0)
+            for byte in range(4 * word, 4 * word + 4):
+                bits = (bits << np.uint32(8)) | np.uint32(code[byte % size])
+            words[word, row] = bits
 
 
 @compiled
@@ -64,15 +70,25 @@ def _add_step(
 
 @compiled
 def _keep(
-    count: int, reach: float, squares: Float, needed: Float, alive: Int, words: Float, sums: Float, seen: Float
-) -> int:
-    """Take out the rows that what is left of them cannot bring to ``needed``; return how many are kept."""
+    count: int, reach: float, squares: Float, needed: Float, alive: Int, reached: Int, words: Float, sums: Float,
+    seen: Float,
+) -> int:  # fmt: skip
+    """Take out the rows that what is left of them cannot bring to ``needed``; return how many are kept.
+
+    While most rows are kept, all are: moving them would take longer than adding their steps.
+    """
     kept = 0
     for position in range(count):
         row = alive[position]
         left = max(squares[row] - seen[position], np.float32(0)) + SLACK * squares[row]
-        if sums[position] + reach * np.sqrt(left) >= needed[row]:
-            alive[kept] = row
+        reached[position] = sums[position] + reach * np.sqrt(left) >= needed[row]
+        kept += reached[position]
+    if reach > 0 and 4 * kept > 3 * count:
+        return count
+    kept = 0
+    for position in range(count):
+        if reached[position]:
+            alive[kept] = alive[position]
             sums[kept] = sums[position]
             seen[kept] = seen[position]
             if kept < position:
@@ -102,6 +118,7 @@ def score_rows(
     sums = np.empty(_BLOCK, np.float32)
     seen = np.empty(_BLOCK, np.float32)
     alive = np.empty(_BLOCK, np.int64)
+    reached = np.empty(_BLOCK, np.int64)
     for first in range(0, len(numbers), _BLOCK):
         last = min(first + _BLOCK, len(numbers))
         count = last - first
@@ -115,7 +132,9 @@ def score_rows(
             for t in order[done : stages[stage]]:
                 _add_step(words, starts[t], memory, levels[rates[t]], mean[t], spread[t], query[t], count, sums, seen)
             done = stages[stage]
-            count = _keep(count, reaches[stage], squares[first:last], needed[first:last], alive, words, sums, seen)
+            count = _keep(
+                count, reaches[stage], squares[first:last], needed[first:last], alive, reached, words, sums, seen
+            )
             if count == 0:
                 break
         dots[first:last] = -np.inf

@@ -41,15 +41,14 @@ def weigh_coarsely(words: Words, planes: Words, step: Any, offset: Any, out: Any
     half = len(planes)
     for block in range(len(words)):
         sums[:] = 0
-        for word in range(2 * half):
-            column = words[block, word]
-            plane = planes[word % half]
-            a, b, c, d = plane[0], plane[1], plane[2], plane[3]
-            shift = np.uint64(1 if word < half else 0)
-            for row in range(BLOCK):
-                w = column[row]
-                count = _ones(w & a) + (_ones(w & b) << _1) + (_ones(w & c) << _2) - (_ones(w & d) << _3)
-                sums[row] += count << shift
+        for part in range(2):
+            for word in range(half):
+                column = words[block, half * part + word]
+                a, b, c, d = planes[word, 0], planes[word, 1], planes[word, 2], planes[word, 3]
+                for row in range(BLOCK):
+                    w = column[row]
+                    count = _ones(w & a) + (_ones(w & b) << _1) + (_ones(w & c) << _2) - (_ones(w & d) << _3)
+                    sums[row] += count << np.uint64(1 - part)
         for row in range(BLOCK):
             out[block, row] = offset + step * np.float32(np.int64(sums[row]))
 
@@ -66,15 +65,15 @@ def weigh(words: Words, planes: Words, step: Any, offset: Any, out: Any) -> None
     half = len(planes)
     for block in range(len(words)):
         sums[:] = 0
-        for word in range(2 * half):
-            column = words[block, word]
-            plane = planes[word % half]
-            a, b, c, d, e, f, g = plane[0], plane[1], plane[2], plane[3], plane[4], plane[5], plane[6]
-            shift = np.uint64(1 if word < half else 0)
-            for row in range(BLOCK):
-                w = column[row]
-                count = _ones(w & a) + (_ones(w & b) << _1) + (_ones(w & c) << _2) + (_ones(w & d) << _3)
-                count += (_ones(w & e) << _4) + (_ones(w & f) << _5) - (_ones(w & g) << _6)
-                sums[row] += count << shift
+        for part in range(2):
+            for word in range(half):
+                column = words[block, half * part + word]
+                a, b, c, d = planes[word, 0], planes[word, 1], planes[word, 2], planes[word, 3]
+                e, f, g = planes[word, 4], planes[word, 5], planes[word, 6]
+                for row in range(BLOCK):
+                    w = column[row]
+                    low = _ones(w & a) + (_ones(w & b) << _1) + (_ones(w & c) << _2) + (_ones(w & d) << _3)
+                    count = low + (_ones(w & e) << _4) + (_ones(w & f) << _5) - (_ones(w & g) << _6)
+                    sums[row] += count << np.uint64(1 - part)
         for row in range(BLOCK):
             out[block, row] = offset + step * np.float32(np.int64(sums[row]))
