@@ -169,7 +169,7 @@ class Scorer:
         needed = np.float32(-np.inf)
         numbers = allowed
         if derived.sketch is not None and (allowed is None or len(allowed) >= _SKETCHED_ROWS):
-            fine = effort in (Effort.HIGH, Effort.FULL)
+            fine = effort is Effort.FULL
             estimate = self._estimate(derived, derived.sketch, query, len(rows), allowed, fine, threads)
             share, each = _LOOKED_AT[effort]
             count = max(int(share * (len(rows) if allowed is None else len(allowed))), each * k)
