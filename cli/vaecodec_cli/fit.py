@@ -62,7 +62,9 @@ def fit(
 
     base = Recipe.load(recipe) if recipe else None
     documents, queries = given.open()
-    settings = choose_recipe(base, width=documents.dim, target=target, paired=bool(given.data.pairs))
+    settings = choose_recipe(
+        base, width=documents.dim, rows=documents.rows, target=target, paired=bool(given.data.pairs)
+    )
     collection = given.collection(documents, queries, out, confirmation=0.05)
     print_collection(collection, console)
     with how_to_resume(console, f"repeat the command to go on from {out}"), TrainingBar() as bar:

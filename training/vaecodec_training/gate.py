@@ -73,6 +73,11 @@ class Gate:
         """Whether the learned codec is surely better in what it is for, and no figure that counts is lost."""
         return self.difference.low > 0 and not self.lost
 
+    @property
+    def worth(self) -> float:
+        """The gain in what the codec is for, less what is lost."""
+        return self.difference.mean + sum(each.difference.mean for each in self.lost)
+
     def __str__(self) -> str:
         first = str(self.comparisons[0])
         if self.lost:

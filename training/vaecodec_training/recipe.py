@@ -136,7 +136,7 @@ class Recipe:
     temperature: float = _between(0.05, 1e-4)
     """Of the softmax over similarities, in units of ten times the spread of the similarities between documents.
 
-    For most models the unit is about 1 under cosine.
+    For most models that unit is about 1 under cosine. For relevance under cosine it is 1.
     """
     deep_lists: bool = False
     """Distil at two and four times the temperature besides, which keeps more of the hundred nearest documents."""

@@ -7,13 +7,16 @@ the moment it ends, so that an interrupted search goes on where it was:
 2. pace: how long an epoch takes here;
 3. autoencoder, then vae: is the pipeline sound, and what is the prior worth on this data; not for codes, whose noise
    takes the place of the prior;
-4. alignment, then queue: similarity distillation without and with a queue of past documents;
+4. alignment, deep lists (for neighbours), then queue: similarity distillation, at more than one temperature, and with a
+   queue of past documents;
 5. sweep: the best of these at every width; the knee of the figure against bytes is chosen;
 6. tune: learning rate, then whether a longer run is a better one, at that width only;
-7. final: one long run of the recipe, now locked;
+7. final: one long run of the recipe, now locked; default: one of the recipe that was asked for, at the same width. The
+   better one is served, so that a search is never worse than training once;
 8. gate: the confirmation rows, which no step has read so far, decide whether the learned codec ships.
 
-A run that diverges is noted and does not end the search. Where the final one does, the best short run is served.
+Among runs of one width those that lose no figure to a linear codec come first, then those that gain most. A run that
+diverges is noted and does not end the search. Where the last ones do, the best short run is served.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vaecodec.errors import CheckpointError, DivergedError, RecipeError, TrainingError
 from vaecodec.files import locked, write_atomically
@@ -40,7 +43,7 @@ from vaecodec_training.diagnostics import BelowBaselineWarning, BudgetWarning
 from vaecodec_training.gate import Gate, gate
 from vaecodec_training.knee import draw_knee, knee
 from vaecodec_training.observe import Observer
-from vaecodec_training.recipe import Recipe
+from vaecodec_training.recipe import Aim, Recipe, choose_recipe
 from vaecodec_training.trainer import refuse_mismatch, train
 from vaecodec_training.validation import intervals, linear_figures, validate
 
@@ -60,6 +63,25 @@ _LONGEST = 60.0
 
 # Widths to choose among where none are asked for.
 _WIDTHS = (32, 64, 128, 192)
+
+
+class Standing(NamedTuple):
+    """How good a run is on the validation rows; among runs of one width a larger one is better.
+
+    Attributes:
+        loses_nothing: no figure that counts is surely below that of the linear codec which is best in it.
+        worth: see :attr:`vaecodec_training.gate.Gate.worth`; minus infinity where the run diverged.
+        figure: that of the objective.
+    """
+
+    loses_nothing: bool
+    worth: float
+    figure: float
+
+    @property
+    def diverged(self) -> bool:
+        """Whether there is no model."""
+        return math.isinf(self.worth)
 
 
 @dataclass(frozen=True)
@@ -142,7 +164,7 @@ def search(
         DivergedError: all trials stayed unstable, or the final run of a recipe with nested widths did.
     """
     refuse_processes()
-    recipe = recipe or Recipe()
+    recipe = recipe or choose_recipe(width=collection.dim, rows=collection.report.rows)
     widths = sorted(set(_default_widths(recipe, collection.dim) if dims is None else dims))
     if not widths or widths[0] < 1 or widths[-1] > collection.dim:
         raise RecipeError(f"dims: expected widths from 1 to {collection.dim}, got {widths}")
@@ -264,8 +286,8 @@ class _Search:
             )
         return self._epochs(_SHORT, epoch_seconds)
 
-    def _try_terms(self, first: Recipe) -> tuple[Recipe, float]:
-        """The best set of terms at one width, and its figure."""
+    def _try_terms(self, first: Recipe) -> tuple[Recipe, Standing]:
+        """The best set of terms at one width, and how good it is."""
         queue = self.recipe.queue or 2 * self.recipe.batch
         if self.recipe.for_codes:
             candidates = {"alignment": first.replace(queue=0), "queue": first.replace(queue=queue)}
@@ -278,24 +300,26 @@ class _Search:
                 "alignment": first.replace(kl=kl, queue=0),
                 "queue": first.replace(kl=kl, queue=queue),
             }
+            if first.objective is Aim.NEIGHBOURS:
+                candidates["deep lists"] = first.replace(kl=kl, queue=0, deep_lists=True)
         reached = {name: self._train(name, candidate) for name, candidate in candidates.items()}
         best = max(reached, key=lambda name: reached[name])
-        if math.isinf(reached[best]):
+        if reached[best].diverged:
             raise DivergedError(f"{self.out}: every trial diverged; lower learning_rate, or check the data")
         return candidates[best], reached[best]
 
-    def _choose_width(self, chosen: Recipe, reached: float) -> tuple[int, float]:
-        """The knee, and the figure of the short run there."""
+    def _choose_width(self, chosen: Recipe, reached: Standing) -> tuple[int, Standing]:
+        """The knee, and how good the short run is there."""
         swept = {}
         for width in self.widths:
             swept[width] = reached if width == chosen.dim else self._train(f"sweep {width}", chosen.replace(dim=width))
-        stable = {width: value for width, value in swept.items() if not math.isinf(value)}
+        stable = {width: each.figure for width, each in swept.items() if not each.diverged}
         dim, reason = knee(stable, self.figure, "latent" if self.recipe.for_codes else "4 bytes")
         values = {str(width): value for width, value in stable.items()}
         self._step("knee", lambda: {"dim": dim, "reason": reason, self.figure: values})
         return dim, swept[dim]
 
-    def _tune(self, chosen: Recipe, reached: float) -> Recipe:
+    def _tune(self, chosen: Recipe, reached: Standing) -> Recipe:
         """The recipe of the final run: at what rate it learns, and for how long."""
         tuned = {1.0: reached}
         for factor in _LEARNING_RATES:
@@ -306,16 +330,21 @@ class _Search:
         longer = self._train("tune length", best.replace(epochs=2 * best.epochs))
         # The width and the terms that were chosen have their own pace; the last run knows it.
         pace = self.content["steps"]["tune length"]["seconds"] / (2 * best.epochs)
-        epochs = self._epochs(_FINAL, pace) if longer > tuned[factor] else best.epochs
+        epochs = max(2 * best.epochs, self._epochs(_FINAL, pace)) if longer > tuned[factor] else best.epochs
         return best.replace(
             nested_dims=tuple(width for width in self.recipe.nested_dims if width < best.dim),
             epochs=max(epochs, self.recipe.epochs),
         )
 
     def _finish(self, locked: Recipe) -> tuple[str, Recipe]:
-        """The step whose run is served: the final one, or the best short one of its width where that diverged."""
-        if not math.isinf(self._train("final", locked)):
-            return "final", locked
+        """The step whose run is served: the better one of the last two, or the best short one where both diverged."""
+        last = {"final": locked, "default": self.recipe.replace(dim=locked.dim, nested_dims=locked.nested_dims)}
+        if last["default"] == locked:
+            del last["default"]
+        standing = {name: self._train(name, recipe) for name, recipe in last.items()}
+        best = max(standing, key=lambda name: standing[name])
+        if not standing[best].diverged:
+            return best, last[best]
         steps = self.content["steps"]
         if locked.nested_dims:  # which short runs do not train
             raise DivergedError(steps["final"]["diverged"])
@@ -332,10 +361,12 @@ class _Search:
             self.on_step(name, steps[name])
         return steps[name]
 
-    def _train(self, name: str, recipe: Recipe) -> float:
-        """The figure of a run on the validation rows; minus infinity where it diverged."""
+    def _train(self, name: str, recipe: Recipe) -> Standing:
+        """Train, and say how good that is on the validation rows."""
         step = self._step(name, lambda: self._trained(name, recipe))
-        return float(step["validation"][self.figure]["mean"]) if "validation" in step else -math.inf
+        if "validation" not in step:
+            return Standing(False, -math.inf, -math.inf)
+        return Standing(not step["loses"], step["worth"], float(step["validation"][self.figure]["mean"]))
 
     def _trained(self, name: str, recipe: Recipe) -> dict[str, Any]:
         folder = self._folder(name)
@@ -348,10 +379,13 @@ class _Search:
                 )
             except DivergedError as error:
                 return {"seconds": time.perf_counter() - start, "recipe": recipe.to_dict(), "diverged": str(error)}
+        decision = gate(result.figures, result.baselines, recipe.objective)
         return {
             "seconds": time.perf_counter() - start,
             "recipe": recipe.to_dict(),
             "validation": intervals(result.figures),
+            "loses": [each.figure for each in decision.lost],
+            "worth": decision.worth,
             "warnings": [str(warning) for warning in result.warnings],
         }
 

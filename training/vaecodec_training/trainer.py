@@ -317,9 +317,9 @@ class _Trainer:
         for share in _ENDS if ends else _SHARES:
             model = interpolated(start, self.trained, share)
             figures = validate(model, self.collection, self.recipe)
-            lost = () if ends else gate(figures, self.baselines, aim).lost
-            worth = float(figures[aim.figure].mean()) + sum(each.difference.mean for each in lost)
-            tried.append(((not lost, worth), model, figures, share))
+            decision = gate(figures, self.baselines, aim)
+            worth = (True, decision.difference.mean) if ends else (not decision.lost, decision.worth)
+            tried.append((worth, model, figures, share))
         _, model, figures, share = max(tried, key=lambda each: each[0])
         return model, figures, share
 
