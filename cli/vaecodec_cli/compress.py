@@ -6,14 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
+from vaecodec.errors import EvaluationInputError
+from vaecodec.sources import VectorSource
 from vaecodec_cli.console import Terminal, how_to_resume, print_json
 from vaecodec_cli.options import AsJson, CheckedTrainingData, SizeLimits, duration, with_column
 from vaecodec_cli.progress import LOGGER, TrainingBar
 from vaecodec_cli.train import require_training
+
+if TYPE_CHECKING:
+    from vaecodec_integrations.plan import Goal
 
 NOT_MET = 3
 
@@ -53,6 +58,23 @@ class CompressGoal:
     limits: SizeLimits
     recall: Annotated[float | None, typer.Option(help="Share of the ten nearest to keep, e.g. 0.95.")] = None
 
+    def read(self, source: VectorSource) -> Goal:
+        """Return the goal, before any vector is read."""
+        from vaecodec_integrations.compress import goal_for
+
+        limits = self.limits
+        try:
+            return goal_for(
+                source,
+                save=self.save,
+                code_bytes=limits.budget,
+                ram=limits.ram,
+                vectors=limits.vectors,
+                recall=self.recall,
+            )
+        except EvaluationInputError as error:
+            raise typer.BadParameter(str(error)) from None
+
 
 def compress(
     checked: CheckedTrainingData,
@@ -75,21 +97,14 @@ def compress(
     Repeat the command to go on after an interruption. Exit code 3: the goal is not met.
     """
     require_training(export=True)
-    from vaecodec_integrations.compress import CompressionData, goal_for
+    from vaecodec_integrations.compress import CompressionData
     from vaecodec_integrations.compress import compress as run
     from vaecodec_integrations.plan.stores import StoreName
 
     seconds = duration(time)
-    given, limits = checked.data, wanted.limits
+    given = checked.data
     columns = given.columns
-    goal = goal_for(
-        checked.open()[0],
-        save=wanted.save,
-        code_bytes=limits.budget,
-        ram=limits.ram,
-        vectors=limits.vectors,
-        recall=wanted.recall,
-    )
+    goal = wanted.read(checked.open()[0])
     data = CompressionData(
         documents=with_column(given.data, columns.column),
         queries=None if given.queries is None else with_column(given.queries, columns.query_column),

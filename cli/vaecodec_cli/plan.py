@@ -41,7 +41,7 @@ class PlanData:
     metric: MetricOption = Metric.COSINE
     on_bad_rows: OnBadRowsChoice = OnBadRows.FAIL
     sample: Annotated[
-        int, typer.Option(help="Number of documents to search in. More are slower, and closer to your index.")
+        int, typer.Option(min=1, help="Number of documents to search in. More are slower, and closer to your index.")
     ] = SAMPLE_ROWS
 
     def open(self) -> tuple[VectorSource, VectorSource | None]:

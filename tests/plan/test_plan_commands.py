@@ -115,3 +115,20 @@ def test_compress_leaves_bad_rows_out_and_says_so(rows, sample, tmp_path: Path, 
     assert next_one[-4:] == ["--on-bad-rows", "skip", "--out", "latents.npy"]
     assert typed(*next_one[1:]) == 0
     assert len(np.load("latents.npy")) == 1498
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compress", "docs.npy", "--out", "small"],
+        ["compress", "docs.npy", "--save", "200%", "--out", "small"],
+        ["compress", "docs.npy", "--recall", "3", "--out", "small"],
+        ["plan", "docs.npy", "--bytes", "16", "--sample", "-3"],
+        ["plan", "docs.npy", "--target", "recall@10>=7"],
+    ],
+)
+def test_goals_that_cannot_be_meant_are_wrong_usage(rows, tmp_path: Path, monkeypatch, arguments: list[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("docs.npy", rows)
+    assert typed(*arguments) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["docs.npy"]

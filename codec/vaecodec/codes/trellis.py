@@ -76,6 +76,8 @@ class TrellisTables:
 
 def check_budget(budget: int, fewest: int, largest: int, width: int) -> None:
     """Refuse, with ``InvalidBudgetError``, a number of bytes that there is no code of."""
+    if largest < fewest:
+        raise InvalidBudgetError(f"bytes: {width} latents are too few for such a code; use dtype, such as int8")
     if not fewest <= budget <= largest:
         raise InvalidBudgetError(
             f"bytes: expected {fewest} to {largest} for {width} latents, got {budget}; "
