@@ -151,7 +151,7 @@ def inspect(history: Sequence[Record], recipe: Recipe) -> list[TrainingWarning]:
                 "lower kl, lengthen kl_warmup, raise free_bits, or set kl_target"
             )
         )
-    if _overfits(history):
+    if recipe.reconstruction + recipe.reconstruction_mse >= recipe.alignment and _overfits(history):
         figure = recipe.objective.figure.split("@")[0]
         best = max(record.score for record in history)
         found.append(

@@ -267,6 +267,7 @@ class Recipe:
             0
         """
         settings: dict[str, Any] = {"kl": 0.0, "reconstruction": 0.0, "batch": 512, "checkpoints": 3}
+        settings["latent_metric"] = LatentMetric.COSINE
         if target:
             settings |= {"target": target, "epochs": 12.0}
         else:
@@ -302,6 +303,7 @@ class Recipe:
             raise RecipeError(f"weight: expected from 0 to 1, got {weight}")
         settings: dict[str, Any] = {
             "objective": Aim.RELEVANCE,
+            "latent_metric": LatentMetric.COSINE,
             "asymmetric": True,
             "hidden": 0,
             "kl": 0.0,
