@@ -35,8 +35,8 @@ _QUERY_SAMPLE_ROWS = 16_384
 _SPREAD_ROWS = 1_024
 
 
-# By default so many documents are held out, within these shares. Among 2,000 the hundred nearest lie so deep that next to
-# nothing of the training was kept for them (debian-minilm, 40,000 rows).
+# By default so many documents are held out, within these shares. Among 2,000 the hundred nearest lie so deep that for
+# their sake next to nothing of the training was kept (debian-minilm, 40,000 rows).
 _HELD_OUT_ROWS = 8_192
 _LEAST_HELD_OUT, _MOST_HELD_OUT = 0.05, 0.25
 
