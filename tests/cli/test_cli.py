@@ -103,7 +103,9 @@ def test_commands_that_write_a_codec_say_which_as_json(capsys, files: Path, vae_
     linear_codec = printed(capsys, "linear", data, "--dim", 8, "--out", files / "l.onnx")
     exported = printed(capsys, "export", vae_run, "--out", files / "vae.onnx")
     trained = printed(capsys, "train", data, "--dim", 8, "--epochs", 1, "--out", run, "--export", files / "t.onnx")
-    fitted = printed(capsys, "fit", data, "--dims", "8", "--budget", "2s", "--out", files / "fit")
+    (files / "short.toml").write_text("epochs = 1\n")
+    briefly = ("--recipe", files / "short.toml", "--budget", "2s")
+    fitted = printed(capsys, "fit", data, "--dims", "8", *briefly, "--out", files / "fit")
     for written in (linear_codec, exported, trained["codec"], fitted["codec"]):
         codec = Codec.load(written["file"])
         assert (written["codec_id"], written["code_dim"]) == (codec.codec_id, codec.code_dim)
