@@ -253,7 +253,12 @@ def _check_counts(metadata: Any, path: Path, column: str, dim: int) -> None:
         group = metadata.row_group(number)
         for at in range(group.num_columns):
             chunk = group.column(at)
-            name = chunk.path_in_schema
+            try:
+                name = chunk.path_in_schema
+            except UnicodeDecodeError:
+                raise MalformedSourceError(
+                    f"{path}: expected column names in UTF-8, got other bytes; the file is damaged: write it again"
+                ) from None
             most = max(_FEW_VALUES, _WIDER * group.num_rows * dim)
             if (name == column or name.startswith(f"{column}.")) and chunk.num_values > most:
                 raise MalformedSourceError(
