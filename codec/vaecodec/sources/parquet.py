@@ -252,13 +252,11 @@ def _check_counts(metadata: Any, path: Path, column: str, dim: int) -> None:
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         for at in range(group.num_columns):
-            chunk = group.column(at)
             try:
+                chunk = group.column(at)
                 name = chunk.path_in_schema
-            except UnicodeDecodeError:
-                raise MalformedSourceError(
-                    f"{path}: expected column names in UTF-8, got other bytes; the file is damaged: write it again"
-                ) from None
+            except (UnicodeDecodeError, RuntimeError, OSError) as error:
+                raise MalformedSourceError(f"{path}: the file is damaged ({error}); write it again") from None
             most = max(_FEW_VALUES, _WIDER * group.num_rows * dim)
             if (name == column or name.startswith(f"{column}.")) and chunk.num_values > most:
                 raise MalformedSourceError(
