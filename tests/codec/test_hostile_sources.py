@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vaecodec.errors import AmbiguousColumnError, MalformedSourceError, MissingColumnError
+from vaecodec.errors import AmbiguousColumnError, MalformedSourceError, MissingColumnError, VaecodecError
 from vaecodec.sources import open_source
 
 ROWS = np.random.default_rng(0).standard_normal((20, 8)).astype(np.float32)
@@ -116,6 +116,21 @@ def test_a_short_parquet_file_of_very_many_values_is_refused(tmp_path: Path) -> 
     assert path.stat().st_size < 1 << 18
     with pytest.raises(MalformedSourceError, match=r"expected rows of at most [\d,]+ values, got 33,554,432 in 3 rows"):
         open_source(path)
+
+
+def test_a_bit_of_a_parquet_footer_that_flips_ends_nothing(tmp_path: Path) -> None:
+    """pyarrow ends the process where a damaged footer contradicts itself, if it is asked for a column's counts."""
+    path = tmp_path / "given.parquet"
+    pq.write_table(pa.table({"vector": pa.array(ROWS.tolist(), pa.list_(pa.float32()))}), path)
+    good = path.read_bytes()
+    refused = 0
+    for at in range(len(good) - 8 - int.from_bytes(good[-8:-4], "little"), len(good)):
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        try:
+            list(open_source(path, column="vector").blocks())
+        except VaecodecError:
+            refused += 1
+    assert refused > 100
 
 
 def test_one_row_that_is_too_wide_is_a_bad_row_and_no_attack(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from vaecodec.errors import (
 )
 from vaecodec.extras import require
 from vaecodec.sources.base import VALUES, WIDEST, Rows, choose_column, malformed_if_it_fails, rows_per_block
+from vaecodec.sources.parquet_footer import chunk_values
 
 _ROWS_TO_FIND_ONE = 1024
 
@@ -62,9 +63,10 @@ class ParquetSource:
                 self.column = column = vector_column(parquet.schema_arrow, file, column, codes=codes)
                 self.rows += parquet.metadata.num_rows
                 kind = parquet.schema_arrow.field(column).type
-                _check_counts(parquet.metadata, file, column, self.dim or WIDEST)
+                chunks = chunk_values(file)
+                _check_counts(chunks, file, column, self.dim or WIDEST)
                 self.dim = self.dim or _parquet_width(kind, file, column, bad_rows=bad_rows)
-                _check_counts(parquet.metadata, file, column, self.dim)
+                _check_counts(chunks, file, column, self.dim)
 
     def blocks(self, rows: int | None = None) -> Iterator[Rows]:
         for file in self.files:
@@ -247,22 +249,14 @@ def _with_nan(lists: Any, dim: int) -> Rows:
     return rows
 
 
-def _check_counts(metadata: Any, path: Path, column: str, dim: int) -> None:
+def _check_counts(chunks: list[tuple[int, str, int]], path: Path, column: str, dim: int) -> None:
     """Refuse row groups with far more values than vectors of that width have: few bytes can stand for very many."""
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        for at in range(group.num_columns):
-            try:
-                chunk = group.column(at)
-                name = chunk.path_in_schema
-            except (UnicodeDecodeError, RuntimeError, OSError) as error:
-                raise MalformedSourceError(f"{path}: the file is damaged ({error}); write it again") from None
-            most = max(_FEW_VALUES, _WIDER * group.num_rows * dim)
-            if (name == column or name.startswith(f"{column}.")) and chunk.num_values > most:
-                raise MalformedSourceError(
-                    f"{path}[{column}]: expected rows of at most {dim:,} values, got {chunk.num_values:,} in "
-                    f"{group.num_rows:,} rows; all rows must be equally wide"
-                )
+    for rows, name, values in chunks:
+        if (name == column or name.startswith(f"{column}.")) and values > max(_FEW_VALUES, _WIDER * rows * dim):
+            raise MalformedSourceError(
+                f"{path}[{column}]: expected rows of at most {dim:,} values, got {values:,} in {rows:,} rows; "
+                "all rows must be equally wide"
+            )
 
 
 def _parquet_width(kind: Any, path: Path, column: str, *, bad_rows: bool) -> int:
