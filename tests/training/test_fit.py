@@ -268,6 +268,10 @@ def test_train_and_export_from_the_command_line(sample, tmp_path: Path, capsys, 
     text = run(arguments, capsys)
     assert "vectors of 384 dimensions, cosine" in text
     assert "codec - " in text
+    rows = {cells[1].strip(): cells[2:-1] for line in text.splitlines() if len(cells := line.split("│")) > 5}
+    means = {name: [float(cell.split("[")[0]) for cell in cells] for name, cells in rows.items() if "[" in cells[0]}
+    codec, gained = means.pop("codec"), means.pop("codec - best other")
+    assert gained == pytest.approx(np.subtract(codec, np.max(list(means.values()), axis=0)), abs=2e-3)
     assert Codec.load(made / "vae32.onnx", dim=16).encode(sample.base[:3]).shape == (3, 16)
     events = EventAccumulator(str(made / "run" / "tensorboard")).Reload()
     history = load_checkpoint(made / "run").provenance["diagnostics"]["history"]

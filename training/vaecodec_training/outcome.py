@@ -22,7 +22,7 @@ from vaecodec_training.diagnostics import Record, TrainingWarning
 from vaecodec_training.model import ModelCodec, VariationalCodec, in_numpy
 from vaecodec_training.recipe import Recipe
 from vaecodec_training.state import RunState
-from vaecodec_training.validation import gain, intervals
+from vaecodec_training.validation import gain, gains, intervals
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +42,11 @@ class TrainedRun:
     baselines: dict[str, QueryFigures]
     history: tuple[Record, ...]
     warnings: tuple[TrainingWarning, ...]
+
+    @property
+    def gains(self) -> dict[str, dict[str, float]]:
+        """Each figure minus that of the linear codec which is best in it, as mean, low and high."""
+        return gains(self.figures, self.baselines)
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures and warnings, as JSON values."""

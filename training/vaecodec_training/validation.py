@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from vaecodec.evaluation import bootstrap, paired_bootstrap
+from collections.abc import Mapping
+
+from vaecodec.evaluation import best, bootstrap, paired_bootstrap
 from vaecodec_training.channel import through_code
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.data.held_out import Encode, HeldOut, QueryFigures
@@ -60,3 +62,11 @@ def intervals(figures: QueryFigures) -> dict[str, dict[str, float]]:
 def gain(figures: QueryFigures, baseline: QueryFigures) -> dict[str, dict[str, float]]:
     """Return paired differences to a baseline with their 95 % intervals, as JSON values."""
     return {name: paired_bootstrap(values, baseline[name])._asdict() for name, values in figures.items()}
+
+
+def gains(figures: QueryFigures, baselines: Mapping[str, QueryFigures]) -> dict[str, dict[str, float]]:
+    """Return what :func:`gain` does, each figure minus that of the linear codec which is best in it."""
+    return {
+        name: paired_bootstrap(values, baselines[best(baselines, name)][name])._asdict()
+        for name, values in figures.items()
+    }
