@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,23 @@ def test_trellis_codes_lead_at_equal_bytes_and_re_ranking_pays():
     reached = [float(value) for value in re.findall(r"x: recall@10 (0\.\d+)", text)]
     assert reached == sorted(reached)
     assert reached[2] > 0.9
+
+
+def test_notebooks_opened_elsewhere_fetch_the_sample_once(tmp_path):
+    repository = NOTEBOOKS.parents[1]
+    if not (repository / ".git").exists():
+        pytest.skip("the tests do not run in a git repository")
+    # git takes this repository in the place of the public one.
+    here = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.{repository.as_uri()}.insteadOf"}
+    here["GIT_CONFIG_VALUE_0"] = "https://github.com/vaecodec/vaecodec"
+    for name in ("train_and_judge.ipynb", "bytes_and_rerank.ipynb"):
+        cells = nbformat.read(NOTEBOOKS / name, as_version=4).cells
+        first = next(cell.source for cell in cells if cell.cell_type == "code")
+        ran = subprocess.run(
+            [sys.executable, "-c", first], cwd=tmp_path, env=os.environ | here, capture_output=True, text=True
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert (tmp_path / "vaecodec" / "examples" / "debian-sample" / "train.npy").is_file()
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.name)
