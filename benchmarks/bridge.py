@@ -15,9 +15,9 @@ from pathlib import Path
 
 from embeddings import load
 from vaecodec import Codec, LinearKind, VectorCodec, fit_linear
-from vaecodec.bridge import fit_bridge, measure_bridge
 from vaecodec.evaluation import bootstrap
 from vaecodec.sources import open_source
+from vaecodec.two_models.bridge import fit_bridge, measure_bridge
 from vaecodec_exporters.checkpoint import export_checkpoint
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.recipe import Recipe

@@ -20,7 +20,7 @@ import numpy as np
 from embeddings import load, load_relevant
 from vaecodec.evaluation import bootstrap, exact_search, ndcg
 from vaecodec.interface import Metric
-from vaecodec.merging import SHARES, Embedded, Merger, Scale
+from vaecodec.two_models.merging import SHARES, Embedded, Merger, Scale
 
 DRAWS = 5
 

@@ -21,8 +21,8 @@ import numpy as np
 from embeddings import load, load_relevant
 from vaecodec.evaluation import Figures, Interval, exact_search, ndcg, ratio_bootstrap
 from vaecodec.interface import FloatArray, Metric
-from vaecodec.merging import Embedded
-from vaecodec.retention import probable_answers, searched_by
+from vaecodec.two_models.merging import Embedded
+from vaecodec.two_models.retention import probable_answers, searched_by
 from vaecodec_exporters.model_bridge import mapped_in_turn
 from vaecodec_training.maps import MapKind, fit_map, map_rows
 

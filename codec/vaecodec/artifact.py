@@ -22,10 +22,10 @@ from vaecodec.errors import (
     UnsupportedFormatError,
     VaecodecError,
 )
+from vaecodec.files.stored_json import parse_object
 from vaecodec.graph.check import check_graph
 from vaecodec.graph.wire import fields
 from vaecodec.interface import Metric
-from vaecodec.stored_json import parse_object
 
 FORMAT_VERSION = 1
 PREFIX = "vaecodec."

@@ -10,7 +10,7 @@ from typing import Any
 
 from vaecodec.artifact import FUSED, FUSED_ID, Metadata, read_artifact, read_fused
 from vaecodec.errors import InvalidArtifactError
-from vaecodec.stored_json import parse_object
+from vaecodec.files.stored_json import parse_object
 
 LATENTS = "sentence_embedding"
 """The output with the latents, float32 (n, code_dim); the name that readers of embedding models look for."""

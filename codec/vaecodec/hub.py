@@ -14,7 +14,7 @@ from vaecodec.card import card
 from vaecodec.errors import ArtifactError, ArtifactNotFoundError
 from vaecodec.extras import require
 from vaecodec.files import write_atomically
-from vaecodec.outputs import check_file
+from vaecodec.files.outputs import check_file
 
 FILE_NAME = "codec.onnx"
 """The name of the codec file in a repository."""

@@ -19,7 +19,6 @@ from vaecodec.calibration import CalibrationRows
 from vaecodec.drift import FEWEST_REFERENCE, MOST_REFERENCE
 from vaecodec.errors import InvalidDimensionError, InvalidVectorsError
 from vaecodec.interface import FloatArray, Metric
-from vaecodec.product import product
 from vaecodec.sources import ArraySource, VectorSource
 from vaecodec.vectors import SMALLEST_NORM, as_array, as_compared, as_vectors, blocks, check_latents
 
@@ -29,6 +28,8 @@ Moment = NDArray[np.float64]
 _HOLD_OUT = 20
 # Enough for codes, whose centroids take more than the rest, at 77 MB for 384 dimensions.
 _KEPT_ROWS = 50_000
+# Pairs of rows whose sum is taken again at once.
+_PAIRS = 4096
 
 
 class LinearKind(StrEnum):
@@ -315,3 +316,36 @@ def _oriented(components: Moment) -> Moment:
     """Each row signed so that its largest entry is positive: eigenvectors are otherwise free up to sign."""
     largest = np.abs(components).argmax(axis=1)
     return np.asarray(components * np.sign(components[np.arange(len(components)), largest])[:, None])
+
+
+def product(rows: FloatArray, matrix: FloatArray) -> FloatArray:
+    """Multiply rows by the rows of a matrix, so that a row has the same bits alone and in any batch.
+
+    A library for matrix products adds in an order that depends on the number of rows, on their places and on the
+    processor. In float64 the order has no influence on which float32 is nearest, except next to the middle between two
+    of them: those sums are taken again, each in the same order always.
+
+    Args:
+        rows: float32 (n, d).
+        matrix: float32 (k, d).
+
+    Returns:
+        float32 (n, k).
+    """
+    wide_rows, wide_matrix = rows.astype(np.float64), matrix.astype(np.float64)
+    sums = wide_rows @ wide_matrix.T
+    # Twice what the orders of adding can differ by: products of float32 are exact in float64.
+    doubt = (
+        4
+        * rows.shape[1]
+        * np.finfo(np.float64).eps
+        * np.sqrt(
+            np.outer(np.einsum("ij,ij->i", wide_rows, wide_rows), np.einsum("ij,ij->i", wide_matrix, wide_matrix))
+        )
+    )
+    result = sums.astype(np.float32)
+    left, right = np.nonzero((sums - doubt).astype(np.float32) != (sums + doubt).astype(np.float32))
+    for start in range(0, len(left), _PAIRS):
+        i, j = left[start : start + _PAIRS], right[start : start + _PAIRS]
+        result[i, j] = np.einsum("ij,ij->i", wide_rows[i], wide_matrix[j])
+    return result

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from vaecodec.artifact import Kind, Metadata
-from vaecodec.bridge import BRIDGE, Bridge, fit_bridge
 from vaecodec.codec import Codec
 from vaecodec.evaluation import Figures, bootstrap
 from vaecodec.provenance import made_now
 from vaecodec.sources import Rows, VectorSource
+from vaecodec.two_models.bridge import BRIDGE, Bridge, fit_bridge
 from vaecodec_exporters.graph import CodecWeights, ResidualWeights, write_codec
 from vaecodec_exporters.output import refuse_existing
 
@@ -75,7 +75,7 @@ def export_bridge(
     """Write a bridge as one ONNX file, a codec from the new codec's latents to the old one's.
 
     Args:
-        bridge: as :func:`vaecodec.bridge.fit_bridge` returned it.
+        bridge: as :func:`vaecodec.two_models.bridge.fit_bridge` returned it.
         path: the target.
         figures: what was measured with it, recall@10 per query.
         overwrite: replace another codec file at ``path``.

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from vaecodec.artifact import PREFIX
 from vaecodec.errors import ExportError
+from vaecodec.files.stored_json import parse_json, parse_object
 from vaecodec.fused import LATENTS, TOKENS, Pooling
 from vaecodec.interface import FloatArray
-from vaecodec.stored_json import parse_json, parse_object
 from vaecodec.vectors import normalised
 from vaecodec_exporters.graph import start
 

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecodec.artifact import Kind, Metadata
-from vaecodec.bridge import MODEL_BRIDGE, Affine
 from vaecodec.errors import ExportError, UnusableDataError
 from vaecodec.evaluation import IdArray, Interval, ratio_bootstrap
 from vaecodec.interface import FloatArray, Metric
-from vaecodec.merging import Embedded
 from vaecodec.provenance import made_now
-from vaecodec.retention import Answers, probable_answers, searched_by
 from vaecodec.sources import VectorSource
+from vaecodec.two_models.bridge import MODEL_BRIDGE, Affine
+from vaecodec.two_models.merging import Embedded
+from vaecodec.two_models.retention import Answers, probable_answers, searched_by
 from vaecodec.vectors import as_vectors, normalised
 from vaecodec_exporters.bridge import every_nth
 from vaecodec_exporters.checkpoint import residual_weights

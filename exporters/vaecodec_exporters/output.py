@@ -8,7 +8,7 @@ from pathlib import Path
 from vaecodec.artifact import read_artifact
 from vaecodec.errors import ArtifactError
 from vaecodec.files import write_atomically
-from vaecodec.outputs import check_file
+from vaecodec.files.outputs import check_file
 
 
 def write_codec_file(path: str | os.PathLike[str], data: bytes, *, overwrite: bool) -> None:
@@ -22,7 +22,7 @@ def write_codec_file(path: str | os.PathLike[str], data: bytes, *, overwrite: bo
 
 
 def refuse_existing(path: str | os.PathLike[str], *, overwrite: bool, data: bytes | None = None) -> None:
-    """Check a destination by the rule of :mod:`vaecodec.outputs`, before any work is done for it.
+    """Check a destination by the rule of :mod:`vaecodec.files.outputs`, before any work is done for it.
 
     Args:
         path: the destination.

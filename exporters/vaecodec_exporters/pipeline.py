@@ -18,8 +18,8 @@ from vaecodec.artifact import read_artifact
 from vaecodec.calibration import CodecCalibration
 from vaecodec.errors import ArtifactError
 from vaecodec.extras import require
+from vaecodec.files.outputs import check_file
 from vaecodec.linear import LinearKind
-from vaecodec.outputs import check_file
 from vaecodec_exporters.checkpoint import export_checkpoint
 from vaecodec_exporters.linear import export_linear
 from vaecodec_exporters.output import refuse_existing

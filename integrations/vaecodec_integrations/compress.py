@@ -21,9 +21,9 @@ from vaecodec.codes import CodeType
 from vaecodec.errors import ArtifactError, EvaluationInputError
 from vaecodec.extras import require
 from vaecodec.files import write_atomically
+from vaecodec.files.outputs import check_file
 from vaecodec.interface import Metric
 from vaecodec.linear import LinearKind
-from vaecodec.outputs import check_file
 from vaecodec.sources import ArraySource, VectorSource, open_source
 from vaecodec.sources.bad_rows import OnBadRows, list_path, without_bad_rows
 from vaecodec.sources.open import locate

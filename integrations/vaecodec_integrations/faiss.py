@@ -17,8 +17,8 @@ from vaecodec.errors import (
 )
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric, VectorCodec
-from vaecodec_integrations.index_file import IndexFile
-from vaecodec_integrations.latent_index import LatentIndex, as_labels, check_same_codec, identity, last_of_each
+from vaecodec_integrations.index.file import IndexFile
+from vaecodec_integrations.index.latent import LatentIndex, as_labels, check_same_codec, identity, last_of_each
 
 IdArray = NDArray[np.int64]
 

@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA, TruncatedSVD
 from vaecodec import Codec, LinearCodec, LinearKind, Metric, fit_linear
 from vaecodec.errors import BadRowsError, InvalidDimensionError, InvalidVectorsError
 from vaecodec.evaluation import exact_search, recall
-from vaecodec.product import product
+from vaecodec.linear import product
 from vaecodec.sources import open_source
 from vaecodec.vectors import normalised
 from vaecodec_exporters.linear import export_linear

@@ -10,7 +10,7 @@ import pytest
 from vaecodec.errors import MalformedSourceError, UnusableDataError
 from vaecodec.evaluation import exact_search, ndcg
 from vaecodec.interface import Metric
-from vaecodec.merging import Embedded, Merger, Scale
+from vaecodec.two_models.merging import Embedded, Merger, Scale
 
 SHARES = (0.25, 0.5, 0.75)
 

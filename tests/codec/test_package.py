@@ -28,7 +28,7 @@ ALLOWED = {
 }
 # Files that wrap one engine's library each, and may import it at the top.
 ENGINES = {
-    "integrations/vaecodec_integrations/hnsw.py": {"hnswlib"},
+    "integrations/vaecodec_integrations/hnsw": {"hnswlib"},
     "integrations/vaecodec_integrations/langchain.py": {"langchain_core"},
     "integrations/vaecodec_integrations/llama_index.py": {"llama_index"},
     "integrations/vaecodec_integrations/postgres": {"pgvector", "psycopg", "sqlalchemy", "django"},

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from vaecodec.stored_json import parse_json, parse_object, parse_with_checksum, with_checksum
+from vaecodec.files.stored_json import parse_json, parse_object, parse_with_checksum, with_checksum
 
 RECORD = {"name": "é", "rows": [1, 2.5, None, True], "inner": {"b": 1e-300, "a": -0.0}}
 

@@ -11,10 +11,10 @@ import pytest
 from qdrant_client import QdrantClient
 
 from vaecodec import Codec, LinearCodec, LinearKind, Metric, VectorCodec, fit_linear
-from vaecodec.bridge import Affine, BridgedCodec, fit_bridge
 from vaecodec.bulk import BulkOptions, decode, encode
 from vaecodec.errors import CodecMismatchError, UnusableDataError, WrongWidthError
 from vaecodec.evaluation import exact_search, recall
+from vaecodec.two_models.bridge import Affine, BridgedCodec, fit_bridge
 from vaecodec_cli.main import main
 from vaecodec_exporters.bridge import export_bridge
 from vaecodec_integrations.hnsw import CompressedIndex

@@ -11,12 +11,12 @@ import pytest
 from qdrant_client import QdrantClient
 
 from vaecodec import Codec, fit_linear
-from vaecodec.bridge import BridgedCodec, BridgedModel
 from vaecodec.errors import CodecMismatchError, ExportError, OutputExistsError, UnusableDataError
 from vaecodec.evaluation import exact_search, ndcg, ratio_bootstrap
 from vaecodec.interface import Metric
-from vaecodec.merging import Embedded
-from vaecodec.retention import probable_answers, searched_by
+from vaecodec.two_models.bridge import BridgedCodec, BridgedModel
+from vaecodec.two_models.merging import Embedded
+from vaecodec.two_models.retention import probable_answers, searched_by
 from vaecodec.vectors import normalised
 from vaecodec_cli.main import main
 from vaecodec_exporters.linear import export_linear

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from vaecodec import Codec, fit_linear
-from vaecodec.bridge import fit_bridge
 from vaecodec.errors import OutputExistsError
 from vaecodec.sources import ArraySource
+from vaecodec.two_models.bridge import fit_bridge
 from vaecodec_cli.main import main
 from vaecodec_exporters.bridge import export_bridge, fit_and_export_bridge
 from vaecodec_exporters.checkpoint import export_checkpoint

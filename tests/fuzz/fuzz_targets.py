@@ -29,10 +29,10 @@ from vaecodec.calibration import CodecCalibration, reference_of, scores_of
 from vaecodec.codes import Calibration, CodeType
 from vaecodec.drift import Encoded, Reference
 from vaecodec.errors import InvalidVectorsError, VaecodecError
+from vaecodec.files.stored_json import with_checksum
 from vaecodec.packed_index import PackedIndex
 from vaecodec.scores import fit_score_calibration
 from vaecodec.sources import RandomAccessSource, open_source
-from vaecodec.stored_json import with_checksum
 from vaecodec_exporters.linear import export_linear
 from vaecodec_integrations.qdrant.migration.state import read_state
 from vaecodec_integrations.report.inputs import read_relevant, read_report

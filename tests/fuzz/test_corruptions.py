@@ -23,8 +23,8 @@ from vaecodec.bulk.manifest import Entry, Manifest
 from vaecodec.codes import CodeType
 from vaecodec.errors import VaecodecError
 from vaecodec.files import sha256
-from vaecodec.merging import Embedded, Merger, Scale
 from vaecodec.packed_index import PackedIndex
+from vaecodec.two_models.merging import Embedded, Merger, Scale
 from vaecodec_integrations.faiss import CompressedFaissIndex
 from vaecodec_integrations.hnsw import CompressedIndex
 from vaecodec_integrations.qdrant import OriginalsFile
@@ -136,7 +136,7 @@ def read_run(folder: Path) -> Any:
 
 def write_state(folder: Path) -> list[Path]:
     from vaecodec.files import write_atomically
-    from vaecodec.stored_json import with_checksum
+    from vaecodec.files.stored_json import with_checksum
 
     state = State(batch_size=40, copied=80, subject={"into": "a"})
     write_atomically(folder / "state.json", with_checksum(state.model_dump(mode="json")))
@@ -145,7 +145,7 @@ def write_state(folder: Path) -> list[Path]:
 
 def write_record(folder: Path) -> list[Path]:
     from vaecodec.files import write_atomically
-    from vaecodec.stored_json import with_checksum
+    from vaecodec.files.stored_json import with_checksum
 
     record = {"asked": {"dims": [4, 8]}, "steps": {"pace": {"epoch_seconds": 0.25}}}
     write_atomically(folder / "run.json", with_checksum(record, indent=1))

@@ -25,7 +25,7 @@ from vaecodec.errors import (
     WrongWidthError,
 )
 from vaecodec.evaluation import exact_search
-from vaecodec_integrations.hnsw import SPACES, CompressedIndex
+from vaecodec_integrations.hnsw.index import SPACES, CompressedIndex
 
 DIM = 6
 

@@ -9,12 +9,11 @@ import pytest
 
 from vaecodec import Metric, fit_linear
 from vaecodec.errors import IndexArgumentError
-from vaecodec.merging import Embedded, Merger
+from vaecodec.two_models.merging import Embedded, Merger
 from vaecodec.vectors import normalised
 
 hnswlib = pytest.importorskip("hnswlib", reason="hnswlib is not installed: pip install 'vaecodec[hnsw]'")
-from vaecodec_integrations.hnsw import CompressedIndex  # noqa: E402
-from vaecodec_integrations.hnsw_two_models import TwoModelIndex  # noqa: E402
+from vaecodec_integrations.hnsw import CompressedIndex, TwoModelIndex  # noqa: E402
 
 N, DONE = 600, 250
 SPACES = {Metric.L2: "l2", Metric.DOT: "ip", Metric.COSINE: "cosine"}

@@ -20,7 +20,7 @@ from vaecodec.errors import (
 )
 from vaecodec.evaluation import exact_search, recall
 from vaecodec_integrations.hnsw import CompressedIndex
-from vaecodec_integrations.usearch import FROM_USEARCH, METRICS, NOT_OFFERED, CompressedUsearchIndex
+from vaecodec_integrations.usearch.index import FROM_USEARCH, METRICS, NOT_OFFERED, CompressedUsearchIndex
 
 usearch = pytest.importorskip("usearch.index", reason="usearch is not installed: pip install 'vaecodec[usearch]'")
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from vaecodec.errors import CheckpointError, VaecodecError
 from vaecodec.files import write_atomically
+from vaecodec.files.stored_json import parse_object
 from vaecodec.interface import Metric
-from vaecodec.stored_json import parse_object
 from vaecodec_training.model import VariationalCodec
 from vaecodec_training.recipe import Recipe
 

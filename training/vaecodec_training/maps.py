@@ -9,8 +9,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vaecodec.bridge import Affine
 from vaecodec.interface import FloatArray
+from vaecodec.two_models.bridge import Affine
 from vaecodec_training import losses
 from vaecodec_training.model import ResidualMap, in_numpy
 

@@ -34,8 +34,8 @@ from typing import Any, NamedTuple
 
 from vaecodec.errors import CheckpointError, DivergedError, RecipeError, TrainingError
 from vaecodec.files import locked, write_atomically
-from vaecodec.outputs import check_file
-from vaecodec.stored_json import parse_with_checksum, with_checksum
+from vaecodec.files.outputs import check_file
+from vaecodec.files.stored_json import parse_with_checksum, with_checksum
 from vaecodec_training.checkpoint import STATE, load_checkpoint, save_checkpoint
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.data.held_out import HeldOut

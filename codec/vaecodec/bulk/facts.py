@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vaecodec.bridge import decoded_by
 from vaecodec.errors import AmbiguousColumnError, CodecMismatchError, MalformedSourceError
 from vaecodec.files import sha256
+from vaecodec.files.stored_json import parse_object
 from vaecodec.interface import VectorCodec
 from vaecodec.sources.parquet import open_parquet, parquet_files
-from vaecodec.stored_json import parse_object
+from vaecodec.two_models.bridge import decoded_by
 
 KEY = b"vaecodec"
 """The key of Parquet's metadata under which the facts are, as JSON."""

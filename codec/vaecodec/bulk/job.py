@@ -44,8 +44,8 @@ from vaecodec.errors import (
     WrongWidthError,
 )
 from vaecodec.files import replacing, sha256, write_atomically
+from vaecodec.files.outputs import check_file, check_folder
 from vaecodec.interface import VectorCodec
-from vaecodec.outputs import check_file, check_folder
 from vaecodec.sources import open_source
 from vaecodec.sources.bad_rows import HEADER, OnBadRows, first_bad_row, is_list_of_bad_rows, list_path
 from vaecodec.sources.base import Matrix, rows_per_block

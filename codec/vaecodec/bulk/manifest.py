@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from vaecodec.bulk.parts import bad_rows_path, part_path
 from vaecodec.errors import OutputExistsError
 from vaecodec.files import locked, sha256, write_atomically
-from vaecodec.stored_json import parse_with_checksum, with_checksum
+from vaecodec.files.stored_json import parse_with_checksum, with_checksum
 
 
 class Entry(NamedTuple):

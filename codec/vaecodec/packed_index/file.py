@@ -22,8 +22,8 @@ from vaecodec.codes import Code
 from vaecodec.errors import CodecMismatchError, IndexFileError, InvalidBudgetError, NotCalibratedError
 from vaecodec.evaluation import IdArray
 from vaecodec.files import replacing
+from vaecodec.files.stored_json import parse_object
 from vaecodec.packed_index.rows import Rows
-from vaecodec.stored_json import parse_object
 
 # magic, format version, length of the JSON header, sha256 of the header; little-endian.
 _PREAMBLE = struct.Struct("<8sII32s")

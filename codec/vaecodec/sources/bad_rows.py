@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from vaecodec.errors import BadRowsError
 from vaecodec.files import write_atomically
+from vaecodec.files.outputs import check_file
 from vaecodec.interface import Metric
-from vaecodec.outputs import check_file
 from vaecodec.sources.base import RandomAccessSource, Rows, VectorSource
 from vaecodec.vectors import NO_DIRECTION, NOT_FINITE, faults
 

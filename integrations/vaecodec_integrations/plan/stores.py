@@ -12,7 +12,7 @@ from typing import ClassVar
 from vaecodec.codes import CodeType
 from vaecodec.interface import Metric
 from vaecodec.packed_index.sketch import sketch_bytes
-from vaecodec_integrations.hnsw import SPACES
+from vaecodec_integrations.hnsw.index import SPACES
 from vaecodec_integrations.plan.candidates import QUANTISED, Setting
 from vaecodec_integrations.plan.commands import QdrantCollection
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from vaecodec.codec import Codec
 from vaecodec.errors import CodecMismatchError
-from vaecodec.stored_json import parse_object
+from vaecodec.files.stored_json import parse_object
 from vaecodec_integrations.postgres.storage import Storage
 
 _MARK = "vaecodec: "

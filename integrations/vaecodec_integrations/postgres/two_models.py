@@ -9,7 +9,7 @@ import numpy as np
 from vaecodec.errors import MigrationError
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric
-from vaecodec.merging import Embedded, Merger
+from vaecodec.two_models.merging import Embedded, Merger
 from vaecodec_integrations.postgres.column import CompressedColumn
 from vaecodec_integrations.postgres.storage import Storage
 

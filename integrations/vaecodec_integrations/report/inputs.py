@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecodec.errors import EvaluationInputError, SourceError
+from vaecodec.files.stored_json import parse_json
 from vaecodec.sources import open_source
 from vaecodec.sources.arrays import read_npy, read_npz
-from vaecodec.stored_json import parse_json
 from vaecodec_integrations.report.run import FORMAT_VERSION, Run, ScoredPairs
 
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from vaecodec.errors import CodecMismatchError, IndexArgumentError, StoreError
+from vaecodec.files.stored_json import parse_object
 from vaecodec.interface import FloatArray, VectorCodec
-from vaecodec.stored_json import parse_object
 from vaecodec.vectors import as_rows
 from vaecodec_integrations.reranking import Candidate, Hit, OriginalsColumn, rerank_by_originals
 

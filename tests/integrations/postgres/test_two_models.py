@@ -14,7 +14,7 @@ from psycopg import sql
 
 from vaecodec import Codec
 from vaecodec.errors import MigrationError
-from vaecodec.merging import Embedded, Merger
+from vaecodec.two_models.merging import Embedded, Merger
 from vaecodec_integrations.postgres.column import CompressedColumn
 from vaecodec_integrations.postgres.two_models import TwoModelColumns
 

@@ -31,7 +31,7 @@ from vaecodec.errors import (
     StoreError,
     UnsupportedRequestError,
 )
-from vaecodec.stored_json import with_checksum
+from vaecodec.files.stored_json import with_checksum
 from vaecodec_cli.migrate import migrate as migrate_command
 from vaecodec_cli.options import flat
 from vaecodec_cli.rollback import rollback as rollback_command

@@ -21,7 +21,7 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from vaecodec import LinearCodec, fit_linear
 from vaecodec.errors import BadRowsError, InvalidArtifactError, MigrationError
-from vaecodec.merging import Embedded, Merger
+from vaecodec.two_models.merging import Embedded, Merger
 from vaecodec_cli.main import main
 from vaecodec_integrations.embedder import OnnxEmbedder, Pooling
 from vaecodec_integrations.qdrant import CompressedQdrantClient

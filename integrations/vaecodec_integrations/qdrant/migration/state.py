@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from vaecodec.errors import MigrationError
 from vaecodec.files import write_atomically
-from vaecodec.stored_json import parse_with_checksum, with_checksum
+from vaecodec.files.stored_json import parse_with_checksum, with_checksum
 from vaecodec_integrations.qdrant.migration.job import Migration
 
 STATE_VERSION = 1

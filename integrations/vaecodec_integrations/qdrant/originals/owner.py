@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-from vaecodec.stored_json import parse_object
+from vaecodec.files.stored_json import parse_object
 
 
 class Owner(NamedTuple):

@@ -13,7 +13,7 @@ from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
 from vaecodec.errors import MigrationError
 from vaecodec.interface import Metric, VectorCodec
-from vaecodec.merging import Embedded, Merger
+from vaecodec.two_models.merging import Embedded, Merger
 from vaecodec_integrations.qdrant.layout import UNNAMED
 from vaecodec_integrations.qdrant.messages import copy_with
 

@@ -13,7 +13,7 @@ from vaecodec.codes import CodeType
 from vaecodec.evaluation import IdArray
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric
-from vaecodec_integrations.hnsw import SPACES
+from vaecodec_integrations.hnsw.index import SPACES
 from vaecodec_integrations.report.engines.base import EF, EF_CONSTRUCTION, Index, M, SearchEngineName
 
 

@@ -14,7 +14,7 @@ from vaecodec.evaluation import IdArray
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric
 from vaecodec_integrations.report.engines.base import EF, EF_CONSTRUCTION, Index, M, SearchEngineName
-from vaecodec_integrations.usearch import METRICS
+from vaecodec_integrations.usearch.index import METRICS
 
 
 class UsearchEngine:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from vaecodec.errors import CodecMismatchError, IndexArgumentError, IndexFileError, VectorIndexError
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric, VectorCodec
-from vaecodec_integrations.index_file import IndexFile
-from vaecodec_integrations.latent_index import (
+from vaecodec_integrations.index.file import IndexFile
+from vaecodec_integrations.index.latent import (
     Labels,
     LatentIndex,
     as_labels,
@@ -25,7 +25,7 @@ from vaecodec_integrations.latent_index import (
     identity,
     last_of_each,
 )
-from vaecodec_integrations.usearch_payload import check_usearch_payload
+from vaecodec_integrations.usearch.payload import check_usearch_payload
 
 # usearch's callback: done so far and in total; false stops.
 UsearchProgress = Callable[[int, int], bool]

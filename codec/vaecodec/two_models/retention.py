@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vaecodec.evaluation import Figures, IdArray, exact_search, ndcg, similarities, without_own
 from vaecodec.interface import FloatArray, Metric
-from vaecodec.merging import Embedded
+from vaecodec.two_models.merging import Embedded
 
 DEPTH = 10
 

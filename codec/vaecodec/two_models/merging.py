@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from vaecodec.errors import MalformedSourceError, UnusableDataError
 from vaecodec.evaluation import Figures, IdArray, exact_search, ndcg, similarities
 from vaecodec.files import write_atomically
+from vaecodec.files.stored_json import parse_object
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.sources.arrays import NpzFile
-from vaecodec.stored_json import parse_object
 
 FEWEST_DOCUMENTS = 500
 SHARES = (0.25, 0.5, 0.75)

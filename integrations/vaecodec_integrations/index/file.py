@@ -22,7 +22,7 @@ from vaecodec.errors import (
     VaecodecError,
 )
 from vaecodec.files import replacing, scratch_beside
-from vaecodec.stored_json import parse_object
+from vaecodec.files.stored_json import parse_object
 
 FORMAT_VERSION = 1
 

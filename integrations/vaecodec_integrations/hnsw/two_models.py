@@ -8,8 +8,8 @@ import numpy as np
 
 from vaecodec.errors import IndexArgumentError
 from vaecodec.interface import FloatArray, Metric
-from vaecodec.merging import Embedded, Merger
-from vaecodec_integrations.latent_index import Labels
+from vaecodec.two_models.merging import Embedded, Merger
+from vaecodec_integrations.index.latent import Labels
 
 # Old results that the new index has, too, are dropped; so many more are asked for at first.
 _SPARE = 2

@@ -17,9 +17,9 @@ from vaecodec.errors import (
 )
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric, VectorCodec
-from vaecodec_integrations.hnsw_payload import check_hnsw_payload
-from vaecodec_integrations.index_file import IndexFile
-from vaecodec_integrations.latent_index import (
+from vaecodec_integrations.hnsw.payload import check_hnsw_payload
+from vaecodec_integrations.index.file import IndexFile
+from vaecodec_integrations.index.latent import (
     Labels,
     LatentIndex,
     as_labels,
