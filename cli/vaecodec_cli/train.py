@@ -119,15 +119,14 @@ def require_training(export: bool) -> None:
 
 
 def _figures(result: TrainedRun) -> Table:
-    """Show the codec beside the linear baselines on the held-out rows."""
+    """Show each figure of the held-out rows beside the linear codec that is best in it."""
     provenance = result.checkpoint.provenance
-    metrics = list(result.figures)
     rates = provenance.get("rates", [])
     # Of several codes the middle one is validated.
     through = f" through codes of {rates[len(rates) // 2]['code_bits'] / 8:g} bytes" if rates else ""
-    shown = table("codec", *metrics, title=f"Held-out rows{through}, mean [95 % interval]")
-    for name, figures in provenance["validation"].items():
-        shown.add_row(name, *(interval(figures[metric]) for metric in metrics))
-    gains = result.gains
-    shown.add_row("codec - best other", *(interval(gains[metric]) for metric in metrics), style="bold")
+    shown = table("figure", "codec", "best linear", "kind", "difference", title=f"Held-out rows{through}")
+    validation, gains = provenance["validation"], result.gains
+    for figure, kind in result.best_linear.items():
+        means = [f"{validation[name][figure]['mean']:.3f}" for name in ("codec", kind)]
+        shown.add_row(figure, *means, kind, interval(gains[figure]))
     return shown

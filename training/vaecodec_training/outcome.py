@@ -44,6 +44,11 @@ class TrainedRun:
     warnings: tuple[TrainingWarning, ...]
 
     @property
+    def best_linear(self) -> dict[str, str]:
+        """Each figure's best linear codec, by kind."""
+        return {name: best(self.baselines, name) for name in self.figures}
+
+    @property
     def gains(self) -> dict[str, dict[str, float]]:
         """Each figure minus that of the linear codec which is best in it, as mean, low and high."""
         return gains(self.figures, self.baselines)
