@@ -1,1 +1,1 @@
-"""The command line: each command reads its options, calls one library function, and prints the result."""
+"""Offer the command line: each command reads its options, calls one library function, and prints the result."""

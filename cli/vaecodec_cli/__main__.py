@@ -1,4 +1,4 @@
-"""``python -m vaecodec_cli`` is the console script ``vaecodec``."""
+"""Run the console script ``vaecodec`` as ``python -m vaecodec_cli``."""
 
 from vaecodec_cli.main import main
 

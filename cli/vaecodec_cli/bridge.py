@@ -1,4 +1,4 @@
-"""``vaecodec bridge``."""
+"""Define the command ``vaecodec bridge``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SEARCHES = {
 
 @dataclass(frozen=True, kw_only=True)
 class BridgeSample:
-    """Texts such as those of the collection, embedded."""
+    """Name the files of sample texts, embedded by both models."""
 
     sample: Annotated[
         str,
@@ -53,7 +53,7 @@ class BridgeSample:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """What a bridge between two embedding models is chosen by."""
+    """Say how to choose a bridge between two embedding models."""
 
     panel: ClassVar[str] = "Two embedding models"
 

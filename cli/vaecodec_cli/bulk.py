@@ -1,4 +1,4 @@
-"""Options that ``encode`` and ``decode`` share, and what both do."""
+"""Define the options that ``encode`` and ``decode`` share, and run the job for both."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vaecodec_cli.progress import shown
 
 
 class Device(StrEnum):
-    """Where the codec runs."""
+    """Say where the codec runs."""
 
     CPU = "cpu"
     CUDA = "cuda"
@@ -28,7 +28,7 @@ class Device(StrEnum):
 
 
 class EngineName(StrEnum):
-    """What does the work."""
+    """Name who does the work."""
 
     THREADS = "threads"
     RAY = "ray"
@@ -36,7 +36,7 @@ class EngineName(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class BulkInput:
-    """What is read, and the codec."""
+    """Name the input and the codec."""
 
     panel: ClassVar[str] = "Input"
 
@@ -51,7 +51,7 @@ class BulkInput:
 
 @dataclass(frozen=True, kw_only=True)
 class BulkOutput:
-    """What is written."""
+    """Name the output and its form."""
 
     panel: ClassVar[str] = "Output"
 
@@ -65,7 +65,7 @@ class BulkOutput:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerOptions:
-    """What does the work, and where."""
+    """Say who does the work, and where."""
 
     panel: ClassVar[str] = "Workers"
 

@@ -1,4 +1,4 @@
-"""``vaecodec compress``."""
+"""Define the command ``vaecodec compress``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NOT_MET = 3
 
 
 class Place(StrEnum):
-    """Where the vectors will be kept."""
+    """Say where the vectors will be kept."""
 
     QDRANT = "qdrant"
     HNSWLIB = "hnswlib"
@@ -50,7 +50,7 @@ def _once(show: Callable[[str], None]) -> Callable[[str], None]:
 
 @dataclass(frozen=True, kw_only=True)
 class CompressGoal:
-    """What to reach."""
+    """Say what to reach."""
 
     panel: ClassVar[str] = "Goal"
 

@@ -1,4 +1,4 @@
-"""What commands print: text, tables, files, JSON and figures with their intervals."""
+"""Print what commands answer: text, tables, files, JSON, and figures with their intervals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Terminal(Console):
-    """A console that shows text as it is: brackets are no markup, and control characters are visible.
+    """Show text as it is: brackets are no markup, and control characters are visible.
 
     Args:
         stderr: write to standard error.

@@ -1,4 +1,4 @@
-"""``vaecodec decode``."""
+"""Define the command ``vaecodec decode``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vaecodec_cli.options import AsJson
 
 
 class FloatType(StrEnum):
-    """What embeddings are decoded to."""
+    """Name the type of the decoded embeddings."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"

@@ -1,4 +1,4 @@
-"""``vaecodec doctor``."""
+"""Define the command ``vaecodec doctor``."""
 
 from __future__ import annotations
 

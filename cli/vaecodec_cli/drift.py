@@ -1,4 +1,4 @@
-"""``vaecodec drift``."""
+"""Define the command ``vaecodec drift``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``vaecodec encode``."""
+"""Define the command ``vaecodec encode``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``vaecodec export``."""
+"""Define the command ``vaecodec export``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``vaecodec fit``."""
+"""Define the command ``vaecodec fit``."""
 
 from __future__ import annotations
 

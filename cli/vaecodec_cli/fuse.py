@@ -1,4 +1,4 @@
-"""``vaecodec fuse``."""
+"""Define the command ``vaecodec fuse``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vaecodec_cli.options import AsJson, Overwrite
 
 @dataclass(frozen=True, kw_only=True)
 class JoinOptions:
-    """How the embedding model's output becomes the codec's input."""
+    """Say how the embedding model's output becomes the codec's input."""
 
     pooling: Annotated[
         Pooling | None,

@@ -1,4 +1,4 @@
-"""``vaecodec info``."""
+"""Define the command ``vaecodec info``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``vaecodec linear``."""
+"""Define the command ``vaecodec linear``."""
 
 from __future__ import annotations
 

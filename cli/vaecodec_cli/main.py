@@ -1,4 +1,4 @@
-"""The console script ``vaecodec``: all commands, each imported only when it is called."""
+"""Run the console script ``vaecodec``, which imports each command only when it is called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``vaecodec migrate``."""
+"""Define the command ``vaecodec migrate``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Keep(StrEnum):
-    """Where uncompressed vectors are kept."""
+    """Say where uncompressed vectors are kept."""
 
     DISK = "disk"
     FILE = "file"
@@ -38,7 +38,7 @@ class Keep(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class MigrationSource:
-    """Which vector is compressed by which codec."""
+    """Say which vector is compressed, and by which codec."""
 
     collection: Collection
     codec: Annotated[Path, typer.Option(help="The codec file.")]
@@ -48,7 +48,7 @@ class MigrationSource:
 
 @dataclass(frozen=True, kw_only=True)
 class MigrationTarget:
-    """Where the compressed vectors go, and how they are stored."""
+    """Say where the compressed vectors go, and how they are stored."""
 
     panel: ClassVar[str] = "Target"
 
@@ -69,7 +69,7 @@ class MigrationTarget:
 
 @dataclass(frozen=True, kw_only=True)
 class OriginalsOptions:
-    """What is kept of the uncompressed vectors."""
+    """Say whether and where uncompressed vectors are kept."""
 
     panel: ClassVar[str] = "Originals for re-ranking"
 
@@ -109,7 +109,7 @@ class OriginalsOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class MigrationRun:
-    """How the migration runs."""
+    """Say how the migration runs."""
 
     panel: ClassVar[str] = "Run"
 

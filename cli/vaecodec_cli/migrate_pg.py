@@ -1,4 +1,4 @@
-"""``vaecodec migrate-pg``."""
+"""Define the command ``vaecodec migrate-pg``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vaecodec_cli.progress import shown
 
 
 class ColumnType(StrEnum):
-    """The type of the compressed column."""
+    """Name the type of the compressed column."""
 
     VECTOR = "vector"
     HALFVEC = "halfvec"
@@ -24,7 +24,7 @@ class ColumnType(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnSource:
-    """Which column is compressed by which codec."""
+    """Say which column is compressed, and by which codec."""
 
     url: Annotated[str, typer.Option(envvar="PG_URL", help="Address of the database: postgresql://USER@HOST/NAME.")]
     table: Annotated[str, typer.Option(help="The table, with its schema where needed.")]
@@ -36,7 +36,7 @@ class ColumnSource:
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnTarget:
-    """Where the latents go."""
+    """Say where the latents go."""
 
     panel: ClassVar[str] = "Target"
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, alone and in sets, and how their texts are read.
+"""Define the options that several commands share, alone and in sets, and read their texts.
 
 An option set is a frozen dataclass whose fields are options or further sets. A command takes it as one parameter, and
 :func:`flat` turns it into the single options that typer reads. Options of a set with a ``panel`` are shown under that
@@ -133,7 +133,7 @@ def _open(location: str, column: str | None, option: str, *, queries: bool, bad_
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which columns hold the vectors of documents and of queries."""
+    """Say which columns hold the vectors of documents and of queries."""
 
     column: Column = None
     query_column: Annotated[str | None, typer.Option(help="Vector column of the queries file.")] = None
@@ -150,7 +150,7 @@ class Columns:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """The collection that a codec is trained on."""
+    """Name the collection to train a codec on."""
 
     panel: ClassVar[str] = "Data"
 
@@ -166,7 +166,7 @@ class TrainingData:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedTrainingData:
-    """A collection to train on, and what to do with its rows that cannot be used."""
+    """Name a collection to train on, and say what to do with rows that cannot be used."""
 
     panel: ClassVar[str] = "Data"
 
@@ -200,7 +200,7 @@ class CheckedTrainingData:
 
 @dataclass(frozen=True, kw_only=True)
 class SizeLimits:
-    """What the stored vectors may take."""
+    """Limit the bytes that the stored vectors may take."""
 
     budget: Annotated[int | None, typer.Option("--bytes", help="Largest number of bytes of a stored vector.")] = None
     ram: Annotated[str | None, typer.Option(help="Largest RAM for all vectors, index included, e.g. 8GB.")] = None
@@ -211,7 +211,7 @@ class SizeLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class CodecOutput:
-    """The codec file to write."""
+    """Name the codec file to write."""
 
     out: Annotated[Path, typer.Option(help="Codec file to write, e.g. vae128.onnx.")]
     overwrite: Overwrite = False

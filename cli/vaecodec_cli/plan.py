@@ -1,4 +1,4 @@
-"""``vaecodec plan``."""
+"""Define the command ``vaecodec plan``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOT_MET = 3
 
 @dataclass(frozen=True, kw_only=True)
 class PlanData:
-    """What the plan is made for."""
+    """Name the data that the plan is made for."""
 
     panel: ClassVar[str] = "Data"
 
@@ -52,7 +52,7 @@ class PlanData:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanGoal:
-    """What to reach."""
+    """Say what to reach."""
 
     panel: ClassVar[str] = "Goal"
 

@@ -36,7 +36,7 @@ _NAME_WIDTH, _BAR_WIDTH = 20, 10
 
 
 class _Lines(logging.Handler):
-    """Records as lines on what is standard error at the time."""
+    """Write log records as lines to the current standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(visible(self.format(record)), file=sys.stderr, flush=True)
@@ -94,7 +94,7 @@ def steps_shown(first: str) -> Iterator[Callable[[str], None]]:
 
 
 class LogLines:
-    """Units done, rate and time left, as a line every so many seconds; the rate is that of this run.
+    """Log the units done, the rate of this run and the time left, as one line every few seconds.
 
     Args:
         name: of what is read.
@@ -121,7 +121,7 @@ class LogLines:
 
 
 class TrainingBar:
-    """Progress of a training run with its live figures; an observer of ``train``."""
+    """Show the progress of a training run with its live figures; an observer of ``train``."""
 
     def __init__(self) -> None:
         console = Terminal(stderr=True, quiet=not LOGGER.isEnabledFor(logging.INFO))
@@ -157,7 +157,7 @@ class TrainingBar:
 
 
 class _BarWithFigures(Progress):
-    """A bar with a line of figures below it, so that both fit the screen."""
+    """Show a progress bar with a line of figures below it, so that both fit the screen."""
 
     def get_renderables(self) -> Iterator[RenderableType]:
         yield self.make_tasks_table(self.tasks)
@@ -166,7 +166,7 @@ class _BarWithFigures(Progress):
 
 
 class _Name(ProgressColumn):
-    """What is worked on; the end of a long name."""
+    """Show the name of what is processed, or the end of a long name."""
 
     def __init__(self) -> None:
         super().__init__(Column(no_wrap=True))
@@ -177,7 +177,7 @@ class _Name(ProgressColumn):
 
 
 class _Rate(ProgressColumn):
-    """Units per second over the last while."""
+    """Show the units per second over the last seconds."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()

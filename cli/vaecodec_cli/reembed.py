@@ -1,4 +1,4 @@
-"""``vaecodec reembed``."""
+"""Define the command ``vaecodec reembed``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ReembedSource:
-    """Which texts are embedded, and by what."""
+    """Say which texts are embedded, and by which model."""
 
     collection: Annotated[
         str, typer.Option(help="The collection whose texts are embedded again. With --into it is only read.")
@@ -35,7 +35,7 @@ class ReembedSource:
 
 @dataclass(frozen=True, kw_only=True)
 class ReembedTarget:
-    """Where the new vectors go."""
+    """Say where the new vectors go."""
 
     panel: ClassVar[str] = "Target"
 
@@ -52,7 +52,7 @@ class ReembedTarget:
 
 @dataclass(frozen=True, kw_only=True)
 class ReembedRun:
-    """In what order, how fast, and at what price."""
+    """Say in what order and how fast texts are embedded, and what a text costs."""
 
     panel: ClassVar[str] = "Run"
 

@@ -1,4 +1,4 @@
-"""``vaecodec report``."""
+"""Define the command ``vaecodec report``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PADDING = 3
 
 @dataclass(frozen=True, kw_only=True)
 class ReportInput:
-    """What is measured, and what else the report may know."""
+    """Name the vectors and codecs to measure, and what else is known of them."""
 
     panel: ClassVar[str] = "Input"
 
@@ -115,7 +115,7 @@ def report(
 
 
 def _parts(whole: TextTable, width: int) -> list[TextTable]:
-    """The table itself, or, where it is too wide, several below each other that name their rows again."""
+    """Return the table itself, or several narrower ones that repeat the row names where it is too wide."""
     if not whole.has_head:
         return [whole]
     lines = [
@@ -143,7 +143,7 @@ def _parts(whole: TextTable, width: int) -> list[TextTable]:
 
 
 def _lines(cell: str) -> list[str]:
-    """A mean with its interval takes two lines, so that a row of them fits on a screen."""
+    """Split a mean from its interval into two lines, so that a row of them fits on a screen."""
     return cell.replace(" [", "\n[").splitlines() or [""]
 
 

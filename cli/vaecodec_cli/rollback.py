@@ -1,4 +1,4 @@
-"""``vaecodec rollback``."""
+"""Define the command ``vaecodec rollback``."""
 
 from __future__ import annotations
 

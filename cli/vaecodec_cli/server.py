@@ -1,4 +1,4 @@
-"""Options that say which Qdrant, shared by the commands that work on a collection."""
+"""Define the options that name a Qdrant server, folder and collection, for all commands that need one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Collection = Annotated[str, typer.Option(help="The collection to compress. Nothi
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """Where the collection is."""
+    """Say where the collection is."""
 
     panel: ClassVar[str] = "Server"
 
@@ -48,7 +48,7 @@ class Server:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where the compressed vectors are."""
+    """Say where the compressed vectors are."""
 
     panel: ClassVar[str] = "Target"
 

@@ -1,4 +1,4 @@
-"""``vaecodec split``."""
+"""Define the command ``vaecodec split``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``vaecodec train``."""
+"""Define the command ``vaecodec train``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeOptions:
-    """How to train; what is not given is as the recipe says."""
+    """Say how to train; options that are not given keep the recipe's values."""
 
     panel: ClassVar[str] = "Recipe"
 
@@ -68,7 +68,7 @@ class RecipeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Where the run goes, and what is written besides."""
+    """Say where the run is written, and which other outputs are wanted."""
 
     panel: ClassVar[str] = "Run"
 

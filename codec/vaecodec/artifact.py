@@ -1,4 +1,4 @@
-"""The artifact: one ONNX file, its metadata and its checksum. docs/format.md is the specification.
+"""Read and write the codec file: one ONNX file with metadata and a checksum. docs/format.md is the specification.
 
 The metadata is read straight from the protobuf wire format, before onnxruntime sees the file: a file that is newer,
 damaged or not ours is refused for that reason. Then the graph is compared with the ones that the exporter writes.
@@ -43,7 +43,7 @@ _MOST_BYTES = 2**31 - 1
 
 
 class Kind(StrEnum):
-    """What made the weights."""
+    """Name what made the weights."""
 
     VAE = "vae"
     AE = "ae"
@@ -53,7 +53,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a codec file says of itself.
+    """Hold what a codec file says about itself.
 
     Attributes:
         kind: what made the weights.
@@ -230,7 +230,7 @@ def read_fused(path: str | os.PathLike[str]) -> tuple[dict[str, str], Metadata]:
 
 
 def sign(data: bytes, key: str = PREFIX + "codec_id") -> bytes:
-    """Return the serialised model with its identity filled in; the field ``key`` must be there, 64 characters wide.
+    """Return the serialised model with its identity filled in; the field ``key`` must exist and be 64 characters wide.
 
     The identity is the sha256 over the whole file with this field set to 64 zeros.
     """
@@ -241,7 +241,7 @@ def sign(data: bytes, key: str = PREFIX + "codec_id") -> bytes:
 
 @contextmanager
 def stored_values(what: str) -> Iterator[None]:
-    """Wrap the reading of JSON values from a codec file that was verified: what they lack makes the file corrupt.
+    """Turn errors while reading JSON values of a verified codec file into InvalidArtifactError.
 
     Raises:
         InvalidArtifactError: a value is missing, or not of the form that its reader expects.
@@ -255,7 +255,7 @@ def stored_values(what: str) -> Iterator[None]:
 
 
 class _Text(NamedTuple):
-    """A string in the file, and where its bytes begin."""
+    """Hold a string of the file, and where its bytes begin."""
 
     text: str
     start: int
@@ -283,7 +283,7 @@ def _refuse_damage(path: str | os.PathLike[str], data: bytes, identity: _Text) -
 
 
 def _properties(data: bytes) -> Iterator[tuple[str, _Text]]:
-    """The model's metadata_props; raises ``ValueError`` or ``LookupError`` when the bytes are not a model."""
+    """Return the model's metadata_props; raise ``ValueError`` or ``LookupError`` when the bytes are not a model."""
     graphs = 0
     for entry in fields(data, 0, len(data)):
         graphs += entry.number == _MODEL_GRAPH

@@ -1,4 +1,4 @@
-"""What a codec file holds beside its weights: how to write latents as codes, what scores mean, how data looked.
+"""Fit, write and read what a codec file holds beside its weights: codes, the meaning of scores, drift statistics.
 
 :meth:`CodecCalibration.fit` fits all three on training data. The file keeps them as JSON in its metadata, which
 docs/format.md specifies. :func:`codes_of`, :func:`scores_of` and :func:`reference_of` read them.
@@ -28,16 +28,16 @@ _SCORED_ROWS = 8_192
 
 
 class EncoderDecoder(Protocol):
-    """The maps of a codec, whether they are in a file already or not."""
+    """Define the maps of a codec, whether they are in a file yet or not."""
 
     @property
     def metric(self) -> Metric:
-        """How the embeddings are compared."""
+        """Return how the embeddings are compared."""
         ...
 
     @property
     def latent_metric(self) -> Metric:
-        """How the latents are compared."""
+        """Return how the latents are compared."""
         ...
 
     def encode(self, vectors: Any) -> FloatArray:
@@ -55,7 +55,7 @@ class EncoderDecoder(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class CalibrationRows:
-    """The rows that a codec is calibrated on, never those of a user's index.
+    """Hold the rows that a codec is calibrated on, never those of a user's index.
 
     Each array is float32 (n, dim) and checked. Under cosine its rows are of unit norm.
 
@@ -77,7 +77,7 @@ class CalibrationRows:
 
     @classmethod
     def of_documents(cls, documents: FloatArray, unseen: FloatArray) -> CalibrationRows:
-        """Make do without queries: some of the documents search the others."""
+        """Make calibration rows without queries: some of the documents search the others."""
         some = documents[:: max(1, -(-len(documents) // _SCORED_ROWS))]
         asking = slice(None, None, max(2, len(some) // _SCORED_QUERIES))
         searched = np.delete(some, asking, axis=0)
@@ -86,7 +86,7 @@ class CalibrationRows:
 
 @dataclass(frozen=True, eq=False)
 class CodecCalibration:
-    """What a codec file holds beside its weights. A part that is None is not in the file.
+    """Hold what a codec file holds beside its weights. A part that is None is not in the file.
 
     Attributes:
         codes: what int8 and smaller codes need to know of the latents.
@@ -203,7 +203,7 @@ def reference_of(codec: VectorCodec) -> Reference:
 
 
 def _fit_scores(codec: EncoderDecoder, rows: CalibrationRows) -> ScoreCalibration | None:
-    """None for L2, and where scores do not vary together: rows without neighbours still get their codec."""
+    """Fit the scores; None for L2, and where scores do not vary together, so that such data still gets a codec."""
     if codec.metric is Metric.L2:
         return None
     queries = rows.queries[:_SCORED_QUERIES]

@@ -19,7 +19,7 @@ from vaecodec.fused import FusedModel
 
 
 class Description(NamedTuple):
-    """What a codec file says of itself.
+    """Hold what a codec file says about itself.
 
     Attributes:
         file: the path.
@@ -148,7 +148,7 @@ def _rows(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _markdown(text: str) -> str:
-    """Escape a text of any origin, so that Markdown shows it as it is, on one line."""
+    """Escape a text of any origin, so that Markdown shows it unchanged on one line."""
     line = "".join(character if character.isprintable() else " " for character in text)
     return re.sub(r"([\\`*_{}\[\]<>()#|!~$&])", r"\\\1", line)
 

@@ -1,4 +1,4 @@
-"""One style for every picture: colours that differ in lightness, hatches beside them, text that stays text."""
+"""Draw every picture in one style: colours that differ in lightness, hatches beside them, text that stays text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vaecodec.extras import require
 
 @dataclass(frozen=True)
 class Fill:
-    """How an area is filled: a colour, and the hatch that tells it from one of similar lightness."""
+    """Say how an area is filled: a colour, and the hatch that tells it from one of similar lightness."""
 
     colour: str
     hatch: str = ""
@@ -21,7 +21,7 @@ class Fill:
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours on one background.
+    """Hold the colours for one background.
 
     Attributes:
         paper: the background.
@@ -71,7 +71,7 @@ def contrast(first: str, second: str) -> float:
 
 
 def _luminance(colour: str) -> float:
-    """Relative luminance of sRGB."""
+    """Return the relative luminance of an sRGB colour."""
     values = (int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5))
     red, green, blue = (value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in values)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue

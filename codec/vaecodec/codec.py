@@ -22,7 +22,7 @@ from vaecodec.vectors import as_array, blocks, check_latents, is_checked_row, no
 
 
 class Codec:
-    """A learned (or linear) codec, run by onnxruntime; a :class:`~vaecodec.interface.VectorCodec`.
+    """Run a learned or linear codec in onnxruntime; a :class:`~vaecodec.interface.VectorCodec`.
 
     Made by :meth:`load`. Safe to share between threads: a call keeps no state, and gives the same bits whichever
     thread makes it. Can be pickled, file and all, and used after a fork.
@@ -168,47 +168,47 @@ class Codec:
 
     @property
     def dim(self) -> int:
-        """Width of the embeddings."""
+        """Return the width of the embeddings."""
         return self._metadata.dim
 
     @property
     def code_dim(self) -> int:
-        """Width of the latents."""
+        """Return the width of the latents."""
         return self._code_dim
 
     @property
     def metric(self) -> Metric:
-        """How the embeddings are compared."""
+        """Return how the embeddings are compared."""
         return self._metadata.metric
 
     @property
     def latent_metric(self) -> Metric:
-        """How an index must compare the latents."""
+        """Return how an index must compare the latents."""
         return self._metadata.latent_metric
 
     @property
     def codec_id(self) -> str:
-        """sha256 of the file, 64 hexadecimal digits."""
+        """Return the sha256 of the file, 64 hexadecimal digits."""
         return self._metadata.codec_id
 
     @property
     def embedder(self) -> str:
-        """The embedding model's name as the user gave it, or an empty string."""
+        """Return the embedding model's name as the user gave it, or an empty string."""
         return self._metadata.embedder
 
     @property
     def metadata(self) -> Metadata:
-        """What the file says of itself."""
+        """Return the metadata of the file."""
         return self._metadata
 
     @property
     def providers(self) -> list[str]:
-        """The onnxruntime execution providers in use, most wanted first."""
+        """Return the onnxruntime execution providers in use, most wanted first."""
         return self._runtime.providers
 
     @cached_property
     def calibration(self) -> Calibration:
-        """What the codes of :meth:`code` need to know of the latents.
+        """Return the statistics of latents that the codes of :meth:`code` need.
 
         Raises:
             NotCalibratedError: the file does not hold it.
@@ -309,7 +309,9 @@ class Codec:
         return latents
 
     def _prefix(self, latents: FloatArray, name: str, first_row: int = 0) -> FloatArray:
-        """The first ``code_dim`` of all the file's latents, as a codec of that width; each with a direction."""
+        """Return the first ``code_dim`` of all latents in the file, as a codec of that width gives them, each with a
+        direction.
+        """
         if self._code_dim < latents.shape[1]:
             latents = np.ascontiguousarray(latents[:, : self._code_dim])
             if self.latent_metric is Metric.COSINE:

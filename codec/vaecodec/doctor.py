@@ -1,4 +1,4 @@
-"""What an installation can do: versions, execution providers that really start, threads, extras."""
+"""Examine what an installation can do: versions, execution providers that really start, threads, extras."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ _PRODUCT = base64.b64decode(
 
 @dataclass(frozen=True)
 class Provider:
-    """One of onnxruntime's execution providers.
+    """Describe one of onnxruntime's execution providers.
 
     Attributes:
         name: as ``Codec.load(providers=[...])`` takes it.
@@ -85,7 +85,7 @@ class Provider:
 
 @dataclass(frozen=True)
 class Extra:
-    """One of the optional parts of the installation.
+    """Describe one of the optional parts of the installation.
 
     Attributes:
         name: as in ``pip install 'vaecodec[name]'``.
@@ -103,13 +103,13 @@ class Extra:
 
     @property
     def installed(self) -> bool:
-        """Whether everything it asks for is there."""
+        """Tell whether everything that the extra needs is installed."""
         return not self.missing
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything that was found.
+    """Hold everything that :func:`examine` found.
 
     Attributes:
         versions: of Python, the system, vaecodec and what it cannot do without.
@@ -135,7 +135,7 @@ class Diagnosis:
 
 
 def examine() -> Diagnosis:
-    """Look at the installation; imports every library of every installed extra, each extra in a process of its own."""
+    """Examine the installation; this imports every library of every installed extra, each extra in its own process."""
     needed = _needs()
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         extras = list(pool.map(lambda name: _extra(name, needed[name]), EXTRAS))
@@ -167,7 +167,7 @@ def examine() -> Diagnosis:
 
 
 def _needs() -> dict[str, list[Requirement]]:
-    """What the distribution asks for, by extra; under the empty name what it always does."""
+    """Return the requirements of the distribution by extra; the empty name holds those it always has."""
     read = require("packaging.requirements", extra="cli").Requirement
     requirements: list[Requirement] = [read(text) for text in requires("vaecodec") or ()]
     needs: dict[str, list[Requirement]] = {name: [] for name in ("", *EXTRAS)}
@@ -193,7 +193,7 @@ def _extra(name: str, requirements: Sequence[Requirement]) -> Extra:
 
 
 def _import_failure(modules: Sequence[str]) -> str:
-    """Why they cannot be imported: asked of another process, as a broken library may end the one that loads it."""
+    """Return why modules cannot be imported; another process tries it, since a broken library may end the process."""
     statement = f"import {', '.join(modules)}"
     command = [sys.executable, "-P", "-W", "ignore", "-c", statement]  # -P: no modules of the current folder
     try:

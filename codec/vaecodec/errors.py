@@ -1,4 +1,4 @@
-"""Every error that vaecodec raises on purpose.
+"""List every error that vaecodec raises on purpose.
 
 ::
 
@@ -6,11 +6,11 @@
     ├── ArtifactError                    a codec file cannot be used
     │   ├── ArtifactNotFoundError        (FileNotFoundError) there is no such file
     │   ├── UnsupportedFormatError       (ValueError) written by a newer vaecodec
-    │   └── InvalidArtifactError         (ValueError) no codec file, a damaged one, or more than a codec file may hold
-    ├── NotCalibratedError               (ValueError) the codec file does not hold what this needs beside its weights
+    │   └── InvalidArtifactError         (ValueError) not a codec file, damaged, or with content that is not allowed
+    ├── NotCalibratedError               (ValueError) the codec file lacks statistics for codes, scores or drift
     ├── InvalidDimensionError            (ValueError) the codec has no such latent width
     ├── InvalidBudgetError               (ValueError) the codec has no code of that size or kind
-    ├── CodecMismatchError               (ValueError) something was made by another codec
+    ├── CodecMismatchError               (ValueError) a file, index or collection was made by another codec
     ├── DeviceError                      (RuntimeError) a codec cannot run on the device asked for
     ├── ExportError                      (RuntimeError) a codec cannot be written as asked, and was not
     ├── InvalidVectorsError              (ValueError) an array cannot be encoded or decoded
@@ -32,12 +32,12 @@
     │   ├── CheckpointError              (ValueError) a run folder cannot be read or continued
     │   └── DivergedError                (RuntimeError) training stayed unstable after every remedy
     ├── VectorIndexError                 (RuntimeError) an index cannot do what was asked; hnswlib's own type
-    │   ├── IndexArgumentError           (ValueError) ids, a space or a search that the index cannot have
+    │   ├── IndexArgumentError           (ValueError) the index does not accept these ids or arguments
     │   └── IndexFileError               (ValueError) a saved index cannot be loaded
-    ├── EvaluationInputError             (ValueError) what a report or a plan was asked for does not fit together
-    ├── UnsupportedRequestError          (ValueError) a request that compressed vectors cannot answer
+    ├── EvaluationInputError             (ValueError) the inputs of a report or a plan do not fit together
+    ├── UnsupportedRequestError          (ValueError) compressed vectors cannot answer this request
     ├── OriginalsError                   (ValueError) a file of originals cannot be used
-    │   └── MissingOriginalsError        (LookupError) points without a row in the file of originals
+    │   └── MissingOriginalsError        (LookupError) points have no row in the file of originals
     ├── StoreError                       (RuntimeError) a database cannot be opened, or refuses a request
     │   ├── StoreUnreachableError        (ConnectionError) the server does not answer
     │   ├── StoreAccessError             (PermissionError) the server refuses the key
@@ -52,7 +52,7 @@ from __future__ import annotations
 
 
 class VaecodecError(Exception):
-    """Base class of every error that vaecodec raises on purpose."""
+    """Catch every error that vaecodec raises on purpose: this is their base class."""
 
 
 class ArtifactError(VaecodecError):
@@ -68,11 +68,11 @@ class UnsupportedFormatError(ArtifactError, ValueError):
 
 
 class InvalidArtifactError(ArtifactError, ValueError):
-    """The file is no codec file, is damaged, or holds more than a codec file may hold."""
+    """The file is not a codec file, is damaged, or has content that a codec file may not have."""
 
 
 class NotCalibratedError(VaecodecError, ValueError):
-    """The codec file does not hold what this needs beside its weights: for codes, scores or drift."""
+    """The codec file lacks the statistics that codes, scores or drift need beside its weights."""
 
 
 class InvalidDimensionError(VaecodecError, ValueError):
@@ -172,7 +172,7 @@ class VectorIndexError(VaecodecError, RuntimeError):
 
 
 class IndexArgumentError(VectorIndexError, ValueError):
-    """Ids, a space or the arguments of a search are ones that the index cannot have."""
+    """The index does not accept these ids, this space or these search arguments."""
 
 
 class IndexFileError(VectorIndexError, ValueError):
@@ -180,11 +180,11 @@ class IndexFileError(VectorIndexError, ValueError):
 
 
 class EvaluationInputError(VaecodecError, ValueError):
-    """What a report or a plan was asked to measure does not fit together."""
+    """The inputs of a report or a plan do not fit together."""
 
 
 class UnsupportedRequestError(VaecodecError, ValueError):
-    """A request that a collection of compressed vectors cannot answer or hold."""
+    """A collection of compressed vectors cannot answer or hold what was requested."""
 
 
 class OriginalsError(VaecodecError, ValueError):

@@ -1,4 +1,4 @@
-"""The one metric suite of the trainer, the report and the benchmarks.
+"""Measure quality by one set of metrics, which training, report and benchmarks share.
 
 Exact search on uncompressed vectors is the reference everywhere, never an engine's distances. Retrieval metrics
 return one figure per query; :func:`bootstrap` and :func:`paired_bootstrap` turn these into a mean with its interval.
@@ -26,7 +26,7 @@ _BASE_ROWS = 65_536
 
 
 class Interval(NamedTuple):
-    """A mean and the ends of its 95 % bootstrap interval.
+    """Hold a mean and the ends of its 95 % bootstrap interval.
 
     Examples:
         >>> f"{Interval(0.8125, 0.79, 0.835)}; gain {Interval(0.01, -0.002, 0.022):+.3f}"
@@ -104,7 +104,7 @@ def exact_search(base: Any, queries: FloatArray, k: int, metric: Metric) -> tupl
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """The exact neighbours of each query, by which what a codec or an engine returns is judged.
+    """Hold the exact neighbours of each query, by which the results of a codec or an engine are judged.
 
     Documents whose scores equal that of the k-th neighbour are all right answers: of equal vectors any may be
     returned. Scores that differ by rounding alone count as equal. Made by :meth:`of`.
@@ -146,7 +146,7 @@ class Truth:
 
     @property
     def depth(self) -> int:
-        """How many neighbours are known of each query."""
+        """Return the number of neighbours that are known for each query."""
         return int(self.ids.shape[1])
 
     def recall(self, found: IdArray, k: int) -> Figures:
@@ -194,7 +194,7 @@ class Truth:
 
     @cached_property
     def _tolerance(self) -> FloatArray:
-        """What rounding may change in a score of each query."""
+        """Return how much rounding may change a score of each query."""
         if self.metric is Metric.COSINE:
             size = np.ones(len(self.queries))
         else:
@@ -211,7 +211,7 @@ def without_own(found: IdArray, own: IdArray) -> IdArray:
 
 
 def _others(found: IdArray, own: IdArray) -> NDArray[np.bool_]:
-    """True for all but one entry of each row: its own, or the last one."""
+    """Return a mask that is True for all but one entry of each row: the query itself, or the last entry."""
     others = np.asarray(found != own[:, None], np.bool_)
     others[others.all(axis=1), -1] = False
     return others
@@ -398,7 +398,7 @@ def ratio_bootstrap(a: NDArray[Any], b: NDArray[Any], *, seed: int = 0, resample
 
 @lru_cache(maxsize=1)
 def _resampling(n: int, seed: int, resamples: int) -> Figures:
-    """How often each value is drawn in each resampling, (resamples, n); kept, as drawing it is what takes long."""
+    """Draw how often each value appears in each resampling, (resamples, n); it is cached, as drawing takes long."""
     # Resampling n of n is drawing multinomial counts; a matrix product then gives all means at once.
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
     return np.asarray(counts, np.float64)
@@ -410,7 +410,7 @@ def _unit(rows: FloatArray) -> FloatArray:
 
 
 def _top(scores: FloatArray, k: int) -> tuple[IdArray, FloatArray]:
-    """The k best columns of each row, unsorted; at a tie for the last place the lower column stays."""
+    """Return the k best columns of each row, unsorted; at a tie for the last place the lower column stays."""
     if k >= scores.shape[1]:
         return np.broadcast_to(np.arange(scores.shape[1]), scores.shape), scores
     candidates = np.argpartition(-scores, k - 1, axis=1)[:, :k]

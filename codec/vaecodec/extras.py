@@ -1,4 +1,4 @@
-"""Optional libraries: imported when they are needed, or an error that says how to install them."""
+"""Import optional libraries when they are needed, or raise an error that says how to install them."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ TOKENS = "last_hidden_state"
 
 
 class Pooling(StrEnum):
-    """How the vectors of a text's tokens become one."""
+    """Name how the vectors of a text's tokens become one vector."""
 
     MEAN = "mean"
     CLS = "cls"
@@ -30,7 +30,7 @@ class Pooling(StrEnum):
 
 @dataclass(frozen=True)
 class FusedModel:
-    """What a fused file says of itself.
+    """Hold what a fused file says about itself.
 
     Attributes:
         codec: metadata of the codec, its ``codec_id`` among them.

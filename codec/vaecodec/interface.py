@@ -1,4 +1,4 @@
-"""What every codec offers, so that an index, a report or a benchmark can hold any of them."""
+"""Define what every codec offers, so that an index, a report or a benchmark can hold any of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FloatArray = NDArray[np.float32]
 
 
 class Metric(StrEnum):
-    """How two vectors are compared.
+    """Name how two vectors are compared.
 
     ``COSINE`` and ``DOT`` are similarities (larger is nearer), ``L2`` is the squared Euclidean distance.
     """
@@ -24,39 +24,39 @@ class Metric(StrEnum):
 
 @runtime_checkable
 class VectorCodec(Protocol):
-    """A map from embeddings of width ``dim`` to latents of width ``code_dim``, and back.
+    """Define a map from embeddings of width ``dim`` to latents of width ``code_dim``, and back.
 
     Implemented by :class:`vaecodec.Codec` (an ONNX file) and :class:`vaecodec.LinearCodec` (numpy).
     """
 
     @property
     def dim(self) -> int:
-        """Width of the embeddings."""
+        """Return the width of the embeddings."""
         ...
 
     @property
     def code_dim(self) -> int:
-        """Width of the latents."""
+        """Return the width of the latents."""
         ...
 
     @property
     def metric(self) -> Metric:
-        """How the embeddings are compared."""
+        """Return how the embeddings are compared."""
         ...
 
     @property
     def latent_metric(self) -> Metric:
-        """How an index must compare the latents."""
+        """Return how an index must compare the latents."""
         ...
 
     @property
     def codec_id(self) -> str:
-        """64 hexadecimal digits that name this codec's weights and metadata."""
+        """Return 64 hexadecimal digits that identify this codec's weights and metadata."""
         ...
 
     @property
     def embedder(self) -> str:
-        """The embedding model's name as the user gave it, or an empty string."""
+        """Return the embedding model's name as the user gave it, or an empty string."""
         ...
 
     def encode(self, vectors: Any) -> FloatArray:

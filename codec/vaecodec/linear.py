@@ -1,4 +1,4 @@
-"""Linear reductions: the baselines that every learned codec is held against, and codecs in their own right.
+"""Fit linear reductions: the baselines that every learned codec is compared with, and codecs in their own right.
 
 Which linear map is right matters more than it looks: centring both sides, as PCA is usually applied, loses recall
 under cosine on real embeddings against the uncentred SVD. All of them are here so that a report can show it.
@@ -33,7 +33,7 @@ _PAIRS = 4096
 
 
 class LinearKind(StrEnum):
-    """Which linear reduction."""
+    """Name the linear reduction."""
 
     SVD = "svd"
     """Uncentred: the top right singular vectors of the data."""
@@ -63,7 +63,7 @@ _BY_DOT = (LinearKind.SVD_DOT, LinearKind.PCA_DOCUMENTS, LinearKind.TRUNCATION_D
 
 @dataclass(frozen=True, eq=False)
 class FittedOn:
-    """What a linear codec was fitted on, and as much of it as calibrating the codec takes.
+    """Hold what a linear codec was fitted on, with enough rows to calibrate the codec.
 
     Attributes:
         rows: number of rows, held out or not.
@@ -78,7 +78,7 @@ class FittedOn:
 
 @dataclass(frozen=True, eq=False)
 class LinearCodec:
-    """A linear reduction with orthonormal rows, in numpy; a :class:`~vaecodec.interface.VectorCodec`.
+    """Reduce vectors by orthonormal rows, in numpy; a :class:`~vaecodec.interface.VectorCodec`.
 
     Under cosine the input is normalised first and the latents last; ``decode`` then returns unit vectors.
 
@@ -100,22 +100,22 @@ class LinearCodec:
 
     @property
     def dim(self) -> int:
-        """Width of the embeddings."""
+        """Return the width of the embeddings."""
         return int(self.components.shape[1])
 
     @property
     def code_dim(self) -> int:
-        """Width of the latents."""
+        """Return the width of the latents."""
         return int(self.components.shape[0])
 
     @property
     def latent_metric(self) -> Metric:
-        """How the latents are compared: as the embeddings are, or by dot product where the kind says so."""
+        """Return how the latents are compared: as the embeddings are, or by dot product where the kind says so."""
         return Metric.DOT if self.kind in _BY_DOT and self.metric is not Metric.L2 else self.metric
 
     @cached_property
     def codec_id(self) -> str:
-        """sha256 over kind, metric and weights."""
+        """Return the sha256 over kind, metric and weights."""
         digest = hashlib.sha256(f"{self.kind}/{self.metric}/{self.embedder}/{self.components.shape}".encode())
         digest.update(np.ascontiguousarray(self.components, "<f4").tobytes())
         digest.update(np.ascontiguousarray(self.mean, "<f4").tobytes())
@@ -123,7 +123,7 @@ class LinearCodec:
 
     @property
     def query_mean(self) -> FloatArray:
-        """What is subtracted from queries: float32 (dim,); see :attr:`LinearKind.PCA_DOCUMENTS`."""
+        """Return what is subtracted from queries: float32 (dim,); see :attr:`LinearKind.PCA_DOCUMENTS`."""
         # Squared distances need the same shift on both sides; dot products only lose a constant per query.
         centred = self.kind is LinearKind.PCA or self.metric is Metric.L2
         return self.mean if centred else np.zeros_like(self.mean)
@@ -208,7 +208,7 @@ def fit_linear(
 
 @dataclass(frozen=True, eq=False)
 class LinearMoments:
-    """What every linear reduction of a collection is fitted from; taken in one pass by :meth:`of`.
+    """Hold the sums that every linear reduction of a collection is fitted from; :meth:`of` takes them in one pass.
 
     Attributes:
         total: float64 (d,), their sum.
@@ -224,7 +224,7 @@ class LinearMoments:
 
     @property
     def count(self) -> int:
-        """Number of rows that the codecs are fitted on."""
+        """Return the number of rows that the codecs are fitted on."""
         return self.fitted_on.rows - self.fitted_on.held_out_rows
 
     @classmethod
@@ -297,7 +297,7 @@ class _EvenlySpaced:
 
     @property
     def rows(self) -> FloatArray:
-        """The rows kept so far: float32 (m, width)."""
+        """Return the rows kept so far: float32 (m, width)."""
         return np.concatenate(self._kept)
 
     def add(self, rows: FloatArray) -> None:
@@ -313,7 +313,7 @@ class _EvenlySpaced:
 
 
 def _oriented(components: Moment) -> Moment:
-    """Each row signed so that its largest entry is positive: eigenvectors are otherwise free up to sign."""
+    """Return each row with the sign that makes its largest entry positive, since the sign of an eigenvector is free."""
     largest = np.abs(components).argmax(axis=1)
     return np.asarray(components * np.sign(components[np.arange(len(components)), largest])[:, None])
 

@@ -1,4 +1,4 @@
-"""A codec's graph in onnxruntime: on the device asked for, or not at all.
+"""Run a codec's graph in onnxruntime, on the requested device or not at all.
 
 The blocks of a long batch go through I/O binding. On the CPU the graph reads them where they lie and writes the results
 where they are wanted; another device gets and leaves them in buffers that are made once, in page-locked memory where
@@ -38,7 +38,7 @@ _DEVICE_BLOCK_BYTES = 32 << 20
 
 
 class Runtime:
-    """A codec's graph, ready to run. Safe to share between threads.
+    """Hold a codec's graph, ready to run. Safe to share between threads.
 
     Args:
         open_session: starts the graph in onnxruntime; called now, and in a process that was forked from this one.
@@ -115,7 +115,7 @@ class Runtime:
                 yield first, result
 
     def forked(self) -> None:
-        """Leave the session behind, in a process that was just forked: its threads are not here."""
+        """Drop the session in a forked process, where its threads do not exist."""
         self._left_behind = self._session  # ending it would wait for them
         self._session = None
         self._opening = threading.Lock()
@@ -129,7 +129,7 @@ class Runtime:
 
     @contextmanager
     def _buffers(self) -> Iterator[tuple[FloatArray, FloatArray]]:
-        """Memory for one batch's blocks and results, which no other thread is using."""
+        """Lend memory for one batch's blocks and results, which no other thread uses meanwhile."""
         try:
             buffers = self._idle.pop()
         except IndexError:
@@ -214,7 +214,7 @@ def start(
 def _wanted(
     providers: Sequence[Provider] | None, device: str | None, strict: bool
 ) -> tuple[dict[str, dict[str, Any]], bool]:
-    """The options of each provider wanted, and whether all of them must be there."""
+    """Return the options of each requested provider, and whether all of them must be there."""
     if device is not None:
         if providers is not None:
             raise DeviceError(
@@ -235,7 +235,7 @@ def _wanted(
 
 
 def _page_locked(provider: str) -> Any:
-    """Memory that the provider's device can fetch from by itself, or None where onnxruntime offers none."""
+    """Return memory that the provider's device can read directly, or None where onnxruntime offers none."""
     for device in getattr(onnxruntime, "get_ep_devices", list)():
         if device.ep_name == provider:
             return device.memory_info(onnxruntime.OrtDeviceMemoryType.HOST_ACCESSIBLE)

@@ -1,4 +1,4 @@
-"""What a score between latents says about the score between the embeddings: an affine map, fitted on training data."""
+"""Convert scores between latents to scores between embeddings, by an affine map fitted on training data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vaecodec.vectors import ROUNDING, as_vectors, normalised
 
 @dataclass(frozen=True)
 class ScoreCalibration:
-    """original score = ``scale`` x score of the latents + ``offset``, for cosine and dot.
+    """Compute original score = ``scale`` x score of the latents + ``offset``, for cosine and dot.
 
     Attributes:
         scale: positive.
@@ -133,5 +133,5 @@ def fit_line(scores: FloatArray, originals: FloatArray, code_dim: int) -> ScoreC
 
 
 def _varies(scores: NDArray[np.float64]) -> bool:
-    """Whether scores differ by more than the rounding of a matrix product, which no two processors do alike."""
+    """Tell whether scores differ by more than the rounding of a matrix product, which no two processors do alike."""
     return bool(scores.std() > ROUNDING * np.sqrt(np.mean(scores**2)))

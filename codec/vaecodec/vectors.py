@@ -1,4 +1,4 @@
-"""The one boundary between user input and the codec: nothing behind it checks an array again."""
+"""Check user input once, at one boundary: nothing behind it checks an array again."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def as_row(vector: Any, *, name: str = "vector") -> np.ndarray[Any, Any]:
 
 
 def _holds_more(kind: type) -> bool:
-    """Whether numpy would lose what an object of this type holds beside its numbers, or refuse it."""
+    """Tell whether numpy would refuse an object of this type, or lose what it holds beside its numbers."""
     return issubclass(kind, np.ma.MaskedArray) or hasattr(kind, "detach") or hasattr(kind, "as_py")
 
 

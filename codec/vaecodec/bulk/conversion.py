@@ -1,4 +1,4 @@
-"""What a worker of a bulk job does: one shard through reading, a codec and writing; and who the workers are.
+"""Convert one shard of a bulk job: read it, run the codec, write the part; and define who the workers are.
 
 A :class:`Conversion` holds no codec and no open file, so it can be sent to another process, which has loaded the codec
 itself. What becomes of a shard depends on the shard alone, and its file takes its name in one rename: a worker that
@@ -31,7 +31,7 @@ from vaecodec.sources.bad_rows import BadRow, OnBadRows, lines
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Work(ABC):
-    """One direction through a codec.
+    """Describe one direction through a codec: encoding or decoding.
 
     Attributes:
         width: of the rows that go in.
@@ -56,7 +56,7 @@ class Work(ABC):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Encoding(Work):
-    """Embeddings to latents or codes."""
+    """Turn embeddings into latents or codes."""
 
     code: Code
 
@@ -67,7 +67,7 @@ class Encoding(Work):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Decoding(Work):
-    """Latents or codes to embeddings in the floats of ``out``."""
+    """Turn latents or codes into embeddings with the floating point type of ``out``."""
 
     code: Code
     out: FloatCode
@@ -83,7 +83,7 @@ class StoppedError(Exception):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Conversion:
-    """How a shard becomes a part of the output.
+    """Say how a shard becomes a part of the output.
 
     Attributes:
         work: the direction.
@@ -103,7 +103,7 @@ class Conversion:
 
     @property
     def suffix(self) -> str:
-        """Of the parts."""
+        """Return the file suffix of the parts."""
         return ".npy" if self.schema is None else ".parquet"
 
     def run(

@@ -1,4 +1,4 @@
-"""What is kept with each output of a bulk job, so that it is only decoded as it was encoded.
+"""Keep with each output of a bulk job how it was encoded, so that it is only decoded the same way.
 
 Of an array the facts are in ``OUT.npy.json``, with the checksum of the array. Of Parquet they are in every file, in the
 metadata of the column and of the schema.

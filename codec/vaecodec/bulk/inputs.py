@@ -1,4 +1,4 @@
-"""The inputs of a bulk job, cut into shards: row ranges of a matrix, or row groups of Parquet files."""
+"""Cut the inputs of a bulk job into shards: row ranges of a matrix, or row groups of Parquet files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Shard(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Some rows of a shard.
+    """Hold some rows of a shard.
 
     ``numbers`` int64 (m,) within the file, ``vectors`` float (m, width), ``batch`` the Arrow record batch of the same
     rows or None, ``bad`` the rows that lack a vector of the right width and so are not among them.
@@ -49,7 +49,7 @@ class Piece(NamedTuple):
 
 
 class MatrixInput:
-    """Row ranges of a file that holds one matrix."""
+    """Read row ranges of a file that holds one matrix."""
 
     def __init__(self, source: Matrix, path: Path, shard_rows: int) -> None:
         self.files = [path]
@@ -74,7 +74,7 @@ class MatrixInput:
 
 
 class ParquetInput:
-    """Consecutive row groups of Parquet files, with or without the columns beside the vectors."""
+    """Read consecutive row groups of Parquet files, with or without the columns beside the vectors."""
 
     def __init__(self, source: ParquetSource, width: int, shard_rows: int, *, keep_columns: bool) -> None:
         self.files = source.files
@@ -130,7 +130,7 @@ class ParquetInput:
             first += len(good)
 
     def _check_columns(self, schema: Any, file: Path) -> None:
-        """All files need the same columns; the vectors' own may be lists of any kind."""
+        """Check that all files have the same columns; the vectors' own may be lists of any kind."""
         columns, expected = (
             {field.name: field.type for field in fields if field.name != self._column}
             for fields in ([*schema, *self._partitions.fields(schema)], self._schema)
@@ -156,7 +156,7 @@ def fingerprint(files: list[Path]) -> str:
 
 
 def sort_out(piece: Piece, file: Path, metric: Metric | None) -> tuple[Piece, list[BadRow]]:
-    """Return the piece with its vectors in float32 and without its bad rows, and these; any code is good."""
+    """Split a piece into its good rows, with vectors in float32, and its bad rows; codes are always good."""
     if metric is None:
         return piece, piece.bad
     with np.errstate(over="ignore"):  # what overflows becomes infinite and is found below

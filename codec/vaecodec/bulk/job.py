@@ -1,4 +1,4 @@
-"""One bulk job from its inputs to its output: :func:`encode` and :func:`decode`."""
+"""Run one bulk job from its inputs to its output: :func:`encode` and :func:`decode`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @dataclass(frozen=True, kw_only=True)
 class BulkOptions:
-    """How a collection is encoded or decoded.
+    """Say how a collection is encoded or decoded.
 
     Attributes:
         column: see :func:`vaecodec.sources.open_source`.
@@ -92,7 +92,7 @@ class BulkOptions:
 
 @dataclass(frozen=True)
 class BulkResult:
-    """What a finished job did.
+    """Hold the result of a finished job.
 
     Attributes:
         output: the file or folder written.
@@ -217,7 +217,7 @@ def decode(
 
 
 class _Job:
-    """One collection on its way through a codec."""
+    """Run one collection through a codec."""
 
     def __init__(
         self,
@@ -396,7 +396,7 @@ def _is_our_part(path: Path) -> bool:
 
 
 class _Counter:
-    """Rows done, over all threads."""
+    """Count the rows done, over all threads."""
 
     def __init__(self, total: int, progress: OnProgress | None) -> None:
         self._done, self._total, self._progress, self._lock = 0, total, progress, Lock()
@@ -439,13 +439,13 @@ def _open_input(
 
 
 def _shard_rows(rows: int, width: int) -> int:
-    """Rows per shard: of the input's size alone, so that a job may be resumed with other workers."""
+    """Choose the rows per shard from the input's size alone, so that a job can be resumed with other workers."""
     block, most = rows_per_block(width), max(1, SHARD_BYTES // (4 * width))
     return min(most, block * max(1, -(-rows // (_FEWEST_SHARDS * block))))
 
 
 def _code(codec: VectorCodec, dtype: str | None, budget: int | None) -> Code:
-    """A code of the codec; floats need no calibration."""
+    """Return a code of the codec; codes of floats need no calibration."""
     if dtype in (CodeType.FLOAT32, CodeType.FLOAT16):
         return FloatCode(CodeType(dtype), codec.code_dim)
     if not isinstance(codec, Codec):

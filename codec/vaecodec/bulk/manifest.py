@@ -1,4 +1,4 @@
-"""The list of an output's finished shards, which lets an interrupted job continue."""
+"""Keep the list of finished shards, so that an interrupted job can continue."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vaecodec.files.stored_json import parse_with_checksum, with_checksum
 
 
 class Entry(NamedTuple):
-    """What became of a shard. The manifest has a line for each that is finished.
+    """Record the result of one shard. The manifest has a line for each that is finished.
 
     Attributes:
         shard: number of the shard.
@@ -51,7 +51,7 @@ def is_ours(path: Path) -> bool:
 
 
 class Manifest:
-    """``_manifest.jsonl`` and the parts beside it."""
+    """Manage ``_manifest.jsonl`` and the parts beside it."""
 
     def __init__(self, folder: Path, job: dict[str, Any], suffix: str) -> None:
         self.folder, self._job, self._suffix = folder, job, suffix
@@ -61,7 +61,7 @@ class Manifest:
 
     @property
     def files(self) -> tuple[Path, Path]:
-        """The manifest itself and its lock."""
+        """Return the paths of the manifest and of its lock."""
         return self.path, self.lock_path
 
     @contextmanager
@@ -96,7 +96,7 @@ class Manifest:
         return finished
 
     def _entries(self) -> list[Entry]:
-        """The shards that are listed; none where nothing was begun."""
+        """Return the shards that are listed; none if the job was not begun."""
         job, *entries = self._lines() or [self._job]
         if job is None:
             raise OutputExistsError(
@@ -108,7 +108,7 @@ class Manifest:
         return [Entry(**line) for line in entries if line is not None]
 
     def _lines(self) -> list[dict[str, Any] | None]:
-        """What the file holds; None for half a line, as a killed process or a full disk leaves it, and for damage."""
+        """Return the lines of the file as JSON; None for damage, or for half a line that a killed process left."""
         lines: list[dict[str, Any] | None] = []
         for line in self.path.read_bytes().splitlines() if self.path.exists() else []:
             try:

@@ -1,4 +1,4 @@
-"""The files that hold one shard of an output each: raw rows of an array, or Parquet."""
+"""Write the files that hold one shard of an output each: raw rows of an array, or Parquet."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def bad_rows_path(folder: Path, number: int) -> Path:
 
 
 class Part(Protocol):
-    """The file of one shard, a context manager that has it safely on disk when it ends well."""
+    """Write the file of one shard; a context manager that has it safely on disk when it ends without an error."""
 
     def __enter__(self) -> Part: ...
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None: ...
@@ -36,7 +36,7 @@ class Part(Protocol):
 
 
 class ArrayPart:
-    """Rows as raw bytes; they become one array in the end."""
+    """Write rows as raw bytes; they become one array in the end."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -53,7 +53,7 @@ class ArrayPart:
 
 
 class ParquetPart:
-    """Rows with their other columns, gathered into row groups of a useful size."""
+    """Write rows with their other columns, gathered into row groups of a useful size."""
 
     def __init__(self, path: Path, schema: Any, column: str) -> None:
         self._path, self._schema, self._column = path, schema, column

@@ -1,4 +1,4 @@
-"""Who converts the shards: threads of this process, or other workers with the same interface."""
+"""Run the conversion of shards in threads of this process, or in other workers with the same interface."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vaecodec.interface import VectorCodec
 
 
 class Workers(Protocol):
-    """The workers that take shards through a conversion."""
+    """Define workers that convert shards."""
 
     def accept(self, conversion: Conversion, codec: VectorCodec) -> None:
         """Raise a ``VaecodecError`` if these workers cannot do that; called before anything is written."""
@@ -43,7 +43,7 @@ class Workers(Protocol):
 
 
 class Threads:
-    """Threads of this process; the first failure stops the others at their next block.
+    """Convert shards in threads of this process; the first failure stops the others at their next block.
 
     Args:
         workers: how many; by default one per core that this process may use.
@@ -53,7 +53,7 @@ class Threads:
         self._workers = workers
 
     def accept(self, conversion: Conversion, codec: VectorCodec) -> None:
-        """Threads take anything."""
+        """Accept every job: threads can do anything."""
 
     def run(
         self,

@@ -1,4 +1,4 @@
-"""Latents as bytes: uniform codes that engines understand, and trellis codes of any byte budget."""
+"""Write latents as bytes: uniform codes that engines understand, and trellis codes of any number of bytes."""
 
 from vaecodec.codes.calibration import Calibration
 from vaecodec.codes.code import Code, CodeType

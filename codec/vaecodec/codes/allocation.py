@@ -1,4 +1,4 @@
-"""How many bits each latent dimension gets."""
+"""Choose how many bits each latent dimension gets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vaecodec.interface import FloatArray
 
 
 def allocate_bits(importance: FloatArray, distortion: FloatArray, bits: int) -> NDArray[np.int64]:
-    """Reverse water-filling with whole bits (Cover & Thomas, Elements of Information Theory, 10.3).
+    """Allocate whole bits by reverse water-filling (Cover & Thomas, Elements of Information Theory, 10.3).
 
     Every next bit goes to the dimension where it removes the most distortion; equal gains go to the lower dimension.
     One float32 product per gain, so that every machine finds the same allocation.

@@ -1,4 +1,4 @@
-"""What codes need to know of the latents: fitted once on training data, kept in the codec file."""
+"""Fit the statistics of latents that codes need; they are fitted on training data and kept in the codec file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _FITTED_ROWS = 50_000
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Statistics of the latents of a codec, and the tables of its codes.
+    """Hold the statistics of the latents of a codec, and the tables of its codes.
 
     Attributes:
         metric: how the latents are compared.
@@ -142,7 +142,7 @@ class Calibration:
 
     @property
     def code_dim(self) -> int:
-        """Width of the latents."""
+        """Return the width of the latents."""
         return len(self.mean)
 
     def prefix(self, code_dim: int) -> Calibration:

@@ -1,4 +1,4 @@
-"""What every code offers: latents to bytes and back, and the form in which float queries meet it."""
+"""Define what every code offers: latents to bytes and back, and the form that float queries are compared with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vaecodec.interface import FloatArray
 
 
 class CodeType(StrEnum):
-    """Uniform codes: as many bits for every latent dimension."""
+    """Name the uniform codes, which spend the same number of bits on every latent dimension."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -24,7 +24,7 @@ class CodeType(StrEnum):
 
 
 class Code(Protocol):
-    """One way to write latents as bytes, with everything it needs fixed beforehand.
+    """Define one way to write latents as bytes, with everything it needs fixed beforehand.
 
     A row's code depends on that row alone. Some codes drop dimensions or rotate them; scores are cheaper in those
     coordinates, so a code can also be expanded to them: the dot product of ``query_steps(q)`` with ``expand(codes)``,
@@ -33,22 +33,22 @@ class Code(Protocol):
 
     @property
     def name(self) -> str:
-        """Its type, such as ``int4``, or its budget, such as ``48 bytes``."""
+        """Return the name: a type such as ``int4``, or a size such as ``48 bytes``."""
         ...
 
     @property
     def bytes_per_vector(self) -> int:
-        """Bytes of one code, all of it counted."""
+        """Return the bytes of one code, with everything that it stores."""
         ...
 
     @property
     def mean(self) -> FloatArray:
-        """What is left out of :meth:`expand`: float32 (k,)."""
+        """Return the part of latents that :meth:`expand` leaves out: float32 (k,)."""
         ...
 
     @property
     def steps(self) -> int:
-        """Width of :meth:`expand`."""
+        """Return the width of the rows that :meth:`expand` gives."""
         ...
 
     def encode(self, latents: FloatArray, *, threads: int | None = None) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Fit what residual codes stand for to the scores of queries, while the codes stay what they are.
+"""Fit the decoder of residual codes to the scores of queries, while the codes themselves stay the same.
 
 The centroids and axes that are best for finding codes are not the best to score them by. Those that make the ranking
 of a query's documents like the ranking by the float latents are found by gradient steps: a query's scores of a batch
@@ -30,7 +30,7 @@ _DECAYS = (0.9, 0.999)
 def fit_decoder(
     codes: Sequence[ResidualCode], latents: FloatArray, queries: FloatArray | None, metric: Metric, seed: int
 ) -> Decoder:
-    """Fit one decoder for codes of the same stages and of several budgets, which take turns.
+    """Fit one decoder for codes of several sizes with the same number of stages, which take turns.
 
     Args:
         codes: at least one; their decoder is where the fit starts.
@@ -69,7 +69,7 @@ def fit_decoder(
 def _slope(
     queries: FloatArray, latents: FloatArray, decoded: FloatArray, metric: Metric, scale: np.float32, alone: bool
 ) -> FloatArray:
-    """The slope of the loss in what codes decode to: float32 (n, k)."""
+    """Return the gradient of the loss with respect to the decoded codes: float32 (n, k)."""
     norms = np.sqrt(np.einsum("ij,ij->i", decoded, decoded))[:, None] if metric is Metric.COSINE else None
     seen = decoded / np.maximum(norms, np.finfo(np.float32).tiny) if norms is not None else decoded
     taught, found = (scale * _scores(queries, rows, metric) for rows in (latents, seen))
@@ -87,7 +87,7 @@ def _slope(
 
 
 def _scores(queries: FloatArray, rows: FloatArray, metric: Metric) -> FloatArray:
-    """Scores up to what only depends on the query."""
+    """Return scores without the part that depends only on the query."""
     scores = queries @ rows.T
     if metric is Metric.L2:
         scores -= np.einsum("ij,ij->i", rows, rows) / 2
@@ -95,7 +95,7 @@ def _scores(queries: FloatArray, rows: FloatArray, metric: Metric) -> FloatArray
 
 
 def _shares(scores: FloatArray) -> FloatArray:
-    """Softmax of each row."""
+    """Return the softmax of each row."""
     shares = np.exp(scores - scores.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
     return np.asarray(shares)
@@ -106,7 +106,7 @@ def _rounded(array: FloatArray) -> FloatArray:
 
 
 class _Adam:
-    """Adam (Kingma & Ba 2015, arXiv 1412.6980) on arrays that it changes in place."""
+    """Apply Adam (Kingma & Ba 2015, arXiv 1412.6980) to arrays in place."""
 
     def __init__(self, arrays: Sequence[FloatArray]) -> None:
         self._arrays = arrays

@@ -1,4 +1,4 @@
-"""What errors cost in each dimension."""
+"""Measure what an error costs in each latent dimension."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vaecodec.interface import FloatArray
 
 
 def importance_of(spread: FloatArray) -> FloatArray:
-    """Return what a squared error of one spread costs in each dimension: its cube, float32 (k,).
+    """Return the cost of a squared error of one spread in each dimension: the cube of the spread, float32 (k,).
 
     The variance alone would minimise the squared error. But an error only moves scores by what queries have in that
     dimension, and they vary as the documents do; weighed in full, by the variance once more, the narrow dimensions

@@ -1,4 +1,5 @@
-"""The trellis's inner loops, compiled by numba. Import only after ``vaecodec.extras.require("numba", extra="packed")``.
+"""Compile the inner loops of the trellis with numba. Import only after ``vaecodec.extras.require("numba",
+extra="packed")``.
 
 Every entry point works on some rows without the interpreter's lock, so that a plain thread pool spreads a batch over
 the cores and several callers may encode at once. No fast-math flag is set: each addition, product and comparison is
@@ -68,7 +69,7 @@ def _halve(pairs: Float, least: Float) -> None:
 
 @compiled
 def _charge_and_halve(arrived: Float, levels: Float, value: float, weight: float, least: Float) -> None:
-    """As ``_halve``, after adding to each state the weighted squared error of its level."""
+    """Work as ``_halve``, after adding to each state the weighted squared error of its level."""
     for newest in range(least.shape[0]):
         for i in range(least.shape[1]):
             low_error = value - levels[newest, 0, i]
@@ -97,7 +98,7 @@ def _forward(
     minima: Float,
     scratch: Float,
 ) -> None:
-    """Viterbi's forward pass over ``count`` circular steps from ``first``.
+    """Run Viterbi's forward pass over ``count`` circular steps from ``first``.
 
     ``minima[i]`` is the least cost, per group of the i-th step taken, of the states that precede it: ``minima[0]`` is
     given, the others are filled in, the last one for the step after the end. The cost of any single state follows
@@ -138,7 +139,7 @@ def _forward(
 def _best_before(
     group: int, bits: int, value: float, weight: float, rate: int, levels: Float, memory: int, arrived: Float
 ) -> int:
-    """The cheapest state of a group of ``bits`` oldest bits, after a step of ``rate`` bits; at a tie the lowest."""
+    """Return the cheapest state with given ``bits`` oldest bits, after a step of ``rate`` bits; the lowest at ties."""
     least = np.float32(np.inf)
     chosen = 0
     for oldest in range(1 << bits):

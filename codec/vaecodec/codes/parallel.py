@@ -1,4 +1,4 @@
-"""Rows of a batch spread over threads, for loops that leave the interpreter's lock (numba kernels, BLAS)."""
+"""Spread the rows of a batch over threads, for loops that release the interpreter's lock (numba kernels, BLAS)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Residual codes: some stages of k-means, then a trellis on what is left of a row.
+"""Encode with residual codes: some stages of k-means, then a trellis on the rest of a row.
 
 A stage has 256 centroids and takes one byte. Each stage codes what the stages before it left (additive quantisation,
 Chen et al. 2010, doi:10.3390/s101211259). That follows clusters, which a trellis on one dimension after the other
@@ -37,7 +37,7 @@ _DECODE_ROWS = 512
 
 @dataclass(frozen=True, eq=False)
 class Decoder:
-    """What codes of some budgets stand for: ``offset``, plus a centroid a stage, plus levels times axes.
+    """Decode codes of some sizes: ``offset``, plus one centroid for each stage, plus levels times axes.
 
     Attributes:
         least, most: the budgets in bytes that it is for, all of the same number of stages.
@@ -55,7 +55,7 @@ class Decoder:
     offset: FloatArray
 
     def towards(self, other: Decoder, share: np.float32) -> Decoder:
-        """Return this one, changed by a share of the difference of another one from it."""
+        """Return this decoder moved towards another one by a share of the difference."""
         books, axes, offset = (
             mine + share * (theirs - mine)
             for mine, theirs in ((self.books, other.books), (self.axes, other.axes), (self.offset, other.offset))
@@ -65,7 +65,7 @@ class Decoder:
 
 @dataclass(frozen=True, eq=False)
 class Residual:
-    """What residual codes of any budget need.
+    """Hold everything that residual codes of any size need.
 
     Attributes:
         stages: how many stages go before the trellis.
@@ -112,7 +112,7 @@ class Residual:
         return ResidualCode(books, self.axes, rest, self.decoder(budget), centre, reach, metric)
 
     def stages_of(self, budget: int) -> int:
-        """Return how many stages a budget is spent on."""
+        """Return the number of stages in a code of a given size."""
         return budget if budget <= self.whole else self.stages
 
     def to_json(self) -> dict[str, Any]:
@@ -168,7 +168,7 @@ class Residual:
         return Decoder(least, most, full, books, axes, _rows(stored["offset"], "<f4", 1, width)[0])
 
     def decoder(self, budget: int) -> Decoder:
-        """Return what codes of a budget stand for.
+        """Return the decoder for codes of a given size.
 
         A fitted decoder makes up for what coarse codes lose. The more bytes, the less there is to make up for: beyond
         ``full`` its difference from what codes were found by fades.
@@ -192,7 +192,7 @@ class Residual:
 
 @dataclass(frozen=True, eq=False)
 class ResidualCode:
-    """Latents to codes of ``bytes_per_vector`` bytes and back; made by :meth:`vaecodec.codes.Calibration.code`.
+    """Turn latents into codes of ``bytes_per_vector`` bytes and back; made by :meth:`vaecodec.codes.Calibration.code`.
 
     Attributes:
         books: float32 (m, 256, k), the centroids that rows are coded by.
@@ -214,33 +214,33 @@ class ResidualCode:
 
     @property
     def bytes_per_vector(self) -> int:
-        """One byte a stage, and those of the trellis."""
+        """Return the bytes of a code: one for each stage, and those of the trellis."""
         return len(self.books) + (self.rest.bytes_per_vector if self.rest is not None else 0)
 
     @property
     def name(self) -> str:
-        """The budget."""
+        """Return the name, which says how many bytes a code takes."""
         return f"{self.bytes_per_vector} bytes"
 
     @property
     def mean(self) -> FloatArray:
-        """Zeros: the expanded codes hold it."""
+        """Return zeros: the expanded codes already contain the mean."""
         return np.zeros(len(self.centre), np.float32)
 
     @property
     def steps(self) -> int:
-        """Width of the latents."""
+        """Return the width of the latents."""
         return len(self.centre)
 
     @cached_property
     def _columns(self) -> FloatArray:
-        """All centroids, then the axes of the rest in the order of its stream, as columns: float32 (k, c)."""
+        """Return all centroids, then the axes of the rest in stream order, as columns: float32 (k, c)."""
         axes = self.axes[self.rest.order] if self.rest is not None else self.axes[:0]
         return np.ascontiguousarray(np.concatenate([self.books.reshape(-1, len(self.centre)), axes]).T)
 
     @cached_property
     def _crossed(self) -> FloatArray:
-        """Products of all centroids with the columns: float32 (m * 256, c)."""
+        """Return the products of all centroids with the columns: float32 (m * 256, c)."""
         from vaecodec.codes import residual_kernels
 
         centroids = np.ascontiguousarray(self.books.reshape(-1, len(self.centre)))
@@ -314,7 +314,7 @@ class ResidualCode:
         return block
 
     def expand(self, codes: NDArray[Any], out: FloatArray) -> None:
-        """Write what codes stand for, before it is normalised, into ``out``, float32 (n, k)."""
+        """Write the decoded codes, before they are normalised, into ``out``, float32 (n, k)."""
         out[:] = self._centroids(codes)
         if self.rest is not None:
             out += self.levels_of(codes) @ self.decoder.axes[self.order]
@@ -325,7 +325,7 @@ class ResidualCode:
 
     @property
     def order(self) -> NDArray[np.int64]:
-        """The axes of the rest that have bits, in the order of the stream: int64 (T,)."""
+        """Return the axes of the rest that have bits, in stream order: int64 (T,)."""
         return self.rest.order if self.rest is not None else np.empty(0, np.int64)
 
     def levels_of(self, codes: NDArray[np.uint8]) -> FloatArray:
@@ -376,7 +376,7 @@ class ResidualCode:
 
     @cached_property
     def _scored(self) -> TrellisCode | None:
-        """The trellis as it is scored: its levels alone, as the decoder holds mean and spread."""
+        """Return the trellis as it is scored: its levels alone, since the decoder holds mean and spread."""
         if self.rest is None:
             return None
         return replace(self.rest, mean=np.zeros_like(self.rest.mean), spread=np.ones_like(self.rest.spread))

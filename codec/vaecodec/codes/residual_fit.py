@@ -1,4 +1,4 @@
-"""Fit residual codes: k-means a stage, the axes of the rest, and a decoder that keeps the scores of queries."""
+"""Fit residual codes: k-means for each stage, the axes of the rest, and a decoder that keeps the scores of queries."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NEAREST_ROWS = 1024
 
 
 def fit_books(rows: FloatArray, stages: int, random: np.random.Generator) -> FloatArray:
-    """Return centroids of one stage after the other, each on what the ones before left: float32 (stages, 256, k).
+    """Return centroids stage by stage, each fitted on the error of the stages before: float32 (stages, 256, k).
 
     They are rounded to float16, as the codec file holds them.
     """
@@ -38,7 +38,7 @@ def fit_books(rows: FloatArray, stages: int, random: np.random.Generator) -> Flo
 
 
 def _k_means(rows: FloatArray, random: np.random.Generator) -> FloatArray:
-    """Lloyd's iterations from random rows, in few principal axes first and then in more and more of them.
+    """Run Lloyd's iterations from random rows, first in few principal axes, then in more and more.
 
     Started in all of them at once, many centroids would settle on a few odd rows. A centroid that lost all its rows
     takes the place of a far row.
@@ -87,7 +87,7 @@ def group_sums(rows: FloatArray, groups: NDArray[Any]) -> FloatArray:
 
 
 def fit_residual(latents: FloatArray, *, stages: int, tables: TrellisTables, seed: int) -> Residual:
-    """Fit the stages, and the axes of the rest, on float32 (n, k) latents of training documents.
+    """Fit the stages and the axes of the rest on latents of training documents, float32 (n, k).
 
     There are as many stages as the smallest trellis behind ``stages`` of them would take bytes in all. Whether that
     budget is spent on stages alone, or on a trellis too, is decided by the squared error of rows that no centroid was
@@ -121,6 +121,6 @@ def fit_residual(latents: FloatArray, *, stages: int, tables: TrellisTables, see
 
 
 def _coded(residual: Residual, budget: int, latents: FloatArray, tables: TrellisTables) -> FloatArray:
-    """What the codes of a budget stand for."""
+    """Return the decoded codes of a size."""
     code = residual.code(budget, residual.mean, residual.spread, tables, Metric.DOT)
     return code.decode(code.encode(latents))

@@ -1,4 +1,4 @@
-"""The inner loops of residual stages, compiled by numba.
+"""Compile the inner loops of the residual stages with numba.
 
 Import only after ``vaecodec.extras.require("numba", extra="packed")``. Sums are taken in a fixed order, one IEEE
 float32 operation after the other, so that a row's code is the same alone, in any batch and on every machine.

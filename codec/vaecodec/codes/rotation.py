@@ -1,4 +1,4 @@
-"""The fixed random rotation that uniform codes of 4 bits and fewer begin with."""
+"""Rotate latents at random, as uniform codes of 4 bits and fewer need; the rotation is fixed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _window(rows: FloatArray, number: int) -> FloatArray:
 
 
 def _transform(rows: FloatArray) -> None:
-    """The orthonormal Walsh-Hadamard transform of each row, in place; its own inverse."""
+    """Apply the orthonormal Walsh-Hadamard transform to each row, in place; it is its own inverse."""
     size = rows.shape[1]
     half = 1
     while half < size:
@@ -57,7 +57,7 @@ def _transform(rows: FloatArray) -> None:
 
 
 def _strided_pairs(rows: FloatArray, half: int) -> FloatArray:
-    """A view of a window as (n, groups, 2, half): reshape would copy it."""
+    """Return a view of a window as (n, groups, 2, half), which reshape would copy."""
     row, item = rows.strides
     shape = (len(rows), rows.shape[1] // (2 * half), 2, half)
     return np.lib.stride_tricks.as_strided(rows, shape, (row, 2 * half * item, half * item, item))

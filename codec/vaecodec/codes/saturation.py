@@ -1,4 +1,4 @@
-"""Notice vectors that lie outside the range that a code was calibrated for.
+"""Find vectors that lie outside the range that a code was calibrated for.
 
 A code clips what it cannot hold, as a converter does with a signal that is too loud. A few such rows are normal. Many
 mean that the vectors are not of the kind that the codec was trained for, such as rows that were not normalised.

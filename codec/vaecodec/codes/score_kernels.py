@@ -1,4 +1,4 @@
-"""Scores of codes against one query, compiled by numba; for what the compiled loops have in common see ``kernels``.
+"""Score codes against one query in loops compiled by numba; ``kernels`` says what all compiled loops have in common.
 
 Steps outside, rows inside: one step's table stays in the nearest cache and the rows' sums do not wait for each other.
 Rows that are given up are taken out of the block, so that those that are left stay side by side.
@@ -17,7 +17,7 @@ SLACK = np.float32(1e-5)
 
 @compiled
 def _read(codes: Bytes, numbers: Int, tables: Float, words: Float, sums: Float) -> None:
-    """Add what the first bytes of each code are worth to ``sums``, and lay out the others as overlapping words."""
+    """Add the scores of the first bytes of each code to ``sums``, and lay out the others as overlapping words."""
     stages = len(tables)
     size = codes.shape[1] - stages
     for stage in range(stages):
@@ -47,7 +47,7 @@ def _add_step(
     words: Float, start: int, memory: int, table: Float, centre: float, width: float, weight: float, count: int,
     sums: Float, seen: Float,
 ) -> None:  # fmt: skip
-    """Add one step's products, and the squares of its coordinates, of the first ``count`` rows."""
+    """Add one step's products, and the squares of its coordinates, for the first ``count`` rows."""
     bits = np.uint32(32)
     mask = np.uint32((1 << memory) - 1)
     high = words[start >> 5]
@@ -73,7 +73,7 @@ def _keep(
     count: int, reach: float, squares: Float, needed: Float, alive: Int, reached: Int, words: Float, sums: Float,
     seen: Float,
 ) -> int:  # fmt: skip
-    """Take out the rows that what is left of them cannot bring to ``needed``; return how many are kept.
+    """Remove the rows that cannot reach ``needed`` any more; return how many are kept.
 
     While most rows are kept, all are: moving them would take longer than adding their steps.
     """
@@ -104,7 +104,7 @@ def score_rows(
     spread: Float, query: Float, order: Int, stages: Int, reaches: Float, square: float, squares: Float, needed: Float,
     dots: Float,
 ) -> None:  # fmt: skip
-    """Add the dot product of a query with every code that may reach ``needed`` to ``dots``; minus infinity for others.
+    """Add the dot product of a query with every code that can reach ``needed`` to ``dots``; minus infinity for others.
 
     Codes are those of ``numbers``, (n,), among ``codes``. Their first bytes are looked up in ``tables``, (m, 256). The
     others are a trellis's: step t's coordinate is ``mean[t] + spread[t] * level``, worth ``query[t]``, and its state

@@ -1,4 +1,4 @@
-"""Arrays as JSON strings: base64 of little-endian values, row by row."""
+"""Keep arrays as JSON strings: base64 of little-endian values, row by row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trellis-coded quantisation: variable bits per latent dimension, one bit stream per vector.
+"""Quantise with a trellis: variable bits per latent dimension, one bit stream per vector.
 
 The bit-shift trellis of QTIP (Tseng et al. 2024, arXiv 2406.11235): the state is the last L bits of the stream, a
 step appends the bits that its dimension was given, and the dimension's value is looked up by the state in a table of
@@ -41,7 +41,7 @@ _TABLES = Path(__file__).parent / "trellis_tables.npz"
 
 @dataclass(frozen=True, eq=False)
 class TrellisTables:
-    """The levels of a trellis, for a source of zero mean and unit variance.
+    """Hold the levels of a trellis, for a source of zero mean and unit variance.
 
     Attributes:
         memory: L, the bits of a state.
@@ -87,7 +87,7 @@ def check_budget(budget: int, fewest: int, largest: int, width: int) -> None:
 
 @dataclass(frozen=True, eq=False)
 class TrellisCode:
-    """Latents to codes of ``bytes_per_vector`` bytes and back; made by :meth:`vaecodec.codes.Calibration.code`.
+    """Turn latents into codes of ``bytes_per_vector`` bytes and back; made by :meth:`vaecodec.codes.Calibration.code`.
 
     Attributes:
         bytes_per_vector: the budget; every bit of it is spent.
@@ -110,48 +110,50 @@ class TrellisCode:
 
     @property
     def name(self) -> str:
-        """The budget."""
+        """Return the name, which says how many bytes a code takes."""
         return f"{self.bytes_per_vector} bytes"
 
     @property
     def steps(self) -> int:
-        """How many dimensions were given bits."""
+        """Return the number of dimensions that have bits."""
         return len(self.order)
 
     @cached_property
     def bits(self) -> NDArray[np.int64]:
-        """Bits given to each latent dimension: int64 (k,), of sum ``8 * bytes_per_vector``."""
+        """Return the bits given to each latent dimension: int64 (k,), of sum ``8 * bytes_per_vector``."""
         return allocate_bits(self.importance, self.tables.distortion, 8 * self.bytes_per_vector)
 
     @cached_property
     def order(self) -> NDArray[np.int64]:
-        """The dimensions in the order of the stream, fewest bits first, without those that have none: int64 (T,)."""
+        """Return the dimensions that have bits, in stream order, fewest bits first: int64 (T,)."""
         by_bits = np.argsort(self.bits, kind="stable")
         return by_bits[self.bits[by_bits] > 0]
 
     @cached_property
     def rates(self) -> NDArray[np.int64]:
-        """Bits of each step: int64 (T,)."""
+        """Return the bits of each step: int64 (T,)."""
         return self.bits[self.order]
 
     @cached_property
     def levels(self) -> FloatArray:
-        """The tables by number of bits: float32 (r + 1, 2^L); the row for no bits is zero."""
+        """Return the tables by number of bits: float32 (r + 1, 2^L); the row for no bits is zero."""
         return np.concatenate([np.zeros_like(self.tables.levels[:1]), self.tables.levels]).astype(np.float32)
 
     @cached_property
     def columns(self) -> FloatArray:
-        """The tables that encoding reads, the newest bits of the state as the slowest index: float32 (r + 1, 2^L)."""
+        """Return the tables that encoding reads, with the newest bits of the state as the slowest index: float32 (r +
+        1, 2^L).
+        """
         return np.stack([row.reshape(-1, 1 << rate).T.ravel() for rate, row in enumerate(self.levels)])
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
-        """The bit of a code at which the state after each step begins: int64 (T,)."""
+        """Return the bit of a code at which the state after each step begins: int64 (T,)."""
         return (np.cumsum(self.rates) - self.tables.memory) % (8 * self.bytes_per_vector)
 
     @cached_property
     def windows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where the state after each step lies in a code.
+        """Return where the state after each step lies in a code.
 
         Returns:
             The number of the byte in which each state begins, int64 (T,), and how many bits follow the state when
@@ -242,8 +244,7 @@ class TrellisCode:
         numbers: NDArray[np.int64] | None = None,
         threads: int | None = None,
     ) -> FloatArray:
-        """Return a query's dot products with the latents that codes stand for, before these are normalised; few are
-        finished.
+        """Return a query's dot products with the decoded latents before normalisation; most rows are skipped early.
 
         The steps that count most for this query are added first. By the inequality of Cauchy and Schwarz the rest adds
         at most the norm of what is left of the query times the norm of what is left of the row, so that most rows can
@@ -281,7 +282,7 @@ class TrellisCode:
         *,
         threads: int | None = None,
     ) -> None:
-        """Work as :meth:`dot_products`, of codes that begin with other bytes.
+        """Work as :meth:`dot_products`, for codes that begin with other bytes.
 
         Args:
             codes, needed, squares, numbers, threads: see there.

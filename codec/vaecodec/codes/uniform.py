@@ -1,4 +1,4 @@
-"""Uniform codes: the same number of bits for every latent dimension, as engines keep them.
+"""Write uniform codes: the same number of bits for every latent dimension, as engines keep them.
 
 ``int8`` is a rounded multiple of one stored step. With 4 bits and fewer the latents are first rotated at random, which
 makes every coordinate of a unit vector close to Gaussian (the idea of TurboQuant, arXiv 2504.19874, and RaBitQ,
@@ -37,29 +37,29 @@ LEVELS = {
 
 @dataclass(frozen=True, eq=False)
 class FloatCode:
-    """Latents as ``float32`` or ``float16``."""
+    """Write latents as ``float32`` or ``float16``."""
 
     type: CodeType
     code_dim: int
 
     @property
     def name(self) -> str:
-        """The type."""
+        """Return the name of the type."""
         return str(self.type)
 
     @property
     def bytes_per_vector(self) -> int:
-        """4 or 2 bytes per dimension."""
+        """Return the bytes of a code: 4 or 2 for each dimension."""
         return self.code_dim * np.dtype(self.name).itemsize
 
     @property
     def mean(self) -> FloatArray:
-        """Zeros."""
+        """Return zeros: nothing is subtracted."""
         return np.zeros(self.code_dim, np.float32)
 
     @property
     def steps(self) -> int:
-        """Width of the latents."""
+        """Return the width of the latents."""
         return self.code_dim
 
     def encode(self, latents: FloatArray, *, threads: int | None = None) -> NDArray[Any]:  # noqa: ARG002
@@ -89,7 +89,7 @@ class FloatCode:
 
 @dataclass(frozen=True, eq=False)
 class Int8Code:
-    """Latents as int8 (n, k): ``round(latent / step)``, clipped to -127..127, half to even.
+    """Write latents as int8 (n, k): ``round(latent / step)``, clipped to -127..127, half to even.
 
     One step for all dimensions, so that integer dot products and distances of codes rank as those of the latents.
 
@@ -105,22 +105,22 @@ class Int8Code:
 
     @property
     def name(self) -> str:
-        """The type."""
+        """Return the name of the type."""
         return str(CodeType.INT8)
 
     @property
     def bytes_per_vector(self) -> int:
-        """One byte per dimension."""
+        """Return the bytes of a code: one for each dimension."""
         return self.code_dim
 
     @property
     def mean(self) -> FloatArray:
-        """Zeros."""
+        """Return zeros: nothing is subtracted."""
         return np.zeros(self.code_dim, np.float32)
 
     @property
     def steps(self) -> int:
-        """Width of the latents."""
+        """Return the width of the latents."""
         return self.code_dim
 
     def encode(self, latents: FloatArray, *, threads: int | None = None) -> NDArray[np.int8]:  # noqa: ARG002
@@ -149,7 +149,8 @@ class Int8Code:
 
 @dataclass(frozen=True, eq=False)
 class RotatedCode:
-    """Rotated latents as ``int4``, ``int2`` or ``binary``: uint8 (n, ceil(k * bits / 8)), first dimension highest.
+    """Write rotated latents as ``int4``, ``int2`` or ``binary``: uint8 (n, ceil(k * bits / 8)), first dimension
+    highest.
 
     The mean is subtracted first: what all rows have in common needs no bits. Unless the metric is cosine two more bytes
     hold the norm of what remains as little-endian float16; under cosine one radius stands for all of them.
@@ -172,17 +173,17 @@ class RotatedCode:
 
     @property
     def name(self) -> str:
-        """The type."""
+        """Return the name of the type."""
         return str(self.type)
 
     @property
     def bytes_per_vector(self) -> int:
-        """Bits per dimension, filled up to whole bytes, and two bytes for the norm unless the metric is cosine."""
+        """Return the bytes of a code: all bits in whole bytes, and two for the norm unless the metric is cosine."""
         return self._packed_bytes + (0 if self.metric is Metric.COSINE else 2)
 
     @property
     def steps(self) -> int:
-        """Width of the latents."""
+        """Return the width of the latents."""
         return len(self.mean)
 
     @property
@@ -195,7 +196,7 @@ class RotatedCode:
 
     @cached_property
     def _by_byte(self) -> FloatArray:
-        """The levels in each byte: float32 (256, 8 / bits)."""
+        """Return the levels in each byte: float32 (256, 8 / bits)."""
         bits = self._bits
         shifts = np.arange(8 - bits, -1, -bits)
         return np.asarray(self.levels[(np.arange(256)[:, None] >> shifts) & ((1 << bits) - 1)])

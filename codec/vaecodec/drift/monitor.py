@@ -48,7 +48,7 @@ class Reservoir:
 
     @property
     def rows(self) -> FloatArray:
-        """The rows kept so far: float32 (min(seen, size), d), a view."""
+        """Return the rows kept so far: float32 (min(seen, size), d), a view."""
         return np.empty((0, 0), np.float32) if self._kept is None else self._kept[: self._seen]
 
     def add(self, rows: FloatArray) -> None:
@@ -179,7 +179,7 @@ class MonitoredCodec(Codec):
                     self._reservoir.add(block)
 
     def _count_clipped(self, code: Code | None, latents: FloatArray) -> int:
-        """Count documents that lie outside the range of a code, and return how many of these do."""
+        """Count the documents that lie outside the range of a code, and return their number."""
         if code is None:
             return 0
         clipped = int(code.saturated(latents).sum())

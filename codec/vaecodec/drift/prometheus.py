@@ -17,7 +17,7 @@ _HELP = {
 
 
 class Collector(Protocol):
-    """What a registry of prometheus-client takes: anything that collects metric families."""
+    """Define what a registry of prometheus-client takes: anything that collects metric families."""
 
     def collect(self) -> Iterator[Any]:
         """Yield metric families."""

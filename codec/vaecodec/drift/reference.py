@@ -1,4 +1,4 @@
-"""What vectors looked like at training: the statistics that a codec file holds."""
+"""Describe the vectors at training by statistics that a codec file holds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LARGEST_GROUP = 256
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What vectors looked like at training.
+    """Hold the statistics of the vectors at training.
 
     Attributes:
         streams: statistics of held-out documents, and of held-out queries where there were any.

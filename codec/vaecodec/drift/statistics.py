@@ -1,4 +1,4 @@
-"""Statistics of vectors that pass through a codec: sums and histograms that can be added up."""
+"""Gather statistics of vectors that pass through a codec: sums and histograms, which can be added up."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _AGREEMENT_EDGES = (np.arange(_DEPTH) + 0.5) / _DEPTH
 
 
 class Stream(StrEnum):
-    """What is encoded. Each stream has statistics of its own."""
+    """Say what is encoded: documents or queries. Each stream has statistics of its own."""
 
     DOCUMENTS = "documents"
     QUERIES = "queries"
 
 
 class Statistic(StrEnum):
-    """What is compared."""
+    """Name a statistic that is compared."""
 
     RECONSTRUCTION = "reconstruction"
     """Cosine between a vector and what its latents are decoded to."""
@@ -43,7 +43,7 @@ class Statistic(StrEnum):
 
 
 class Encoded(NamedTuple):
-    """Vectors and what a codec makes of them, row by row.
+    """Hold vectors, and what a codec makes of them, row by row.
 
     Attributes:
         vectors: float32 (n, dim), checked.
@@ -92,7 +92,7 @@ class Histogram:
 
     @property
     def size(self) -> int:
-        """How many values."""
+        """Return the number of values."""
         return int(self.counts.sum())
 
     @property
@@ -143,7 +143,7 @@ class Moments:
 
     @property
     def spread(self) -> Figures:
-        """Standard deviation of each dimension, float64 (k,), never quite zero; needs at least one row."""
+        """Return the standard deviation of each dimension, float64 (k,), never zero; needs at least one row."""
         variance = self.squares / self.rows - self.mean**2
         # A latent that never changes must not make every vector infinitely strange through its rounding.
         floor = max(ROUNDING * math.sqrt(self.squares.mean() / self.rows), 1e-12)
@@ -180,7 +180,7 @@ class StreamStatistics:
 
     @property
     def rows(self) -> int:
-        """How many vectors."""
+        """Return the number of vectors."""
         return self.moments.rows
 
     def with_histogram(self, name: Statistic, histogram: Histogram) -> StreamStatistics:

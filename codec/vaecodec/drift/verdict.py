@@ -47,7 +47,7 @@ class Finding:
 
     @property
     def drifted(self) -> bool:
-        """Whether the difference is both larger than chance makes it and large enough to matter."""
+        """Tell whether the difference is larger than chance and large enough to matter."""
         return self.p_value < ALPHA and self.effect >= EFFECT
 
     def __str__(self) -> str:
@@ -60,7 +60,7 @@ class Finding:
 
 
 class Clipped(NamedTuple):
-    """How many documents a code clips.
+    """Count the documents that a code clips.
 
     Attributes:
         rows: documents that were encoded.
@@ -95,7 +95,7 @@ class DriftReport:
 
     @property
     def drifted(self) -> bool:
-        """Whether any test found drift."""
+        """Tell whether any test found drift."""
         return any(finding.drifted for finding in self.findings)
 
     def to_json(self) -> dict[str, Any]:
@@ -130,7 +130,8 @@ class DriftReport:
 
 
 def compare(known: Mapping[Stream, StreamStatistics], found: Mapping[Stream, StreamStatistics]) -> DriftReport:
-    """Test every stream that has a reference and enough vectors. The report names the others.
+    """Test every stream that has a reference and enough vectors; the report names the others. The report names the
+    others.
 
     Args:
         known: statistics at training.
@@ -151,7 +152,7 @@ def compare(known: Mapping[Stream, StreamStatistics], found: Mapping[Stream, Str
 
 
 def _reason_not_to_compare(stream: Stream, known: Mapping[Stream, StreamStatistics], found: StreamStatistics) -> str:
-    """Say why a stream cannot be compared; empty if it can."""
+    """Return why a stream cannot be compared; empty if it can."""
     if stream not in known:
         return f"the codec file holds no statistics of {stream}"
     return "" if found.rows >= FEWEST_VECTORS else f"fewer than {FEWEST_VECTORS} vectors"

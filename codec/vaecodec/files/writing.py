@@ -20,7 +20,7 @@ _TOKEN_BYTES = 4
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Replace a file by ``data``: whoever reads it finds the old content or the new, never half of either.
+    """Replace a file by ``data``: readers find the old content or the new, never half of either.
 
     Raises:
         OutputExistsError: ``path`` is a folder or a device.
@@ -32,7 +32,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Write the next content of a file: it takes the place of the old one when the block ends without an error.
+    """Write the next content of a file, which replaces the old one when the block ends without an error.
 
     The content is written to a temporary file in the same folder, flushed to disk and renamed. An existing file keeps
     its permissions, and a symbolic link goes on pointing to it. Temporary files that killed processes left behind are
@@ -131,7 +131,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _create_beside(target: Path) -> tuple[Path, IO[bytes]]:
-    """A new temporary file for a target, open and held, so that no other process takes it for abandoned."""
+    """Create a temporary file for a target, open and locked, so that no other process takes it for abandoned."""
     while True:
         path = target.with_name(f".{target.name}.{secrets.token_hex(_TOKEN_BYTES)}.tmp")
         file = open(path, "x+b")  # noqa: SIM115 - the caller closes it
@@ -151,7 +151,7 @@ def _remove_abandoned(target: Path) -> None:
 
 
 def _hold(file: IO[bytes]) -> bool | None:
-    """Whether this process now holds a file, which ends when it is closed; None where files cannot be held."""
+    """Lock a file until it is closed, and tell whether that worked; None where files cannot be locked."""
     if sys.platform == "win32":
         return None
     import fcntl

@@ -1,1 +1,1 @@
-"""The graph of a codec file: ``nodes`` says which graphs there are, and ``check`` refuses all others."""
+"""Define the graph of a codec file: ``nodes`` lists the graphs that exist, and ``check`` refuses all others."""

@@ -77,7 +77,7 @@ class _StoredTensor(NamedTuple):
 
 
 class _Message:
-    """One message of the file, whose fields are all among those that the exporter writes.
+    """Hold one message of the file, all of whose fields are among those that the exporter writes.
 
     Args:
         data: the file.
@@ -139,7 +139,7 @@ class _Message:
 
 
 class _StoredGraph(NamedTuple):
-    """What the graph of a file holds."""
+    """Hold the content of the graph of a file."""
 
     tensors: dict[str, _StoredTensor]
     nodes: list[Node]
@@ -193,7 +193,7 @@ def _nodes(graph: _Message) -> list[Node]:
 
 
 def _values(graph: _Message, number: int) -> list[tuple[str, int]]:
-    """Inputs or outputs: float32 (any number of rows, width)."""
+    """Return inputs or outputs by name and width: float32 (any number of rows, width)."""
     found = []
     for value in graph.messages(number, "an input or output", _VALUE_NAME, _VALUE_TYPE):
         kind = value.message(_VALUE_TYPE, "a type", _TYPE_TENSOR)
@@ -208,7 +208,7 @@ def _values(graph: _Message, number: int) -> list[tuple[str, int]]:
 
 
 def _design(stored: _StoredGraph, dim: int, code_dim: int, unit: tuple[bool, bool]) -> Design:
-    """What the exporter was asked for, if it wrote this: as the types and shapes of the initializers say."""
+    """Return the design that the exporter was given, as the types and shapes of the initializers tell."""
     hidden: dict[str, int | None] = {}
     for name in ("encoder", "decoder", "query_encoder"):
         if f"{name}.linear" in stored.tensors:

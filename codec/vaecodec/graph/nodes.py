@@ -1,4 +1,5 @@
-"""The graph of a codec file: which operators on which weights. What the exporter writes is all that is ever read.
+"""Define the graph of a codec file: which operators on which weights. What the exporter writes is all that is ever
+read.
 
 The exporter builds its files from :func:`nodes` and :func:`tensors`. vaecodec.graph.check compares a file with the same
 two lists before onnxruntime sees it. docs/format.md specifies the result.
@@ -35,7 +36,7 @@ TYPES = {FLOAT32: 1, UINT8: 2, INT8: 3, FLOAT16: 10}
 
 
 class Precision(StrEnum):
-    """What weights and matrix products are in; a graph's inputs, outputs and normalisations are float32 always."""
+    """Name the type of weights and matrix products; inputs, outputs and normalisations are always float32."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -45,7 +46,7 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True)
 class Design:
-    """What decides on a codec's graph, except the values of its weights.
+    """Hold everything that determines a codec's graph, except the values of its weights.
 
     Attributes:
         dim: width of the embeddings.
@@ -68,7 +69,7 @@ class Design:
 
 
 class Tensor(NamedTuple):
-    """The type and shape of one initializer; its value, where all codecs share it."""
+    """Hold the type and shape of one initializer, and its value where all codecs share it."""
 
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
@@ -76,7 +77,7 @@ class Tensor(NamedTuple):
 
 
 class Node(NamedTuple):
-    """One operator: attributes are sorted by name."""
+    """Describe one operator; its attributes are sorted by name."""
 
     operator: str
     inputs: tuple[str, ...]
@@ -126,7 +127,7 @@ def width(design: Design, name: str) -> int:
 
 
 def _entry_point(design: Design, feed: str, output: str, name: str, unit: tuple[bool, bool]) -> Iterator[Node]:
-    """Optional input -> [normalise] -> residual map, in the graph's precision -> [normalise, or half] -> output."""
+    """Yield the operators of one entry point: optional input, normalise, residual map, normalise or root, output."""
     before, after = unit
     root = design.root_latents and name != "decoder"
     x = feed
@@ -176,7 +177,7 @@ def _normalised(rows: str, output: str, *, root: bool = False) -> Iterator[Node]
 
 
 def _int8_rows(rows: str, feed: str) -> Iterator[Node]:
-    """Each row in steps of its own largest number, which is its peak."""
+    """Yield operators that write each row in steps of its own largest number, which is its peak."""
     yield Node("Abs", (rows,), f"{feed}_sizes")
     yield Node("ReduceMax", (f"{feed}_sizes",), f"{feed}_largest", _EACH_ROW)
     yield Node("Clip", (f"{feed}_largest", "smallest_norm"), f"{feed}_peak")

@@ -9,7 +9,7 @@ NUMBER, BYTES = 0, 2
 
 
 class Field(NamedTuple):
-    """One field of a message.
+    """Hold one field of a message.
 
     Attributes:
         number: which field, as the message's definition counts.

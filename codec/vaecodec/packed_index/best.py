@@ -1,4 +1,4 @@
-"""The best rows of each query so far."""
+"""Keep the best rows found so far for each query."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vaecodec.interface import FloatArray
 
 
 class Best:
-    """The k best rows of each query; at equal scores the row that was added first comes first.
+    """Keep the k best rows of each query; at equal scores the row that was added first comes first.
 
     Attributes:
         rows: int64 (queries, up to k), best first.
@@ -23,11 +23,11 @@ class Best:
 
     @property
     def least(self) -> np.float32:
-        """What a score of the only query has to reach to matter."""
+        """Return the least score that would change the result of a single query."""
         return np.float32(self.scores[0, -1] if self.scores.shape[1] == self._k else -np.inf)
 
     def update(self, rows: IdArray, scores: FloatArray) -> None:
-        """Take in rows, int64 (n,), in any order, with their scores, float32 (queries, n)."""
+        """Add rows, int64 (n,), in any order, with their scores, float32 (queries, n)."""
         if self.scores.shape[1] < self._k:
             scores = np.where(
                 np.isnan(scores), np.float32(-np.inf), scores

@@ -1,4 +1,4 @@
-"""The file of a packed index; docs/codes.md specifies it.
+"""Read and write the file of a packed index; docs/codes.md specifies it.
 
 Everything that is read is checked before it is used: two digests over all bytes, and every count against the size of
 the file. A digest is no signature, so a file whose digests fit may still hold anything, and is checked as well.
@@ -37,7 +37,7 @@ _BLOCK_BYTES = 1 << 22
 
 @dataclass(frozen=True)
 class Header:
-    """What the file says before its codes.
+    """Hold the header of the file.
 
     Attributes:
         codec_id: the codec that filled the index.
@@ -62,7 +62,7 @@ class Header:
 
 
 def write(path: str | os.PathLike[str], header: Header, ids: IdArray | None, codes: Iterable[NDArray[Any]]) -> None:
-    """Write an index to one file; whoever reads it finds the old file or the new one, never half.
+    """Write an index to one file; readers find the old file or the new one, never half of either.
 
     Args:
         path: the file to replace or create.

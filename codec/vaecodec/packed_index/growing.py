@@ -1,4 +1,4 @@
-"""Arrays that grow at their end without moving what readers hold."""
+"""Grow arrays at their end without moving the rows that readers hold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _FIRST_ROWS = 256
 
 
 class Growing:
-    """Rows of one dtype and shape. Appending takes constant time for each row, as the room is doubled.
+    """Hold rows of one dtype and shape. Appending takes constant time for each row, as the room is doubled.
 
     A view that was handed out keeps its content: rows are only written behind it, or to a new place.
     """
@@ -24,7 +24,7 @@ class Growing:
 
     @property
     def rows(self) -> NDArray[Any]:
-        """A view of all rows."""
+        """Return a view of all rows."""
         return self._rows
 
     def append(self, rows: NDArray[Any]) -> None:

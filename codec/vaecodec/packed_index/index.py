@@ -1,4 +1,4 @@
-"""Exact and fast search over codes, for files, tests and up to some ten million vectors.
+"""Search over codes, exactly or fast, for files, tests and up to some ten million vectors.
 
 To serve larger collections, or payloads, use an engine.
 """
@@ -32,7 +32,7 @@ _FEW_QUERIES = 4
 
 
 class PackedIndex:
-    """Vectors as codes, searched by float queries.
+    """Keep vectors as codes and search them with float queries.
 
     Safe to share between threads: a search sees the index as it was when it began, whatever is added and deleted
     meanwhile.
@@ -93,17 +93,17 @@ class PackedIndex:
 
     @property
     def code(self) -> Code:
-        """How vectors are written as bytes."""
+        """Return the code that writes vectors as bytes."""
         return self._code
 
     @property
     def bytes_per_vector(self) -> int:
-        """Bytes that each vector takes in the file, beside 8 for its id where ids were given."""
+        """Return the bytes that each vector takes in the file, beside 8 for its id where ids were given."""
         return self._code.bytes_per_vector
 
     @property
     def ids(self) -> IdArray:
-        """The ids of all vectors, in the order in which they were added: int64 (n,)."""
+        """Return the ids of all vectors, in the order in which they were added: int64 (n,)."""
         rows = self._rows
         return rows.ids_of(rows.live_numbers())
 
@@ -197,7 +197,7 @@ class PackedIndex:
         self._prepared(self._state, threads)
 
     def _prepared(self, state: _State, threads: int | None) -> _State:
-        """The same rows with all that is derived from them, even if the index has moved on meanwhile."""
+        """Return the same rows with all that is derived from them, even if the index has moved on meanwhile."""
         if len(state.derived.norms) >= len(state.rows):
             return state
         with self._lock:
@@ -283,7 +283,7 @@ class PackedIndex:
         return (ids, scores) if originals is None else self._rerank(rows, ids, originals, min(k, wanted))
 
     def _allowed(self, among: Any) -> tuple[IdArray | None, _State]:
-        """The numbers of the rows to search, ascending, and the state that they belong to; None for all."""
+        """Return the numbers of the rows to search, ascending, and the state that they belong to; None for all."""
         if among is None:
             state = self._state
             return (state.rows.live_numbers() if len(state.rows.deleted) else None), state
@@ -312,7 +312,7 @@ class PackedIndex:
         return best_ids, best_scores
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the vectors that are not deleted to one file; whoever reads it finds the old file or the new one."""
+        """Write the vectors that are not deleted to one file; readers find the old file or the new one."""
         with self._lock:
             rows, next_id = self._rows, self._next_id
         numbers = rows.live_numbers()
@@ -346,7 +346,7 @@ class PackedIndex:
 
 
 class _State(NamedTuple):
-    """What a search sees.
+    """Hold the state of an index that a search sees.
 
     Attributes:
         rows: those of the index at some time.
@@ -360,7 +360,7 @@ class _State(NamedTuple):
 
 
 def _checked_ids(ids: Any, *, unique: bool = True) -> IdArray:
-    """The ids as int64 (n,); raises ``IndexArgumentError``."""
+    """Return the ids as int64 (n,); raises ``IndexArgumentError``."""
     array = np.asarray(ids)
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
         raise IndexArgumentError(f"ids: expected integers of shape (n,), got {array.dtype} of shape {array.shape}")

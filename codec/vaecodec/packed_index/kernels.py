@@ -1,4 +1,4 @@
-"""The sketch's inner loops, compiled by numba.
+"""Compile the inner loops of the sketch with numba.
 
 Import only after ``vaecodec.extras.require("numba", extra="packed")``.
 """

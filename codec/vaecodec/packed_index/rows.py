@@ -1,4 +1,4 @@
-"""What a packed index holds: codes, ids, and which rows were deleted."""
+"""Hold the content of a packed index: codes, ids, and which rows were deleted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NEWEST = 4096
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """One state of an index. It never changes, so that a search may go on while others add and delete.
+    """Hold one state of an index. It never changes, so that a search may go on while others add and delete.
 
     Attributes:
         stored: codes that were loaded, (n, width), perhaps memory-mapped.
@@ -36,7 +36,7 @@ class Rows:
 
     @property
     def live(self) -> int:
-        """How many rows are not deleted."""
+        """Return the number of rows that are not deleted."""
         return len(self) - len(self.deleted)
 
     def take(self, numbers: IdArray) -> NDArray[Any]:
@@ -76,7 +76,7 @@ class Rows:
 
 
 class IdLookup:
-    """Row numbers by id: most ids are kept sorted, the newest ones in a dictionary."""
+    """Find row numbers by id: most ids are kept sorted, the newest ones in a dictionary."""
 
     def __init__(self) -> None:
         self.forget()

@@ -1,4 +1,4 @@
-"""How a packed index finds the best rows of one state of it."""
+"""Find the best rows of one state of a packed index."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _REFIT = 8
 
 
 class Effort(StrEnum):
-    """How many of the rows a search looks at closely, after a first stage that ranks all by two bits a coordinate."""
+    """Choose how many rows a search scores in full, after a first stage ranks all rows by two bits a coordinate."""
 
     LOW = "low"
     MEDIUM = "medium"
@@ -54,7 +54,7 @@ _LOOKED_AT = {
 
 
 class Derived:
-    """What searches for few queries need of every row, made of its code: the norm, and the sketch."""
+    """Hold what searches for few queries need for every row, made from its code: the norm and the sketch."""
 
     def __init__(self) -> None:
         """Start without rows and without axes."""
@@ -65,16 +65,16 @@ class Derived:
 
     @property
     def norms(self) -> FloatArray:
-        """Norms of what the codes decode to: float32 (n,)."""
+        """Return the norms of the decoded codes: float32 (n,)."""
         return self._norms.rows
 
     @property
     def squares(self) -> FloatArray:
-        """What residual codes are given up early by, float32 (n,); empty for other codes."""
+        """Return the squared norms that let a search skip residual codes early, float32 (n,); empty for other codes."""
         return self._squares.rows
 
     def grown(self, rows: Rows, scorer: Scorer, threads: int | None) -> Derived:
-        """Make what is missing for some rows; the same object, or a new one where the axes had to be found anew."""
+        """Compute what is missing for some rows; return this object, or a new one where the axes were fitted again."""
         grown = self
         if len(rows) >= max(_SKETCHED_ROWS, _REFIT * self._fitted):
             grown = Derived()
@@ -97,7 +97,7 @@ class Derived:
 
 
 class Scorer:
-    """Scores rows of one code against float queries."""
+    """Score rows of one code against float queries."""
 
     def __init__(self, code: Code, metric: Metric) -> None:
         self.code = code
@@ -106,11 +106,11 @@ class Scorer:
 
     @property
     def looks_up(self) -> bool:
-        """Whether a query can be scored without writing out what the codes stand for."""
+        """Tell whether a query can be scored without decoding the codes."""
         return isinstance(self.code, (TrellisCode, ResidualCode)) and compiled_kernels() is not None
 
     def products(self, codes: NDArray[Any], threads: int | None) -> tuple[FloatArray, FloatArray]:
-        """Return rows whose dot products with :meth:`widened` queries are finished scores.
+        """Return rows whose dot products with :meth:`widened` queries are the final scores.
 
         Returns:
             float32 (n, steps + 2), and the norms of what the codes decode to, float32 (n,).
@@ -211,7 +211,7 @@ class Scorer:
         needed: np.float32,
         threads: int | None,
     ) -> Best:
-        """Score the codes of some rows, or of all, those given up early that stay below ``needed`` or the k best."""
+        """Score the codes of some rows, or of all; skip early those that stay below ``needed`` or the k best."""
         best = Best(1, k)
         for chunk, codes, first in _chunks(rows, numbers):
             norms = derived.norms[chunk]
@@ -224,7 +224,7 @@ class Scorer:
         return best
 
     def _squares(self, derived: Derived, chunk: IdArray) -> FloatArray | None:
-        """What rows are given up early by; None where they are not."""
+        """Return the squared norms that let a search skip rows early; None where it cannot."""
         if isinstance(self.code, ResidualCode):
             return derived.squares[chunk]
         return None if self._metric is Metric.DOT else derived.norms[chunk] ** 2
@@ -245,7 +245,9 @@ class Scorer:
         return np.asarray(values @ self.code.query_steps(query[None])[0] + query @ self.code.mean)
 
     def _scale_and_bias(self, norms: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """What turns dot products of rows of these norms into scores: ``factor * dot * scale + bias``, both (n,)."""
+        """Return the factors that turn dot products of rows of these norms into scores: ``factor * dot * scale +
+        bias``, both (n,).
+        """
         scale, bias = np.ones(len(norms), np.float32), np.zeros(len(norms), np.float32)
         if self._metric is Metric.COSINE:
             np.divide(1, norms, out=scale, where=norms > 0)
@@ -260,7 +262,9 @@ class Scorer:
 
 
 def _chunks(rows: Rows, numbers: IdArray | None) -> Iterator[tuple[IdArray, NDArray[Any], int]]:
-    """Row numbers in chunks that grow, with codes among which theirs are, and the number of the first of these."""
+    """Yield row numbers in growing chunks, the codes that contain these rows, and the number of the first of these
+    codes.
+    """
     size = _FIRST_ROWS
     for first, codes in rows.parts():
         if numbers is None:

@@ -1,4 +1,4 @@
-"""The first stage of a search: every row in two bits a coordinate, scored without looking at its code.
+"""Rank every row by two bits a coordinate without reading its code: the first stage of a search.
 
 A sketch is made of what codes decode to, when it is first needed, and is kept in memory only. The rows are turned to
 the principal axes of a sample, these are mixed at random so that all are worth the same, and each coordinate becomes
@@ -39,12 +39,12 @@ def sketch_bytes(code_bytes: int) -> int:
 
 
 def _axes(code_bytes: int) -> int:
-    """As many axes as take about the bytes that a code takes, in whole words."""
+    """Return the number of axes whose sketch takes about the bytes that a code takes, in whole words."""
     return min(_MOST_AXES, max(1, (4 * code_bytes + _WORD // 2) // _WORD) * _WORD)
 
 
 class Estimate(NamedTuple):
-    """Scores of all rows for one query, up to a bound.
+    """Hold scores of all rows for one query, with a bound on their error.
 
     Attributes:
         scores: float32 (n,).
@@ -59,7 +59,7 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Axes:
-    """How rows of width w are turned before they are rounded.
+    """Rotate rows of width w before they are rounded.
 
     Attributes:
         mean: float32 (w,).
@@ -87,7 +87,7 @@ class Axes:
 
     @property
     def words(self) -> int:
-        """Words of 64 bits for each row."""
+        """Return the number of 64-bit words for each row."""
         return 2 * len(self.spread) // _WORD
 
     def round(self, rows: FloatArray) -> tuple[NDArray[np.uint64], FloatArray, float]:
@@ -114,7 +114,7 @@ class Axes:
 
 
 class Sketch:
-    """The rounded rows of an index; grows with it."""
+    """Hold the rounded rows of an index; it grows with the index."""
 
     def __init__(self, axes: Axes) -> None:
         """Start without rows."""
@@ -131,7 +131,7 @@ class Sketch:
 
     @property
     def lost(self) -> FloatArray:
-        """Norm of what each row lost by rounding: float32 (n,)."""
+        """Return the norm of each row's rounding error: float32 (n,)."""
         return self._lost.rows
 
     def append(self, rows: FloatArray) -> None:
@@ -176,7 +176,7 @@ class Sketch:
 
 
 def _planes(integers: NDArray[np.int64], bits: int) -> NDArray[np.uint64]:
-    """Bit p of each integer in two's complement as plane p: uint64 (n / 64, bits)."""
+    """Return bit p of each integer in two's complement as plane p: uint64 (n / 64, bits)."""
     ones = (integers[:, None] >> np.arange(bits)) & 1
     packed = np.packbits(ones.astype(np.uint8), axis=0, bitorder="little")  # (n / 8, bits)
     return np.ascontiguousarray(packed.T).view("<u8").astype(np.uint64, copy=False).T.copy()

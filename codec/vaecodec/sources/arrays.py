@@ -23,7 +23,7 @@ _MOST_HEADER_BYTES = 10_000
 
 
 class NpyHeader(NamedTuple):
-    """What an array in numpy's format says of itself.
+    """Hold the header of an array in numpy's format.
 
     Attributes:
         shape: its shape.
@@ -39,7 +39,7 @@ class NpyHeader(NamedTuple):
 
     @property
     def promised(self) -> int:
-        """How many bytes the array takes, with its header."""
+        """Return the number of bytes that the array takes, with its header."""
         return self.offset + self.dtype.itemsize * int(np.prod(self.shape, dtype=object))
 
 
@@ -91,7 +91,7 @@ def read_npy(path: Path) -> NDArray[Any]:
 
 
 class NpzFile:
-    """The arrays of an ``.npz``.
+    """Read the arrays of an ``.npz``.
 
     Args:
         file: open for reading bytes.

@@ -1,4 +1,4 @@
-"""Rows that cannot be encoded or trained on: what they are, what to do with them, and the list of them."""
+"""Find rows that cannot be encoded or trained on, apply the chosen policy, and list them in a file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vaecodec.vectors import NO_DIRECTION, NOT_FINITE, faults
 
 
 class OnBadRows(StrEnum):
-    """What to do with rows that hold NaN or infinity, have no direction under cosine, or have no vector."""
+    """Say what to do with rows that hold NaN or infinity, have no direction under cosine, or have no vector."""
 
     FAIL = "fail"
     """Stop at the first one."""
@@ -33,7 +33,7 @@ class OnBadRows(StrEnum):
 
 
 class BadRow(NamedTuple):
-    """A row that cannot be encoded: its file, its number within the file, and why."""
+    """Hold the place of a row that cannot be encoded: its file, its number within the file, and why."""
 
     file: str
     row: int
@@ -45,7 +45,7 @@ class LeftOutWarning(UserWarning):
 
 
 class GoodRows:
-    """The rows of a source that are not bad.
+    """Read only the good rows of a source.
 
     Attributes:
         numbers: int64 (rows,), increasing: row i is row ``numbers[i]`` of the source.
@@ -67,7 +67,7 @@ class GoodRows:
 
 
 class GoodRowsByNumber(GoodRows):
-    """The same of a source with random access."""
+    """Read only the good rows of a source with random access."""
 
     def __init__(self, source: RandomAccessSource, numbers: NDArray[np.int64], drawn_from: int) -> None:
         super().__init__(source, numbers, drawn_from)

@@ -1,4 +1,4 @@
-"""What a source of vectors is, and what the readers of all formats share."""
+"""Define a source of vectors, and hold what the readers of all formats share."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ WIDEST = 1 << 20
 
 @runtime_checkable
 class VectorSource(Protocol):
-    """Vectors that can be read from first to last, as often as wanted, in the same order."""
+    """Read vectors from first to last, as often as wanted, always in the same order."""
 
     @property
     def name(self) -> str:
-        """What error messages call the source: its path, or ``vectors``."""
+        """Return the name of the source for error messages: its path, or ``vectors``."""
         ...
 
     @property
     def rows(self) -> int | None:
-        """How many vectors there are, or None when that may change while they are read."""
+        """Return the number of vectors, or None when it may change while they are read."""
         ...
 
     @property
     def dim(self) -> int:
-        """Width of a vector."""
+        """Return the width of a vector."""
         ...
 
     def blocks(self, rows: int | None = None) -> Iterator[Rows]:
@@ -72,11 +72,11 @@ class VectorSource(Protocol):
 
 @runtime_checkable
 class RandomAccessSource(VectorSource, Protocol):
-    """A source of known length that reads any of its rows without reading the others."""
+    """Read any rows of a source of known length without reading the others."""
 
     @property
     def rows(self) -> int:
-        """How many vectors there are."""
+        """Return the number of vectors."""
         ...
 
     def take(self, rows: NDArray[np.int64]) -> Rows:
@@ -90,7 +90,7 @@ def rows_per_block(dim: int) -> int:
 
 
 class Matrix(ABC):
-    """A matrix of known shape that is read in parts; subclasses say how."""
+    """Read a matrix of known shape in parts; subclasses say how."""
 
     def __init__(self, name: str, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
         self.name = name
@@ -99,7 +99,7 @@ class Matrix(ABC):
 
     @abstractmethod
     def _read(self, rows: slice | NDArray[np.int64]) -> Rows:
-        """A new array of the rows of a slice, or of numbers strictly increasing."""
+        """Read the rows of a slice, or of strictly increasing numbers, into a new array."""
 
     def _reader(self) -> AbstractContextManager[Callable[[slice | NDArray[np.int64]], Rows]]:
         """Give ``_read`` for several calls; a format that keeps its file open between them overrides this."""
@@ -131,7 +131,7 @@ class Matrix(ABC):
 
 
 class ArraySource(Matrix):
-    """An array or memory map as a source.
+    """Read an array or memory map as a source.
 
     Args:
         array: float (n, d) of any float dtype and layout, or what :func:`vaecodec.vectors.as_array` takes. The pages of
@@ -179,7 +179,7 @@ def check_matrix(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], *, cod
 
 @contextmanager
 def malformed_if_it_fails(what: str) -> Iterator[None]:
-    """Wrap a library's reading of a file's content: over damaged bytes libraries raise anything."""
+    """Turn any error of a library that reads a file's content into MalformedSourceError."""
     try:
         yield
     except (VaecodecError, FileNotFoundError, PermissionError):
@@ -229,6 +229,8 @@ def map_of(array: NDArray[Any]) -> mmap.mmap | None:
 
 
 def release(mapped: mmap.mmap | None) -> None:
-    """Give a map's pages back; they stay in the system's file cache, but no longer count as this process's memory."""
+    """Release the pages of a memory map; they stay in the system's file cache, but no longer count as this process's
+    memory.
+    """
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)

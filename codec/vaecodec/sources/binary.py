@@ -1,4 +1,4 @@
-"""numpy's files and plain binary ones: ``.npy``, ``.npz``, ``.fvecs``, ``.bvecs``, ``.fbin``, ``.ibin``."""
+"""Read numpy's files and plain binary ones: ``.npy``, ``.npz``, ``.fvecs``, ``.bvecs``, ``.fbin``, ``.ibin``."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def open_ibin(path: Path) -> VectorSource:
 
 
 class _IntegerSource(Matrix):
-    """A mapped matrix of integers, read as float32."""
+    """Read a mapped matrix of integers as float32."""
 
     def __init__(self, array: NDArray[Any], *, name: str) -> None:
         super().__init__(name, (array.shape[0], array.shape[1]), np.dtype(np.float32))
@@ -71,7 +71,7 @@ class _IntegerSource(Matrix):
 
 
 class _VecsSource(Matrix):
-    """A mapped ``.fvecs`` or ``.bvecs`` file: bytes (n, 4 + d * itemsize), each row led by its width."""
+    """Read a mapped ``.fvecs`` or ``.bvecs`` file: bytes (n, 4 + d * itemsize), each row preceded by its width."""
 
     def __init__(self, records: NDArray[np.uint8], dim: int, element: np.dtype[Any], *, name: str) -> None:
         super().__init__(name, (len(records), dim), np.dtype(np.float32))

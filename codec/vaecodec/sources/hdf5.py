@@ -1,4 +1,4 @@
-"""HDF5 files, such as those of ann-benchmarks."""
+"""Read HDF5 files, such as those of ann-benchmarks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CACHE_SLOTS = 10_007
 
 
 class Hdf5Source(Matrix):
-    """A 2-D floating point dataset of an HDF5 file.
+    """Read a 2-D floating point dataset of an HDF5 file.
 
     Args:
         path: the file, which is opened for each read of a block or of many rows, and never kept open.
@@ -96,7 +96,7 @@ class Hdf5Source(Matrix):
 
 
 def _check_stored(name: str, dataset: Any) -> None:
-    """Refuse a dataset whose values are not all in the file itself: HDF5 would read other files, or make values up."""
+    """Refuse a dataset whose values are not all in the file itself, as HDF5 would read other files or invent values."""
     if dataset.external or dataset.is_virtual:
         raise MalformedSourceError(
             f"{name}: keeps its values in other files, which are not read; copy them into one file: h5repack"

@@ -1,4 +1,4 @@
-"""Parquet files and folders of them."""
+"""Read Parquet files and folders of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
 class ParquetSource:
-    """A list column of a Parquet file, or of all Parquet files below a folder in the order of their paths.
+    """Read a list column of a Parquet file, or of all Parquet files below a folder in the order of their paths.
 
     Args:
         path: the file or folder. Files and folders whose name starts with ``.`` or ``_`` are left out, as other
@@ -78,7 +78,7 @@ class ParquetSource:
 
 
 class Partitions:
-    """Columns that the names of folders hold, as Hive, Spark and others write them: ``lang=de/part-0.parquet``.
+    """Read columns from the names of folders, as Hive, Spark and others write them: ``lang=de/part-0.parquet``.
 
     A column is int32 where every value is a number as it would be written, and a string otherwise.
 
@@ -250,7 +250,7 @@ def _with_nan(lists: Any, dim: int) -> Rows:
 
 
 def _check_counts(chunks: list[tuple[int, str, int]], path: Path, column: str, dim: int) -> None:
-    """Refuse row groups with far more values than vectors of that width have: few bytes can stand for very many."""
+    """Refuse row groups with far more values than their vectors can have: a few bytes can stand for very many."""
     for rows, name, values in chunks:
         if (name == column or name.startswith(f"{column}.")) and values > max(_FEW_VALUES, _WIDER * rows * dim):
             raise MalformedSourceError(

@@ -1,4 +1,4 @@
-"""How many values the chunks of a Parquet file say they hold, read from the footer's bytes.
+"""Read from the footer's bytes how many values the chunks of a Parquet file claim to hold.
 
 pyarrow gives these numbers, too, but ends the process where a damaged footer contradicts itself: what its object of a
 column chunk throws does not reach Python. The footer is in Thrift's compact protocol
@@ -47,7 +47,7 @@ def chunk_values(path: Path) -> list[tuple[int, str, int]]:
 
 
 class _Reader:
-    """Reads values of Thrift's compact protocol: a struct as a dict by field number."""
+    """Read values of Thrift's compact protocol: a struct as a dict by field number."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -89,7 +89,7 @@ class _Reader:
         return self._bytes(8) if kind == _DOUBLE else self._zigzag()
 
     def _counted(self, size: int) -> int:
-        """Every value takes a byte at least."""
+        """Return a count, and refuse one that is too large for the bytes left: every value takes at least one byte."""
         if size > len(self._content) - self._at:
             raise ValueError("more values than bytes")
         return size

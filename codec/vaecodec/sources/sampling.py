@@ -9,7 +9,7 @@ from vaecodec.sources.base import RandomAccessSource, VectorSource
 
 
 def sample_rows(source: VectorSource, rows: int, seed: int) -> FloatArray:
-    """Return rows drawn uniformly without replacement, in the source's order; all of them when there are not more.
+    """Return rows drawn uniformly without replacement, in the source's order; all rows when there are fewer.
 
     For a source of known length the row numbers depend on length, ``rows`` and ``seed`` alone, so equally long
     sources give aligned samples. For one of unknown length it is a reservoir (Vitter's algorithm R), whose

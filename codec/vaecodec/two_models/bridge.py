@@ -1,4 +1,4 @@
-"""From the latents of one codec to those of another: search an old collection while a new one is being filled.
+"""Map the latents of one codec to those of another, to search an old collection while a new one is being filled.
 
 A bridge is a codec whose embeddings are the *new* codec's latents and whose latents are the *old* codec's. After the
 new codec it encodes into the old collection; its ``decode`` turns what the old collection holds into new latents.
@@ -38,7 +38,7 @@ _RIDGE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """y = matrix x + bias.
+    """Compute y = matrix x + bias.
 
     Attributes:
         matrix: float32 (out, in).
@@ -59,7 +59,7 @@ class Affine:
         return cls(matrix.astype(np.float32), (means[1] - matrix @ means[0]).astype(np.float32))
 
     def __call__(self, rows: FloatArray, metrics: tuple[Metric, Metric]) -> FloatArray:
-        """Float32 (n, in) to float32 (n, out); the metrics say on which side rows have unit norm."""
+        """Map float32 (n, in) to float32 (n, out); the metrics say on which side rows have unit norm."""
         mapped = as_compared(rows, metrics[0]) @ self.matrix.T + self.bias
         if metrics[1] is Metric.COSINE:
             mapped /= np.maximum(np.linalg.norm(mapped, axis=1), np.finfo(np.float32).tiny)[:, None]
@@ -68,7 +68,7 @@ class Affine:
 
 @dataclass(frozen=True, eq=False)
 class Bridge:
-    """The maps between two codecs' latents, in numpy; a :class:`~vaecodec.interface.VectorCodec`.
+    """Map between the latents of two codecs, in numpy; a :class:`~vaecodec.interface.VectorCodec`.
 
     Attributes:
         documents: new latents of documents to old ones.
@@ -90,17 +90,17 @@ class Bridge:
 
     @property
     def dim(self) -> int:
-        """Width of the new codec's latents."""
+        """Return the width of the new codec's latents."""
         return len(self.back.bias)
 
     @property
     def code_dim(self) -> int:
-        """Width of the old codec's latents."""
+        """Return the width of the old codec's latents."""
         return len(self.documents.bias)
 
     @property
     def codec_id(self) -> str:
-        """sha256 over both identities and the weights."""
+        """Return the sha256 over both identities and the weights."""
         digest = hashlib.sha256(f"{self.old_id}/{self.new_id}".encode())
         for map_ in (self.documents, self.queries, self.back):
             digest.update(np.ascontiguousarray(map_.matrix, "<f4").tobytes() + map_.bias.astype("<f4").tobytes())
@@ -122,7 +122,7 @@ class Bridge:
 
 
 class BridgedCodec:
-    """The new codec before a collection that the old one filled; a :class:`~vaecodec.interface.VectorCodec`.
+    """Put the new codec in front of a collection that the old one filled; a :class:`~vaecodec.interface.VectorCodec`.
 
     Embeddings are those of the new codec, latents and identity those of the old one, so that an index or a Qdrant
     client opened with it accepts the old collection: queries are carried over to the old latents, documents that are
@@ -159,32 +159,32 @@ class BridgedCodec:
 
     @property
     def dim(self) -> int:
-        """Width of the new embeddings."""
+        """Return the width of the new embeddings."""
         return self._new.dim
 
     @property
     def code_dim(self) -> int:
-        """Width of the old latents."""
+        """Return the width of the old latents."""
         return self._bridge.code_dim
 
     @property
     def metric(self) -> Metric:
-        """How the new embeddings are compared."""
+        """Return how the new embeddings are compared."""
         return self._new.metric
 
     @property
     def latent_metric(self) -> Metric:
-        """How the old latents are compared."""
+        """Return how the old latents are compared."""
         return self._bridge.latent_metric
 
     @property
     def codec_id(self) -> str:
-        """The old codec's: what the collection holds are its latents."""
+        """Return the identity of the old codec, since the collection holds its latents."""
         return self._old_id
 
     @property
     def embedder(self) -> str:
-        """The new embedding model's name."""
+        """Return the new embedding model's name."""
         return self._new.embedder
 
     def encode(self, vectors: Any) -> FloatArray:
@@ -203,7 +203,8 @@ class BridgedCodec:
 
 
 class BridgedModel:
-    """A new embedding model before what an old one filled; a :class:`~vaecodec.interface.VectorCodec`.
+    """Put a new embedding model in front of a collection that an old one filled; a
+    :class:`~vaecodec.interface.VectorCodec`.
 
     For a collection whose embedding model cannot be run any more, and which a codec of that model filled. Embeddings
     are the new model's, latents and identity those of the old codec.
@@ -237,32 +238,32 @@ class BridgedModel:
 
     @property
     def dim(self) -> int:
-        """Width of the new embeddings."""
+        """Return the width of the new embeddings."""
         return self._bridge.dim
 
     @property
     def code_dim(self) -> int:
-        """Width of the old latents."""
+        """Return the width of the old latents."""
         return self._old.code_dim
 
     @property
     def metric(self) -> Metric:
-        """How the new embeddings are compared."""
+        """Return how the new embeddings are compared."""
         return self._bridge.metric
 
     @property
     def latent_metric(self) -> Metric:
-        """How the old latents are compared."""
+        """Return how the old latents are compared."""
         return self._old.latent_metric
 
     @property
     def codec_id(self) -> str:
-        """The old codec's: what the collection holds are its latents."""
+        """Return the identity of the old codec, since the collection holds its latents."""
         return self._old.codec_id
 
     @property
     def embedder(self) -> str:
-        """The new embedding model's name."""
+        """Return the new embedding model's name."""
         return self._bridge.embedder
 
     def encode(self, vectors: Any) -> FloatArray:

@@ -41,7 +41,7 @@ _CHUNK = 1_000_000
 
 
 class Scale(StrEnum):
-    """How scores of two models are brought to one scale."""
+    """Name how the scores of two models are brought to one scale."""
 
     RAW = "raw"
     """As they are."""
@@ -54,7 +54,7 @@ class Scale(StrEnum):
 
 
 class Embedded(NamedTuple):
-    """The same texts by both models, row by row, as their scores are computed: latents, where these are searched.
+    """Hold the same texts embedded by both models, row by row, in the form that is searched: latents where those are.
 
     Attributes:
         old: float32 (n, old width).
@@ -71,7 +71,7 @@ class Embedded(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Merger:
-    """Brings the scores of an old and a new embedding model to one scale.
+    """Bring the scores of an old and a new embedding model to one scale.
 
     Attributes:
         scale: how.

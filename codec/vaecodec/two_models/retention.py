@@ -1,4 +1,4 @@
-"""Predict how much of a model's quality is left when its queries search the vectors of another, without known answers.
+"""Predict how much of a model's quality remains when its queries search another model's vectors, without known answers.
 
 What answers a query is not known, but both models have an opinion of it: the document that both find near is probably
 the answer. Taken as the answer, what the new model finds first would understate what is left, since the new model
@@ -26,7 +26,7 @@ _QUERY_ROWS = 256
 
 
 class Answers(NamedTuple):
-    """What answers each query.
+    """Hold the documents that answer each query.
 
     Attributes:
         relevant: for each query the rows of documents.
@@ -40,7 +40,7 @@ class Answers(NamedTuple):
 
 
 def probable_answers(documents: Embedded, queries: Embedded, own: IdArray | None = None) -> Answers:
-    """Take for the answer what both models together place first, and weigh queries by how far it stands out.
+    """Choose as answer the document that both models together rank first, and weigh queries by how clear that is.
 
     Args:
         documents: float32 by both models, compared by cosine.
