@@ -55,7 +55,7 @@ class EncoderDecoder(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class CalibrationRows:
-    """Hold the rows that a codec is calibrated on, never those of a user's index.
+    """Hold the rows that a codec is calibrated on, never the rows of a user's index.
 
     Each array is float32 (n, dim) and checked. Under cosine its rows are of unit norm.
 

@@ -23,7 +23,7 @@ _SAMPLE_ROWS = 50_000
 
 @dataclass(frozen=True)
 class ExportedBridge:
-    """A bridge, and what was measured with it.
+    """Hold a bridge, and what was measured with it.
 
     Attributes:
         bridge: the maps that were written.

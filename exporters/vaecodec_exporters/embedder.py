@@ -34,7 +34,7 @@ _TOKENS = 12
 
 @dataclass(frozen=True)
 class Settings:
-    """What ``sentence-transformers`` keeps beside a model.
+    """Hold what ``sentence-transformers`` keeps beside a model.
 
     Attributes:
         pooling: or None where the files do not say.
@@ -49,7 +49,7 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Embedder:
-    """An embedding model, and what is known of its vectors.
+    """Hold an embedding model, and what is known about its vectors.
 
     Attributes:
         model: the graph, all weights inside.
@@ -82,7 +82,7 @@ class Embedder:
 
     @property
     def half(self) -> bool:
-        """Whether the vectors are float16."""
+        """Tell whether the vectors are float16."""
         return any(each.name == self.output and each.type == "tensor(float16)" for each in self.session.get_outputs())
 
     def tokens(self, texts: int) -> dict[str, NDArray[Any]]:
@@ -143,7 +143,7 @@ def _loaded(path: str | os.PathLike[str]) -> onnx.ModelProto:
 def _chosen_output(
     session: onnxruntime.InferenceSession, width: int, wanted: str | None, path: str | os.PathLike[str]
 ) -> tuple[str, int]:
-    """The name and the rank of the output that holds the embeddings."""
+    """Return the name and the rank of the output that holds the embeddings."""
     outputs = {output.name: output for output in session.get_outputs()}
     if wanted is not None and wanted not in outputs:
         raise ExportError(f"{path}: there is no output {wanted!r}; there are: {', '.join(outputs)}")

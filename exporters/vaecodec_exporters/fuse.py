@@ -115,7 +115,7 @@ def _chosen_pooling(model: Embedder, wanted: Pooling | None, name: str) -> Pooli
 def _chosen_normalisation(
     model: Embedder, metadata: Metadata, pooling: Pooling, wanted: bool | None, name: str
 ) -> bool:
-    """Whether a node that normalises embeddings has to be added."""
+    """Tell whether a node that normalises embeddings has to be added."""
     if metadata.metric is Metric.COSINE:
         return False
     if wanted is not None:
@@ -160,7 +160,7 @@ def _join(model: Embedder, codec: bytes, made: FusedModel) -> bytes:
 
 
 class _Tail:
-    """The nodes that follow those of an embedding model, under names that it does not use."""
+    """Build the nodes that follow those of an embedding model, with names that it does not use."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.graph = model.graph
@@ -232,7 +232,7 @@ class _Tail:
 
 
 def _names(graph: onnx.GraphProto) -> Iterable[str]:
-    """Every name in a graph and in the graphs inside its nodes."""
+    """Yield every name in a graph and in the graphs inside its nodes."""
     for named in (*graph.input, *graph.output, *graph.initializer):
         yield named.name
     for node in graph.node:

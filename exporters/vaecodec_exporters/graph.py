@@ -49,7 +49,7 @@ _INT8_WEIGHTS = 63
 
 @dataclass(frozen=True, eq=False)
 class ResidualWeights:
-    """y = linear x + bias, and where there is a hidden layer + output relu(hidden x + hidden_bias).
+    """Hold the weights of y = linear x + bias, plus output relu(hidden x + hidden_bias) where there is a hidden layer.
 
     Attributes:
         linear: float32 (out, in).
@@ -68,7 +68,7 @@ class ResidualWeights:
 
 @dataclass(frozen=True, eq=False)
 class CodecWeights:
-    """The maps of one codec; queries share the documents' encoder when they have none of their own.
+    """Hold the maps of one codec; queries share the documents' encoder when they have none of their own.
 
     Attributes:
         root_latents: latents keep their direction and the square root of their length.
@@ -241,7 +241,7 @@ def _rows(name: str, symbol: str | None, design: Design) -> onnx.ValueInfoProto:
 
 
 def _initializer(name: str, tensor: Tensor, values: Mapping[str, np.ndarray[Any, Any]]) -> onnx.TensorProto:
-    """The weight of that name, the constant that all codecs share, or the empty batch of an optional input."""
+    """Return the weight of that name, the constant that all codecs share, or the empty batch of an optional input."""
     value = values.get(name)
     if value is None:
         value = np.full(tensor.shape, 0 if tensor.value is None else tensor.value, tensor.dtype)
@@ -265,7 +265,7 @@ def _map_weights(name: str, weights: ResidualWeights, precision: Precision) -> d
 
 
 def _int8_weights(name: str, weights: ResidualWeights) -> dict[str, np.ndarray[Any, Any]]:
-    """A map of unit rows whose hidden layer is int8, with a scale for each of its units.
+    """Return a map of unit rows whose hidden layer is int8, with a scale for each of its units.
 
     Scales come from the weights and, at run time, from the row: what a row becomes depends neither on the rows
     beside it, as it would if they were taken from the batch, nor on the data that somebody calibrated with.

@@ -108,7 +108,7 @@ def export_linear(
 
 
 def _calibration(codec: LinearCodec) -> CodecCalibration:
-    """What can be fitted on the rows that the codec keeps."""
+    """Fit what can be fitted on the rows that the codec keeps."""
     if codec.fitted_on is None or len(codec.fitted_on.kept.documents) < 2:
         return CodecCalibration()
     return CodecCalibration.fit(codec, codec.fitted_on.kept)

@@ -37,7 +37,7 @@ _ASKING = 2_500
 
 @dataclass(frozen=True)
 class Retention:
-    """What is left of the new model's nDCG@10 when its queries search the old model's documents across a bridge.
+    """Hold the share of the new model's nDCG@10 that remains when its queries search the old documents across a bridge.
 
     Attributes:
         chosen: the map that keeps most.
@@ -56,7 +56,7 @@ class Retention:
 
     @property
     def best(self) -> Interval:
-        """The share that the chosen map keeps."""
+        """Return the share that the chosen map keeps."""
         return self.kept[self.chosen]
 
 

@@ -48,7 +48,7 @@ def refuse_existing(path: str | os.PathLike[str], *, overwrite: bool, data: byte
 
 
 def _codec_at(path: Path) -> str:
-    """What codec file, or part of one, lies at a path; an empty string where it is something else."""
+    """Return which codec file, or part of one, is at a path; an empty string for anything else."""
     try:
         data = path.read_bytes()
     except OSError:

@@ -1,4 +1,4 @@
-"""From a collection to a codec file in one call: what ``vaecodec train --export`` and ``vaecodec fit`` do.
+"""Turn a collection into a codec file in one call: what ``vaecodec train --export`` and ``vaecodec fit`` do.
 
 :func:`fit` searches for a recipe, asks the gate, and exports the learned codec or the best linear one.
 """
@@ -38,7 +38,7 @@ PICTURE = "recall.png"
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit led to.
+    """Hold the result of a fit.
 
     Attributes:
         codec: the codec file.
@@ -56,12 +56,12 @@ class Fitted:
 
     @property
     def gate(self) -> Gate:
-        """The decision whether the learned codec ships."""
+        """Return the decision whether the learned codec is exported."""
         return self.search.gate
 
     @property
     def lines(self) -> list[str]:
-        """The summary for people: the decision first, then the width and why."""
+        """Return the summary for people: the decision first, then the width and why."""
         return self.search.lines
 
     def to_json(self) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def leads() -> bool:
 
 
 def _is_written(path: Path, found: SearchResult) -> bool:
-    """Whether the file holds the codec that this search led to."""
+    """Tell whether the file holds the codec that this search led to."""
     try:
         provenance = read_artifact(path)[1].provenance
     except ArtifactError:

@@ -1,1 +1,1 @@
-"""Adapters that put a codec between an application and its vector index, and the report of what that costs."""
+"""Put a codec between an application and its vector index, and report what that costs."""

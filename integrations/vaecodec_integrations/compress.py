@@ -1,4 +1,4 @@
-"""From a collection to a codec that is worth using, in one call: what ``vaecodec compress`` does.
+"""Turn a collection into a codec that is worth using, in one call: what ``vaecodec compress`` does.
 
 It trains a codec and lets the gate of :func:`vaecodec_exporters.pipeline.fit` judge it, asks the planner how vectors
 should be stored, with the learned codec and every linear one to choose from, and measures what that choice keeps.
@@ -55,7 +55,7 @@ _CONFIRMATION, _CONFIRMING, _MOST_CONFIRMATION = 0.05, 80, 0.3
 
 @dataclass(frozen=True, kw_only=True)
 class CompressionData:
-    """Where the vectors lie.
+    """Say where the vectors are stored.
 
     Attributes:
         documents: embeddings: a file or address that :func:`vaecodec.sources.open_source` reads.
@@ -109,7 +109,7 @@ class CompressionData:
 
 @dataclass(frozen=True)
 class Compressed:
-    """What a compression led to.
+    """Hold the result of a compression.
 
     Attributes:
         codec: the codec file to use; None where nothing fits the goal.
@@ -133,11 +133,11 @@ class Compressed:
 
     @property
     def met(self) -> bool:
-        """Whether the goal is met."""
+        """Tell whether the goal is met."""
         return self.answer.met
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a program asks first; the report's folder holds every figure."""
+        """Return the main results as JSON values; the report's folder holds every figure."""
         return {
             "met": self.met,
             "codec": None if self.codec is None else str(self.codec),
@@ -296,7 +296,7 @@ def next_command(data: CompressionData, setting: Setting, codec: Path, store: St
 
 
 def _table(address: str, setting: Setting) -> list[str]:
-    """Options of ``migrate-pg`` that name database, table, key and columns of an address of PostgreSQL."""
+    """Return the options of ``migrate-pg`` for the database, table, key and columns of a PostgreSQL address."""
     from vaecodec_integrations.postgres.source import PostgresSource, TableAddress  # here: it takes psycopg
 
     source = open_source(address)
@@ -309,7 +309,7 @@ def _table(address: str, setting: Setting) -> list[str]:
 
 
 def _searched(collection: Collection, data: CompressionData) -> VectorSource:
-    """What the planner searches: all documents; only those trained on where others stand in for queries."""
+    """Return what the planner searches: all documents, or only those trained on where others stand in for queries."""
     if collection.queries is not None:
         return collection.documents
     return ArraySource(collection.sample, name=data.documents)
@@ -358,7 +358,7 @@ def _measured(setting: Setting, collection: Collection, file: Path, folder: Path
 
 
 def _worth(setting: Setting, fitted: Fitted) -> str:
-    """Say plainly what of all that was tried is worth using."""
+    """Say in words which of the tried ways is worth using."""
     kept = f"{setting.width} x {setting.dtype}" if setting.dtype else f"codes of {setting.code_bytes} bytes"
     if setting.file is not None and fitted.gate.passed:
         return f"Training pays here: the learned codec, kept as {kept}, is the best of what fits. {fitted.lines[0]}"

@@ -17,7 +17,7 @@ from vaecodec.vectors import normalised
 
 
 class Pooling(StrEnum):
-    """How the vectors of a text's tokens become one."""
+    """Say how the vectors of a text's tokens become one."""
 
     MEAN = "mean"
     CLS = "cls"
@@ -27,7 +27,7 @@ class Pooling(StrEnum):
 
 
 class OnnxEmbedder:
-    """An embedding model that was exported to ONNX, as sentence-transformers and fastembed models are.
+    """Run an embedding model that was exported to ONNX, as sentence-transformers and fastembed models are.
 
     Args:
         model: the ONNX file. It takes ``input_ids`` and, if it wants them, ``attention_mask`` and ``token_type_ids``.

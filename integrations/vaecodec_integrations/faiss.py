@@ -1,4 +1,4 @@
-"""A faiss index that holds latents: the vectors that go in and come out keep their width."""
+"""Keep latents in a faiss index: the vectors that go in and come out have their original width."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ NOT_OFFERED = {
 
 
 class CompressedFaissIndex(LatentIndex):
-    """A faiss index over a codec's latents, with ids; width and metric are the codec's.
+    """Keep a codec's latents in a faiss index, with ids; width and metric are the codec's.
 
     Vectors given are float (n, dim) or one vector (dim,), as arrays or lists; they are checked as the codec checks
     them and a batch is added whole or not at all. Scores are faiss's, between the latents: the dot product under
@@ -94,34 +94,34 @@ class CompressedFaissIndex(LatentIndex):
         )
 
     def __getattr__(self, name: str) -> Any:
-        """Say why what faiss has is not here."""
+        """Raise an error that says why a method of faiss is missing here."""
         if name in NOT_OFFERED:
             raise AttributeError(f"{name}: {NOT_OFFERED[name]}")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
     def inner(self) -> Any:
-        """faiss's own index over the latents: set its search parameters there, but add through this class."""
+        """Return faiss's own index over the latents: set its search parameters there, but add through this class."""
         return self._inner
 
     @property
     def d(self) -> int:
-        """Width of the vectors that go in and come out."""
+        """Return the width of the vectors that go in and come out."""
         return self._codec.dim
 
     @property
     def metric_type(self) -> int:
-        """faiss's number of the metric that compares the latents."""
+        """Return faiss's number of the metric that compares the latents."""
         return int(self._inner.metric_type)
 
     @property
     def ntotal(self) -> int:
-        """Elements held."""
+        """Return the number of elements."""
         return int(self._inner.ntotal)
 
     @property
     def is_trained(self) -> bool:
-        """Whether elements can be added."""
+        """Tell whether elements can be added."""
         return bool(self._inner.is_trained)
 
     def train(self, vectors: Any) -> None:
@@ -318,7 +318,7 @@ class CompressedFaissIndex(LatentIndex):
         return index
 
     def __getstate__(self) -> dict[str, Any]:
-        """The codec and the file that :meth:`save` writes."""
+        """Return the codec and the file that :meth:`save` writes."""
         return {"codec": self._codec, "file": FILE.to_bytes(self._write_payload)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -420,7 +420,7 @@ def _read(faiss: Any, raw: Path) -> Any:
 
 
 def _structure(faiss: Any, index: Any) -> list[tuple[str, int, int]]:
-    """Class, width and metric of an index and of those that it consists of."""
+    """Return class, width and metric of an index and of the indexes inside it."""
     parts = []
     while index is not None:
         index = faiss.downcast_index(index)

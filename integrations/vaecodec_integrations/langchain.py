@@ -1,4 +1,4 @@
-"""Compressed embeddings for any vector store of LangChain.
+"""Compress embeddings for any vector store of LangChain.
 
 For Qdrant there is a better way, which keeps the codec's identity with the collection and can re-rank: pass a
 :class:`~vaecodec_integrations.qdrant.CompressedQdrantClient` to ``langchain_qdrant.QdrantVectorStore``. For every other
@@ -18,7 +18,7 @@ from langchain_core.runnables.config import run_in_executor  # noqa: E402
 
 
 class CompressedEmbeddings(Embeddings):  # type: ignore[misc]
-    """An embedding model whose vectors are latents: documents and queries each through their own entry of the codec.
+    """Turn an embedding model into one that returns latents; documents and queries use their own encoders.
 
     The store must compare them by ``codec.latent_metric``. It knows nothing of the codec: keep the file that filled a
     store with the store.

@@ -1,4 +1,4 @@
-"""Compressed embeddings for any vector store of LlamaIndex.
+"""Compress embeddings for any vector store of LlamaIndex.
 
 For Qdrant there is a better way, which keeps the codec's identity with the collection and can re-rank: pass a
 :class:`~vaecodec_integrations.qdrant.CompressedQdrantClient` to LlamaIndex's ``QdrantVectorStore``. For every other
@@ -20,7 +20,7 @@ from llama_index.core.bridge.pydantic import PrivateAttr  # noqa: E402
 
 
 class CompressedEmbedding(BaseEmbedding):  # type: ignore[misc]
-    """An embedding model whose vectors are latents: documents and queries each through their own entry of the codec.
+    """Turn an embedding model into one that returns latents; documents and queries use their own encoders.
 
     The store must compare them by ``codec.latent_metric``. It knows nothing of the codec: keep the file that filled a
     store with the store.

@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 
 
 class RayWorkers:
-    """Workers of ``vaecodec.bulk`` on Ray: actors that take whole shards from Parquet to the output folder.
+    """Run bulk jobs on Ray: actors take whole shards from Parquet to the output folder.
 
     Every machine must see the input, the codec file and the output folder under the same paths. A shard whose worker
     dies is done again by another one. It has one file, which appears in one rename and whose bytes depend on the shard
@@ -161,7 +161,7 @@ class RayWorkers:
                 ray.shutdown()
 
     def _connect(self, ray: Any) -> bool:
-        """Make sure of a cluster; whether that was done here."""
+        """Connect to a cluster, and tell whether this call started it."""
         if ray.is_initialized():
             return False
         address = self._address or os.environ.get("RAY_ADDRESS", "local")
@@ -192,7 +192,7 @@ class RayWorkers:
 
 
 class ShardActor:
-    """A worker of :class:`RayWorkers`: batches of shard numbers to what became of them, as JSON.
+    """Convert shards as an actor of :class:`RayWorkers`: shard numbers in, results as JSON out.
 
     What stops a shard comes back as a value, because Ray would wrap it, or try again.
     """
@@ -225,7 +225,7 @@ def _plain(outcome: Entry | VaecodecError | OSError) -> dict[str, Any]:
 
 
 def _outcome(plain: dict[str, Any]) -> Entry | Exception:
-    """What :func:`_plain` was given, on the other machine."""
+    """Return on the other machine what :func:`_plain` was given."""
     if "entry" in plain:
         return Entry(*plain["entry"])
     if "error" in plain:
@@ -235,7 +235,7 @@ def _outcome(plain: dict[str, Any]) -> Entry | Exception:
 
 
 class CodecActor:
-    """A callable for ``map_batches`` that puts latents in the place of vectors, for every batch format of Ray.
+    """Replace vectors by latents in ``map_batches``, for every batch format of Ray.
 
     Args:
         codec: path of the codec file, which every worker must be able to read.

@@ -1,4 +1,4 @@
-"""Re-ranking in the application: bytes of originals beside the latents, and the exact scores of candidates."""
+"""Re-rank in the application: keep originals as bytes beside the latents, and score candidates exactly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DISTANCES: dict[Metric, Callable[[FloatArray], FloatArray]] = {
 
 @dataclass(frozen=True)
 class OriginalsColumn:
-    """A column of bytes for exact re-ranking: float16 originals or trellis codes of a codec.
+    """Describe a column of bytes for exact re-ranking: float16 originals or trellis codes of a codec.
 
     Args:
         name: the column's name.
@@ -60,7 +60,7 @@ class OriginalsColumn:
 
 @dataclass(frozen=True)
 class Hit:
-    """One answer of a search: the row's key and its distance, smaller is nearer.
+    """Hold one result of a search: the row's key and its distance, smaller is nearer.
 
     The distance is the database's between the latents or, after re-ranking, that between the uncompressed vectors.
     """
@@ -71,7 +71,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A row to be scored again.
+    """Hold a row to score again.
 
     Attributes:
         key: names the row.

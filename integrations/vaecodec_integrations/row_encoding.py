@@ -19,16 +19,16 @@ _LOWEST_EXPONENT = -149
 
 
 class RowEncoding(Protocol):
-    """How one vector becomes the bytes of one row."""
+    """Turn one vector into the bytes of one row."""
 
     @property
     def name(self) -> str:
-        """What a file's header calls this encoding."""
+        """Return the name of this encoding in a file's header."""
         ...
 
     @property
     def row_bytes(self) -> int:
-        """Bytes per row."""
+        """Return the number of bytes per row."""
         ...
 
     def pack(self, vectors: FloatArray) -> NDArray[np.uint8]:
@@ -41,7 +41,7 @@ class RowEncoding(Protocol):
 
 
 class Float16Rows:
-    """Half precision with an exponent for each row, little-endian: two bytes per dimension, and two.
+    """Store half precision with an exponent for each row, little-endian: two bytes per dimension, and two.
 
     The exponent is a power of two by which the row's values are multiplied. Vectors of any norm that float32 holds keep
     11 bits of their largest value, and float16 values come back as they were.
@@ -55,12 +55,12 @@ class Float16Rows:
 
     @property
     def name(self) -> str:
-        """The name in the header."""
+        """Return the name in the header."""
         return "float16"
 
     @property
     def row_bytes(self) -> int:
-        """Bytes per row."""
+        """Return the number of bytes per row."""
         return 2 * self._dim + 2
 
     def pack(self, vectors: FloatArray) -> NDArray[np.uint8]:
@@ -81,7 +81,8 @@ class Float16Rows:
 
 
 class PackedRows:
-    """Codes of a codec file instead of floats, e.g. 96 bytes instead of 768; rows read back as reconstructions.
+    """Store codes of a codec file instead of floats, e.g. 96 bytes instead of 768; rows are read back as
+    reconstructions.
 
     The codec may be another one than that of the index: one with more latents and a byte budget of its own.
 
@@ -111,12 +112,12 @@ class PackedRows:
 
     @property
     def name(self) -> str:
-        """The code and the codec it belongs to."""
+        """Return the code and the codec it belongs to."""
         return f"{self._codec.code(bytes=self._bytes).name} of codec {self._codec.codec_id}"
 
     @property
     def row_bytes(self) -> int:
-        """Bytes per row."""
+        """Return the number of bytes per row."""
         return self._codec.code(bytes=self._bytes).bytes_per_vector
 
     def pack(self, vectors: FloatArray) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""A codec as the last module of a sentence-transformers model, saved and loaded with it."""
+"""Use a codec as the last module of a sentence-transformers model, saved and loaded with it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILE_NAME = "codec.onnx"
 
 
 class Compress(Module):  # type: ignore[misc]
-    """Turns sentence embeddings into latents; queries, where the model is told so by ``encode_query``, as queries.
+    """Turn sentence embeddings into latents, as queries where ``encode_query`` says so.
 
     It runs on the CPU wherever the model is, and no gradient passes through it: train the model without it.
 
@@ -50,7 +50,7 @@ class Compress(Module):  # type: ignore[misc]
         self.dim = self.codec.code_dim
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Other processes, as of ``encode`` with several devices, load the file themselves."""
+        """Let other processes, such as those of ``encode`` with several devices, load the file themselves."""
         return type(self), (self.path, self.dim)
 
     def forward(self, features: dict[str, Any], task: str | None = None, **_: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A codec as a scikit-learn transformer: a linear one that it fits, or one from a file."""
+"""Use a codec as a scikit-learn transformer: a linear one that it fits, or one from a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: E40
 
 
 class CodecTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Embeddings to latents, and back.
+    """Turn embeddings into latents and back.
 
     ``transform`` encodes documents; queries go through ``codec_.encode_queries``, which differs in some codecs.
 
@@ -125,7 +125,7 @@ class CodecTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
 
 def _plain(X: Any) -> Any:
-    """What scikit-learn would misread as an array; what it knows itself, such as frames with names, as it is."""
+    """Return as an array what scikit-learn would misread; return unchanged what it knows, such as frames with names."""
     if hasattr(X, "columns") or hasattr(X, "tocsr"):
         return X
     array = as_array(X, name="X")

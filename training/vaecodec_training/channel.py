@@ -1,4 +1,4 @@
-"""The quantiser in training: what codes will do to the latents, as the VAE's own noisy channel.
+"""Imitate the quantiser in training: what codes will do to the latents, as the VAE's own noisy channel.
 
 A quantiser that spends R bits on a Gaussian dimension of variance s^2 leaves a distortion D s^2. Shannon's test channel
 has the same distortion: u' = (1 - D) u + sqrt(D (1 - D)) e, with u in units of s and e standard normal (Cover & Thomas,
@@ -33,7 +33,7 @@ _ROTATION_ROWS = 8192
 
 
 class Channel(nn.Module):
-    """Latents (n, k) to what decoding their codes would give, with a gradient.
+    """Map latents (n, k) to what decoding their codes would give, with a gradient.
 
     Its buffers are part of a run's state: the latents' moments, as last measured, and each dimension's distortion.
 
@@ -60,7 +60,7 @@ class Channel(nn.Module):
         self.register_buffer("distortion", torch.full((max(1, len(recipe.target_bytes)), recipe.dim), torch.nan))
 
     def measure(self, latents: FloatArray) -> None:
-        """Take in the moments of the latents, float32 (n, k), as they are now, and hand the bits out anew."""
+        """Measure the moments of the latents, float32 (n, k), as they are now, and allocate the bits again."""
         calibration = Calibration.fit(latents, self._metric)
         for name in ("mean", "spread", "peak", "signs"):
             getattr(self, name).copy_(torch.from_numpy(getattr(calibration, name)))
@@ -80,7 +80,7 @@ class Channel(nn.Module):
 
     @property
     def codes(self) -> list[Code]:
-        """The codes trained for, calibrated as last measured: one, or one per byte budget."""
+        """Return the codes trained for, calibrated as last measured: one, or one per byte budget."""
         if not self._codes:
             mean, spread, peak, signs = (
                 getattr(self, name).cpu().numpy() for name in ("mean", "spread", "peak", "signs")
@@ -96,7 +96,7 @@ class Channel(nn.Module):
 
     @property
     def rates(self) -> list[dict[str, float]]:
-        """Per code the bits that the channel's KL stands for, and the bits that the code really takes."""
+        """Return for each code the bits that the channel's KL stands for, and the bits that the code really takes."""
         thought = -0.5 * torch.log2(self.distortion.double()).sum(1)
         return [
             {"kl_bits": float(bits), "code_bits": 8.0 * code.bytes_per_vector}
@@ -123,7 +123,7 @@ class Channel(nn.Module):
         return mean + spread * sampled
 
     def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
-        """Work as usual; the codes follow."""
+        """Load the state as usual, and make the codes again."""
         self._codes = []
         return super().load_state_dict(*arguments, **options)
 
@@ -154,7 +154,7 @@ def learned_rotation(latents: FloatArray, code: Code) -> FloatArray:
 
 
 class _InUnits(nn.Module):
-    """A parameter kept in units of the latents' spread."""
+    """Keep a parameter in units of the latents' spread."""
 
     spread: Tensor
 
@@ -173,7 +173,7 @@ class _InUnits(nn.Module):
 
 
 def in_units_of_spread(encoder: nn.Module, variance: Tensor) -> None:
-    """Let the optimiser see what leads to each latent in units of its standard deviation.
+    """Scale parameters so that the optimiser sees each latent in units of its standard deviation.
 
     Steps of Adam have one size for all weights, but a codec for codes keeps dimensions whose spread differs
     a hundredfold: a rate that suits the widest would drown the narrowest.

@@ -1,4 +1,4 @@
-"""The run folder: ``model.safetensors`` and ``run.json`` for what is served, ``state.safetensors`` to go on from.
+"""Keep a run's folder: ``model.safetensors`` and ``run.json`` to serve from, ``state.safetensors`` to resume from.
 
 Every file is replaced atomically, and none holds a pickle. ``model.safetensors`` also holds the text of ``run.json``
 and one digest over both, so that weights never meet the record of others, and damage is found. A process that dies
@@ -35,7 +35,7 @@ _FORMAT = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The best model of a run and where it came from.
+    """Hold the best model of a run and where it came from.
 
     Attributes:
         model: in evaluation mode, on the CPU.
@@ -55,12 +55,12 @@ class Checkpoint:
 
     @property
     def kind(self) -> str:
-        """``vae``, or ``ae`` when nothing limits the rate: neither a KL term nor a code."""
+        """Return ``vae``, or ``ae`` when nothing limits the rate: neither a KL term nor a code."""
         return "vae" if self.recipe.kl or self.recipe.for_codes else "ae"
 
     @property
     def nested_dims(self) -> tuple[int, ...]:
-        """Smaller latent widths that stand alone."""
+        """Return the smaller latent widths that stand alone."""
         return self.recipe.nested_dims
 
 
@@ -146,7 +146,7 @@ def _checkpoint(content: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Ch
 
 
 def mend(run: Path) -> None:
-    """Write ``run.json`` anew from ``model.safetensors``, where a process died before it could; else do nothing."""
+    """Write ``run.json`` again from ``model.safetensors`` if a process died before it could; otherwise do nothing."""
     try:
         weights, metadata = _read(run / MODEL)
     except (OSError, ValueError, SafetensorError):
@@ -164,7 +164,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _digest(weights: Mapping[str, Tensor], record: str) -> str:
-    """SHA-256 over the record and every tensor with its name and shape."""
+    """Return the SHA-256 over the record and every tensor with its name and shape."""
     digest = hashlib.sha256(record.encode())
     for name in sorted(weights):
         digest.update(f"/{name}{list(weights[name].shape)}".encode())
@@ -211,7 +211,7 @@ def load_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU, none of which shares memory with another, as safetensors demands."""
+    """Return the copies on the CPU, none of which shares memory with another, as safetensors demands."""
     return {
         name: torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach()) for name, tensor in tensors.items()
     }

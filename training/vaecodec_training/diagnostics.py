@@ -1,4 +1,4 @@
-"""What goes wrong in training, each with a name, a rule and a remedy.
+"""Detect what goes wrong in training, each with a name, a rule and a remedy.
 
 ::
 
@@ -79,7 +79,7 @@ class BudgetWarning(TrainingWarning):
 
 @dataclass(frozen=True)
 class Record:
-    """One checkpoint's figures.
+    """Hold one checkpoint's figures.
 
     Attributes:
         step: of the optimiser, from 1.
@@ -109,7 +109,7 @@ class Record:
 
     @property
     def active_dims(self) -> int:
-        """Latents that carry more than :data:`ACTIVE_NATS`."""
+        """Return the number of latents that carry more than :data:`ACTIVE_NATS`."""
         return sum(nats > ACTIVE_NATS for nats in self.kl)
 
     def to_json(self) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def effective_rank(latents: NDArray[Any]) -> float:
 
 
 def inspect(history: Sequence[Record], recipe: Recipe) -> list[TrainingWarning]:
-    """Return the pitfalls that the checkpoints so far show; the last one has just been taken."""
+    """Return the pitfalls that the checkpoints so far show; call it after each checkpoint."""
     now = history[-1]
     found: list[TrainingWarning] = []
     if recipe.kl and now.kl_weight and now.active_dims < recipe.dim / 2:

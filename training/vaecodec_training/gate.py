@@ -1,4 +1,4 @@
-"""Decide whether a learned codec ships: it is surely better in what it is for, and worse than no linear codec."""
+"""Decide whether a learned codec is exported: it must be surely better in its purpose, and lose no figure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _VETOES = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of the learned codec beside that of the linear codec which is best in it.
+    """Compare one figure of the learned codec with the linear codec that is best in it.
 
     Attributes:
         figure: its name, such as ``recall@10``.
@@ -33,7 +33,7 @@ class Comparison:
 
     @property
     def lost(self) -> bool:
-        """Whether the whole interval lies below zero."""
+        """Tell whether the whole interval lies below zero."""
         return self.difference.high < 0
 
     def __str__(self) -> str:
@@ -42,7 +42,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Gate:
-    """Whether the learned codec ships.
+    """Decide whether the learned codec is exported.
 
     Attributes:
         aim: what the codec is for.
@@ -54,28 +54,28 @@ class Gate:
 
     @property
     def over(self) -> str:
-        """The linear codec that is best in what the codec is for: it ships where the learned one does not."""
+        """Return the linear codec that is best in the purpose: it is exported where the learned one is not."""
         return self.comparisons[0].over
 
     @property
     def difference(self) -> Interval:
-        """Learned minus linear in what the codec is for."""
+        """Return learned minus linear in the figure of the purpose."""
         return self.comparisons[0].difference
 
     @property
     def lost(self) -> tuple[Comparison, ...]:
-        """The figures that forbid to ship the learned codec, the worst first."""
+        """Return the figures that prevent the export of the learned codec, the worst first."""
         lost = [each for each in self.comparisons if each.lost and each.figure in _VETOES[self.aim]]
         return tuple(sorted(lost, key=lambda each: each.difference.mean))
 
     @property
     def passed(self) -> bool:
-        """Whether the learned codec is surely better in what it is for, and no figure that counts is lost."""
+        """Tell whether the learned codec is surely better in its purpose, and no figure that counts is lost."""
         return self.difference.low > 0 and not self.lost
 
     @property
     def worth(self) -> float:
-        """The gain in what the codec is for, less what is lost."""
+        """Return the gain in the figure of the purpose, minus what is lost in others."""
         return self.difference.mean + sum(each.difference.mean for each in self.lost)
 
     def __str__(self) -> str:
@@ -108,7 +108,7 @@ class Gate:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Gate:
-        """Read what :meth:`to_json` gave."""
+        """Read what :meth:`to_json` returned."""
         return cls(
             Aim(content["aim"]),
             tuple(

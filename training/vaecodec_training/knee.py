@@ -1,4 +1,4 @@
-"""Choose the width where more bytes begin to buy less, and draw it."""
+"""Choose the width from which more bytes bring less, and draw it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NOISE = 0.005
 
 
 def knee(values: Mapping[int, float], figure: str = "recall@10", step: str = "4 bytes") -> tuple[int, str]:
-    """Return the width where more bytes begin to buy less, and why.
+    """Return the width from which more bytes bring less, and why.
 
     The knee lies farthest above the straight line between the ends (Kneedle, Satopää et al. 2011). Where no width lies
     above it by more than noise, the figure does not flatten and the largest width is chosen; where none has more than

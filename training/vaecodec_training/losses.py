@@ -1,4 +1,4 @@
-"""Every term of the objective, as a pure function of tensors; the recipe holds the weights.
+"""Compute every term of the objective as a pure function of tensors; the recipe holds the weights.
 
 n documents, d dimensions of the embeddings, k of the latents. All return a scalar unless said otherwise.
 """
@@ -50,7 +50,7 @@ def free_bits(kl: Tensor, least: float) -> Tensor:
 
 
 def comparable(rows: Tensor, columns: Tensor, metric: Metric) -> tuple[Tensor, Tensor]:
-    """Rewrite both so that their dot products rank as the metric does, up to a constant per row.
+    """Rewrite both arrays so that their dot products rank as the metric does, up to a constant per row.
 
     Under L2, ``-|a - b|^2 = 2 a.b - |b|^2 - |a|^2`` becomes ``[2 a, 1] . [b, -|b|^2]``.
     """

@@ -23,7 +23,7 @@ _TEMPERATURE = 0.05
 
 
 class MapKind(StrEnum):
-    """What a map is, and how it is fitted."""
+    """Name the form of a map, and how it is fitted."""
 
     RIDGE = "ridge"
     """Affine, by ridge regression."""
@@ -85,7 +85,7 @@ def _trained(inputs: FloatArray, outputs: FloatArray, seed: int) -> ResidualMap:
 
 
 def _share(step: int) -> float:
-    """Share of the learning rate: a linear warm-up, then half a cosine."""
+    """Return the share of the learning rate: a linear warm-up, then half a cosine."""
     return min((step + 1) / _WARMUP_STEPS, 0.5 + 0.5 * math.cos(math.pi * step / _STEPS))
 
 

@@ -1,4 +1,4 @@
-"""The model: a residual encoder that starts at a linear codec, a log-variance head, and a decoder."""
+"""Define the model: a residual encoder that starts at a linear codec, a log-variance head, and a decoder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ENCODE_ROWS = 4096
 
 
 class ResidualMap(nn.Module):
-    """y = linear(x) + output(relu(hidden(x))), without the second part when ``hidden`` is 0.
+    """Compute y = linear(x) + output(relu(hidden(x))), without the second part when ``hidden`` is 0.
 
     The output layer starts at zero, so the map starts linear.
     """
@@ -48,7 +48,7 @@ class ResidualMap(nn.Module):
 
 
 class Posterior(NamedTuple):
-    """What a training step needs of a batch.
+    """Hold what a training step needs for a batch.
 
     Attributes:
         mean: (n, k) latents before normalisation.
@@ -64,7 +64,7 @@ class Posterior(NamedTuple):
 
 
 class VariationalCodec(nn.Module):
-    """Embeddings (n, d) to latents (n, k) and back.
+    """Map embeddings (n, d) to latents (n, k) and back.
 
     Under cosine the embeddings are normalised on the way in, and ``decode`` returns unit vectors. Latents are brought
     into their form on the way out. Only the posterior's mean is served.
@@ -105,7 +105,7 @@ class VariationalCodec(nn.Module):
 
     @torch.no_grad()
     def start_at(self, linear: LinearCodec) -> None:
-        """Set the weights so that the model is the linear codec, which is of the same widths."""
+        """Set the weights so that the model equals the linear codec of the same widths."""
         components, mean = torch.from_numpy(linear.components), torch.from_numpy(linear.mean)
         self.encoder.linear.weight.copy_(components)
         self.encoder.linear.bias.copy_(-components @ mean)
@@ -176,7 +176,7 @@ class VariationalCodec(nn.Module):
 
     @property
     def latent_metric(self) -> Metric:
-        """How the latents are compared."""
+        """Return how the latents are compared."""
         if self.metric is not Metric.COSINE:
             return self.metric
         return Metric.COSINE if self.form is LatentMetric.COSINE else Metric.DOT
@@ -213,7 +213,7 @@ def finished(latents: Tensor, width: int, form: LatentMetric) -> Tensor:
 
 @torch.no_grad()
 def interpolated(start: VariationalCodec, trained: VariationalCodec, share: float) -> VariationalCodec:
-    """Return a model whose weights lie so far on the way from the start to the trained ones: 0 is the start.
+    """Return a model with weights between the start, at share 0, and the trained ones, at 1.
 
     Hidden layers are the trained ones throughout, since the layers after them start at zero.
     """
@@ -260,12 +260,12 @@ class ModelCodec:
 
     @property
     def metric(self) -> Metric:
-        """How the embeddings are compared."""
+        """Return how the embeddings are compared."""
         return self.model.metric
 
     @property
     def latent_metric(self) -> Metric:
-        """How the latents are compared."""
+        """Return how the latents are compared."""
         return self.model.latent_metric
 
     def encode(self, vectors: FloatArray) -> FloatArray:
@@ -297,7 +297,7 @@ def in_numpy(function: Callable[[Tensor], Tensor], model: nn.Module) -> Callable
 
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
-    """PyTorch's own initialisation from a given generator, and a bias of zero."""
+    """Initialise a layer as PyTorch does, from a given generator, with a bias of zero."""
     layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
     nn.init.kaiming_uniform_(layer.weight, a=5**0.5, generator=generator)
     nn.init.zeros_(layer.bias)

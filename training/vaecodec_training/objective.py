@@ -30,7 +30,7 @@ _DEEP = ((1.0, 1 / 7), (2.0, 2 / 7), (4.0, 4 / 7))
 
 
 class Terms(NamedTuple):
-    """The terms of one batch.
+    """Hold the terms of one batch.
 
     Attributes:
         values: each term unweighted, under the name of its weight in the recipe.
@@ -42,7 +42,7 @@ class Terms(NamedTuple):
 
 
 class Objective:
-    """The terms of a recipe over the batches of a collection.
+    """Compute the terms of a recipe over the batches of a collection.
 
     Attributes:
         queue: documents of past batches.
@@ -70,7 +70,7 @@ class Objective:
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        """Those whose tensors carry over from step to step, by name."""
+        """Return the modules whose tensors carry over from step to step, by name."""
         modules = {"keys": self.key_encoder, "channel": self.channel}
         return {name: module for name, module in modules.items() if module is not None}
 

@@ -12,7 +12,7 @@ from vaecodec_training.state import RunState
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is, after each step.
+    """Hold the progress of a run after each step.
 
     Attributes:
         step, steps: of the optimiser.
@@ -76,7 +76,7 @@ class Reporter:
 
 
 def taken_means(state: RunState) -> dict[str, float]:
-    """Return the mean of each figure since the last checkpoint; the sums start anew."""
+    """Return the mean of each figure since the last checkpoint, and start new sums."""
     count = state.sums.pop("count")
     means = {name: total / count for name, total in state.sums.items()}
     state.sums.clear()

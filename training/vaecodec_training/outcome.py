@@ -1,4 +1,4 @@
-"""Turn the best model of a run into what is kept: latents in their final order, provenance and calibration."""
+"""Finish the best model of a run: latents in their final order, provenance and calibration."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from vaecodec_training.validation import gain, gains, intervals
 
 @dataclass(frozen=True, eq=False)
 class TrainedRun:
-    """What a run led to.
+    """Hold the result of a run.
 
     Attributes:
         checkpoint: the best model on the validation rows, by the figure of its objective.
@@ -45,12 +45,12 @@ class TrainedRun:
 
     @property
     def best_linear(self) -> dict[str, str]:
-        """Each figure's best linear codec, by kind."""
+        """Return each figure's best linear codec, by kind."""
         return {name: best(self.baselines, name) for name in self.figures}
 
     @property
     def gains(self) -> dict[str, dict[str, float]]:
-        """Each figure minus that of the linear codec which is best in it, as mean, low and high."""
+        """Return each figure minus that of the best linear codec in it, as mean, low and high."""
         return gains(self.figures, self.baselines)
 
     def to_json(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def provenance(
 
 
 def calibrated(checkpoint: Checkpoint, collection: Collection) -> Checkpoint:
-    """Return the checkpoint with what its file will know beside the weights: codes, scores and drift."""
+    """Return the checkpoint with what its file will hold beside the weights: codes, scores and drift."""
     codec = ModelCodec(checkpoint.model)
     calibration = CodecCalibration.fit(codec, collection.calibration_rows, memory=checkpoint.recipe.trellis_memory)
     return replace(checkpoint, calibration=calibration.to_json())

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Processes:
-    """The processes that share every batch.
+    """Exchange tensors between the processes that share every batch.
 
     Attributes:
         rank: number of this process, from 0.

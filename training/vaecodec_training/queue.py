@@ -1,4 +1,4 @@
-"""First in, first out: documents of past batches that serve as further columns and negatives."""
+"""Keep documents of past batches, first in, first out, as further columns and negatives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Queue:
-    """The last ``length`` documents with the latents they had when they came.
+    """Hold the last ``length`` documents with the latents they had when they came.
 
     Attributes:
         vectors: float32 (q, d), as the teacher compares them.
@@ -33,10 +33,10 @@ class Queue:
         return float(step - self.steps.double().mean()) if len(self.steps) else 0.0
 
     def state(self) -> dict[str, Tensor]:
-        """Return its tensors by name."""
+        """Return the queue's tensors by name."""
         return {"vectors": self.vectors, "latents": self.latents, "steps": self.steps}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Set what :meth:`state` gave."""
+        """Restore the tensors that :meth:`state` returned."""
         device = self.steps.device
         self.vectors, self.latents, self.steps = (state[key].to(device) for key in ("vectors", "latents", "steps"))

@@ -1,4 +1,4 @@
-"""The recipe: every setting that shapes a training run, in one frozen dataclass that is also a TOML file."""
+"""Define the recipe: every setting of a training run, in one frozen dataclass that is also a TOML file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vaecodec.interface import Metric
 
 
 class Aim(StrEnum):
-    """What a codec is for."""
+    """Name the purpose of a codec."""
 
     NEIGHBOURS = "neighbours"
     """Find the same documents as the uncompressed embeddings."""
@@ -26,12 +26,12 @@ class Aim(StrEnum):
 
     @property
     def figure(self) -> str:
-        """The figure by which checkpoints and recipes are chosen."""
+        """Return the figure by which checkpoints and recipes are chosen."""
         return "recall@10" if self is Aim.NEIGHBOURS else "ndcg@10"
 
 
 class LatentMetric(StrEnum):
-    """How the latents of embeddings that are compared by cosine are compared."""
+    """Name how latents are compared where embeddings are compared by cosine."""
 
     AUTO = "auto"
     """By whichever suits the collection: held-out rows decide."""
@@ -43,7 +43,7 @@ class LatentMetric(StrEnum):
 
 
 class Start(StrEnum):
-    """Where the encoder's linear map starts."""
+    """Say where the encoder's linear map starts."""
 
     LINEAR = "linear"
     """At uncentred SVD (PCA under L2), with the non-linear part silent: step 0 is that linear baseline."""
@@ -51,7 +51,7 @@ class Start(StrEnum):
 
 
 class Schedule(StrEnum):
-    """How the learning rate falls after its warm-up."""
+    """Say how the learning rate falls after its warm-up."""
 
     COSINE = "cosine"
     STEPS = "steps"
@@ -59,7 +59,7 @@ class Schedule(StrEnum):
 
 
 class TrainingPrecision(StrEnum):
-    """Arithmetic of the matrix products, in Lightning Fabric's names."""
+    """Name the arithmetic of matrix products, with Lightning Fabric's names."""
 
     FULL = "32-true"
     BFLOAT16 = "bf16-mixed"
@@ -85,7 +85,7 @@ def _between(default: Any, low: float, high: float = math.inf) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Experimental:
-    """Settings that brought no gain where they were measured. They are here to repeat published recipes."""
+    """Hold settings that brought no gain where they were measured. They are here to repeat published recipes."""
 
     start: Start = Start.LINEAR
     kl_cycles: int = _between(1, 1)
@@ -97,7 +97,7 @@ class Experimental:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All settings of a run. A weight of zero switches its term off. docs/training.md says what each one is worth.
+    """Hold all settings of a run. A weight of zero switches its term off. docs/training.md says what each one is worth.
 
     The defaults are what ``vaecodec train`` uses.
 
@@ -225,32 +225,33 @@ class Recipe:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Every latent width that is trained, ascending."""
+        """Return every latent width that is trained, ascending."""
         return (*self.nested_dims, self.dim)
 
     def form(self, metric: Metric) -> LatentMetric:
-        """Return what latents of embeddings of a metric are; where ``auto`` was not decided they are compared as
-        these."""
+        """Return the form of latents for a metric of embeddings; ``auto`` becomes this form where nothing else was
+        chosen.
+        """
         if metric is not Metric.COSINE:
             return LatentMetric.DOT
         return LatentMetric.COSINE if self.latent_metric is LatentMetric.AUTO else self.latent_metric
 
     @property
     def for_codes(self) -> bool:
-        """Whether the documents' latents pass through a quantiser."""
+        """Tell whether the documents' latents pass through a quantiser."""
         return bool(self.target or self.target_bytes)
 
     @property
     def reconstructs(self) -> bool:
-        """Whether the decoder takes part in training."""
+        """Tell whether the decoder takes part in training."""
         return self.reconstruction > 0 or self.reconstruction_mse > 0
 
     @classmethod
     def for_code(
         cls, *, target: str = "", target_bytes: tuple[int, ...] = (), paired: bool = False, **changes: Any
     ) -> Recipe:
-        """Return what served codes best, by ``benchmarks/channel.py``: with a target ``vaecodec train`` starts from
-        this.
+        """Return the recipe that was best for codes in ``benchmarks/channel.py``: ``vaecodec train`` uses it with a
+        target.
 
         Args:
             target: a uniform code, or
@@ -369,7 +370,7 @@ def choose_recipe(
     paired: bool = False,
     **changes: Any,
 ) -> Recipe:
-    """Put together the recipe that suits what is asked for.
+    """Choose the recipe for a request.
 
     Args:
         base: settings to start from, or None for the default recipe, or for that for codes where a target is given.
@@ -402,7 +403,7 @@ def choose_recipe(
 
 
 def _for_rows(rows: int | None) -> Recipe:
-    """The default recipe, which few rows are seen more often by, in smaller batches."""
+    """Return the default recipe, with more epochs and smaller batches for few rows."""
     if rows is None or rows >= _FEW_ROWS:
         return Recipe()
     steps_of_an_epoch = max(1, rows // _SMALL_BATCH)

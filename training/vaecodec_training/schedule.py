@@ -15,7 +15,7 @@ _KL_GAIN = 0.1
 
 
 class InForce(NamedTuple):
-    """The settings that one step is made with.
+    """Hold the settings of one step.
 
     Attributes:
         learning_rate, weight_decay: of the optimiser.

@@ -66,7 +66,7 @@ _WIDTHS = (32, 64, 128, 192)
 
 
 class Standing(NamedTuple):
-    """How good a run is on the validation rows; among runs of one width a larger one is better.
+    """Rate a run on the validation rows; among runs of one width a larger rating is better.
 
     Attributes:
         loses_nothing: no figure that counts is surely below that of the linear codec which is best in it.
@@ -80,13 +80,13 @@ class Standing(NamedTuple):
 
     @property
     def diverged(self) -> bool:
-        """Whether there is no model."""
+        """Tell whether the run diverged and left no model."""
         return math.isinf(self.worth)
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search led to.
+    """Hold the result of a search.
 
     Attributes:
         content: what ``run.json`` holds.
@@ -102,12 +102,12 @@ class SearchResult:
 
     @property
     def dim(self) -> int:
-        """The width chosen."""
+        """Return the chosen width."""
         return self.recipe.dim
 
     @property
     def lines(self) -> list[str]:
-        """The summary for people: the gate's decision first, then the width and why."""
+        """Return the summary for people: the gate's decision first, then the width and why."""
         return [str(self.gate), f"Width {self.dim}: {self.content['steps']['knee']['reason']}."]
 
     def draw(self, path: Path) -> None:
@@ -199,7 +199,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def refuse_processes() -> None:
-    """Raise when this is one of several processes, which would all choose and write for themselves.
+    """Raise when this is one of several processes, each of which would choose and write for itself.
 
     Raises:
         TrainingError: it is.
@@ -227,7 +227,7 @@ def _default_widths(recipe: Recipe, dim: int) -> tuple[int, ...]:
 
 
 class _Search:
-    """The steps stand in the order in which they are taken."""
+    """Take the steps in the order in which they are written here."""
 
     def __init__(
         self,
@@ -273,7 +273,7 @@ class _Search:
         return found
 
     def _short(self, first: Recipe) -> float:
-        """Epochs of a short run."""
+        """Return the number of epochs of a short run."""
         epoch_seconds = self._step("pace", lambda: self._pace(first))["epoch_seconds"]
         if epoch_seconds > _SHORT * self.budget:
             warnings.warn(
@@ -287,7 +287,7 @@ class _Search:
         return self._epochs(_SHORT, epoch_seconds)
 
     def _try_terms(self, first: Recipe) -> tuple[Recipe, Standing]:
-        """The best set of terms at one width, and how good it is."""
+        """Try sets of terms at one width, and return the best with its rating."""
         queue = self.recipe.queue or 2 * self.recipe.batch
         if self.recipe.for_codes:
             candidates = {"alignment": first.replace(queue=0), "queue": first.replace(queue=queue)}
@@ -309,7 +309,7 @@ class _Search:
         return candidates[best], reached[best]
 
     def _choose_width(self, chosen: Recipe, reached: Standing) -> tuple[int, Standing]:
-        """The knee, and how good the short run is there."""
+        """Choose the width at the knee, and return it with the rating of its short run."""
         swept = {}
         for width in self.widths:
             swept[width] = reached if width == chosen.dim else self._train(f"sweep {width}", chosen.replace(dim=width))
@@ -320,7 +320,7 @@ class _Search:
         return dim, swept[dim]
 
     def _tune(self, chosen: Recipe, reached: Standing) -> Recipe:
-        """The recipe of the final run: at what rate it learns, and for how long."""
+        """Tune learning rate and length, and return the recipe of the final run."""
         tuned = {1.0: reached}
         for factor in _LEARNING_RATES:
             rate = chosen.learning_rate * factor
@@ -337,7 +337,9 @@ class _Search:
         )
 
     def _finish(self, locked: Recipe) -> tuple[str, Recipe]:
-        """The step whose run is served: the better one of the last two, or the best short one where both diverged."""
+        """Return the step whose run is served: the better one of the last two, or the best short one where both
+        diverged.
+        """
         last = {"final": locked, "default": self.recipe.replace(dim=locked.dim, nested_dims=locked.nested_dims)}
         if last["default"] == locked:
             del last["default"]

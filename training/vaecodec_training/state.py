@@ -23,7 +23,7 @@ REGULARISER_GROWTH = 1.5
 
 @dataclass
 class RunState:
-    """What carries over from step to step, except tensors. All values are JSON values."""
+    """Hold what carries over from step to step, except tensors. All values are JSON values."""
 
     step: int = 0
     cursor: int = 0
@@ -87,7 +87,7 @@ Snapshot = tuple[dict[str, Tensor], dict[str, Any]]
 
 @dataclass
 class Parts:
-    """The tensors that carry over from step to step: those of modules, of the queue and of the optimiser."""
+    """Hold the tensors that carry over from step to step: those of modules, of the queue and of the optimiser."""
 
     modules: Mapping[str, nn.Module]
     queue: Queue

@@ -1,4 +1,4 @@
-"""TensorBoard logging of a run."""
+"""Log a run to TensorBoard."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vaecodec_training.observe import Progress
 
 
 class TensorBoard:
-    """An observer that writes every step's figures, and each checkpoint's, as TensorBoard events.
+    """Write every step's figures, and each checkpoint's, as TensorBoard events; an observer.
 
     Args:
         folder: for the event files.

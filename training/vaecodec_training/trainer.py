@@ -1,4 +1,4 @@
-"""The training loop: one function, :func:`train`, read from top to bottom."""
+"""Train in one loop: :func:`train`, read from top to bottom."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def refuse_mismatch(recipe: Recipe, collection: Collection) -> None:
 
 
 class _Trainer:
-    """One run. The methods stand in the order in which they are called."""
+    """Run one training. The methods stand in the order in which they are called."""
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ class _Trainer:
         return self._finish()
 
     def _step(self) -> str | None:
-        """One step of the optimiser; what went wrong, if anything, before any weight changed."""
+        """Take one step of the optimiser; return what went wrong, if anything, before any weight changed."""
         recipe, state, channel = self.recipe, self.state, self.objective.channel
         if channel is not None and state.step % _MEASURE_EVERY == 0:
             channel.measure(in_numpy(self.model.encode, self.model)(self.collection.validation.documents))
@@ -236,7 +236,7 @@ class _Trainer:
         return self.parts.snapshot(self.state)
 
     def _record(self) -> Record:
-        """The means since the last checkpoint and the settings in force; its validation figures follow."""
+        """Record the means since the last checkpoint and the current settings; the validation figures follow."""
         means = taken_means(self.state)
         return Record(
             step=self.state.step,
@@ -306,7 +306,7 @@ class _Trainer:
         return TrainedRun(final, figures, self.baselines, history, tuple(self.reporter.found))
 
     def _kept(self) -> tuple[VariationalCodec, QueryFigures, float]:
-        """The model between the start and the best trained one that is kept, its figures, and the share trained.
+        """Return the model between the start and the best trained one that is kept, its figures, and the share trained.
 
         Of those that lose no figure to a linear codec it is the best one. Where all lose some, what is lost counts
         against what the codec is for.
@@ -327,7 +327,7 @@ class _Trainer:
         return {"recipe": self.recipe.to_dict(), "data": self.collection.fingerprints}
 
     def _saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The state in the folder, of a run of the same recipe and data."""
+        """Return the state in the folder, of a run of the same recipe and data."""
         tensors, values = load_state(self.folder)
         for name, wanted in json.loads(json.dumps(self._identity())).items():
             saved = values.pop(name)

@@ -1,4 +1,4 @@
-"""A drop-in for ``hnswlib.Index`` that holds latents: the vectors that go in and come out keep their width."""
+"""Keep latents in an index with the interface of ``hnswlib.Index``: vectors keep their original width outside."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FILE = IndexFile(
 
 
 class CompressedIndex(LatentIndex):
-    """An hnswlib index over a codec's latents, with the interface of ``hnswlib.Index`` 0.8.
+    """Keep a codec's latents in an hnswlib index, with the interface of ``hnswlib.Index`` 0.8.
 
     Vectors given are float (n, dim) or one vector (dim,), as arrays or lists; they are checked as the codec checks
     them and a batch is added whole or not at all. Distances follow the space's convention and are those of the
@@ -94,7 +94,7 @@ class CompressedIndex(LatentIndex):
         self._deleted: set[int] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        """The codec, the file that :meth:`save_index` writes, and what hnswlib keeps outside of its own."""
+        """Return the codec, the file that :meth:`save_index` writes, and what hnswlib keeps outside of its own."""
         state = {
             "codec": self._codec,
             "file": FILE.to_bytes(self._write_payload) if self._ready else None,
@@ -122,27 +122,27 @@ class CompressedIndex(LatentIndex):
 
     @property
     def space(self) -> str:
-        """The space as given: ``cosine``, ``ip`` or ``l2``."""
+        """Return the space that was given: ``cosine``, ``ip`` or ``l2``."""
         return SPACES[self._codec.metric]
 
     @property
     def dim(self) -> int:
-        """Width of the vectors that go in and come out."""
+        """Return the width of the vectors that go in and come out."""
         return self._codec.dim
 
     @property
     def M(self) -> int:  # noqa: N802 (hnswlib's name)
-        """Links per element, 0 before :meth:`init_index`."""
+        """Return the number of links per element, 0 before :meth:`init_index`."""
         return int(self._inner.M)
 
     @property
     def ef_construction(self) -> int:
-        """Candidates looked at when an element is added, 0 before :meth:`init_index`."""
+        """Return how many candidates are compared when an element is added, 0 before :meth:`init_index`."""
         return int(self._inner.ef_construction)
 
     @property
     def ef(self) -> int:
-        """Candidates looked at by a query."""
+        """Return how many candidates a query compares."""
         return int(self._inner.ef)
 
     @ef.setter
@@ -151,7 +151,7 @@ class CompressedIndex(LatentIndex):
 
     @property
     def num_threads(self) -> int:
-        """Threads used where a call does not say."""
+        """Return the number of threads of calls that do not name one."""
         return int(self._inner.num_threads)
 
     @num_threads.setter
@@ -160,12 +160,12 @@ class CompressedIndex(LatentIndex):
 
     @property
     def element_count(self) -> int:
-        """Elements held, those marked deleted included."""
+        """Return the number of elements, including those marked deleted."""
         return int(self._inner.element_count)
 
     @property
     def max_elements(self) -> int:
-        """Elements that fit."""
+        """Return how many elements fit."""
         return int(self._inner.max_elements)
 
     def init_index(
@@ -191,11 +191,11 @@ class CompressedIndex(LatentIndex):
             self._ready = True
 
     def set_ef(self, ef: int) -> None:
-        """Set how many candidates a query looks at; more is slower and finds more."""
+        """Set how many candidates a query compares; more is slower and finds more."""
         self._inner.set_ef(ef)
 
     def set_num_threads(self, num_threads: int) -> None:
-        """Set the threads used where a call does not say."""
+        """Set the number of threads of calls that do not name one."""
         self._inner.set_num_threads(num_threads)
 
     def add_items(self, data: Any, ids: Any = None, num_threads: int = -1, replace_deleted: bool = False) -> None:
@@ -315,12 +315,12 @@ class CompressedIndex(LatentIndex):
         return list(self._inner.get_ids_list())
 
     def get_max_elements(self) -> int:
-        """Return elements that fit."""
+        """Return how many elements fit."""
         self._check_ready()
         return self.max_elements
 
     def get_current_count(self) -> int:
-        """Return elements held, those marked deleted included."""
+        """Return the number of elements, including those marked deleted."""
         self._check_ready()
         return self.element_count
 
@@ -332,7 +332,7 @@ class CompressedIndex(LatentIndex):
             self._deleted.add(int(label))
 
     def unmark_deleted(self, label: int) -> None:
-        """Take :meth:`mark_deleted` back.
+        """Undo :meth:`mark_deleted`.
 
         Raises:
             IndexArgumentError: the element is not there or not deleted.
@@ -353,7 +353,7 @@ class CompressedIndex(LatentIndex):
             self._inner.resize_index(new_size)
 
     def index_file_size(self) -> int:
-        """Return bytes that :meth:`save_index` writes."""
+        """Return the number of bytes that :meth:`save_index` writes."""
         self._check_ready()
         return FILE.size(self._header(), int(self._inner.index_file_size()))
 
@@ -415,7 +415,7 @@ class CompressedIndex(LatentIndex):
             raise VectorIndexError("the index has no elements and no size yet; call init_index or load_index first")
 
     def _counted(self, rows: int) -> Labels:
-        """The next ids, none of which is there."""
+        """Return the next ids that are not in the index."""
         start = self._next_label
         if start <= self._largest_label:
             present = self._inner.get_ids_list()

@@ -26,7 +26,7 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class HnswPayload:
-    """What a checked file holds.
+    """Hold the content of a checked file.
 
     Attributes:
         capacity: elements that it reserves room for.
@@ -63,7 +63,7 @@ def check_hnsw_payload(path: Path, name: str, code_dim: int) -> HnswPayload:
 
 
 class _Graph:
-    """The parts of the file, found by the sizes in its head, which are checked first."""
+    """Hold the parts of the file, found by the sizes in its header, which are checked first."""
 
     def __init__(self, content: Bytes, name: str, code_dim: int) -> None:
         self._name = name
@@ -163,7 +163,7 @@ def _blocks(rows: Bytes) -> list[Bytes]:
 
 
 def _memory_bytes() -> float:
-    """The machine's memory; infinite where the system does not tell."""
+    """Return the bytes of the machine's memory; infinite where the system does not tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

@@ -17,7 +17,7 @@ _NO_LABEL = np.iinfo(np.uint64).max
 
 
 class TwoModelIndex:
-    """Searches documents in the new index where they are in it, and in the old one elsewhere.
+    """Search documents in the new index if they are in it, and otherwise in the old one.
 
     A document has the same label in both. The old index stays as it is; delete a document in both.
 
@@ -61,7 +61,9 @@ class TwoModelIndex:
         return labels[:, : min(k, found)], scores[:, : min(k, found)]
 
     def _old_ones(self, queries: FloatArray, k: int) -> tuple[Labels, FloatArray]:
-        """The best documents that the new index has not: labels, and scores, minus infinity where there is none."""
+        """Return the best documents that are not in the new index: labels, and scores, minus infinity where there is
+        none.
+        """
         done = np.asarray(self._new.get_ids_list(), np.uint64)
         wanted = k * _SPARE
         while True:
@@ -84,14 +86,14 @@ def _latent_space(index: Any) -> str:
 
 
 def _compared(index: Any, queries: FloatArray) -> FloatArray:
-    """The queries as the index compares them."""
+    """Return the queries in the form that the index compares."""
     codec = getattr(index, "codec", None)
     encoded: FloatArray = queries if codec is None else codec.encode_queries(queries)
     return encoded
 
 
 def _search(index: Any, queries: FloatArray, k: int) -> tuple[Labels, FloatArray]:
-    """The nearest elements, at most as many as there are, with scores of which larger is nearer."""
+    """Return the nearest elements, at most as many as there are, with scores where larger is nearer."""
     fewest, most = 0, min(k, index.get_current_count())
     found = np.full((len(queries), 0), _NO_LABEL), np.empty((len(queries), 0), np.float32)
     asked = most

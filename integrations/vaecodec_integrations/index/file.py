@@ -1,4 +1,4 @@
-"""One file per saved index: the engine's own bytes behind a header that names the codec, under one checksum.
+"""Save each index in one file: the engine's own bytes behind a header that names the codec, under one checksum.
 
 The layout is the same for every engine and is specified in docs/hnswlib.md; only magic and header fields differ.
 """
@@ -36,7 +36,7 @@ _COMMON_FIELDS = {"codec_id": str, "embedder": str, "dim": int, "code_dim": int,
 
 @dataclass(frozen=True)
 class IndexFile:
-    """How the indexes of one engine are written and read.
+    """Write and read the indexes of one engine.
 
     Attributes:
         magic: the first 8 bytes.
@@ -81,7 +81,7 @@ class IndexFile:
                 file.write(_PREFIX.pack(self.magic, FORMAT_VERSION, len(header), digest.digest()))
 
     def to_bytes(self, write_payload: Callable[[Path], Mapping[str, Any]]) -> bytes:
-        """Return what :meth:`write` writes, in memory."""
+        """Return the bytes that :meth:`write` would write."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "index"
             self.write(path, write_payload)
@@ -89,7 +89,7 @@ class IndexFile:
 
     @contextmanager
     def read_bytes(self, content: Any) -> Iterator[tuple[dict[str, Any], Path]]:
-        """Work as :meth:`read`, from what :meth:`to_bytes` returned."""
+        """Work as :meth:`read`, on the bytes of :meth:`to_bytes`."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "index in memory"
             path.write_bytes(content)
@@ -98,7 +98,7 @@ class IndexFile:
 
     @contextmanager
     def read(self, path: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Any], Path]]:
-        """Give the verified header, and a temporary file of the engine's bytes, as engines read from paths only.
+        """Yield the verified header and a temporary file with the engine's bytes, since engines read from paths only.
 
         Raises:
             IndexFileError: not a file of this kind, truncated, changed, or of a newer format; or, within the block,
@@ -143,7 +143,7 @@ class IndexFile:
         return self._checked(header, raw.stat().st_size, name)
 
     def _checked(self, header: bytes, payload_bytes: int, name: str) -> dict[str, Any]:
-        """The fields of a header. The checksum says nothing of them: anyone can sign anything."""
+        """Return the checked fields of a header. The checksum says nothing of them: anyone can sign anything."""
         try:
             saved = parse_object(header)
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""What the index adapters share: rows and ids checked before anything changes, and the codec's identity."""
+"""Check rows and ids before an index changes, and keep the codec's identity: what the index adapters share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Labels = NDArray[np.uint64]
 
 
 class LatentIndex:
-    """Base of an index that holds a codec's latents and takes and gives vectors of the original width.
+    """Keep a codec's latents in an index that takes and gives vectors of the original width: the base class.
 
     Args:
         codec: turns embeddings into latents and back.
@@ -34,11 +34,11 @@ class LatentIndex:
 
     @property
     def codec(self) -> VectorCodec:
-        """The codec that the index was made with."""
+        """Return the codec that the index was made with."""
         return self._codec
 
     def _rows(self, data: Any, *, name: str = "vectors") -> NDArray[Any]:
-        """A 2-D array for the codec to check: one vector is one row."""
+        """Return a 2-D array for the codec to check; one vector becomes one row."""
         array: NDArray[Any] = as_rows(data, name=name)
         return array.reshape(1, -1) if array.ndim == 1 else array
 
@@ -94,7 +94,7 @@ def as_labels(ids: Any, rows: int | None) -> Labels:
 
 
 def _exact_integers(ids: Any) -> NDArray[Any]:
-    """An array of ids: numpy alone makes floats, which lose digits, of a list of small and very large integers."""
+    """Return an array of ids; numpy alone turns a list of small and very large integers into floats, losing digits."""
     try:
         array = np.asarray(ids)
     except (TypeError, ValueError) as error:
@@ -113,6 +113,6 @@ def _exact_integers(ids: Any) -> NDArray[Any]:
 
 
 def last_of_each(labels: NDArray[Any], latents: FloatArray) -> tuple[NDArray[Any], FloatArray]:
-    """Return of equal ids in a batch the last row, as if the rows had been added one by one."""
+    """Return the last row of each id in a batch, as if the rows had been added one by one."""
     last = np.sort(len(labels) - 1 - np.unique(labels[::-1], return_index=True)[1])
     return labels[last], latents[last]

@@ -1,4 +1,4 @@
-"""The cheapest way to store vectors that meets a goal: searched on a sample, confirmed on queries kept apart."""
+"""Find the cheapest way to store vectors that meets a goal: search on a sample, confirm on separate queries."""
 
 from vaecodec_integrations.plan.goal import Goal
 from vaecodec_integrations.plan.planner import Answer, Plan, plan

@@ -1,4 +1,4 @@
-"""What could store the vectors: every codec at every width in every code, searched once for all later figures."""
+"""List the ways to store the vectors, every codec at every width in every code, and search each of them once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RESCORED = 3
 
 @dataclass(frozen=True)
 class Setting:
-    """A codec, a width and a code.
+    """Hold a codec, a width and a code.
 
     Attributes:
         codec: name of the codec file, or the kind of a linear codec that is still to be fitted.
@@ -62,7 +62,7 @@ class Setting:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A setting, what it takes to use it, and what it finds.
+    """Hold a setting, what using it needs, and what it finds.
 
     Attributes:
         setting: in words and numbers.
@@ -80,7 +80,7 @@ class Candidate:
     recalls: Mapping[int, Figures]
 
     def found(self, base: FloatArray, queries: FloatArray, count: int) -> IdArray:
-        """Return what such a search finds elsewhere: int64 (nq, count) of float32 (n, d) and (nq, d), nearest first."""
+        """Search other rows in the same way: return int64 (nq, count) for float32 (n, d) and (nq, d), nearest first."""
         latents, asked = self.codec.encode(base), self.codec.encode_queries(queries)
         stored = self.code.decode(self.code.encode(latents))
         depth = RESCORED * count if self.setting.rescored else count
@@ -90,7 +90,7 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class PlanSample:
-    """What is searched, and by what.
+    """Hold the documents to search, and the queries.
 
     Attributes:
         fitted_on: float32 (m, d), under cosine of unit norm: what linear codecs are fitted on; the base is part of it.
@@ -153,7 +153,7 @@ def candidates(
 
 @dataclass(frozen=True, eq=False)
 class _Encoded:
-    """A codec, and what it makes of the sample's base and queries: latents, float32 (n, k) and (nq, k)."""
+    """Hold a codec and the latents of the sample's base and queries: float32 (n, k) and (nq, k)."""
 
     codec: Codec | LinearCodec
     latents: FloatArray
@@ -222,7 +222,9 @@ def _setting(
 def _rescored(
     ids: IdArray, latents: FloatArray, queries: FloatArray, counts: Sequence[int], metric: Metric
 ) -> list[IdArray]:
-    """For each count, what float latents put first among the first ``RESCORED`` times as many ids: (nq, count)."""
+    """Return for each count the first results by float latents among the first ``RESCORED`` times as many ids: (nq,
+    count).
+    """
     pairs = zip(queries, ids, strict=True)
     scores = np.stack([similarities(query[None], latents[row], metric)[0] for query, row in pairs])
     orders = [np.argsort(-scores[:, : RESCORED * count], axis=1, kind="stable")[:, :count] for count in counts]
@@ -238,7 +240,7 @@ def _trellis(calibration: Calibration) -> Iterator[Code]:
 
 
 def _best_linear(sample: PlanSample, kinds: Sequence[_Encoded]) -> _Encoded:
-    """The one that finds most of the choosing queries' neighbours."""
+    """Return the linear codec that finds most neighbours of the choosing queries."""
     k = sample.truth.shape[1]
     figures = {}
     for kind in kinds:
@@ -254,12 +256,12 @@ def _kind(codec: Codec | LinearCodec) -> str:
 
 
 def _nested(codec: Codec) -> list[int]:
-    """A linear file has every width: of these only those that are tried anyway."""
+    """Return the widths to try; of a linear file, which has every width, only the usual ones."""
     widths = {*codec.metadata.nested_dims, codec.code_dim}
     return sorted(widths if len(widths) < codec.code_dim else widths & {*_widths(codec.dim), codec.code_dim})
 
 
 def _widths(dim: int) -> list[int]:
-    """16, 24, 32, 48, 64, 96 and so on, to ``dim`` itself."""
+    """Return the usual widths 16, 24, 32, 48, 64, 96 and so on, up to ``dim`` itself."""
     steps = (start << power for power in range(dim.bit_length()) for start in (16, 24))
     return sorted({dim, *(width for width in steps if width < dim)})

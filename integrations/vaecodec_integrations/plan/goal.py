@@ -1,4 +1,4 @@
-"""What a plan is asked for, and how people write it."""
+"""Define the goal of a plan, and read it as people write it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """What a setting must reach, and what it may take.
+    """Say what a setting must reach, and what it may cost.
 
     Attributes:
         recall: the least mean recall@k, or none: then the most that fits is looked for.

@@ -1,4 +1,4 @@
-"""Choose on some queries, confirm on others."""
+"""Choose a way to store vectors on some queries, and confirm it on others."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TRIALS = 4
 
 @dataclass(frozen=True)
 class Option:
-    """A setting with its re-ranking, as it does on the queries that choices are made on."""
+    """Hold a setting with its re-ranking, and its figures on the choosing queries."""
 
     setting: Setting
     oversample: int
@@ -41,7 +41,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Answer:
-    """The cheapest setting for one store that meets the goal, or what comes nearest to it.
+    """Hold the cheapest setting for one store that meets the goal, or the one that comes nearest to it.
 
     Attributes:
         store: where vectors are kept.
@@ -71,7 +71,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Plan:
-    """An answer for each store, and what it rests on.
+    """Hold an answer for each store, and the basis of the answers.
 
     Attributes:
         goal: what was asked for.
@@ -93,7 +93,7 @@ class Plan:
 
     @property
     def met(self) -> bool:
-        """Whether the goal is met anywhere."""
+        """Tell whether the goal is met anywhere."""
         return any(answer.met for answer in self.answers)
 
 
@@ -163,7 +163,7 @@ def plan(
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """A candidate with re-ranking of ``oversample`` times k, and its recall on the choosing queries."""
+    """Hold a candidate with re-ranking of ``oversample`` times k, and its recall on the choosing queries."""
 
     candidate: Candidate
     oversample: int
@@ -181,7 +181,7 @@ def choices(considered: Iterable[Candidate], factors: Sequence[int], sample: Pla
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What exact search finds good enough for a store.
+    """Hold the choices that are good enough for a store by exact search.
 
     Attributes:
         met: whether any choice meets the goal.
@@ -268,7 +268,7 @@ def _confirmed(choice: Choice, sample: PlanSample) -> Interval:
 
 
 def _per_doubling(choice: Choice, sample: PlanSample) -> Interval:
-    """Recall in every second document minus recall in all: neighbours lie closer in a larger collection."""
+    """Return recall in every second document minus recall in all: neighbours lie closer in a larger collection."""
     candidate, k = choice.candidate, sample.truth.shape[1]
     base, queries = sample.base[::2], sample.queries[sample.confirming]
     truth = exact_search(base, queries, k, sample.metric)[0]

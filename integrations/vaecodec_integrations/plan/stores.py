@@ -1,4 +1,4 @@
-"""Where vectors can be kept: what fits there, what it takes, and how it is done."""
+"""List the stores for vectors: what each can hold, what it costs, and how to use it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def ef_for(found: int) -> int:
 
 
 class StoreName(StrEnum):
-    """Where vectors can be kept."""
+    """Name the store that keeps the vectors."""
 
     QDRANT = "qdrant"
     HNSWLIB = "hnswlib"
@@ -52,7 +52,7 @@ class StoreName(StrEnum):
 
 @dataclass(frozen=True)
 class Use:
-    """What the instructions need to know beside the setting.
+    """Hold what the instructions need beside the setting.
 
     Attributes:
         data: the vectors' file or address, as the user gave it.
@@ -70,13 +70,13 @@ class Use:
 
 
 class Store(ABC):
-    """One place to keep vectors. Bytes are for each vector, without payloads."""
+    """Describe one store for vectors. Bytes are for each vector, without payloads."""
 
     name: StoreName
 
     @abstractmethod
     def holds(self, setting: Setting) -> bool:
-        """Tell whether vectors can be kept like that."""
+        """Tell whether the store can hold vectors in this form."""
 
     @abstractmethod
     def ram(self, setting: Setting) -> int:
@@ -84,7 +84,7 @@ class Store(ABC):
 
     @abstractmethod
     def disk(self, setting: Setting, oversample: int) -> int:
-        """Return bytes on disk, with the originals where these are needed."""
+        """Return the bytes on disk, with the originals where these are needed."""
 
     @abstractmethod
     def uncompressed(self, dim: int) -> int:
@@ -92,18 +92,20 @@ class Store(ABC):
 
     @abstractmethod
     def imports(self, oversample: int) -> list[str]:
-        """Return what :meth:`steps` needs."""
+        """Return the imports that :meth:`steps` needs."""
 
     @abstractmethod
     def steps(self, setting: Setting, use: Use) -> list[str]:
-        """Return Python, line by line, after the codec was loaded."""
+        """Return the lines of Python that follow after the codec was loaded."""
 
     def copy(self, setting: Setting, use: Use, codec: str) -> list[str]:  # noqa: ARG002
         """Return the command that compresses the vectors where they are, word by word; none where there is none."""
         return []
 
     def instructions(self, setting: Setting, use: Use) -> str:
-        """Return what leads to a search: commands that make the codec or copy a collection, if needed, then Python."""
+        """Return the instructions up to a search: commands that make the codec or copy a collection, if needed, then
+        Python.
+        """
         command, path = "", setting.file
         if path is None:
             path = f"{setting.codec}{setting.width}.onnx"
@@ -125,7 +127,7 @@ class Store(ABC):
 
 
 class Qdrant(Store):
-    """Latents in Qdrant: as floats, or as TurboQuant codes in RAM whose candidates the floats on disk order."""
+    """Keep latents in Qdrant: as floats, or as TurboQuant codes in RAM, with floats on disk to order candidates."""
 
     name = StoreName.QDRANT
 
@@ -183,7 +185,7 @@ class Qdrant(Store):
 
 
 class Hnswlib(Store):
-    """Latents in hnswlib, which knows no other numbers than float32."""
+    """Keep latents in hnswlib, which stores float32 only."""
 
     name = StoreName.HNSWLIB
 
@@ -228,7 +230,7 @@ class Hnswlib(Store):
 
 
 class Packed(Store):
-    """Codes in a ``PackedIndex``: no graph, every code is looked at."""
+    """Keep codes in a ``PackedIndex``: without a graph, so that every code is compared."""
 
     name = StoreName.PACKED
 
@@ -260,7 +262,7 @@ class Packed(Store):
 
 
 class Pgvector(Store):
-    """Latents in PostgreSQL: a ``vector`` or ``halfvec`` column with pgvector's HNSW index."""
+    """Keep latents in PostgreSQL: a ``vector`` or ``halfvec`` column with pgvector's HNSW index."""
 
     name = StoreName.PGVECTOR
 
@@ -291,7 +293,7 @@ class Pgvector(Store):
         return self._index(_FLOAT32 * dim)
 
     def _index(self, value_bytes: int) -> int:
-        """The share that an element has of its page, which holds whole elements only."""
+        """Return the bytes of an element in the index, with its share of a page, which holds whole elements only."""
         return -(-self._PAGE // max(1, self._USABLE // (value_bytes + self._ELEMENT)))
 
     def imports(self, oversample: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""A plan in words, numbers and JSON."""
+"""Write a plan in words, numbers and JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LABELS = {
 
 
 def headline(plan: Plan) -> str:
-    """Return one sentence: is the goal met, and where at what price."""
+    """Return one sentence that says whether the goal is met, in which stores and at what cost."""
     stores = [
         f"{LABELS[answer.store]} {answer.recall.mean:.3f} with {answer.ram_bytes:,} bytes of RAM per vector, "
         f"{answer.ram_bytes / answer.uncompressed_ram_bytes:.0%} of the uncompressed"
@@ -36,7 +36,7 @@ def headline(plan: Plan) -> str:
 
 
 def basis(plan: Plan) -> str:
-    """Return what the figures rest on, and how far that carries."""
+    """Return the basis of the figures, and its limits."""
     queries = "documents held out as queries" if plan.held_out else "queries"
     text = (
         f"Measured among {plan.documents:,} documents of {plan.dim} dimensions; chosen on {plan.choosing:,} {queries}, "

@@ -1,4 +1,4 @@
-"""The setting that was chosen, built and searched for real: one query at a time, as an application does."""
+"""Build the chosen setting and search it for real: one query at a time, as an application does."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Search = Callable[[FloatArray], IdArray]
 
 @dataclass(frozen=True)
 class Trial:
-    """What the store itself gave on the sample.
+    """Hold the figures that the store itself gave on the sample.
 
     Attributes:
         recall: mean recall@k of the confirming queries with its 95 % interval: what the store's own graph and
@@ -50,7 +50,7 @@ class Trial:
 
 
 def try_out(store: StoreName, candidate: Candidate, oversample: int, sample: PlanSample) -> Trial | None:
-    """Build the store on the sample and search it; none where its library is not installed."""
+    """Build the store on the sample and search it; return None where its library is not installed."""
     with tempfile.TemporaryDirectory(prefix="vaecodec-plan-") as folder:
         try:
             if store is StoreName.PACKED:
@@ -118,7 +118,8 @@ def _codec_file(candidate: Candidate, path: Path) -> Codec:
 
 
 def _timed(sample: PlanSample, *searches: Search) -> tuple[Interval, FloatArray]:
-    """Recall of the confirming queries by the first search; milliseconds of every query by every search.
+    """Return the recall of the confirming queries by the first search, and the milliseconds of every query by every
+    search.
 
     Each query on its own, by one search after the other: what else the machine does then weighs on all of them alike.
     """

@@ -1,1 +1,1 @@
-"""Compressed columns in PostgreSQL with pgvector; one module for each library that talks to it."""
+"""Compress columns in PostgreSQL with pgvector; there is one module for each library that talks to it."""

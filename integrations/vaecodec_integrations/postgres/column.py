@@ -1,4 +1,4 @@
-"""A compressed column in plain SQL, for psycopg: its type, its values, its identity and its searches."""
+"""Use a compressed column in plain SQL with psycopg: its type, values, identity and searches."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WHERE a.attrelid = to_regclass(%s) AND a.attname = %s AND NOT a.attisdropped
 
 
 class CompressedColumn:
-    """A column of latents in PostgreSQL with pgvector.
+    """Describe a column of latents in PostgreSQL with pgvector.
 
     Args:
         codec: compresses the vectors.
@@ -63,17 +63,17 @@ class CompressedColumn:
 
     @property
     def sql_type(self) -> str:
-        """The column's type in SQL."""
+        """Return the column's type in SQL."""
         return self.storage.sql_type(self.codec)
 
     @property
     def operator(self) -> str:
-        """The distance operator that compares its values."""
+        """Return the distance operator that compares its values."""
         return self.storage.operator(self.codec)
 
     @property
     def operator_class(self) -> str:
-        """The operator class of an HNSW or IVFFlat index on it."""
+        """Return the operator class of an HNSW or IVFFlat index on it."""
         return self.storage.operator_class(self.codec)
 
     def add_to(self, connection: Connection[Any]) -> None:
@@ -181,6 +181,8 @@ class CompressedColumn:
         return f"{self.table}.{self.column}"
 
     def statement(self, statement: str, **parts: sql.Composable) -> sql.Composed:
-        """Compose SQL in which ``{table}`` and ``{column}`` stand for this column, and ``parts`` for themselves."""
+        """Compose SQL in which ``{table}`` and ``{column}`` stand for this column, and the names of ``parts`` for
+        these.
+        """
         table = sql.Identifier(*self.table.split("."))
         return sql.SQL(statement).format(table=table, column=sql.Identifier(self.column), **parts)

@@ -1,4 +1,4 @@
-"""A model field of Django that compresses what is saved and decodes what is loaded."""
+"""Compress what a Django model field saves, and decode what it loads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WHERE a.attrelid = to_regclass(%s) AND a.attname = %s
 
 
 class CompressedVectorField(Field):  # type: ignore[misc]
-    """A column of compressed vectors: vectors of the original width go in and come out.
+    """Store compressed vectors in a column: vectors of the original width go in and come out.
 
     The codec's id is kept in the column's comment, which Django's migrations write. The first statement on each
     database that uses the field compares it.
@@ -90,7 +90,7 @@ class CompressedVectorField(Field):  # type: ignore[misc]
 
 
 class LatentDistance(Func):  # type: ignore[misc]
-    """The distance of a compressed field to a query, by the operator that fits the codec; smaller is nearer.
+    """Compute the distance of a compressed field to a query with the codec's operator; smaller is nearer.
 
     Args:
         field: the field's name.

@@ -1,4 +1,4 @@
-"""The codec's identity, kept in the comment of the column that it filled."""
+"""Keep the codec's identity in the comment of the column that it filled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MARK = "vaecodec: "
 
 
 def record(codec: Codec, storage: Storage) -> dict[str, Any]:
-    """Return what the comment says of the codec."""
+    """Return the record of the codec for the comment."""
     return {
         "codec_id": codec.codec_id,
         "dim": codec.dim,

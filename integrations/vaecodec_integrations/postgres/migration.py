@@ -46,7 +46,7 @@ WHERE i.indrelid = to_regclass(%s) AND a.attname = %s AND i.indisunique AND i.in
 
 @dataclass(frozen=True)
 class ColumnMigration:
-    """What is migrated.
+    """Name the columns of a migration.
 
     Args:
         target: the compressed column; it is added where it is missing.
@@ -61,7 +61,7 @@ class ColumnMigration:
 
 @dataclass(frozen=True)
 class MigrationResult:
-    """What :func:`migrate_column` did.
+    """Hold the result of :func:`migrate_column`.
 
     Attributes:
         filled: rows that this call encoded.
@@ -292,7 +292,7 @@ def _trigger_names(migration: ColumnMigration) -> dict[str, sql.Identifier]:
 
 
 def _next_rows(connection: Connection[Any], migration: ColumnMigration, last: Any, rows: int) -> list[Any]:
-    """The next rows without a latent, locked against changes until they are filled."""
+    """Return the next rows without a latent, locked against changes until they are filled."""
     after = sql.SQL("") if last is None else migration.target.statement("AND {key} > {last}", **_key(migration, last))
     statement = migration.target.statement(
         "SELECT {key}, {source} FROM {table} WHERE {column} IS NULL AND {source} IS NOT NULL {after} "
@@ -341,7 +341,7 @@ def _fill(
 
 
 def _recall(connection: Connection[Any], migration: ColumnMigration, sample: int) -> Interval | None:
-    """recall@10 of the stored latents among a sample of rows, against exact search of their sources."""
+    """Return the recall@10 of the stored latents among a sample of rows, against exact search in their sources."""
     column = migration.target
     statement = column.statement(
         "SELECT {column}, {source} FROM {table} WHERE {column} IS NOT NULL AND {source} IS NOT NULL "
@@ -360,7 +360,7 @@ def _recall(connection: Connection[Any], migration: ColumnMigration, sample: int
 
 
 def _neighbours(rows: FloatArray, metric: Metric) -> np.ndarray[Any, Any]:
-    """The ten nearest other rows of each row."""
+    """Return the ten nearest other rows of each row."""
     scores = similarities(rows, rows, metric)
     np.fill_diagonal(scores, -np.inf)
     return np.argsort(-scores, axis=1, kind="stable")[:, :10]

@@ -40,7 +40,7 @@ _NUMBERS = {"vector": ">f4", "halfvec": ">f2"}
 
 
 class TableAddress(NamedTuple):
-    """Where a table is.
+    """Say where a table is.
 
     Attributes:
         server: the libpq address.

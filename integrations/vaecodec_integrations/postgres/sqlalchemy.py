@@ -1,4 +1,4 @@
-"""A column type of SQLAlchemy that compresses what is bound and decodes what is selected."""
+"""Compress what a SQLAlchemy column binds, and decode what it selects."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _checked: weakref.WeakKeyDictionary[Engine, weakref.WeakSet[Column[Any]]] = weak
 
 
 def _sent(value: Any) -> Any:
-    """A value as the drivers take it: they know no bits."""
+    """Return a value in a form that the drivers accept: they do not know bits."""
     return value.to_text() if isinstance(value, Bit) else value
 
 
 class _Compressed(TypeDecorator[Any]):
-    """Latents in one of pgvector's types; documents on bind."""
+    """Bind documents as latents in one of pgvector's types."""
 
     impl = VECTOR
     cache_ok = True
@@ -64,7 +64,7 @@ class _Compressed(TypeDecorator[Any]):
 
 
 class _Query(_Compressed):
-    """The other side of a distance: a query on bind."""
+    """Bind the other side of a distance as a query."""
 
     cache_ok = True
 
@@ -74,7 +74,7 @@ class _Query(_Compressed):
 
 
 class CompressedVector(_Compressed):
-    """A column of compressed vectors: vectors of the original width go in and come out.
+    """Store compressed vectors in a column: vectors of the original width go in and come out.
 
     Documents are encoded when they are bound, the queries of the distance methods go through the codec's query entry
     point, and selected values are decoded. The codec's id is kept in the column's comment, which ``create_all`` and
@@ -110,7 +110,7 @@ class CompressedVector(_Compressed):
         _columns.add(parent)
 
     class Comparator(TypeDecorator.Comparator[Any]):
-        """Distances to a query. :meth:`distance` takes the operator that fits the codec."""
+        """Offer distances to a query; :meth:`distance` takes the operator that fits the codec."""
 
         type: CompressedVector
 
@@ -127,11 +127,11 @@ class CompressedVector(_Compressed):
             return self._by("<#>", query)
 
         def l2_distance(self, query: Any) -> ColumnElement[float]:
-            """Return Euclidean distance of the latents, for codecs whose latents are compared by it."""
+            """Return the Euclidean distance of the latents, for codecs whose latents are compared by it."""
             return self._by("<->", query)
 
         def hamming_distance(self, query: Any) -> ColumnElement[float]:
-            """Return number of bits that differ, for columns of bits."""
+            """Return the number of bits that differ, for columns of bits."""
             return self._by("<~>", query)
 
         def _by(self, operator: str, query: Any) -> ColumnElement[float]:

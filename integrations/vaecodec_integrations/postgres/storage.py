@@ -1,4 +1,4 @@
-"""The pgvector types that a compressed column can have, and how latents become their values."""
+"""Define the pgvector types that a compressed column can have, and how latents become their values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OPERATOR_CLASSES = {Metric.COSINE: "cosine", Metric.DOT: "ip", Metric.L2: "l2"}
 
 
 class Storage(StrEnum):
-    """The type of the column: 4 bytes, 2 bytes or 1 bit for each latent dimension."""
+    """Name the type of the column: 4 bytes, 2 bytes or 1 bit for each latent dimension."""
 
     VECTOR = "vector"
     HALFVEC = "halfvec"

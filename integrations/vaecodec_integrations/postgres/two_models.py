@@ -25,7 +25,7 @@ _OPERATORS = {Metric.COSINE: "<=>", Metric.DOT: "<#>", Metric.L2: "<->"}
 
 
 class Scored(NamedTuple):
-    """A row that was found.
+    """Hold a row that was found.
 
     Attributes:
         key: names the row.
@@ -37,7 +37,7 @@ class Scored(NamedTuple):
 
 
 class TwoModelColumns:
-    """Searches rows by the new model's column where it is filled, and by the old model's elsewhere.
+    """Search rows by the new model's column where it is filled, and otherwise by the old model's.
 
     Args:
         table: the table's name, with its schema where that is not on the search path.
@@ -129,11 +129,11 @@ def _name(column: CompressedColumn | str) -> str:
 
 
 def _compared(column: CompressedColumn | str, query: Any) -> FloatArray:
-    """The query as the column compares it: float32 (1, w)."""
+    """Return the query in the form that the column compares: float32 (1, w)."""
     vector = np.asarray(query, np.float32)[None]
     return vector if isinstance(column, str) else column.codec.encode_queries(vector)
 
 
 def _score(distance: float, metric: Metric) -> float:
-    """Pgvector's distance as the merger takes scores."""
+    """Return pgvector's distance as a score for the merger."""
     return {Metric.COSINE: 1 - distance, Metric.DOT: -distance, Metric.L2: -(distance**2)}[metric]

@@ -1,4 +1,4 @@
-"""Compressed vectors in Qdrant behind Qdrant's own client interface."""
+"""Compress vectors in Qdrant behind Qdrant's own client interface."""
 
 from vaecodec.extras import require
 

@@ -1,4 +1,4 @@
-"""The async twin of :mod:`vaecodec_integrations.qdrant.client`."""
+"""Offer :mod:`vaecodec_integrations.qdrant.client` for asynchronous code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from vaecodec_integrations.qdrant.surface import (
 
 
 class AsyncCompressedQdrantClient(AsyncQdrantClient):
-    """Wraps an ``AsyncQdrantClient``; see :class:`CompressedQdrantClient` for the arguments and the behaviour.
+    """Wrap an ``AsyncQdrantClient``; see :class:`CompressedQdrantClient` for the arguments and the behaviour.
 
     As in the wrapped client, ``upload_points`` and ``upload_collection`` are plain functions that block.
     """
@@ -52,7 +52,7 @@ class AsyncCompressedQdrantClient(AsyncQdrantClient):
         self._flows = Flows(settings, client)
 
     def __getattr__(self, name: str) -> Any:
-        """Plain attributes of the wrapped client."""
+        """Return plain attributes of the wrapped client."""
         if name.startswith("_") or name == "wrapped":
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self.wrapped, name)
@@ -79,7 +79,7 @@ class AsyncCompressedQdrantClient(AsyncQdrantClient):
 
 
 class _BlockingSender:
-    """Sends the calls of a plain function, which cannot await.
+    """Send the calls of a plain function, which cannot await.
 
     Args:
         wrapped: the async client.
@@ -108,7 +108,7 @@ class _BlockingSender:
 
 
 def _finished(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """The result of a coroutine that never waits, as those of Qdrant's local mode are."""
+    """Return the result of a coroutine that never waits, as those of Qdrant's local mode do."""
     try:
         coroutine.send(None)
     except StopIteration as done:

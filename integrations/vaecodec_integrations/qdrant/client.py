@@ -1,4 +1,4 @@
-"""A Qdrant client whose collections are compressed: vectors of the original width go in and come out."""
+"""Wrap a Qdrant client so that collections are compressed: vectors of the original width go in and come out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from vaecodec_integrations.qdrant.surface import (
 
 
 class CompressedQdrantClient(QdrantClient):
-    """Wraps a ``QdrantClient`` of any kind (local, REST, gRPC) and behaves as it does.
+    """Wrap a ``QdrantClient`` of any kind (local, REST, gRPC) and behave as it does.
 
     Vectors that have a codec are stored as latents of the codec's ``code_dim``; all other vectors, payloads, ids
     and filters pass untouched. Documents (upsert, upload, update) and queries use the codec's own entry points; raw
@@ -84,7 +84,7 @@ class CompressedQdrantClient(QdrantClient):
         self._flows = Flows(settings, client)
 
     def __getattr__(self, name: str) -> Any:
-        """Plain attributes of the wrapped client."""
+        """Return plain attributes of the wrapped client."""
         if name.startswith("_") or name == "wrapped":
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self.wrapped, name)

@@ -1,4 +1,4 @@
-"""Which codec compresses which vector of which collection."""
+"""Decide which codec compresses which vector of which collection."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CodecsArgument = Mapping[str, CollectionCodecs] | Callable[[str], CollectionCode
 
 @dataclass(frozen=True)
 class Assigned:
-    """The codecs of one collection.
+    """Hold the codecs of one collection.
 
     Attributes:
         by_vector: a codec for each vector name; None for a vector that is stored as it is.
@@ -30,13 +30,13 @@ class Assigned:
 
     @property
     def compressing(self) -> dict[str, VectorCodec]:
-        """The codecs without the vectors that stay as they are."""
+        """Return the codecs by vector name, without vectors that stay uncompressed."""
         return {name: codec for name, codec in self.by_vector.items() if codec is not None}
 
 
 @dataclass
 class Codecs:
-    """The codecs that a client was opened with.
+    """Hold the codecs that a client was opened with.
 
     Args:
         codec: compresses the unnamed vector of every collection.
@@ -56,7 +56,7 @@ class Codecs:
             raise UnsupportedRequestError("codec: expected a codec, or codecs by vector name, got none")
 
     def __iter__(self) -> Iterator[VectorCodec]:
-        """Every codec that is known so far; a function may name more later."""
+        """Yield every codec that is known so far; a function may name more later."""
         if self.codec is not None:
             yield self.codec
         if isinstance(self.codecs, Mapping):

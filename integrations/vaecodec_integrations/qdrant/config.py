@@ -1,4 +1,4 @@
-"""Settings for a compressed collection at a given size in memory, and for searching it."""
+"""Recommend settings for a compressed collection of a given size in memory, and for searching it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def recommended_search_params(codec: VectorCodec, *, bytes: int) -> models.Searc
 
 
 def _bits(codec: VectorCodec, bytes: int) -> float:  # noqa: A002 - as above
-    """Bits per dimension: the most that fit."""
+    """Return the most bits per dimension that fit."""
     budget = 8 * bytes / codec.code_dim
     fitting = [bits for bits in (*_TURBO, *_FLOAT) if bits <= budget]
     if not fitting:
@@ -83,7 +83,7 @@ def _bits(codec: VectorCodec, bytes: int) -> float:  # noqa: A002 - as above
 
 
 def _narrower(codec: VectorCodec, most: int) -> str:
-    """How to come to latents of at most so many dimensions."""
+    """Say how to get latents of at most so many dimensions."""
     if isinstance(codec, LinearCodec) and most > 0:
         return f"take fewer dimensions: codec.truncated({most})"
     widths = codec.metadata.nested_dims if isinstance(codec, Codec) else ()

@@ -1,4 +1,4 @@
-"""Open a Qdrant server or folder, and say in our own words why it refuses."""
+"""Open a Qdrant server or folder, and explain its refusals."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def open_client(*, url: str | None = None, path: str | os.PathLike[str] | None =
 
 
 def collection_info(client: QdrantClient, collection: str) -> models.CollectionInfo:
-    """Return what the server says of a collection; raise ``CollectionNotFoundError`` when there is none."""
+    """Return the server's description of a collection; raise ``CollectionNotFoundError`` when there is none."""
     try:
         return client.get_collection(collection)
     except ValueError as error:  # how the local mode says it

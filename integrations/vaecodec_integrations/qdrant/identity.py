@@ -1,4 +1,4 @@
-"""The proof that a collection was filled by the codecs at hand.
+"""Prove that a collection was filled by the given codecs: the Qdrant identity check.
 
 The identity of a codec lives in the collection's metadata, one key per compressed vector, so that several writers
 can add vectors without overwriting each other's records (Qdrant merges metadata key by key).
@@ -157,7 +157,7 @@ def uncompressed(collection: str, name: str, codec: VectorCodec) -> str:
 def _codec_of(
     collection: str, name: str, record: Mapping[str, Any] | None, assigned: Assigned, codecs: Codecs
 ) -> VectorCodec | None:
-    """The codec of a vector: the one given for it, or the one that its record names."""
+    """Return the codec of a vector: the one given for it, or the one that its record names."""
     if record is None or name in assigned.by_vector:
         return assigned.by_vector.get(name)
     codec = codecs.of_record(record)
@@ -177,7 +177,7 @@ def _holds_latents(params: models.VectorParams, codec: VectorCodec) -> bool:
 def _coded_vector(
     collection: str, params: Mapping[str, models.VectorParams], vector: CodedVector, originals: Originals
 ) -> CodedVector:
-    """A compressed vector of the collection, its originals where the record says."""
+    """Return a compressed vector of the collection, with its originals if the record names them."""
     name, original, dim = vector.name, vector.original, vector.codec.dim
     if original is not None and (original not in params or params[original].size != dim):
         raise CodecMismatchError(
@@ -217,7 +217,7 @@ def check_record(
     originals: Originals,
     originals_id: str | None = None,
 ) -> None:
-    """Raise ``CodecMismatchError`` unless the record is of this codec and of this keeping of originals."""
+    """Raise ``CodecMismatchError`` unless the record names this codec and this place of originals."""
     where = f"collection {collection!r}, vector {name!r}"
     if record["codec_id"] != codec.codec_id:
         raise CodecMismatchError(

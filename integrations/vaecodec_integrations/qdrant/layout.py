@@ -1,4 +1,4 @@
-"""What a collection holds, and how it looks to a user of the client."""
+"""Describe what a collection holds, and how a user of the client sees it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DISTANCES = {
 
 
 class Originals(StrEnum):
-    """Where the uncompressed vectors of a collection are kept."""
+    """Say where the uncompressed vectors of a collection are kept."""
 
     NONE = "none"
     DISK = "disk"
@@ -32,7 +32,7 @@ class Originals(StrEnum):
 
 @dataclass(frozen=True)
 class CodedVector:
-    """One compressed vector of a collection.
+    """Describe one compressed vector of a collection.
 
     Attributes:
         name: its name, empty for the unnamed vector.
@@ -48,13 +48,13 @@ class CodedVector:
 
     @property
     def stored_as(self) -> tuple[Any, ...]:
-        """What two vectors share that hold latents of one kind."""
+        """Return a key that is equal for two vectors that hold the same kind of latents."""
         return self.name, self.codec.codec_id, self.codec.code_dim, self.multi, self.original
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The vectors of one collection.
+    """Describe the vectors of one collection.
 
     Attributes:
         coded: the compressed ones by name.
@@ -68,7 +68,7 @@ class Layout:
 
     @property
     def hides_originals(self) -> bool:
-        """Whether the collection holds vectors that a user of the client does not see."""
+        """Tell whether the collection holds vectors that a user of the client does not see."""
         return any(vector.original is not None for vector in self.coded.values())
 
     def stores_like(self, other: Layout) -> bool:

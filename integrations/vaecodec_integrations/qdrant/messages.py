@@ -1,4 +1,4 @@
-"""Qdrant's request models in every form that its clients take: models, gRPC messages, plain dicts."""
+"""Read Qdrant's request models in every form that its clients take: models, gRPC messages, plain dicts."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ QUERY: Any = models.QueryRequest.model_fields["query"].annotation
 
 
 def as_rest(argument: Any, kind: Any = None) -> Any:
-    """Return an argument as the REST model that says the same, if it is a gRPC message or a plain dict.
+    """Return an argument as a REST model, if it is a gRPC message or a plain dict.
 
     Args:
         argument: as the client was given it.
@@ -73,7 +73,7 @@ def as_rest(argument: Any, kind: Any = None) -> Any:
 
 
 def _with_lists(argument: Mapping[Any, Any]) -> dict[Any, Any]:
-    """A plain dict with its vectors as lists of floats, which are all that a model holds."""
+    """Return a plain dict with its vectors as lists of floats, the only form that a model holds."""
     return {
         key: _with_lists(value) if isinstance(value, Mapping) else _as_list(value) if key in _VECTORS else value
         for key, value in argument.items()
@@ -86,7 +86,7 @@ def _as_list(vectors: Any) -> Any:
 
 
 def as_plain(vectors: Any) -> Any:
-    """Return a vector or several, held by anything such as a tensor, a series or a frame, as an array; else as it is.
+    """Return one or several vectors in a tensor, series or frame as an array; return anything else unchanged.
 
     Raises:
         InvalidVectorsError: it holds masked values, rows of several widths or no numbers.

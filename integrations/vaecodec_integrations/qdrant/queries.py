@@ -1,4 +1,4 @@
-"""Queries as they are translated: their vectors found, encoded and put back; nothing is sent here."""
+"""Find, encode and put back the vectors of queries; nothing is sent here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEFAULT_LIMIT = 10
 
 
 class Search(NamedTuple):
-    """The parts of a query that translation touches, the same for a request, a prefetch and a call.
+    """Hold the parts of a query that are translated, the same for a request, a prefetch and a call.
 
     ``query`` is a model, or None.
     """
@@ -146,7 +146,7 @@ def _map_context(context: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def searches_vectors(query: Any) -> bool:
-    """Tell whether a query compares vectors at all; fusion, formula, order, text and sampling do not."""
+    """Tell whether a query compares vectors at all, unlike fusion, formula, order, text and sampling."""
     return isinstance(
         query,
         (
@@ -173,7 +173,7 @@ def averages(query: Any) -> bool:
 
 
 class QueryVectors:
-    """Encodes all query vectors of a request in one call per codec.
+    """Encode all query vectors of a request in one call per codec.
 
     A request is walked once: each vector is replaced by an empty list, and :meth:`encode` fills these in place.
     """
@@ -195,7 +195,7 @@ class QueryVectors:
         return map_query(query, replace)
 
     def encode(self) -> None:
-        """Fill in what was replaced; raises ``InvalidVectorsError`` naming the first bad vector."""
+        """Fill in the latents of all replaced vectors; raise ``InvalidVectorsError`` naming the first bad vector."""
         for places in self._gathered.values():
             coded = places[0].coded
             # A multivector collection takes a single vector as a query too: it counts as one row.
@@ -207,7 +207,7 @@ class QueryVectors:
 
 
 class _Place(NamedTuple):
-    """A vector of a query, and the list that its latent goes into.
+    """Hold a vector of a query, and the list that its latent is written into.
 
     ``weighted``: it is averaged with others, where a vector counts by its length, which latents under cosine lack.
     """

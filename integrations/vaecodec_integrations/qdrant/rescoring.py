@@ -1,4 +1,4 @@
-"""Scores in the original space: exact ones from a file of originals, approximate ones by an affine calibration."""
+"""Return scores in the original space: exact ones from a file of originals, approximate ones by an affine map."""
 
 from __future__ import annotations
 

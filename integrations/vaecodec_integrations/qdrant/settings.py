@@ -1,4 +1,4 @@
-"""How a compressed client was opened, checked."""
+"""Check the arguments that open a compressed client."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT_RERANK = 4
 
 @dataclass(frozen=True)
 class Settings:
-    """How the client was opened; see :class:`~vaecodec_integrations.qdrant.CompressedQdrantClient`."""
+    """Hold the arguments that opened the client; see :class:`~vaecodec_integrations.qdrant.CompressedQdrantClient`."""
 
     codecs: Codecs
     originals: Originals
@@ -30,7 +30,7 @@ class Settings:
 
     @property
     def originals_id(self) -> str | None:
-        """The id of the file of originals."""
+        """Return the id of the file of originals."""
         return None if self.file is None else self.file.id
 
 

@@ -1,4 +1,4 @@
-"""The public methods of the installed Qdrant client, sorted by what becomes of their vectors.
+"""Sort the public methods of the installed Qdrant client by what happens to their vectors.
 
 A method of a newer qdrant-client that is in neither list raises instead of passing uncompressed vectors on unseen.
 """

@@ -1,4 +1,4 @@
-"""Texts and images that the wrapped client would embed itself, embedded before they are compressed."""
+"""Embed texts and images that the wrapped client would embed itself, before they are compressed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BATCH = 8
 
 
 class TextEmbedder:
-    """Embeds ``models.Document`` and ``models.Image`` by fastembed, as Qdrant's own client does.
+    """Embed ``models.Document`` and ``models.Image`` by fastembed, as Qdrant's own client does.
 
     Args:
         local: whether the wrapped client runs Qdrant in its own process.

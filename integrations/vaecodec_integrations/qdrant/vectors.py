@@ -1,4 +1,4 @@
-"""Encoding and decoding of the vectors inside Qdrant's request and response models; nothing is sent here."""
+"""Encode and decode the vectors inside Qdrant's request and response models; nothing is sent here."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def _are_latents(coded: CodedVector, vector: Any) -> bool:
 
 
 def _stacked(coded: CodedVector, vectors: Sequence[Any], width: int, label: Label) -> FloatArray:
-    """Vectors of one name as float32 (n, width).
+    """Return vectors of one name as float32 (n, width).
 
     Raises:
         UnsupportedRequestError, WrongWidthError: naming the first vector that is none of this width.

@@ -1,4 +1,4 @@
-"""What depends on the version of the Qdrant server: checked before a call, so that the error is ours."""
+"""Check before a call that the version of the Qdrant server supports it, so that the error is clear."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What codecs cost: measured beside the uncompressed vectors and what needs no training, on the same index.
+"""Measure what codecs cost, beside uncompressed vectors and untrained baselines, on the same index.
 
 :func:`report` reads files and writes a report. Its parts serve arrays: :func:`measure` searches and keeps figures of
 every query and times, :func:`summarise` derives everything else from them, and :func:`write` renders the summary.

@@ -1,4 +1,4 @@
-"""What a report is made from, read from files."""
+"""Read the inputs of a report from files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report as Markdown."""
+"""Write the report as Markdown."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Labels and file names may hold what Markdown would read as structure."""
+    """Escape labels and file names, which may hold what Markdown would read as structure."""
     for character in "\\|*_`<[":
         text = text.replace(character, "\\" + character)
     return text.replace("\n", " ")

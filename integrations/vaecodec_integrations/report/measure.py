@@ -53,7 +53,7 @@ _CURVE_STEPS = (0.25, 0.5, 1, 2, 4)
 
 @dataclass(frozen=True, kw_only=True)
 class ReportData:
-    """What a report is measured on.
+    """Hold the data that a report is measured on.
 
     Attributes:
         base: float (nb, d), at least 11 rows: what is indexed.
@@ -218,7 +218,7 @@ def _checked_pairs(pairs: ScoredPairs, dim: int, metric: Metric) -> ScoredPairs:
 
 @dataclass(frozen=True)
 class _Coding:
-    """A code of a codec's latents; kept by the engine itself, or in a packed index."""
+    """Describe a code of a codec's latents, kept by the engine itself or in a packed index."""
 
     name: str
     of: str
@@ -254,7 +254,7 @@ def _codes(
 
 
 class _Bench:
-    """Stores the base in one way after another and searches it."""
+    """Store the base in one way after another and search it."""
 
     def __init__(self, data: ReportData, engine: SearchEngine, truth: Truth, metric: Metric) -> None:
         self.data, self.engine, self.truth, self.metric = data, engine, truth, metric
@@ -270,7 +270,7 @@ class _Bench:
         return figures
 
     def search(self, codec: LinearCodec, code: Code) -> dict[str, Figures]:
-        """Judge an exact search on what a code of a linear codec stands for."""
+        """Judge an exact search on the decoded codes of a linear codec."""
         stored = code.decode(code.encode(codec.encode(self.data.base)))
         asked = codec.encode_queries(self.data.queries)
         return self.figures(exact_search(stored, asked, self._depth, codec.latent_metric)[0])
@@ -284,7 +284,7 @@ class _Bench:
         kind: str = "",
         coding: _Coding | None = None,
     ) -> Method:
-        """Index what a codec makes of the base, or the base itself, and search it through the engine."""
+        """Index the latents of the base, or the base itself, and search it through the engine."""
         base, queries = self.data.base, self.data.queries
         code = None if coding is None else coding.code
         stored, encode_seconds = _timed(lambda: codec.encode(base) if codec else base)
@@ -357,7 +357,7 @@ class _Bench:
         )
 
     def _geometry(self, codec: VectorCodec | None, code: Code | None, stored: FloatArray) -> dict[str, Any]:
-        """What happens to similarities, neighbourhoods and the vectors themselves; ``stored`` is what is searched."""
+        """Measure what happens to similarities, neighbourhoods and the vectors themselves; ``stored`` is searched."""
         base, scored = self.data.base, self.data.scored_pairs
         stored_metric = codec.latent_metric if codec else self.metric
 

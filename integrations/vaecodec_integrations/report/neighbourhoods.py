@@ -1,4 +1,4 @@
-"""Documents that nobody finds any more: what compression does to neighbourhoods."""
+"""Measure how compression changes neighbourhoods: which documents no neighbour finds any more."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DOCUMENTS = 1_000
 
 
 class Neighbourhoods:
-    """Sampled documents and, for each, its 10 nearest others by exact search on the uncompressed vectors.
+    """Hold sampled documents and, for each, its 10 nearest others by exact search on the uncompressed vectors.
 
     A document is reached when at least one of these has it among its own 10 nearest. Many are not even without
     compression (anti-hubs: Radovanović, Nanopoulos and Ivanović, JMLR 11, 2010); those are left out.

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: styles and pictures are inside."""
+"""Render the report as one HTML page that needs no other file: styles and pictures are inside."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def page(headline: str, verdicts: Sequence[str], tables: Sequence[Table], pictur
     )
 
     def mean_above_interval(text: str) -> Any:
-        """A mean with its interval takes two lines, so that a row of them fits on a page."""
+        """Split a mean from its interval into two lines, so that a row of them fits on a page."""
         mean, bracket, interval = text.partition(" [")
         if not bracket:
             return text
@@ -41,5 +41,5 @@ def _data_address(svg: bytes) -> str:
 
 
 def _kind(table: Table) -> str:
-    """A table without headings holds text; of others a narrow screen may keep the second column in view."""
+    """Return the kind of a table: text without headings, or one whose second column stays in view on narrow screens."""
     return "prose" if not table.has_head else "decisive" if table.decisive else "plain"

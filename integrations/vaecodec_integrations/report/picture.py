@@ -1,4 +1,4 @@
-"""The report's pictures, drawn by matplotlib without a display."""
+"""Draw the report's pictures with matplotlib, without a display."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN_AGAIN = 4  # the factor of re-ranking that is drawn
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture in the forms that a report needs.
+    """Hold a picture in the forms that a report needs.
 
     Attributes:
         name: of the file, without suffix.
@@ -112,7 +112,7 @@ def _points(summary: ReportSummary, theme: Theme) -> list[_Point]:
 
 
 def _recall_against_bytes(summary: ReportSummary, theme: Theme, form: Literal["png", "svg"]) -> bytes:
-    """Recall@10 of each method over bytes per vector, and the curve of SVD at other widths."""
+    """Draw recall@10 of each method over bytes per vector, and the curve of SVD at other widths."""
     points = _points(summary, theme)
     shown = [point for point in points if point.labelled]
     curve_bytes, curve_recall = zip(*summary.svd_curve, strict=True)
@@ -176,7 +176,7 @@ def _name(axes: Any, point: _Point, height: float) -> None:
 
 
 def _losses(summary: ReportSummary, theme: Theme, form: Literal["png", "svg"]) -> bytes:
-    """For each method a bar of where recall@10 goes, with a mark at what re-ranking makes of it."""
+    """Draw a bar for each method that shows where recall@10 is lost, with a mark at the recall after re-ranking."""
     coded = any(method.coded for method in summary.methods)
     with chart(_WIDTH, 1.3 + 0.36 * len(summary.methods), theme) as (figure, (axes,)):
         for row, method in enumerate(summary.methods):
@@ -221,7 +221,7 @@ def _bar(axes: Any, row: int, method: MethodSummary, theme: Theme) -> None:
 
 
 def _spread(values: Sequence[float], columns: Sequence[int], gap: float) -> list[float]:
-    """Heights for labels: each at its value or, where it would cover one of a near column, ``gap`` below that."""
+    """Return heights for labels: each at its value, or ``gap`` lower where it would cover another label."""
     heights = list(values)
     placed: list[int] = []
     for row in sorted(range(len(values)), key=lambda row: values[row], reverse=True):

@@ -1,4 +1,4 @@
-"""From files of vectors and codecs to a report on disk in one call: what ``vaecodec report`` does."""
+"""Turn files of vectors and codecs into a report on disk in one call: what ``vaecodec report`` does."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from vaecodec_integrations.report.tables import Table, tables
 
 @dataclass(frozen=True, kw_only=True)
 class ReportFiles:
-    """Where a report's vectors, codecs and what is known of them lie.
+    """Name the files of a report: vectors, codecs and what is known of them.
 
     Attributes:
         base: what is indexed: a file or address that :func:`vaecodec.sources.open_source` reads.
@@ -86,7 +86,7 @@ class ReportFiles:
 
 @dataclass(frozen=True)
 class Report:
-    """A report that was written.
+    """Hold a report that was written.
 
     Attributes:
         folder: where ``report.html``, ``report.md``, ``report.json`` and the pictures lie.
@@ -100,7 +100,7 @@ class Report:
 
     @property
     def tables(self) -> list[Table]:
-        """Everything that is shown in tables, in order."""
+        """Return everything that is shown in tables, in order."""
         return tables(self.summary, self.run)
 
 

@@ -1,4 +1,4 @@
-"""What stores vectors in as many bytes as a codec without any training."""
+"""Measure untrained ways to store vectors in as many bytes as a codec does."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def best_kinds(linear: Sequence[Method]) -> list[str]:
 
 
 def rivals_of_floats(method: Method, moments: LinearMoments, train: Any, search: Search) -> list[Rival]:
-    """Find what codes without training keep in the bytes of a codec's float32 latents."""
+    """Measure what untrained codes keep in the bytes of a codec's float32 latents."""
     return _untrained(method, moments, train, search)
 
 
 def rivals_of_codes(
     method: Method, code: Code | None, linear: Sequence[LinearCodec], moments: LinearMoments, train: Any, search: Search
 ) -> list[Rival]:
-    """Find what the same code of linear latents, and codes without training, keep in the bytes of a code."""
+    """Measure what the same code of linear latents, and untrained codes, keep in the bytes of a code."""
     if code is None:
         return []
     rows = _rows(train)
@@ -64,7 +64,7 @@ def _same_code(calibration: Calibration, code: Code, method: Method) -> Code:
 
 
 def _untrained(method: Method, moments: LinearMoments, train: Any, search: Search) -> list[Rival]:
-    """The best code of all dimensions that takes no more bytes; trellis codes need numba."""
+    """Return the best code of all dimensions that takes no more bytes; trellis codes need numba."""
     codec = moments.codec(len(moments.total), LinearKind.SVD)
     calibration = Calibration.fit(codec.encode(_rows(train)), codec.latent_metric)
     room = method.bytes_per_vector

@@ -1,4 +1,4 @@
-"""What a report measured: figures of every query, times and, where they are kept, the ids that were found."""
+"""Hold what a report measured: figures of every query, times and, where they are kept, the ids that were found."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ADAPTED = "uncompressed + adapter"
 
 
 class Role(StrEnum):
-    """What a method is in a report."""
+    """Name the role of a method in a report."""
 
     UNCOMPRESSED = "uncompressed"
     """The vectors as they are."""
@@ -36,7 +36,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class ScoredPairs:
-    """Pairs of embeddings whose similarity people have scored, as in the STS benchmarks.
+    """Hold pairs of embeddings whose similarity people have scored, as in the STS benchmarks.
 
     Attributes:
         first, second: float (n, d), row for row one pair.
@@ -50,7 +50,7 @@ class ScoredPairs:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores as stored against original scores, over the nearest stored vectors of each query, up to 100.
+    """Compare scores of stored vectors with original scores, over the nearest stored vectors of each query, up to 100.
 
     Attributes:
         scale, offset: the least-squares line, original score = ``scale`` x score + ``offset``.
@@ -68,7 +68,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Found:
-    """The ids that searches returned, int64 (nq, k), -1 where fewer were found.
+    """Hold the ids that searches returned, int64 (nq, k), -1 where fewer were found.
 
     Attributes:
         exact: by exact search on the float32 vectors that are stored, or would be.
@@ -84,7 +84,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Method:
-    """One way to store the vectors, and how well searches find in it.
+    """Hold one way to store the vectors, and how well searches find in it.
 
     Attributes:
         name: unique in the report.
@@ -139,7 +139,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Rival:
-    """A way to store vectors without training in as many bytes as a method, searched exactly.
+    """Hold an untrained way to store vectors in as many bytes as a method, searched exactly.
 
     Attributes:
         of: the method that it is held against.
@@ -161,7 +161,7 @@ class Rival:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that a report is made from.
+    """Hold everything that a report is made from.
 
     Attributes:
         setting: what was measured on what: JSON values only.
@@ -185,7 +185,7 @@ class Run:
 
     @property
     def codecs(self) -> list[str]:
-        """Names of the codecs that are judged."""
+        """Return the names of the codecs that are judged."""
         return [method.name for method in self.methods if method.role is Role.CODEC]
 
     def method(self, name: str) -> Method:

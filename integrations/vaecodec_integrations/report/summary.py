@@ -1,4 +1,4 @@
-"""From figures of every query to means with their 95 % intervals, and to the sentences that say what they mean."""
+"""Turn figures of every query into means with 95 % intervals, and into sentences that say what they mean."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _BY_RELEVANCE = ("ndcg@10", "mrr@10", "relevant@10", "relevant@100")
 
 @dataclass(frozen=True)
 class Losses:
-    """Where recall@10 goes, as means over the queries; with ``found`` the first three add up to 1.
+    """Hold where recall@10 is lost, as means over the queries; with ``found`` the first three add up to 1.
 
     Attributes:
         codec: lost by exact search on the float32 vectors.
@@ -55,7 +55,7 @@ class Losses:
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """The figures of one way to store the vectors.
+    """Hold the figures of one way to store the vectors.
 
     The attributes not listed are those of :class:`~vaecodec_integrations.report.run.Method`.
 
@@ -92,7 +92,7 @@ class MethodSummary:
 
 @dataclass(frozen=True)
 class RivalSummary:
-    """What needs no training and takes as many bytes as a method.
+    """Hold an untrained way to store vectors that takes as many bytes as a method.
 
     Attributes:
         of, name, untrained, width, bytes_per_vector: see :class:`~vaecodec_integrations.report.run.Rival`.
@@ -111,7 +111,7 @@ class RivalSummary:
 
 @dataclass(frozen=True)
 class Slice:
-    """Recall@10 over the queries with one label, and the paired difference codec - best linear."""
+    """Hold recall@10 over the queries with one label, and the paired difference codec - best linear."""
 
     label: str
     queries: int
@@ -122,7 +122,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Change:
-    """One metric of one method in an earlier report and now.
+    """Hold one metric of one method in an earlier report and now.
 
     Attributes:
         method: the method's name now; the first codec is held against the first codec, whatever it was called.
@@ -139,7 +139,7 @@ class Change:
 
 @dataclass(frozen=True)
 class ReportSummary:
-    """What a report says.
+    """Hold the statements and figures of a report.
 
     Attributes:
         verdicts: for each codec and each code of it, whether it is better than what needs no training.
@@ -164,7 +164,7 @@ class ReportSummary:
 
     @property
     def differences(self) -> Mapping[str, Difference]:
-        """For each figure the first codec minus the linear baseline that is best by it."""
+        """Return for each figure the first codec minus the linear baseline that is best in it."""
         return self.verdicts[0].differences
 
     @property
@@ -174,7 +174,7 @@ class ReportSummary:
 
     @property
     def headline(self) -> str:
-        """What is saved and what is kept by the first codec, in two sentences."""
+        """Return in two sentences what the first codec saves and keeps."""
         return self.in_words(self.codec)
 
     def method(self, name: str) -> MethodSummary:
@@ -182,7 +182,7 @@ class ReportSummary:
         return next(method for method in self.methods if method.name == name)
 
     def in_words(self, name: str) -> str:
-        """Say of a codec or code what a user asks first: how much smaller, what is kept; and without training?"""
+        """Say how much smaller a codec or code is, what it keeps, and what is kept without training."""
         codec, whole = self.method(name), self.method(UNCOMPRESSED)
         text = f"{name}: {whole.bytes_per_vector / codec.bytes_per_vector:.3g}x smaller"
         text += f" ({codec.bytes_per_vector:,} bytes per vector)"
@@ -202,7 +202,9 @@ class ReportSummary:
         return f"{text}. Without training, {'; '.join(rivals)}."
 
     def _best_without_training(self, name: str) -> dict[str, float]:
-        """For each figure the mean of the best linear codec of the same width, with the same code where it has one."""
+        """Return for each figure the mean of the best linear codec of the same width, with the same code where it has
+        one.
+        """
         linear = [rival.metrics for rival in self.rivals if rival.of == name and not rival.untrained]
         if not linear:
             width = self.method(name).width
@@ -275,7 +277,7 @@ def _answered(run: Run) -> NDArray[np.bool_]:
 
 
 def _verdicts(run: Run, figures: Mapping[str, Mapping[str, Figures]], answered: NDArray[np.bool_]) -> list[Verdict]:
-    """The codecs first, then their codes."""
+    """Judge the codecs first, then their codes."""
     objectives = {codec["name"]: codec["objective"] for codec in run.setting["codecs"]}
     found = []
     for name in run.codecs:

@@ -1,4 +1,4 @@
-"""The report's tables as text, the same on the terminal, in Markdown and on the page."""
+"""Write the report's tables as text, the same on the terminal, in Markdown and on the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vaecodec_integrations.report.verdict import figure
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text; the first column names the row.
+    """Hold cells as text; the first column names the row.
 
     Attributes:
         title: a heading.
@@ -32,7 +32,7 @@ class Table:
 
     @property
     def has_head(self) -> bool:
-        """Whether any column has a heading."""
+        """Tell whether any column has a heading."""
         return any(self.columns)
 
 
@@ -87,7 +87,7 @@ def _quality(summary: ReportSummary) -> Table:
 
 
 def _ordered(metrics: Iterable[str]) -> list[str]:
-    """The figure that most readers look for first."""
+    """Return the figures with the one that most readers look for first."""
     return sorted(metrics, key=lambda metric: metric != JUDGED)
 
 

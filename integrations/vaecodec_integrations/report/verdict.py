@@ -25,7 +25,7 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class Difference:
-    """A method minus the baseline that is best by one figure, paired over the queries, and that baseline's name."""
+    """Hold a method minus the best baseline in one figure, paired over the queries, and that baseline's name."""
 
     rival: str
     interval: Interval
@@ -33,7 +33,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a codec, or a code of it, is better than what needs no training and takes as much room.
+    """Say whether a codec, or a code of it, is better than untrained ways that take as many bytes.
 
     Attributes:
         method: the name of the codec or code.

@@ -1,1 +1,1 @@
-"""Embedded databases that keep latents: one module for each engine, one interface for all."""
+"""Keep latents in embedded databases: one module for each engine, one interface for all."""

@@ -1,4 +1,4 @@
-"""What all embedded stores do: vectors in and out, the codec's identity, and re-ranking."""
+"""Share what all embedded stores do: vectors in and out, the codec's identity, and re-ranking."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vaecodec_integrations.reranking import Candidate, Hit, OriginalsColumn, rer
 
 
 class Near(NamedTuple):
-    """A row that the engine found: id, the engine's distance, float32 (code_dim,) latent, bytes of the original."""
+    """Hold a row that was found: id, the engine's distance, float32 (code_dim,) latent, bytes of the original."""
 
     id: int
     distance: float
@@ -26,7 +26,7 @@ class Near(NamedTuple):
 
 
 class CompressedStore(ABC):
-    """A collection of latents in an embedded database; vectors of the original width go in and come out.
+    """Keep a collection of latents in an embedded database; vectors of the original width go in and come out.
 
     Opening creates the collection where it is missing and records the codec's id with it; where it exists the record
     is compared. All methods take ids as integers from 0 to 2**63 - 1.
@@ -102,7 +102,7 @@ class CompressedStore(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many rows are stored."""
+        """Return the number of rows."""
 
     @abstractmethod
     def close(self) -> None:

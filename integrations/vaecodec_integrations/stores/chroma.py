@@ -1,4 +1,4 @@
-"""Latents in Chroma."""
+"""Keep latents in Chroma."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ORIGINAL = "vaecodec_original"
 
 
 class ChromaStore(CompressedStore):
-    """A Chroma collection of latents. Its ids are the integers as text; originals are base64 in the metadata.
+    """Keep latents in a Chroma collection. Its ids are the integers as text; originals are base64 in the metadata.
 
     ``collection`` is Chroma's own collection, for documents, metadata and filters.
 

@@ -1,4 +1,4 @@
-"""An embedding function of Chroma whose vectors are latents."""
+"""Return latents from an embedding function of Chroma."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SPACES = {Metric.COSINE: "cosine", Metric.DOT: "ip", Metric.L2: "l2"}
 
 @register_embedding_function
 class CompressedEmbeddingFunction(EmbeddingFunction[Documents]):
-    """Texts to latents: Chroma embeds by a function of its own, and the codec compresses what that gives.
+    """Turn texts into latents: a function of Chroma embeds them, and the codec compresses the embeddings.
 
     Chroma keeps the path and the id of the codec file with the collection, and makes this function anew from them when
     the collection is opened. Import this module before, so that Chroma knows the name ``vaecodec``.
@@ -40,7 +40,7 @@ class CompressedEmbeddingFunction(EmbeddingFunction[Documents]):
         self.codec = Codec.load(self._path)
 
     def __call__(self, input: Documents) -> Embeddings:  # noqa: A002 - Chroma checks the name
-        """Latents of documents: for each text float32 (code_dim,)."""
+        """Return latents of documents: for each text float32 (code_dim,)."""
         return list(self.codec.encode(as_rows(self._model(input))))
 
     def embed_query(self, input: Documents) -> Embeddings:  # noqa: A002
@@ -49,7 +49,7 @@ class CompressedEmbeddingFunction(EmbeddingFunction[Documents]):
 
     @staticmethod
     def name() -> str:
-        """Return what Chroma keeps it under."""
+        """Return the name under which Chroma keeps the function."""
         return "vaecodec"
 
     def default_space(self) -> Any:
@@ -61,7 +61,7 @@ class CompressedEmbeddingFunction(EmbeddingFunction[Documents]):
         return [_SPACES[self.codec.latent_metric]]
 
     def get_config(self) -> dict[str, Any]:
-        """Return what :meth:`build_from_config` needs."""
+        """Return the configuration that :meth:`build_from_config` needs."""
         return {
             "model": self._model.name(),
             "model_config": self._model.get_config(),

@@ -1,4 +1,4 @@
-"""Latents in DuckDB: exact search by its array functions, or by an HNSW index of its extension vss."""
+"""Keep latents in DuckDB: exact search by its array functions, or by an HNSW index of its extension vss."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _RECORDS = "vaecodec_codecs"
 
 
 class DuckDbStore(CompressedStore):
-    """A DuckDB table with columns ``id``, ``latent`` and, with originals, ``original``.
+    """Keep latents in a DuckDB table with columns ``id``, ``latent`` and, with originals, ``original``.
 
     An HNSW index of DuckDB's extension vss is used where there is one:
     ``CREATE INDEX docs_hnsw ON docs USING HNSW (latent) WITH (metric = 'cosine')``.

@@ -1,4 +1,4 @@
-"""Latents in LanceDB."""
+"""Keep latents in LanceDB."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RECORD = b"vaecodec"
 
 
 class LanceDbStore(CompressedStore):
-    """A LanceDB table with columns ``id``, ``latent`` and, with originals, ``original``.
+    """Keep latents in a LanceDB table with columns ``id``, ``latent`` and, with originals, ``original``.
 
     ``table`` is LanceDB's own table: make its quantised indexes on the column ``latent``
     (``store.table.create_index(metric="cosine", vector_column_name="latent")``).

@@ -1,4 +1,4 @@
-"""An embedding function in LanceDB's registry whose vectors are latents."""
+"""Return latents from an embedding function in LanceDB's registry."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pydantic import Field, PrivateAttr  # noqa: E402
 
 @register("vaecodec")  # type: ignore[no-untyped-call]
 class CompressedEmbeddings(EmbeddingFunction):
-    """Texts to latents: a function of LanceDB's registry embeds, and the codec compresses what that gives.
+    """Turn texts into latents: a function of LanceDB's registry embeds them, and the codec compresses the embeddings.
 
     LanceDB keeps the path and the id of the codec file in the table's schema, and makes this function anew from them
     when the table is opened. Import this module before, so that the registry knows the name ``vaecodec``.

@@ -1,4 +1,4 @@
-"""Latents in Milvus, the embedded milvus-lite included."""
+"""Keep latents in Milvus, or in the embedded milvus-lite."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RECORD = "vaecodec"
 
 
 class MilvusStore(CompressedStore):
-    """A Milvus collection with fields ``id``, ``latent`` and, with originals, ``original``.
+    """Keep latents in a Milvus collection with fields ``id``, ``latent`` and, with originals, ``original``.
 
     The codec's record is in the collection's properties.
 
@@ -92,7 +92,7 @@ class MilvusStore(CompressedStore):
         return {row["id"]: _latent(row) for row in rows}
 
     def _distance(self, score: float) -> float:
-        """Milvus gives similarities for cosine and dot; smaller is nearer here."""
+        """Return Milvus's score as a distance: it gives similarities for cosine and dot, and smaller is nearer here."""
         metric = self.codec.latent_metric
         return 1 - score if metric is Metric.COSINE else -score if metric is Metric.DOT else score
 

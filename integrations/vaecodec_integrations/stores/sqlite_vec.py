@@ -1,4 +1,4 @@
-"""Latents in SQLite with sqlite-vec."""
+"""Keep latents in SQLite with sqlite-vec."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RECORDS = "vaecodec_codecs"
 
 
 class SqliteVecStore(CompressedStore):
-    """A ``vec0`` table of latents.
+    """Keep latents in a ``vec0`` table.
 
     Args:
         connection: a DB-API connection to SQLite into which the sqlite-vec extension is loaded, of ``sqlite3``,

@@ -1,4 +1,4 @@
-"""A usearch index that holds latents: the vectors that go in and come out keep their width."""
+"""Keep latents in a usearch index: the vectors that go in and come out have their original width."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ FILE = IndexFile(
 
 
 class CompressedUsearchIndex(LatentIndex):
-    """A ``usearch.index.Index`` over a codec's latents; width and metric are the codec's.
+    """Keep a codec's latents in a ``usearch.index.Index``; width and metric are the codec's.
 
     Vectors given are float (n, dim) or one vector (dim,), as arrays or lists; they are checked as the codec checks
     them and a batch is added whole or not at all. Distances are usearch's, between the latents: 1 - cosine,
@@ -131,15 +131,15 @@ class CompressedUsearchIndex(LatentIndex):
         return bool(self.contains(key))
 
     def __getitem__(self, keys: Any) -> Any:
-        """The same as :meth:`get`."""
+        """Work as :meth:`get`."""
         return self.get(keys)
 
     def __delitem__(self, keys: Any) -> int:
-        """The same as :meth:`remove`."""
+        """Work as :meth:`remove`."""
         return self.remove(keys)
 
     def __getattr__(self, name: str) -> Any:
-        """Say why what usearch has is not here."""
+        """Raise an error that says why a method of usearch is missing here."""
         if name in NOT_OFFERED:
             raise AttributeError(f"{name}: {NOT_OFFERED[name]}")
         if name in FROM_USEARCH:
@@ -151,37 +151,37 @@ class CompressedUsearchIndex(LatentIndex):
 
     @property
     def size(self) -> int:
-        """Elements held."""
+        """Return the number of elements."""
         return len(self)
 
     @property
     def metric(self) -> Any:
-        """usearch's distance between latents, which follows from the codec."""
+        """Return usearch's name of the distance between latents, which follows from the codec."""
         return self._inner.metric
 
     @property
     def ndim(self) -> int:
-        """Width of the vectors that go in and come out."""
+        """Return the width of the vectors that go in and come out."""
         return self._codec.dim
 
     @property
     def dtype(self) -> str:
-        """What a latent's number is kept as."""
+        """Return the type in which latents are stored."""
         return self._dtype
 
     @property
     def keys(self) -> Labels:
-        """All keys, uint64 (size,), in no particular order."""
+        """Return all keys, uint64 (size,), in no particular order."""
         return np.asarray(self._inner.keys, np.uint64)
 
     @property
     def connectivity(self) -> int:
-        """Links per element."""
+        """Return the number of links per element."""
         return int(self._inner.connectivity)
 
     @property
     def expansion_add(self) -> int:
-        """Candidates looked at when an element is added."""
+        """Return how many candidates are compared when an element is added."""
         return int(self._inner.expansion_add)
 
     @expansion_add.setter
@@ -190,7 +190,7 @@ class CompressedUsearchIndex(LatentIndex):
 
     @property
     def expansion_search(self) -> int:
-        """Candidates looked at by a query; more is slower and finds more."""
+        """Return how many candidates a query compares; more is slower and finds more."""
         return int(self._inner.expansion_search)
 
     @expansion_search.setter
@@ -199,23 +199,23 @@ class CompressedUsearchIndex(LatentIndex):
 
     @property
     def memory_usage(self) -> int:
-        """Bytes that usearch holds."""
+        """Return the number of bytes that usearch holds in memory."""
         return int(self._inner.memory_usage)
 
     @property
     def serialized_length(self) -> int:
-        """Bytes that :meth:`save` writes."""
+        """Return the number of bytes that :meth:`save` writes."""
         return FILE.size(self._header(), int(self._inner.serialized_length))
 
     @property
     def vectors(self) -> FloatArray:
-        """All vectors as the codec restores them, float32 (size, dim), in the order of :attr:`keys`."""
+        """Return all vectors as the codec restores them, float32 (size, dim), in the order of :attr:`keys`."""
         keys = self.keys
         return np.stack(self.get(keys)) if len(keys) else np.empty((0, self.ndim), np.float32)
 
     @property
     def specs(self) -> dict[str, Any]:
-        """What usearch says of the graph, with the width of the vectors and of the latents."""
+        """Return usearch's description of the graph, with the width of the vectors and of the latents."""
         return {**self._inner.specs, "type": type(self).__name__, "ndim": self.ndim, "code_dim": self._codec.code_dim}
 
     def add(
@@ -471,7 +471,7 @@ class CompressedUsearchIndex(LatentIndex):
         return usearch.Index(ndim=self._codec.code_dim, metric=metric, dtype=self._dtype, **self._settings)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The codec, the bytes of :meth:`save`, and what they leave out."""
+        """Return the codec, the bytes of :meth:`save`, and what they leave out."""
         return {
             "codec": self._codec,
             "settings": self._settings,

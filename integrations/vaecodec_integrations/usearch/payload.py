@@ -47,7 +47,7 @@ def check_usearch_payload(path: Path, name: str, code_dim: int, metric: str, dty
 
 
 class _Payload:
-    """The parts of the file, found by the counts in it, which are checked before they are used."""
+    """Hold the parts of the file, found by the counts in it, which are checked before they are used."""
 
     def __init__(self, content: Bytes, name: str, code_dim: int, metric: int, dtype: str) -> None:
         self._content, self._name, self._code_dim, self._metric, self._dtype = content, name, code_dim, metric, dtype
@@ -98,7 +98,7 @@ class _Payload:
             raise self.error(f"{present} elements and {deleted} deleted ones of {rows}, of width {dim}")
 
     def _check_links(self, nodes: Bytes, levels: NDArray[np.int64], connectivity: int, connectivity_0: int) -> None:
-        """Every link leads to an element that has links of that level itself."""
+        """Check that every link leads to an element that has links of that level itself."""
         list_bytes, list_0_bytes = 4 + 4 * connectivity, 4 + 4 * connectivity_0
         node_bytes = _KEY_AND_LEVEL_BYTES + list_0_bytes + levels * list_bytes
         if node_bytes.sum() != len(nodes):

@@ -27,7 +27,7 @@ BLOCK_ROWS = 1024
 
 
 class ShuffledBatches:
-    """Batches of training rows in an order that depends on the seed and the epoch's number alone.
+    """Draw batches of training rows in an order that depends only on the seed and the number of the epoch.
 
     Rows that fit the window are held in memory and shuffled uniformly. Otherwise each epoch shuffles in two steps:
     the rows are cut into blocks of 1,024 neighbours, the blocks are put into random order, and the rows within
@@ -65,7 +65,7 @@ class ShuffledBatches:
 
     @property
     def per_epoch(self) -> int:
-        """Batches of an epoch."""
+        """Return the number of batches of an epoch."""
         return len(self._rows) // self.batch if self.batch else 0
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[tuple[FloatArray, ...]]:
@@ -94,7 +94,7 @@ class ShuffledBatches:
         return [_take(source, self._rows) for source in self._sources]
 
     def _order(self, number: int) -> NDArray[np.int64]:
-        """Positions within ``rows`` in the order of an epoch."""
+        """Return the positions within ``rows`` in the order of an epoch."""
         generator = np.random.default_rng([self._seed, number])
         if self._fits:
             return generator.permutation(len(self._rows))
@@ -111,7 +111,7 @@ def _take(source: RandomAccessSource, rows: NDArray[np.int64]) -> FloatArray:
 
 @dataclass(frozen=True)
 class Batch:
-    """This process's share of a batch.
+    """Hold this process's share of a batch.
 
     Attributes:
         documents: (n, d); the first of them are the companions of ``queries``, row for row.
@@ -143,7 +143,7 @@ class Batch:
 
 
 class Batches:
-    """Any batch of the run by its number: it depends on the seed and that number alone."""
+    """Return any batch of the run by its number: it depends only on the seed and that number."""
 
     def __init__(self, collection: Collection, recipe: Recipe, processes: int) -> None:
         self.recipe = recipe
@@ -202,7 +202,7 @@ class Batches:
 
 
 class _Numbered:
-    """Batches of all epochs under one running number; reading on is cheap, jumping restarts the epoch's reader."""
+    """Number the batches of all epochs; reading on is cheap, jumping restarts the epoch's reader."""
 
     def __init__(self, batches: ShuffledBatches) -> None:
         self._batches = batches
@@ -218,7 +218,7 @@ class _Numbered:
 
 
 class _Chosen:
-    """Rows of a source in any order and with repetitions, as a source."""
+    """Read rows of a source in any order and with repetitions, as a source."""
 
     def __init__(self, source: RandomAccessSource, chosen: NDArray[np.int64]) -> None:
         self.name = source.name

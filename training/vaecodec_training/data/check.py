@@ -28,7 +28,7 @@ from vaecodec.vectors import NOT_FINITE, ROUNDING, as_compared, faults
 
 @dataclass(frozen=True)
 class DataReport:
-    """What the check of a collection found; ``str()`` of it is the text for people.
+    """Hold what the check of a collection found; ``str()`` of it is the text for people.
 
     Attributes:
         name: the source's name.
@@ -61,7 +61,9 @@ class DataReport:
 
     @property
     def effective_dim(self) -> float:
-        """Participation ratio of the spectrum, 1 / sum of squared shares: 1 for a line, ``dim`` for a sphere."""
+        """Return the participation ratio of the spectrum, 1 / sum of squared shares: 1 for a line, ``dim`` for a
+        sphere.
+        """
         return float(1 / np.sum(self.spectrum**2))
 
     def dims_for(self, share: float) -> int:
@@ -70,7 +72,7 @@ class DataReport:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is unusual and can be trained on all the same, one sentence each."""
+        """Return what is unusual but does not prevent training, one sentence each."""
         notes = []
         low, _, high = self.norms
         if self.metric is Metric.COSINE and high - low > 0.01 * high:
@@ -189,7 +191,7 @@ def check(source: VectorSource, *, metric: Metric = Metric.COSINE) -> DataReport
 
 
 class _Moments:
-    """Sums over rows, around the first of them, so that rows which hardly differ keep their differences."""
+    """Sum rows around the first of them, so that rows which hardly differ keep their differences."""
 
     def __init__(self, dim: int) -> None:
         self._origin: FloatArray | None = None

@@ -49,7 +49,7 @@ _COMPANION_DOCUMENTS = 40_000
 
 @dataclass(frozen=True, eq=False)
 class Collection:
-    """Documents, perhaps queries and pairs, and which rows are for what. Made by :meth:`open`.
+    """Hold documents, perhaps queries and pairs, and which rows are for what. Made by :meth:`open`.
 
     Attributes:
         documents, queries: where the vectors are read from.
@@ -167,12 +167,13 @@ class Collection:
 
     @property
     def dim(self) -> int:
-        """Width of the embeddings."""
+        """Return the width of the embeddings."""
         return self.documents.dim
 
     @cached_property
     def scale(self) -> float:
-        """Unit of similarities: ten times their standard deviation, among the training documents, for one of them.
+        """Return the unit of similarities: ten times their standard deviation between one training document and all
+        others.
 
         About 1 under cosine for most models, and .2 for those whose vectors lie in a narrow cone.
         """
@@ -182,7 +183,7 @@ class Collection:
 
     @cached_property
     def unit(self) -> float:
-        """Typical norm of the training documents; 1 under cosine."""
+        """Return the typical norm of the training documents; 1 under cosine."""
         return 1.0 if self.metric is Metric.COSINE else float(np.sqrt(np.square(self.sample).sum(1).mean()))
 
     def linear(self, dim: int, kind: LinearKind) -> LinearCodec:
@@ -198,7 +199,7 @@ class Collection:
 
     @cached_property
     def companions(self) -> NDArray[np.int64] | None:
-        """int64 (p, 2), training rows (query, document) to put into the same batch, or None without queries.
+        """Return training rows (query, document) to put into the same batch, int64 (p, 2), or None without queries.
 
         The known pairs, or where none are known each query with each of its ten nearest documents: otherwise a batch
         would seldom hold the neighbours that a query is asked for. That search is bounded by the constants of this
@@ -215,7 +216,7 @@ class Collection:
 
     @property
     def start_kind(self) -> LinearKind:
-        """The linear codec that training starts from, whose latents are compared as the embeddings are."""
+        """Return the linear codec that training starts from, whose latents are compared as the embeddings are."""
         return LinearKind.PCA if self.metric is Metric.L2 else LinearKind.SVD
 
     def best_start(self, dim: int, figure: str, latent_metric: Metric) -> LinearKind:
@@ -238,7 +239,7 @@ class Collection:
         return self._baselines[dim]
 
     def to_json(self) -> dict[str, Any]:
-        """Return what an artifact says of the data it was trained on."""
+        """Return what a codec file says about its training data."""
         content: dict[str, Any] = {
             "fingerprint": self.report.fingerprint,
             "rows": self.report.rows,
@@ -253,22 +254,25 @@ class Collection:
 
     @property
     def fingerprints(self) -> dict[str, Any]:
-        """What a run that goes on must find unchanged. The shift's last bits depend on the number of threads."""
+        """Return what must be unchanged when a run is resumed.
+
+        The shift is left out: its last bits depend on the number of threads.
+        """
         return {key: value for key, value in self.to_json().items() if key != "shift"}
 
     @cached_property
     def sample(self) -> FloatArray:
-        """At most 200,000 training documents, evenly spaced, float32 (n, d): what is fitted in one piece."""
+        """Return at most 200,000 training documents, evenly spaced, float32 (n, d): what is fitted in one piece."""
         return vectors_at(self.documents, evenly_spaced(self.document_rows, _SAMPLE_ROWS), self.metric)
 
     @cached_property
     def calibration_sample(self) -> FloatArray:
-        """At most 8,192 of these, evenly spaced: enough for what codes are calibrated on."""
+        """Return at most 8,192 training documents, evenly spaced: enough to calibrate codes on."""
         return self.sample[evenly_spaced(np.arange(len(self.sample)), _CALIBRATION_ROWS)]
 
     @property
     def calibration_rows(self) -> CalibrationRows:
-        """The rows that a codec trained on this collection is calibrated on."""
+        """Return the rows that a codec trained on this collection is calibrated on."""
         if self.queries is None:
             searching = CalibrationRows.of_documents(self.validation.documents, self.held_out)
             return replace(searching, documents=self.sample)
@@ -283,20 +287,20 @@ class Collection:
 
     @cached_property
     def query_sample(self) -> FloatArray:
-        """At most 16,384 training queries, evenly spaced; (0, d) where there are none."""
+        """Return at most 16,384 training queries, evenly spaced; (0, d) where there are none."""
         if self.queries is None:
             return np.empty((0, self.dim), np.float32)
         return vectors_at(self.queries, evenly_spaced(self.query_rows, _QUERY_SAMPLE_ROWS), self.metric)
 
     @cached_property
     def held_out(self) -> FloatArray:
-        """At most 4,096 documents that no weight is fitted to, evenly spaced, float32 (n, d)."""
+        """Return at most 4,096 documents that no weight is fitted to, evenly spaced, float32 (n, d)."""
         rows = np.setdiff1d(np.arange(self.report.rows), self.document_rows, assume_unique=True)
         return vectors_at(self.documents, evenly_spaced(rows, MOST_REFERENCE), self.metric)
 
     @cached_property
     def held_out_queries(self) -> FloatArray:
-        """The same of the queries; (0, d) where there are none."""
+        """Return at most as many held-out queries; (0, d) where there are none."""
         if self.queries is None or self.query_report is None:
             return np.empty((0, self.dim), np.float32)
         rows = np.setdiff1d(np.arange(self.query_report.rows), self.query_rows, assume_unique=True)

@@ -33,7 +33,7 @@ _DEPTH_OF_LISTS = 100
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Queries and documents that no weight is fitted to. The queries are searched in these documents.
+    """Hold queries and documents that no weight is fitted to. The queries are searched in these documents.
 
     Attributes:
         documents: float32 (n, d).
@@ -54,7 +54,7 @@ class HeldOut:
 
     @cached_property
     def truth(self) -> Truth:
-        """The hundred nearest documents of each query, uncompressed."""
+        """Return the hundred nearest documents of each query, uncompressed."""
         return Truth.of(self.documents, self.queries, self.metric, depth=_DEPTH_OF_LISTS, own=self.own)
 
     def figures(self, encode: Encode, encode_queries: Encode, latent_metric: Metric) -> QueryFigures:

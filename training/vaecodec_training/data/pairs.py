@@ -24,7 +24,7 @@ class DroppedPairsWarning(UserWarning):
 
 
 def read_pairs(text: str) -> NDArray[Any] | Literal["aligned"]:
-    """Read what ``pairs`` of :meth:`Collection.open` may be.
+    """Read pairs for :meth:`Collection.open`.
 
     Args:
         text: ``aligned``, or the path of a .npy file, or of a Parquet file with the columns ``query``, ``document`` and
@@ -60,7 +60,7 @@ def _from_parquet(path: str) -> NDArray[Any]:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Which documents answer which queries.
+    """Say which documents answer which queries.
 
     Attributes:
         rows: int64 (p, 2), row numbers of queries and documents.
@@ -116,7 +116,7 @@ def checked_pairs(
 
 
 def _columns(pairs: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
-    """Row numbers and grades of an array of two or three columns."""
+    """Return row numbers and grades from an array of two or three columns."""
     numeric = np.issubdtype(pairs.dtype, np.integer) or np.issubdtype(pairs.dtype, np.floating)
     if pairs.ndim != 2 or pairs.shape[1] not in (2, 3) or not len(pairs) or not numeric:
         raise _not_pairs(pairs)
@@ -143,7 +143,7 @@ def _not_pairs(pairs: NDArray[Any]) -> UnusableDataError:
 
 
 def _drawn(pairs: Pairs, *sources: RandomAccessSource) -> Pairs:
-    """Pairs by the row numbers of the samples, without those that one of the samples lacks a row of."""
+    """Return pairs by the row numbers of the samples, without those whose rows are not in the samples."""
     kept = pairs
     for column, source in enumerate(sources):
         if isinstance(source, Sample | GoodRows):

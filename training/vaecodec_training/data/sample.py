@@ -21,7 +21,7 @@ _EXACT = 1 << 24
 
 
 class Sample(ArraySource):
-    """A uniform sample of a source, which remembers where its rows stood there.
+    """Hold a uniform sample of a source, and the numbers of its rows there.
 
     Attributes:
         numbers: int64 (rows,), increasing: the sample's row i is row ``numbers[i]`` of the source.
@@ -39,7 +39,7 @@ class Sample(ArraySource):
 
 
 class _WithNumbers:
-    """A source with the number of each row appended to it, in two values that float32 holds exactly."""
+    """Append to each row of a source its number, in two values that float32 holds exactly."""
 
     def __init__(self, source: VectorSource) -> None:
         self.name, self.rows, self.dim = source.name, source.rows, source.dim + 2

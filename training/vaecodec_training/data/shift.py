@@ -11,7 +11,7 @@ from vaecodec.interface import FloatArray
 
 @dataclass(frozen=True)
 class Shift:
-    """How far queries lie from documents.
+    """Say how far queries lie from documents.
 
     Attributes:
         mean_gap: distance of the two means over the root mean squared norm of the documents.

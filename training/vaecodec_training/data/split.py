@@ -12,7 +12,7 @@ from vaecodec.errors import UnusableDataError
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of the three parts of a collection, each int64 and increasing.
+    """Hold the row numbers of the three parts of a collection, each int64 and increasing.
 
     Attributes:
         train: what weights are fitted to.

@@ -1,4 +1,4 @@
-"""Every translated method of the Qdrant clients, as a generator that yields the calls to send.
+"""Translate every method of the Qdrant clients into a generator that yields the calls to send.
 
 A flow yields a :class:`Call`, is sent its response, and returns what the user gets. The sync and the async client
 only send, so that both behave alike (httpx builds its authentication this way).
@@ -13,4 +13,4 @@ __all__ = ["CHANGES", "Call", "Flow", "Flows", "sent_between"]
 
 
 class Flows(CollectionFlows, UploadFlows, SearchFlows):
-    """The translated methods. Flows take the arguments of the client's method of the same name."""
+    """Offer all translated methods. Flows take the arguments of the client's method of the same name."""

@@ -1,4 +1,4 @@
-"""What every flow shares: the calls that it yields, and the proof of what a collection holds."""
+"""Define what every flow shares: the calls that it yields, and the proof of what a collection holds."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ UPLOAD_SECONDS = 0.025
 
 
 class Call(NamedTuple):
-    """One call of the wrapped client.
+    """Describe one call of the wrapped client.
 
     Attributes:
         method: its name.
@@ -48,7 +48,7 @@ class Call(NamedTuple):
 
 
 def sent_between(points: Generator[Any, Any, None], send: Callable[[Call], Any]) -> Iterator[Any]:
-    """Yield the points of a :class:`Call`, while what it yields of calls is sent."""
+    """Yield the points of a :class:`Call`, and send the calls that it yields between them."""
     response = None
     while True:
         try:
@@ -63,7 +63,7 @@ def sent_between(points: Generator[Any, Any, None], send: Callable[[Call], Any])
 
 
 class Changes:
-    """Counts what this process does that can change what a name stands for, by any client of this package."""
+    """Count what this process does that can change what a name stands for, through any client of this package."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -81,7 +81,7 @@ CHANGES = Changes()
 
 
 class Proof(NamedTuple):
-    """What was read about a collection.
+    """Hold what was read about a collection.
 
     Attributes:
         read: when, in seconds of the monotonic clock, before the question was sent.
@@ -96,12 +96,12 @@ class Proof(NamedTuple):
     info: models.CollectionInfo
 
     def younger_than(self, seconds: float) -> bool:
-        """Tell whether it is that fresh and nothing was changed by this process since."""
+        """Tell whether the proof is younger than so many seconds and this process changed nothing since."""
         return self.change == CHANGES.count and time.monotonic() - self.read < seconds
 
 
 class FlowBase:
-    """How a client was opened, and what it knows about collections.
+    """Hold how a client was opened, and what it knows about collections.
 
     Args:
         settings: the arguments it was opened with.
@@ -118,7 +118,7 @@ class FlowBase:
         self._proofs: dict[str, Proof] = {}
 
     def layout(self, collection: str) -> Flow[Layout]:
-        """Return what the collection holds, as known for a few seconds or read now: enough for a search.
+        """Return the layout of the collection, as known for a few seconds or read now: enough for a search.
 
         Raises:
             CodecMismatchError: other codecs filled it, or the proof is missing.
@@ -166,7 +166,8 @@ class FlowBase:
         *,
         seconds: float = WRITE_SECONDS,
     ) -> Flow[tuple[T, Proof]]:
-        """Return what ``encode`` makes of the collection's layout, and the proof of it right before it is sent.
+        """Return what ``encode`` makes for the collection's layout, and a proof of the layout read right before
+        sending.
 
         Args:
             known: a proof of the same upload, which saves another one while it is young.
@@ -211,12 +212,12 @@ class FlowBase:
                 file.check_owner(wanted)
 
     def _changing(self, method: str, collection_name: str, arguments: dict[str, Any]) -> Flow[Any]:
-        """A call after which the name may stand for something else."""
+        """Yield a call after which the name may stand for something else."""
         with CHANGES.expected():
             return (yield Call(method, {"collection_name": collection_name, **arguments}))
 
     def _restored(self, collection: str, layout: Layout, records: Sequence[Any]) -> Flow[Sequence[Any]]:
-        """Records with vectors of the original width."""
+        """Return records with vectors of the original width."""
         file = self._settings.file
         if file is None or not layout.coded or all(record.vector is None for record in records):
             return restore_records(layout, records, None)
@@ -224,7 +225,7 @@ class FlowBase:
         return restore_records(layout, records, partial(file.find, decided=decided))
 
     def _decided(self, collection: str, layout: Layout, ids: Sequence[Any]) -> Flow[Decided]:
-        """Which originals count of points whose last write was begun and not finished: those that the engine holds."""
+        """Return which originals are valid for points whose last write did not finish: those that match the engine."""
         file = self._settings.file
         assert file is not None
         undecided = file.undecided(ids)

@@ -1,4 +1,4 @@
-"""Flows of the methods that create, change and describe collections."""
+"""Translate the methods that create, change and describe collections."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from vaecodec_integrations.qdrant.versions import check_version, features
 
 
 class CollectionFlows(FlowBase):
-    """Collections are created for latents and described as if they held the vectors of the original width."""
+    """Create collections for latents, and describe them as if they held the vectors of the original width."""
 
     def create_collection(self, **arguments: Any) -> Flow[Any]:
         """Create a collection of compressed sizes and distances, with the codec's identity in its metadata."""
@@ -77,7 +77,7 @@ class CollectionFlows(FlowBase):
         return result
 
     def _owners(self, collection: str, records: Mapping[str, Any]) -> list[Owner]:
-        """The owner that the file of originals, where there is one, gets with these records of a new collection.
+        """Return the owner that the file of originals, if there is one, gets with these records of a new collection.
 
         Raises:
             OriginalsError: it belongs to another collection.
@@ -91,7 +91,7 @@ class CollectionFlows(FlowBase):
         return owners
 
     def _claim(self, owners: list[Owner]) -> None:
-        """Begin the file of originals anew: what it holds is of a collection that is no longer there."""
+        """Clear the file of originals: its content belongs to a collection that no longer exists."""
         file = self._settings.file
         for owner in owners:
             assert file is not None
@@ -99,7 +99,7 @@ class CollectionFlows(FlowBase):
             file.claim(owner)
 
     def _asked_vectors(self, collection: str, config: Any, *, without: bool) -> dict[str, models.VectorParams]:
-        """The dense vectors that a user asked for by name; by default, unless ``without``, those of the codecs.
+        """Return the dense vectors that a user asked for by name; by default, unless ``without``, those of the codecs.
 
         The codecs know what they need, so the size and the distance may be left out.
         """
@@ -115,7 +115,7 @@ class CollectionFlows(FlowBase):
     def _stored_vectors(
         self, collection: str, asked: Mapping[str, models.VectorParams]
     ) -> tuple[dict[str, models.VectorParams], dict[str, Any]]:
-        """The dense vectors as they are stored, and the records of those that are compressed."""
+        """Return the dense vectors as they are stored, and the records of those that are compressed."""
         assigned, originals = self._settings.codecs.of(collection, asked), self._settings.originals
         stored, records = dict(asked), {}
         for name, codec in assigned.compressing.items():
@@ -231,7 +231,7 @@ class CollectionFlows(FlowBase):
         return logical_info(proof.info, proof.layout)
 
     def _supported(self, wanted: Iterable[str]) -> Flow[None]:
-        """Refuse what the server's version lacks; it is asked only where something depends on it."""
+        """Refuse what the server's version lacks; ask for it only where something depends on it."""
         needed = list(wanted)
         if needed and not self._local:
             found = yield Call("info", {})
@@ -239,7 +239,7 @@ class CollectionFlows(FlowBase):
 
 
 def _users_metadata(metadata: Any, records: Mapping[str, Any]) -> Any:
-    """What a user wants in the metadata, without records that say what is there anyway.
+    """Return the user's metadata without records that the collection has anyway.
 
     Raises:
         UnsupportedRequestError: a record that says something else.
@@ -254,7 +254,7 @@ def _users_metadata(metadata: Any, records: Mapping[str, Any]) -> Any:
 
 
 def _compressed_params(name: str, params: Any, codec: VectorCodec, originals: Originals) -> Any:
-    """``VectorParams`` or ``DenseVectorConfig`` for the latents, from those for the embeddings."""
+    """Return ``VectorParams`` or ``DenseVectorConfig`` for the latents, from those for the embeddings."""
     distance = DISTANCES[codec.metric]
     if params.size != codec.dim or params.distance != distance:
         raise CodecMismatchError(

@@ -1,4 +1,4 @@
-"""Parts of flows that keep a file of originals in step with the engine."""
+"""Keep a file of originals in step with the engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PAGE = 1000
 
 
 class Encoded(NamedTuple):
-    """What is sent, and what it was made of.
+    """Hold what is sent, and what it was made from.
 
     Attributes:
         sent: points, a batch or an operation with latents.
@@ -36,7 +36,7 @@ class Encoded(NamedTuple):
 
 
 class KeptOriginals:
-    """The originals of one write: on the disk before the engine is asked, and counting when it has agreed.
+    """Hold the originals of one write: they are on disk before the engine is asked, and valid when it has agreed.
 
     Args:
         file: where they go; without one nothing is kept.
@@ -62,7 +62,7 @@ class KeptOriginals:
                 self._staged.add(ids, as_rows(rows))
 
     def commit(self) -> None:
-        """Let them count."""
+        """Make the originals valid."""
         if self._staged is not None:
             self._staged.commit()
         if self._file is not None and self._lost:

@@ -1,4 +1,4 @@
-"""Flows of the methods that search and read."""
+"""Translate the methods that search and read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from vaecodec_integrations.qdrant.vectors import stored_selection
 
 
 class SearchFlows(FlowBase):
-    """Query vectors are encoded as queries, candidates re-ranked, and vectors restored to the original width."""
+    """Encode query vectors as queries, re-rank candidates, and restore vectors to the original width."""
 
     def retrieve(self, *, collection_name: str, with_vectors: Any = False, **rest: Any) -> Flow[Any]:
         """Return points with their vectors restored."""
@@ -186,7 +186,9 @@ class SearchFlows(FlowBase):
         return copy_with(response, groups=groups)
 
     def _lookup(self, with_lookup: Any) -> Flow[tuple[Layout | None, Any]]:
-        """The layout of the collection to look records up in, where their vectors are asked for, and the request."""
+        """Return the layout of the collection in which records are looked up, if their vectors are asked for, and the
+        request.
+        """
         if not isinstance(with_lookup, models.WithLookup) or not with_lookup.with_vectors:
             return None, with_lookup
         layout = yield from self.layout(with_lookup.collection)
@@ -196,7 +198,7 @@ class SearchFlows(FlowBase):
     def _translate(
         self, collection: str, layout: Layout, searches: Sequence[Search], *, by_file: bool = True
     ) -> Flow[list[Search]]:
-        """The searches as they are sent."""
+        """Return the searches as they are sent."""
         lookups: dict[str, Layout] = {}
         for name in {name for search in searches for name in lookup_collections(search)}:
             lookups[name] = layout if name == collection else (yield from self.layout(name))
@@ -214,7 +216,7 @@ class SearchFlows(FlowBase):
     def _rewritten(
         self, layout: Layout, lookups: Mapping[str, Layout], search: Search, vectors: QueryVectors
     ) -> Search:
-        """One search as it is sent, its prefetches first.
+        """Return one search as it is sent, with its prefetches first.
 
         A search over kept originals becomes a prefetch over the compressed vectors, re-ranked by the same query over
         the originals.
@@ -290,7 +292,7 @@ class SearchFlows(FlowBase):
         )
 
     def _calibration(self, layout: Layout, search: Search) -> ScoreCalibration | None:
-        """The map from compressed to original scores, where the search's scores are compressed similarities."""
+        """Return the map from compressed to original scores, if the search returns compressed similarities."""
         if not self._settings.calibrate:
             return None
         coded = layout.coded.get(search.using or UNNAMED)

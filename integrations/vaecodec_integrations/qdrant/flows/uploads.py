@@ -1,4 +1,4 @@
-"""Flows of the methods that upload points: batch by batch, as columns, so that arrays stay arrays to the wire."""
+"""Translate the methods that upload points: batch by batch, as columns, so that arrays stay arrays."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BLOCK_ROWS = 1024
 
 
 class Columns(NamedTuple):
-    """Points by their parts.
+    """Hold points by their parts.
 
     Attributes:
         ids: of the points.
@@ -39,7 +39,7 @@ class Columns(NamedTuple):
 
 
 class Block:
-    """Points that are encoded together and sent in batches.
+    """Hold points that are encoded together and sent in batches.
 
     Args:
         columns: the points.
@@ -60,7 +60,7 @@ class Block:
 
 
 class Record:
-    """A point on its way to the wrapped client's uploader, which reads these three fields."""
+    """Hold a point for the wrapped client's uploader, which reads these three fields."""
 
     __slots__ = ("id", "payload", "vector")
 
@@ -69,7 +69,7 @@ class Record:
 
 
 class UploadFlows(WriteFlows):
-    """Points are read and encoded one batch at a time, as the wrapped client asks for them."""
+    """Read and encode points one batch at a time, as the wrapped client asks for them."""
 
     def upload_points(
         self, *, collection_name: str, points: Iterable[Any], batch_size: int = 64, **rest: Any
@@ -116,7 +116,7 @@ class UploadFlows(WriteFlows):
     def _encoded_stream(
         self, collection: str, blocks: Iterator[Columns], batch_size: int, kept: KeptOriginals, seconds: float
     ) -> Generator[Any, Any, None]:
-        """Batches of points as they are uploaded, and between them the calls that prove the collection."""
+        """Yield batches of points as they are uploaded, and between them the calls that prove the collection."""
         proof = None
         for columns in blocks:
             block = Block(columns, self._encoded_columns)
@@ -127,7 +127,7 @@ class UploadFlows(WriteFlows):
                 yield encoded.sent
 
     def _encoded_columns(self, layout: Layout, columns: Columns) -> Encoded:
-        """A batch as it is sent: records, which can hold arrays, or models where the client looks into them.
+        """Return a batch as it is sent: records, which can hold arrays, or models where the client looks into them.
 
         The wrapped client looks for texts in models only, and not between arrays.
         """
@@ -163,7 +163,7 @@ def _batches(points: Iterator[Any], batch_size: int) -> Iterator[Columns]:
 def _column_blocks(
     vectors: Any, ids: Iterable[Any] | None, payload: Iterable[Any] | None, rows_each: int
 ) -> Iterator[Columns]:
-    """The arguments of ``upload_collection``, cut into blocks; as many as the shortest of them."""
+    """Yield the arguments of ``upload_collection`` cut into blocks; as many rows as the shortest argument has."""
     given = _fresh_ids() if ids is None else iter(ids)
     payloads = repeat(None) if payload is None else iter(payload)
     for rows in _row_blocks(vectors, rows_each):
@@ -186,7 +186,7 @@ def _row_blocks(vectors: Any, rows_each: int) -> Iterator[Any]:
 
 
 def _column(vectors: Any) -> Any:
-    """Vectors that a frame, a tensor or a column of a table holds, as an array; lists and streams as they are."""
+    """Return vectors of a frame, tensor or table column as an array; return lists and streams unchanged."""
     plain = isinstance(vectors, np.ndarray) and not isinstance(vectors, np.ma.MaskedArray)
     return as_rows(vectors) if hasattr(type(vectors), "__array__") and not plain else vectors
 
@@ -201,14 +201,14 @@ def _point_id(given: Any) -> Any:
 
 
 def _known_length(vectors: Any) -> int | None:
-    """How many points there are; None for a stream."""
+    """Return the number of points; None for a stream."""
     if isinstance(vectors, dict):
         return len(next(iter(vectors.values()))) if vectors else 0
     return len(vectors) if isinstance(vectors, (Sequence, np.ndarray)) else None
 
 
 def _as_many(items: Iterable[Any] | None, length: int, name: str) -> Iterable[Any] | None:
-    """So many items; an error as the wrapped client's own where there are fewer."""
+    """Yield so many items; raise the wrapped client's own error if there are fewer."""
     if items is None:
         return None
     if isinstance(items, (Sequence, np.ndarray)):

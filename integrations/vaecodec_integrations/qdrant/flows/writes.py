@@ -1,4 +1,4 @@
-"""Flows of the methods that write vectors."""
+"""Translate the methods that write vectors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vaecodec_integrations.qdrant.vectors import embed_batch, embed_vectors, enc
 
 
 class WriteFlows(FlowBase):
-    """Documents are encoded before they are sent, to a collection that is proven to hold latents of their codec."""
+    """Encode documents before they are sent to a collection that is proven to hold latents of their codec."""
 
     def upsert(
         self, *, collection_name: str, points: Any, update_filter: Any = None, update_mode: Any = None, **rest: Any
@@ -110,7 +110,7 @@ class WriteFlows(FlowBase):
     def _deleted(
         self, collection: str, layout: Layout, operations: Sequence[Any]
     ) -> Flow[list[tuple[list[Any], str | None]]]:
-        """The ids that operations of a batch select for deletion, each list with the vector that they lose, or None."""
+        """Return the ids that operations of a batch delete, each list with the vector that they lose, or None."""
         found: list[tuple[list[Any], str | None]] = []
         for operation in operations:
             match operation:
@@ -126,7 +126,7 @@ class WriteFlows(FlowBase):
     # ------------------------------------------------------------ encoding
 
     def _encoded(self, layout: Layout, points: Any) -> Encoded:
-        """A batch, or ``PointStruct`` or ``PointVectors``, as they are sent."""
+        """Return a batch, ``PointStruct`` or ``PointVectors`` as they are sent."""
         if not layout.coded:
             return Encoded(points)
         if isinstance(points, models.Batch):
@@ -162,7 +162,7 @@ class WriteFlows(FlowBase):
                 return Encoded(operation)
 
     def refuse_conditional(self, update_filter: Any, update_mode: Any) -> None:
-        """Refuse a write that only the server knows the points of, beside a file of originals."""
+        """Refuse a write to unknown points: only the server knows them, so a file of originals cannot follow."""
         if self._settings.file is not None and (
             update_filter is not None or update_mode not in (None, models.UpdateMode.UPSERT)
         ):

@@ -1,4 +1,4 @@
-"""Point an alias at the compressed collection, and back."""
+"""Point an alias at the compressed collection, and point it back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Points whose vector cannot be compressed: they hold NaN or infinity, or have no direction under cosine."""
+"""Find points whose vector cannot be compressed: they hold NaN or infinity, or have no direction under cosine."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _reason(migration: Migration, vectors: FloatArray) -> str | None:
 def without_bad(
     migration: Migration, records: list[models.Record], error: InvalidVectorsError
 ) -> tuple[list[models.Record], BadPoints]:
-    """Take the vector away from bad points, so that the rest of them can be copied.
+    """Remove the vector of bad points, so that the rest of these points can be copied.
 
     Args:
         migration: says whether that is allowed.
@@ -76,7 +76,7 @@ def without_bad(
 
 
 class BadPointsList:
-    """The list of bad points that a pass over the source writes.
+    """Write the list of bad points of one pass over the source.
 
     Args:
         path: the file, for messages.

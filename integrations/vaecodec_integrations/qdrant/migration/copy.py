@@ -37,7 +37,7 @@ def copy_page(migration: Migration, state: State) -> int:
 
 
 class Repairs(NamedTuple):
-    """How many points differed and were written again, by what differed first.
+    """Count the points that differed and were written again, by what differed first.
 
     Attributes:
         missing: the target did not have the point.

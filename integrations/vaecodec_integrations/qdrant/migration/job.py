@@ -1,4 +1,4 @@
-"""What a migration copies, from where to where."""
+"""Describe what a migration copies, from where to where."""
 
 from __future__ import annotations
 
@@ -89,17 +89,17 @@ class Migration:
 
     @property
     def target(self) -> str:
-        """The collection that holds the compressed vectors."""
+        """Return the collection that holds the compressed vectors."""
         return self.collection if self.into is None else self.into
 
     @property
     def target_vector(self) -> str:
-        """The name of the compressed vector."""
+        """Return the name of the compressed vector."""
         return self.vector if self.named is None else self.named
 
     @cached_property
     def file(self) -> OriginalsFile | None:
-        """The open file of originals."""
+        """Return the open file of originals."""
         if self.originals_path is None:
             return None
         return OriginalsFile(self.originals_path, self.codec.dim, encoding=self.originals_encoding)
@@ -111,7 +111,7 @@ class Migration:
 
     @cached_property
     def compressed(self) -> CompressedQdrantClient:
-        """The target as an application will open it."""
+        """Return the client of the target, as an application will open it."""
         kept: KeptOriginals = "disk" if self.originals is Originals.DISK else self.file
         codecs = {**dict.fromkeys(self.others), self.target_vector: self.codec}
         return CompressedQdrantClient(self.client, codecs=codecs, originals=kept)
@@ -130,17 +130,17 @@ class Migration:
 
     @property
     def others(self) -> list[str]:
-        """The source's dense vectors that are copied as they are."""
+        """Return the source's dense vectors that are copied as they are."""
         return [name for name in self._params if name != self.vector]
 
     @cached_property
     def multi(self) -> bool:
-        """Whether a point of the source holds several rows under the vector's name."""
+        """Tell whether a point of the source holds several rows under the vector's name."""
         return self._params[self.vector].multivector_config is not None
 
     @cached_property
     def datatype(self) -> models.Datatype | None:
-        """How the latents are stored: as the source's vectors are, but not as uint8, which would cut them to zero.
+        """Return how latents are stored: as the source's vectors are, except uint8, which would cut them to zero.
 
         With ``code_bytes`` as :func:`~vaecodec_integrations.qdrant.recommended_config` says.
         """
@@ -152,21 +152,21 @@ class Migration:
 
     @cached_property
     def tolerances(self) -> dict[str, float]:
-        """How far each vector of the target may be from what was written there; see :data:`SAME_VECTOR`."""
+        """Return how far each vector of the target may differ from what was written; see :data:`SAME_VECTOR`."""
         datatypes = {name: params.datatype for name, params in self._params.items()}
         datatypes[self.target_vector] = self.datatype
         return {name: SAME_VECTOR.get(d, SAME_FLOATS) if d else SAME_FLOATS for name, d in datatypes.items()}
 
     @cached_property
     def translation(self) -> Layout:
-        """How the source's vectors become the target's."""
+        """Return how the source's vectors become the target's."""
         keeps = self.originals is Originals.DISK and self.into is not None
         original = original_name(self.vector) if keeps else None
         return Layout({self.vector: CodedVector(self.vector, self.codec, self.multi, original)})
 
     @property
     def selection(self) -> Any:
-        """Which vectors of the source are read."""
+        """Return which vectors of the source are read."""
         return True if self.named is None else [self.vector, self.named]
 
 

@@ -21,7 +21,7 @@ from vaecodec_integrations.qdrant.migration.job import Migration, by_name
 
 
 class Recalls(NamedTuple):
-    """Shares of the exact top 10 that were found, over a sample, each with its 95 % interval.
+    """Hold the shares of the exact top 10 that searches found, over a sample, each with its 95 % interval.
 
     Attributes:
         before: by searching the source. It is 1 in local mode, which always searches exactly. Where no sampled vector
@@ -40,7 +40,7 @@ class Recalls(NamedTuple):
 
 
 class Neighbours:
-    """Gather the exact nearest points of some queries while all points pass by.
+    """Gather the exact nearest points of some queries while all points are read.
 
     Args:
         queries: float32 (q, d).
@@ -55,7 +55,7 @@ class Neighbours:
         self._scores = np.empty((len(queries), 0), np.float32)
 
     def add(self, ids: Sequence[Any], rows: FloatArray) -> None:
-        """Take points into account: n ids and their vectors, float32 (n, d)."""
+        """Add points: n ids and their vectors, float32 (n, d)."""
         scores = similarities(self._queries, rows, self._metric)
         columns = {point_id: column for column, point_id in enumerate(ids)}
         for row, point_id in enumerate(self._own):
@@ -104,7 +104,7 @@ class Comparison:
             self._latents = Neighbours(codec.encode_queries(rows), own, codec.latent_metric, count)
 
     def add(self, ids: Sequence[Any], vectors: Sequence[Any], latents: Sequence[Any]) -> None:
-        """Take points of both sides into account: ids, the source's vectors, the target's latents; not multivectors."""
+        """Add points of both sides: ids, the source's vectors, the target's latents; not multivectors."""
         if ids and self._exact is not None and self._latents is not None:
             self._exact.add(ids, np.array(vectors, np.float32))
             self._latents.add(ids, np.array(latents, np.float32))
@@ -129,7 +129,7 @@ class Comparison:
 
     @property
     def _advised(self) -> models.SearchParams | None:
-        """How a collection of this size is to be searched."""
+        """Return the recommended search parameters for a collection of this size."""
         size = self._migration.code_bytes
         return None if size is None else recommended_search_params(self._migration.codec, bytes=size)
 

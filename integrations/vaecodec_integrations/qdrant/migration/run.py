@@ -38,7 +38,7 @@ OnProgress = Callable[[int, int], object]
 
 @dataclass(frozen=True)
 class Estimate:
-    """The size of a migration, known before it does anything.
+    """Hold the size of a migration, known before it does anything.
 
     Attributes:
         points: points of the source.
@@ -55,7 +55,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run did and found.
+    """Hold what a run did and found.
 
     Attributes:
         estimate: the size of the migration when the run began.
@@ -83,27 +83,27 @@ class Outcome:
 
     @property
     def repaired(self) -> int:
-        """How many points were written again."""
+        """Return the number of points that were written again."""
         return sum(self.repairs)
 
     @property
     def recall_before(self) -> float | None:
-        """The mean of ``recalls.before``."""
+        """Return the mean of ``recalls.before``."""
         return None if self.recalls.before is None else self.recalls.before.mean
 
     @property
     def recall_latents(self) -> float | None:
-        """The mean of ``recalls.latents``."""
+        """Return the mean of ``recalls.latents``."""
         return None if self.recalls.latents is None else self.recalls.latents.mean
 
     @property
     def recall_after(self) -> float | None:
-        """The mean of ``recalls.after``."""
+        """Return the mean of ``recalls.after``."""
         return None if self.recalls.after is None else self.recalls.after.mean
 
     @property
     def queries(self) -> int:
-        """The size of the sample."""
+        """Return the size of the sample."""
         return self.recalls.queries
 
     def to_json(self) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class Outcome:
 
     @property
     def settled(self) -> bool:
-        """Whether both sides agreed without repairs, so that the alias may be switched."""
+        """Tell whether both sides agreed without repairs, so that the alias may be switched."""
         return not (self.repaired or self.removed) and self.source_points == self.target_points
 
 
@@ -251,7 +251,7 @@ def _next_step(migration: Migration, outcome: Outcome, alias: str | None) -> str
 
 
 def _differences(outcome: Outcome) -> str:
-    """Say what was found to differ, and why it may be so."""
+    """Say what differed, and the possible reason."""
     repairs = outcome.repairs
     return (
         f"{outcome.repaired:,} points were repaired: {repairs.missing:,} were missing in the copy, {repairs.vectors:,} "
@@ -262,7 +262,7 @@ def _differences(outcome: Outcome) -> str:
 
 
 def _unload(collection: str, vector: str, named: str) -> str:
-    """Say how to free the memory that the uncompressed vector goes on to take beside the latents."""
+    """Say how to free the memory that the uncompressed vector still takes beside the latents."""
     diff = (
         "models.VectorParamsDiff(on_disk=True, hnsw_config=models.HnswConfigDiff(m=0), "
         "quantization_config=models.Disabled.DISABLED)"

@@ -1,4 +1,4 @@
-"""The state file of a migration: how far the copy came."""
+"""Keep in a state file how far the copy of a migration came."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STATE_VERSION = 1
 
 
 class State(BaseModel, strict=True):
-    """How far the copy came. Batches must not change between runs, so their size is kept too."""
+    """Hold how far the copy came. Batches must not change between runs, so their size is kept too."""
 
     batch_size: Annotated[int, Field(ge=1)]
     offset: Annotated[int, Field(ge=0)] | UUID | None = None

@@ -28,7 +28,7 @@ MIGRATION_KEY = "vaecodec-migration"
 
 
 def migration_record(client: QdrantClient, target: str) -> dict[str, Any]:
-    """Return what a collection says of the migration that made it; empty where none did."""
+    """Return the record of the migration that made a collection; empty if none did."""
     return (collection_info(client, target).config.metadata or {}).get(MIGRATION_KEY) or {}
 
 

@@ -1,4 +1,4 @@
-"""Uncompressed vectors beside a Qdrant collection, in a file of the application."""
+"""Keep uncompressed vectors beside a Qdrant collection, in a file of the application."""
 
 from vaecodec_integrations.qdrant.originals.erase import erase_deleted
 from vaecodec_integrations.qdrant.originals.file import OriginalsFile, Staged

@@ -1,4 +1,4 @@
-"""Uncompressed vectors of one vector of a Qdrant collection, in two files of constant memory.
+"""Keep the uncompressed vectors of one vector of a Qdrant collection, in two files, with constant memory.
 
 One holds the rows at a fixed width, the other (suffix ``.ids``) is an SQLite database that knows which row belongs to
 which point; see :mod:`~vaecodec_integrations.qdrant.originals.index`. Rows are on the disk before the database names
@@ -39,7 +39,7 @@ Decided = Mapping[bytes, int | None]
 
 
 class OriginalsFile:
-    """Vectors by point id, on disk, in constant memory, for one vector of one collection.
+    """Keep vectors by point id on disk, with constant memory, for one vector of one collection.
 
     Writing an id again replaces its vector, and gives the room to later ones. Several processes may read and write at
     once; threads may share one object.
@@ -97,13 +97,13 @@ class OriginalsFile:
 
     @property
     def id(self) -> str:
-        """The file's own id, which the metadata of its collection names."""
+        """Return the file's own id, which the metadata of its collection names."""
         with self._reading():
             return self._index.header("id")
 
     @property
     def owner(self) -> Owner | None:
-        """Whose originals it holds; None before the first collection is written with it."""
+        """Return the owner of the originals; None before the first collection is written with the file."""
         with self._reading():
             return self._owner()
 
@@ -118,13 +118,13 @@ class OriginalsFile:
             )
 
     def claim(self, owner: Owner) -> None:
-        """Note whose originals the file holds; raise as :meth:`check_owner` does."""
+        """Record the owner of the originals; raise as :meth:`check_owner` does."""
         self.check_owner(owner)
         with self._writing():
             self._index.set_header("owner", owner.to_json())
 
     def give_to(self, collection: str) -> None:
-        """Note that the collection bears another name, as one does that was restored from a snapshot."""
+        """Record that the collection has another name, as one that was restored from a snapshot."""
         with self._writing():
             owner = self._owner()
             if owner is None:
@@ -132,7 +132,7 @@ class OriginalsFile:
             self._index.set_header("owner", owner._replace(collection=collection).to_json())
 
     def clear(self) -> None:
-        """Remove all vectors and the owner, and give the room back."""
+        """Remove all vectors and the owner, and free the disk space."""
         with self._writing():
             self._index.clear()
             self._index.set_header("owner", "")
@@ -148,7 +148,7 @@ class OriginalsFile:
     # ------------------------------------------------------------ writing
 
     def stage(self) -> Staged:
-        """Open a write in two steps: vectors that do not count until the engine has the points."""
+        """Open a write in two steps: its vectors become valid only when the engine has the points."""
         return Staged(self)
 
     def append(self, ids: Sequence[int | str | UUID], vectors: Any) -> None:
@@ -167,13 +167,13 @@ class OriginalsFile:
         staged.commit()
 
     def remove(self, ids: Sequence[Any]) -> None:
-        """Remove the vectors of points; those that have none are passed over."""
+        """Remove the vectors of points; points without a vector are ignored."""
         keys = [point_key(point_id) for point_id in ids]
         with self._writing():
             self._index.remove(keys)
 
     def compact(self) -> None:
-        """Move rows into the room of removed ones, and give what is left back to the file system."""
+        """Move rows into the space of removed ones, and return the rest to the file system."""
         while True:
             with self._writing():
                 used, moves = self._index.plan_compaction(_MOVED_AT_ONCE)
@@ -205,8 +205,7 @@ class OriginalsFile:
             after = keys[-1]
 
     def undecided(self, ids: Sequence[Any]) -> list[Any]:
-        """Return the ids of which a write was begun and not finished, so that only the engine knows which vector
-        counts."""
+        """Return the ids whose write did not finish, so that only the engine knows which vector is valid."""
         keys = [point_key(point_id) for point_id in ids]
         with self._reading():
             candidates = self._index.candidates(keys)
@@ -239,7 +238,7 @@ class OriginalsFile:
         return decided
 
     def _chosen(self, key: bytes, versions: list[Version], latent: Any, codec: VectorCodec) -> Version | None:
-        """The version whose latent is nearest to that of the engine."""
+        """Return the version whose latent is nearest to that of the engine."""
         with self._reading():
             rows = self._rows.read(np.array([version.row for version in versions], np.int64))
         good = [i for i, version in enumerate(versions) if _checksum(key, rows[i]) == version.checksum]
@@ -304,7 +303,7 @@ class OriginalsFile:
         return vectors
 
     def __len__(self) -> int:
-        """How many ids have a vector that counts."""
+        """Return the number of ids with a valid vector."""
         with self._reading():
             return self._index.count()
 
@@ -314,7 +313,7 @@ class OriginalsFile:
             self._index.close()
 
     def __enter__(self) -> OriginalsFile:
-        """The file itself."""
+        """Return the file itself."""
         return self
 
     def __exit__(
@@ -325,7 +324,7 @@ class OriginalsFile:
 
 
 class Staged:
-    """Vectors of one write, which count once it is committed.
+    """Hold the vectors of one write, which become valid once it is committed.
 
     A write that is never committed leaves its points undecided; see :meth:`OriginalsFile.decide`.
 
@@ -358,7 +357,7 @@ class Staged:
             file._index.stage(self._stage, versions)
 
     def commit(self) -> None:
-        """Let the vectors count: the engine has the points."""
+        """Make the vectors valid: the engine has the points."""
         if self._stage is not None:
             with self._file._writing():
                 self._file._index.commit(self._stage)

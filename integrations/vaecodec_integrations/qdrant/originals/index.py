@@ -1,4 +1,4 @@
-"""Which row of the file holds the original of which point: an SQLite database beside the rows.
+"""Find the row that holds the original of a point, in an SQLite database beside the rows.
 
 A row becomes a version of a point in two steps, around the engine's write. It is staged first: it is on the disk, but
 does not count. When the engine has the point, it is committed, and the row that it replaces is free for others. A
@@ -55,7 +55,7 @@ _ALONE = (
 
 
 class Version(NamedTuple):
-    """One row that was written for a point.
+    """Describe one row that was written for a point.
 
     Attributes:
         row: its number.
@@ -67,7 +67,7 @@ class Version(NamedTuple):
 
 
 class Move(NamedTuple):
-    """One row to be moved.
+    """Describe one row to move.
 
     Attributes:
         key: its point.
@@ -83,7 +83,8 @@ class Move(NamedTuple):
 
 
 class OriginalsIndex:
-    """The database. Callers hold a lock around each method, and :meth:`transaction` around those that write.
+    """Read and write the database. Callers hold a lock around each method, and :meth:`transaction` around those that
+    write.
 
     Args:
         path: created when there is none.
@@ -146,7 +147,7 @@ class OriginalsIndex:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Write all of what the block does, or nothing; other processes wait meanwhile."""
+        """Write everything that the block does, or nothing; other processes wait meanwhile."""
         with self.translated():
             self._base.execute("BEGIN IMMEDIATE")
             try:
@@ -243,7 +244,7 @@ class OriginalsIndex:
         self._base.execute("UPDATE stages SET touched = ? WHERE stage = ?", (time.time(), stage))
 
     def commit(self, stage: int) -> None:
-        """Let the rows of a stage count, except where another open stage writes another vector of the same point."""
+        """Make the rows of a stage valid, except where another open stage writes another vector of the same point."""
         values = {"stage": stage, "lost": time.time() - _LOST_AFTER_SECONDS}
         mine = "SELECT 1 FROM candidates AS mine WHERE mine.stage = :stage AND mine.id = candidates.id"
         # Of two writes of the same vector, as by a migration that was killed and goes on, it matters not which counts.
@@ -280,12 +281,12 @@ class OriginalsIndex:
             self._base.execute("INSERT INTO versions VALUES (?, ?, ?)", (key, *chosen))
 
     def remove(self, keys: Sequence[bytes]) -> None:
-        """Forget points, and free their rows."""
+        """Remove points from the index, and free their rows."""
         for table in ("versions", "candidates"):
             self._free(f"FROM {table} WHERE id IN (SELECT value FROM temp.keys)", keys)
 
     def clear(self) -> None:
-        """Forget all points."""
+        """Remove all points from the index."""
         for table in ("versions", "candidates", "stages", "free"):
             self._base.execute(f"DELETE FROM {table}")
         self.set_header("rows", "0")
@@ -318,7 +319,7 @@ class OriginalsIndex:
         return used, [Move(key, stage, old, new) for (key, stage, old), (new,) in zip(late, room, strict=True)]
 
     def move(self, moves: Sequence[Move]) -> None:
-        """Note that rows were moved; where they were is free."""
+        """Record that rows were moved, and free their old places."""
         for move in moves:
             table = "versions" if move.stage is None else "candidates"
             stage = "" if move.stage is None else f" AND stage = {move.stage}"
@@ -326,12 +327,12 @@ class OriginalsIndex:
             self._base.execute("UPDATE free SET row = ? WHERE row = ?", (move.old, move.new))
 
     def cut(self, count: int) -> None:
-        """Forget the free rows from ``count`` on."""
+        """Remove the free rows from ``count`` on from the index."""
         self._base.execute("DELETE FROM free WHERE row >= ?", (count,))
         self.set_header("rows", str(count))
 
     def give_back(self) -> None:
-        """Give the room that the database no longer needs back to the file system."""
+        """Return the disk space that the database no longer needs to the file system."""
         with self.translated():
             self._base.execute("VACUUM")
             self._base.execute("PRAGMA wal_checkpoint(TRUNCATE)")

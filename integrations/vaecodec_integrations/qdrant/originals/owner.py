@@ -1,4 +1,4 @@
-"""Which vector of which collection a file of originals belongs to."""
+"""Record which vector of which collection a file of originals belongs to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vaecodec.files.stored_json import parse_object
 
 
 class Owner(NamedTuple):
-    """One compressed vector of a collection.
+    """Describe one compressed vector of a collection.
 
     Attributes:
         collection: its own name, not an alias.
@@ -34,6 +34,6 @@ class Owner(NamedTuple):
         return owner
 
     def __str__(self) -> str:
-        """Name it for messages."""
+        """Name the owner for messages."""
         vector = f"vector {self.vector!r} of " if self.vector else ""
         return f"{vector}collection {self.collection!r} (codec {self.codec_id[:12]})"

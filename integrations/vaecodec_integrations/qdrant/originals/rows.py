@@ -1,4 +1,4 @@
-"""Rows of a fixed width in a file, read and written by number."""
+"""Read and write rows of a fixed width in a file, by number."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 class RowsFile:
-    """Rows of bytes. It is not mapped into memory, so that it can be cut while others read it.
+    """Read and write rows of bytes. It is not mapped into memory, so that it can be cut while others read it.
 
     Args:
         path: the file.
@@ -51,7 +51,7 @@ class RowsFile:
             os.fsync(file.fileno())
 
     def cut(self, count: int) -> None:
-        """Give the room behind the first rows back to the file system."""
+        """Return the disk space behind the first rows to the file system."""
         with open(self._path, "r+b") as file:
             file.truncate(count * self.row_bytes)
             os.fsync(file.fileno())

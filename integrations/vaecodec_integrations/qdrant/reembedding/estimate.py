@@ -1,4 +1,4 @@
-"""What a change of the embedding model costs, and what it brings, before it is begun."""
+"""Estimate the cost and the gain of a change of the embedding model, before it begins."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAMPLE = 200
 
 
 class JudgedQueries(NamedTuple):
-    """Queries whose answers are known, as from clicks.
+    """Hold queries whose answers are known, for example from clicks.
 
     Attributes:
         texts: n queries.
@@ -37,7 +37,7 @@ class JudgedQueries(NamedTuple):
 
 @dataclass(frozen=True)
 class Cost:
-    """What is to be expected.
+    """Hold the expected cost and gain.
 
     Attributes:
         texts: how many texts are in the collection.
@@ -113,7 +113,7 @@ def estimate(
 
 
 def _drawn(job: Reembedding, sample: int, queries: JudgedQueries | None) -> list[models.Record]:
-    """Random points with their old vectors, and all that answer a query."""
+    """Return random points with their old vectors, and all points that answer a query."""
     random = models.SampleQuery(sample=models.Sample.RANDOM)
     drawn = job.client.query_points(job.collection, query=random, limit=sample, with_payload=False).points
     ids = [point.id for point in drawn]

@@ -1,4 +1,4 @@
-"""What is embedded again, by what, and where it goes."""
+"""Describe what is embedded again, by which model, and where it is written."""
 
 from __future__ import annotations
 
@@ -65,24 +65,24 @@ class Reembedding:
 
     @property
     def target(self) -> str:
-        """The collection that gets the new vectors."""
+        """Return the collection that gets the new vectors."""
         return self.collection if self.into is None else self.into
 
     @property
     def target_vector(self) -> str:
-        """The name of the new vectors."""
+        """Return the name of the new vectors."""
         return self.vector if self.named is None else self.named
 
     @cached_property
     def writer(self) -> QdrantClient:
-        """The client that writes new vectors, compressed where there is a codec."""
+        """Return the client that writes new vectors, compressed where there is a codec."""
         if self.codec is None:
             return self.client
         return CompressedQdrantClient(self.client, codecs={self.target: {self.target_vector: self.codec}})
 
     @cached_property
     def distance(self) -> models.Distance:
-        """How the new vectors are compared: as the codec says, or as the old ones are."""
+        """Return how the new vectors are compared: as the codec says, or as the old ones are."""
         if self.codec is not None:
             return DISTANCES[self.codec.metric]
         params = dense_params(collection_info(self.client, self.collection))
@@ -95,7 +95,7 @@ class Reembedding:
 
     @property
     def others(self) -> list[str]:
-        """The names of all other vectors, which a new collection gets as they are."""
+        """Return the names of all other vectors, which a new collection gets unchanged."""
         info = collection_info(self.client, self.collection)
         names = [*dense_params(info), *(info.config.params.sparse_vectors or {})]
         return [name for name in names if name != self.vector]

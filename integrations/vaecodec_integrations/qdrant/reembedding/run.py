@@ -26,7 +26,7 @@ OnProgress = Callable[[int, int], Any]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run did.
+    """Hold what a run did.
 
     Attributes:
         embedded: texts that were embedded and written.
@@ -48,7 +48,7 @@ class Outcome:
 
     @property
     def settled(self) -> bool:
-        """Whether the run found nothing to do, so that both sides are equal."""
+        """Tell whether the run found nothing to do, so that both sides are equal."""
         return not (self.embedded or self.payloads or self.removed)
 
     def next_step(self, alias: str | None) -> str:
@@ -108,7 +108,7 @@ def reembed(
 
 
 class _Pace:
-    """Waits so that no more than so many texts are embedded in a second."""
+    """Wait so that no more than a given number of texts are embedded in a second."""
 
     def __init__(self, per_second: float | None) -> None:
         self._per_second, self._free_at = per_second, time.monotonic()
@@ -169,7 +169,7 @@ def _page(job: Reembedding, records: list[models.Record], outcome: Outcome, pace
 
 
 def _held(job: Reembedding, ids: list[Any]) -> dict[Any, models.Record]:
-    """Those points that the target has already, with their payloads."""
+    """Return the points that the target has already, with their payloads."""
     if job.into is not None:
         found = job.client.retrieve(job.into, ids, with_vectors=False) if job.client.collection_exists(job.into) else []
     else:
@@ -196,7 +196,7 @@ def _write(job: Reembedding, records: list[models.Record], vectors: Mapping[Any,
 
 
 def _all_vectors(job: Reembedding, record: models.Record, vector: Any) -> Any:
-    """The vectors of a point of a new collection: the new one, and all others as they are."""
+    """Return the vectors of a point for a new collection: the new one, and all others unchanged."""
     kept = dict(record.vector) if isinstance(record.vector, dict) else {}
     if vector is not None:
         kept[job.target_vector] = vector.tolist()

@@ -24,7 +24,7 @@ _SPARE = 2
 
 
 class Model(NamedTuple):
-    """Where the vectors of an embedding model are.
+    """Say where the vectors of an embedding model are.
 
     Attributes:
         client: searches them, compressed or not; an asynchronous one for :class:`AsyncTwoModelSearch`.
@@ -41,7 +41,7 @@ class Model(NamedTuple):
 
 
 class _Call(NamedTuple):
-    """One call of a model's client."""
+    """Describe one call of a model's client."""
 
     model: Model
     method: str
@@ -52,7 +52,7 @@ _Flow = Generator[_Call, Any, T]
 
 
 class _Flows:
-    """What is asked of both models, and how the answers become one."""
+    """Ask both models and merge their answers."""
 
     def __init__(self, old: Model, new: Model, merger: Merger) -> None:
         if (old.collection, old.using) == (new.collection, new.using):
@@ -102,7 +102,7 @@ class _Flows:
     def _old_ones(
         self, query: Any, query_filter: models.Filter | None, wanted: int, with_payload: Any
     ) -> _Flow[list[models.ScoredPoint]]:
-        """The best points that the new model does not know yet."""
+        """Return the best points that the new model has not embedded yet."""
         if self._old.collection == self._new.collection:
             lacking = models.Filter(must_not=[models.HasVectorCondition(has_vector=self._new.using)])
             both = lacking if query_filter is None else models.Filter(must=[query_filter, lacking])
@@ -117,7 +117,7 @@ class _Flows:
             asked *= 2
 
     def _done(self, ids: list[Any]) -> _Flow[set[Any]]:
-        """Which of these points have a vector of the new model."""
+        """Return which of these points have a vector of the new model."""
         if not ids:
             return set()
         has = models.HasVectorCondition(has_vector=self._new.using)
@@ -131,7 +131,7 @@ class _Flows:
         return {record.id for record in records}
 
     def _compared(self, side: int, query: Any, points: list[models.ScoredPoint]) -> tuple[Any, Any]:
-        """The query as it is compared, float32 (1, w), and the scores as the merger takes them, float32 (1, n)."""
+        """Return the query in its compared form, float32 (1, w), and the scores for the merger, float32 (1, n)."""
         codec, metric = (self._old, self._new)[side].codec, self._merger.metrics[side]
         vector = np.asarray(query, np.float32)[None]
         if codec is not None:
@@ -157,7 +157,7 @@ def _found(
 
 
 class TwoModelSearch:
-    """Searches documents by the new model where they are embedded by it, and by the old one elsewhere.
+    """Search documents by the new model where they are embedded by it, and otherwise by the old one.
 
     Args:
         old: the old model's vectors.
@@ -217,7 +217,7 @@ class TwoModelSearch:
 
 
 class AsyncTwoModelSearch:
-    """The same for asynchronous clients; arguments as of :class:`TwoModelSearch`."""
+    """Search as :class:`TwoModelSearch` does, with asynchronous clients."""
 
     def __init__(self, old: Model, new: Model, merger: Merger) -> None:
         self._flows = _Flows(old, new, merger)
@@ -270,7 +270,7 @@ async def _run_async(flow: _Flow[T]) -> T:
 
 
 def _values(payload: Mapping[str, Any] | None, key: str) -> Iterator[Any]:
-    """The values by which a point is grouped, each once."""
+    """Return the values by which a point is grouped, each once."""
     value: Any = payload
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None

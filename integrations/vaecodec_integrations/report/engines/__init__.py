@@ -1,4 +1,4 @@
-"""Which engines there are."""
+"""Open an engine by its name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the report measures on: anything that indexes vectors."""
+"""Define the engine that a report measures on: anything that indexes vectors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ M, EF_CONSTRUCTION, EF = 16, 200, 128
 
 
 class SearchEngineName(StrEnum):
-    """What can be asked for."""
+    """Name a search engine."""
 
     EXACT = "exact"
     """Brute force."""
@@ -27,11 +27,11 @@ class SearchEngineName(StrEnum):
 
 
 class Index(Protocol):
-    """Vectors that have been indexed."""
+    """Search vectors that have been indexed."""
 
     @property
     def size_bytes(self) -> int:
-        """Bytes on disk."""
+        """Return the bytes on disk."""
         ...
 
     def search(self, queries: FloatArray, k: int) -> IdArray:
@@ -44,21 +44,21 @@ class Index(Protocol):
 
 
 class SearchEngine(Protocol):
-    """Builds indexes, all with the same parameters."""
+    """Build indexes, all with the same parameters."""
 
     @property
     def name(self) -> SearchEngineName:
-        """Which engine this is."""
+        """Return which engine this is."""
         ...
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """What to know to build the same index again: library, version, settings; JSON values only."""
+        """Return what is needed to build the same index again: library, version, settings; JSON values only."""
         ...
 
     @property
     def dtypes(self) -> frozenset[CodeType]:
-        """How it can store the vectors that it searches."""
+        """Return the types in which the engine can store vectors."""
         ...
 
     def build(self, vectors: FloatArray, metric: Metric, folder: Path, *, dtype: CodeType = CodeType.FLOAT32) -> Index:

@@ -1,4 +1,4 @@
-"""Exact search: the engine without a graph."""
+"""Search exactly, without a graph."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from vaecodec_integrations.report.engines.base import Index, SearchEngineName
 
 
 class ExactEngine:
-    """Brute force in numpy; its size is that of the vectors."""
+    """Search by brute force in numpy; the size is that of the vectors."""
 
     name = SearchEngineName.EXACT
     dtypes = frozenset({CodeType.FLOAT32})
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """None: there is nothing to choose."""
+        """Return no parameters: there is nothing to choose."""
         return {}
 
     def build(
@@ -45,4 +45,4 @@ class _ExactIndex:
         return exact_search(self._vectors, queries, k, self._metric)[0]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: nothing is held."""

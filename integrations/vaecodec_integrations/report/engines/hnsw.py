@@ -1,4 +1,4 @@
-"""hnswlib as a report's engine."""
+"""Measure a report on hnswlib."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vaecodec_integrations.report.engines.base import EF, EF_CONSTRUCTION, Index
 
 
 class HnswEngine:
-    """hnswlib with its default graph, on all cores.
+    """Use hnswlib with its default graph, on all cores.
 
     Args:
         ef: candidates looked at by a query.
@@ -33,7 +33,7 @@ class HnswEngine:
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Library version and graph settings."""
+        """Return the library's version and the graph's settings."""
         return {"hnswlib": version("hnswlib"), "M": M, "ef_construction": EF_CONSTRUCTION, "ef": self._ef}
 
     def build(
@@ -75,4 +75,4 @@ class _HnswIndex:
         return ids
 
     def close(self) -> None:
-        """hnswlib frees its memory with the object."""
+        """Do nothing: hnswlib frees its memory with the object."""

@@ -1,4 +1,4 @@
-"""Qdrant as a report's engine: its own segments and HNSW graph, in this process (qdrant-edge)."""
+"""Measure a report on Qdrant: its own segments and HNSW graph, in this process (qdrant-edge)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own bloc
 
 
 class QdrantEngine:
-    """A Qdrant shard with its default graph and ef 128: vectors without payloads, one segment.
+    """Use a Qdrant shard with its default graph and ef 128: vectors without payloads, one segment.
 
     Codes are TurboQuant's, in RAM; the floats lie on disk.
 
@@ -42,7 +42,7 @@ class QdrantEngine:
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Library version and graph settings."""
+        """Return the library's version and the graph's settings."""
         return {"qdrant-edge-py": version("qdrant-edge-py"), "m": M, "ef_construct": EF_CONSTRUCTION, "hnsw_ef": EF}
 
     def build(self, vectors: FloatArray, metric: Metric, folder: Path, *, dtype: CodeType = CodeType.FLOAT32) -> Index:
@@ -105,6 +105,6 @@ class _QdrantIndex:
 
 
 def _allocated(folder: Path) -> int:
-    """Bytes that the files take on disk: Qdrant's are sparse, so their lengths say little."""
+    """Return the bytes that files take on disk: Qdrant's are sparse, so their lengths say little."""
     states = [path.stat() for path in folder.rglob("*") if path.is_file()]
     return sum(state.st_blocks * _BLOCK_BYTES if hasattr(state, "st_blocks") else state.st_size for state in states)

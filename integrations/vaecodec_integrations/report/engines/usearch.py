@@ -1,4 +1,4 @@
-"""usearch as a report's engine: a graph like hnswlib's that installs from a wheel."""
+"""Measure a report on usearch: a graph like hnswlib's that installs from a wheel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vaecodec_integrations.usearch.index import METRICS
 
 
 class UsearchEngine:
-    """usearch with the graph settings of the other engines, on all cores.
+    """Use usearch with the graph settings of the other engines, on all cores.
 
     Args:
         ef: candidates looked at by a query.
@@ -33,7 +33,7 @@ class UsearchEngine:
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Library version and graph settings."""
+        """Return the library's version and the graph's settings."""
         settings = {"connectivity": M, "expansion_add": EF_CONSTRUCTION, "expansion_search": self._ef}
         return {"usearch": version("usearch"), **settings}
 
