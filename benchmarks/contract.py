@@ -4,13 +4,14 @@
 
 The folder holds train, train_queries, base and queries as .npy, the queries' relevant rows of base as .npy (one each)
 or .json (lists), and perhaps pairs.npy, rows (query, document) of the training data. Trains with the recipe that
-``vaecodec train`` chooses for so many rows, one seed. Prints for each figure the learned codec's mean, the 95 % paired
+``vaecodec train`` chooses for so many rows, one seed. Prints (and writes to ``--json``) for each figure the learned codec's mean, the 95 % paired
 interval of its difference to the best linear codec for that figure, and which codec that is.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from embeddings import load, load_relevant
 from quality import known_pairs
 from vaecodec.evaluation import Truth, exact_search, judge
 from vaecodec.interface import Metric, VectorCodec
+from vaecodec.provenance import made_now
 from vaecodec.sources import open_source
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.data.held_out import QueryFigures
@@ -34,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--dims", default="64,128")
+    parser.add_argument("--json", type=Path, help="write every figure there")
     arguments = parser.parse_args()
     documents, queries = (open_source(arguments.data / f"{name}.npy") for name in ("train", "train_queries"))
     listed = arguments.data / "pairs.npy"
@@ -48,6 +51,7 @@ def main() -> None:
 
     print("| k | latents, share of the training kept | figure | learned | minus the best linear | which |")
     print("|---|---|---|---|---|---|")
+    rows = []
     for dim in map(int, arguments.dims.split(",")):
         with tempfile.TemporaryDirectory() as folder:
             recipe = choose_recipe(width=collection.dim, rows=documents.rows, dim=dim)
@@ -59,6 +63,11 @@ def main() -> None:
         for each in gate(learned, linear).comparisons:
             mean = learned[each.figure].mean()
             print(f"| {dim} | {made} | {each.figure} | {mean:.3f} | {each.difference:+.3f} | {each.over} |", flush=True)
+            difference = each.difference._asdict()
+            rows.append({"dim": dim, "figure": each.figure, "learned": float(mean), "over": each.over, **difference})
+    if arguments.json:
+        content = {**made_now(), "data": arguments.data.name, "results": rows}
+        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
