@@ -4,8 +4,8 @@
 
 The folder holds train, train_queries, base and queries as .npy, the queries' relevant rows of base as .npy (one each)
 or .json (lists), and perhaps pairs.npy, rows (query, document) of the training data. Trains with the recipe that
-``vaecodec train`` chooses for so many rows, one seed. Prints (and writes to ``--json``) for each figure the learned codec's mean, the 95 % paired
-interval of its difference to the best linear codec for that figure, and which codec that is.
+``vaecodec train`` chooses for so many rows, one seed. Prints for each figure the learned codec's mean, the 95 % paired
+interval of its difference to the best linear codec for that figure, and which codec that is; ``--json`` keeps them.
 """
 
 from __future__ import annotations
