@@ -1,4 +1,4 @@
-"""What each knob of the recipe is worth: one row per change to the default, on queries and documents never trained on.
+"""Measure what each setting of the recipe is worth: one row per change to the default, on unseen queries and documents.
 
     python benchmarks/ablation.py --data ../shared/data/debian-minilm --seeds 3 --out ablation.jsonl
 

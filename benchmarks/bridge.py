@@ -1,4 +1,4 @@
-"""What a migration costs in recall while it lasts: an old collection searched with a new codec across a bridge.
+"""Measure what a migration costs in recall while it lasts: an old collection searched with a new codec across a bridge.
 
     python benchmarks/bridge.py --data DIR
 

@@ -1,4 +1,4 @@
-"""Recall per byte: every way to spend the same bytes on a vector, on the same data and queries.
+"""Measure recall per byte: every way to spend the same bytes on a vector, on the same data and queries.
 
     python benchmarks/bytes.py --data ../shared/data/debian-minilm --codecs runs/ --out docs/bytes/debian-minilm
 
@@ -53,7 +53,7 @@ K = 10
 
 
 class Data:
-    """Vectors of unit norm, queries, their exact neighbours and the documents that answer them."""
+    """Hold vectors of unit norm, queries, their exact neighbours and the documents that answer them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -91,7 +91,7 @@ class Data:
         queries: Any,
         kl_bits: float | None = None,
     ) -> Row:
-        """A code of the base, decoded and searched exactly by float queries."""
+        """Decode a code of the base and search it exactly with float queries."""
         started = time.perf_counter()
         codes = encode()
         encode_rate = len(codes) / (time.perf_counter() - started)
@@ -103,7 +103,7 @@ class Data:
 
 
 def trained(data: Data, folder: Path, dim: int, seed: int, **target: Any) -> Codec:
-    """A codec of this benchmark, trained when its file is not there."""
+    """Return a codec of this benchmark; train it when its file is missing."""
     code = target.get("target") or "trellis" + "-".join(map(str, target["target_bytes"]))
     path = folder / f"{data.folder.name}-{code}-{dim}-{seed}.onnx"
     if not path.exists():
@@ -139,7 +139,7 @@ def codecs(data: Data, folder: Path, seeds: int, budgets: tuple[int, ...]) -> It
 
 
 def trellis(data: Data, folder: Path, seeds: int, budgets: tuple[int, ...]) -> Iterator[Row]:
-    """Our trellis codes, trained, and the same codes on the linear map that training starts from."""
+    """Measure our trellis codes, trained, and the same codes on the linear map that training starts from."""
     width = data.base.shape[1]
     linear = fit_linear(data.train, width)
     calibration = Calibration.fit(linear.encode(data.train), Metric.COSINE)
@@ -154,7 +154,7 @@ def trellis(data: Data, folder: Path, seeds: int, budgets: tuple[int, ...]) -> I
 
 
 def uniform(data: Data, folder: Path, seeds: int, budgets: tuple[int, ...]) -> Iterator[Row]:
-    """Codes of as many bits for each dimension, on trained latents and on the linear ones."""
+    """Measure codes with the same number of bits for each dimension, on trained latents and on linear ones."""
     linear = fit_linear(data.train, data.base.shape[1])
     calibration = Calibration.fit(linear.encode(data.train), Metric.COSINE)
     for size in budgets:
@@ -178,7 +178,7 @@ def _ours(data: Data, codec: Codec, part: str, system: str, parameters: dict[str
 
 
 def peers(data: Data, budgets: tuple[int, ...]) -> Iterator[Row]:
-    """What else a user can get at these bytes: product quantisers, RaBitQ, TurboQuant's scheme, truncation."""
+    """Measure other codes of these bytes: product quantisers, RaBitQ, TurboQuant's scheme, truncation."""
     width = data.base.shape[1]
     whole = Calibration.fit(data.train, Metric.COSINE)
     for dtype in ("binary", "int2", "int4"):
@@ -230,7 +230,9 @@ def _faiss(data: Data, system: str, index: Any, size: float, train: Any, base: A
 
 
 def qdrant(data: Data, folder: Path, seeds: int) -> Iterator[Row]:
-    """Qdrant in this process (HNSW, m 16, ef_construct 200, ef 128): its quantisers on full vectors and on latents."""
+    """Measure Qdrant in this process (HNSW, m 16, ef_construct 200, ef 128): its quantisers on full vectors and on
+    latents.
+    """
     import qdrant_edge as edge
 
     sizes = edge.TurboQuantBitSize
@@ -265,7 +267,7 @@ def qdrant(data: Data, folder: Path, seeds: int) -> Iterator[Row]:
 
 
 def _shard(edge: Any, data: Data, system: str, rows: np.ndarray, queries: np.ndarray, config: Any) -> list[Row]:
-    """One shard searched with and without re-scoring 30 candidates by the vectors that it was given.
+    """Search one shard with and without re-scoring 30 candidates by the vectors that it was given.
 
     The bytes are those of the file that is searched.
     """
@@ -315,7 +317,7 @@ def _shard(edge: Any, data: Data, system: str, rows: np.ndarray, queries: np.nda
 
 
 def engines(data: Data, folder: Path) -> Iterator[Row]:
-    """hnswlib, usearch and faiss on full vectors and on latents trained for 2 bits (seed 0)."""
+    """Measure hnswlib, usearch and faiss on full vectors and on latents trained for 2 bits (seed 0)."""
     import hnswlib
     from usearch.index import Index
 

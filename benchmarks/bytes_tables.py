@@ -1,4 +1,4 @@
-"""The tables and the picture of benchmarks/bytes.py: one row for each system at each size."""
+"""Print the tables and draw the picture of benchmarks/bytes.py: one row for each system at each size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ MORE_BYTES = 1.2
 
 @dataclass(frozen=True)
 class Row:
-    """One system at one size, for one seed or the mean over several. Rates are per second; None where not measured.
+    """Hold one system at one size, for one seed or the mean over several. Rates are per second; None where not
+    measured.
 
     Attributes:
         reranked: by R, the recall once the 10 R best were ranked again by the uncompressed vectors.
@@ -49,7 +50,7 @@ def row_key(part: str, system: str, size: float) -> str:
 
 
 def averaged(rows: list[Row]) -> list[Row]:
-    """One row per system and size: the mean over its seeds."""
+    """Return one row per system and size: the mean over its seeds."""
     found = []
     for key in dict.fromkeys(row_key(row.part, row.system, row.bytes) for row in rows):
         own = [row for row in rows if row_key(row.part, row.system, row.bytes) == key]
@@ -65,7 +66,7 @@ def averaged(rows: list[Row]) -> list[Row]:
 
 
 def differences(recalls: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """What ours has more than other systems of its size, per query: mean and 95 % interval.
+    """Return how much more ours finds than other systems of its size, per query: mean and 95 % interval.
 
     The trellis code over every code that is searched exactly, and in Qdrant ours over the full vector.
     """
@@ -110,7 +111,7 @@ def table(rows: list[Row], gains: list[dict[str, Any]]) -> str:
 
 
 def choices(rows: list[Row]) -> list[str]:
-    """For a recall and a re-rank, the smallest code that reaches it: of any kind, and of those that engines have."""
+    """Return the smallest code that reaches a recall with a re-rank: of any kind, and of those that engines have."""
     lines = [
         "| recall@10 | re-rank R | smallest code (`PackedIndex`) | smallest uniform code (dims x dtype) | in Qdrant |",
         "|" + "---|" * 5,
@@ -157,7 +158,7 @@ FAMILIES = {
 
 
 def picture(rows: list[Row], path: Path, *, ticks: Iterable[float]) -> None:
-    """Recall against bytes of everything searched exactly; the Pareto front is drawn through.
+    """Draw recall against bytes of everything that is searched exactly, with the Pareto front.
 
     Ours are filled, others hollow; each family has a marker of its own.
     """
@@ -193,7 +194,7 @@ def picture(rows: list[Row], path: Path, *, ticks: Iterable[float]) -> None:
 
 
 def _front(rows: list[Row]) -> list[tuple[float, float]]:
-    """Bytes and recall of each row that finds more than all that take no more bytes."""
+    """Return the bytes and recall of each row that finds more than all that take no more bytes."""
     front, best = [], 0.0
     for row in sorted(rows, key=lambda row: (row.bytes, -row.recall)):
         if row.recall > best:

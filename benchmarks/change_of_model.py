@@ -1,4 +1,4 @@
-"""What searches find while an embedding model is replaced, document by document.
+"""Measure what searches find while an embedding model is replaced, document by document.
 
     python benchmarks/change_of_model.py --data DIR
 

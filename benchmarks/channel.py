@@ -1,4 +1,4 @@
-"""What training for a code is worth, and each choice in it: codes of documents that were never trained on.
+"""Measure what training for a code is worth, and each choice in it: codes of documents that were never trained on.
 
     python benchmarks/channel.py --data ../shared/data/debian-minilm --seeds 2 --out channel.jsonl
 
@@ -69,7 +69,7 @@ FLOATS = (64, 128)
 
 
 class HeldOut:
-    """Pairs of documents and queries, cut in two; float32, unit norm."""
+    """Hold pairs of documents and queries, split in two; float32, unit norm."""
 
     def __init__(self, folder: Path, held_out: int) -> None:
         documents, queries = load(folder, "train", "train_queries")
@@ -79,7 +79,7 @@ class HeldOut:
         self.truth, _ = exact_search(self.base, self.queries, 10, Metric.COSINE)
 
     def measure(self, decoded: FloatArray, queries: FloatArray) -> dict[str, float]:
-        """Of float queries among the latents that the codes of the base decode to."""
+        """Measure float queries among the latents that the codes of the base decode to."""
         ids, _ = exact_search(decoded, queries, 10, Metric.COSINE)
         return {
             "recall@10": float(recall(ids, self.truth, 10).mean()),
@@ -130,7 +130,7 @@ def main() -> None:
 
 
 def _untrained(data: HeldOut, dim: int, code: str | int) -> dict[str, Callable[[], dict[str, float]]]:
-    """The code without training for it: on the linear map that training starts from, and on the latents of a VAE."""
+    """Measure the untrained code: on the linear map that training starts from, and on the latents of a VAE."""
     linear = fit_linear(data.train, dim)
     latents = linear.encode(data.train), linear.encode(data.base), linear.encode_queries(data.queries)
     rows = {"untrained": lambda: _coded(data, latents, code)}
@@ -146,7 +146,7 @@ def _untrained(data: HeldOut, dim: int, code: str | int) -> dict[str, Callable[[
 
 
 def _vae(data: HeldOut, dim: int, code: int, *, by_rate: bool) -> dict[str, float]:
-    """A VAE that knows of no code. Its rate R gives a dimension exp(2 R) times the variance of its noise."""
+    """Train a VAE without regard to codes. Its rate R gives a dimension exp(2 R) times the variance of its noise."""
     collection = Collection.open(ArraySource(data.train), ArraySource(data.train_queries), pairs="aligned")
     with tempfile.TemporaryDirectory() as folder:
         result = train(collection, Recipe(dim=dim, hidden=0, batch=512, epochs=8.0, checkpoints=3), Path(folder))
@@ -158,7 +158,7 @@ def _vae(data: HeldOut, dim: int, code: int, *, by_rate: bool) -> dict[str, floa
 
 
 def _coded(data: HeldOut, latents: tuple[FloatArray, ...], code: str | int, **calibration: Any) -> dict[str, float]:
-    """Latents of training documents, base and queries; "encoded" is rows a CPU second."""
+    """Return latents of training documents, base and queries; "encoded" is rows a CPU second."""
     rows, base, queries = latents
     fitted = Calibration.fit(rows, Metric.COSINE, **calibration).code(**_parameters(code))
     fitted.encode(base[:100])  # compiles
@@ -173,7 +173,7 @@ def _parameters(code: str | int) -> dict[str, Any]:
 
 
 def _trained(data: HeldOut, recipe: Recipe) -> tuple[bytes, float]:
-    """A codec file, and the CPU seconds that training took."""
+    """Return a codec file, and the CPU seconds that training took."""
     collection = Collection.open(ArraySource(data.train), ArraySource(data.train_queries), pairs="aligned")
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:

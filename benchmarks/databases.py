@@ -1,4 +1,5 @@
-"""What databases keep of uncompressed vectors and of latents: bytes, build time, recall and latency, in the same run.
+"""Measure what databases keep of uncompressed vectors and of latents: bytes, build time, recall and latency, in the
+same run.
 
 Run: OMP_NUM_THREADS=2 python benchmarks/databases.py --codec vae128.onnx [--only postgres] [--out docs/databases]
 
@@ -80,14 +81,14 @@ def show(name: str, title: str, rows: Iterator[dict[str, Any]], out: Path | None
 
 
 def cell(value: Any) -> str:
-    """A figure as the tables show it: three digits, but recall with three decimals."""
+    """Format a figure as the tables show it: three digits, but recall with three decimals."""
     if isinstance(value, str):
         return value
     return f"{value:.3f}" if value < 1 else f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"
 
 
 def postgres(codec: Codec, base: FloatArray, queries: FloatArray, truth: Any) -> Iterator[dict[str, Any]]:
-    """One row for each type of column: uncompressed vector and halfvec, then latents."""
+    """Measure one row for each type of column: uncompressed vector and halfvec, then latents."""
     import psycopg
     from pgvector import HalfVector, Vector
     from pgvector.psycopg import register_vector
@@ -173,7 +174,7 @@ def sizes(connection: Any) -> dict[str, float]:
 
 
 def stores(sides: dict[str, Path], base: FloatArray, queries: FloatArray, truth: Any) -> Iterator[dict[str, Any]]:
-    """Two rows for each engine: full width, then latents."""
+    """Measure two rows for each engine: full width, then latents."""
     part = len(base) // 4
     for name in ENGINES:
         for side, codec in sides.items():
@@ -213,7 +214,7 @@ def search_store(name: str, folder: Path, codec: Path, queries: FloatArray) -> t
 
 
 def resident() -> float:
-    """Bytes of RAM that this process and those it started hold."""
+    """Return the bytes of RAM that this process and its children hold."""
     own = psutil.Process()
     return sum(process.memory_info().rss for process in [own, *own.children(recursive=True)])
 
@@ -282,7 +283,7 @@ ENGINES: dict[str, Callable[[Path, VectorCodec], Any]] = {
 
 
 def searched(queries: FloatArray, search: Callable[[FloatArray], list[Any]]) -> tuple[list[list[int]], float]:
-    """Ids of each query's answers, and the median of the milliseconds that one query took."""
+    """Return the ids of each query's answers, and the median of the milliseconds that one query took."""
     search(queries[0])
     ids, times = [], []
     for query in queries:

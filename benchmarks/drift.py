@@ -1,4 +1,4 @@
-"""How soon drift is found, how often an alarm is false, and what watching costs.
+"""Measure how soon drift is found, how often an alarm is false, and what watching costs.
 
 Run: OMP_NUM_THREADS=2 python benchmarks/drift.py --data DIR
 
@@ -78,7 +78,7 @@ def main(
 
 
 def trained(rows: FloatArray, folder: Path) -> dict[str, Codec]:
-    """The linear codec and the learned one, as files."""
+    """Return the linear codec and the learned one, as files."""
     collection = Collection.open(ArraySource(rows))
     linear = collection.linear(DIM, collection.start_kind)
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""The embeddings that the benchmarks measure on: a folder of train, base, queries and what answers them."""
+"""Load the embeddings that the benchmarks measure on: a folder of train, base, queries and what answers them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""How fast a codec encodes on the CPU: against the bare matrix products of the same model, and against other encoders.
+"""Measure how fast a codec encodes on the CPU: against the bare matrix products of the same model, and against other
+encoders.
 
 Run: OMP_NUM_THREADS=2 python benchmarks/encode.py [--only products | others]
 
@@ -185,7 +186,9 @@ def _products(vectors: np.ndarray, encoder: ResidualWeights) -> np.ndarray:
 
 
 def _alternate(*sides: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
-    """Median seconds per call of each side, in turns, so that all see the same machine; each in bursts of calls."""
+    """Return the median seconds per call of each side, measured in turns and in bursts, so that all see the same
+    machine.
+    """
     seconds: list[list[float]] = [[] for _ in sides]
     for _ in range(rounds):
         for own, call in zip(seconds, sides, strict=True):

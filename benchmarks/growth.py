@@ -1,4 +1,4 @@
-"""How the time and memory of encoding a file grow with rows and widths; anything above linear is a defect.
+"""Measure how the time and memory of encoding a file grow with rows and widths; anything above linear is a defect.
 
     OMP_NUM_THREADS=2 python benchmarks/growth.py rows
     OMP_NUM_THREADS=2 python benchmarks/growth.py dims
@@ -47,14 +47,14 @@ def rows(
     most: Annotated[int, typer.Option(min=100_000, help="Rows of the largest file.")] = 10_000_000,
     folder: Folder = None,
 ) -> None:
-    """Cost against rows."""
+    """Measure cost against rows."""
     sizes = [size for size in (10**4, 10**5, 10**6, 10**7) if least <= size <= most]
     report("rows", [(size, size, 384, 64) for size in sizes], folder)
 
 
 @app.command()
 def dims(count: int = 200_000, folder: Folder = None) -> None:
-    """Cost against the width of the embeddings and that of the latents."""
+    """Measure cost against the width of the embeddings and that of the latents."""
     report("embeddings' width", [(dim, count, dim, 64) for dim in (96, 192, 384, 768, 1536, 3072)], folder)
     report("latents' width", [(width, count, 768, width) for width in (32, 64, 128, 256, 512)], folder)
 
@@ -97,7 +97,7 @@ def in_own_process(count: int, dim: int, code_dim: int, folder: Path | None) -> 
 
 @app.command(hidden=True)
 def point(place: Path) -> None:
-    """One point, in a fresh process: prints (seconds, processor seconds) of each run, and megabytes, as JSON."""
+    """Measure one point in a fresh process: print (seconds, processor seconds) of each run, and megabytes, as JSON."""
     codec = Codec.load(place / "codec.onnx", threads=1)
     codec.encode(np.load(place / "vectors.npy", mmap_mode="r")[:1000])
     runs = []

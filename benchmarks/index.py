@@ -1,4 +1,4 @@
-"""hnswlib through the adapter against hnswlib on the uncompressed vectors: same parameters, same run.
+"""Measure hnswlib through the adapter against hnswlib on the uncompressed vectors: same parameters, same run.
 
 Run: OMP_NUM_THREADS=2 python benchmarks/index.py [--codec vae128.onnx]
 

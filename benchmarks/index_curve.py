@@ -1,4 +1,5 @@
-"""Recall against queries per second on 200,000 vectors: hnswlib and Qdrant, uncompressed, compressed, and re-ranked.
+"""Measure recall against queries per second on 200,000 vectors: hnswlib and Qdrant, uncompressed, compressed, and
+re-ranked.
 
     OMP_NUM_THREADS=2 python benchmarks/index_curve.py build --engine hnswlib --folder curve --codec vae128.onnx
     OMP_NUM_THREADS=2 python benchmarks/index_curve.py search --engine hnswlib --folder curve --out hnswlib.json
@@ -256,7 +257,7 @@ _ENGINES: dict[str, Any] = {"hnswlib": _Hnswlib, "qdrant": _Qdrant}
 
 
 def _reranked(candidates: np.ndarray, originals: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """The best of each query's candidates by the original vectors."""
+    """Return the best of each query's candidates by the original vectors."""
     best = np.empty((len(queries), K), np.int64)
     for start in range(0, len(queries), RERANKED_AT_ONCE):
         some = slice(start, start + RERANKED_AT_ONCE)

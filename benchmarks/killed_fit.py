@@ -1,4 +1,4 @@
-"""A fit killed twenty times and repeated each time, compared with one that ran through.
+"""Kill a fit twenty times, repeat it each time, and compare the result with one that ran through.
 
     python benchmarks/killed_fit.py --kills 20
 

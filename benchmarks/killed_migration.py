@@ -1,4 +1,4 @@
-"""A migration killed ten times, or as often as asked, and resumed each time, compared with one that ran through.
+"""Kill a migration ten times, or as often as asked, resume it each time, and compare it with one that ran through.
 
     python benchmarks/killed_migration.py --points 200000 --data DIR
 
@@ -38,7 +38,7 @@ PAGE = 10_000  # local mode sorts all ids for each page
 
 
 def fill(folder: Path, base: np.ndarray[Any, Any], points: int) -> None:
-    """The source, with every point's payload and vector of its own."""
+    """Fill the source with points that each have their own payload and vector."""
     noise = np.random.default_rng(0)
     client = QdrantClient(path=str(folder))
     client.create_collection("docs", models.VectorParams(size=base.shape[1], distance=models.Distance.COSINE))
@@ -64,13 +64,13 @@ def state_file(folder: Path) -> Path:
 
 
 def copied(folder: Path) -> int:
-    """Points that the state file counts."""
+    """Return the number of points that the state file counts."""
     state = state_file(folder)
     return int(json.loads(state.read_text())["copied"]) if state.exists() else 0
 
 
 def contents(folder: Path) -> dict[str, tuple[int, str]]:
-    """Of both collections as they lie in the folder: how many points, and a digest of all ids, payloads and vectors."""
+    """Return for both collections in the folder the number of points and a digest of all ids, payloads and vectors."""
     client = QdrantClient(path=str(folder))
     found = {}
     for name in ("small", "docs"):
@@ -92,7 +92,7 @@ def contents(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 def in_a_child(work: Callable[..., None], *arguments: Any) -> BaseProcess:
-    """Started, forked from a process without threads, so that a signal can hit any moment of the work."""
+    """Start a process, forked from one without threads, so that a signal can hit any moment of the work."""
     child = get_context("fork").Process(target=work, args=arguments)
     child.start()
     return child
@@ -106,7 +106,7 @@ def to_its_end(work: Callable[..., None], *arguments: Any) -> None:
 
 
 def run_and_die(folder: Path, codec: LinearCodec, batch: int, batches: float) -> None:
-    """As :func:`run`, ended by the kernel after so many batches.
+    """Work as :func:`run`, but let the kernel kill the process after so many batches.
 
     Nothing handles the timer's signal, so that it ends the process at once, wherever it is and cleaning up nothing, as
     SIGKILL does. The timer and the length of a batch are in time of this process, whatever else the machine does.

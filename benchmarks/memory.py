@@ -1,4 +1,4 @@
-"""Peak memory on files much larger than memory should be.
+"""Measure peak memory on files much larger than memory should be.
 
     python benchmarks/memory.py train --gigabytes 20
     python benchmarks/memory.py encode --gigabytes 10

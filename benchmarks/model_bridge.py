@@ -1,4 +1,5 @@
-"""What a bridge between two embedding models keeps, and how well that is predicted before anything is searched by it.
+"""Measure what a bridge between two embedding models keeps, and how well that is predicted before anything is searched
+by it.
 
     python benchmarks/model_bridge.py --data DIR [--splits 100]
 
@@ -61,14 +62,14 @@ def main() -> None:
 
 
 def mapped(kind: MapKind, documents: Embedded, queries: Embedded) -> FloatArray:
-    """The queries, each by a map that was fitted on the documents and on the queries of the other folds."""
+    """Map each query with a map that was fitted on the documents and on the queries of the other folds."""
     texts = Embedded(*(np.concatenate(pair) for pair in zip(documents, queries, strict=True)))
     folds = np.random.default_rng(0).permutation(len(texts.old)) % FOLDS
     return mapped_in_turn(kind, texts, folds)[len(documents.old) :]
 
 
 def predicted(documents: Embedded, queries: Embedded, across: FloatArray, rows: Any, asked: Any) -> float:
-    """The share that is predicted from some documents and some queries."""
+    """Predict the share from some documents and some queries."""
     documents, queries = documents.rows(rows), queries.rows(asked)
     answers = probable_answers(documents, queries)
     kept = searched_by(documents.old, across[asked], answers)
@@ -76,14 +77,14 @@ def predicted(documents: Embedded, queries: Embedded, across: FloatArray, rows: 
 
 
 class Judged(NamedTuple):
-    """A collection whose answers are known: what the new model and a map to the old one find in it."""
+    """Hold a collection whose answers are known, and search it with the new model and with a map to the old one."""
 
     documents: Embedded
     queries: Embedded
     relevant: Any
 
     def kept(self, kind: MapKind, sample: Embedded, sample_queries: Embedded) -> Interval:
-        """The share of the new model's nDCG@10 that is left with a map fitted on a sample."""
+        """Return the share of the new model's nDCG@10 that remains with a map fitted on a sample."""
         texts = [np.concatenate(pair) for pair in zip(sample, sample_queries, strict=True)]
         across = map_rows(fit_map(kind, texts[1], texts[0]), self.queries.new)
         whole = found(self.documents.new, self.queries.new, self.relevant)

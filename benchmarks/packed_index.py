@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    """The fastest of several calls, after one that warms up."""
+    """Return the seconds of the fastest of several calls, after one that warms up."""
     call()
     best, total = float("inf"), 0.0
     for _ in range(20):

@@ -1,4 +1,4 @@
-"""What a plan is worth: how often it misses its target, and what recall does when a collection grows.
+"""Measure what a plan is worth: how often it misses its target, and what recall does when a collection grows.
 
     python benchmarks/plan.py --data ../shared/data/debian-minilm
 
@@ -75,7 +75,7 @@ def misses(data: Path, draws: int, rows: int) -> None:
 
 
 def growth(data: Path) -> None:
-    """Recall@10 in 1/64, 1/32 and so on of all documents."""
+    """Return the recall@10 in 1/64, 1/32 and so on of all documents."""
     train, base, queries = load(data, "train", "base", "queries")
     documents = np.random.default_rng(0).permutation(np.concatenate([train, base]))
     parts = [len(documents) >> power for power in range(6, -1, -1)]

@@ -1,4 +1,4 @@
-"""What smaller numbers in the graph are worth on this machine's CPU: float32, float16 and int8 weights.
+"""Measure what smaller numbers in the graph are worth on this machine's CPU: float32, float16 and int8 weights.
 
 Run: OMP_NUM_THREADS=2 python benchmarks/precision.py RUN --data ../shared/data/debian-minilm
 
@@ -45,7 +45,7 @@ LEVELS = {
 
 
 class Graph:
-    """A codec's graph in onnxruntime, in blocks such as `Codec` runs."""
+    """Run a codec's graph in onnxruntime, in blocks as `Codec` does."""
 
     def __init__(self, path: Path, threads: int, level: str = "all") -> None:
         options = onnxruntime.SessionOptions()
@@ -119,7 +119,9 @@ def _export(run: Path, folder: Path) -> dict[str, Path]:
 
 
 def _rates(graphs: dict[str, Graph], base: FloatArray) -> dict[str, list[float]]:
-    """Vectors per second at each batch, the median of bursts in turns; see benchmarks/encode.py for the pause."""
+    """Return the vectors per second at each batch: the median of bursts in turns; benchmarks/encode.py explains the
+    pause.
+    """
     rates: dict[str, list[float]] = {name: [] for name in graphs}
     for batch in BATCHES:
         vectors = base[:batch]

@@ -1,4 +1,5 @@
-"""Qdrant: what the adapter costs, what re-ranking recovers, what a million vectors take, and what migrating takes.
+"""Measure Qdrant: what the adapter costs, what re-ranking recovers, what a million vectors take, and what migrating
+takes.
 
     python benchmarks/qdrant.py overhead
     python benchmarks/qdrant.py uploads --dim 128

@@ -1,4 +1,4 @@
-"""What the benchmarks of Qdrant share: the rows, tables, and a clock of CPU time."""
+"""Share between the benchmarks of Qdrant the rows, tables, and a clock of CPU time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vaecodec.interface import FloatArray
 
 
 class Data:
-    """float32 rows of unit norm."""
+    """Hold float32 rows of unit norm."""
 
     def __init__(self, folder: Path, rows: int | None, queries: int) -> None:
         self.train = np.load(folder / "train.npy", mmap_mode="r")
@@ -22,7 +22,7 @@ class Data:
         self.queries = np.array(np.load(folder / "queries.npy", mmap_mode="r")[:queries], np.float32)
 
     def repeated(self, points: int) -> Iterator[tuple[range, FloatArray]]:
-        """So many rows with their ids, in blocks: the base, then the base again and again with a little noise."""
+        """Yield so many rows with their ids, in blocks: the base, then the base again and again with a little noise."""
         noise = np.random.default_rng(0)
         for start in range(0, points, 1000):
             ids = range(start, min(start + 1000, points))
@@ -33,7 +33,7 @@ class Data:
 
 
 def table(rows: list[dict[str, Any]]) -> None:
-    """A Markdown table; floats with as many digits as they are worth."""
+    """Format a Markdown table; floats get the digits that they are worth."""
     print("| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0]))
     for row in rows:
         print(
@@ -47,7 +47,7 @@ def table(rows: list[dict[str, Any]]) -> None:
 
 
 def cpu_seconds(work: Callable[[], None]) -> float:
-    """CPU time of the process: on one thread it is the wall time of a quiet machine."""
+    """Return the CPU time of the process: on one thread it is the wall time of an idle machine."""
     gc.collect()
     start = time.process_time()
     work()

@@ -1,4 +1,6 @@
-"""What Qdrant's engine does with latents: recall after re-ranking, and bytes on disk, in memory and on the wire."""
+"""Measure what Qdrant's engine does with latents: recall after re-ranking, and bytes on disk, in memory and on the
+wire.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ MAIN = Path(__file__).with_name("qdrant.py")
 
 
 def shard(folder: Path, vectors: dict[str, Any]) -> Any:
-    """An empty shard that builds its graph however small it is, without a log of fixed size."""
+    """Make an empty shard that builds its graph however small it is, without a log of fixed size."""
     optimizers = edge.EdgeOptimizersConfig(indexing_threshold=1, default_segment_number=1)
     config = edge.EdgeConfig(vectors=vectors, optimizers=optimizers, wal_enabled=False)
     return edge.EdgeShard.create(str(folder), config)
@@ -50,7 +52,7 @@ def params(size: int, *, m: int = 16, turbo: Any = None, on_disk: bool = False, 
 
 
 def fill(filled: Any, blocks: Iterable[dict[str, FloatArray]]) -> None:
-    """Points numbered from 0 on, each block with its vectors by name; then the graph."""
+    """Fill a shard with points numbered from 0 on, each block with its vectors by name; then build the graph."""
     count = 0
     for vectors in blocks:
         for start in range(0, len(next(iter(vectors.values()))), 1000):
@@ -64,12 +66,12 @@ def fill(filled: Any, blocks: Iterable[dict[str, FloatArray]]) -> None:
 
 
 def disk_bytes(folder: Path) -> int:
-    """What the files take on the disk, sparse ones at their allocated size."""
+    """Return the bytes that files take on disk, sparse ones at their allocated size."""
     return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
 
 
 def _files_of_originals(data: Data, codec: VectorCodec, folder: Path) -> tuple[OriginalsFile, OriginalsFile]:
-    """The base in half precision, and as codes of a linear codec."""
+    """Write the base in half precision, and as codes of a linear codec."""
     wide = fit_linear(data.train, 320 * codec.dim // 384)
     calibration = Calibration.fit(wide.encode(data.train), Metric.COSINE)
     export_linear(wide, folder / "wide.onnx", calibration=CodecCalibration(codes=calibration))
@@ -81,7 +83,7 @@ def _files_of_originals(data: Data, codec: VectorCodec, folder: Path) -> tuple[O
 
 
 def rerank(data: Data, codec: VectorCodec) -> None:
-    """Recall@10 against exact search on the originals, and latency, one query at a time."""
+    """Measure recall@10 against exact search on the originals, and latency, one query at a time."""
     truth, _ = evaluation.exact_search(data.base, data.queries, 10, Metric.COSINE)
     latents = codec.encode_queries(data.queries)
     rows: list[dict[str, Any]] = []
@@ -158,7 +160,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def sizes(data: Data, codec: VectorCodec, points: int) -> None:
-    """Disk, RAM and network of each setting, measured on so many rows and stated per million of them.
+    """Measure disk, RAM and network of each setting on so many rows; state them per million.
 
     RAM is what a fresh process gains in private and mapped pages when it opens the shard and answers the queries.
     Recall@10 is that of the engine's search with the graph among the base's own rows, codes re-scored as
@@ -218,7 +220,7 @@ def filled_shard(folder: Path, data: Data, codec: VectorCodec, setting: dict[str
 
 
 def sent_bytes(columns: dict[str, list[list[float]]]) -> tuple[int, int]:
-    """Bytes that the upsert of points with these vectors sends by REST and by gRPC."""
+    """Return the bytes that an upsert of points with these vectors sends by REST and by gRPC."""
     received: list[int] = []
 
     class Counter(BaseHTTPRequestHandler):
@@ -249,7 +251,7 @@ def sent_bytes(columns: dict[str, list[list[float]]]) -> tuple[int, int]:
 
 
 def resident(folder: Path) -> None:
-    """Printed by a process of its own: bytes gained by opening a shard and searching it.
+    """Print, in a process of its own, the bytes gained by opening a shard and searching it.
 
     A shard of two points is opened first, so that the engine's threads and buffers are not counted.
     """

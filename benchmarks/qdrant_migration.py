@@ -1,4 +1,4 @@
-"""What migrating a collection takes, against copying it by hand."""
+"""Measure what migrating a collection takes, against copying it by hand."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAIN = Path(__file__).with_name("qdrant.py")
 
 @contextmanager
 def peak_rss() -> Iterator[list[int]]:
-    """The largest resident size seen while the block ran, sampled every 20 ms."""
+    """Measure the largest resident size while the block runs, sampled every 20 ms."""
     process, seen, stop = psutil.Process(), [psutil.Process().memory_info().rss], threading.Event()
 
     def watch() -> None:
@@ -44,7 +44,7 @@ def peak_rss() -> Iterator[list[int]]:
 
 
 def migration(points: int, folder: Path, same: list[str]) -> None:
-    """A folder of local mode migrated, and copied by hand, each by a process of its own.
+    """Migrate a folder of local mode, and copy it by hand, each in a process of its own.
 
     Local mode keeps the copy in memory; copying by hand shows how much of the growth is that.
     """
@@ -57,7 +57,7 @@ def migration(points: int, folder: Path, same: list[str]) -> None:
 
 
 def copying(data: Data, codec: VectorCodec, points: int, folder: Path) -> None:
-    """Printed by a process of its own: what copying a collection took, in the way that the folder names."""
+    """Print, in a process of its own, what copying a collection took, in the way that the folder names."""
     shutil.rmtree(folder, ignore_errors=True)
     client = QdrantClient(path=str(folder))
     client.create_collection("docs", models.VectorParams(size=codec.dim, distance=models.Distance.COSINE))
@@ -104,7 +104,7 @@ def copying(data: Data, codec: VectorCodec, points: int, folder: Path) -> None:
 
 
 def pages(client: QdrantClient, collection: str, **selection: Any) -> Iterator[list[models.Record]]:
-    """All points of a collection, a thousand at a time."""
+    """Yield all points of a collection, a thousand at a time."""
     offset = None
     while True:
         records, offset = client.scroll(collection, limit=1000, offset=offset, **selection)

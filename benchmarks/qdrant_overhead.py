@@ -1,4 +1,4 @@
-"""What the adapter adds to single calls of the client, in local mode."""
+"""Measure what the adapter adds to single calls of the client, in local mode."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BATCH = 64
 
 
 def _requests(data: Data, codec: VectorCodec) -> dict[str, Any]:
-    """What is sent: batches of points and queries, of each kind of vector."""
+    """Return what is sent: batches of points and queries, of each kind of vector."""
     made: dict[str, Any] = {}
     for kind, documents, queries in (
         ("original", data.base, data.queries),
@@ -33,7 +33,8 @@ def _requests(data: Data, codec: VectorCodec) -> dict[str, Any]:
 
 
 def overhead(data: Data, codec: VectorCodec, repeats: int = 9) -> None:
-    """What the adapter adds to encoding by hand: its calls against the codec's and the plain client's in one loop.
+    """Measure what the adapter adds to encoding by hand: its calls against the codec's and the plain client's in one
+    loop.
 
     The loop by hand encodes each batch from the lists of floats that a caller of Qdrant holds, drops the result, and
     sends points made of the same latents beforehand. Both are in one loop because encoding, which reads the

@@ -1,4 +1,4 @@
-"""What uploads through the adapter cost the client: CPU time against encoding by hand and the plain client."""
+"""Measure what uploads through the adapter cost the client: CPU time against encoding by hand and the plain client."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REPEATS = 5
 
 
 class Sink:
-    """A server on loopback, in a process of its own, that takes points and keeps nothing.
+    """Run a server on loopback, in a process of its own, that takes points and keeps nothing.
 
     Args:
         info: what it says of its only collection.
@@ -78,7 +78,7 @@ class Sink:
 
 
 class _Answers(transport.GenericRpcHandler):
-    """Each method with one answer, ready as bytes."""
+    """Give each method one answer, ready as bytes."""
 
     def __init__(self, answers: dict[str, bytes]) -> None:
         self._answers = answers
@@ -90,7 +90,7 @@ class _Answers(transport.GenericRpcHandler):
 
 @contextmanager
 def sink(info: models.CollectionInfo) -> Iterator[dict[str, dict[str, Any]]]:
-    """How clients reach a sink, by the name of the transport."""
+    """Return how clients reach a sink, by the name of the transport."""
     processes = multiprocessing.get_context("spawn")
     mine, its = processes.Pipe()
     process = processes.Process(target=Sink(info).run, args=(its,), daemon=True)
@@ -109,7 +109,7 @@ WAYS = ("array", "lists", "generator", "upload_points")
 
 
 def upload(client: QdrantClient, way: str, given: Any) -> None:
-    """One upload of vectors, or of points, in the way given."""
+    """Upload vectors or points once, in the given way."""
     if way == "upload_points":
         client.upload_points("docs", given)
     else:
@@ -118,20 +118,22 @@ def upload(client: QdrantClient, way: str, given: Any) -> None:
 
 
 def prepared(way: str, rows: FloatArray) -> Any:
-    """What the caller holds: an array, lists of floats, or points with such lists."""
+    """Return what the caller holds: an array, lists of floats, or points with such lists."""
     if way == "upload_points":
         return [models.PointStruct(id=i, vector=vector) for i, vector in enumerate(rows.tolist())]
     return rows.tolist() if way == "lists" else rows
 
 
 def encoded_by_hand(codec: VectorCodec, way: str, given: Any) -> FloatArray:
-    """What a caller does without the adapter."""
+    """Do what a caller does without the adapter."""
     rows = [point.vector for point in given] if way == "upload_points" else given
     return codec.encode(np.asarray(rows, np.float32))
 
 
 def uploads(data: Data, codec: VectorCodec) -> None:
-    """CPU of an upload of the base by this process: encoding, the plain client with latents, and the adapter."""
+    """Measure the CPU time of an upload of the base by this process: encoding, the plain client with latents, and the
+    adapter.
+    """
     here = QdrantClient(":memory:")
     CompressedQdrantClient(here, codec).create_collection("docs")
     latents = codec.encode(data.base)
@@ -160,5 +162,5 @@ def uploads(data: Data, codec: VectorCodec) -> None:
 
 
 def best(work: Callable[[], Any]) -> float:
-    """The least CPU time of several runs."""
+    """Return the least CPU time of several runs."""
     return min(cpu_seconds(work) for _ in range(REPEATS))

@@ -1,4 +1,4 @@
-"""The quality bars: train through the public interface, export, and measure the codec file on data it never saw.
+"""Check the quality bars: train through the public interface, export, and measure the codec file on unseen data.
 
     python benchmarks/quality.py --data ../shared/data/debian-minilm --dims 64,128 --seeds 3
 
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 class Test:
-    """What the figures are measured on; nothing is chosen here."""
+    """Hold what the figures are measured on; nothing is chosen here."""
 
     def __init__(self, folder: Path) -> None:
         self.base, self.queries = load(folder, "base", "queries")
@@ -106,7 +106,7 @@ def _run(folder: Path, recipe: Recipe, dims: Sequence[int], test: Test) -> dict[
 
 
 def known_pairs(documents: VectorSource, queries: VectorSource) -> Literal["aligned"] | None:
-    """In the folders measured, as many queries as documents means that they belong together row for row."""
+    """Return the known pairs: as many queries as documents means that they belong together row for row."""
     return "aligned" if documents.rows == queries.rows else None
 
 

@@ -1,4 +1,4 @@
-"""Relevance: how much better than the uncompressed embeddings a codec finds the right document, and what that costs.
+"""Measure relevance: how much better than the embeddings a codec finds the right document, and what that costs.
 
     OMP_NUM_THREADS=2 python benchmarks/relevance.py --data ../shared/data/debian-minilm --dims 64,128,384
 
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 class Test:
-    """What the figures are measured on; nothing is chosen here."""
+    """Hold what the figures are measured on; nothing is chosen here."""
 
     def __init__(self, folder: Path) -> None:
         self.base, self.queries = load(folder, "base", "queries")
@@ -76,7 +76,7 @@ class Test:
         self.truth = Truth.of(self.base, self.queries, Metric.COSINE, depth=DEPTH)
 
     def measure(self, codec: VectorCodec | None) -> Figures:
-        """Every figure of every query, by exact search on the latents, or on the embeddings themselves."""
+        """Return every figure of every query, by exact search on the latents, or on the embeddings themselves."""
         base, queries, metric = self.base, self.queries, Metric.COSINE
         if codec is not None:
             base, queries, metric = codec.encode(base), codec.encode_queries(queries), codec.latent_metric
@@ -85,7 +85,7 @@ class Test:
 
 
 def trained(folder: Path, recipe: Recipe) -> Codec:
-    """The codec of a run through the public interface, from the files to the exported file."""
+    """Train a codec through the public interface, from the files to the exported file."""
     with tempfile.TemporaryDirectory() as temporary:
         run, path = Path(temporary) / "run", Path(temporary) / "codec.onnx"
         documents, queries = (open_source(folder / f"{name}.npy") for name in ("train", "train_queries"))

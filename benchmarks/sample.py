@@ -1,4 +1,5 @@
-"""Two tables of docs/faq.md, on the bundled sample: how many vectors training takes, and what mistakes with PCA cost.
+"""Print two tables of docs/faq.md, on the bundled sample: how many vectors training takes, and what mistakes with PCA
+cost.
 
     OMP_NUM_THREADS=2 python benchmarks/sample.py
 
@@ -68,12 +69,12 @@ def pca_variants(dim: int) -> dict[str, float]:
 
 
 def measured(codec: VectorCodec) -> NDArray[np.float64]:
-    """recall@10 of each query."""
+    """Return the recall@10 of each query."""
     return measure(codec.encode(BASE), codec.encode_queries(QUERIES), codec.latent_metric)
 
 
 def measure(base: FloatArray, queries: FloatArray, metric: Metric) -> NDArray[np.float64]:
-    """recall@10 of each query."""
+    """Return the recall@10 of each query."""
     return recall(exact_search(base, queries, 10, metric)[0], TRUTH, 10)
 
 

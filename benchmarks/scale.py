@@ -1,4 +1,4 @@
-"""Minutes and peak memory of every command on collections of the sizes that people have.
+"""Measure minutes and peak memory of every command on collections of the sizes that people have.
 
     python benchmarks/scale.py --data DIR --rows 500000 --out scale.json
 
@@ -67,7 +67,7 @@ def main(
 
 
 def table(found: list[dict[str, Any]]) -> list[str]:
-    """Lines of a Markdown table."""
+    """Return the lines of a Markdown table."""
     lines = ["| command | rows | seconds | of processor | peak memory | longest silence |", "|---|---|---|---|---|---|"]
     for entry in found:
         memory = f"{entry['peak_mb'] / 1e3:.1f} GB | {entry['silence']:.0f} s"
@@ -95,7 +95,7 @@ def make_collection(data: Path, folder: Path, rows: int, dim: int | None) -> int
 
 
 def words(name: str, budget: str) -> list[str]:
-    """A command as it is typed in the folder of the collection."""
+    """Return a command as it is typed in the folder of the collection."""
     return {
         "linear": ["linear", "docs.npy", "--dim", "64", "--out", "linear.onnx"],
         "train": ["train", "docs.npy", "--queries", "queries.npy", "--dim", "64", "--out", "run"],

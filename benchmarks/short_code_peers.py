@@ -1,4 +1,4 @@
-"""Rivals of our shortest codes beside faiss: other packages, and published methods written anew where there is none.
+"""Offer rivals of our shortest codes beside faiss: other packages, and published methods without a package.
 
 All see the data's principal axes, as many as the size leaves room for. What a method keeps beside its bits is counted.
 """
@@ -24,17 +24,17 @@ _HALF = 2
 
 
 def fitting(data: Data, room: int, bits: float, multiple: int = 8) -> int:
-    """As many axes as some bits each of ``room`` bytes are enough for; 0 if that is none."""
+    """Return the number of axes that fit into ``room`` bytes with some bits each; 0 if none does."""
     return min(int(8 * room / bits), data.width) // multiple * multiple
 
 
 def _placeholder(rows: int, size: int) -> np.ndarray:
-    """What stands for codes that an engine keeps to itself."""
+    """Stand in for codes that an engine keeps to itself."""
     return np.broadcast_to(np.uint8(0), (rows, size))
 
 
 def turbovec_index(bits: int) -> System:
-    """turbovec's TurboQuant, calibrated; four bytes for the norm and one for the rest of its file."""
+    """Search turbovec's TurboQuant, calibrated; four bytes for the norm and one for the rest of its file."""
 
     def fit(data: Data, size: int) -> Fitted:
         import turbovec
@@ -53,7 +53,7 @@ def turbovec_index(bits: int) -> System:
 
 
 def remex_codes(bits: int) -> System:
-    """remex's quantiser around the mean of the training documents, with float32 norms."""
+    """Search remex's quantiser around the mean of the training documents, with float32 norms."""
 
     def fit(data: Data, size: int) -> Fitted:
         import remex
@@ -73,7 +73,7 @@ def remex_codes(bits: int) -> System:
 
 
 def rabitq_library(bits: int) -> System:
-    """RaBitQ by its authors' library: one cluster, all of it searched."""
+    """Search RaBitQ by its authors' library: one cluster, all of it searched."""
 
     def fit(data: Data, size: int) -> Fitted:
         import rabitqlib
@@ -115,7 +115,7 @@ def rabitq_library(bits: int) -> System:
 
 
 def scann_hashes(data: Data, size: int) -> Fitted:
-    """ScaNN's asymmetric hashing, anisotropic: 16 centroids for each block of principal axes, no re-ordering."""
+    """Search ScaNN's asymmetric hashing, anisotropic: 16 centroids for each block of principal axes, no re-ordering."""
     from scann import scann_ops_pybind
 
     axes = max(1, data.width // (2 * size))
@@ -133,7 +133,9 @@ def scann_hashes(data: Data, size: int) -> Fitted:
 
 
 def qdrant_turbo(name: str, bits: float) -> System:
-    """Qdrant's TurboQuant in its engine, every code scored, none again by the vectors; its norms are not counted."""
+    """Search Qdrant's TurboQuant in its engine: every code scored, none re-scored by the vectors; norms are not
+    counted.
+    """
 
     def fit(data: Data, size: int) -> Fitted:
         import qdrant_edge as edge
@@ -164,7 +166,9 @@ def qdrant_turbo(name: str, bits: float) -> System:
 
 
 def leanvec(bits: int) -> System:
-    """LeanVec-OOD: axes of documents and queries together, then LVQ: uniform steps between each vector's extremes."""
+    """Search LeanVec-OOD: axes of documents and queries together, then LVQ: uniform steps between each vector's
+    extremes.
+    """
 
     def fit(data: Data, size: int) -> Fitted:
         second = [rows.T @ rows / len(rows) for rows in (data.train, data.asked)]
@@ -191,7 +195,7 @@ def leanvec(bits: int) -> System:
 
 
 def learned_rotation(bits: int) -> System:
-    """ASH: a learned orthonormal map (iterative quantisation), then some bits of each axis; float queries."""
+    """Search ASH: a learned orthonormal map (iterative quantisation), then some bits of each axis; float queries."""
 
     def fit(data: Data, size: int) -> Fitted:
         narrow = data.linear.truncated(fitting(data, size, bits))
@@ -221,7 +225,7 @@ def learned_rotation(bits: int) -> System:
 
 
 def segmented(data: Data, size: int) -> Fitted:
-    """SAQ: bits by segments of principal axes, rotated at random, each with a factor, codes adjusted for direction."""
+    """Search SAQ: bits by segments of rotated principal axes, each with a factor, codes adjusted for direction."""
     latents = data.linear.encode(data.train)
     mean = latents.mean(axis=0)
     bits = _segment_bits(latents.var(axis=0), size)
@@ -252,7 +256,9 @@ def segmented(data: Data, size: int) -> Fitted:
 
 
 def _segment_bits(variances: np.ndarray, size: int) -> list[int]:
-    """Whole bits for each segment, most for the first; a bit costs two bytes, the first bit two more for the factor."""
+    """Return whole bits for each segment, most for the first; a bit costs two bytes, the first bit two more for the
+    factor.
+    """
     whole = variances[: len(variances) // _SEGMENT * _SEGMENT].reshape(-1, _SEGMENT).sum(axis=1)
     bits, left = np.zeros(len(whole), int), size
     while True:
@@ -266,7 +272,7 @@ def _segment_bits(variances: np.ndarray, size: int) -> list[int]:
 
 
 def _adjusted(rows: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers, changed one by one as long as the angle to the row falls, and the factor that fits best."""
+    """Change numbers one by one as long as the angle to the row falls; return them with the factor that fits best."""
     top = (1 << bits) - 1
     steps = np.maximum(np.abs(rows).max(axis=1, keepdims=True), 1e-9) * 2 / (top + 1)
     values = (np.floor(rows / steps).clip(-(top + 1) / 2, (top - 1) / 2) + 0.5).astype(np.float32)
@@ -294,7 +300,7 @@ def _unpacked(codes: np.ndarray, bits: int, count: int) -> np.ndarray:
 
 
 def peers(data: Data, size: int) -> list[tuple[str, System]]:
-    """What there is at a size, if its package is installed."""
+    """Yield the systems that exist at a size, if their package is installed."""
     found: list[tuple[str, System]] = [("SAQ (ours of the paper)", segmented), ("ScaNN, 4-bit hashes", scann_hashes)]
     found += _of(data, size, "ASH (ours of the paper)", learned_rotation, (1, 2), 0)
     found += _of(data, size, "LeanVec-OOD (ours of the paper)", leanvec, (2, 4, 8), 4)
@@ -311,6 +317,6 @@ def peers(data: Data, size: int) -> list[tuple[str, System]]:
 def _of(
     data: Data, size: int, name: str, make: Callable[[int], System], widths: tuple[int, ...], factors: int
 ) -> list[tuple[str, System]]:
-    """The numbers of bits that leave some axes, and do not leave bytes unused."""
+    """Return the numbers of bits that leave some axes and no unused bytes."""
     fits = [bits for bits in widths if 8 <= 8 * (size - factors) / bits <= data.width]
     return [(f"{name}, {bits} bit{'s' * (bits > 1)}", make(bits)) for bits in fits]

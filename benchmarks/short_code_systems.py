@@ -1,4 +1,4 @@
-"""The data that the shortest codes are compared on, our codes, and those of faiss and sentence-transformers."""
+"""Load the data for the shortest codes, and offer our codes and those of faiss and sentence-transformers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FACTORS = 8
 
 
 class Data:
-    """Vectors of unit norm, their exact neighbours and the documents that answer the queries."""
+    """Hold vectors of unit norm, their exact neighbours and the documents that answer the queries."""
 
     def __init__(self, folder: Path) -> None:
         self.train, self.asked, self.base, self.queries = load(folder, "train", "train_queries", "base", "queries")
@@ -49,7 +49,7 @@ def by_decoding(decode: Callable[[np.ndarray], np.ndarray], queries: np.ndarray)
 
 
 class Ours:
-    """Ours with stages before the trellis, and without; fitted once for all sizes."""
+    """Search ours with stages before the trellis, and without; fitted once for all sizes."""
 
     def __init__(self, *, staged: bool) -> None:
         self._staged = staged
@@ -70,7 +70,7 @@ class Ours:
 
 
 def additive(name: str) -> System:
-    """One of faiss's additive quantisers, with 8 bits for each of its codebooks."""
+    """Search one of faiss's additive quantisers, with 8 bits for each of its codebooks."""
 
     def fit(data: Data, size: int) -> Fitted:
         if name.startswith("Product"):
@@ -95,7 +95,7 @@ def additive(name: str) -> System:
 
 
 def product(rotated: bool) -> System:
-    """Product quantisation, with a learned rotation before it or not."""
+    """Search product quantisation, with or without a learned rotation before it."""
 
     def fit(data: Data, size: int) -> Fitted:
         quantiser = faiss.IndexPQ(data.width, size, 8, faiss.METRIC_INNER_PRODUCT)
@@ -111,7 +111,7 @@ def product(rotated: bool) -> System:
 
 
 def scaled_bits(kind: str, bits: int) -> System:
-    """RaBitQ or EDEN with some bits for as many principal axes as the size leaves room for, by their own estimates."""
+    """Search RaBitQ or EDEN with some bits for as many principal axes as fit, by their own estimates."""
 
     def fit(data: Data, size: int) -> Fitted:
         dim = 8 * (size - FACTORS) // bits
@@ -131,7 +131,9 @@ def scaled_bits(kind: str, bits: int) -> System:
 
 
 def sentence_transformers(precision: str) -> System:
-    """What its users call: the first dimensions, in one byte or one bit each, the ranges fitted on documents."""
+    """Search as users of sentence-transformers do: the first dimensions, in one byte or one bit each, ranges from
+    documents.
+    """
     from sentence_transformers.util.quantization import quantize_embeddings
 
     def fit(data: Data, size: int) -> Fitted:

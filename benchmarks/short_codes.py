@@ -1,4 +1,4 @@
-"""Recall of the shortest codes: ours against every quantiser of its kind, on the same data and queries.
+"""Measure recall of the shortest codes: ours against every quantiser of its kind, on the same data and queries.
 
     python benchmarks/short_codes.py --data DIR --kept runs/ --out docs/bytes/NAME-short
 
@@ -43,7 +43,7 @@ PACKAGES = [
 
 @dataclass(frozen=True)
 class Row:
-    """One system at one size. Rates are per second on one thread, of a machine that may have been busy.
+    """Hold one system at one size. Rates are per second on one thread, of a machine that may have been busy.
 
     Attributes:
         bytes: the size.
@@ -60,7 +60,7 @@ class Row:
 
 
 def systems(data: Data, size: int) -> Iterator[tuple[str, System]]:
-    """What there is at a size, the quick ones first."""
+    """Yield the systems that exist at a size, the quick ones first."""
     yield OURS, _OURS
     yield "trellis alone", _ALONE
     if data.width % size == 0:
@@ -98,7 +98,7 @@ def measured(data: Data, system: str, size: int, make: System) -> tuple[Row, np.
 
 
 def table(rows: list[Row], gains: dict[str, dict[str, float]]) -> str:
-    """For each size every system, the best first, and by how much ours finds more."""
+    """Return a table: for each size every system, the best first, and by how much ours finds more."""
     lines = [
         "| bytes | system | taken | recall@10 | nDCG@10 | ours more, 95 % interval | fit, s | encoded/s |",
         "|" + "---|" * 8,

@@ -1,4 +1,4 @@
-"""The README's picture: recall against bytes per vector, our codes and floats beside the strongest rivals.
+"""Draw the README's picture: recall against bytes per vector, learned codecs beside linear ones.
 
     python benchmarks/contract.py --data ../shared/data/debian-minilm --dims 64,128 --json contract.json
     python benchmarks/tradeoff.py --data ../shared/data/debian-minilm \\

@@ -30,7 +30,7 @@ SHAKE = 0.5
 
 
 def code_at(rate: int, memory: int, levels: FloatArray) -> TrellisCode:
-    """A code that spends ``rate`` bits on each of ``STEPS`` dimensions of unit variance."""
+    """Return a code that spends ``rate`` bits on each of ``STEPS`` dimensions of unit variance."""
     tables: Any = np.zeros((memory // 2, 1 << memory), np.float32)
     tables[rate - 1] = levels
     falling = 0.25 ** np.arange(1, memory // 2 + 1, dtype=np.float32)
@@ -45,13 +45,13 @@ def code_at(rate: int, memory: int, levels: FloatArray) -> TrellisCode:
 
 
 def states_of(code: TrellisCode, codes: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The state after each step, int64 (n, STEPS): decoded with every level equal to its state's number."""
+    """Return the state after each step, int64 (n, STEPS): decoded with every level equal to its state's number."""
     numbers: Any = np.broadcast_to(np.arange(1 << code.tables.memory, dtype=np.float32), code.tables.levels.shape)
     return replace(code, tables=replace(code.tables, levels=numbers)).decode(codes).astype(np.int64)
 
 
 def start(rate: int, memory: int, random: np.random.Generator) -> FloatArray:
-    """Distinct Gaussian quantiles for all states, those of the states that follow a group spread over all of them."""
+    """Return distinct Gaussian quantiles for all states, those that follow a group spread over all of them."""
     groups, branches = 1 << (memory - rate), 1 << rate
     coarse = np.stack([random.permutation(branches) for _ in range(groups)])
     fine = (random.permutation(groups) + 0.5) / groups
@@ -59,7 +59,7 @@ def start(rate: int, memory: int, random: np.random.Generator) -> FloatArray:
 
 
 def train(rate: int, memory: int, seed: int) -> tuple[NDArray[np.float16], float]:
-    """Levels, float16 (2^memory,), and their mean squared error on samples not trained on."""
+    """Train levels, float16 (2^memory,); return them and their mean squared error on unseen samples."""
     random = np.random.default_rng([seed, memory, rate])
     states = 1 << memory
     rows = max(64, states * SAMPLES_PER_STATE // STEPS)

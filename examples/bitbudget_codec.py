@@ -1,4 +1,4 @@
-"""A codec among the compression methods of BitBudget, a benchmark of retrieval quality per byte.
+"""Add a codec to the compression methods of BitBudget, a benchmark of retrieval quality per byte.
 
     pip install bitbudget
     python examples/bitbudget_codec.py codec.onnx --dtype int4
@@ -38,7 +38,7 @@ def register(name: str, codec: Codec, *, dtype: str | None = None, bytes: int | 
     size = 4 * codec.code_dim if code is None else code.bytes_per_vector
 
     def score(documents: Any, queries: Any) -> tuple[Any, float]:
-        """Similarities of float (n, dim) queries and documents, float32 (queries, documents), and bytes."""
+        """Return similarities of float (n, dim) queries and documents, float32 (queries, documents), and bytes."""
         latents = codec.encode(documents)
         if code is not None:
             latents = code.decode(code.encode(latents))

@@ -1,4 +1,4 @@
-"""An ingestion service: files of embeddings that arrive in a folder go into a compressed Qdrant collection.
+"""Ingest embeddings: files that arrive in a folder go into a compressed Qdrant collection.
 
     python examples/ingest.py inbox/ --codec vae128.onnx --qdrant qdrant-data/
     python examples/ingest.py inbox/ --codec vae128.onnx --qdrant http://localhost:6333 --watch 5
@@ -80,7 +80,7 @@ def ingest(file: Path, client: CompressedQdrantClient, collection: str) -> int:
 
 
 def move(file: Path, folder: str) -> Path:
-    """Into a folder beside it, in one step."""
+    """Move a file into a folder beside it, in one step."""
     target = file.parent / folder / file.name
     target.parent.mkdir(exist_ok=True)
     return file.replace(target)

@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def fill(folder: Path) -> None:
-    """A collection as an application might have it: vectors, payloads, an alias."""
+    """Fill a collection as an application might have it: vectors, payloads, an alias."""
     client = QdrantClient(path=str(folder))
     vectors = np.load(SAMPLE / "base.npy").astype(np.float32)[:1_000]
     client.create_collection("docs", vectors_config=models.VectorParams(size=384, distance=models.Distance.COSINE))
@@ -62,7 +62,7 @@ def fill(folder: Path) -> None:
 
 
 def searched(client: QdrantClient, queries: np.ndarray) -> list[set[int]]:
-    """The application's own search, unchanged by the migration: ids of the ten nearest of each query."""
+    """Search as the application does, unchanged by the migration: return the ids of the ten nearest of each query."""
     found = [{point.id for point in client.query_points(ALIAS, query, limit=10).points} for query in queries]
     client.close()
     return found

@@ -1,4 +1,4 @@
-"""Retrieval for a language model, with LangChain over a compressed Qdrant collection.
+"""Retrieve passages for a language model, with LangChain over a compressed Qdrant collection.
 
     pip install 'vaecodec[qdrant,langchain,sklearn]' langchain-qdrant
     python examples/rag_langchain.py "How do I roll back a migration?"
@@ -37,7 +37,7 @@ Question: {question}"""
 
 
 class Words(Embeddings):
-    """Texts as weighted counts of their words (TF-IDF)."""
+    """Embed texts as weighted counts of their words (TF-IDF)."""
 
     def __init__(self, texts: list[str]) -> None:
         self.counts = TfidfVectorizer(stop_words="english", sublinear_tf=True, max_features=2_048)
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def passages(folder: Path) -> list[Document]:
-    """The paragraphs of all guides, each under the title of its section."""
+    """Return the paragraphs of all guides, each under the title of its section."""
     found: list[Document] = []
     for page in sorted(folder.glob("*.md")):
         for section in re.split(r"^(?=## )", page.read_text(), flags=re.MULTILINE):
@@ -90,7 +90,7 @@ def passages(folder: Path) -> list[Document]:
 
 
 def quoted(documents: list[Document]) -> str:
-    """Passages as the prompt holds them."""
+    """Format passages for the prompt."""
     return "\n\n".join(f"[{document.metadata['source']}]\n{document.page_content}" for document in documents)
 
 

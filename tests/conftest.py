@@ -1,4 +1,4 @@
-"""The bundled sample of real vectors, and codecs fitted on it, for every test."""
+"""Provide the bundled sample of real vectors, and codecs fitted on it, for every test."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SAMPLE = Path(__file__).parent.parent / "examples" / "debian-sample"
 
 
 class Sample(NamedTuple):
-    """float32, unit norm; see examples/debian-sample/README.md."""
+    """Hold float32 arrays of unit norm; see examples/debian-sample/README.md."""
 
     train: np.ndarray
     train_queries: np.ndarray
@@ -46,7 +46,7 @@ def _unit(name: str) -> np.ndarray:
 
 @pytest.fixture
 def fast_path() -> Iterator[Path]:
-    """A folder in memory where there is one, for what waits for the disk after every write."""
+    """Give a folder in memory if there is one, for tests that wait for the disk after every write."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         yield Path(folder)
@@ -70,7 +70,7 @@ def svd_codec(sample: Sample) -> LinearCodec:
 
 @pytest.fixture(scope="session")
 def svd_path(svd_codec: LinearCodec, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The linear codec as a file."""
+    """Write the linear codec to a file."""
     from vaecodec_exporters.linear import export_linear
 
     path = tmp_path_factory.mktemp("svd") / "svd64.onnx"
@@ -80,7 +80,7 @@ def svd_path(svd_codec: LinearCodec, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def vae_run(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short training run of a nested codec on the sample."""
+    """Train a nested codec on the sample in a short run."""
     pytest.importorskip("torch", reason="torch is not installed: pip install 'vaecodec[train]'")
     from vaecodec.sources import ArraySource
     from vaecodec_training.data.collection import Collection
@@ -100,7 +100,7 @@ def vae_run(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def vae_path(vae_run: Path) -> Path:
-    """That run, exported."""
+    """Export that run."""
     from vaecodec_exporters.checkpoint import export_checkpoint
 
     path = vae_run.parent / "vae64.onnx"

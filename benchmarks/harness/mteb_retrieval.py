@@ -1,4 +1,4 @@
-"""Our codes in mteb's retrieval evaluation, which is used as it is: a local task, and an index behind its encoder.
+"""Measure our codes in mteb's unchanged retrieval evaluation: a local task, and an index behind its encoder.
 
     python benchmarks/harness/mteb_retrieval.py --codec CODEC.onnx --out benchmarks/harness/results
 
@@ -61,7 +61,7 @@ class DebianDescriptions(AbsTaskRetrieval):
     folder = DATA
 
     def load_data(self, *_: Any, **__: Any) -> None:
-        """Numbers in the place of texts."""
+        """Use numbers in the place of texts."""
         rows = [len(rows) for rows in load(self.folder, *KINDS)]
         base, queries = (
             Dataset.from_dict({"id": [f"{kind}-{i}" for i in range(n)], "text": [f"{kind} {i}" for i in range(n)]})
@@ -74,7 +74,7 @@ class DebianDescriptions(AbsTaskRetrieval):
 
 
 class StoredEmbeddings:
-    """An encoder that looks up what was embedded before."""
+    """Look up what was embedded before, as an encoder."""
 
     mteb_model_meta = ModelMeta.create_empty(
         overwrites={
@@ -89,21 +89,21 @@ class StoredEmbeddings:
         self._rows = dict(zip(KINDS, load(folder, *KINDS), strict=True))
 
     def encode(self, inputs: Any, **_: Any) -> np.ndarray:
-        """The rows that the texts number: float32 (n, dim)."""
+        """Return the rows that the texts number: float32 (n, dim)."""
         named = [text.split() for batch in inputs for text in batch["text"]]
         return np.stack([self._rows[kind][int(number)] for kind, number in named])
 
     def similarity(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Cosines of rows of unit norm."""
+        """Return the cosines of rows of unit norm."""
         return np.asarray(first) @ np.asarray(second).T
 
     def similarity_pairwise(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Cosines of corresponding rows."""
+        """Return the cosines of corresponding rows."""
         return np.einsum("ij,ij->i", first, second)
 
 
 class PackedBackend:
-    """A ``PackedIndex`` by mteb's protocol for indexes."""
+    """Offer a ``PackedIndex`` by mteb's protocol for indexes."""
 
     def __init__(self, codec: Codec, size: int) -> None:
         self._codec, self._size = codec, size
@@ -124,7 +124,7 @@ class PackedBackend:
         similarity_fn: Callable[..., Any],  # noqa: ARG002
         **_: Any,
     ) -> tuple[list[list[float]], list[list[int]]]:
-        """Scores and numbers of the best documents."""
+        """Return scores and numbers of the best documents."""
         ids, scores = self._index.search(np.asarray(embeddings), top_k)
         return scores.tolist(), ids.tolist()
 

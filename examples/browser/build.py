@@ -26,7 +26,7 @@ SAMPLE = HERE.parent / "debian-sample"
 
 
 def documents(rows: int) -> np.ndarray:
-    """Unit vectors, float32 (rows, 384): those of the sample first."""
+    """Return unit vectors, float32 (rows, 384): those of the sample first."""
     real = np.concatenate([np.load(SAMPLE / name) for name in ("base.npy", "train.npy")]).astype(np.float32)
     pairs = np.random.default_rng(0).integers(0, len(real), (2, max(rows - len(real), 0)))
     vectors = np.concatenate([real, real[pairs[0]] + real[pairs[1]]])[:rows]

@@ -1,4 +1,4 @@
-"""The command line as a person types it."""
+"""Test the command line as a person types it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_linear_codec_says_what_its_scores_mean(sample, tmp_path: Path) -> Non
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> Any:
-    """What a command prints under --json: standard output as one document."""
+    """Return what a command prints under --json: standard output as one document."""
     with pytest.raises(SystemExit) as ended:
         main([*map(str, arguments), "--json"])
     shown = capsys.readouterr()
@@ -90,7 +90,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 
 
 @pytest.fixture
 def files(sample, svd_path: Path, tmp_path: Path) -> Path:
-    """A folder with base.npy, queries.npy and svd.onnx."""
+    """Return a folder with base.npy, queries.npy and svd.onnx."""
     np.save(tmp_path / "base.npy", sample.base[:1500])
     np.save(tmp_path / "queries.npy", sample.queries[:120])
     (tmp_path / "svd.onnx").write_bytes(svd_path.read_bytes())
@@ -200,7 +200,7 @@ def test_an_interrupt_is_exit_code_130(sample, tmp_path: Path) -> None:
 
 
 def test_the_shell_completes_commands_and_options() -> None:
-    """As a shell does: it runs the script with the words so far in its environment."""
+    """Complete as a shell does: run the script with the words so far in its environment."""
     script = Path(sys.executable).with_name("vaecodec")
     complete = {"_VAECODEC_COMPLETE": "complete_bash", "PATH": "/usr/bin:/bin"}
 

@@ -1,4 +1,4 @@
-"""``vaecodec doctor``: what is missing is said, what is broken is an exit code."""
+"""Test ``vaecodec doctor``: what is missing is said, what is broken is an exit code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vaecodec_cli.main import main
 
 
 def examined(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, code: int, **extras: str) -> Any:
-    """The answer as JSON, for some extras of which a module of each is imported."""
+    """Return the answer as JSON, for some extras of which a module of each is imported."""
     monkeypatch.setattr("vaecodec.doctor.EXTRAS", {name: ((module,), "a test") for name, module in extras.items()})
     with pytest.raises(SystemExit) as ended:
         main(["doctor", "--json"])

@@ -1,4 +1,4 @@
-"""Option sets: a command takes them whole, and a person types their options one by one."""
+"""Test option sets: a command takes them whole, and a person types their options one by one."""
 
 from __future__ import annotations
 

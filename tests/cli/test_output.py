@@ -1,4 +1,4 @@
-"""What commands print: text is text, the reference is current, progress fits, wrong values exit 2."""
+"""Test what commands print: text is text, the reference is current, progress fits, wrong values exit 2."""
 
 from __future__ import annotations
 

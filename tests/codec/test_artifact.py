@@ -1,4 +1,4 @@
-"""The file format: what it holds, that it holds still, and what is refused."""
+"""Test the file format: what it holds, that it holds still, and what is refused."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_metadata_survives_being_strings(metadata: Metadata) -> None:
 
 
 def test_the_golden_file_reads_as_it_always_did() -> None:
-    """golden/linear4.onnx was written by format 1; whatever reads format 1 must give these values for ever."""
+    """Read golden/linear4.onnx, written by format 1: whatever reads format 1 must give these values for ever."""
     codec = Codec.load(GOLDEN / "linear4.onnx")
     values = np.load(GOLDEN / "linear4.npz", allow_pickle=False)
     assert codec.codec_id == str(values["codec_id"])
@@ -65,7 +65,7 @@ def test_the_golden_file_reads_as_it_always_did() -> None:
 
 
 def test_the_specification_can_be_followed_without_this_library(vae_path: Path, vae_codec: Codec, sample) -> None:
-    """Runs the Python example of docs/format.md in an interpreter that has no vaecodec."""
+    """Run the Python example of docs/format.md in an interpreter that has no vaecodec."""
     page = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
     example = re.search(r"```python\n(import hashlib\n.*?)```", page, re.DOTALL)
     assert example is not None
@@ -108,7 +108,7 @@ def test_an_onnx_file_that_is_not_a_codec(tmp_path: Path) -> None:
 
 
 def edited(source: Path, target: Path, **properties: str) -> None:
-    """The same model with some metadata changed, signed anew."""
+    """Return the same model with some metadata changed, signed anew."""
     model = onnx.load(source)
     for entry in model.metadata_props:
         entry.value = properties.get(entry.key.removeprefix("vaecodec."), entry.value)

@@ -1,4 +1,4 @@
-"""One policy for rows that cannot be used, whatever reads them."""
+"""Test one policy for rows that cannot be used, whatever reads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole collections through a codec: the right values, nothing half-finished under the output's name, resumable."""
+"""Test whole collections through a codec: right values, no half-finished output, resumable jobs."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def documents(rows: np.ndarray, first: int = 0, fixed: bool = False) -> pa.Table
 
 
 def write(path: Path, rows: np.ndarray) -> Path:
-    """The rows in the format of the path's suffix; a folder of two Parquet files without one."""
+    """Write the rows in the format of the path's suffix; a folder of two Parquet files without one."""
     match path.suffix:
         case ".npy":
             np.save(path, rows)
@@ -550,7 +550,7 @@ def test_an_input_is_never_overwritten(rows: np.ndarray, svd_codec: LinearCodec,
 def test_a_replacement_that_was_interrupted_is_finished(
     rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path
 ) -> None:
-    """As if the process had been killed between the two renames of a folder."""
+    """Start as if the process had been killed between the two renames of a folder."""
     source, output = write(tmp_path / "x.npy", rows), tmp_path / "y"
     encode(source, output, svd_codec, options=SHARDS)
     expected = content(output)
@@ -594,7 +594,7 @@ def test_another_job_is_not_resumed(rows: np.ndarray, svd_codec: LinearCodec, sa
 def test_two_jobs_do_not_write_the_same_output(
     output: str, rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path
 ) -> None:
-    """That the lock of a killed process does not outlive it, every test of ``kill -9`` shows."""
+    """Lock the output; every test of ``kill -9`` shows that the lock of a killed process does not outlive it."""
     source, target = write(tmp_path / "x.npy", rows), tmp_path / output
     refused: list[str] = []
 
@@ -629,7 +629,7 @@ def test_a_shard_for_every_worker_however_many_there_are(
 
 @pytest.fixture
 def bad_source(rows: np.ndarray, tmp_path: Path) -> Path:
-    """Two files; rows of the second are wrong in four ways."""
+    """Make two files; rows of the second are wrong in four ways."""
     folder = tmp_path / "docs"
     folder.mkdir()
     broken = rows[1000:2000].copy()
@@ -733,7 +733,7 @@ def test_zero_rows_are_bad_only_where_direction_counts(tmp_path: Path) -> None:
 
 @contextmanager
 def files_at_most(size: int) -> Iterator[None]:
-    """The operating system refuses larger files, as it refuses to write to a full disk."""
+    """Let the operating system refuse larger files, as it refuses to write to a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

@@ -1,4 +1,6 @@
-"""Rows of which the codec keeps nothing are bad rows of a bulk job: named by file and number, skipped or listed."""
+"""Test that rows of which the codec keeps nothing are bad rows of a bulk job: named by file and number, skipped or
+listed.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ LOST, ZERO = (7, 8, 61, 99), 30
 
 @pytest.fixture(scope="module")
 def codec(tmp_path_factory: pytest.TempPathFactory) -> Codec:
-    """It keeps the first four of twelve dimensions."""
+    """Make a codec that keeps the first four of twelve dimensions."""
     path = tmp_path_factory.mktemp("truncation") / "codec.onnx"
     linear = LinearCodec(
         LinearKind.TRUNCATION, np.eye(WIDTH, DIM, dtype=np.float32), np.zeros(DIM, np.float32), Metric.COSINE

@@ -1,4 +1,4 @@
-"""What a codec file holds beside its weights comes from one place, whoever writes the file."""
+"""Test that what a codec file holds beside its weights comes from one place, whoever writes the file."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_few_unseen_rows_leave_drift_out(svd_codec, sample) -> None:
 
 @pytest.mark.parametrize("constant", ["latents", "embeddings"])
 def test_scores_that_differ_by_rounding_only_are_not_calibrated(constant: str) -> None:
-    """As several processors compute them: none finds the same noise, and each would find a line through it."""
+    """Compute scores as several processors do: each finds other noise, and would find a line through it."""
     generator = np.random.default_rng(0)
     varied = generator.uniform(0.2, 0.9, (4, 50)).astype(np.float32)
     noise = (0.5 + generator.integers(-3, 4, (4, 50)) * np.float32(2**-24)).astype(np.float32)

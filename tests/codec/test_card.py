@@ -1,4 +1,6 @@
-"""A codec file's description shows what is in the form that vaecodec writes, and is text whatever else is in it."""
+"""Test that a codec file's description shows what has the form that vaecodec writes, and is text whatever else it
+holds.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one style of pictures: what can be told apart without colour vision, on a light and on a dark page."""
+"""Test the one style of pictures: what can be told apart without colour vision, on a light and on a dark page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vaecodec.charts import DASHES, MARKERS, THEMES, chart, contrast, rendered
 
 
 def test_contrast_is_that_of_the_standard() -> None:
-    """The two ends of the scale, and a grey that the standard's own tools give 4.54 on white."""
+    """Check the two ends of the scale, and a grey that the standard's own tools give 4.54 on white."""
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
     assert contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.01)
     assert contrast("#123456", "#123456") == 1

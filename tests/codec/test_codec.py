@@ -1,4 +1,4 @@
-"""A codec file as ingestion code uses it."""
+"""Test a codec file as ingestion code uses it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Uniform codes, calibration, and codes of real vectors through a codec file."""
+"""Test uniform codes, calibration, and codes of real vectors through a codec file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNIFORM = [str(code_type) for code_type in CodeType]
 
 
 def latents_of(rows: int, width: int, seed: int, metric: Metric = Metric.COSINE) -> np.ndarray:
-    """Correlated in nothing, spread unevenly, off centre."""
+    """Draw latents that are uncorrelated, spread unevenly and off centre."""
     random = np.random.default_rng(seed)
     latents = random.standard_normal((rows, width)) * np.geomspace(1, 0.05, width) + 0.2
     if metric is Metric.COSINE:
@@ -174,7 +174,9 @@ def test_threads_that_encode_at_the_same_time_give_the_same_bytes(sample, codec:
 
 
 def test_the_trellis_beats_uniform_bits_of_the_same_size(sample, codec: Codec) -> None:
-    """Untrained, on the bundled sample: margins well inside what was measured on the whole collection."""
+    """Compare untrained codes on the bundled sample, with margins well inside what was measured on the whole
+    collection.
+    """
     queries = codec.encode_queries(sample.queries[:300])
     truth, _ = exact_search(sample.base, sample.queries[:300], 10, Metric.COSINE)
 

@@ -1,4 +1,4 @@
-"""Engines that compare codes themselves rank as docs/codes.md says."""
+"""Test that engines which compare codes themselves rank as docs/codes.md says."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def codec(sample, tmp_path_factory: pytest.TempPathFactory) -> Codec:
 
 
 def same_order(distances: np.ndarray, ids: np.ndarray) -> bool:
-    """Whether the ids are nearest first by these distances (queries, rows); equal distances may come in any order."""
+    """Tell whether ids are nearest first by these distances (queries, rows); equal ones may come in any order."""
     found = np.take_along_axis(distances, ids.astype(np.int64), axis=1)
     return np.array_equal(found, np.sort(distances, axis=1)[:, : ids.shape[1]])
 

@@ -1,4 +1,4 @@
-"""Codes written long ago, read by the library and by docs/codes.md alone."""
+"""Test codes written long ago, read by the library and by docs/codes.md alone."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def trellis(stored: dict[str, Any], codes: np.ndarray) -> np.ndarray:
 
 
 def levels_of(stored: dict[str, Any], importance: np.ndarray, codes: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Each step's dimension and its level in every code."""
+    """Yield each step's dimension and its level in every code."""
     memory, distortion = stored["trellis"]["memory"], array(stored["trellis"]["distortion"], "<f4")
     levels = array(stored["trellis"]["levels"], "<f2").reshape(len(distortion), 1 << memory).astype(float)
     total = 8 * codes.shape[1]

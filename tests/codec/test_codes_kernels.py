@@ -1,4 +1,4 @@
-"""Compiled loops work where numba can keep nothing on disk."""
+"""Test that compiled loops work where numba can keep nothing on disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ print(compiled(loops.twice)(21))
 
 
 def run(folder: Path, *, limit: int = 0) -> str:
-    """What a process prints that compiles a function of ``folder`` and keeps the code in ``folder / "cache"``."""
+    """Run a process that compiles a function of ``folder`` and keeps the code in ``folder / "cache"``."""
     (folder / "loops.py").write_text("def twice(number):\n    return 2 * number\n")
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder / "cache"), "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(

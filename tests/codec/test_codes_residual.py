@@ -1,4 +1,4 @@
-"""Stages of k-means before the trellis."""
+"""Test stages of k-means before the trellis."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WIDTH = 24
 
 
 def latents_of(rows: int, seed: int, metric: Metric = Metric.COSINE) -> np.ndarray:
-    """Clustered, spread unevenly, off centre."""
+    """Draw latents that are clustered, spread unevenly and off centre."""
     random = np.random.default_rng(seed)
     centres = np.random.default_rng(99).standard_normal((60, WIDTH))
     drawn = centres[random.integers(0, 60, rows)] + 0.8 * random.standard_normal((rows, WIDTH))
@@ -45,7 +45,7 @@ def staged(metric: Metric = Metric.COSINE) -> Calibration:
 
 @lru_cache
 def fitted() -> Calibration:
-    """With a decoder, too."""
+    """Fit a calibration with a decoder."""
     made = staged()
     codes: Any = [made.code(bytes=size) for size in (10, 14)]
     decoder = fit_decoder(codes, latents_of(1024, 0), latents_of(500, 1), Metric.COSINE, seed=0)
@@ -54,7 +54,7 @@ def fitted() -> Calibration:
 
 
 def whole() -> Residual:
-    """With 8 bytes that are 8 stages, whatever the fit chose."""
+    """Make 8 bytes mean 8 stages, whatever the fit chose."""
     made = fitted().residual
     assert made is not None
     return replace(made, whole=8, books=np.concatenate([made.books, made.books])[:8])
@@ -265,7 +265,7 @@ def test_calibrations_get_stages_from_some_rows_on(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("metric", Metric)
 def test_the_decoder_follows_the_slope_of_its_loss(metric: Metric, alone: bool) -> None:
-    """Cross-entropy of a query's scores of documents, as probabilities, to those of the latents."""
+    """Follow the cross-entropy between a query's scores of documents, as probabilities, and those of the latents."""
     random = np.random.default_rng(0)
     latents: Any = latents_of(30, 0, metric).astype(np.float64)
     asked: Any = latents if alone else latents_of(20, 1, metric).astype(np.float64)

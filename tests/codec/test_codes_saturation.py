@@ -1,4 +1,4 @@
-"""Vectors outside the range of a code are counted, and warned of when they are many."""
+"""Test that vectors outside the range of a code are counted, and that many of them are warned of."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_constant_dimension_is_in_range_at_its_value_only() -> None:
 
 
 def test_a_dimension_that_only_rounding_moves_saturates_nothing() -> None:
-    """The same vectors after a product with one: on another processor every row differs by its last digit."""
+    """Multiply the same vectors by one: on another processor every row differs by its last digit."""
     latents = np.random.default_rng(0).standard_normal((500, 64)).astype(np.float32)
     latents[:, 10:20] = 0.3
     code: Any = Calibration.fit(latents, Metric.DOT, memory=8).code(bytes=24)

@@ -1,4 +1,4 @@
-"""Trellis codes against a plain-Python reading of docs/codes.md, one float32 operation at a time."""
+"""Test trellis codes against a plain-Python reading of docs/codes.md, one float32 operation at a time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def encode_in_python(code: TrellisCode, latents: NDArray[np.float32]) -> NDArray
 
 
 def decode_in_python(code: TrellisCode, codes: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Latents before normalisation."""
+    """Return latents before normalisation."""
     memory, total = code.tables.memory, 8 * code.bytes_per_vector
     latents = np.tile(code.mean, (len(codes), 1))
     for row, packed in enumerate(codes):
@@ -53,7 +53,7 @@ def _values(code: TrellisCode, row: NDArray[np.float32]) -> list[np.float32]:
 
 
 def _search(code: TrellisCode, values: list[np.float32]) -> list[int]:
-    """The state after each step."""
+    """Return the state after each step."""
     steps, reach = len(code.rates), 6 * code.tables.memory
     tail = min(next(n for n in range(1, steps + 1) if code.rates[-n:].sum() >= reach or n == steps), steps)
     head = min(next(n for n in range(1, steps + 1) if code.rates[:n].sum() >= reach or n == steps), steps - tail)
@@ -102,7 +102,7 @@ def _pack(states: list[int], rates: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 
 def latents_of(rows: int, width: int, seed: int, metric: Metric = Metric.COSINE) -> np.ndarray:
-    """Correlated in nothing, spread unevenly, off centre."""
+    """Draw latents that are uncorrelated, spread unevenly and off centre."""
     random = np.random.default_rng(seed)
     latents = random.standard_normal((rows, width)) * np.geomspace(1, 0.05, width) + 0.2
     if metric is Metric.COSINE:

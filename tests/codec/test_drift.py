@@ -1,4 +1,4 @@
-"""Drift: how often the tests are wrong, what they catch, and that a monitor counts what it encodes."""
+"""Test drift: how often the tests are wrong, what they catch, and that a monitor counts what it encodes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from vaecodec_exporters.linear import export_linear
 
 @pytest.fixture(scope="module")
 def watched_path(sample: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A linear codec fitted on 19 rows of 20, with the statistics of the others, and of held-out queries."""
+    """Return a linear codec fitted on 19 rows of 20, with the statistics of the others, and of held-out queries."""
     codec = fit_linear(sample.train, 64, hold_out=20)
     reference = Reference.fit(
         encoded(codec, sample.train[::20]),
@@ -61,7 +61,7 @@ def chosen(rows: Encoded, which: np.ndarray) -> Encoded:
 
 
 def rotated(rows: np.ndarray, seed: int) -> np.ndarray:
-    """What another embedding model of the same geometry would give: the same vectors in other coordinates."""
+    """Return what another embedding model of the same geometry would give: the same vectors in other coordinates."""
     basis, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((rows.shape[1],) * 2))
     return np.asarray(rows @ basis, np.float32)
 
@@ -329,7 +329,7 @@ def test_prometheus_reads_what_was_seen_and_found(monitor: MonitoredCodec, sampl
 def test_queries_that_cannot_be_compared_are_not_called_sound(
     sample: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A linear codec's file holds no statistics of queries: noise among them is neither drift nor its absence."""
+    """Check queries against a file without statistics of queries: noise among them is neither drift nor its absence."""
     np.save(tmp_path / "train.npy", sample.train[:2_000])
     np.save(tmp_path / "base.npy", sample.base)
     np.save(tmp_path / "noise.npy", np.random.default_rng(0).standard_normal((1_000, 384)).astype(np.float32))

@@ -1,4 +1,4 @@
-"""The metric suite against independent definitions."""
+"""Test the metrics against independent definitions."""
 
 from __future__ import annotations
 

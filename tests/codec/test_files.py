@@ -1,4 +1,4 @@
-"""Files are replaced whole or not at all, whatever happens half-way."""
+"""Test that files are replaced whole or not at all, whatever happens half-way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A codec file is data: whatever the exporter does not write is refused before onnxruntime sees it."""
+"""Test that a codec file is data: whatever the exporter does not write is refused before onnxruntime sees it."""
 
 from __future__ import annotations
 
@@ -276,7 +276,7 @@ def signed_anew(data: bytes) -> bytes:
 
 
 def corruptions() -> Iterator[bytes]:
-    """Damaged copies of one file, different from it: 100, or as many as the environment asks for."""
+    """Yield damaged copies of one file, different from it: 100, or as many as the environment asks for."""
     random, whole = np.random.default_rng(0), codec_bytes()
     for _ in range(int(os.environ.get("CORRUPTIONS", "100"))):
         damaged = corrupted(whole, random)

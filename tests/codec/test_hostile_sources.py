@@ -75,7 +75,7 @@ def test_rows_that_were_never_written_are_refused(tmp_path: Path, chunks: tuple[
 
 
 def npy(shape: tuple[int, ...], values: bytes, *, blanks: int = 0) -> bytes:
-    """An array file that says of itself what it is told to."""
+    """Write an array file with any header that is given."""
     text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode() + b" " * blanks + b"\n"
     return b"\x93NUMPY\x02\x00" + len(text).to_bytes(4, "little") + text + values
 
@@ -109,7 +109,7 @@ def test_compressed_vectors_and_an_empty_array_are_read(tmp_path: Path) -> None:
 
 
 def test_a_short_parquet_file_of_very_many_values_is_refused(tmp_path: Path) -> None:
-    """Of equal values Parquet stores a count."""
+    """Repeat one value, for which Parquet stores a count."""
     path = tmp_path / "given.parquet"
     lists = pa.ListArray.from_arrays([0, 8, 16, 1 << 25], pa.array(np.zeros(1 << 25, np.float32)))
     pq.write_table(pa.table({"vector": lists}), path)

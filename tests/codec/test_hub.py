@@ -1,4 +1,4 @@
-"""A codec goes to the Hub, or a folder, with its card, and comes back as the same bytes or not at all."""
+"""Test that a codec goes to the Hub, or a folder, with its card, and comes back as the same bytes or not at all."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_what_is_not_the_codec_asked_for_is_refused(path: Path, tmp_path: Path) 
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the Hub's protocol as one small repository takes."""
+    """Serve as much of the Hub's protocol as one small repository needs."""
 
     files: dict[str, bytes]
 

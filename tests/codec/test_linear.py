@@ -1,4 +1,4 @@
-"""Linear codecs against scikit-learn, against their own definitions, and on real vectors."""
+"""Test linear codecs against scikit-learn, against their own definitions, and on real vectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results of two embedding models merged on one scale."""
+"""Test results of two embedding models merged on one scale."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHARES = (0.25, 0.5, 0.75)
 
 
 def embedded(rows: int, noise: float, seed: int, texts: np.ndarray, shift: float = 0.0) -> np.ndarray:
-    """A model: a rotation of what the texts mean, noise, and a common direction that lifts all its cosines."""
+    """Embed texts: a rotation of their meaning, noise, and a common direction that raises all cosines."""
     random = np.random.default_rng(seed)
     rotation = np.linalg.qr(random.normal(size=(texts.shape[1], texts.shape[1])))[0]
     vectors = texts @ rotation + noise * random.normal(size=texts.shape)
@@ -26,7 +26,7 @@ def embedded(rows: int, noise: float, seed: int, texts: np.ndarray, shift: float
 
 @pytest.fixture(scope="module")
 def texts() -> tuple[Embedded, Embedded, np.ndarray]:
-    """1,500 documents, 200 queries about 200 of them, by a model and by a better one with larger cosines."""
+    """Return 1,500 documents and 200 queries about 200 of them, by a model and by a better one with larger cosines."""
     random = np.random.default_rng(0)
     meanings = random.normal(size=(1500, 24))
     relevant = random.choice(1500, 200, replace=False)

@@ -1,4 +1,4 @@
-"""What the packages may import, what the base install needs, and what the public surface is."""
+"""Test what the packages may import, what the base install needs, and what the public surface is."""
 
 from __future__ import annotations
 
@@ -83,7 +83,9 @@ MOST_LINES, MOST_FUNCTION_LINES, MOST_PARAMETERS = 500, 60, 8
 
 
 def too_long(path: str, text: str) -> set[str]:
-    """The file, where it is too long, and its functions that are or that take too much. Docstrings are not counted."""
+    """Return the file if it is too long, and its functions that are too long or take too many arguments. Docstrings are
+    not counted.
+    """
     found = {path} if text.count("\n") > 1.1 * MOST_LINES else set()
     for node in ast.walk(ast.parse(text)):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -152,7 +154,7 @@ MODULES = {module_name(package, path): path for package, path in modules()}
 
 
 def imports_among(name: str, path: Path) -> set[str]:
-    """Which of our modules one names anywhere: at the top, inside functions, or for type checkers only."""
+    """Return our modules that a module names anywhere: at the top, inside functions, or for type checkers only."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -164,7 +166,7 @@ def imports_among(name: str, path: Path) -> set[str]:
 
 
 def circle(graph: dict[str, set[str]]) -> list[str]:
-    """Modules that import one another in a ring, or an empty list."""
+    """Return modules that import one another in a circle, or an empty list."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -190,7 +192,7 @@ def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:
 
 
 def public_names(path: Path) -> set[str]:
-    """What the top of a package's ``__init__`` imports or defines, without what starts with an underscore."""
+    """Return the names that the top of a package's ``__init__`` imports or defines, except private ones."""
     names: set[str] = set()
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.ImportFrom) and node.module != "__future__":
@@ -216,7 +218,7 @@ def test_the_runtime_offers_what_the_guides_import() -> None:
 
 
 def drawn(tree: str) -> dict[str, tuple[str, set[str]]]:
-    """Each class in the drawing with its parent there and with the built-in classes in brackets."""
+    """Return each class in the drawing with its parent there and with the built-in classes in brackets."""
     found: dict[str, tuple[str, set[str]]] = {}
     above: dict[int, str] = {}
     for line in tree.splitlines():

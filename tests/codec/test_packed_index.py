@@ -1,4 +1,4 @@
-"""Exact search over packed codes: the same answers as decoding everything, in a fraction of the memory."""
+"""Test exact search over packed codes: the same answers as decoding everything, in a fraction of the memory."""
 
 from __future__ import annotations
 

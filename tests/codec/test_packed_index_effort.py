@@ -1,4 +1,4 @@
-"""The first stage of a search: a full search stays exact, and less effort finds most of it."""
+"""Test the first stage of a search: a full search stays exact, and less effort finds most of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROWS, DIM = 17_000, 48
 
 
 def vectors(rows: int, seed: int, scale: float = 1.0) -> np.ndarray:
-    """Clustered, correlated, off centre."""
+    """Draw vectors that are clustered, correlated and off centre."""
     random = np.random.default_rng(seed)
     mix = np.random.default_rng(0).standard_normal((DIM, DIM)) * np.geomspace(1, 0.1, DIM)
     centres = np.random.default_rng(1).standard_normal((40, DIM))
@@ -32,7 +32,7 @@ def vectors(rows: int, seed: int, scale: float = 1.0) -> np.ndarray:
 
 @pytest.fixture(scope="module", params=[*Metric, "stages"])
 def index(request, tmp_path_factory: pytest.TempPathFactory) -> PackedIndex:
-    """By each metric with a trellis alone, and by cosine with stages of k-means before it."""
+    """Make an index for each metric with a trellis alone, and for cosine with stages of k-means before it."""
     metric = Metric.COSINE if request.param == "stages" else request.param
     linear = fit_linear(vectors(4000, 2), DIM, metric=metric)
     latents = linear.encode(vectors(4000, 2))
@@ -49,7 +49,7 @@ def index(request, tmp_path_factory: pytest.TempPathFactory) -> PackedIndex:
 
 
 def scanned(index: PackedIndex, queries: np.ndarray, k: int, monkeypatch: pytest.MonkeyPatch, **more):
-    """What a search without a first stage finds, one query after the other."""
+    """Search without a first stage, one query after the other."""
     with monkeypatch.context() as patch:
         patch.setattr(search, "_SKETCHED_ROWS", 10**9)
         found = [index.search(query[None], k, **more) for query in queries]

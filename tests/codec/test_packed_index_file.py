@@ -1,4 +1,4 @@
-"""Saved indexes that were damaged, forged or cut short by a kill."""
+"""Test saved indexes that were damaged, forged or cut short by a kill."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def saved(request, sample, codec: Codec, tmp_path: Path) -> Path:
 
 
 def forged(whole: bytes, change: Callable[[dict[str, Any]], Any], payload: bytes | None = None) -> bytes:
-    """The file with another header and payload, and digests that fit."""
+    """Write the file with another header and payload, and matching digests."""
     length = int.from_bytes(whole[12:16], "little")
     header, payload = json.loads(whole[48 : 48 + length]), whole[48 + length :] if payload is None else payload
     header["sha256"] = hashlib.sha256(payload).hexdigest()

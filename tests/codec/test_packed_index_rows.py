@@ -1,4 +1,4 @@
-"""Ids, deletes, filters and threads: a packed index as its users change it."""
+"""Test ids, deletes, filters and threads: a packed index as its users change it."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_the_largest_id_leaves_none_for_the_next(sample, codec: Codec, tmp_path:
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_ids_are_found_as_a_dictionary_finds_them(data: st.DataObject) -> None:
-    """Whatever was sorted already, and whatever was deleted and added again."""
+    """Find ids whatever was sorted already, and whatever was deleted and added again."""
     lookup, ids, deleted = IdLookup(), np.empty(0, np.int64), np.empty(0, np.int64)
     live: dict[int, int] = {}
     for _ in range(data.draw(st.integers(1, 5))):
@@ -259,7 +259,7 @@ def test_a_search_that_began_before_the_index_was_compacted_goes_on(sample, code
 
 
 def test_rows_that_are_read_while_some_are_added_are_whole() -> None:
-    """Whatever the moment, a reader sees the first n rows for some n."""
+    """Read at any moment: a reader sees the first n rows for some n."""
     rows, stop = Growing(np.empty(0, np.int64)), threading.Event()
 
     def read() -> None:

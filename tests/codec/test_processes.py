@@ -1,4 +1,4 @@
-"""A codec in other processes: forked, spawned, and seen from outside."""
+"""Test a codec in other processes: forked, spawned, and seen from outside."""
 
 from __future__ import annotations
 

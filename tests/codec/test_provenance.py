@@ -1,4 +1,4 @@
-"""Where a file comes from: one form of dates and versions for all."""
+"""Test the provenance of files: one form of dates and versions for all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every format gives the same rows back, by blocks and by number; every malformed file its own message."""
+"""Test that every format gives the same rows, by blocks and by number, and every malformed file its own message."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SMALL = np.round(np.abs(ROWS) * 40)  # integers that fit every format
 
 
 def vecs(path: Path, rows: np.ndarray, element: str) -> None:
-    """The format as its authors define it, row by row."""
+    """Write the format as its authors define it, row by row."""
     with path.open("wb") as file:
         for row in rows:
             file.write(np.int32(len(row)).astype("<i4").tobytes() + row.astype(element).tobytes())

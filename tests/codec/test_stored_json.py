@@ -1,4 +1,4 @@
-"""JSON of any depth and size is refused by a plain error; a record tells by its checksum that it was changed."""
+"""Test that JSON of any depth and size is refused by a plain error, and that a record's checksum shows changes."""
 
 from __future__ import annotations
 

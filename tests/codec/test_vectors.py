@@ -1,4 +1,4 @@
-"""What the boundary accepts, and the exact words with which it refuses."""
+"""Test what the boundary accepts, and the exact words with which it refuses."""
 
 from __future__ import annotations
 

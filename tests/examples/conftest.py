@@ -1,4 +1,4 @@
-"""Files that a user has at hand when running an example."""
+"""Provide files that a user has at hand when running an example."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def linear(path: Path, dim: int) -> Path:
-    """What `vaecodec linear` makes of the bundled sample."""
+    """Write what `vaecodec linear` makes of the bundled sample."""
     train = ROOT / "examples" / "debian-sample" / "train.npy"
     command = [sys.executable, "-m", "vaecodec_cli", "linear", str(train), "--dim", str(dim), "--out", str(path)]
     subprocess.run(command, check=True, capture_output=True)
@@ -33,13 +33,13 @@ def wide_codec_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def originals_codec_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wide enough for codes of originals."""
+    """Write a codec that is wide enough for codes of originals."""
     return linear(tmp_path_factory.mktemp("codec") / "wide.onnx", 320)
 
 
 @pytest.fixture(scope="session")
 def documented_folder(codec_path: Path, sample) -> Path:
-    """The folder that docs/api/index.md describes."""
+    """Make the folder that docs/api/index.md describes."""
     np.save(codec_path.parent / "embeddings.npy", sample.base)
     np.save(codec_path.parent / "queries.npy", sample.queries)
     return codec_path.parent
@@ -47,7 +47,7 @@ def documented_folder(codec_path: Path, sample) -> Path:
 
 @pytest.fixture
 def two_models() -> dict[str, Any]:
-    """What the guide to changes of the model has at hand: two models, texts, and a collection of these."""
+    """Provide what the guide to changes of the model needs: two models, texts, and a collection of these."""
     pytest.importorskip("qdrant_client")
     from qdrant_client import QdrantClient, models
 

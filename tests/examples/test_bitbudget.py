@@ -1,4 +1,4 @@
-"""BitBudget measures our codecs, and comes to the figures that our own evaluation comes to."""
+"""Test that BitBudget measures our codecs and gets the same figures as our own evaluation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ register = runpy.run_path(str(EXAMPLE))["register"]
 
 @pytest.fixture
 def methods():
-    """BitBudget's registry, which afterwards is as it was."""
+    """Yield BitBudget's registry, and restore it afterwards."""
     kept = dict(bitbudget.METHODS)
     yield bitbudget.METHODS
     bitbudget.METHODS.clear()

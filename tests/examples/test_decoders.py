@@ -1,4 +1,4 @@
-"""The decoders in JavaScript and C give the bits that Python gives, and refuse what is no codec file."""
+"""Test that the decoders in JavaScript and C give the bits that Python gives, and refuse other files."""
 
 from __future__ import annotations
 
@@ -126,4 +126,4 @@ def test_the_page_finds_in_a_browser_what_python_finds(tmp_path: Path) -> None:
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Requests are not printed among the tests."""
+        """Print no requests among the tests."""

@@ -1,4 +1,6 @@
-"""Python in the guides runs as it stands, page by page, and links hold on GitHub. The site's build checks its own."""
+"""Test that Python in the guides runs unchanged, page by page, and that links work on GitHub. The site's build checks
+its own.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,7 @@ def test_the_examples_of_a_guide_run(
 
 
 def what_an_old_codec_left(codec_path: Path, vectors: np.ndarray) -> None:
-    """The files that the guide to bridges opens, in the working folder: an index that ``old.onnx`` filled, a bridge."""
+    """Write the files that the guide to bridges opens: an index that ``old.onnx`` filled, and a bridge."""
     from vaecodec_integrations.hnsw import CompressedIndex
 
     shutil.copy(codec_path, "old.onnx")
@@ -93,7 +95,7 @@ def what_an_old_codec_left(codec_path: Path, vectors: np.ndarray) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """As GitHub makes them of headings."""
+    """Return the anchors that GitHub makes from headings."""
     headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

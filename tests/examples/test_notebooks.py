@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom in a fresh kernel and come to the conclusions that their text draws."""
+"""Test that the notebooks run from top to bottom in a fresh kernel and reach the conclusions in their text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def printed(name: str) -> str:
-    """Everything that the notebook prints."""
+    """Return everything that the notebook prints."""
     notebook: Any = nbformat.read(NOTEBOOKS / name, as_version=4)
     nbclient.NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]

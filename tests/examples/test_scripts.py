@@ -1,4 +1,4 @@
-"""The scripts of examples/ as a user runs them."""
+"""Test the scripts of examples/ as a user runs them."""
 
 from __future__ import annotations
 

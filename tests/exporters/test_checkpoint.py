@@ -1,4 +1,4 @@
-"""A training run becomes a codec file that computes what the model computes."""
+"""Test that a training run becomes a codec file that computes what the model computes."""
 
 from __future__ import annotations
 

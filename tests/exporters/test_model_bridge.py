@@ -1,4 +1,4 @@
-"""Bridges between two embedding models: what they keep, what is predicted, what is refused, through real indexes."""
+"""Test bridges between two embedding models: what they keep, what is predicted and refused, through real indexes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LINEAR = (MapKind.RIDGE, MapKind.PROCRUSTES, MapKind.LOW_RANK)
 
 
 def two_models(rows: int, seed: int, *, noise: float = 0.4, bent: float = 0.0) -> Embedded:
-    """The same texts by two models of 24 and 32 dimensions, which share what they know but for noise."""
+    """Embed the same texts by two models of 24 and 32 dimensions, which share their knowledge except for noise."""
     random, fixed = np.random.default_rng(seed), np.random.default_rng(0)
     known = random.normal(size=(rows, 16))
     tables = [fixed.normal(size=(16, width)) for width in (24, 32)]
@@ -79,7 +79,7 @@ def test_the_file_says_what_each_map_keeps(bridge_path: Path, documents: Embedde
 
 
 def test_what_is_predicted_is_what_is_kept() -> None:
-    """Texts that the sample lacks, and answers that only the real figure knows."""
+    """Use texts that the sample lacks, and answers that only the real figure knows."""
     documents, queries = two_models(1_000, 1, noise=1.0), two_models(1_000, 2, noise=1.0)
     base, asked = two_models(1_000, 3, noise=1.0), two_models(1_000, 4, noise=1.0)
     answers = probable_answers(base, asked)

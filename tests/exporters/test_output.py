@@ -1,4 +1,4 @@
-"""Where codec files are written: no other codec is lost by it, nor a file of somebody else."""
+"""Test where codec files are written: no other codec is lost, nor a file of somebody else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rows() -> np.ndarray:
 
 @pytest.fixture
 def old(rows: np.ndarray, tmp_path: Path) -> Path:
-    """A codec file that some index depends on."""
+    """Write a codec file that some index depends on."""
     export_linear(fit_linear(rows, 4), tmp_path / "codec.onnx")
     return tmp_path / "codec.onnx"
 
@@ -37,7 +37,7 @@ Write = Callable[[Path, bool], object]
 
 @pytest.fixture(params=["linear", "fitted linear", "checkpoint", "bridge", "fitted bridge"])
 def write(request: pytest.FixtureRequest, rows: np.ndarray, vae_run: Path) -> Write:
-    """Each library function that writes a codec file, with the target and whether it may be overwritten."""
+    """Call each library function that writes a codec file, with the target and whether it may be overwritten."""
     other = fit_linear(rows, 5)
 
     def bridge(path: Path, overwrite: bool) -> None:

@@ -1,4 +1,4 @@
-"""One call from a collection to a codec file, for floats and for codes, and again after an end at any time."""
+"""Test one call from a collection to a codec file, for floats and for codes, and again after any interruption."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SMALL = Recipe(hidden=0, batch=256, checkpoints=1, epochs=2)
 
 @pytest.fixture(scope="module")
 def collection(sample: Any) -> Collection:
-    """Fifteen hundred documents of 32 dimensions, and queries."""
+    """Open fifteen hundred documents of 32 dimensions, and queries."""
     return Collection.open(
         ArraySource(sample.train[:1_500, :32]), ArraySource(sample.train_queries[:1_500, :32]), confirmation=0.1
     )
@@ -34,7 +34,7 @@ def collection(sample: Any) -> Collection:
 
 @pytest.fixture(scope="module")
 def noise() -> Collection:
-    """Where no codec can learn anything."""
+    """Open a collection in which no codec can learn anything."""
     rows = np.random.default_rng(0).normal(size=(1_500, 32)).astype(np.float32)
     return Collection.open(ArraySource(rows), confirmation=0.1)
 
@@ -174,7 +174,7 @@ def test_a_folder_is_for_one_fit_at_a_time(collection: Collection, tmp_path: Pat
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills as Unix does")
 def test_a_fit_that_is_killed_at_random_moments_ends_as_if_it_had_not_been() -> None:
-    """Once here; ``KILLS=20`` in the environment kills it as often."""
+    """Kill it once here; ``KILLS=20`` in the environment kills it as often."""
     kills = os.environ.get("KILLS", "1")
     script = Path(__file__).parents[2] / "benchmarks" / "killed_fit.py"
     done = subprocess.run([sys.executable, str(script), "--kills", kills], capture_output=True, text=True)

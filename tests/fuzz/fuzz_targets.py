@@ -1,4 +1,4 @@
-"""What reads bytes that anyone may have written: each target takes any bytes, and lets only our own errors pass.
+"""Define the fuzzing targets that read bytes of anybody: each takes any bytes, and lets only our own errors pass.
 
 :mod:`test_fuzz` feeds them by hypothesis, ``run_atheris.py`` by coverage-guided mutation.
 """
@@ -44,20 +44,20 @@ STATE = {"batch_size": 40, "offset": "12345678-1234-5678-1234-567812345678", "co
 
 
 class Target(NamedTuple):
-    """A reader, and valid files to start mutating from."""
+    """Hold a reader, and valid files to start mutating from."""
 
     read: Callable[[bytes], None]
     seeds: Sequence[bytes]
 
 
 def read_codec_file(data: bytes) -> None:
-    """A file as it is: whoever changed it did not sign it anew."""
+    """Read a file as it is: whoever changed it did not sign it again."""
     with suppress(VaecodecError):
         Codec.load(_file(data, ".onnx"))
 
 
 def read_signed_metadata(data: bytes) -> None:
-    """The same with a checksum that fits, so that everything behind it meets odd values, too."""
+    """Read it with a matching checksum, so that everything behind the check meets odd values, too."""
     try:
         signed = sign(data)
     except (LookupError, ValueError):
@@ -72,7 +72,7 @@ def read_signed_metadata(data: bytes) -> None:
 
 
 def source_reader(suffix: str) -> Callable[[bytes], None]:
-    """Opens a file of that format, and reads its first rows as often as they can be read."""
+    """Return a reader that opens a file of that format, and reads its first rows as often as possible."""
 
     def read(data: bytes) -> None:
         with suppress(VaecodecError):
@@ -86,7 +86,7 @@ def source_reader(suffix: str) -> Callable[[bytes], None]:
 
 
 def read_packed_index(data: bytes) -> None:
-    """Opens a saved index, and searches in what it holds."""
+    """Open a saved index, and search in it."""
     with suppress(VaecodecError):
         index = PackedIndex.load(_file(data, ".packed"), codec())
         with np.errstate(all="ignore"):
@@ -95,13 +95,13 @@ def read_packed_index(data: bytes) -> None:
 
 
 def read_migration_state(data: bytes) -> None:
-    """How far a migration came."""
+    """Read how far a migration came."""
     with suppress(VaecodecError):
         assert read_state(_file(data, ".json")).batch_size > 0
 
 
 def read_text(read: Callable[[Path], object], suffix: str) -> Callable[[bytes], None]:
-    """Reads a file of settings or of figures."""
+    """Return a reader of a file of settings or of figures."""
 
     def target(data: bytes) -> None:
         with suppress(VaecodecError):
@@ -111,7 +111,7 @@ def read_text(read: Callable[[Path], object], suffix: str) -> Callable[[bytes], 
 
 
 def read_codes(data: bytes) -> None:
-    """Decodes any bytes as codes of every kind, to latents and to embeddings."""
+    """Decode any bytes as codes of every kind, to latents and to embeddings."""
     kinds: list[dict[str, Any]] = [{"dtype": str(kind)} for kind in CodeType] + [{"bytes": BUDGET}]
     for metric in (Metric.COSINE, Metric.L2):
         for kind in kinds:
@@ -129,14 +129,14 @@ def read_codes(data: bytes) -> None:
 
 @cache
 def rows() -> np.ndarray:
-    """float32 (300, 32), correlated."""
+    """Return correlated float32 (300, 32)."""
     random = np.random.default_rng(0)
     return (random.standard_normal((300, WIDTH)) @ random.standard_normal((WIDTH, DIM)) + 0.2).astype(np.float32)
 
 
 @cache
 def codec_file(metric: Metric = Metric.COSINE) -> bytes:
-    """A linear codec with everything that a codec file can hold."""
+    """Return a linear codec file with everything that it can hold."""
     linear = fit_linear(rows(), WIDTH, metric=metric)
     encoded = Encoded.encode(linear.encode, linear.decode, rows())
     path = _folder() / f"{metric}.onnx"
@@ -155,12 +155,12 @@ def codec_file(metric: Metric = Metric.COSINE) -> bytes:
 
 @cache
 def codec(metric: Metric = Metric.COSINE) -> Codec:
-    """That codec, loaded."""
+    """Load that codec."""
     return Codec.load(_file(codec_file(metric), ".onnx"), threads=1)
 
 
 def targets() -> dict[str, Target]:
-    """Every target by name."""
+    """Return every target by name."""
     plain = {suffix: Target(source_reader(suffix), [seed]) for suffix, seed in _plain_files().items()}
     arrow, hdf5 = _folder() / "seed.parquet", _folder() / "seed.hdf5"
     pq.write_table(pa.table({"id": [*range(20)], "vector": rows()[:20].tolist()}), arrow)

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing: ``python tests/fuzz/run_atheris.py SECONDS [TARGET ...]``, by default all of them in turn.
+"""Fuzz guided by coverage: ``python tests/fuzz/run_atheris.py SECONDS [TARGET ...]``, by default all in turn.
 
 The targets share the seconds. It ends with an error at the first exception that is not ours; the bytes that raised it
 are then in ``crash-*`` in the current folder.
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def fuzz(name: str, seconds: int) -> None:
-    """One target, in this process, which ends with it."""
+    """Fuzz one target in this process, which ends with it."""
     target = targets()[name]
     with tempfile.TemporaryDirectory() as corpus:
         for number, seed in enumerate(target.seeds):

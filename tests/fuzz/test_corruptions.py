@@ -1,4 +1,4 @@
-"""Damaged files: none is taken for what it was, none ends the process, and every error is ours.
+"""Test damaged files: none is taken for what it was, none ends the process, and every error is ours.
 
 Forty damaged copies of each file are read; ``CORRUPTIONS=10000`` in the environment asks for as many. Bits are flipped,
 stretches are overwritten, lost, repeated or added, and files are cut short.
@@ -41,7 +41,7 @@ IDS = [3, 2**63, "12345678-1234-5678-1234-567812345678", *range(10, 27)]
 
 
 class Format(NamedTuple):
-    """One kind of file.
+    """Describe one kind of file.
 
     Attributes:
         write: writes it into a folder; returns the files to damage.
@@ -167,7 +167,7 @@ def write_manifest(folder: Path) -> list[Path]:
 
 
 def read_manifest(folder: Path) -> Any:
-    """Shards whose line or part is damaged are made again: what is left of the others is as it was."""
+    """Read a manifest: damaged shards are made again, and the others stay as they were."""
     with manifest(folder).locked():
         finished = manifest(folder).open()
     expected = {n: Entry(n, 5, sha256(folder / f"part-{n:05d}.npy"), 0) for n in finished}
@@ -217,7 +217,7 @@ FORMATS = {
 
 
 def damaged(whole: bytes, chosen: random.Random) -> bytes:
-    """A copy that differs from the whole."""
+    """Return a copy that differs from the whole file."""
     while True:
         changed = bytearray(whole)
         start, length = chosen.randrange(len(whole)), chosen.randint(1, 300)

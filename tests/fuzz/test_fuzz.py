@@ -1,4 +1,4 @@
-"""Damaged and hostile bytes: refused by an error of ours, or read."""
+"""Test damaged and hostile bytes: they are refused by an error of ours, or read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ TARGETS = targets()
 
 @st.composite
 def damaged(draw: st.DrawFn, seeds: tuple[bytes, ...]) -> bytes:
-    """Any bytes, or a valid file with a few of its bytes changed, inserted or removed, most often near its start."""
+    """Return any bytes, or a valid file with a few of its bytes changed, inserted or removed, most often near its
+    start.
+    """
     if draw(st.booleans()):
         return draw(st.binary(max_size=200))
     data = bytearray(draw(st.sampled_from(seeds)))

@@ -1,4 +1,4 @@
-"""One boundary: whatever holds vectors is taken alike, and refused alike in our words, at every entry point."""
+"""Test one boundary: whatever holds vectors is accepted or refused alike, in our words, at every entry point."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def transformer(codec: Codec, vectors: Any, folder: Path) -> Any:
 
 
 def upserted(codec: Codec, vectors: Any, _: Path) -> Any:
-    """As models, as plain dicts, as a batch and as a query."""
+    """Use models, plain dicts, a batch and a query."""
     client = CompressedQdrantClient(QdrantClient(":memory:"), codec)
     client.create_collection("a", vectors_config=models.VectorParams(size=DIM, distance=models.Distance.COSINE))
     points: Any = [{"id": number, "vector": row} for number, row in enumerate(rows_of(vectors))]
@@ -150,7 +150,7 @@ def monitored(codec: Codec, vectors: Any, folder: Path) -> Any:
 
 
 def rows_of(vectors: Any) -> Iterator[Any]:
-    """One vector after another, each in the form that they have together."""
+    """Yield one vector after another, each in the form that they have together."""
     if isinstance(vectors, pd.DataFrame):
         return (row for _, row in vectors.iterrows())
     return iter(vectors)

@@ -1,4 +1,4 @@
-"""One call from a collection to a codec that is worth using, and the next command as it is printed."""
+"""Test one call from a collection to a codec that is worth using, and the next command as it is printed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DIM = 48
 
 @pytest.fixture(scope="module")
 def folder(sample, tmp_path_factory) -> Path:
-    """Documents and their queries, of few dimensions so that training takes no time."""
+    """Write documents and their queries, of few dimensions so that training takes no time."""
     folder = tmp_path_factory.mktemp("compress")
     svd = fit_linear(sample.train, DIM)
     np.save(folder / "docs.npy", svd.encode(sample.train[:1_500]))

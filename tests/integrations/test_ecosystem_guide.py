@@ -1,4 +1,4 @@
-"""The examples of docs/ecosystem.md run as they stand, each section with the real package."""
+"""Test that the examples of docs/ecosystem.md run unchanged, each section with the real package."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OUTCOMES: dict[str, Callable[[dict[str, Any]], bool]] = {
 
 
 def given(section: str, sample: Any) -> dict[str, Any]:
-    """What the examples of a section start from."""
+    """Provide what the examples of a section start from."""
     texts = [f"text {row}" for row in range(200)]
     vectors, queries = sample.base[:1_000], sample.queries[:20]
 

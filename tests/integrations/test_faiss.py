@@ -1,4 +1,4 @@
-"""CompressedFaissIndex against faiss itself, beyond what every index must do (test_index_contract.py)."""
+"""Test CompressedFaissIndex against faiss itself, beyond what every index must do (test_index_contract.py)."""
 
 from __future__ import annotations
 

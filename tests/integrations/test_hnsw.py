@@ -1,4 +1,4 @@
-"""CompressedIndex against hnswlib itself: with an identity codec it must be the same index."""
+"""Test CompressedIndex against hnswlib itself: with an identity codec it must be the same index."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def identity(metric: Metric, dim: int = DIM) -> LinearCodec:
 
 
 def pair(metric: Metric, max_elements: int = 40, **options: Any) -> tuple[hnswlib.Index, CompressedIndex]:
-    """The same empty index, plain and compressed by a codec that changes nothing."""
+    """Make the same empty index, plain and compressed by a codec that changes nothing."""
     indexes = hnswlib.Index(SPACES[metric], DIM), CompressedIndex(SPACES[metric], DIM, identity(metric))
     for index in indexes:
         index.init_index(max_elements, **options)
@@ -62,7 +62,9 @@ def test_offers_everything_that_hnswlib_offers():
 
 
 class SameAsHnswlib(RuleBasedStateMachine):
-    """Any sequence of calls gives the same answers; where hnswlib refuses, so does the adapter, changing nothing."""
+    """Test that any sequence of calls gives the same answers; where hnswlib refuses, so does the adapter, changing
+    nothing.
+    """
 
     @initialize(metric=st.sampled_from([Metric.L2, Metric.DOT]), replace=st.booleans())
     def start(self, metric: Metric, replace: bool) -> None:
@@ -76,7 +78,7 @@ class SameAsHnswlib(RuleBasedStateMachine):
         return rows(n, self.seed)
 
     def both(self, call: Any) -> bool:
-        """The adapter goes first; what it refuses must fail in hnswlib, tried on a copy as it may stop half-way."""
+        """Call the adapter first; what it refuses must fail in hnswlib, on a copy since it may stop half-way."""
         ids = sorted(self.compressed.get_ids_list())
         try:
             actual = call(self.compressed)
@@ -271,7 +273,7 @@ def test_a_batch_that_does_not_fit_inserts_nothing():
 
 
 class TestReplacingDeleted:
-    """Where hnswlib would leave two vectors under one id or fail half-way, the adapter does neither."""
+    """Test that the adapter avoids what hnswlib does: two vectors under one id, or a failure half-way."""
 
     @pytest.fixture
     def index(self) -> CompressedIndex:
@@ -422,7 +424,7 @@ class TestPickling:
 
 
 class TestIdsThatAreCounted:
-    """Without ids no element is ever overwritten, which hnswlib does (its issues 36 and 79)."""
+    """Test that without ids no element is ever overwritten, which hnswlib does (its issues 36 and 79)."""
 
     def test_after_loading(self, tmp_path):
         index = pair(Metric.L2)[1]
@@ -524,7 +526,7 @@ class TestFile:
             index.load_index(tmp_path / "index")
 
     def test_holds_hnswlibs_own_bytes(self, tmp_path):
-        """As documented: after the header the file is what hnswlib writes."""
+        """Read the file as documented: after the header it is what hnswlib writes."""
         plain, compressed = pair(Metric.L2)
         for index in (plain, compressed):
             index.add_items(rows(10))

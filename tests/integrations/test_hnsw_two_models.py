@@ -1,4 +1,4 @@
-"""Two hnswlib indexes of two embedding models, searched as one."""
+"""Test two hnswlib indexes of two embedding models, searched as one."""
 
 from __future__ import annotations
 

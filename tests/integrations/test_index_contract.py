@@ -1,4 +1,4 @@
-"""What every index over latents must do, whatever library is behind it: one harness per adapter."""
+"""Test what every index over latents must do, whatever library is behind it: one harness per adapter."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from vaecodec_integrations.usearch import CompressedUsearchIndex
 
 
 class Harness(Protocol):
-    """How a test talks to one kind of index."""
+    """Define how a test talks to one kind of index."""
 
     def make(self, codec: VectorCodec) -> Any: ...
     def add(self, index: Any, vectors: Any, ids: Any) -> None: ...
@@ -150,7 +150,7 @@ def harness(request: pytest.FixtureRequest) -> Harness:
 
 @pytest.fixture
 def filled(harness, svd_codec, sample):
-    """An index of 2,000 documents whose ids are 1,000 more than their rows."""
+    """Make an index of 2,000 documents whose ids are 1,000 more than their rows."""
     index = harness.make(svd_codec)
     harness.add(index, sample.base[:2_000], np.arange(1_000, 3_000))
     return index

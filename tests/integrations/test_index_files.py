@@ -76,7 +76,7 @@ def use_faiss(path: Path) -> None:
 
 
 class File:
-    """A saved index in its parts, and what uses every part of it."""
+    """Hold a saved index in its parts, and use every part of it."""
 
     def __init__(self, path: Path, write: Callable[[Path], None], use: Callable[[Path], None]) -> None:
         write(path)

@@ -1,4 +1,4 @@
-"""LangChain's own stores over compressed vectors: its Qdrant store with our client, any other with our embeddings."""
+"""Test LangChain's stores over compressed vectors: its Qdrant store with our client, others with our embeddings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUERIES = [f"query {row}" for row in range(20)]
 
 
 class SampleEmbeddings(Embeddings):
-    """The embedding model of the sample: reads the row that a text names, the first one for any other text."""
+    """Embed as the model of the sample: read the row that a text names, the first one for any other text."""
 
     def __init__(self, sample: Any) -> None:
         self._rows = {"document": sample.base, "query": sample.queries}
@@ -50,7 +50,7 @@ def codec(vae_path: Any) -> Codec:
 
 @pytest.fixture(scope="module")
 def expected(codec: Codec, sample: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and scores of exact search over the latents."""
+    """Return ids and scores of exact search over the latents."""
     latents, queries = codec.encode(sample.base[:400]), codec.encode_queries(sample.queries[:20])
     return exact_search(latents, queries, 5, codec.latent_metric)
 
@@ -60,7 +60,7 @@ def found(results: Any) -> list[int]:
 
 
 class TestQdrantStore:
-    """``langchain_qdrant.QdrantVectorStore``, as it is, with a ``CompressedQdrantClient``."""
+    """Test ``langchain_qdrant.QdrantVectorStore``, unchanged, with a ``CompressedQdrantClient``."""
 
     @pytest.fixture
     def langchain_qdrant(self) -> Any:

@@ -1,4 +1,6 @@
-"""LlamaIndex's own stores over compressed vectors: its Qdrant store with our client, any other with our embeddings."""
+"""Test LlamaIndex's own stores over compressed vectors: its Qdrant store with our client, any other with our
+embeddings.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ QUERIES = [f"query {row}" for row in range(20)]
 
 
 class SampleEmbedding(BaseEmbedding):
-    """The embedding model of the sample: reads the row that a text names."""
+    """Embed as the model of the sample: read the row that a text names."""
 
     sample: Any
 
@@ -52,7 +54,7 @@ def codec(vae_path: Any) -> Codec:
 
 @pytest.fixture(scope="module")
 def expected(codec: Codec, sample: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and scores of exact search over the latents."""
+    """Return ids and scores of exact search over the latents."""
     latents, queries = codec.encode(sample.base[:300]), codec.encode_queries(sample.queries[:20])
     return exact_search(latents, queries, 5, codec.latent_metric)
 
@@ -68,7 +70,7 @@ def found(results: Any) -> list[int]:
 
 
 class TestQdrantStore:
-    """``llama_index.vector_stores.qdrant.QdrantVectorStore``, as it is, with a ``CompressedQdrantClient``."""
+    """Test ``llama_index.vector_stores.qdrant.QdrantVectorStore``, unchanged, with a ``CompressedQdrantClient``."""
 
     @pytest.fixture
     def store_class(self) -> Any:

@@ -1,4 +1,4 @@
-"""Latents take the place of vectors in other people's pipelines; a worker that dies loses and doubles nothing."""
+"""Test that latents replace vectors in other people's pipelines, and that a dying worker loses and doubles nothing."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_frames_with_a_missing_vector_are_refused(vae_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def on_ray(sample: Any, vae_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which the script has run."""
+    """Return the folder in which the script has run."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'vaecodec[ray]'")
     folder = tmp_path_factory.mktemp("ray")
     for name, first, last in (("docs", 0, 5), ("bad", 0, 2), ("one", 0, 1)):

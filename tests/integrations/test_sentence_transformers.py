@@ -1,4 +1,4 @@
-"""The codec as a module of a real sentence-transformers model, whose embeddings are the sample's."""
+"""Test the codec as a module of a real sentence-transformers model, whose embeddings are the sample's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROWS = 100
 
 
 def static(sample: Any) -> StaticEmbedding:
-    """A model of one word per document: the embedding of ``d7`` is row 7, that of several words is their mean."""
+    """Make a model of one word per document: the embedding of ``d7`` is row 7, that of several words is their mean."""
     tokenizer = Tokenizer(WordLevel({f"d{row}": row for row in range(ROWS)}, unk_token="d0"))
     tokenizer.pre_tokenizer = Whitespace()
     return StaticEmbedding(tokenizer, embedding_weights=sample.base[:ROWS].copy())
@@ -58,7 +58,7 @@ def test_encodes_documents_and_queries_through_their_own_entries(model, codec, s
 
 
 def test_queries_take_the_query_entry(sample, svd_codec, tmp_path):
-    """Of a codec whose entries differ: only documents are centred."""
+    """Use a codec whose entries differ: only documents are centred."""
     from vaecodec import LinearKind, fit_linear
     from vaecodec_exporters.linear import export_linear
 
@@ -110,7 +110,7 @@ def test_a_file_that_was_exchanged_is_not_saved(sample, vae_path, svd_path, tmp_
 
 
 def test_other_processes_load_the_file_themselves(model, sample, codec):
-    """What ``encode`` with several devices does: each process gets the model as a pickle."""
+    """Do what ``encode`` with several devices does: each process gets the model as a pickle."""
     copied = pickle.loads(pickle.dumps(model[1]))
     features = copied({"sentence_embedding": torch.from_numpy(sample.base[:5].copy())})
     np.testing.assert_allclose(features["sentence_embedding"], codec.encode(sample.base[:5]), atol=1e-6)

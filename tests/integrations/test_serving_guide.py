@@ -1,4 +1,4 @@
-"""The examples of docs/serving.md: what can be run here is run as it stands."""
+"""Test the examples of docs/serving.md: what can run here runs unchanged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def example(language: str, number: int = 0) -> str:
 
 @pytest.fixture
 def parts(vae_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that the guide's command writes; a codec lies beside it."""
+    """Make the folder that the guide's command writes; a codec lies beside it."""
     shutil.copy(vae_path, tmp_path / "vae128.onnx")
     monkeypatch.chdir(tmp_path)
     program, *arguments = shlex.split(example("sh"))
@@ -86,7 +86,7 @@ def test_split_names_its_files_as_json(svd_path: Path, tmp_path: Path, capsys: p
 def test_triton_finds_in_the_graph_what_the_configuration_says(
     number: int, file: str, required: int, parts: Path
 ) -> None:
-    """What the backend's ``ValidateInputs`` and ``ValidateOutputs`` ask for, but not the backend itself."""
+    """Check what the backend's ``ValidateInputs`` and ``ValidateOutputs`` ask for, but not the backend itself."""
     config = example("protobuf", number)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

@@ -1,4 +1,4 @@
-"""CodecTransformer as scikit-learn expects a transformer to be."""
+"""Test CodecTransformer as scikit-learn expects a transformer to be."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_passes_scikit_learns_own_checks(kind, metric, n_components):
 
 @pytest.mark.parametrize("kind", list(LinearKind))
 def test_a_rows_latents_do_not_depend_on_its_neighbours(kind, sample):
-    """What the checks left out above are about, to the precision of float32."""
+    """Check what the checks left out above are about, to the precision of float32."""
     transformer = CodecTransformer(n_components=32, kind=str(kind)).fit(sample.train[:1_000])
     whole = transformer.transform(sample.base[:50])
     order = np.random.default_rng(0).permutation(50)

@@ -1,4 +1,4 @@
-"""CompressedUsearchIndex against usearch itself, beyond what every index must do (test_index_contract.py)."""
+"""Test CompressedUsearchIndex against usearch itself, beyond what every index must do (test_index_contract.py)."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_files_of_others_are_refused_and_change_nothing(tmp_path):
 
 
 def pair(n: int = 50, connectivity: int | None = None) -> tuple[Any, CompressedUsearchIndex]:
-    """The same index, plain and compressed by a codec that changes nothing."""
+    """Make the same index, plain and compressed by a codec that changes nothing."""
     vectors = rows(n)
     plain = usearch.Index(ndim=DIM, metric="l2sq", dtype="f32", connectivity=connectivity)
     compressed = CompressedUsearchIndex(identity(Metric.L2), connectivity=connectivity)

@@ -1,4 +1,4 @@
-"""The planner: what it chooses, what it says of it, and whether what it says can be typed."""
+"""Test the planner: what it chooses, what it says about it, and whether its commands can be typed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def goal(recall: float | None = None, **limits: Any) -> Goal:
 
 @pytest.fixture(scope="module")
 def source(sample) -> tuple[ArraySource, ArraySource]:
-    """Real vectors of fewer dimensions, so that there are fewer settings to search: the leading directions."""
+    """Return real vectors of fewer dimensions, so that there are fewer settings to search: the leading directions."""
     svd = fit_linear(sample.train, DIM)
     documents, queries = svd.encode(sample.base[:BASE]), svd.encode_queries(sample.queries[:QUERIES])
     return ArraySource(documents, name="docs.npy"), ArraySource(queries, name="queries.npy")
@@ -49,7 +49,7 @@ def source(sample) -> tuple[ArraySource, ArraySource]:
 
 @pytest.fixture(scope="module")
 def codec_path(source, tmp_path_factory) -> Path:
-    """A linear codec of other documents, as a file."""
+    """Write a linear codec of other documents to a file."""
     from vaecodec_exporters.linear import export_linear
 
     vectors = np.concatenate(list(source[0].blocks()))
@@ -125,7 +125,7 @@ def test_nothing_cheaper_is_clearly_good_enough(reranked):
 
 
 def test_seldom_misses_the_target_on_other_queries(source, sample):
-    """Chosen and confirmed on 100 queries each, time and again: is the target met on all 1,000?"""
+    """Choose and confirm on 100 queries each, time and again: is the target met on all 1,000?"""
     queries = fit_linear(sample.train, DIM).encode_queries(sample.queries)
     drawn = draw(source[0], ArraySource(queries), 10, Metric.COSINE, BASE, 0)
     considered = list(candidates(drawn, [], [1, 2], lambda _: True, lambda step: None))
@@ -301,7 +301,7 @@ def test_the_instructions_can_be_typed(source, tmp_path, monkeypatch, recall_wan
 @pytest.mark.parametrize("width", [16, 24, 100])
 @pytest.mark.parametrize("kind", [LinearKind.SVD, LinearKind.PCA_DOCUMENTS])
 def test_qdrant_is_asked_for_the_planned_bits(sample, width, kind):
-    """Whether our codes carry a norm or not."""
+    """Ask for the same bytes whether our codes carry a norm or not."""
     codec = fit_linear(sample.train[:500], width, kind=kind)
     calibration = Calibration.fit(codec.encode(sample.train[:500]), codec.latent_metric)
     use = Use("docs.npy", Metric.COSINE, 1_000, 10, 1)
@@ -362,7 +362,7 @@ def test_what_cannot_be_planned_is_refused(source, tmp_path):
 
 
 def test_command(source, codec_path, tmp_path):
-    """As a person types it."""
+    """Type the command as a person does."""
     for name, part in zip(("docs", "queries"), source, strict=True):
         np.save(tmp_path / f"{name}.npy", np.concatenate(list(part.blocks())))
     command = [sys.executable, "-m", "vaecodec_cli", "plan", "docs.npy", "--queries", "queries.npy"]

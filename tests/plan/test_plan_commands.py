@@ -1,4 +1,4 @@
-"""What a plan prints is typed as it stands: for the source that was given, its column or vector, and a collection."""
+"""Test that what a plan prints can be typed: for the given source, its column or vector, and a collection."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def typed(*arguments: str) -> int:
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[list[str], str]:
-    """The commands and the Python of the only store that is asked for."""
+    """Return the commands and the Python of the only store that is asked for."""
     capsys.readouterr()
     assert typed("plan", *arguments) in (0, 3)
     text = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The metric suite against trec_eval itself and scipy, on any rankings that hypothesis finds."""
+"""Test the metrics against trec_eval itself and scipy, on any rankings that hypothesis finds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ rankings = st.lists(st.permutations(range(DOCUMENTS)).map(lambda ids: ids[:20]),
 
 
 def trec_eval(ids: np.ndarray, relevant: list[list[int]], measure: str) -> np.ndarray:
-    """Per query; the ranks become scores, as trec_eval sorts by score."""
+    """Evaluate each query with trec_eval; the ranks become scores, since trec_eval sorts by score."""
     run = {
         str(query): {str(document): float(-rank) for rank, document in enumerate(row)}
         for query, row in enumerate(ids.tolist())

@@ -1,4 +1,4 @@
-"""report.html in a real browser."""
+"""Test report.html in a real browser."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ frame.onload = () => {
 
 @pytest.fixture(scope="module")
 def report(sample, svd_codec, tmp_path_factory):
-    """The folder of a report, and its summary."""
+    """Write a report; return its folder and its summary."""
     codec = svd_codec.truncated(32)
     data = ReportData(
         base=sample.base[:600], queries=sample.queries[:60], relevant=[[0]] * 60, labels=["<b>&amp;"] * 60
@@ -54,7 +54,7 @@ def report(sample, svd_codec, tmp_path_factory):
 
 
 def browse(path: Path, *options: str) -> tuple[str, list[str]]:
-    """The document after scripts have run, and what the console said."""
+    """Return the document after scripts have run, and what the console said."""
     command = [str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
     command += [f"--user-data-dir={path.parent / 'profile'}", "--allow-file-access-from-files", *options]
     result = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=600, check=True)

@@ -1,4 +1,4 @@
-"""The report: what is measured, what is concluded, what is written."""
+"""Test the report: what is measured, what is concluded, what is written."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BASE, QUERIES = 800, 100
 
 @pytest.fixture(scope="module")
 def small(sample):
-    """800 documents, and 100 queries of which 50 have their document among them."""
+    """Return 800 documents, and 100 queries of which 50 have their document among them."""
     found = np.flatnonzero(sample.relevant < BASE)[: QUERIES // 2]
     others = np.flatnonzero(sample.relevant >= BASE)[: QUERIES // 2]
     rows = np.concatenate([found, others])
@@ -273,7 +273,9 @@ def test_the_headline_says_who_wins(small, sample):
 
 
 def test_the_first_sentence_answers_the_user(run):
-    """How much smaller, what is kept, at what depth, is the right document found, and what needs no training."""
+    """Check the answers: how much smaller, what is kept, at what depth, is the right document found, and without
+    training.
+    """
     summary = summarise(run)
     codec, whole = summary.method("svd32.onnx"), summary.method("uncompressed")
     by_hand = [
@@ -384,7 +386,7 @@ def test_l2_has_one_pca(small):
 
 @pytest.fixture(scope="module")
 def folder(run, tmp_path_factory) -> Path:
-    """The report as written."""
+    """Write the report."""
     folder = tmp_path_factory.mktemp("written") / "report"
     write(folder, run, summarise(run))
     return folder
@@ -548,7 +550,7 @@ def test_relevance_and_labels_from_files(tmp_path):
 
 
 def test_command(vae_path, tmp_path):
-    """As a person types it, on the bundled sample."""
+    """Type the command as a person does, on the bundled sample."""
     for name, rows in [("base", 1_000), ("queries", 100), ("train", 2_000)]:
         np.save(tmp_path / f"{name}.npy", np.load(SAMPLE / f"{name}.npy")[:rows])
     (tmp_path / "relevant.json").write_text(json.dumps([[query] for query in range(100)]))
@@ -613,7 +615,7 @@ def test_the_command_measures_a_nested_width(vae_path, tmp_path, capsys):
 
 
 def test_what_is_as_wide_as_the_uncompressed_vectors_is_named_once(sample):
-    """Not one name upon the other, where a codec keeps all dimensions."""
+    """Draw no name upon another, where a codec keeps all dimensions."""
     whole = fit_linear(sample.train[:500, :32], 32)
     data = ReportData(base=sample.base[:300, :32], queries=sample.queries[:40, :32], train=sample.train[:500, :32])
     found = summarise(measure(data, {"whole.onnx": whole}, open_engine(SearchEngineName.EXACT)))

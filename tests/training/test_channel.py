@@ -1,4 +1,4 @@
-"""Training for codes: the channel that stands for the quantiser, and what it leads to."""
+"""Test training for codes: the channel that stands for the quantiser, and what it leads to."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_several_budgets_take_turns() -> None:
 
 @pytest.mark.filterwarnings("ignore::vaecodec_training.diagnostics.BelowBaselineWarning")
 def test_a_small_budget_after_a_large_one_is_no_instability(sample, tmp_path: Path) -> None:
-    """Their losses lie far apart; an InstabilityWarning would be an error here."""
+    """Train with losses far apart; an InstabilityWarning would be an error here."""
     collection = Collection.open(ArraySource(sample.train), ArraySource(sample.train_queries))
     recipe = Recipe(dim=96, hidden=0, kl=0.0, target_bytes=(8, 48, 60), epochs=2.0, learning_rate=1e-3, checkpoints=1)
     result = train(collection, recipe, tmp_path / "run", accelerator="cpu")

@@ -1,4 +1,4 @@
-"""Collections: what is held out, which pairs are used, and what queries meet in a batch."""
+"""Test collections: what is held out, which pairs are used, and what queries meet in a batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The data check names what is wrong, the split keeps equals together, sampling is uniform and repeatable."""
+"""Test that the data check names what is wrong, the split keeps equals together, and sampling is uniform and
+repeatable.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ from vaecodec_training.data.split import split
 
 
 class Sequential:
-    """Rows that can only be read from first to last, in blocks of a size of one's choice."""
+    """Read rows only from first to last, in blocks of a chosen size."""
 
     def __init__(self, array: np.ndarray, rows: int | None, step: int = 97) -> None:
         self.name, self.rows, self.dim = "sequential", rows, array.shape[1]
@@ -40,7 +42,7 @@ class Sequential:
 
 
 def numbered(rows: int, dim: int = 3) -> np.ndarray:
-    """Row i is (i + 1) in every value, so a row tells its number."""
+    """Return rows that tell their number: row i is (i + 1) in every value."""
     return np.repeat(np.arange(1, rows + 1, dtype=np.float32)[:, None], dim, axis=1)
 
 

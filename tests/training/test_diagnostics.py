@@ -1,4 +1,4 @@
-"""What a run is warned of: each pitfall has a name, a rule and a remedy."""
+"""Test what a run warns of: each pitfall has a name, a rule and a remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The automatic recipe and its gate, on data where each side must win."""
+"""Test the automatic recipe and its gate, on data where each side must win."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate reads every figure, each beside the linear codec that is best in it."""
+"""Test that the gate reads every figure, each beside the linear codec that is best in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vaecodec_training.recipe import Aim
 
 
 def figures(queries: int = 500, **means: float) -> dict[str, np.ndarray]:
-    """Figures that vary from query to query in the same way for every codec."""
+    """Return figures that vary from query to query in the same way for every codec."""
     spread = np.random.default_rng(0).uniform(-0.1, 0.1, queries)
     names = {"recall_10": "recall@10", "recall_100": "recall@100", "kept_100": "kept@100", "ndcg_10": "ndcg@10"}
     names |= {"recall_1": "recall@1", "relevant_100": "relevant@100"}

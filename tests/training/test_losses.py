@@ -1,4 +1,4 @@
-"""Every term against its definition written out plainly."""
+"""Test every term against its definition written out plainly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The objective's terms, and the state and settings that a step is made with."""
+"""Test the objective's terms, and the state and settings of a step."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def collection(sample) -> Collection:
 
 
 def objective(collection: Collection, recipe: Recipe) -> tuple[Objective, VariationalCodec, Batch]:
-    """The objective at the start of a run, the model there, and the first batch."""
+    """Return the objective at the start of a run, the model there, and the first batch."""
     processes = Processes(Fabric(accelerator="cpu", devices=1))
     model = start_model(collection, recipe)
     batch = Batches(collection, recipe, 1).at(0, 0, torch.device("cpu"))
@@ -42,7 +42,7 @@ def objective(collection: Collection, recipe: Recipe) -> tuple[Objective, Variat
 
 
 def decayed(model: VariationalCodec, optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """The weight decay in force, by parameter."""
+    """Return the current weight decay, by parameter."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     groups = optimizer.param_groups
     return {names[parameter]: group["weight_decay"] for group in groups for parameter in group["params"]}
@@ -60,7 +60,7 @@ def test_matrices_decay_but_neither_biases_nor_the_log_variance(collection: Coll
 
 
 def test_a_decayed_matrix_shrinks(collection: Collection) -> None:
-    """By ``rate * decay`` of itself a step more than without decay, as AdamW is defined."""
+    """Shrink by ``rate * decay`` of itself a step more than without decay, as AdamW is defined."""
     moved = []
     for decay in (0.0, 0.5):
         recipe = SMALL.replace(weight_decay=decay, warmup=0.0)

@@ -1,4 +1,4 @@
-"""Recipes: the TOML round trip, and what is refused."""
+"""Test recipes: the TOML round trip, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training on the bundled sample of real vectors: what it reaches, repeats, survives and warns of."""
+"""Test training on the bundled sample of real vectors: what it reaches, repeats, survives and warns of."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def collection(sample) -> Collection:
 
 @pytest.fixture(scope="module")
 def larger(sample) -> Collection:
-    """Among few held-out documents the ten nearest lie so deep that a linear codec finds them best."""
+    """Open more rows: among few held-out documents the ten nearest lie so deep that a linear codec finds them best."""
     return Collection.open(
         ArraySource(sample.train[:6_000]), ArraySource(sample.train_queries[:6_000]), pairs="aligned", validation=0.3
     )
@@ -416,7 +416,7 @@ def test_weights_that_died_before_a_record_of_the_same_words_are_refused(
 
 
 class Poisoned(ArraySource):
-    """A source whose values turn bad after the check has read it, as a faulty disk or network mount would do."""
+    """Read values that turn bad after the check has read them, as from a faulty disk or network mount."""
 
     def __init__(self, array: np.ndarray) -> None:
         super().__init__(array)

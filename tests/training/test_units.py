@@ -1,4 +1,4 @@
-"""The unit of the vectors does not matter: what trains at norm 1 trains at norm 500 and at a thousandth."""
+"""Test that the unit of the vectors does not matter: what trains at norm 1 trains at norm 500 and at .001."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real PostgreSQL with pgvector: the server of PG_URL, or one from a wheel in a folder of this test run."""
+"""Provide a real PostgreSQL with pgvector: the server of PG_URL, or one from a wheel in a folder of this test run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vaecodec import Codec
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
-    """A libpq address."""
+    """Yield a libpq address."""
     address = os.environ.get("PG_URL")
     if address is not None:
         yield with_pgvector(address)
@@ -39,7 +39,7 @@ def with_pgvector(address: str) -> str:
 
 @pytest.fixture
 def schema(server: str, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The name of an empty schema, which ends with the test."""
+    """Yield the name of an empty schema, which is removed after the test."""
     name = f"test_{os.getpid()}_{abs(hash(request.node.nodeid)) % 10**8}"
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"CREATE SCHEMA {name}")
@@ -55,13 +55,13 @@ def connection(server: str, schema: str) -> Iterator[psycopg.Connection]:
 
 @pytest.fixture(scope="session")
 def base(sample) -> np.ndarray:
-    """float32 (600, 384), unit norm."""
+    """Return float32 (600, 384) of unit norm."""
     return sample.base[:600]
 
 
 @pytest.fixture(scope="session")
 def other_codec_path(sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A codec of the same widths with other weights."""
+    """Return a codec of the same widths with other weights."""
     from vaecodec import fit_linear
     from vaecodec_exporters.linear import export_linear
 

@@ -1,4 +1,4 @@
-"""A compressed column through psycopg, on a real server."""
+"""Test a compressed column through psycopg, on a real server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vaecodec_integrations.reranking import OriginalsColumn
 
 
 def filled(connection: Any, column: CompressedColumn, base: np.ndarray) -> CompressedColumn:
-    """The column in a new table, with a row for each vector; ids are row numbers."""
+    """Make a new table with the column and a row for each vector; ids are row numbers."""
     connection.execute("CREATE TABLE docs (id integer PRIMARY KEY)")
     column.add_to(connection)
     column.check(connection)

@@ -1,4 +1,4 @@
-"""Django's field on a real server: models, migrations' SQL, distances and identity."""
+"""Test Django's field on a real server: models, migrations' SQL, distances and identity."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vaecodec_integrations.postgres.django import CompressedVectorField, LatentD
 
 @pytest.fixture
 def database(server: str, schema: str) -> Iterator[Any]:
-    """Django's connection to the test's own schema."""
+    """Yield Django's connection to the test's own schema."""
     known = conninfo_to_dict(server)
     address = {
         "ENGINE": "django.db.backends.postgresql",
@@ -47,7 +47,7 @@ def database(server: str, schema: str) -> Iterator[Any]:
 
 
 def new_model(path: Any, name: str, storage: str = "vector") -> type[models.Model]:
-    """A model over the table ``docs``."""
+    """Make a model over the table ``docs``."""
     apps.all_models["vaecodec_tests"].pop(name.lower(), None)
     meta = type("Meta", (), {"app_label": "vaecodec_tests", "db_table": "docs"})
     fields = {

@@ -1,4 +1,4 @@
-"""The migration of a column on a real server, with writers beside it."""
+"""Test the migration of a column on a real server, with writers beside it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def interrupt(_: int, total: int) -> None:
 
 @pytest.fixture(params=["vector", "halfvec"])
 def table(connection: Any, base: np.ndarray, request: pytest.FixtureRequest) -> str:
-    """A table of 300 uncompressed vectors."""
+    """Make a table of 300 uncompressed vectors."""
     register_vector(connection)
     connection.execute(f"CREATE TABLE docs (id bigint PRIMARY KEY, embedding {request.param}(384))")
     insert(connection, range(300), base[:300])

@@ -1,4 +1,4 @@
-"""Vectors of a table are read as any other source, and compressed by the command that ``compress`` prints."""
+"""Test that vectors of a table are read as any other source, and compressed by the command that ``compress`` prints."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROWS = 30
 
 @pytest.fixture
 def address(server: str, schema: str, connection: Any, base: np.ndarray) -> str:
-    """A table whose key is not called id, with rows in another order than their keys, and one without a vector."""
+    """Make a table whose key is not called id, with rows in another order than their keys, and one without a vector."""
     connection.execute("CREATE TABLE docs (number bigint PRIMARY KEY, embedding vector(384), small halfvec(4))")
     with connection.cursor() as cursor:
         rows = [(row, Vector(base[row]).to_text(), f"[{row},1,0,0]") for row in reversed(range(ROWS))]

@@ -1,4 +1,4 @@
-"""The SQLAlchemy type on a real server."""
+"""Test the SQLAlchemy type on a real server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two columns of two embedding models, searched as one."""
+"""Test two columns of two embedding models, searched as one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DONE = 240
 
 @pytest.fixture
 def documents(base: np.ndarray) -> Embedded:
-    """Two models of the same texts: the sample's, and a part of it, turned."""
+    """Return two models of the same texts: the sample's, and a rotated part of it."""
     return Embedded(np.ascontiguousarray(base[:, 100:300]), np.roll(base, 50, axis=1))
 
 
@@ -31,7 +31,7 @@ def documents(base: np.ndarray) -> Embedded:
 def half(
     request: pytest.FixtureRequest, connection: psycopg.Connection, documents: Embedded, svd_path: Path
 ) -> tuple[TwoModelColumns, Merger, Embedded]:
-    """A table of which the first rows have the new model's column."""
+    """Make a table of which the first rows have the new model's column."""
     codec = Codec.load(svd_path) if request.param == "latents" else None
     register_vector(connection)
     connection.execute("CREATE TABLE docs (id integer PRIMARY KEY, part integer, old vector(200))")

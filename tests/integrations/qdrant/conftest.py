@@ -1,4 +1,4 @@
-"""Real Qdrant clients of every kind that can run here, behind one synchronous face."""
+"""Provide real Qdrant clients of every kind that can run here, through one synchronous interface."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS = ["memory", "path", "async", "rest", "server"]
 
 
 class Awaited:
-    """An async client whose coroutines are run to their end, so that one suite covers both kinds."""
+    """Run the coroutines of an async client to their end, so that one suite covers both kinds."""
 
     def __init__(self, client: Any, runner: asyncio.Runner) -> None:
         self._client, self._runner = client, runner
@@ -41,7 +41,7 @@ class Awaited:
 
 @pytest.fixture
 def rest_server() -> Iterator[RestServer]:
-    """A stand-in for a server, spoken to by REST."""
+    """Yield a stand-in for a server that answers REST requests."""
     server = RestServer()
     yield server
     server.close()
@@ -49,7 +49,7 @@ def rest_server() -> Iterator[RestServer]:
 
 @pytest.fixture(params=KINDS)
 def open_client(request: pytest.FixtureRequest, fast_path: Path) -> Iterator[Callable[..., Any]]:
-    """Opens compressed clients over one storage: ``open_client(codec, **settings)``."""
+    """Yield a function that opens compressed clients over one storage: ``open_client(codec, **settings)``."""
     if request.param == "server":
         url = os.environ.get("QDRANT_URL")
         if not url:
@@ -83,5 +83,5 @@ def open_client(request: pytest.FixtureRequest, fast_path: Path) -> Iterator[Cal
 
 @pytest.fixture
 def name() -> str:
-    """A collection name that no other test uses."""
+    """Return a collection name that no other test uses."""
     return f"vaecodec-test-{uuid.uuid4().hex[:12]}"

@@ -1,4 +1,4 @@
-"""A server on loopback that answers REST requests out of Qdrant's local mode, as far as the tests ask for it.
+"""Answer REST requests on loopback out of Qdrant's local mode, as far as the tests need it.
 
 Bodies are read by qdrant-client's own models, so that what is serialised wrongly is refused.
 """
@@ -21,7 +21,7 @@ SELECTOR: Any = models.PointsSelector
 
 
 class RestServer:
-    """Serves ``local`` at ``url``; keeps (method, path) of each request in ``requests``.
+    """Serve ``local`` at ``url``; keep (method, path) of each request in ``requests``.
 
     Attributes:
         version: what the server says of itself.

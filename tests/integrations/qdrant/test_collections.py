@@ -1,4 +1,4 @@
-"""One client and many collections: each with its own codecs, or with none."""
+"""Test one client and many collections: each with its own codecs, or with none."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def stored_sizes(client: Any, collection: str) -> Any:
 
 
 class TestOthersCollections:
-    """Collections that no codec has to do with behave as without this package."""
+    """Test that collections without a codec behave as without this package."""
 
     @pytest.mark.parametrize("made_by", ["the client", "somebody else"])
     def test_a_collection_of_another_width_passes_through(
@@ -165,7 +165,7 @@ class TestCodecsOfEachCollection:
 
 
 class TestCodecsThatBelongNowhere:
-    """Nothing is stored uncompressed without a word."""
+    """Test that nothing is stored uncompressed without an error."""
 
     @pytest.mark.parametrize("opened_with", ["codec", "a name with a typo", "a typo beside a right name"])
     def test_they_are_refused_when_a_collection_is_created_and_when_it_is_written(

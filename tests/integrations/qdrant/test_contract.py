@@ -1,4 +1,4 @@
-"""What a user of the compressed client sees, over every kind of client."""
+"""Test what a user of the compressed client sees, over every kind of client."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Open = Callable[..., Any]
 
 
 def scores(codec: LinearCodec, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
-    """Cosine of the latents: what the engine must report."""
+    """Return the cosine of the latents, which the engine must report."""
     left, right = codec.encode_queries(queries), codec.encode(documents)
     return left @ right.T
 
@@ -403,7 +403,7 @@ class TestQuerying:
             assert len(group.hits[0].vector) == 384
 
     def kinds(self, sample: Any) -> Iterator[tuple[str, Any, Callable[[Any], Any]]]:
-        """Each kind of query with raw vectors, and how the same query is built from latents."""
+        """Yield each kind of query with raw vectors, and how the same query is built from latents."""
         a, b, c = sample.queries[:3].tolist()
         strategy = models.RecommendStrategy
         for chosen in (None, strategy.BEST_SCORE, strategy.SUM_SCORES):

@@ -1,4 +1,4 @@
-"""The real engine, in-process: the settings we recommend, filled with the vectors that the client sends."""
+"""Test the real engine, in-process: the settings we recommend, filled with the vectors that the client sends."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BITS = {
 
 
 def shard_like(collection: models.CollectionInfo, quantization: Any, folder: Path) -> Any:
-    """A shard of the engine with the parameters that the client gave to a collection."""
+    """Make a shard of the engine with the parameters that the client gave to a collection."""
     params = collection.config.params.vectors
     by_name = params if isinstance(params, dict) else {"": params}
     turbo = None
@@ -68,7 +68,7 @@ def codec(sample: Any) -> LinearCodec:
 
 @pytest.fixture(scope="module")
 def promised(sample: Any, codec: LinearCodec) -> evaluation.Interval:
-    """Recall@10 of the codec with its interval, as the report states it of exact search over the latents."""
+    """Return the codec's recall@10 with its interval, as the report states it for exact search over the latents."""
     data = ReportData(base=sample.base, queries=sample.queries[:300], train=sample.train)
     run = measure(data, {"svd192": codec}, open_engine(SearchEngineName.EXACT))
     return summarise(run).method("svd192").metrics["recall@10"]
@@ -119,7 +119,7 @@ def test_the_recommended_settings_give_the_recall_that_the_report_promises(
 def test_originals_beside_the_unnamed_vector_rerank_in_the_engine(
     sample: Any, svd_codec: LinearCodec, tmp_path: Path
 ) -> None:
-    """The layout that originals='disk' makes, and the prefetch that the client sends, in the real engine."""
+    """Use the layout that originals='disk' makes, and the prefetch that the client sends, in the real engine."""
     local = QdrantClient(":memory:")
     client = CompressedQdrantClient(local, svd_codec, originals="disk", rerank=8)
     client.create_collection("docs")
@@ -150,7 +150,7 @@ def test_originals_beside_the_unnamed_vector_rerank_in_the_engine(
 def test_smaller_datatypes_keep_the_order_and_the_vectors_within_what_a_migration_tolerates(
     sample: Any, codec: LinearCodec, tmp_path: Path, datatype: str, loss: float
 ) -> None:
-    """What stands in for uint8, which would cut the latents: the collection's ``datatype`` is passed on."""
+    """Use what replaces uint8, which would cut the latents: the collection's ``datatype`` is passed on."""
     if datatype not in {each.value for each in models.Datatype}:
         pytest.skip(f"this release of qdrant-client does not know {datatype}")
     local = QdrantClient(":memory:")

@@ -1,4 +1,4 @@
-"""Every form in which an argument can be given: models, plain dicts, numbers of numpy, and latents made already."""
+"""Test every form of an argument: models, plain dicts, numbers of numpy, and ready latents."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ N = 60
 
 
 def rotation(dim: int, metric: Metric = Metric.COSINE) -> LinearCodec:
-    """A codec that loses nothing, so that results must equal those of uncompressed vectors."""
+    """Make a codec that loses nothing, so that results must equal those of uncompressed vectors."""
     rows = np.linalg.qr(np.random.default_rng(5).standard_normal((dim, dim)))[0].astype(np.float32)
     return LinearCodec(LinearKind.SVD, rows, np.zeros(dim, np.float32), metric)
 
@@ -111,7 +111,7 @@ class TestDicts:
 
 class TestNumbersOfNumpy:
     def test_queries_are_lists_of_them(self, filled: Any, sample: Any, name: str) -> None:
-        """As ``list(embedding)`` makes them; no serialiser takes numpy's scalars."""
+        """Pass lists as ``list(embedding)`` makes them; no serialiser takes numpy's scalars."""
         expected = found(filled.query_points(name, sample.queries[0].tolist()))
         for form in (list(sample.queries[0]), sample.queries[0], tuple(sample.queries[0].tolist())):
             assert found(filled.query_points(name, form)) == expected
@@ -134,7 +134,7 @@ class TestWeights:
     def test_examples_count_by_their_length_as_without_a_codec(
         self, open_client: Open, sample: Any, name: str, metric: Metric
     ) -> None:
-        """The average of raw examples; under cosine latents alone would count alike."""
+        """Compare with the average of raw examples; under cosine, latents alone would all count alike."""
         codec = rotation(384, metric)
         client = open_client(codec)
         client.create_collection(name)
@@ -153,7 +153,7 @@ class TestWeights:
 
 
 class TestLatents:
-    """Vectors of an embedding model with the codec inside: the client stores them as they are."""
+    """Test vectors of an embedding model that contains the codec: the client stores them unchanged."""
 
     def test_they_are_stored_and_searched_as_they_are(
         self, open_client: Open, svd_codec: LinearCodec, sample: Any, name: str

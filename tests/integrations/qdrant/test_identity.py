@@ -1,4 +1,4 @@
-"""No vector is written or returned unless the collection was filled by the codec at hand."""
+"""Test that no vector is written or returned unless the collection was filled by the given codec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Migrating a live collection: complete, repeatable, resumable, reversible."""
+"""Test migrating a live collection: complete, repeatable, resumable, reversible."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect:U
 
 
 def ids() -> list[Any]:
-    """Integers and UUIDs, as real collections mix them."""
+    """Return integers and UUIDs, as real collections mix them."""
     random = np.random.default_rng(0)
     return [*range(N - 30), *(str(uuid.UUID(bytes=random.bytes(16))) for _ in range(30))]
 
@@ -74,7 +74,7 @@ def fill(client: QdrantClient, base: np.ndarray, collection: str = "docs") -> No
 
 
 def vectors_of_docs() -> dict[str, Any]:
-    """What :func:`fill` creates, as arguments."""
+    """Return the arguments for what :func:`fill` creates."""
     return {
         "vectors_config": {
             "": models.VectorParams(size=384, distance=models.Distance.COSINE),
@@ -90,7 +90,9 @@ def contents(client: QdrantClient, collection: str) -> dict[Any, tuple[Any, dict
 
 
 def assert_same(found: dict[Any, Any], expected: dict[Any, Any]) -> None:
-    """Equal points; local mode normalises vectors again whenever it searches, so floats may move by one rounding."""
+    """Assert equal points; local mode normalises vectors again whenever it searches, so floats may move by one
+    rounding.
+    """
     assert {key: value[0] for key, value in found.items()} == {key: value[0] for key, value in expected.items()}
     for key, (_, vectors) in expected.items():
         assert found[key][1].keys() == vectors.keys()
@@ -172,7 +174,7 @@ class TestIntoACollection:
     def test_recall_is_that_of_what_the_target_really_holds(
         self, client: QdrantClient, make: Make, svd_codec: LinearCodec, sample: Any
     ) -> None:
-        """Latents moved as far as the coarsest datatype may move them: equal, but searched as they are."""
+        """Move latents as far as the coarsest datatype may move them: they are equal, but searched as they are."""
         coarse = models.VectorParams(size=384, distance=models.Distance.COSINE, datatype=models.Datatype.TURBO4)
         client.create_collection("coarse", coarse)
         client.upload_collection("coarse", sample.base[:N], ids=range(N))
@@ -317,7 +319,7 @@ def test_a_size_is_refused_where_no_collection_is_made_or_no_code_fits(make: Mak
 
 
 class TestOneVectorAfterAnother:
-    """A collection that holds one vector compressed already."""
+    """Test a collection that already holds one compressed vector."""
 
     @pytest.fixture
     def pages(self, client: QdrantClient, sample: Any) -> dict[str, np.ndarray]:
@@ -555,7 +557,7 @@ class TestAliases:
 
 
 def write_to_the_copy(client: QdrantClient, codec: LinearCodec, name: str, sample: Any) -> dict[Any, Any]:
-    """An application that goes on with the copy: one new point, one changed, one deleted."""
+    """Write to the copy as an application: one new point, one changed, one deleted."""
     application = CompressedQdrantClient(client, codec)
     new = [(7000, sample.base[900]), (5, sample.base[901])]
     application.upsert(name, [models.PointStruct(id=i, vector={"": v.tolist()}, payload={"new": i}) for i, v in new])
@@ -564,7 +566,7 @@ def write_to_the_copy(client: QdrantClient, codec: LinearCodec, name: str, sampl
 
 
 class TestACopyThatWentLive:
-    """Once applications may have written to the copy, the source says nothing about it any more."""
+    """Test that the source is not used any more once applications may have written to the copy."""
 
     @pytest.mark.parametrize("way", ["command", "by hand", "interrupted"])
     def test_is_never_brought_up_to_date_again(
@@ -594,7 +596,7 @@ class TestACopyThatWentLive:
         assert_same(contents(client, "docs_small"), live)
 
     def test_an_unfinished_switch_is_finished(self, client: QdrantClient, make: Make) -> None:
-        """Killed before its alias moved: nobody can have written to the copy."""
+        """Kill the run before its alias moves: nobody can have written to the copy."""
         migration = make()
         migrate(migration)
         record = {"source": "docs", "alias": "live", "previous": None}
@@ -626,7 +628,7 @@ def listed_bad(migration: Migration) -> list[dict[str, str]]:
 
 
 class TestBadPoints:
-    """Placeholders of zeros, which Qdrant stores under cosine."""
+    """Test placeholders of zeros, which Qdrant stores under cosine."""
 
     @pytest.fixture
     def source(self, client: QdrantClient) -> QdrantClient:
@@ -737,7 +739,7 @@ class TestRefusals:
     def test_a_target_with_other_points_loses_none(
         self, client: QdrantClient, make: Make, svd_codec: LinearCodec, sample: Any
     ) -> None:
-        """Another collection's copy by the same codec, and one that the application filled itself."""
+        """Use another collection's copy by the same codec, and one that the application filled itself."""
         fill(client, sample.base, "others")
         migrate(Migration(client, "others", svd_codec, make().state.with_name("others.json"), into="others_small"))
         mine = CompressedQdrantClient(client, svd_codec)
@@ -822,7 +824,7 @@ class TestRefusals:
 
 
 def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(fast_path: Path) -> None:
-    """Ten kill -9 in one migration of a real folder, against an uninterrupted one: same ids, payloads and vectors."""
+    """Kill one migration of a real folder ten times, against an uninterrupted one: same ids, payloads and vectors."""
     script = Path(__file__).parents[3] / "benchmarks" / "killed_migration.py"
     done = subprocess.run(
         [sys.executable, str(script), "--points", "600", "--folder", str(fast_path / "work")],

@@ -1,4 +1,4 @@
-"""The file of originals: what is appended is found again, whatever happens in between."""
+"""Test the file of originals: what is appended is found again, whatever happens in between."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_two_files_open_at_once_see_each_others_rows(path: Path) -> None:
 
 
 def test_killed_while_appending_it_holds_whole_batches(path: Path) -> None:
-    """kill -9 in the middle of endless appends: every batch that is there is complete, and appending goes on."""
+    """Kill a process in the middle of endless appends: every batch that is there is complete, and appending goes on."""
     program = (
         "import sys, numpy as np\n"
         "from vaecodec_integrations.qdrant.originals import OriginalsFile\n"
@@ -225,7 +225,7 @@ class TestRoom:
 
 
 class TestTwoSteps:
-    """Vectors count when the engine has the points; between the two, the engine knows which ones do."""
+    """Test that vectors become valid when the engine has the points, and that the engine decides before that."""
 
     @pytest.fixture
     def codec(self) -> LinearCodec:

@@ -1,4 +1,4 @@
-"""A client that is open never writes with a codec that is no longer the collection's."""
+"""Test that an open client never writes with a codec that no longer belongs to the collection."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pointing(alias: str, collection: str) -> list[Any]:
 
 
 def writes(client: Any, name: str, sample: Any) -> dict[str, Callable[[], Any]]:
-    """One call of each method that writes vectors."""
+    """Return one call of each method that writes vectors."""
     raw = sample.base[1].tolist()
     point = models.PointStruct(id=1, vector=raw)
     vectors = [models.PointVectors(id=0, vector=raw)]
@@ -49,13 +49,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:`recreate_collection` method is 
 
 @pytest.fixture
 def other_codec(svd_codec: LinearCodec) -> LinearCodec:
-    """Of the same width and metric, so that the server would take its latents."""
+    """Make a codec of the same width and metric, so that the server would take its latents."""
     return replace(svd_codec, components=svd_codec.components[::-1].copy())
 
 
 @pytest.fixture
 def live(open_client: Open, svd_codec: LinearCodec, other_codec: LinearCodec, sample: Any, name: str) -> Any:
-    """A client that uses the alias ``{name}-live`` of its own collection, beside one of another codec."""
+    """Open a client that uses the alias ``{name}-live`` of its own collection, beside one of another codec."""
     client = open_client(svd_codec)
     for codec, collection in ((svd_codec, name), (other_codec, f"{name}-other")):
         opened = open_client(codec)
@@ -145,7 +145,7 @@ def test_an_upload_goes_on_where_the_alias_moves_to_a_collection_of_its_codec(
 def test_what_one_client_changes_all_of_the_process_notice(
     svd_codec: LinearCodec, other_codec: LinearCodec, sample: Any
 ) -> None:
-    """Not after some seconds: the next search already reads the collection again."""
+    """Refuse at once, not after some seconds: the next search already reads the collection again."""
     source = CompressedQdrantClient(QdrantClient(":memory:"), other_codec)
     target = CompressedQdrantClient(QdrantClient(":memory:"), svd_codec)
     for client in (source, target):
@@ -168,7 +168,7 @@ def test_what_one_client_changes_all_of_the_process_notice(
 
 
 def test_a_recovered_snapshot_is_read_again(rest_server: RestServer, svd_codec: LinearCodec, sample: Any) -> None:
-    """Whatever the server makes of it; the stand-in does not know snapshots."""
+    """Restore whatever the server does with it; the stand-in does not know snapshots."""
     client = CompressedQdrantClient(QdrantClient(url=rest_server.url, check_compatibility=False), svd_codec)
     client.create_collection("docs")
     for before in (0, 1):
@@ -229,7 +229,7 @@ def test_an_empty_collection_is_adopted_by_a_write_not_by_a_search(
 
 
 def test_a_search_that_began_before_a_change_does_not_hide_it(svd_codec: LinearCodec, sample: Any) -> None:
-    """Two threads: what was read before the other one's change is not kept after it."""
+    """Use two threads: what was read before the other one's change is not kept after it."""
     raw = QdrantClient(":memory:")
     client, other = CompressedQdrantClient(raw, svd_codec), CompressedQdrantClient(raw, fit_linear(sample.train, 32))
     client.create_collection("docs")

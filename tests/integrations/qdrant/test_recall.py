@@ -1,4 +1,4 @@
-"""The exact neighbours that a migration gathers while it reads a collection."""
+"""Test the exact neighbours that a migration gathers while it reads a collection."""
 
 from __future__ import annotations
 

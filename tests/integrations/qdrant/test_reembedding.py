@@ -1,4 +1,4 @@
-"""A change of the embedding model, on Qdrant's local mode, with a small ONNX model that is built here."""
+"""Test a change of the embedding model, on Qdrant's local mode, with a small ONNX model that is built here."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ N = 700
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two models of the same words: a vector for each word, averaged; the tokenizer beside them."""
+    """Write two models of the same words: a vector for each word, averaged; the tokenizer beside them."""
     folder = tmp_path_factory.mktemp("models")
     tokenizer = Tokenizer(WordLevel({"[UNK]": 0, **{word: i + 1 for i, word in enumerate(WORDS)}}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
@@ -241,7 +241,7 @@ class TestBothModels:
     def half(
         self, request: pytest.FixtureRequest, make: Make, old: OnnxEmbedder, new: OnnxEmbedder, texts: list[str]
     ) -> tuple[Model, Model, Merger]:
-        """Half of the documents done."""
+        """Embed half of the documents."""
         done: list[str] = []
         codec: LinearCodec | None = fit_linear(new(texts), 20) if request.param == "latents" else None
 
@@ -296,7 +296,7 @@ class TestBothModels:
         assert [[h.id for h in g.hits] for g in groups] == [[p.id for p in whole if p.id % 7 == i][:2] for i in order]
 
     async def ask(self, old: OnnxEmbedder, new: OnnxEmbedder, texts: list[str], merger: Merger) -> list[Any]:
-        """What both models find when an asynchronous client asks them."""
+        """Return what both models find when an asynchronous client asks them."""
         client = AsyncQdrantClient(":memory:")
         for name, model, rows in (("docs", old, N), ("docs_new", new, N // 2)):
             size = model(texts[:1]).shape[1]

@@ -1,4 +1,4 @@
-"""Candidates from the compressed vectors, ranked by the originals."""
+"""Test candidates from the compressed vectors, ranked by the originals."""
 
 from __future__ import annotations
 
@@ -298,7 +298,7 @@ class TestInAFile:
 
 
 class TestAFileInStepWithTheEngine:
-    """The file holds the originals of those vectors that the engine has, whatever happens to a write."""
+    """Test that the file holds the originals of those vectors that the engine has, whatever happens to a write."""
 
     @pytest.fixture
     def client(self, open_client: Open, svd_codec: LinearCodec, name: str, file: OriginalsFile, sample: Any) -> Any:

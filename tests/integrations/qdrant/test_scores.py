@@ -1,4 +1,4 @@
-"""Scores of compressed vectors as estimates of the original ones."""
+"""Test scores of compressed vectors as estimates of the original ones."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_training_leaves_a_calibration_in_the_file(vae_codec: Codec, sample: Any
 
 
 class Space(NamedTuple):
-    """A codec whose file calibrates scores, and vectors that are compared as it compares them."""
+    """Hold a codec whose file calibrates scores, and vectors that are compared as it compares them."""
 
     codec: Codec
     calibration: ScoreCalibration

@@ -1,4 +1,4 @@
-"""Nothing of the installed Qdrant client escapes translation: found by inspecting its types, not by a list alone."""
+"""Test that no method of the installed Qdrant client escapes translation: its types are inspected, not a list alone."""
 
 from __future__ import annotations
 
@@ -80,14 +80,14 @@ SIZED = (models.VectorParams, models.DenseVectorConfig)
 
 
 def leaves(annotation: Any) -> Iterator[Any]:
-    """The annotation and everything inside its containers and unions."""
+    """Yield the annotation and everything inside its containers and unions."""
     yield annotation
     for part in get_args(annotation):
         yield from leaves(part)
 
 
 def holds_floats(annotation: Any) -> bool:
-    """Whether an array, or any sequence of floats, occurs in the annotation."""
+    """Tell whether an array, or any sequence of floats, occurs in the annotation."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if np.ndarray in (annotation, origin):
         return True
@@ -100,7 +100,7 @@ def holds_floats(annotation: Any) -> bool:
 
 
 def reaches_vectors(annotation: Any) -> bool:
-    """Whether a vector, or its size, can be anywhere inside what is annotated."""
+    """Tell whether a vector, or its size, can be anywhere inside what is annotated."""
     classes = [leaf for leaf in leaves(annotation) if inspect.isclass(leaf)]
     return holds_floats(annotation) or any(
         leaf in SIZED or (issubclass(leaf, BaseModel) and carries_vectors(leaf)) for leaf in classes
@@ -114,7 +114,7 @@ def all_models() -> list[type[BaseModel]]:
 
 @cache
 def carries_vectors(model: type[BaseModel]) -> bool:
-    """Whether vectors can be anywhere inside the model."""
+    """Tell whether vectors can be anywhere inside the model."""
     return _reaches(model, set())
 
 
@@ -168,7 +168,7 @@ def test_every_method_whose_types_reach_a_vector_is_translated(original: type, w
 
 @pytest.mark.parametrize("original", [QdrantClient, AsyncQdrantClient])
 def test_every_parameter_whose_type_reaches_a_vector_is_known_and_translated(original: type) -> None:
-    """Not passed on among the others, as a new one of a method that is translated already would be."""
+    """Refuse it, rather than pass it on as a new method that is already translated."""
     found = {
         (name, parameter)
         for name, method in public_methods(original).items()
@@ -202,7 +202,7 @@ def test_vectors_are_found_in_annotations(annotation: Any, expected: bool) -> No
 
 def test_a_method_of_a_newer_client_is_refused() -> None:
     def upsert_many(self: Any, points: Any) -> None:
-        """What a later version may bring."""
+        """Stand for a method that a later version may bring."""
 
     with pytest.raises(UnsupportedRequestError, match=r"^upsert_many: expected a method that this version"):
         refusal("upsert_many", upsert_many)(object(), [])

@@ -1,4 +1,4 @@
-"""Texts that the wrapped client embeds itself are embedded first and compressed then."""
+"""Test that texts which the wrapped client embeds itself are embedded first and compressed then."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEXTS = [" ".join(WORDS[row : row + 2]) for row in range(1, len(WORDS) - 1)]
 
 @pytest.fixture(scope="session")
 def word_model(sample: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of a few words for fastembed: a row of the sample for each, averaged."""
+    """Write a model of a few words for fastembed: a row of the sample for each, averaged."""
     fastembed = pytest.importorskip("fastembed", reason="fastembed is not installed: pip install fastembed")
     onnx = pytest.importorskip("onnx")
     from fastembed.common.model_description import ModelSource, PoolingType

@@ -1,4 +1,4 @@
-"""What is sent: REST bodies against the client's own request models, gRPC messages at a real gRPC server."""
+"""Test what is sent: REST bodies against the client's own request models, gRPC messages at a real gRPC server."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ UPDATED = {"operation_id": 1, "status": "completed"}
 
 
 class Recorder:
-    """A loopback server that validates and keeps every body, and answers as Qdrant would about one collection."""
+    """Validate and keep every body as a loopback server, and answer as Qdrant would about one collection."""
 
     def __init__(self, latent: list[float]) -> None:
         self.requests: list[tuple[str, str, Any]] = []
@@ -153,7 +153,7 @@ def recorder(svd_codec: LinearCodec, sample: Any) -> Iterator[Recorder]:
 
 
 def exercise(client: Any, sample: Any) -> Iterator[Any]:
-    """One call of every translated method that carries vectors; the caller runs and awaits them."""
+    """Yield one call of every translated method that carries vectors; the caller runs and awaits them."""
     raw = sample.base[:4].tolist()
     points = [models.PointStruct(id=i, vector=vector, payload={"n": i}) for i, vector in enumerate(raw)]
     yield client.create_collection, ("docs",), {}
@@ -184,7 +184,7 @@ def exercise(client: Any, sample: Any) -> Iterator[Any]:
 
 
 def floats(value: Any) -> Iterator[list[float]]:
-    """Every list of floats inside dumped models."""
+    """Yield every list of floats inside dumped models."""
     if isinstance(value, dict):
         for item in value.values():
             yield from floats(item)
@@ -296,7 +296,7 @@ def test_a_generator_is_read_no_further_than_the_batch_that_is_sent(
 def test_a_migrated_collection_gets_the_settings_and_indexes_of_its_source(
     recorder: Recorder, svd_codec: LinearCodec, tmp_path: Path
 ) -> None:
-    """Over REST, because local mode has no such settings; the source is empty."""
+    """Use REST, because local mode has no such settings; the source is empty."""
     parameters = {
         "vectors": {"size": 384, "distance": "Cosine", "on_disk": True, "hnsw_config": {"m": 24}},
         "sparse_vectors": {"words": {"modifier": "idf"}},
@@ -409,7 +409,7 @@ def test_arguments_in_the_form_of_grpc_are_sent_as_those_of_rest(
 def test_a_vector_that_a_migration_adds_is_stored_as_the_source_is_but_never_cut_to_integers(
     recorder: Recorder, svd_codec: LinearCodec, tmp_path: Path, source: str | None, added: str | None
 ) -> None:
-    """Over REST, because local mode forgets the datatype of added vectors; the source is empty."""
+    """Use REST, because local mode forgets the datatype of added vectors; the source is empty."""
     vectors: dict[str, Any] = {"": {"size": 384, "distance": "Cosine", "datatype": source}}
     metadata: dict[str, Any] = {}
     answer = recorder.handle
@@ -439,7 +439,7 @@ def test_a_vector_that_a_migration_adds_is_stored_as_the_source_is_but_never_cut
 
 
 class GrpcRecorder:
-    """A loopback gRPC server that keeps every message, and answers as Qdrant would about one collection."""
+    """Keep every message as a loopback gRPC server, and answer as Qdrant would about one collection."""
 
     def __init__(self, latent: list[float]) -> None:
         self.messages: list[Any] = []
@@ -509,7 +509,7 @@ def grpc_recorder(svd_codec: LinearCodec, sample: Any) -> Iterator[GrpcRecorder]
 
 
 def message_floats(message: Any) -> Iterator[list[float]]:
-    """Every list of floats inside a gRPC message."""
+    """Yield every list of floats inside a gRPC message."""
     for field, value in message.ListFields():
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             values = list(value.values())

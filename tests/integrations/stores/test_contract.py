@@ -1,4 +1,4 @@
-"""One suite for every embedded store, on the real engines."""
+"""Test every embedded store by one suite, on the real engines."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # what the engines warn of is
 
 @pytest.fixture(params=ENGINES)
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
-    """Opens the engine's store in one place, again and again."""
+    """Yield a function that opens the engine's store in one place, again and again."""
     yield from ENGINES[request.param](tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Texts in, latents stored, through the embedding functions of Chroma and LanceDB."""
+"""Test that texts are stored as latents, through the embedding functions of Chroma and LanceDB."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXTS = ["how to mount a disk", "mount a network drive", "bake a cake with apple
 
 
 def embed(texts: Any) -> np.ndarray:
-    """Words to vectors: texts with common words are near. float32 (n, 384)."""
+    """Turn words into vectors: texts with common words are near."""
     rows = [sum(np.random.default_rng(zlib.crc32(word.encode())).normal(size=384) for word in t.split()) for t in texts]
     return np.array(rows, np.float32)
 
@@ -47,7 +47,7 @@ class TestChroma:
         @register_embedding_function
         class Words(EmbeddingFunction[Any]):
             def __init__(self) -> None:
-                """Nothing to keep."""
+                """Keep nothing."""
 
             def __call__(self, input: Any) -> Any:  # noqa: A002
                 return list(embed(input))

@@ -1,4 +1,4 @@
-"""``PackedIndex`` as ann-benchmarks wants an algorithm to be."""
+"""Offer ``PackedIndex`` as an algorithm of ann-benchmarks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vaecodec.packed_index import PackedIndex
 
 
 class Packed(BaseANN):
-    """Codes of some bytes for each vector; the codec was fitted on other vectors, not on those that are indexed."""
+    """Index codes of some bytes for each vector; the codec was fitted on other vectors than those that are indexed."""
 
     def __init__(self, metric: str, size: int) -> None:
         if metric != "angular":
@@ -31,9 +31,9 @@ class Packed(BaseANN):
         self._effort = effort
 
     def query(self, q: np.ndarray, n: int) -> np.ndarray:
-        """The numbers of the nearest vectors."""
+        """Return the numbers of the nearest vectors."""
         return self._index.search(q[None], n, effort=self._effort, threads=1)[0][0]
 
     def __str__(self) -> str:
-        """As the tables name it."""
+        """Return the name for tables."""
         return f"vaecodec({self._size} bytes, {self._effort})"
