@@ -106,18 +106,19 @@ def bridge(
 def _bridge_models(given: BridgeSample, out: Path, models: ModelOptions, overwrite: bool, as_json: bool) -> None:
     require("torch", extra="train")
     from vaecodec_exporters.model_bridge import bridge_models, embedded_by_both
-    from vaecodec_training.data.pairs import read_pairs
+    from vaecodec_training.data.pair_files import read_pairs
 
     old, new = given.open()
     assert new is not None
-    asked = None
+    asked, queries = None, None
     if models.queries is not None and models.new_queries is not None:
-        asked = embedded_by_both(open_queries(models.queries, None), open_queries(models.new_queries, None))
+        queries = open_queries(models.queries, None)
+        asked = embedded_by_both(queries, open_queries(models.new_queries, None))
     found = bridge_models(
         out,
         embedded_by_both(old, new),
         asked,
-        None if models.pairs is None else read_pairs(models.pairs),
+        None if models.pairs is None else read_pairs(models.pairs, old, queries),
         least=models.least,
         embedder=models.embedder,
         overwrite=overwrite,

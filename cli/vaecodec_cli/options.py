@@ -42,9 +42,10 @@ Documents = Annotated[
 Pairs = Annotated[
     str | None,
     typer.Option(
-        help="Which query belongs to which document: a .npy of row numbers (query, document), with grades as a third "
-        "column where some answer better; a Parquet file with the columns query, document and perhaps grade; or "
-        "'aligned' where query i belongs to document i."
+        help="Which document answers which query: 'aligned' where query i belongs to document i; a .npy of row numbers "
+        "(query, document), with grades as a third column where some answer better; or a table, Parquet, .csv, .tsv or "
+        ".jsonl, with the columns query_id and document_id, or row numbers as query and document, and perhaps grade, "
+        "weight or clicks."
     ),
 ]
 Column = Annotated[
@@ -183,9 +184,9 @@ class CheckedTrainingData:
     ) -> Collection:
         """Open a collection of these sources; bad rows are listed beside the output."""
         from vaecodec_training.data.collection import Collection
-        from vaecodec_training.data.pairs import read_pairs
+        from vaecodec_training.data.pair_files import read_pairs
 
-        known = read_pairs(self.data.pairs) if self.data.pairs else None
+        known = read_pairs(self.data.pairs, documents, queries) if self.data.pairs else None
         sources = [documents] if queries is None else [documents, queries]
         documents, *asked = without_bad_rows(sources, self.data.metric, self.on_bad_rows, list_path(out))
         return Collection.open(

@@ -42,8 +42,11 @@ class ReportInput:
         typer.Option(help="Vectors to fit the linear baselines on. Default: the base, which favours them."),
     ] = None
     relevant: Annotated[
-        Path | None,
-        typer.Option(help="Rows of the base that answer each query: .npy of one each, or .json with a list for each."),
+        str | None,
+        typer.Option(
+            help="Which rows of the base answer each query: .npy of one each, .json with a list for each, or pairs as "
+            "vaecodec train --pairs takes them."
+        ),
     ] = None
     labels: Annotated[
         Path | None,

@@ -39,7 +39,7 @@ from vaecodec_integrations.report import ReportData, ReportSummary, measure, sum
 from vaecodec_integrations.report.engines import open_engine
 from vaecodec_integrations.report.engines.base import SearchEngineName
 from vaecodec_training.data.collection import Collection
-from vaecodec_training.data.pairs import read_pairs
+from vaecodec_training.data.pair_files import read_pairs
 from vaecodec_training.diagnostics import BudgetWarning, TrainingWarning
 from vaecodec_training.observe import Observer
 from vaecodec_training.recipe import choose_recipe
@@ -60,7 +60,7 @@ class CompressionData:
     Attributes:
         documents: embeddings: a file or address that :func:`vaecodec.sources.open_source` reads.
         queries: embeddings of queries, the same; some documents stand in where there are none.
-        pairs: which query belongs to which document: ``aligned``, or an integer .npy (p, 2) of rows (query, document).
+        pairs: which document answers which query: what :func:`~vaecodec_training.data.pair_files.read_pairs` reads.
         metric: how the embeddings are compared.
         embedder: name of the embedding model, kept in the codec's file.
         on_bad_rows: what to do with rows that hold NaN, have no direction or no vector.
@@ -86,13 +86,14 @@ class CompressionData:
             sources.append(open_source(self.queries, queries=True, bad_rows=lenient))
         documents, *rest = without_bad_rows(sources, self.metric, self.on_bad_rows, list_path(out) if out else None)
         queries = rest[0] if rest else None
+        known = read_pairs(self.pairs, sources[0], sources[1] if queries else None) if self.pairs else None
         asked = queries or documents
         few = _CONFIRMING / max(1, asked.rows) if asked.rows is not None else _CONFIRMATION
         share = min(max(_CONFIRMATION, few), _MOST_CONFIRMATION)
         collection = Collection.open(
             documents,
             queries,
-            pairs=read_pairs(self.pairs) if self.pairs else None,
+            pairs=known,
             metric=self.metric,
             embedder=self.embedder,
             confirmation=share,
@@ -346,7 +347,13 @@ def _measured(setting: Setting, collection: Collection, file: Path, folder: Path
     codec = Codec.load(file, dim=setting.width)
     relevant = None if held_out.relevant is None else [rows.tolist() for rows in held_out.relevant]
     run = measure(
-        ReportData(base=held_out.documents, queries=held_out.queries, train=collection.sample, relevant=relevant),
+        ReportData(
+            base=held_out.documents,
+            queries=held_out.queries,
+            train=collection.sample,
+            relevant=relevant,
+            grades=None if held_out.grades is None else [each.tolist() for each in held_out.grades],
+        ),
         {file.name: codec},
         open_engine(SearchEngineName.EXACT),
         budgets=[] if setting.dtype else [setting.code_bytes],

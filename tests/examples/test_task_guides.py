@@ -53,9 +53,9 @@ class Reader:
             return
         assert words[0] == "vaecodec"
         # As much is written in the guide as a reader types, and a test has a second.
-        short = ["--budget", "1s"] if words[1] in ("compress", "fit") else []
+        short = {"compress": ["--budget", "1s"], "fit": ["--budget", "1s"], "train": ["--epochs", "2"]}
         with pytest.raises(SystemExit) as ended:
-            main([*words[1:], *short])
+            main([*words[1:], *short.get(words[1], [])])
         said = self.capsys.readouterr()
         assert ended.value.code == 0, said.err
         if "Next:\n" in said.out:
@@ -128,6 +128,28 @@ def test_the_question_whether_a_vae_is_better(reader: Reader, tmp_path: Path) ->
     reader.types("vae-or-pca.md")
     assert (tmp_path / "report" / "report.html").exists()
     assert (tmp_path / "fitted" / "codec.onnx").exists()
+
+
+def test_pairs_of_ids(reader: Reader, sample: Any, tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    svd = fit_linear(sample.train[:ROWS], DIM)
+
+    def save(name: str, **columns: Any) -> None:
+        listed = {key: value.tolist() for key, value in columns.items()}
+        parquet.write_table(arrow.table(listed), f"{name}.parquet")
+
+    rows = np.arange(ROWS)
+    asked, held_out = rows[:1_000], rows[1_000:]
+    save("docs", id=rows + 5, vector=svd.encode(sample.train[:ROWS]))
+    for name, part in {"queries": asked, "held_out_queries": held_out}.items():
+        save(name, query_id=part.astype(str), vector=svd.encode_queries(sample.train_queries[part]))
+    save("log", query_id=np.tile(asked, 2).astype(str), document_id=np.tile(asked, 2) + 5)
+    save("held_out_clicks", query_id=held_out.astype(str), document_id=held_out + 5)
+    reader.replaced["--dim 128"] = "--dim 16"
+    reader.types("pairs.md")
+    assert set(parquet.read_table("clicks.parquet")["clicks"].to_pylist()) == {2}
+    assert (tmp_path / "codec.onnx").exists()
+    assert "finds the right document" in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_a_cold_archive(reader: Reader, tmp_path: Path) -> None:

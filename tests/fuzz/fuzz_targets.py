@@ -36,7 +36,7 @@ from vaecodec.sources import RandomAccessSource, open_source
 from vaecodec_exporters.linear import export_linear
 from vaecodec_integrations.qdrant.migration.state import read_state
 from vaecodec_integrations.report.inputs import read_relevant, read_report
-from vaecodec_training.data.pairs import read_pairs
+from vaecodec_training.data.pair_files import read_pairs
 from vaecodec_training.recipe import Recipe
 
 DIM, WIDTH, BUDGET = 32, 24, 8

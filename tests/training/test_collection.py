@@ -13,7 +13,7 @@ from vaecodec.errors import UnusableDataError, WrongWidthError
 from vaecodec.sources import ArraySource
 from vaecodec_training.data.check import check
 from vaecodec_training.data.collection import Collection
-from vaecodec_training.data.pairs import read_pairs
+from vaecodec_training.data.pair_files import read_pairs
 from vaecodec_training.data.split import split
 from vaecodec_training.recipe import Recipe
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from vaecodec.sources.base import (
     map_of,
     release,
 )
+from vaecodec.sources.ids import choose_id_column
 
 
 def open_npy(path: Path, codes: bool) -> VectorSource:
@@ -37,7 +39,7 @@ def open_npz(path: Path, column: str | None) -> VectorSource:
         stored = NpzFile(file, str(path))
         found = {key: (header.shape, header.dtype) for key, header in stored.headers.items()}
         chosen = choose_matrix(str(path), "array", found, column)
-        return ArraySource(stored.read(chosen), name=f"{path}[{chosen}]")
+        return _NpzSource(path, stored.read(chosen), chosen)
 
 
 def open_fvecs(path: Path) -> VectorSource:
@@ -54,6 +56,24 @@ def open_fbin(path: Path) -> VectorSource:
 
 def open_ibin(path: Path) -> VectorSource:
     return _IntegerSource(_map_bin(path, np.dtype("<i4")), name=str(path))
+
+
+class _NpzSource(ArraySource):
+    """An array of an ``.npz``, whose other arrays may hold the ids of its rows."""
+
+    def __init__(self, path: Path, array: NDArray[Any], chosen: str) -> None:
+        super().__init__(array, name=f"{path}[{chosen}]")
+        self._path = path
+
+    def ids(self, columns: Sequence[str]) -> list[Any]:
+        with self._path.open("rb") as file:
+            stored = NpzFile(file, str(self._path))
+            name = choose_id_column(str(self._path), "array", stored.headers, columns)
+            found = stored.read(name)
+        if found.shape != (self.rows,):
+            raise MalformedSourceError(f"{self._path}[{name}]: expected {self.rows:,} ids, one for each row")
+        values: list[Any] = found.tolist()
+        return values
 
 
 class _IntegerSource(Matrix):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from vaecodec.errors import MalformedSourceError
 from vaecodec.extras import require
 from vaecodec.sources.base import Matrix, Rows, choose_matrix, malformed_if_it_fails
+from vaecodec.sources.ids import choose_id_column
 
 # HDF5 reads whole chunks. As many of them as one row passes through are kept while rows are read one after another,
 # so that each is decompressed once; of wider ones not all are kept.
@@ -57,6 +58,16 @@ class Hdf5Source(Matrix):
             _check_stored(f"{path}[{self._column}]", file[self._column])
         self._cache_bytes = self._bytes_of_chunks(shape, dtype)
         super().__init__(f"{path}[{self._column}]", shape, dtype)
+
+    def ids(self, columns: Sequence[str]) -> list[Any]:
+        """Return the id of every row; see :class:`vaecodec.sources.ids.IdentifiedSource`."""
+        with self._open() as file, malformed_if_it_fails(f"{self._path}: HDF5 cannot read its ids"):
+            name = choose_id_column(str(self._path), "dataset", file, columns)
+            stored = file[name]
+            if not isinstance(stored, self._h5py.Dataset) or stored.shape != (self.rows,):
+                raise MalformedSourceError(f"{self._path}[{name}]: expected {self.rows:,} ids, one for each row")
+            found: list[Any] = stored[:].tolist()
+        return found
 
     def _bytes_of_chunks(self, shape: tuple[int, int], dtype: np.dtype[Any]) -> int:
         """Return the size of the chunks that one row passes through."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -19,9 +19,11 @@ from vaecodec.errors import (
 )
 from vaecodec.extras import require
 from vaecodec.sources.base import VALUES, WIDEST, Rows, choose_column, malformed_if_it_fails, rows_per_block
+from vaecodec.sources.ids import choose_id_column
 from vaecodec.sources.parquet_footer import chunk_values
 
 _ROWS_TO_FIND_ONE = 1024
+_ROWS_OF_IDS = 65_536
 
 # Some rows may be too wide, which are bad rows; if many values belong to them, a small file wants to fill the memory.
 _FEW_VALUES, _WIDER = 1 << 24, 4
@@ -75,6 +77,14 @@ class ParquetSource:
                 lists = list_storage(batch.column(0))
                 yield list_rows(lists, self.dim, file, row) if not self._bad_rows else _with_nan(lists, self.dim)
                 row += len(batch)
+
+    def ids(self, columns: Sequence[str]) -> Iterator[Any]:
+        """Yield the id of every row; see :class:`vaecodec.sources.ids.IdentifiedSource`."""
+        for file in self.files:
+            with open_parquet(file) as parquet:
+                column = choose_id_column(str(file), "column", parquet.schema_arrow.names, columns)
+            for batch in parquet_batches(file, columns=[column], rows=_ROWS_OF_IDS):
+                yield from batch.column(0).to_pylist()
 
 
 class Partitions:

@@ -7,7 +7,7 @@ Addresses for :func:`vaecodec.sources.open_source` are those of libpq with the t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -18,6 +18,7 @@ from vaecodec.errors import MalformedSourceError, SourceNotFoundError, StoreErro
 from vaecodec.extras import require
 from vaecodec.sources import Rows
 from vaecodec.sources.base import choose_column, rows_per_block
+from vaecodec.sources.ids import choose_id_column
 
 require("psycopg", extra="postgres")
 
@@ -103,7 +104,7 @@ class PostgresSource:
                 )
             row = connection.execute(_KEY, (table,)).fetchone()
             self.key: str | None = None if row is None else row[0]
-            self._type = kind
+            self._columns, self._type = list(found), kind
             self.dim = width if width > 0 else self._first_width(connection)
 
     def blocks(self, rows: int | None = None) -> Iterator[Rows]:
@@ -118,6 +119,21 @@ class PostgresSource:
             cursor.execute(statement.format(**self._names, order=order))
             while found := cursor.fetchmany(step):
                 yield self._block([bytes(row[0]) for row in found])
+
+    def ids(self, columns: Sequence[str]) -> Iterator[Any]:
+        """Yield the id of every row that has a vector; see :class:`vaecodec.sources.ids.IdentifiedSource`.
+
+        Where the table has none of these columns, its key is taken.
+        """
+        name = self.key
+        if name is None or any(column in self._columns for column in columns):
+            name = choose_id_column(self.name, "column", self._columns, columns)
+        order = sql.Identifier(self.key) if self.key else sql.SQL("ctid")
+        statement = sql.SQL("SELECT {id} FROM {table} WHERE {column} IS NOT NULL ORDER BY {order}")
+        with _connected(self._server) as connection, connection.cursor("vaecodec_ids") as cursor:
+            cursor.execute(statement.format(**self._names, id=sql.Identifier(name), order=order))
+            for row in cursor:
+                yield row[0]
 
     def _block(self, values: list[bytes]) -> Rows:
         numbers = np.dtype(_NUMBERS[self._type])

@@ -9,8 +9,9 @@ Addresses for :func:`vaecodec.sources.open_source`:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -75,24 +76,41 @@ class QdrantSource:
 
     def blocks(self, rows: int | None = None) -> Iterator[Rows]:
         """Yield the vectors in float32 (m, dim) arrays of at most ``rows``, and at most 1,000, rows."""
+        for points in self._pages(rows or _PAGE):
+            block = np.asarray([self._of(point) for point in points], np.float32)
+            if len(block):
+                yield block
+
+    def ids(self, columns: Sequence[str]) -> Iterator[Any]:
+        """Yield an id for every vector: the payload's, where the first point has a key of such a name, or the point's.
+
+        See :class:`vaecodec.sources.ids.IdentifiedSource`.
+        """
+        key: str | None = None
+        for number, points in enumerate(self._pages(_PAGE, list(columns))):
+            if not number and points:
+                key = next((name for name in columns if name in (points[0].payload or {})), None)
+            for point in points:
+                yield point.id if key is None else (point.payload or {}).get(key)
+
+    def _pages(self, rows: int, payload: list[str] | None = None) -> Iterator[list[models.Record]]:
+        """Yield the points that have the vector, page by page."""
         page: models.ExtendedPointId | None = None
         while True:
             with refusals(self._client):
                 points, page = self._client.scroll(
                     self._collection,
-                    limit=min(rows or _PAGE, _PAGE),
+                    limit=min(rows, _PAGE),
                     offset=page,
-                    with_payload=False,
+                    with_payload=payload or False,
                     with_vectors=[self._vector] if self._vector else True,
                 )
-            found = [
-                point.vector.get(self._vector) if isinstance(point.vector, dict) else point.vector for point in points
-            ]
-            block = np.asarray([vector for vector in found if vector is not None], np.float32)
-            if len(block):
-                yield block
+            yield [point for point in points if self._of(point) is not None]
             if page is None:
                 return
+
+    def _of(self, point: models.Record) -> Any:
+        return point.vector.get(self._vector) if isinstance(point.vector, dict) else point.vector
 
 
 def open_address(address: str, *, column: str | None = None) -> QdrantSource:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.errors import EvaluationInputError, SourceError
+from vaecodec.errors import EvaluationInputError, SourceError, UnusableDataError
 from vaecodec.files.stored_json import parse_json
 from vaecodec.sources import open_source
 from vaecodec.sources.arrays import read_npy, read_npz
 from vaecodec_integrations.report.run import FORMAT_VERSION, Run, ScoredPairs
+from vaecodec_training.data.pair_files import read_pairs
+from vaecodec_training.data.pairs import numbered_pairs
 
 
 def read_vectors(location: str, *, queries: bool = False) -> NDArray[Any]:
@@ -26,6 +28,42 @@ def read_vectors(location: str, *, queries: bool = False) -> NDArray[Any]:
     source = open_source(location, queries=queries)
     blocks = list(source.blocks())
     return np.concatenate(blocks) if blocks else np.empty((0, source.dim), np.float32)
+
+
+class Relevance(NamedTuple):
+    """What answers each query.
+
+    Attributes:
+        rows: for each query the rows of the base.
+        grades: for each query how well each of these answers it; None where all answer equally.
+    """
+
+    rows: list[list[int]]
+    grades: list[list[float]] | None
+
+
+def read_relevance(location: str, base: str, queries: str) -> Relevance:
+    """Return which rows of the base answer each query.
+
+    Args:
+        location: what :func:`read_relevant` reads, or pairs as
+            :func:`~vaecodec_training.data.pair_files.read_pairs` reads them.
+        base, queries: where the vectors lie, whose ids a table of pairs may name.
+
+    Raises:
+        EvaluationInputError: it is neither, or does not fit base and queries.
+    """
+    path = Path(location)
+    if path.suffix == ".json" or (path.suffix == ".npy" and _load(path).ndim == 1):
+        return Relevance(read_relevant(path), None)
+    try:
+        sources = open_source(base), open_source(queries, queries=True)
+        counts = [sum(len(block) for block in each.blocks()) if each.rows is None else each.rows for each in sources]
+        pairs = numbered_pairs(read_pairs(location, *sources), *counts)
+    except UnusableDataError as error:
+        raise EvaluationInputError(f"relevant: {error}") from error
+    rows, grades = pairs.by_query(np.arange(counts[1]), np.arange(counts[0]))
+    return Relevance([each.tolist() for each in rows], None if grades is None else [each.tolist() for each in grades])
 
 
 def read_relevant(path: Path) -> list[list[int]]:

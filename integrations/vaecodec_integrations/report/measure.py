@@ -60,6 +60,7 @@ class ReportData:
         queries: float (nq, d), at least 1 row.
         train: float (n, d), what the linear baselines are fitted on; the base itself by default.
         relevant: for each query the rows of ``base`` that answer it; empty where unknown.
+        grades: for each query how well each of these answers it; None where all answer equally.
         labels: for each query the slice that it belongs to.
         scored_pairs: pairs of embeddings whose similarity people have scored.
     """
@@ -68,6 +69,7 @@ class ReportData:
     queries: Any
     train: Any = None
     relevant: Sequence[Sequence[int]] | None = None
+    grades: Sequence[Sequence[float]] | None = None
     labels: Sequence[str] | None = None
     scored_pairs: ScoredPairs | None = None
 
@@ -97,6 +99,7 @@ class ReportData:
             queries=queries,
             train=base if self.train is None else self.train,
             relevant=self.relevant,
+            grades=self.grades,
             labels=self.labels,
             scored_pairs=pairs,
         )
@@ -264,7 +267,7 @@ class _Bench:
     def figures(self, found: IdArray) -> dict[str, Figures]:
         """Judge a search by all figures of a report."""
         relevant = self.data.relevant
-        figures = judge(found, self.truth, relevant)
+        figures = judge(found, self.truth, relevant, self.data.grades)
         if relevant is not None:
             figures["relevant@10"] = share_found(found[:, :10], relevant)
         return figures

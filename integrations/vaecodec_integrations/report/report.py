@@ -16,7 +16,7 @@ from vaecodec_integrations.report.engines import open_engine
 from vaecodec_integrations.report.engines.base import SearchEngineName
 from vaecodec_integrations.report.inputs import (
     read_labels,
-    read_relevant,
+    read_relevance,
     read_report,
     read_scored_pairs,
     read_vectors,
@@ -41,8 +41,8 @@ class ReportFiles:
         dim: width of their latents, where the files have several.
         adapter: a codec file of all dimensions from the same training, the opponent of codecs trained on pairs.
         train: what the linear baselines are fitted on; the base by default, which favours them.
-        relevant: rows of the base that answer each query; see
-            :func:`~vaecodec_integrations.report.inputs.read_relevant`.
+        relevant: which rows of the base answer each query; see
+            :func:`~vaecodec_integrations.report.inputs.read_relevance`.
         labels: the slice of each query; see :func:`~vaecodec_integrations.report.inputs.read_labels`.
         scored_pairs: pairs whose similarity people scored; see
             :func:`~vaecodec_integrations.report.inputs.read_scored_pairs`.
@@ -55,15 +55,17 @@ class ReportFiles:
     dim: int | None = None
     adapter: Path | None = None
     train: str | None = None
-    relevant: Path | None = None
+    relevant: str | None = None
     labels: Path | None = None
     scored_pairs: Path | None = None
     earlier: Path | None = None
 
     def data(self) -> ReportData:
         """Read everything but the codecs."""
+        known = None if self.relevant is None else read_relevance(self.relevant, self.base, self.queries)
         return ReportData(
-            relevant=None if self.relevant is None else read_relevant(self.relevant),
+            relevant=None if known is None else known.rows,
+            grades=None if known is None else known.grades,
             labels=None if self.labels is None else read_labels(self.labels),
             scored_pairs=None if self.scored_pairs is None else read_scored_pairs(self.scored_pairs),
             base=read_vectors(self.base),

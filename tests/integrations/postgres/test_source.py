@@ -53,6 +53,12 @@ def test_a_column_is_read_in_the_order_of_its_key(address: str, base: np.ndarray
     np.testing.assert_array_equal(small[:, 0], np.arange(ROWS))
 
 
+def test_ids_are_those_of_a_column_or_the_key(address: str) -> None:
+    source = open_address(address, column="embedding")
+    assert list(source.ids(["document_id", "id"])) == list(range(ROWS))  # the key, which has another name
+    assert list(source.ids(["number"])) == list(range(ROWS))
+
+
 def test_a_column_without_a_fixed_width_is_read_where_all_are_as_wide_as_the_first(
     connection: Any, server: str, schema: str
 ) -> None:

@@ -1,61 +1,22 @@
-"""Read pairs of queries and documents, and check them."""
+"""Check pairs of queries and documents."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.errors import SourceError, UnusableDataError
+from vaecodec.errors import UnusableDataError
 from vaecodec.sources import RandomAccessSource
-from vaecodec.sources.arrays import read_npy
 from vaecodec.sources.bad_rows import GoodRows
-from vaecodec.sources.base import malformed_if_it_fails
-from vaecodec.sources.parquet import open_parquet
 from vaecodec_training.data.sample import Sample
 
 
 class DroppedPairsWarning(UserWarning):
     """Pairs were left out because the sample that a source is read by lacks one of their rows."""
-
-
-def read_pairs(text: str) -> NDArray[Any] | Literal["aligned"]:
-    """Read pairs for :meth:`Collection.open`.
-
-    Args:
-        text: ``aligned``, or the path of a .npy file, or of a Parquet file with the columns ``query``, ``document`` and
-            perhaps ``grade``.
-
-    Raises:
-        UnusableDataError: the file cannot be read.
-    """
-    if text == "aligned":
-        return "aligned"
-    try:
-        if text.endswith(".parquet"):
-            return _from_parquet(text)
-        return read_npy(Path(text))
-    except (OSError, ValueError, SourceError) as error:
-        raise UnusableDataError(
-            f"pairs: expected 'aligned' or a .npy file of integers (p, 2), got {text}: {error}"
-        ) from None
-
-
-def _from_parquet(path: str) -> NDArray[Any]:
-    with open_parquet(Path(path)) as parquet:
-        known = parquet.schema_arrow.names
-        names = [name for name in ("query", "document", "grade") if name in known]
-        if names[:2] != ["query", "document"]:
-            raise UnusableDataError(
-                f"pairs: expected the columns query and document, row numbers of both, in {path}, got "
-                f"{', '.join(known)}"
-            )
-        with malformed_if_it_fails(f"{path}: damaged Parquet data"):
-            return np.stack([parquet.read(columns=[name]).column(0).to_numpy() for name in names], axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,21 +59,44 @@ def checked_pairs(
     asked, searched = (
         each.drawn_from if isinstance(each, Sample | GoodRows) else each.rows for each in (queries, documents)
     )
+    return _drawn(numbered_pairs(pairs, searched, asked), queries, documents)
+
+
+def numbered_pairs(pairs: NDArray[Any] | Literal["aligned"], documents: int, queries: int) -> Pairs:
+    """Return pairs of so many queries and documents; those of the grade 0 are left out.
+
+    Args:
+        pairs: as :meth:`Collection.open` takes them.
+        documents, queries: how many there are.
+
+    Raises:
+        UnusableDataError: they are none, name rows that do not exist or the same two rows twice, or a grade is below
+            0.
+    """
     if isinstance(pairs, str):
-        if searched != asked:
+        if documents != queries:
             raise UnusableDataError(
-                f"pairs: aligned queries and documents must be as many, got {asked:,} queries and {searched:,} "
+                f"pairs: aligned queries and documents must be as many, got {queries:,} queries and {documents:,} "
                 "documents"
             )
-        pairs = np.repeat(np.arange(searched)[:, None], 2, axis=1)
+        return Pairs(np.repeat(np.arange(documents)[:, None], 2, axis=1))
     rows, grades = _columns(np.asarray(pairs))
-    outside = np.flatnonzero((rows < 0).any(1) | (rows >= [asked, searched]).any(1))
+    outside = np.flatnonzero((rows < 0).any(1) | (rows >= [queries, documents]).any(1))
     if len(outside):
         raise UnusableDataError(
-            f"pairs: row {outside[0]} is {rows[outside[0]].tolist()}, but there are {asked:,} queries and "
-            f"{searched:,} documents"
+            f"pairs: row {outside[0]} is {rows[outside[0]].tolist()}, but there are {queries:,} queries and "
+            f"{documents:,} documents"
         )
-    return _drawn(Pairs(rows, grades), queries, documents)
+    _, first = np.unique(rows[:, 0] * documents + rows[:, 1], return_index=True)
+    if len(first) < len(rows):
+        again = rows[np.setdiff1d(np.arange(len(rows)), first)[0]]
+        raise UnusableDataError(
+            f"pairs: expected each pair once, got query row {again[0]} with document row {again[1]} again; leave "
+            "repetitions out, or count them as the pair's grade"
+        )
+    if grades is None:
+        return Pairs(rows)
+    return Pairs(rows[grades > 0], grades[grades > 0])
 
 
 def _columns(pairs: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
@@ -129,10 +113,9 @@ def _columns(pairs: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64
     bad = np.flatnonzero(~(np.isfinite(grades) & (grades >= 0)))
     if len(bad):
         raise UnusableDataError(f"pairs: expected grades of at least 0, got {grades[bad[0]]} in row {bad[0]}")
-    kept = grades > 0
-    if not kept.any():
+    if not grades.any():
         raise UnusableDataError("pairs: expected a grade above 0, got only zeros; leave the grades out")
-    return rows[kept], grades[kept]
+    return rows, grades
 
 
 def _not_pairs(pairs: NDArray[Any]) -> UnusableDataError:
