@@ -19,12 +19,12 @@ from vaecodec_cli.console import (
     print_json,
     table,
 )
-from vaecodec_cli.options import AsJson, CheckedTrainingData, RecipeFile, Target, duration, widths
+from vaecodec_cli.options import AsJson, CheckedTrainingData, Objective, RecipeFile, Target, duration, widths
 from vaecodec_cli.progress import TrainingBar
 from vaecodec_cli.train import require_training
 
 if TYPE_CHECKING:
-    from vaecodec_training.search import SearchResult
+    from vaecodec_training.search_result import SearchResult
 
 
 def fit(
@@ -37,6 +37,7 @@ def fit(
         ),
     ] = "",
     target: Target = "",
+    objective: Objective = "",
     budget: Annotated[str, typer.Option(help="Time for all training, e.g. 90s, 10m, 1.5h.")] = "10m",
     recipe: RecipeFile = None,
     as_json: AsJson = False,
@@ -63,7 +64,12 @@ def fit(
     base = Recipe.load(recipe) if recipe else None
     documents, queries = given.open()
     settings = choose_recipe(
-        base, width=documents.dim, rows=documents.rows, target=target, paired=bool(given.data.pairs)
+        base,
+        width=documents.dim,
+        rows=documents.rows,
+        target=target,
+        objective=objective,
+        paired=bool(given.data.pairs),
     )
     collection = given.collection(documents, queries, out, confirmation=0.05)
     print_collection(collection, console)
@@ -74,10 +80,12 @@ def fit(
     console.print(_steps(fitted.search))
     for line in fitted.lines:
         console.print(line)
-    picture = 'No picture: pip install "vaecodec[report]" for one.'
-    if fitted.picture is not None:
-        picture = f"Recall against bytes: {fitted.picture}"
-    console.print(picture)
+    if fitted.picture is None:
+        console.print('No picture: pip install "vaecodec[report]" for one.')
+    else:
+        console.print(f"Recall against bytes: {fitted.picture}")
+    if fitted.frontier is not None:
+        console.print(f"Old neighbours against right documents: {fitted.frontier}")
     dim = fitted.search.dim
     print_file(fitted.codec, f"{collection.dim} -> {dim}; the recipe is {fitted.recipe}", console)
     console.print(f"Every figure is in {fitted.record}.")
@@ -86,7 +94,8 @@ def fit(
 
 
 def _steps(found: SearchResult) -> Table:
-    """Show every run of a fit on the validation rows, and its codec beside the linear ones on the confirmation rows."""
+    """Show every run of a fit beside what needs no run, on the validation rows, then the codec on the confirmation
+    rows."""
     steps = found.content["steps"]
     confirmed = steps["gate"]["confirmation"]
     metrics = [metric for metric in ("recall@10", "recall@100", "ndcg@10") if metric in confirmed["codec"]]
@@ -95,6 +104,10 @@ def _steps(found: SearchResult) -> Table:
         if "validation" in step:
             cells = (interval(step["validation"][metric]) for metric in metrics)
             shown.add_row(name, str(step["recipe"]["dim"]), *cells, f"{step['seconds']:.1f}")
+    trials = [name for name, step in steps.items() if "validation" in step]
+    for point in found.points:
+        if point.name not in trials:
+            shown.add_row(point.name, str(point.width), *(interval(point.figures[metric]) for metric in metrics), "")
     shown.add_section()
     shown.add_row(Text("confirmation rows", "bold"))
     for name, figures in confirmed.items():

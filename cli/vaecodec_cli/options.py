@@ -58,6 +58,7 @@ RecipeFile = Annotated[Path | None, typer.Option(help="TOML file of settings. do
 Target = Annotated[
     str, typer.Option(help="Train for codes: bytes per vector such as 48 or 32,48,64; or int8, int4, int2, binary.")
 ]
+Objective = Annotated[str, typer.Option(help="What to train for: neighbours, or relevance where pairs are known.")]
 MetricOption = Annotated[Metric, typer.Option(help="How the embeddings are compared.")]
 Overwrite = Annotated[
     bool,

@@ -21,7 +21,7 @@ from vaecodec_cli.console import (
     print_json,
     table,
 )
-from vaecodec_cli.options import AsJson, CheckedTrainingData, Overwrite, RecipeFile, Target, widths
+from vaecodec_cli.options import AsJson, CheckedTrainingData, Objective, Overwrite, RecipeFile, Target, widths
 from vaecodec_cli.progress import TrainingBar
 
 if TYPE_CHECKING:
@@ -41,9 +41,7 @@ class RecipeOptions:
         ""
     )
     target: Target = ""
-    objective: Annotated[
-        str, typer.Option(help="What to train for: neighbours, or relevance where pairs are known.")
-    ] = ""
+    objective: Objective = ""
     recipe: RecipeFile = None
     epochs: Annotated[float | None, typer.Option(help="Number of passes over the documents.")] = None
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None
@@ -102,6 +100,8 @@ def train(given: CheckedTrainingData, how: RecipeOptions, run: RunOptions, as_js
     if result is None:
         return
     console.print(_figures(result))
+    if result.full_size is not None:
+        console.print(str(result.full_size))
     if export is not None:
         checkpoint = result.checkpoint
         print_file(export, f"{checkpoint.kind}, {collection.dim} -> {checkpoint.recipe.dim}", console)

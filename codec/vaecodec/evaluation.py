@@ -7,7 +7,7 @@ return one figure per query; :func:`bootstrap` and :func:`paired_bootstrap` turn
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
@@ -143,6 +143,14 @@ class Truth:
             others = _others(ids, own)
             ids, scores = ids[others].reshape(len(ids), -1), scores[others].reshape(len(ids), -1)
         return cls(ids, scores, base, queries, metric)
+
+    @classmethod
+    def known(cls, base: FloatArray, queries: FloatArray, metric: Metric, ids: IdArray) -> Truth:
+        """Take the neighbours that a search has found: ``ids``, int64 (nq, depth), rows of ``base``, nearest first."""
+        if metric is Metric.COSINE:
+            base, queries = _unit(base), _unit(queries)
+        unscored = cls(ids, np.empty((0, 0), np.float32), base, queries, metric)
+        return replace(unscored, scores=unscored._original_scores(ids))
 
     @property
     def depth(self) -> int:

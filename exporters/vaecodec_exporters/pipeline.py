@@ -25,15 +25,18 @@ from vaecodec_exporters.linear import export_linear
 from vaecodec_exporters.output import refuse_existing
 from vaecodec_training.channel import rotation_for
 from vaecodec_training.data.collection import Collection
+from vaecodec_training.frontier import draw_frontier
 from vaecodec_training.gate import Gate
 from vaecodec_training.observe import Observer
 from vaecodec_training.outcome import TrainedRun
 from vaecodec_training.recipe import Recipe
-from vaecodec_training.search import RECIPE, RUN, OnStep, SearchResult, search
+from vaecodec_training.search import RECIPE, RUN, OnStep, search
+from vaecodec_training.search_result import SearchResult
 from vaecodec_training.trainer import train
 
 CODEC = "codec.onnx"
 PICTURE = "recall.png"
+FRONTIER = "frontier.png"
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Fitted:
         recipe: the recipe of the last training run, as TOML.
         record: ``run.json``, every figure of every step.
         picture: recall against bytes, or None where matplotlib is not installed.
+        frontier: old neighbours kept against nDCG@10; None without pairs, too.
         search: the steps and the gate's decision.
     """
 
@@ -52,12 +56,23 @@ class Fitted:
     recipe: Path
     record: Path
     picture: Path | None
+    frontier: Path | None
     search: SearchResult
 
     @property
     def gate(self) -> Gate:
-        """Return the decision whether the learned codec is exported."""
+        """Return the decision on the confirmation rows; see :attr:`SearchResult.ships` for all that decides."""
         return self.search.gate
+
+    @property
+    def ships(self) -> bool:
+        """Tell whether the file holds the learned codec."""
+        return self.search.ships
+
+    @property
+    def linear(self) -> str:
+        """Name the best linear codec, which the file holds otherwise."""
+        return self.search.linear
 
     @property
     def lines(self) -> list[str]:
@@ -68,10 +83,11 @@ class Fitted:
         """Return the summary for programs."""
         return {
             "run": str(self.record),
-            "learned_ships": self.gate.passed,
-            "best_linear": self.gate.over,
+            "learned_ships": self.ships,
+            "best_linear": self.linear,
             "difference": self.gate.difference._asdict(),
             "comparisons": self.gate.to_json()["comparisons"],
+            "full_size": self.search.full_size,
             "reason_for_width": self.search.content["steps"]["knee"]["reason"],
         }
 
@@ -92,7 +108,7 @@ def fit(
 
     Args:
         collection: opened with a confirmation part.
-        out: folder for ``codec.onnx``, ``run.json``, ``recipe.toml``, the training runs, and a picture.
+        out: folder for ``codec.onnx``, ``run.json``, ``recipe.toml``, the training runs, and pictures.
         dims: widths to choose among; by default as :func:`vaecodec_training.search.search` does.
         budget: seconds for all training; the length of the runs is chosen by it.
         recipe: where to start from, with what the codec is for and which codes it has to survive; the steps change
@@ -112,21 +128,24 @@ def fit(
     require("onnx", extra="export")
     out = Path(out)
     if not (out / RUN).exists():
-        for name in (CODEC, PICTURE):
+        for name in (CODEC, PICTURE, FRONTIER):
             check_file(out / name, is_ours=lambda _: False, parents=True)
     found = search(collection, out, dims=dims, budget=budget, recipe=recipe, observers=observers, on_step=on_step)
     file = out / CODEC
     if _is_written(file, found):
         pass
-    elif found.gate.passed:
+    elif found.ships:
         export_checkpoint(found.run, file)
     else:
         _export_linear(collection, found, file)
-    picture = None
+    picture, traded = None, None
     if find_spec("matplotlib"):
         picture = out / PICTURE
         found.draw(picture)
-    return Fitted(file, out / RECIPE, out / RUN, picture, found)
+        if found.points:
+            traded = out / FRONTIER
+            draw_frontier(found.points, found.content["steps"]["frontier"]["served"], traded)
+    return Fitted(file, out / RECIPE, out / RUN, picture, traded, found)
 
 
 def train_and_export(
@@ -199,7 +218,7 @@ def _is_written(path: Path, found: SearchResult) -> bool:
 def _export_linear(collection: Collection, found: SearchResult, path: Path) -> None:
     """Write the best linear codec with everything that a learned one has in its file."""
     recipe = found.recipe
-    codec = collection.linear(found.dim, LinearKind(found.gate.over))
+    codec = collection.linear(found.dim, LinearKind(found.linear))
     rotation = rotation_for(codec.encode(collection.calibration_sample), recipe, codec.latent_metric)
     turned = not np.array_equal(rotation, np.eye(len(rotation)))
     if turned:
@@ -211,6 +230,7 @@ def _export_linear(collection: Collection, found: SearchResult, path: Path) -> N
             "data": collection.to_json(),
             "gate": str(found.gate),
             "confirmation": found.content["steps"]["gate"]["confirmation"],
+            "full_size": found.full_size,
         },
         calibration=CodecCalibration.fit(codec, collection.calibration_rows, memory=recipe.trellis_memory),
         nested=not turned,

@@ -143,7 +143,7 @@ class Compressed:
             "met": self.met,
             "codec": None if self.codec is None else str(self.codec),
             "setting": None if self.answer.setting is None else asdict(self.answer.setting),
-            "learned_ships": self.fitted.gate.passed,
+            "learned_ships": self.fitted.ships,
             "report": None if self.report is None else str(self.report),
             "lines": list(self.lines),
             "command": self.command,
@@ -367,10 +367,10 @@ def _measured(setting: Setting, collection: Collection, file: Path, folder: Path
 def _worth(setting: Setting, fitted: Fitted) -> str:
     """Say in words which of the tried ways is worth using."""
     kept = f"{setting.width} x {setting.dtype}" if setting.dtype else f"codes of {setting.code_bytes} bytes"
-    if setting.file is not None and fitted.gate.passed:
+    if setting.file is not None and fitted.ships:
         return f"Training pays here: the learned codec, kept as {kept}, is the best of what fits. {fitted.lines[0]}"
     if setting.file is not None:
-        return f"Training does not pay here: the codec is {fitted.gate.over}, which needs none. {fitted.lines[0]}"
+        return f"Training does not pay here: the codec is {fitted.linear}, which needs none. {fitted.lines[0]}"
     if setting.width == setting.dim:
         return f"No training is needed: {kept} of all dimensions are enough."
     if setting.codec.startswith("truncation"):

@@ -56,17 +56,19 @@ def test_a_fit_ships_the_learned_codec_where_it_wins(sample, tmp_path: Path, cap
     (tmp_path / "recipe.toml").write_text(SMALL.replace(temperature=0.1, objective=Aim.RELEVANCE).to_toml())
     out = tmp_path / "fit"
     arguments = ["fit", str(tmp_path / "train.npy"), "--queries", str(tmp_path / "train_queries.npy")]
-    arguments += ["--pairs", "aligned", "--dims", "16,32,64", "--budget", "12s"]
+    arguments += ["--pairs", "aligned", "--dims", "16,32,64", "--budget", "20s"]
     arguments += ["--recipe", str(tmp_path / "recipe.toml"), "--out", str(out)]
     text = run(arguments, capsys)
     # Pairs are known: it finds more relevant documents than any linear codec, and fewer of the old neighbours.
     assert "The learned codec ships: ndcg@10 minus that of svd: +0." in text
     assert "It keeps fewer of the neighbours: recall@100 minus that of svd-dot: -0." in text
     content = json.loads((out / "run.json").read_text())
-    assert list(content["steps"])[:6] == ["baselines", "pace", "autoencoder", "vae", "alignment", "queue"]
-    assert list(content["steps"])[-4:] == ["tune length", "final", "default", "gate"]
+    trials = ["relevance as asked", "relevance", "relevance mlp", "relevance mlp noise"]
+    assert list(content["steps"])[:6] == ["baselines", "pace", *trials]
+    last = ["tune length", "final", "default", "neighbours", "full width", "frontier", "gate"]
+    assert list(content["steps"])[-7:] == last
     lengths = {name: step["recipe"]["epochs"] for name, step in content["steps"].items() if "recipe" in step}
-    short = lengths["vae"]
+    short = lengths["relevance"]
     assert short == 4
     assert lengths["tune length"] == 2 * short
     widest = [step for step in content["steps"].values() if step.get("recipe", {}).get("dim") == 32]

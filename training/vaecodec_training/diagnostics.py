@@ -73,6 +73,10 @@ class BelowBaselineWarning(TrainingWarning):
     """The result does not beat the best linear codec on the held-out rows."""
 
 
+class FullSizeWarning(TrainingWarning):
+    """Among all documents the codec loses a figure to a linear codec, whatever it does among the held-out ones."""
+
+
 class BudgetWarning(TrainingWarning):
     """A fit will take longer than asked, because no run can be shorter than an epoch."""
 

@@ -19,6 +19,7 @@ from vaecodec_training.checkpoint import Checkpoint, new_model
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.data.held_out import QueryFigures
 from vaecodec_training.diagnostics import Record, TrainingWarning
+from vaecodec_training.full_size import FullSize
 from vaecodec_training.model import ModelCodec, VariationalCodec, in_numpy
 from vaecodec_training.recipe import Recipe
 from vaecodec_training.state import RunState
@@ -35,6 +36,7 @@ class TrainedRun:
         baselines: those of the linear codecs, by kind.
         history: one record per checkpoint.
         warnings: the pitfalls that were seen.
+        full_size: the same figures among all documents, or None where these were not searched.
     """
 
     checkpoint: Checkpoint
@@ -42,6 +44,7 @@ class TrainedRun:
     baselines: dict[str, QueryFigures]
     history: tuple[Record, ...]
     warnings: tuple[TrainingWarning, ...]
+    full_size: FullSize | None = None
 
     @property
     def best_linear(self) -> dict[str, str]:
@@ -59,6 +62,7 @@ class TrainedRun:
         return {
             "validation": provenance["validation"],
             "gain": provenance["gain"],
+            "full_size": provenance.get("full_size"),
             "warnings": [{"kind": type(each).__name__, "message": str(each)} for each in self.warnings],
         }
 

@@ -7,13 +7,16 @@ the moment it ends, so that an interrupted search goes on where it was:
 2. pace: how long an epoch takes here;
 3. autoencoder, then vae: is the pipeline sound, and what is the prior worth on this data; not for codes, whose noise
    takes the place of the prior;
-4. alignment, deep lists (for neighbours), then queue: similarity distillation, at more than one temperature, and with a
-   queue of past documents;
+4. alignment, deep lists, then queue: similarity distillation, at more than one temperature, and with a queue of past
+   documents. For relevance steps 3 and 4 try linear maps, a hidden layer, and noise on its inputs instead;
 5. sweep: the best of these at every width; the knee of the figure against bytes is chosen;
-6. tune: learning rate, then whether a longer run is a better one, at that width only;
+6. tune: learning rate, for relevance the weight decay, then whether a longer run is a better one, at that width only;
 7. final: one long run of the recipe, now locked; default: one of the recipe that was asked for, at the same width. The
    better one is served, so that a search is never worse than training once;
-8. gate: the confirmation rows, which no step has read so far, decide whether the learned codec ships.
+8. frontier, where pairs are known and floats are served: the other aim is trained for, too, and the same without
+   compression, so that old neighbours kept stand against right documents found;
+9. gate: the confirmation rows, which no step has read so far, decide whether the learned codec ships; their queries
+   search all documents, too.
 
 Among runs of one width those that lose no figure to a linear codec come first, then those that gain most. A run that
 diverges is noted and does not end the search. Where the last ones do, the best short run is served.
@@ -28,7 +31,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,10 +43,13 @@ from vaecodec_training.checkpoint import STATE, load_checkpoint, save_checkpoint
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.data.held_out import HeldOut
 from vaecodec_training.diagnostics import BelowBaselineWarning, BudgetWarning
+from vaecodec_training.frontier import frontier, relevance_trials
+from vaecodec_training.full_size import judge_at_full_size
 from vaecodec_training.gate import Gate, gate
-from vaecodec_training.knee import draw_knee, knee
+from vaecodec_training.knee import knee
 from vaecodec_training.observe import Observer
 from vaecodec_training.recipe import Aim, Recipe, choose_recipe
+from vaecodec_training.search_result import SearchResult
 from vaecodec_training.trainer import refuse_mismatch, train
 from vaecodec_training.validation import intervals, linear_figures, validate
 
@@ -54,9 +60,10 @@ RECIPE = "recipe.toml"
 _LOCK = ".fit.lock"
 
 # Shares of the budget: each short run, and the final one. With four widths there are nine short runs, and one of
-# twice their length.
-_SHORT = 0.05
-_FINAL = 0.4
+# twice their length. Where pairs are known three more for the other aim, its own long run and one of full width follow.
+_SHORT, _FINAL = 0.05, 0.4
+_SHORT_OF_BOTH, _FINAL_OF_BOTH, _OTHER = 0.03, 0.25, 0.12
+_DECAY = 0.3
 _PROBE_EPOCHS = 0.5
 _LEARNING_RATES = (0.5, 2.0)
 _LONGEST = 60.0
@@ -82,53 +89,6 @@ class Standing(NamedTuple):
     def diverged(self) -> bool:
         """Tell whether the run diverged and left no model."""
         return math.isinf(self.worth)
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """Hold the result of a search.
-
-    Attributes:
-        content: what ``run.json`` holds.
-        gate: the decision.
-        recipe: of the training run that is served, the final one unless that diverged.
-        run: its folder.
-    """
-
-    content: dict[str, Any]
-    gate: Gate
-    recipe: Recipe
-    run: Path
-
-    @property
-    def dim(self) -> int:
-        """Return the chosen width."""
-        return self.recipe.dim
-
-    @property
-    def lines(self) -> list[str]:
-        """Return the summary for people: the gate's decision first, then the width and why."""
-        return [str(self.gate), f"Width {self.dim}: {self.content['steps']['knee']['reason']}."]
-
-    def draw(self, path: Path) -> None:
-        """Draw the figure of the objective against bytes per vector, learned and best linear, as a picture.
-
-        Raises:
-            MissingExtraError: matplotlib is not installed.
-        """
-        steps, figure = self.content["steps"], self.recipe.objective.figure
-
-        def sizes(values: dict[str, float]) -> dict[float, float]:
-            return {
-                bytes_per_vector(self.recipe.replace(dim=int(width), nested_dims=())): values[width] for width in values
-            }
-
-        linear = {
-            width: max(figures[figure]["mean"] for figures in kinds.values())
-            for width, kinds in steps["baselines"].items()
-        }
-        curves = {"learned, short runs": sizes(steps["knee"][figure]), "best linear": sizes(linear)}
-        draw_knee(curves, (bytes_per_vector(self.recipe), f"chosen: {self.dim} latents"), figure, path)
 
 
 def search(
@@ -212,14 +172,6 @@ def refuse_processes() -> None:
         )
 
 
-def bytes_per_vector(recipe: Recipe) -> float:
-    """Return the bytes of one vector of latents, or of the code that a recipe trains for, the middle one of several."""
-    if recipe.target_bytes:
-        return float(recipe.target_bytes[len(recipe.target_bytes) // 2])
-    bits = {"": 32, "int8": 8, "int4": 4, "int2": 2, "binary": 1}[recipe.target]
-    return float(-(-recipe.dim * bits // 8))
-
-
 def _default_widths(recipe: Recipe, dim: int) -> tuple[int, ...]:
     if recipe.target_bytes:
         return (dim,)
@@ -245,6 +197,9 @@ class _Search:
         self.budget = budget
         self.recipe = recipe
         self.figure = recipe.objective.figure
+        self.rows = len(collection.document_rows)
+        self.trades = collection.pairs is not None and not recipe.for_codes
+        self.short, self.final = (_SHORT_OF_BOTH, _FINAL_OF_BOTH) if self.trades else (_SHORT, _FINAL)
         self.observers = observers
         self.on_step = on_step
         asked = {"data": collection.fingerprints, "dims": widths, "budget": budget, "recipe": recipe.to_dict()}
@@ -260,6 +215,8 @@ class _Search:
         dim, best = self._choose_width(chosen, reached)
         locked = self._tune(chosen.replace(dim=dim), best)
         name, served = self._finish(locked)
+        if self.trades:
+            self._try_other_aim(name, served)
         write_atomically(self.out / RECIPE, served.to_toml().encode())
         decision = self._step("gate", lambda: self._confirm(name, served, confirmation))
         return SearchResult(self.content, Gate.from_json(decision), served, self._folder(name))
@@ -275,21 +232,40 @@ class _Search:
     def _short(self, first: Recipe) -> float:
         """Return the number of epochs of a short run."""
         epoch_seconds = self._step("pace", lambda: self._pace(first))["epoch_seconds"]
-        if epoch_seconds > _SHORT * self.budget:
+        self._warn_of_time(epoch_seconds)
+        return self._epochs(self.short, epoch_seconds)
+
+    def _warn_of_time(self, epoch_seconds: float) -> None:
+        """Say it where a budget is too small for what is trained in any case."""
+        each = self.short * self.budget
+        if epoch_seconds > each:
             warnings.warn(
                 BudgetWarning(
-                    f"an epoch takes {epoch_seconds:.1f} s, more than the {_SHORT * self.budget:.1f} s that a budget "
+                    f"an epoch takes {epoch_seconds:.1f} s, more than the {each:.1f} s that a budget "
                     f"of {self.budget:.0f} s leaves for each short run; each will take an epoch, and the fit longer "
                     "than asked; raise the budget, or give fewer dims or documents"
                 ),
-                stacklevel=2,
+                stacklevel=4,
             )
-        return self._epochs(_SHORT, epoch_seconds)
+        # The recipe that was asked for, and the final run, which is as long at least.
+        least = 2 * self.recipe.epochs * epoch_seconds
+        if least > self.budget:
+            warnings.warn(
+                BudgetWarning(
+                    f"the recipe that was asked for takes {least / 2:.0f} s for its {self.recipe.epochs:g} epochs, and "
+                    f"a fit trains it and one as long: at least {least:.0f} s, whatever the budget of "
+                    f"{self.budget:.0f} s; raise the budget, or lower the epochs of the recipe"
+                ),
+                stacklevel=4,
+            )
 
     def _try_terms(self, first: Recipe) -> tuple[Recipe, Standing]:
         """Try sets of terms at one width, and return the best with its rating."""
         queue = self.recipe.queue or 2 * self.recipe.batch
-        if self.recipe.for_codes:
+        if self.trades and first.objective is Aim.RELEVANCE:
+            trials = relevance_trials(first, self.rows)
+            candidates = {name: trial.replace(epochs=first.epochs) for name, trial in trials.items()}
+        elif self.recipe.for_codes:
             candidates = {"alignment": first.replace(queue=0), "queue": first.replace(queue=queue)}
         else:
             plain = first.replace(alignment=0.0, contrastive=0.0, queue=0, kl=0.0, kl_target=0.0, reconstruction=1.0)
@@ -321,16 +297,20 @@ class _Search:
 
     def _tune(self, chosen: Recipe, reached: Standing) -> Recipe:
         """Tune learning rate and length, and return the recipe of the final run."""
-        tuned = {1.0: reached}
+        tuned = {"as it is": (reached, chosen)}
         for factor in _LEARNING_RATES:
-            rate = chosen.learning_rate * factor
-            tuned[factor] = self._train(f"tune {rate:g}", chosen.replace(learning_rate=rate))
-        factor = max(tuned, key=lambda key: tuned[key])
-        best = chosen.replace(learning_rate=chosen.learning_rate * factor)
+            candidate = chosen.replace(learning_rate=chosen.learning_rate * factor)
+            tuned[f"tune {candidate.learning_rate:g}"] = (reached, candidate)
+        if chosen.objective is Aim.RELEVANCE:
+            tuned["tune decay"] = (reached, chosen.replace(weight_decay=max(_DECAY, 2 * chosen.weight_decay)))
+        for name, (_, candidate) in tuned.items():
+            if candidate != chosen:
+                tuned[name] = (self._train(name, candidate), candidate)
+        reached, best = max(tuned.values(), key=lambda each: each[0])
         longer = self._train("tune length", best.replace(epochs=2 * best.epochs))
         # The width and the terms that were chosen have their own pace; the last run knows it.
         pace = self.content["steps"]["tune length"]["seconds"] / (2 * best.epochs)
-        epochs = max(2 * best.epochs, self._epochs(_FINAL, pace)) if longer > tuned[factor] else best.epochs
+        epochs = max(2 * best.epochs, self._epochs(self.final, pace)) if longer > reached else best.epochs
         return best.replace(
             nested_dims=tuple(width for width in self.recipe.nested_dims if width < best.dim),
             epochs=max(epochs, self.recipe.epochs),
@@ -350,9 +330,33 @@ class _Search:
         steps = self.content["steps"]
         if locked.nested_dims:  # which short runs do not train
             raise DivergedError(steps["final"]["diverged"])
-        stable = [name for name, step in steps.items() if "validation" in step and step["recipe"]["dim"] == locked.dim]
+        same = {"dim": locked.dim, "objective": str(locked.objective)}
+        stable = [
+            name
+            for name, step in steps.items()
+            if "validation" in step and same == {key: step["recipe"][key] for key in same}
+        ]
         best = max(stable, key=lambda name: float(steps[name]["validation"][self.figure]["mean"]))
         return best, Recipe.from_dict(steps[best]["recipe"])
+
+    def _try_other_aim(self, served: str, recipe: Recipe) -> None:
+        """Train for the other aim, and without compression, at the width chosen."""
+        other = recipe
+        if recipe.objective is Aim.RELEVANCE:
+            self._train("neighbours", choose_recipe(width=self.collection.dim, rows=self.rows, dim=recipe.dim))
+        else:
+            trials = relevance_trials(recipe, self.rows)
+            pace = self._step("relevance pace", lambda: self._pace(trials["relevance"]))["epoch_seconds"]
+            short = self._epochs(self.short, pace)
+            reached = {name: self._train(name, trial.replace(epochs=short)) for name, trial in trials.items()}
+            best = trials[max(reached, key=lambda name: reached[name])]
+            other = best.replace(epochs=min(best.epochs, max(2 * short, self._epochs(_OTHER, pace))))
+            self._train("relevance final", other)
+        self._train("full width", other.replace(dim=self.collection.dim, nested_dims=()))
+        part = self.collection.validation
+        self._step(
+            "frontier", lambda: frontier(self.content["steps"], recipe.dim, served, opponent="full width", part=part)
+        )
 
     def _step(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         steps: dict[str, dict[str, Any]] = self.content["steps"]
@@ -377,7 +381,12 @@ class _Search:
         with _muted(BelowBaselineWarning if name == "autoencoder" else None):
             try:
                 result = train(
-                    self.collection, recipe, folder, resume=(folder / STATE).exists(), observers=self.observers
+                    self.collection,
+                    recipe,
+                    folder,
+                    resume=(folder / STATE).exists(),
+                    observers=self.observers,
+                    full_size=False,
                 )
             except DivergedError as error:
                 return {"seconds": time.perf_counter() - start, "recipe": recipe.to_dict(), "diverged": str(error)}
@@ -395,7 +404,8 @@ class _Search:
         self.collection.baselines(recipe.dim)
         start = time.perf_counter()
         with _muted(BelowBaselineWarning), suppress(DivergedError):
-            train(self.collection, recipe.replace(epochs=_PROBE_EPOCHS, checkpoints=1), self._folder("pace"))
+            probe = recipe.replace(epochs=_PROBE_EPOCHS, checkpoints=1)
+            train(self.collection, probe, self._folder("pace"), full_size=False)
         return {"epoch_seconds": (time.perf_counter() - start) / _PROBE_EPOCHS}
 
     def _epochs(self, share: float, epoch_seconds: float) -> float:
@@ -409,9 +419,12 @@ class _Search:
         linear = linear_figures(self.collection, recipe, confirmation)
         decision = gate(learned, linear, recipe.objective)
         figures = {"codec": intervals(learned), **{kind: intervals(measured) for kind, measured in linear.items()}}
-        provenance = {**checkpoint.provenance, "confirmation": figures, "gate": str(decision)}
-        save_checkpoint(folder, replace(checkpoint, provenance=provenance))
-        return {**decision.to_json(), "confirmation": figures}
+        whole = judge_at_full_size(checkpoint.model, self.collection, recipe, confirmation).to_json()
+        found = {"confirmation": figures, "full_size": whole}
+        save_checkpoint(
+            folder, replace(checkpoint, provenance={**checkpoint.provenance, **found, "gate": str(decision)})
+        )
+        return {**decision.to_json(), **found}
 
     def _folder(self, name: str) -> Path:
         return self.out / "runs" / name.replace(" ", "-")

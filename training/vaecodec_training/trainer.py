@@ -32,6 +32,7 @@ from vaecodec_training.data.batches import Batches
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.data.held_out import QueryFigures
 from vaecodec_training.diagnostics import (
+    FullSizeWarning,
     InstabilityWarning,
     Record,
     effective_rank,
@@ -39,6 +40,7 @@ from vaecodec_training.diagnostics import (
     inspect_outcome,
     inspect_shift,
 )
+from vaecodec_training.full_size import judge_at_full_size
 from vaecodec_training.gate import gate
 from vaecodec_training.losses import free_bits
 from vaecodec_training.model import VariationalCodec, in_numpy, interpolated, parameter_groups
@@ -71,6 +73,7 @@ def train(
     resume: bool = False,
     observers: Sequence[Observer] = (),
     accelerator: str = "auto",
+    full_size: bool = True,
 ) -> TrainedRun:
     """Train a codec and leave the best checkpoint, by the figure of its objective, in a folder.
 
@@ -85,6 +88,7 @@ def train(
         resume: go on from the folder's last state; False starts afresh and replaces what the folder holds.
         observers: called after every step.
         accelerator: Lightning Fabric's name for the device kind, ``cpu`` and ``cuda`` among them.
+        full_size: search all documents of the collection once at the end, besides the held-out ones.
 
     Raises:
         CheckpointError: there is nothing to resume, or it belongs to another recipe or collection.
@@ -104,7 +108,8 @@ def train(
     fabric.launch()
     run.mkdir(parents=True, exist_ok=True)
     with locked(run / LOCK, str(run)) if fabric.is_global_zero else nullcontext():
-        return _Trainer(fabric, collection, recipe, run, resume, observers).run()
+        trainer = _Trainer(fabric, collection, recipe, run, resume, observers)
+        return trainer.run(full_size)
 
 
 def refuse_mismatch(recipe: Recipe, collection: Collection) -> None:
@@ -161,7 +166,7 @@ class _Trainer:
         if not resume and collection.shift is not None:
             self.reporter.warn(self.state, inspect_shift(collection.shift, recipe))
 
-    def run(self) -> TrainedRun:
+    def run(self, full_size: bool) -> TrainedRun:
         if self.state.best < 0:
             self._checkpoint(None)
         good = self.parts.snapshot(self.state)
@@ -172,7 +177,7 @@ class _Trainer:
             elif self.state.step % self.every == 0 or self.state.step == self.steps:
                 self._checkpoint(self._record())
                 good = self.parts.snapshot(self.state)
-        return self._finish()
+        return self._finish(full_size)
 
     def _step(self) -> str | None:
         """Take one step of the optimiser; return what went wrong, if anything, before any weight changed."""
@@ -287,15 +292,21 @@ class _Trainer:
             {**outcome.provenance(figures, self.baselines, collection, recipe, self.state), "trained_share": share},
         )
 
-    def _finish(self) -> TrainedRun:
+    def _finish(self, full_size: bool) -> TrainedRun:
         """Choose how much of the training is kept, write that with history and calibration, and return all."""
         state = self.state
         model, figures, share = self._kept()
         state.best_step = state.trained_step if share else 0
         self.reporter.warn(state, inspect_outcome(figures, self.baselines, self.recipe, state.best_step))
         checkpoint = self._as_checkpoint(model, figures, share)
+        whole = None
+        if full_size:
+            whole = judge_at_full_size(checkpoint.model, self.collection, self.recipe, self.collection.validation)
+            self.reporter.warn(state, [FullSizeWarning(whole.lost)] if whole.lost else [])
         diagnostics = {"history": state.history, "warnings": state.warnings}
         provenance: dict[str, Any] = {**checkpoint.provenance, "diagnostics": diagnostics}
+        if whole is not None:
+            provenance["full_size"] = whole.to_json()
         if self.objective.channel is not None:
             provenance["rates"] = self.objective.channel.rates
         final = outcome.calibrated(replace(checkpoint, provenance=provenance), self.collection)
@@ -303,7 +314,7 @@ class _Trainer:
             save_checkpoint(self.folder, final)
         self.processes.wait()  # whichever process returns finds the files complete
         history = tuple(Record.from_json(entry) for entry in state.history)
-        return TrainedRun(final, figures, self.baselines, history, tuple(self.reporter.found))
+        return TrainedRun(final, figures, self.baselines, history, tuple(self.reporter.found), whole)
 
     def _kept(self) -> tuple[VariationalCodec, QueryFigures, float]:
         """Return the model between the start and the best trained one that is kept, its figures, and the share trained.

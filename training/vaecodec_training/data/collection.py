@@ -18,7 +18,7 @@ from vaecodec.linear import LinearCodec, LinearKind, LinearMoments, linear_kinds
 from vaecodec.sources import RandomAccessSource, VectorSource
 from vaecodec_training.data.check import DataReport, check
 from vaecodec_training.data.held_out import DEPTH, MOST_DOCUMENTS, HeldOut, QueryFigures, held_out_part
-from vaecodec_training.data.pairs import checked_pairs
+from vaecodec_training.data.pairs import Pairs, checked_pairs
 from vaecodec_training.data.sample import evenly_spaced, vectors_at, with_random_access
 from vaecodec_training.data.shift import Shift, measure_shift
 from vaecodec_training.data.split import drop_leaks, follow_documents, split
@@ -56,6 +56,7 @@ class Collection:
         document_rows, query_rows: int64, increasing: the rows to train on.
         pairs: int64 (p, 2) training rows (query, document) that belong together, or None.
         grades: float64 (p,), how well each document answers, or None.
+        known: the pairs of all rows, held-out ones among them, or None.
         validation: what choices are made on.
         confirmation: what is looked at once at the end, or None.
         report, query_report: what the check found.
@@ -70,6 +71,7 @@ class Collection:
     query_rows: NDArray[np.int64]
     pairs: NDArray[np.int64] | None
     grades: NDArray[np.float64] | None
+    known: Pairs | None
     validation: HeldOut
     confirmation: HeldOut | None
     report: DataReport
@@ -151,6 +153,7 @@ class Collection:
             query_rows=train_queries,
             pairs=None if known is None else known.rows,
             grades=None if known is None else known.grades,
+            known=rows,
             validation=held_out("validation", None),
             confirmation=held_out("confirmation", parts.validation) if confirmation else None,
             report=report,

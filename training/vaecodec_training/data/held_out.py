@@ -28,7 +28,7 @@ _MOST_QUERIES = 2_000
 
 
 DEPTH = 10
-_DEPTH_OF_LISTS = 100
+DEPTH_OF_LISTS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,7 @@ class HeldOut:
         relevant: for each query the rows of ``documents`` that answer it, or None where no pairs are known.
         grades: for each query how much each of these answers it, or None where all answer equally.
         metric: how the embeddings are compared.
+        query_rows: int64 (m,), increasing: the queries' rows in their source, the documents' where ``own`` is known.
     """
 
     documents: FloatArray
@@ -51,16 +52,17 @@ class HeldOut:
     relevant: list[NDArray[np.int64]] | None
     grades: list[NDArray[np.float64]] | None
     metric: Metric
+    query_rows: NDArray[np.int64]
 
     @cached_property
     def truth(self) -> Truth:
         """Return the hundred nearest documents of each query, uncompressed."""
-        return Truth.of(self.documents, self.queries, self.metric, depth=_DEPTH_OF_LISTS, own=self.own)
+        return Truth.of(self.documents, self.queries, self.metric, depth=DEPTH_OF_LISTS, own=self.own)
 
     def figures(self, encode: Encode, encode_queries: Encode, latent_metric: Metric) -> QueryFigures:
         """Return the figures of a codec for each query, by exact search on its latents; see
         :func:`vaecodec.evaluation.judge`."""
-        depth = _DEPTH_OF_LISTS + (self.own is not None)
+        depth = DEPTH_OF_LISTS + (self.own is not None)
         found, _ = exact_search(encode(self.documents), encode_queries(self.queries), depth, latent_metric)
         if self.own is not None:
             found = without_own(found, self.own)
@@ -111,4 +113,4 @@ def held_out_part(
             f"got {len(searched)} and {len(asked)}; give more rows or hold a larger share out"
         )
     vectors, asking = vectors_at(documents, searched, metric), vectors_at(source, asked, metric)
-    return HeldOut(vectors, asking, own, relevant, grades, metric)
+    return HeldOut(vectors, asking, own, relevant, grades, metric, asked)

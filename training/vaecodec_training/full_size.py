@@ -1,0 +1,163 @@
+"""Judge codecs once among all documents of a collection: with many more neighbours to confuse, figures are lower, and
+another linear codec can be the best one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaecodec.evaluation import IdArray, Truth, exact_search, judge, without_own
+from vaecodec.interface import FloatArray, Metric
+from vaecodec.vectors import as_compared
+from vaecodec_training.channel import through_code
+from vaecodec_training.data.collection import Collection
+from vaecodec_training.data.held_out import DEPTH_OF_LISTS, Encode, HeldOut, QueryFigures
+from vaecodec_training.data.sample import evenly_spaced, vectors_at
+from vaecodec_training.gate import Gate, gate
+from vaecodec_training.model import VariationalCodec, in_numpy
+from vaecodec_training.recipe import Recipe
+from vaecodec_training.validation import intervals
+
+_QUERIES = 400
+_BLOCK_ROWS = 16_384
+
+
+@dataclass(frozen=True, eq=False)
+class FullSize:
+    """Hold what was found among all documents.
+
+    Attributes:
+        documents: how many were searched.
+        unseen: how many of these no weight was fitted to.
+        queries: how many held-out queries asked.
+        figures: of the learned codec, per query.
+        baselines: those of the linear codecs, by kind.
+        gate: each figure beside the linear codec that is best in it among so many documents.
+    """
+
+    documents: int
+    unseen: int
+    queries: int
+    figures: QueryFigures
+    baselines: Mapping[str, QueryFigures]
+    gate: Gate
+
+    def __str__(self) -> str:
+        found = "; ".join(str(each) for each in self.gate.comparisons)
+        return (
+            f"Among all {self.documents:,} documents ({self.unseen:,} of them not trained on), {self.queries:,} "
+            f"held-out queries: {found}."
+        )
+
+    @property
+    def lost(self) -> str:
+        """Say what the codec loses among all documents; empty where it loses no figure that counts."""
+        losses = "; ".join(f"{each.figure} by {each.difference:+.3f} against {each.over}" for each in self.gate.lost)
+        return f"Among all {self.documents:,} documents the codec loses {losses}." if losses else ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return counts, figures and comparisons as JSON values."""
+        return {
+            "documents": self.documents,
+            "unseen": self.unseen,
+            "queries": self.queries,
+            "figures": {
+                "codec": intervals(self.figures),
+                **{kind: intervals(figures) for kind, figures in self.baselines.items()},
+            },
+            **self.gate.to_json(),
+            "decision": str(self),
+            "loses": self.lost,
+        }
+
+
+def judge_at_full_size(model: VariationalCodec, collection: Collection, recipe: Recipe, part: HeldOut) -> FullSize:
+    """Search all documents once by exact search, in blocks, for some hundred held-out queries.
+
+    Args:
+        model: the learned codec.
+        collection: what it was trained on.
+        recipe: how; for a code the documents go through it, and the start is the only linear codec.
+        part: whose queries are asked.
+    """
+    asked = evenly_spaced(np.arange(len(part.queries)), _QUERIES)
+    codecs = _codecs(model, collection, recipe)
+    found = _found(codecs, collection, part, asked)
+    figures = {name: _judged(ids, found[""], collection, part, asked) for name, ids in found.items() if name}
+    learned = figures.pop("codec")
+    decision = gate(learned, figures, recipe.objective)
+    rows = collection.report.rows
+    return FullSize(rows, rows - len(collection.document_rows), len(asked), learned, figures, decision)
+
+
+class _Searched(NamedTuple):
+    """Hold the maps of a codec, or of the uncompressed vectors."""
+
+    encode: Encode
+    encode_queries: Encode
+    metric: Metric
+
+
+def _codecs(model: VariationalCodec, collection: Collection, recipe: Recipe) -> dict[str, _Searched]:
+    """Return the uncompressed vectors under an empty name, the learned codec, and the linear ones by kind."""
+
+    def unchanged(rows: FloatArray) -> FloatArray:
+        return rows
+
+    def coded(encode: Encode, metric: Metric) -> Encode:
+        return through_code(encode, collection.calibration_sample, recipe, metric) if recipe.for_codes else encode
+
+    learned = in_numpy(model.encode, model), in_numpy(model.encode_queries, model)
+    codecs = {
+        "": _Searched(unchanged, unchanged, collection.metric),
+        "codec": _Searched(coded(learned[0], model.latent_metric), learned[1], model.latent_metric),
+    }
+    for kind, codec in collection.linear_family(recipe.dim).items():
+        if not recipe.for_codes or kind == collection.start_kind:
+            encode = coded(codec.encode, codec.latent_metric)
+            codecs[kind] = _Searched(encode, codec.encode_queries, codec.latent_metric)
+    return codecs
+
+
+def _found(
+    codecs: Mapping[str, _Searched], collection: Collection, part: HeldOut, asked: NDArray[np.int64]
+) -> dict[str, IdArray]:
+    """Find the hundred nearest documents of each query by each codec, in one pass over the documents."""
+    depth = DEPTH_OF_LISTS + (part.own is not None)
+    queries = {name: codec.encode_queries(part.queries[asked]) for name, codec in codecs.items()}
+    ids = {name: np.empty((len(asked), 0), np.int64) for name in codecs}
+    scores = {name: np.empty((len(asked), 0), np.float32) for name in codecs}
+    first = 0
+    for block in collection.documents.blocks(_BLOCK_ROWS):
+        rows = as_compared(np.asarray(block, np.float32), collection.metric)
+        for name, codec in codecs.items():
+            near, near_scores = exact_search(codec.encode(rows), queries[name], depth, codec.metric)
+            both = np.concatenate([ids[name], near + first], axis=1)
+            both_scores = np.concatenate([scores[name], near_scores], axis=1)
+            order = np.lexsort((both, -both_scores), axis=1)[:, :depth]
+            ids[name] = np.take_along_axis(both, order, axis=1)
+            scores[name] = np.take_along_axis(both_scores, order, axis=1)
+        first += len(rows)
+    if part.own is None:
+        return ids
+    return {name: without_own(each, part.query_rows[asked]) for name, each in ids.items()}
+
+
+def _judged(
+    found: IdArray, nearest: IdArray, collection: Collection, part: HeldOut, asked: NDArray[np.int64]
+) -> QueryFigures:
+    """Judge what one codec found; only the documents that are looked at are read again."""
+    relevant, grades = None, None
+    if part.relevant is not None and collection.known is not None:
+        every = np.arange(collection.report.rows)
+        rows = part.query_rows[asked]
+        relevant, grades = collection.known.within(rows, every).by_query(rows, every)
+    looked_at = np.unique(np.concatenate([found.ravel(), nearest.ravel(), *(relevant or [])]))
+    vectors, queries = vectors_at(collection.documents, looked_at, collection.metric), part.queries[asked]
+    truth = Truth.known(vectors, queries, collection.metric, np.searchsorted(looked_at, nearest))
+    answers = None if relevant is None else [np.searchsorted(looked_at, each) for each in relevant]
+    return judge(np.searchsorted(looked_at, found), truth, answers, grades)
