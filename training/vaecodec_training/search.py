@@ -108,7 +108,8 @@ def search(
         out: folder for ``run.json``, the training runs, and the recipe of the last one, ``recipe.toml``.
         dims: widths of the sweep; by default 32, 64, 128 and 192, as far as the embeddings are as wide, and for trellis
             codes, which choose among all latents, the width of the embeddings.
-        budget: seconds for all training; the length of the runs is chosen by it.
+        budget: seconds for all training, of processor time where that is less than has passed; the length of the runs
+            is chosen by it.
         recipe: where to start from, with what the codec is for and which codes it has to survive; the steps change
             its weights, width, learning rate and length. The final run is at least as long as it says.
         observers: of every training run.
@@ -376,7 +377,7 @@ class _Search:
 
     def _trained(self, name: str, recipe: Recipe) -> dict[str, Any]:
         folder = self._folder(name)
-        start = time.perf_counter()
+        start = _clock()
         # The autoencoder is there to be compared with, not to win.
         with _muted(BelowBaselineWarning if name == "autoencoder" else None):
             try:
@@ -389,10 +390,10 @@ class _Search:
                     full_size=False,
                 )
             except DivergedError as error:
-                return {"seconds": time.perf_counter() - start, "recipe": recipe.to_dict(), "diverged": str(error)}
+                return {"seconds": _taken(start), "recipe": recipe.to_dict(), "diverged": str(error)}
         decision = gate(result.figures, result.baselines, recipe.objective)
         return {
-            "seconds": time.perf_counter() - start,
+            "seconds": _taken(start),
             "recipe": recipe.to_dict(),
             "validation": intervals(result.figures),
             "loses": [each.figure for each in decision.lost],
@@ -402,11 +403,11 @@ class _Search:
 
     def _pace(self, recipe: Recipe) -> dict[str, Any]:
         self.collection.baselines(recipe.dim)
-        start = time.perf_counter()
+        start = _clock()
         with _muted(BelowBaselineWarning), suppress(DivergedError):
             probe = recipe.replace(epochs=_PROBE_EPOCHS, checkpoints=1)
             train(self.collection, probe, self._folder("pace"), full_size=False)
-        return {"epoch_seconds": (time.perf_counter() - start) / _PROBE_EPOCHS}
+        return {"epoch_seconds": (_taken(start)) / _PROBE_EPOCHS}
 
     def _epochs(self, share: float, epoch_seconds: float) -> float:
         return min(_LONGEST, max(1.0, round(self.budget * share / epoch_seconds, 1)))
@@ -440,6 +441,16 @@ class _Search:
                 "was started with"
             )
         self.content = found
+
+
+def _clock() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def _taken(start: tuple[float, float]) -> float:
+    """Seconds that the work itself took: on a busy machine less than have passed, in several threads less than all of
+    them together."""
+    return min(now - then for now, then in zip(_clock(), start, strict=True))
 
 
 @contextmanager
