@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,20 +97,25 @@ def fit(
 def _steps(found: SearchResult) -> Table:
     """Show every run of a fit beside what needs no run, on the validation rows, then the codec on the confirmation
     rows."""
+    from vaecodec_training.frontier import BEST_LINEAR, UNCOMPRESSED
+
     steps = found.content["steps"]
     confirmed = steps["gate"]["confirmation"]
     metrics = [metric for metric in ("recall@10", "recall@100", "ndcg@10") if metric in confirmed["codec"]]
-    shown = table("validation rows", "width", *metrics, "seconds", title="Steps, mean [95 % interval]")
+    shown = table("validation rows", "width", *metrics, "seconds", title="Steps, means; intervals are in run.json")
     for name, step in steps.items():
         if "validation" in step:
-            cells = (interval(step["validation"][metric]) for metric in metrics)
+            cells = (_mean(step["validation"], metric) for metric in metrics)
             shown.add_row(name, str(step["recipe"]["dim"]), *cells, f"{step['seconds']:.1f}")
-    trials = [name for name, step in steps.items() if "validation" in step]
     for point in found.points:
-        if point.name not in trials:
-            shown.add_row(point.name, str(point.width), *(interval(point.figures[metric]) for metric in metrics), "")
+        if point.name in (UNCOMPRESSED, BEST_LINEAR):
+            shown.add_row(point.name, str(point.width), *(_mean(point.figures, metric) for metric in metrics), "")
     shown.add_section()
     shown.add_row(Text("confirmation rows", "bold"))
     for name, figures in confirmed.items():
-        shown.add_row(name, str(found.dim), *(interval(figures[metric]) for metric in metrics), "")
+        shown.add_row(name, str(found.dim), *(_mean(figures, metric) for metric in metrics), "")
     return shown
+
+
+def _mean(figures: Mapping[str, Mapping[str, float]], metric: str) -> str:
+    return f"{figures[metric]['mean']:.3f}"

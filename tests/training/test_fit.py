@@ -89,7 +89,7 @@ def test_a_fit_ships_the_learned_codec_where_it_wins(sample, tmp_path: Path, cap
     }
 
     def shown(figures: dict) -> list[str]:
-        return ["{mean:.3f} [{low:.3f}, {high:.3f}]".format(**figures[metric]) for metric in COLUMNS]
+        return ["{mean:.3f}".format(**figures[metric]) for metric in COLUMNS]
 
     assert rows["final"] == ["32", *shown(final["validation"]), f"{final['seconds']:.1f}"]
     assert rows["sweep 16"][0] == "16"
@@ -190,6 +190,42 @@ def test_a_budget_that_is_too_small_for_an_epoch_is_warned_of(sample, tmp_path: 
     ):
         searching.search(collection, tmp_path, dims=(16,), budget=60.0, recipe=SMALL, on_step=stop)
     assert json.loads((tmp_path / "run.json").read_text())["steps"]["autoencoder"]["recipe"]["epochs"] == 1
+
+
+def test_a_recipe_that_takes_longer_than_the_budget_is_warned_of(sample, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(searching._Search, "_pace", lambda *_: {"epoch_seconds": 0.05})
+    collection = Collection.open(ArraySource(sample.train[:1_000]), confirmation=0.1)
+
+    def stop(name: str, figures: dict) -> None:
+        if name == "autoencoder":
+            raise KeyboardInterrupt
+
+    settings: dict[str, Any] = {"dims": (16,), "on_step": stop}
+    message = (
+        "takes 15 s for its 300 epochs, and a fit trains it and one as long: at least 30 s, whatever the budget of 2"
+    )
+    with pytest.warns(BudgetWarning, match=message), pytest.raises(KeyboardInterrupt):
+        searching.search(collection, tmp_path / "2s", budget=2.0, recipe=SMALL.replace(epochs=300), **settings)
+    with warnings.catch_warnings(), pytest.raises(KeyboardInterrupt):
+        warnings.simplefilter("error", BudgetWarning)
+        searching.search(collection, tmp_path / "2m", budget=120.0, recipe=SMALL.replace(epochs=300), **settings)
+
+
+def test_a_fit_for_neighbours_shows_what_relevance_would_give_where_pairs_are_known(sample, tmp_path: Path) -> None:
+    documents, queries = (ArraySource(rows[:1_000, :24]) for rows in (sample.train, sample.train_queries))
+    collection = Collection.open(documents, queries, pairs="aligned", confirmation=0.1)
+    result = searching.search(collection, tmp_path, dims=(8,), budget=0.1, recipe=SMALL.replace(checkpoints=1))
+    steps = result.content["steps"]
+    trials = ["relevance", "relevance mlp", "relevance mlp noise", "relevance final"]
+    assert list(steps)[-9:] == ["default", "relevance pace", *trials, "full width", "frontier", "gate"]
+    assert {steps[name]["recipe"]["objective"] for name in (*trials, "full width")} == {"relevance"}
+    assert result.recipe.objective is Aim.NEIGHBOURS
+    # The opponent is trained as the trial is, but for its width.
+    wide, narrow = (dict(steps[name]["recipe"]) for name in ("full width", "relevance final"))
+    assert (wide.pop("dim"), narrow.pop("dim")) == (24, 8)
+    assert wide == narrow
+    assert {point.name for point in result.points} >= {"uncompressed", "best linear by figure", *trials}
+    assert any(line.startswith("Old neighbours kept against right documents found") for line in result.lines)
 
 
 def test_runs_that_are_not_to_win_do_not_warn_of_losing(sample, tmp_path: Path) -> None:
