@@ -206,9 +206,10 @@ def test_a_recipe_that_takes_longer_than_the_budget_is_warned_of(sample, tmp_pat
     )
     with pytest.warns(BudgetWarning, match=message), pytest.raises(KeyboardInterrupt):
         searching.search(collection, tmp_path / "2s", budget=2.0, recipe=SMALL.replace(epochs=300), **settings)
-    with warnings.catch_warnings(), pytest.raises(KeyboardInterrupt):
+    with warnings.catch_warnings():
         warnings.simplefilter("error", BudgetWarning)
-        searching.search(collection, tmp_path / "2m", budget=120.0, recipe=SMALL.replace(epochs=300), **settings)
+        with pytest.raises(KeyboardInterrupt):
+            searching.search(collection, tmp_path / "2m", budget=120.0, recipe=SMALL.replace(epochs=300), **settings)
 
 
 def test_a_fit_for_neighbours_shows_what_relevance_would_give_where_pairs_are_known(sample, tmp_path: Path) -> None:
