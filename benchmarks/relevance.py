@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=2 python benchmarks/relevance.py --data ../shared/data/debian-minilm --dims 64,128,384
 
-The folder is that of benchmarks/quality.py; its train_queries belong to its train documents, row for row. Everything
-is chosen on held-out pairs of these; base and queries are only measured. Every figure has its mean over the queries
+The folder is that of benchmarks/quality.py; its train_queries belong to its train documents row for row, or by
+pairs.npy. Everything is chosen on held-out pairs of these; base and queries are only measured. The recipe is that of
+``vaecodec train --objective relevance``, unless options change it. Every figure has its mean over the queries
 and the 95 % interval of its difference from the uncompressed embeddings, and stands beside the linear codec that is
 best in it. The full width is the fair opponent: the same training without compression.
 """
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embeddings import load, load_relevant
+from quality import known_pairs
 from vaecodec import Codec
 from vaecodec.evaluation import Truth, bootstrap, exact_search, judge
 from vaecodec.interface import Metric, VectorCodec
@@ -28,7 +30,7 @@ from vaecodec.linear import LinearMoments, linear_kinds
 from vaecodec.sources import open_source
 from vaecodec_exporters.checkpoint import export_checkpoint
 from vaecodec_training.data.collection import Collection
-from vaecodec_training.recipe import Recipe
+from vaecodec_training.recipe import Recipe, choose_recipe
 from vaecodec_training.trainer import train
 
 DEPTH = 100
@@ -40,7 +42,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--dims", default="64,128,384")
-    parser.add_argument("--weight", type=float, default=0.3, help="of InfoNCE; the rest is the distillation's")
+    parser.add_argument("--weight", type=float, help="of InfoNCE; the rest is the distillation's")
+    parser.add_argument("--hidden", type=int, help="units of a hidden layer in both maps")
+    parser.add_argument("--noise", type=float, help="norm of noise on the inputs, relative to theirs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=float, help="by default those of 1,500 steps")
     parser.add_argument("--json", type=Path, help="write every mean and interval there")
@@ -56,10 +60,18 @@ def main() -> None:
         family = [test.measure(moments.codec(dim, kind)) for kind in linear_kinds(Metric.COSINE)]
         best = {name: max((each[name] for each in family), key=lambda values: values.mean()) for name in FIGURES}
         results.append(row("best linear for each figure", dim, best, reference, 0.0))
-        changes: dict[str, Any] = {"dim": dim, "seed": arguments.seed}
-        if arguments.epochs:
-            changes["epochs"] = arguments.epochs
-        recipe = Recipe.for_relevance(rows=len(documents), weight=arguments.weight, **changes)
+        changes: dict[str, Any] = {"hidden": arguments.hidden, "input_noise": arguments.noise}
+        if arguments.weight is not None:
+            changes |= {"contrastive": arguments.weight, "alignment": 1 - arguments.weight}
+        recipe = choose_recipe(
+            width=documents.shape[1],
+            rows=len(documents),
+            objective="relevance",
+            dim=dim,
+            seed=arguments.seed,
+            epochs=arguments.epochs,
+            **changes,
+        )
         start = time.process_time()
         learned = test.measure(trained(arguments.data, recipe))
         results.append(row("trained for relevance", dim, learned, reference, time.process_time() - start))
@@ -89,7 +101,9 @@ def trained(folder: Path, recipe: Recipe) -> Codec:
     with tempfile.TemporaryDirectory() as temporary:
         run, path = Path(temporary) / "run", Path(temporary) / "codec.onnx"
         documents, queries = (open_source(folder / f"{name}.npy") for name in ("train", "train_queries"))
-        train(Collection.open(documents, queries, pairs="aligned", seed=recipe.seed), recipe, run)
+        listed = folder / "pairs.npy"
+        pairs = np.load(listed) if listed.exists() else known_pairs(documents, queries)
+        train(Collection.open(documents, queries, pairs=pairs, seed=recipe.seed), recipe, run, full_size=False)
         export_checkpoint(run, path)
         return Codec.load(path)
 
