@@ -344,20 +344,26 @@ class _Search:
         """Train for the other aim, and without compression, at the width chosen."""
         other = recipe
         if recipe.objective is Aim.RELEVANCE:
-            self._train("neighbours", choose_recipe(width=self.collection.dim, rows=self.rows, dim=recipe.dim))
+            pace = self.content["steps"]["pace"]["epoch_seconds"]
+            neighbours = choose_recipe(width=self.collection.dim, rows=self.rows, dim=recipe.dim)
+            self._train("neighbours", self._bounded(neighbours, pace))
         else:
             trials = relevance_trials(recipe, self.rows)
             pace = self._step("relevance pace", lambda: self._pace(trials["relevance"]))["epoch_seconds"]
             short = self._epochs(self.short, pace)
             reached = {name: self._train(name, trial.replace(epochs=short)) for name, trial in trials.items()}
-            best = trials[max(reached, key=lambda name: reached[name])]
-            other = best.replace(epochs=min(best.epochs, max(2 * short, self._epochs(_OTHER, pace))))
+            other = self._bounded(trials[max(reached, key=lambda name: reached[name])], pace)
             self._train("relevance final", other)
         self._train("full width", other.replace(dim=self.collection.dim, nested_dims=()))
         part = self.collection.validation
         self._step(
             "frontier", lambda: frontier(self.content["steps"], recipe.dim, served, opponent="full width", part=part)
         )
+
+    def _bounded(self, recipe: Recipe, pace: float) -> Recipe:
+        """Shorten the long run of the other aim to its share of the budget, but not below two short ones."""
+        most = max(2 * self._epochs(self.short, pace), self._epochs(_OTHER, pace))
+        return recipe.replace(epochs=min(recipe.epochs, most))
 
     def _step(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         steps: dict[str, dict[str, Any]] = self.content["steps"]
