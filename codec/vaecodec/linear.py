@@ -121,6 +121,14 @@ class LinearCodec:
         digest.update(np.ascontiguousarray(self.mean, "<f4").tobytes())
         return digest.hexdigest()
 
+    @cached_property
+    def _factor(self) -> Factor:
+        return Factor(self.components)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle takes: not what is made of it again."""
+        return {name: value for name, value in self.__dict__.items() if name != "_factor"}
+
     @property
     def query_mean(self) -> FloatArray:
         """Return what is subtracted from queries: float32 (dim,); see :attr:`LinearKind.PCA_DOCUMENTS`."""
@@ -160,7 +168,7 @@ class LinearCodec:
         offset = self.components @ mean
         for start, block in blocks(vectors, self.dim, self.metric, name=name):
             rows = as_compared(block, self.metric)
-            projected = product(rows, self.components) - offset
+            projected = product(rows, self._factor) - offset
             if self.latent_metric is Metric.COSINE:
                 projected /= np.maximum(np.linalg.norm(projected, axis=1), SMALLEST_NORM)[:, None]
                 check_latents(projected, self.latent_metric, name, start)
@@ -318,8 +326,20 @@ def _oriented(components: Moment) -> Moment:
     return np.asarray(components * np.sign(components[np.arange(len(components)), largest])[:, None])
 
 
-def product(rows: FloatArray, matrix: FloatArray) -> FloatArray:
-    """Multiply rows by the rows of a matrix, so that a row has the same bits alone and in any batch.
+class Factor:
+    """A matrix whose products are taken again and again: prepared once.
+
+    Args:
+        matrix: float32 (k, d).
+    """
+
+    def __init__(self, matrix: FloatArray) -> None:
+        self.wide = matrix.astype(np.float64)
+        self.longest = np.sqrt(np.einsum("ij,ij->i", self.wide, self.wide).max(initial=0.0))
+
+
+def product(rows: FloatArray, matrix: FloatArray | Factor) -> FloatArray:
+    """Multiply rows by the rows of a matrix, rounding each sum once.
 
     A library for matrix products adds in an order that depends on the number of rows, on their places and on the
     processor. In float64 the order has no influence on which float32 is nearest, except next to the middle between two
@@ -332,20 +352,15 @@ def product(rows: FloatArray, matrix: FloatArray) -> FloatArray:
     Returns:
         float32 (n, k).
     """
-    wide_rows, wide_matrix = rows.astype(np.float64), matrix.astype(np.float64)
-    sums = wide_rows @ wide_matrix.T
-    # Twice what the orders of adding can differ by: products of float32 are exact in float64.
-    doubt = (
-        4
-        * rows.shape[1]
-        * np.finfo(np.float64).eps
-        * np.sqrt(
-            np.outer(np.einsum("ij,ij->i", wide_rows, wide_rows), np.einsum("ij,ij->i", wide_matrix, wide_matrix))
-        )
-    )
+    factor = matrix if isinstance(matrix, Factor) else Factor(matrix)
+    wide_rows = rows.astype(np.float64)
+    sums = wide_rows @ factor.wide.T
+    # Twice what the orders of adding can differ by, for each row: products of float32 are exact in float64.
+    lengths = np.sqrt(np.einsum("ij,ij->i", wide_rows, wide_rows))
+    doubt = (4 * rows.shape[1] * np.finfo(np.float64).eps * factor.longest * lengths)[:, None]
     result = sums.astype(np.float32)
     left, right = np.nonzero((sums - doubt).astype(np.float32) != (sums + doubt).astype(np.float32))
     for start in range(0, len(left), _PAIRS):
         i, j = left[start : start + _PAIRS], right[start : start + _PAIRS]
-        result[i, j] = np.einsum("ij,ij->i", wide_rows[i], wide_matrix[j])
+        result[i, j] = np.einsum("ij,ij->i", wide_rows[i], factor.wide[j])
     return result

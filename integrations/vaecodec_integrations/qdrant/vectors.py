@@ -24,7 +24,9 @@ FetchOriginals = Callable[[Sequence[Any]], tuple[FloatArray, "np.ndarray[Any, np
 # ---------------------------------------------------------------- documents
 
 
-def encode_vectors(layout: Layout, vectors: Sequence[Any], ids: Sequence[Any], *, arrays: bool = False) -> list[Any]:
+def encode_vectors(
+    layout: Layout, vectors: Sequence[Any], ids: Sequence[Any], *, arrays: bool = False
+) -> Sequence[Any]:
     """Return one point's vectors per item, plain or by name, with the compressed ones encoded as documents.
 
     Args:
@@ -35,10 +37,10 @@ def encode_vectors(layout: Layout, vectors: Sequence[Any], ids: Sequence[Any], *
     Raises:
         InvalidVectorsError: naming the first bad point; nothing is returned then.
     """
-    as_sent = list if arrays else as_lists
+    as_sent: Callable[[Any], Sequence[Any]] = (lambda encoded: encoded) if arrays else as_lists
     alone = layout.coded.get(UNNAMED)
     if len(layout.coded) == 1 and alone is not None and alone.original is None and _all_plain(vectors):
-        return list(as_sent(encode_column(alone, vectors, _point_label(ids))))
+        return as_sent(encode_column(alone, vectors, _point_label(ids)))
     named = [v if isinstance(v, dict) else {UNNAMED: v} for v in vectors]
     results = [dict(v) for v in named]
     for name, coded in layout.coded.items():

@@ -16,7 +16,7 @@ from tests.integrations.qdrant.rest_server import RestServer
 from vaecodec import LinearCodec, fit_linear
 from vaecodec.errors import CodecMismatchError
 from vaecodec_integrations.qdrant import AsyncCompressedQdrantClient, CompressedQdrantClient
-from vaecodec_integrations.qdrant.flows.base import WRITE_SECONDS
+from vaecodec_integrations.qdrant.flows.base import CALLER_SECONDS
 
 Open = Callable[..., Any]
 REFUSED = "got a collection filled by codec"
@@ -113,7 +113,7 @@ def test_an_upload_ends_where_the_alias_moves(
             if row == 20:
                 # By somebody else, without this process knowing.
                 rest_server.local.update_collection_aliases(pointing("live", "two"))
-                time.sleep(2 * WRITE_SECONDS)
+                time.sleep(2 * CALLER_SECONDS)
             yield models.PointStruct(id=row, vector=sample.base[row].tolist())
 
     with pytest.raises(CodecMismatchError, match=REFUSED):

@@ -27,9 +27,12 @@ Flow = Generator["Call", Any, T]
 SEARCH_SECONDS = 3.0
 # A write is sent at most so long after its proof: shorter than most requests take. Each write proves anew.
 WRITE_SECONDS = 0.01
-# Within the upload of an array or a list, where nothing else runs between batches, one proof serves those of this time:
-# it costs as much as half a batch.
+# Within an upload, where nothing else runs between batches, one proof serves those of this time: it costs as much as
+# half a batch.
 UPLOAD_SECONDS = 0.025
+# Code of the caller that takes longer to make the next points of an upload may have called the server: the batch that
+# follows is proven anew.
+CALLER_SECONDS = 0.001
 
 
 class Call(NamedTuple):

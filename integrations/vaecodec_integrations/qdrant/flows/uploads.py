@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
@@ -13,15 +14,15 @@ from qdrant_client import models
 
 from vaecodec.vectors import as_rows
 from vaecodec.vectors import blocks as blocks_of
-from vaecodec_integrations.qdrant.flows.base import UPLOAD_SECONDS, WRITE_SECONDS, Call, Flow
+from vaecodec_integrations.qdrant.flows.base import CALLER_SECONDS, UPLOAD_SECONDS, Call, Flow
 from vaecodec_integrations.qdrant.flows.originals import Encoded, KeptOriginals
 from vaecodec_integrations.qdrant.flows.writes import WriteFlows, rows_of
 from vaecodec_integrations.qdrant.layout import UNNAMED, Layout
 from vaecodec_integrations.qdrant.messages import as_rest, rest_points
 from vaecodec_integrations.qdrant.vectors import embed_vectors, encode_vectors
 
-# Points of an array or a list that are encoded together, at least one batch: more takes memory and gains nothing.
-_BLOCK_ROWS = 1024
+# Points of an array or a list that are encoded together, at least one batch: more leave the processor's caches.
+_BLOCK_ROWS = 256
 
 
 class Columns(NamedTuple):
@@ -35,7 +36,7 @@ class Columns(NamedTuple):
 
     ids: Sequence[Any]
     vectors: Sequence[Any]
-    payloads: Iterable[Any]
+    payloads: Sequence[Any]
 
 
 class Block:
@@ -43,11 +44,17 @@ class Block:
 
     Args:
         columns: the points.
-        encode: encodes them for a layout.
+        encode: encodes them for a layout: what becomes :class:`Encoded`, with vectors instead of points to send.
+        sent: makes points that are sent of columns.
     """
 
-    def __init__(self, columns: Columns, encode: Callable[[Layout, Columns], Encoded]) -> None:
-        self._columns, self._encode = columns, encode
+    def __init__(
+        self,
+        columns: Columns,
+        encode: Callable[[Layout, Columns], Encoded],
+        sent: Callable[[Layout, Columns], list[Any]],
+    ) -> None:
+        self._columns, self._encode, self._sent = columns, encode, sent
         self._layout: Layout | None = None
         self._encoded = Encoded([])
 
@@ -56,7 +63,8 @@ class Block:
         if self._layout is None or not layout.stores_like(self._layout):
             self._layout, self._encoded = layout, self._encode(layout, self._columns)
         rows, encoded = slice(start, start + size), self._encoded
-        return Encoded(encoded.sent[rows], encoded.names, encoded.ids[rows], encoded.vectors[rows], whole=True)
+        points = Columns(self._columns.ids[rows], encoded.sent[rows], self._columns.payloads[rows])
+        return Encoded(self._sent(layout, points), encoded.names, points.ids, encoded.vectors[rows], whole=True)
 
 
 class Record:
@@ -76,8 +84,8 @@ class UploadFlows(WriteFlows):
     ) -> Flow[None]:
         """Upload points in any form that the wrapped client takes."""
         yield from self.layout(collection_name)  # so that a wrong codec is an error before a point is read
-        seconds = UPLOAD_SECONDS if isinstance(points, Sequence) else WRITE_SECONDS
-        yield from self._upload(collection_name, _batches(iter(points), batch_size), batch_size, seconds, rest)
+        rows_each = _rows_each(batch_size, known=isinstance(points, Sequence))
+        yield from self._upload(collection_name, _point_blocks(iter(points), rows_each), batch_size, rest)
 
     def upload_collection(
         self,
@@ -98,51 +106,56 @@ class UploadFlows(WriteFlows):
             ids = _as_many(ids, length, "ids")
             payload = _as_many(payload, length, "payload")
         _check_arrays(layout, vectors)
-        # A stream is read no further than the wrapped client asks for.
-        rows_each = batch_size if length is None else batch_size * max(1, _BLOCK_ROWS // batch_size)
-        blocks = _column_blocks(vectors, ids, payload, rows_each)
-        seconds = WRITE_SECONDS if length is None else UPLOAD_SECONDS
-        yield from self._upload(collection_name, blocks, batch_size, seconds, rest)
+        blocks = _column_blocks(vectors, ids, payload, _rows_each(batch_size, known=length is not None))
+        yield from self._upload(collection_name, blocks, batch_size, rest)
 
-    def _upload(
-        self, collection: str, blocks: Iterator[Columns], batch_size: int, seconds: float, rest: dict[str, Any]
-    ) -> Flow[None]:
+    def _upload(self, collection: str, blocks: Iterator[Columns], batch_size: int, rest: dict[str, Any]) -> Flow[None]:
         self.refuse_conditional(rest.get("update_filter"), rest.get("update_mode"))
         arguments = {"collection_name": collection, "batch_size": batch_size, **rest}
         kept = KeptOriginals(self._settings.file)
-        yield Call("upload_points", arguments, self._encoded_stream(collection, blocks, batch_size, kept, seconds))
+        yield Call("upload_points", arguments, self._encoded_stream(collection, blocks, batch_size, kept))
         kept.commit()
 
     def _encoded_stream(
-        self, collection: str, blocks: Iterator[Columns], batch_size: int, kept: KeptOriginals, seconds: float
+        self, collection: str, blocks: Iterator[Columns], batch_size: int, kept: KeptOriginals
     ) -> Generator[Any, Any, None]:
         """Yield batches of points as they are uploaded, and between them the calls that prove the collection."""
         proof = None
+        asked = time.monotonic()
         for columns in blocks:
-            block = Block(columns, self._encoded_columns)
+            if self._local or time.monotonic() - asked > CALLER_SECONDS:
+                proof = None
+            block = Block(columns, self._encoded_columns, self._sent)
             for start in range(0, len(columns.ids), batch_size):
                 encode = partial(block.batch, start=start, size=batch_size)
-                encoded, proof = yield from self.proven(collection, encode, proof, seconds=seconds)
+                encoded, proof = yield from self.proven(collection, encode, proof, seconds=UPLOAD_SECONDS)
                 kept.add(encoded)
                 yield encoded.sent
+            asked = time.monotonic()
 
     def _encoded_columns(self, layout: Layout, columns: Columns) -> Encoded:
-        """Return a batch as it is sent: records, which can hold arrays, or models where the client looks into them.
+        """Return points with vectors as they are stored: in arrays, unless originals would lose digits as lists."""
+        ids, given, _ = columns
+        if not layout.coded:
+            return Encoded(given, (), ids, given)
+        vectors = embed_vectors(layout, given, self._texts)
+        arrays = not layout.others and (self._sends_arrays or not layout.hides_originals)
+        return Encoded(encode_vectors(layout, vectors, ids, arrays=arrays), layout.coded, ids, vectors)
+
+    def _sent(self, layout: Layout, columns: Columns) -> list[Any]:
+        """Return points as they are sent: records, which can hold arrays, or models where the client looks into them.
 
         The wrapped client looks for texts in models only, and not between arrays.
         """
-        if not layout.coded:
-            return Encoded([_model(*point) for point in zip(*columns, strict=False)], (), columns.ids, columns.vectors)
-        ids, given, payloads = columns
-        vectors = embed_vectors(layout, given, self._texts)
-        slim = not layout.others
-        encoded = encode_vectors(layout, vectors, ids, arrays=slim and self._sends_arrays)
-        sent = list(map(Record if slim else _model, ids, encoded, payloads))
-        return Encoded(sent, layout.coded, ids, vectors)
+        ids, vectors, payloads = columns
+        slim = layout.coded and not layout.others
+        if not (slim and self._sends_arrays):
+            vectors = vectors.tolist() if isinstance(vectors, np.ndarray) else [_plain(vector) for vector in vectors]
+        return list(map(Record if slim else _model, ids, vectors, payloads))
 
 
 def _model(id: Any, vector: Any, payload: Any) -> models.PointStruct:  # noqa: A002 - as above
-    return models.PointStruct.model_construct(id=id, vector=_plain(vector), payload=payload)
+    return models.PointStruct.model_construct(id=id, vector=vector, payload=payload)
 
 
 def _plain(vector: Any) -> Any:
@@ -151,12 +164,17 @@ def _plain(vector: Any) -> Any:
     return vector.tolist() if isinstance(vector, np.ndarray) else vector
 
 
+def _rows_each(batch_size: int, *, known: bool) -> int:
+    """How many points are read at once: of a stream no more than the wrapped client asks for."""
+    return batch_size * max(1, _BLOCK_ROWS // batch_size) if known else batch_size
+
+
 # ---------------------------------------------------------------- batches
 
 
-def _batches(points: Iterator[Any], batch_size: int) -> Iterator[Columns]:
-    while batch := list(islice(points, batch_size)):
-        read = rest_points(batch)
+def _point_blocks(points: Iterator[Any], rows_each: int) -> Iterator[Columns]:
+    while block := list(islice(points, rows_each)):
+        read = rest_points(block)
         yield Columns([p.id for p in read], [p.vector for p in read], [p.payload for p in read])
 
 
