@@ -10,9 +10,9 @@ import typer
 from rich.table import Table
 
 from vaecodec.extras import require
-from vaecodec.sources import VectorSource
+from vaecodec.sources import VectorSource, open_source
 from vaecodec_cli.console import Terminal, interval, print_file, print_json, table
-from vaecodec_cli.options import AsJson, Column, Embedder, Overwrite, Pairs, open_documents, open_queries, with_column
+from vaecodec_cli.options import AsJson, Column, Embedder, Overwrite, Pairs, with_column
 
 if TYPE_CHECKING:
     from vaecodec_exporters.bridge import ExportedBridge
@@ -45,10 +45,10 @@ class BridgeSample:
 
     def open(self) -> tuple[VectorSource, VectorSource | None]:
         """Open both samples."""
-        old = open_documents(self.sample, self.column)
+        old = open_source(with_column(self.sample, self.column))
         if self.new_sample is None:
             return old, None
-        return old, open_documents(with_column(self.new_sample, self.column), None)
+        return old, open_source(with_column(self.new_sample, self.column))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +112,8 @@ def _bridge_models(given: BridgeSample, out: Path, models: ModelOptions, overwri
     assert new is not None
     asked, queries = None, None
     if models.queries is not None and models.new_queries is not None:
-        queries = open_queries(models.queries, None)
-        asked = embedded_by_both(queries, open_queries(models.new_queries, None))
+        queries = open_source(models.queries, queries=True)
+        asked = embedded_by_both(queries, open_source(models.new_queries, queries=True))
     found = bridge_models(
         out,
         embedded_by_both(old, new),

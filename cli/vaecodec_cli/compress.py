@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from vaecodec.errors import EvaluationInputError
-from vaecodec.sources import VectorSource
 from vaecodec_cli.console import Terminal, how_to_resume, print_json
-from vaecodec_cli.options import AsJson, CheckedTrainingData, SizeLimits, duration, with_column
+from vaecodec_cli.options import AsJson, CheckedTrainingData, SizeLimits, duration
 from vaecodec_cli.progress import LOGGER, TrainingBar
 from vaecodec_cli.train import require_training
 
 if TYPE_CHECKING:
-    from vaecodec_integrations.plan import Goal
+    from vaecodec_integrations.plan import GoalRequest
 
 NOT_MET = 3
 
@@ -58,22 +56,14 @@ class CompressGoal:
     limits: SizeLimits
     recall: Annotated[float | None, typer.Option(help="Share of the ten nearest to keep, e.g. 0.95.")] = None
 
-    def read(self, source: VectorSource) -> Goal:
-        """Return the goal, before any vector is read."""
-        from vaecodec_integrations.compress import goal_for
+    def request(self) -> GoalRequest:
+        """Return the goal as it was written."""
+        from vaecodec_integrations.plan import GoalRequest
 
         limits = self.limits
-        try:
-            return goal_for(
-                source,
-                save=self.save,
-                code_bytes=limits.budget,
-                ram=limits.ram,
-                vectors=limits.vectors,
-                recall=self.recall,
-            )
-        except EvaluationInputError as error:
-            raise typer.BadParameter(str(error)) from None
+        return GoalRequest(
+            save=self.save, recall=self.recall, code_bytes=limits.budget, ram=limits.ram, vectors=limits.vectors
+        )
 
 
 def compress(
@@ -102,23 +92,12 @@ def compress(
     from vaecodec_integrations.plan.stores import StoreName
 
     seconds = duration(time)
-    given = checked.data
-    columns = given.columns
-    goal = wanted.read(checked.open()[0])
-    data = CompressionData(
-        documents=with_column(given.data, columns.column),
-        queries=None if given.queries is None else with_column(given.queries, columns.query_column),
-        pairs=given.pairs,
-        metric=given.metric,
-        embedder=given.embedder,
-        on_bad_rows=checked.on_bad_rows,
-    )
     store = StoreName.PACKED if place is Place.FILES else StoreName(place)
     console = Terminal(stderr=as_json)
     with how_to_resume(console, f"repeat the command to go on from {out}"), TrainingBar() as bar:
         found = run(
-            data,
-            goal,
+            CompressionData(**checked.files()),
+            wanted.request(),
             out,
             store=store,
             budget=seconds,

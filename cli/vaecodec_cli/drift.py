@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from vaecodec.codec import Codec
-from vaecodec.drift.monitor import check_sources
+from vaecodec.drift.monitor import check_files
 from vaecodec.errors import NotCalibratedError
+from vaecodec.sources.files import VectorFiles
 from vaecodec_cli.console import Terminal, print_json
 from vaecodec_cli.options import AsJson, CodecFile, Columns
 from vaecodec_cli.text import one_line
@@ -32,9 +33,10 @@ def drift(
     because the codec file holds no statistics of them or they are fewer than 100; what was compared has not drifted.
     1: something is wrong with a file. 2: wrong usage.
     """
-    documents, asked = columns.open(data, queries)
+    loaded = Codec.load(codec)
+    files = VectorFiles(documents=columns.documents(data), queries=columns.queries(queries), metric=loaded.metric)
     try:
-        report = check_sources(Codec.load(codec), documents, asked)
+        report = check_files(loaded, files)
     except NotCalibratedError as error:
         print(f"error: {one_line(f'{codec}: {error}')}", file=sys.stderr)
         raise typer.Exit(NOT_COMPARED) from None

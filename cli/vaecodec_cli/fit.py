@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,11 +49,11 @@ def fit(
     Repeat the command to go on from what OUT holds.
     """
     require_training(export=True)
-    from vaecodec_exporters.pipeline import fit as fit_and_export
-    from vaecodec_training.recipe import Recipe, choose_recipe
-    from vaecodec_training.search import refuse_processes
+    from vaecodec_exporters.from_files import fit_files
+    from vaecodec_training.data.files import TrainingFiles
+    from vaecodec_training.recipe import Recipe
+    from vaecodec_training.request import RecipeRequest
 
-    refuse_processes()
     time, candidates = duration(budget), widths(dims) or None
     console = Terminal(stderr=as_json)
 
@@ -63,20 +64,16 @@ def fit(
             console.print(f"{name}: diverged, {figures['diverged']}")
 
     base = Recipe.load(recipe) if recipe else None
-    documents, queries = given.open()
-    settings = choose_recipe(
-        base,
-        width=documents.dim,
-        rows=documents.rows,
-        target=target,
-        objective=objective,
-        paired=bool(given.data.pairs),
-    )
-    collection = given.collection(documents, queries, out, confirmation=0.05)
-    print_collection(collection, console)
     with how_to_resume(console, f"repeat the command to go on from {out}"), TrainingBar() as bar:
-        fitted = fit_and_export(
-            collection, out, dims=candidates, budget=time, recipe=settings, observers=[bar], on_step=on_step
+        fitted = fit_files(
+            TrainingFiles(**given.files()),
+            RecipeRequest(base=base, target=target, objective=objective),
+            out,
+            dims=candidates,
+            budget=time,
+            observers=[bar],
+            on_step=on_step,
+            on_open=partial(print_collection, console=console),
         )
     console.print(_steps(fitted.search))
     for line in fitted.lines:
@@ -87,11 +84,11 @@ def fit(
         console.print(f"Recall against bytes: {fitted.picture}")
     if fitted.frontier is not None:
         console.print(f"Old neighbours against right documents: {fitted.frontier}")
-    dim = fitted.search.dim
-    print_file(fitted.codec, f"{collection.dim} -> {dim}; the recipe is {fitted.recipe}", console)
+    written = describe(fitted.codec)
+    print_file(fitted.codec, f"{written['dim']} -> {written['code_dim']}; the recipe is {fitted.recipe}", console)
     console.print(f"Every figure is in {fitted.record}.")
     if as_json:
-        print_json({**fitted.to_json(), "codec": describe(fitted.codec)})
+        print_json({**fitted.to_json(), "codec": written})
 
 
 def _steps(found: SearchResult) -> Table:

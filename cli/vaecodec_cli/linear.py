@@ -9,8 +9,9 @@ import typer
 from vaecodec.extras import require
 from vaecodec.interface import Metric
 from vaecodec.linear import LinearKind
+from vaecodec.sources import open_source
 from vaecodec_cli.console import print_written
-from vaecodec_cli.options import AsJson, CodecOutput, Column, Documents, Embedder, MetricOption, open_documents
+from vaecodec_cli.options import AsJson, CodecOutput, Column, Documents, Embedder, MetricOption, with_column
 
 
 def linear(
@@ -27,8 +28,13 @@ def linear(
     require("onnx", extra="export")
     from vaecodec_exporters.linear import fit_and_export_linear
 
-    rows = open_documents(data, column)
     fit_and_export_linear(
-        rows, output.out, dim, kind=kind, metric=metric, embedder=embedder, overwrite=output.overwrite
+        open_source(with_column(data, column)),
+        output.out,
+        dim,
+        kind=kind,
+        metric=metric,
+        embedder=embedder,
+        overwrite=output.overwrite,
     )
     print_written(output.out, as_json)

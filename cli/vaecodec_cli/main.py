@@ -10,7 +10,14 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, get_type_hints
 
-from vaecodec.errors import InvalidBudgetError, InvalidDimensionError, RecipeError, VaecodecError
+from vaecodec.errors import (
+    AmbiguousColumnError,
+    InvalidBudgetError,
+    InvalidDimensionError,
+    InvalidGoalError,
+    RecipeError,
+    VaecodecError,
+)
 from vaecodec.extras import require
 from vaecodec_cli.text import one_line
 
@@ -38,7 +45,7 @@ COMMANDS = {
 }
 
 # What says that an option has a value that cannot be right.
-_WRONG_USAGE = (InvalidBudgetError, InvalidDimensionError, RecipeError)
+_WRONG_USAGE = (InvalidBudgetError, InvalidDimensionError, InvalidGoalError, RecipeError)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -59,10 +66,18 @@ def main(arguments: list[str] | None = None) -> None:
             app(arguments, prog_name="vaecodec")
     # A file that cannot be written, a full disk: nobody needs to see where in the code that was noticed.
     except (VaecodecError, OSError) as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        print(f"error: {one_line(_explained(error))}", file=sys.stderr)
         sys.exit(2 if isinstance(error, _WRONG_USAGE) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _explained(error: Exception) -> str:
+    """Return an error's message, with the option that chooses a column where there are several."""
+    if not isinstance(error, AmbiguousColumnError) or not error.location:
+        return str(error)
+    option = "--query-column" if error.queries else "--column"
+    return f"{error}, with {option} or {error.location}#COLUMN"
 
 
 def application() -> Any:

@@ -14,20 +14,15 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
+from typing import Annotated, Any, ClassVar, get_type_hints
 
 import typer
 from typer.models import OptionInfo
 
 from vaecodec import __version__
-from vaecodec.errors import AmbiguousColumnError
 from vaecodec.interface import Metric
-from vaecodec.sources import VectorSource, open_source
-from vaecodec.sources.bad_rows import OnBadRows, list_path, without_bad_rows
+from vaecodec.sources.bad_rows import OnBadRows
 from vaecodec.sources.open import locate
-
-if TYPE_CHECKING:
-    from vaecodec_training.data.collection import Collection
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, and everything else to standard error.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log details to standard error.")]
@@ -116,23 +111,6 @@ def with_column(location: str, column: str | None) -> str:
     return location if column is None or locate(location)[1] else f"{location}#{column}"
 
 
-def open_documents(location: str, column: str | None, *, bad_rows: bool = False) -> VectorSource:
-    """Open documents; where the location holds several columns, the error names the option that chooses one."""
-    return _open(location, column, "--column", queries=False, bad_rows=bad_rows)
-
-
-def open_queries(location: str, column: str | None, *, bad_rows: bool = False) -> VectorSource:
-    """Open queries as :func:`open_documents` opens documents."""
-    return _open(location, column, "--query-column", queries=True, bad_rows=bad_rows)
-
-
-def _open(location: str, column: str | None, option: str, *, queries: bool, bad_rows: bool) -> VectorSource:
-    try:
-        return open_source(location, column=column, queries=queries, bad_rows=bad_rows)
-    except AmbiguousColumnError as error:
-        raise AmbiguousColumnError(f"{error}, with {option} or {location}#COLUMN") from None
-
-
 @dataclass(frozen=True, kw_only=True)
 class Columns:
     """Say which columns hold the vectors of documents and of queries."""
@@ -140,14 +118,13 @@ class Columns:
     column: Column = None
     query_column: Annotated[str | None, typer.Option(help="Vector column of the queries file.")] = None
 
-    def open(
-        self, documents: str, queries: str | None, *, bad_rows: bool = False
-    ) -> tuple[VectorSource, VectorSource | None]:
-        """Open documents and, where there are some, queries; ``bad_rows`` lets rows without a vector through."""
-        opened = open_documents(documents, self.column, bad_rows=bad_rows)
-        if queries is None:
-            return opened, None
-        return opened, open_queries(queries, self.query_column, bad_rows=bad_rows)
+    def documents(self, location: str) -> str:
+        """Return the location of documents with their column."""
+        return with_column(location, self.column)
+
+    def queries(self, location: str | None) -> str | None:
+        """Return the location of queries with their column; None where there are none."""
+        return None if location is None else with_column(location, self.query_column)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,29 +152,17 @@ class CheckedTrainingData:
     data: TrainingData
     on_bad_rows: OnBadRowsChoice = OnBadRows.FAIL
 
-    def open(self) -> tuple[VectorSource, VectorSource | None]:
-        """Open documents and queries."""
-        lenient = self.on_bad_rows is not OnBadRows.FAIL
-        return self.data.columns.open(self.data.data, self.data.queries, bad_rows=lenient)
-
-    def collection(
-        self, documents: VectorSource, queries: VectorSource | None, out: Path, *, confirmation: float = 0.0
-    ) -> Collection:
-        """Open a collection of these sources; bad rows are listed beside the output."""
-        from vaecodec_training.data.collection import Collection
-        from vaecodec_training.data.pair_files import read_pairs
-
-        known = read_pairs(self.data.pairs, documents, queries) if self.data.pairs else None
-        sources = [documents] if queries is None else [documents, queries]
-        documents, *asked = without_bad_rows(sources, self.data.metric, self.on_bad_rows, list_path(out))
-        return Collection.open(
-            documents,
-            asked[0] if asked else None,
-            pairs=known,
-            metric=self.data.metric,
-            embedder=self.data.embedder,
-            confirmation=confirmation,
-        )
+    def files(self) -> dict[str, Any]:
+        """Return what :class:`~vaecodec_training.data.files.TrainingFiles` is made of."""
+        data = self.data
+        return {
+            "documents": data.columns.documents(data.data),
+            "queries": data.columns.queries(data.queries),
+            "pairs": data.pairs,
+            "metric": data.metric,
+            "embedder": data.embedder,
+            "on_bad_rows": self.on_bad_rows,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

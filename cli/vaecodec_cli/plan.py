@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import typer
 
-from vaecodec.errors import EvaluationInputError
 from vaecodec.interface import Metric
-from vaecodec.sources import VectorSource
-from vaecodec.sources.bad_rows import OnBadRows, without_bad_rows
+from vaecodec.sources.bad_rows import OnBadRows
+from vaecodec.sources.files import VectorFiles
 from vaecodec_cli.console import Terminal, print_json, table
-from vaecodec_cli.options import AsJson, Columns, Documents, MetricOption, OnBadRowsChoice, SizeLimits, with_column
+from vaecodec_cli.options import AsJson, Columns, Documents, MetricOption, OnBadRowsChoice, SizeLimits
 from vaecodec_cli.progress import steps_shown
 from vaecodec_cli.text import visible
-from vaecodec_integrations.plan import Goal
-from vaecodec_integrations.plan import plan as make_plan
-from vaecodec_integrations.plan.goal import read_goal
+from vaecodec_integrations.plan import GoalRequest, plan_files
 from vaecodec_integrations.plan.planner import SAMPLE_ROWS
 from vaecodec_integrations.plan.stores import StoreName
 from vaecodec_integrations.plan.text import LABELS, basis, headline, rows, to_json
@@ -44,10 +41,14 @@ class PlanData:
         int, typer.Option(min=1, help="Number of documents to search in. More are slower, and closer to your index.")
     ] = SAMPLE_ROWS
 
-    def open(self) -> tuple[VectorSource, VectorSource | None]:
-        """Open documents and queries."""
-        lenient = self.on_bad_rows is not OnBadRows.FAIL
-        return self.columns.open(self.data, self.queries, bad_rows=lenient)
+    def files(self) -> VectorFiles:
+        """Return the files."""
+        return VectorFiles(
+            documents=self.columns.documents(self.data),
+            queries=self.columns.queries(self.queries),
+            metric=self.metric,
+            on_bad_rows=self.on_bad_rows,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,21 +68,16 @@ class PlanGoal:
         typer.Option("--for", help="Where vectors may be kept. Can be repeated. Default: qdrant, hnswlib and packed."),
     ] = None
 
-    def read(self, source: VectorSource) -> Goal:
-        """Return the goal, before any vector is read."""
-        limits = self.limits
-        try:
-            goal = read_goal(
-                source,
-                target=self.target,
-                rerank=self.rerank,
-                code_bytes=limits.budget,
-                ram=limits.ram,
-                vectors=limits.vectors,
-            )
-            return replace(goal, stores=tuple(self.place)) if self.place else goal
-        except EvaluationInputError as error:
-            raise typer.BadParameter(str(error)) from None
+    def request(self) -> GoalRequest:
+        """Return the goal as it was written."""
+        return GoalRequest(
+            target=self.target,
+            rerank=self.rerank,
+            code_bytes=self.limits.budget,
+            ram=self.limits.ram,
+            vectors=self.limits.vectors,
+            stores=tuple(self.place or ()),
+        )
 
 
 def plan(
@@ -96,21 +92,8 @@ def plan(
 
     Exit code 3: no compression meets the goal.
     """
-    source, queries = given.open()
-    goal = wanted.read(source)
     with steps_shown("reading vectors") as step:
-        sources = [source] if queries is None else [source, queries]
-        source, *rest = without_bad_rows(sources, given.metric, given.on_bad_rows)
-        result = make_plan(
-            source,
-            goal,
-            queries=rest[0] if rest else None,
-            codecs=codec or (),
-            metric=given.metric,
-            rows=given.sample,
-            location=with_column(given.data, given.columns.column),
-            on_step=step,
-        )
+        result = plan_files(given.files(), wanted.request(), codecs=codec or (), rows=given.sample, on_step=step)
     if as_json:
         print_json(to_json(result))
     else:

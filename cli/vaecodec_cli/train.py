@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -10,7 +11,6 @@ import typer
 from rich.table import Table
 
 from vaecodec.extras import require
-from vaecodec.sources import VectorSource
 from vaecodec_cli.console import (
     Terminal,
     describe,
@@ -27,7 +27,7 @@ from vaecodec_cli.progress import TrainingBar
 if TYPE_CHECKING:
     from vaecodec_training.observe import Observer
     from vaecodec_training.outcome import TrainedRun
-    from vaecodec_training.recipe import Recipe
+    from vaecodec_training.request import RecipeRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,17 +46,15 @@ class RecipeOptions:
     epochs: Annotated[float | None, typer.Option(help="Number of passes over the documents.")] = None
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None
 
-    def choose(self, documents: VectorSource, *, paired: bool) -> Recipe:
-        """Return the recipe for these documents."""
-        from vaecodec_training.recipe import Recipe, choose_recipe
+    def request(self) -> RecipeRequest:
+        """Return what the recipe is chosen by."""
+        from vaecodec_training.recipe import Recipe
+        from vaecodec_training.request import RecipeRequest
 
-        return choose_recipe(
-            Recipe.load(self.recipe) if self.recipe else None,
-            width=documents.dim,
-            rows=documents.rows,
+        return RecipeRequest(
+            base=Recipe.load(self.recipe) if self.recipe else None,
             target=self.target,
             objective=self.objective,
-            paired=paired,
             dim=self.dim,
             nested_dims=widths(self.nested) or None,
             epochs=self.epochs,
@@ -80,31 +78,35 @@ class RunOptions:
 def train(given: CheckedTrainingData, how: RecipeOptions, run: RunOptions, as_json: AsJson = False) -> None:
     """Train a codec on a collection's embeddings and keep its best checkpoint."""
     require_training(run.export is not None)
-    from vaecodec_exporters.pipeline import leads, train_and_export
+    from vaecodec_exporters.from_files import train_files
+    from vaecodec_exporters.pipeline import leads
+    from vaecodec_training.data.files import TrainingFiles
     from vaecodec_training.tensorboard import TensorBoard
 
     out, export = run.out, run.export
-    documents, queries = given.open()
-    recipe = how.choose(documents, paired=bool(given.data.pairs))
     console = Terminal(stderr=as_json, quiet=not leads())
-    collection = given.collection(documents, queries, out)
-    print_collection(collection, console)
-    again = f"repeat the command with --resume to go on from {out}"
-    with how_to_resume(console, again), TrainingBar() as bar:
+    with how_to_resume(console, f"repeat the command with --resume to go on from {out}"), TrainingBar() as bar:
         observers: list[Observer] = [bar]
         if run.tensorboard and leads():
             observers.append(TensorBoard(out / "tensorboard"))
-        result = train_and_export(
-            collection, recipe, out, export=export, overwrite=run.overwrite, resume=run.resume, observers=observers
+        result = train_files(
+            TrainingFiles(**given.files()),
+            how.request(),
+            out,
+            export=export,
+            overwrite=run.overwrite,
+            resume=run.resume,
+            observers=observers,
+            on_open=partial(print_collection, console=console),
         )
     if result is None:
         return
     console.print(_figures(result))
     if result.full_size is not None:
         console.print(str(result.full_size))
+    checkpoint = result.checkpoint
     if export is not None:
-        checkpoint = result.checkpoint
-        print_file(export, f"{checkpoint.kind}, {collection.dim} -> {checkpoint.recipe.dim}", console)
+        print_file(export, f"{checkpoint.kind}, {checkpoint.model.dim} -> {checkpoint.recipe.dim}", console)
     if as_json:
         document = {"run": str(out), **result.to_json(), "codec": None if export is None else describe(export)}
         print_json(document)

@@ -35,6 +35,7 @@
     │   ├── IndexArgumentError           (ValueError) the index does not accept these ids or arguments
     │   └── IndexFileError               (ValueError) a saved index cannot be loaded
     ├── EvaluationInputError             (ValueError) the inputs of a report or a plan do not fit together
+    │   └── InvalidGoalError             a goal asks for nothing, or for what cannot be
     ├── UnsupportedRequestError          (ValueError) compressed vectors cannot answer this request
     ├── OriginalsError                   (ValueError) a file of originals cannot be used
     │   └── MissingOriginalsError        (LookupError) points have no row in the file of originals
@@ -132,7 +133,15 @@ class MissingColumnError(SourceError, LookupError):
 
 
 class AmbiguousColumnError(SourceError, LookupError):
-    """Several columns hold vectors and none was named."""
+    """Several columns hold vectors and none was named.
+
+    Attributes:
+        location: the file or address that was to be opened, as it was given; empty where not known.
+        queries: whether it was opened for queries.
+    """
+
+    location: str = ""
+    queries: bool = False
 
 
 class BulkStoppedError(VaecodecError, RuntimeError):
@@ -181,6 +190,10 @@ class IndexFileError(VectorIndexError, ValueError):
 
 class EvaluationInputError(VaecodecError, ValueError):
     """The inputs of a report or a plan do not fit together."""
+
+
+class InvalidGoalError(EvaluationInputError):
+    """A goal of a plan asks for nothing, or for what cannot be."""
 
 
 class UnsupportedRequestError(VaecodecError, ValueError):

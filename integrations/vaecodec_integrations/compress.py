@@ -22,24 +22,22 @@ from vaecodec.errors import ArtifactError, EvaluationInputError
 from vaecodec.extras import require
 from vaecodec.files import write_atomically
 from vaecodec.files.outputs import check_file
-from vaecodec.interface import Metric
 from vaecodec.linear import LinearKind
 from vaecodec.sources import ArraySource, VectorSource, open_source
-from vaecodec.sources.bad_rows import OnBadRows, list_path, without_bad_rows
+from vaecodec.sources.bad_rows import OnBadRows
 from vaecodec.sources.open import locate
 from vaecodec_exporters.linear import fit_and_export_linear
 from vaecodec_exporters.pipeline import Fitted, fit
-from vaecodec_integrations.plan import Answer, Goal, Plan, plan
+from vaecodec_integrations.plan import Answer, GoalRequest, Plan, plan
 from vaecodec_integrations.plan.candidates import Setting
 from vaecodec_integrations.plan.commands import QdrantCollection
-from vaecodec_integrations.plan.goal import parse_bytes, parse_count
 from vaecodec_integrations.plan.planner import FEWEST_QUERIES
 from vaecodec_integrations.plan.stores import StoreName, qdrant_bytes
 from vaecodec_integrations.report import ReportData, ReportSummary, measure, summarise, write
 from vaecodec_integrations.report.engines import open_engine
 from vaecodec_integrations.report.engines.base import SearchEngineName
 from vaecodec_training.data.collection import Collection
-from vaecodec_training.data.pair_files import read_pairs
+from vaecodec_training.data.files import TrainingFiles
 from vaecodec_training.diagnostics import BudgetWarning, TrainingWarning
 from vaecodec_training.observe import Observer
 from vaecodec_training.recipe import choose_recipe
@@ -51,27 +49,13 @@ _FIT, _REPORT = "fit", "report"
 # Share of the rows that nothing is trained or chosen on: the planner's and the report's queries. Of few queries it is
 # larger, so that there are about so many; it is never more than the last figure.
 _CONFIRMATION, _CONFIRMING, _MOST_CONFIRMATION = 0.05, 80, 0.3
+# What a collection that does not say how many vectors it holds is taken for, where no limit depends on it.
+_UNKNOWN_ROWS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompressionData:
-    """Say where the vectors are stored.
-
-    Attributes:
-        documents: embeddings: a file or address that :func:`vaecodec.sources.open_source` reads.
-        queries: embeddings of queries, the same; some documents stand in where there are none.
-        pairs: which document answers which query: what :func:`~vaecodec_training.data.pair_files.read_pairs` reads.
-        metric: how the embeddings are compared.
-        embedder: name of the embedding model, kept in the codec's file.
-        on_bad_rows: what to do with rows that hold NaN, have no direction or no vector.
-    """
-
-    documents: str
-    queries: str | None = None
-    pairs: str | None = None
-    metric: Metric = Metric.COSINE
-    embedder: str = ""
-    on_bad_rows: OnBadRows = OnBadRows.FAIL
+class CompressionData(TrainingFiles):
+    """Say where the vectors are stored; some documents stand in for queries where there are none."""
 
     def open(self, out: Path | None = None) -> Collection:
         """Check the vectors, and hold out rows to judge by; bad rows are listed beside ``out``.
@@ -80,32 +64,27 @@ class CompressionData:
             EvaluationInputError: too few of them are left for that.
             BadRowsError: there are bad rows, and they are not to be skipped.
         """
-        lenient = self.on_bad_rows is not OnBadRows.FAIL
-        sources = [open_source(self.documents, bad_rows=lenient)]
-        if self.queries:
-            sources.append(open_source(self.queries, queries=True, bad_rows=lenient))
-        documents, *rest = without_bad_rows(sources, self.metric, self.on_bad_rows, list_path(out) if out else None)
-        queries = rest[0] if rest else None
-        known = read_pairs(self.pairs, sources[0], sources[1] if queries else None) if self.pairs else None
-        asked = queries or documents
-        few = _CONFIRMING / max(1, asked.rows) if asked.rows is not None else _CONFIRMATION
-        share = min(max(_CONFIRMATION, few), _MOST_CONFIRMATION)
-        collection = Collection.open(
-            documents,
-            queries,
-            pairs=known,
-            metric=self.metric,
-            embedder=self.embedder,
-            confirmation=share,
-        )
+        return self.judged(self.sources(), out)
+
+    def judged(self, sources: Sequence[VectorSource], out: Path | None = None) -> Collection:
+        """Work as :meth:`open`, from what :meth:`sources` opened."""
+        collection = self.collection(sources, out, confirmation=_share_to_judge_by)
         assert collection.confirmation is not None
         held_out = len(collection.confirmation.queries)
         if held_out < FEWEST_QUERIES:
+            asked = collection.query_report or collection.report
+            least = 2 * FEWEST_QUERIES / _share_to_judge_by(asked.rows)
             raise EvaluationInputError(
                 f"{asked.name}: expected at least {FEWEST_QUERIES} rows that can be held out to judge by, got "
-                f"{held_out} of those given; give at least {2 * FEWEST_QUERIES / share:,.0f}"
+                f"{held_out} of those given; give at least {least:,.0f}"
             )
         return collection
+
+
+def _share_to_judge_by(rows: int | None) -> float:
+    """Return the share of so many queries that is held out to judge by."""
+    few = _CONFIRMING / max(1, rows) if rows is not None else _CONFIRMATION
+    return min(max(_CONFIRMATION, few), _MOST_CONFIRMATION)
 
 
 @dataclass(frozen=True)
@@ -150,56 +129,9 @@ class Compressed:
         }
 
 
-def goal_for(
-    source: VectorSource,
-    *,
-    save: str | None = None,
-    code_bytes: int | None = None,
-    ram: str | None = None,
-    vectors: str | None = None,
-    recall: float | None = None,
-) -> Goal:
-    """Read a goal as people write it.
-
-    Args:
-        source: the vectors; their number is taken where ``vectors`` is not given.
-        save: share of the bytes of float32 to save: ``half``, or such as ``75%``.
-        code_bytes: the most bytes of one stored vector.
-        ram: the most RAM for all vectors, such as ``8GB``.
-        vectors: how many there will be, such as ``50M``.
-        recall: the share of the ten nearest documents to keep.
-
-    Raises:
-        EvaluationInputError: nothing is asked for, or a text is none of these.
-    """
-    if save is not None and code_bytes is not None:
-        raise EvaluationInputError("save and bytes: expected one of them, got both")
-    if ram is not None and vectors is None and source.rows is None:
-        raise EvaluationInputError(f"{source.name}: does not say how many vectors it holds; give vectors")
-    return Goal(
-        recall=recall,
-        code_bytes=bytes_for(save, source.dim) if save is not None else code_bytes,
-        ram_bytes=parse_bytes(ram) if ram is not None else None,
-        vectors=parse_count(vectors) if vectors is not None else source.rows or 1_000_000,
-    )
-
-
-def bytes_for(save: str, dim: int) -> int:
-    """Return how many bytes a vector may take when ``half`` or ``75%`` of those of float32 are to be saved.
-
-    Raises:
-        EvaluationInputError: it is no such share.
-    """
-    share = {"half": "50%"}.get(save, save)
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)%", share)
-    if found is None or not 0 < float(found[1]) < 100:
-        raise EvaluationInputError(f"save: expected half or such as 75%, got {save!r}")
-    return int(4 * dim * (1 - float(found[1]) / 100))
-
-
 def compress(
     data: CompressionData,
-    goal: Goal,
+    wanted: GoalRequest,
     out: Path,
     *,
     store: StoreName = StoreName.PACKED,
@@ -211,7 +143,7 @@ def compress(
 
     Args:
         data: where the vectors lie.
-        goal: what to reach, and what it may take.
+        wanted: what to reach, and what it may cost.
         out: folder for ``codec.onnx``, the fit and the report.
         store: where the vectors will be kept.
         budget: seconds for all training.
@@ -220,6 +152,7 @@ def compress(
 
     Raises:
         UnusableDataError, InvalidVectorsError, SourceError: the vectors cannot be used.
+        InvalidGoalError: a limit of RAM depends on the number of vectors, which nothing says.
         EvaluationInputError: too few queries can be held out to choose by; before anything is trained.
         CheckpointError: ``out`` holds the fit of other data or settings.
         OutputExistsError: ``out`` holds a codec that this did not write.
@@ -228,7 +161,9 @@ def compress(
     for library, extra in _NEEDED:
         require(library, extra=extra)
     on_step("reading vectors")
-    collection = data.open(out)
+    sources = data.sources()
+    goal = wanted.goal(sources[0], unknown=None if wanted.ram else _UNKNOWN_ROWS)
+    collection = data.judged(sources, out)
     file = out / CODEC
     if not (out / _FIT).exists():
         check_file(file, is_ours=lambda _: False, parents=True)

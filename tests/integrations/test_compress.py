@@ -20,8 +20,10 @@ from vaecodec_cli.main import main
 
 pytest.importorskip("torch", reason="torch is not installed: pip install 'vaecodec[train]'")
 
-from vaecodec_integrations.compress import CompressionData, bytes_for, goal_for, next_command
+from vaecodec_integrations.compress import CompressionData, next_command
+from vaecodec_integrations.plan import GoalRequest
 from vaecodec_integrations.plan.candidates import Setting
+from vaecodec_integrations.plan.goal import bytes_for
 from vaecodec_integrations.plan.stores import StoreName
 
 DIM = 48
@@ -140,13 +142,13 @@ def test_goals_as_people_write_them():
     source = ArraySource(np.zeros((10, 384), np.float32))
     assert bytes_for("half", 384) == 2 * 384
     assert bytes_for("75%", 384) == 384
-    goal = goal_for(source, ram="8GB", vectors="50M", recall=0.95)
+    goal = GoalRequest(ram="8GB", vectors="50M", recall=0.95).goal(source)
     assert (goal.ram_bytes, goal.vectors, goal.recall) == (8_000_000_000, 50_000_000, 0.95)
-    assert goal_for(source, save="half").code_bytes == 768
+    assert GoalRequest(save="half").goal(source).code_bytes == 768
     for save in ("a lot", "0%", "120%"):
         with pytest.raises(EvaluationInputError, match="save: expected half or such as 75%"):
-            goal_for(source, save=save)
+            GoalRequest(save=save).goal(source)
     with pytest.raises(EvaluationInputError, match="save and bytes: expected one of them, got both"):
-        goal_for(source, save="half", code_bytes=3)
+        GoalRequest(save="half", code_bytes=3).goal(source)
     with pytest.raises(EvaluationInputError, match="expected a target, bytes or ram"):
-        goal_for(source)
+        GoalRequest().goal(source)

@@ -22,6 +22,7 @@ from vaecodec.errors import InvalidVectorsError, NotCalibratedError
 from vaecodec.interface import FloatArray
 from vaecodec.runtime import Runtime
 from vaecodec.sources import VectorSource
+from vaecodec.sources.files import VectorFiles
 from vaecodec.vectors import as_array, blocks
 
 RESERVOIR = 1_024
@@ -224,3 +225,13 @@ def check_sources(codec: Codec, documents: VectorSource, queries: VectorSource |
         if not seen:
             raise InvalidVectorsError(f"{source.name}: expected at least {FEWEST_VECTORS} vectors, got none")
     return monitor.check()
+
+
+def check_files(codec: Codec, data: VectorFiles) -> DriftReport:
+    """Check whether the vectors of files or collections, named by location, still match the training data.
+
+    Raises:
+        NotCalibratedError, InvalidVectorsError, SourceError: see :func:`check_sources`.
+        BadRowsError: there are bad rows, and the policy is to report them.
+    """
+    return check_sources(codec, *data.good(data.sources()))

@@ -59,8 +59,16 @@ def open_source(
         6000
     """
     path, column = locate(location, column)
-    if isinstance(path, str):
-        return _open_address(path, column)
+    try:
+        if isinstance(path, str):
+            return _open_address(path, column)
+        return _open_path(path, column, codes=codes, queries=queries, bad_rows=bad_rows)
+    except AmbiguousColumnError as error:
+        error.location, error.queries = str(location), queries
+        raise
+
+
+def _open_path(path: Path, column: str | None, *, codes: bool, queries: bool, bad_rows: bool) -> VectorSource:
     if not path.exists():
         raise SourceNotFoundError(f"{path}: no such file or folder")
     if path.is_dir() or path.suffix.lower() == ".parquet":

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from vaecodec.errors import EvaluationInputError
+from vaecodec.errors import InvalidGoalError
 from vaecodec.sources import VectorSource
 from vaecodec_integrations.plan.stores import StoreName
 
@@ -30,7 +30,7 @@ class Goal:
         stores: where they may be kept; an answer is found for each.
 
     Raises:
-        EvaluationInputError: nothing is asked for, or a value is out of range.
+        InvalidGoalError: nothing is asked for, or a value is out of range.
     """
 
     recall: float | None = None
@@ -43,15 +43,15 @@ class Goal:
 
     def __post_init__(self) -> None:
         if self.recall is None and self.code_bytes is None and self.ram_bytes is None:
-            raise EvaluationInputError("expected a target, bytes or ram, got none of them; see vaecodec plan --help")
+            raise InvalidGoalError("expected a target, bytes or ram, got none of them; see vaecodec plan --help")
         if self.recall is not None and not 0 < self.recall <= 1:
-            raise EvaluationInputError(f"target: expected a recall above 0 and up to 1, got {self.recall:g}")
+            raise InvalidGoalError(f"target: expected a recall above 0 and up to 1, got {self.recall:g}")
         if not 1 <= self.k <= _DEEPEST:
-            raise EvaluationInputError(f"target: expected recall@k with k from 1 to {_DEEPEST}, got {self.k}")
+            raise InvalidGoalError(f"target: expected recall@k with k from 1 to {_DEEPEST}, got {self.k}")
         for name in ("rerank", "code_bytes", "ram_bytes", "vectors"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise EvaluationInputError(f"{name.removeprefix('code_')}: expected at least 1, got {value}")
+                raise InvalidGoalError(f"{name.removeprefix('code_')}: expected at least 1, got {value}")
 
     def __str__(self) -> str:
         wanted = f"recall@{self.k} >= {self.recall:g}" if self.recall is not None else f"the highest recall@{self.k}"
@@ -62,57 +62,99 @@ class Goal:
         return " within ".join([wanted, *([" and ".join(filter(None, limits))] if any(limits) else [])])
 
 
-def read_goal(
-    source: VectorSource,
-    *,
-    target: str | None = None,
-    rerank: int = 1,
-    code_bytes: int | None = None,
-    ram: str | None = None,
-    vectors: str | None = None,
-) -> Goal:
-    """Read a goal as people write it, before any vector is read.
+@dataclass(frozen=True, kw_only=True)
+class GoalRequest:
+    """Say what to reach as people write it; what depends on the vectors is filled in by :meth:`goal`.
 
-    Args:
-        source: the vectors; their number is taken where ``vectors`` is not given.
+    Attributes:
         target: such as ``recall@10>=0.95``.
+        recall: the share of the ten nearest documents to keep; instead of ``target``.
         rerank: see :class:`Goal`.
+        save: share of the bytes of float32 to save, ``half`` or such as ``75%``; instead of ``code_bytes``.
         code_bytes: see :class:`Goal`.
         ram: such as ``8GB``.
-        vectors: such as ``50M``.
+        vectors: how many there will be, such as ``50M``; by default as many as there are.
+        stores: see :class:`Goal`; empty for the usual ones.
 
     Raises:
-        EvaluationInputError: a text is of another form, nothing is asked for, or the source does not know how many
-            vectors it holds.
+        InvalidGoalError: a text is of another form, nothing is asked for, or a value is out of range.
     """
-    k, recall = parse_target(target) if target is not None else (10, None)
-    count = parse_count(vectors) if vectors is not None else source.rows
-    if count is None:
-        raise EvaluationInputError(f"{source.name}: does not say how many vectors it holds; give --vectors")
-    ram_bytes = parse_bytes(ram) if ram is not None else None
-    return Goal(recall=recall, k=k, rerank=rerank, code_bytes=code_bytes, ram_bytes=ram_bytes, vectors=count)
+
+    target: str | None = None
+    recall: float | None = None
+    rerank: int = 1
+    save: str | None = None
+    code_bytes: int | None = None
+    ram: str | None = None
+    vectors: str | None = None
+    stores: tuple[StoreName, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.save is not None and self.code_bytes is not None:
+            raise InvalidGoalError("save and bytes: expected one of them, got both")
+        self._goal(rows=1, dim=1_000)  # whatever the vectors are, this must be possible
+
+    def goal(self, source: VectorSource, *, unknown: int | None = None) -> Goal:
+        """Return the goal for these vectors, none of which is read.
+
+        Args:
+            source: the vectors.
+            unknown: how many there are taken to be where neither the source nor :attr:`vectors` says it.
+
+        Raises:
+            InvalidGoalError: nothing says how many vectors there are.
+        """
+        rows = source.rows or unknown
+        if self.vectors is None and rows is None:
+            raise InvalidGoalError(f"{source.name}: does not say how many vectors it holds; give vectors")
+        return self._goal(rows=rows or 1, dim=source.dim)
+
+    def _goal(self, *, rows: int, dim: int) -> Goal:
+        k, recall = parse_target(self.target) if self.target is not None else (10, self.recall)
+        wanted = Goal(
+            recall=recall,
+            k=k,
+            rerank=self.rerank,
+            code_bytes=self.code_bytes if self.save is None else bytes_for(self.save, dim),
+            ram_bytes=None if self.ram is None else parse_bytes(self.ram),
+            vectors=rows if self.vectors is None else parse_count(self.vectors),
+        )
+        return replace(wanted, stores=self.stores) if self.stores else wanted
+
+
+def bytes_for(save: str, dim: int) -> int:
+    """Return how many bytes a vector may take when ``half`` or ``75%`` of those of float32 are to be saved.
+
+    Raises:
+        InvalidGoalError: it is no such share.
+    """
+    share = {"half": "50%"}.get(save, save)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)%", share)
+    if found is None or not 0 < float(found[1]) < 100:
+        raise InvalidGoalError(f"save: expected half or such as 75%, got {save!r}")
+    return int(4 * dim * (1 - float(found[1]) / 100))
 
 
 def parse_target(text: str) -> tuple[int, float]:
-    """Return ``recall@10>=0.95`` to 10 and 0.95; raises ``EvaluationInputError``."""
+    """Turn ``recall@10>=0.95`` into 10 and 0.95; raise ``InvalidGoalError``."""
     found = re.fullmatch(r"\s*recall@(\d+)\s*>=\s*(\d*\.?\d+)\s*(%?)\s*", text)
     if found is None:
-        raise EvaluationInputError(f'target: expected such as "recall@10>=0.95", got {text!r}')
+        raise InvalidGoalError(f'target: expected such as "recall@10>=0.95", got {text!r}')
     return int(found[1]), float(found[2]) / (100 if found[3] else 1)
 
 
 def parse_bytes(text: str) -> int:
-    """Return ``8GB``, ``512 MiB`` or a plain number to bytes; raises ``EvaluationInputError``."""
+    """Turn ``8GB``, ``512 MiB`` or a plain number into bytes; raise ``InvalidGoalError``."""
     return _parsed(text, _BYTES, "ram", "8GB, 512MB or 16GiB")
 
 
 def parse_count(text: str) -> int:
-    """Return ``50M``, ``300k`` or a plain number to a number; raises ``EvaluationInputError``."""
+    """Turn ``50M``, ``300k`` or a plain number into a number; raise ``InvalidGoalError``."""
     return _parsed(text, _COUNTS, "vectors", "50M, 300k or 1000000")
 
 
 def _parsed(text: str, units: dict[str, int], name: str, examples: str) -> int:
     found = re.fullmatch(r"\s*(\d*\.?\d+)\s*([A-Za-z]*)\s*", text.replace("_", "").replace(",", ""))
     if found is None or found[2].lower() not in units:
-        raise EvaluationInputError(f"{name}: expected such as {examples}, got {text!r}")
+        raise InvalidGoalError(f"{name}: expected such as {examples}, got {text!r}")
     return round(float(found[1]) * units[found[2].lower()])
