@@ -87,7 +87,8 @@ def fit_files(
         on_open: see :data:`OnOpen`.
 
     Raises:
-        As :func:`~vaecodec_exporters.pipeline.fit`, and as opening the files does.
+        RecipeError, TrainingError, CheckpointError, OutputExistsError: see :func:`~vaecodec_exporters.pipeline.fit`.
+        UnusableDataError, InvalidVectorsError, SourceError: the vectors cannot be used.
     """
     refuse_processes()
     sources = data.sources()
