@@ -29,7 +29,7 @@ from vaecodec.interface import Metric, VectorCodec
 from vaecodec.linear import LinearMoments, linear_kinds
 from vaecodec.sources import open_source
 from vaecodec_exporters.checkpoint import export_checkpoint
-from vaecodec_training.data.collection import Collection
+from vaecodec_training.data.collection import Collection, held_out_share
 from vaecodec_training.recipe import Recipe, choose_recipe
 from vaecodec_training.trainer import train
 
@@ -103,7 +103,9 @@ def trained(folder: Path, recipe: Recipe) -> Codec:
         documents, queries = (open_source(folder / f"{name}.npy") for name in ("train", "train_queries"))
         listed = folder / "pairs.npy"
         pairs = np.load(listed) if listed.exists() else known_pairs(documents, queries)
-        train(Collection.open(documents, queries, pairs=pairs, seed=recipe.seed), recipe, run, full_size=False)
+        share = held_out_share(documents.rows or 1, recipe.objective)
+        collection = Collection.open(documents, queries, pairs=pairs, validation=share, seed=recipe.seed)
+        train(collection, recipe, run, full_size=False)
         export_checkpoint(run, path)
         return Codec.load(path)
 

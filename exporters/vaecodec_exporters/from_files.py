@@ -54,7 +54,7 @@ def train_files(
     """
     sources = data.sources()
     recipe = wanted.recipe(sources[0], paired=data.pairs is not None)
-    collection = data.collection(sources, Path(run))
+    collection = data.collection(sources, Path(run), objective=recipe.objective)
     on_open(collection)
     return train_and_export(
         collection, recipe, run, export=export, overwrite=overwrite, resume=resume, observers=observers
@@ -93,6 +93,6 @@ def fit_files(
     refuse_processes()
     sources = data.sources()
     recipe = wanted.recipe(sources[0], paired=data.pairs is not None)
-    collection = data.collection(sources, Path(out), confirmation=_CONFIRMATION)
+    collection = data.collection(sources, Path(out), objective=recipe.objective, confirmation=_CONFIRMATION)
     on_open(collection)
     return fit(collection, out, dims=dims, budget=budget, recipe=recipe, observers=observers, on_step=on_step)

@@ -22,6 +22,7 @@ from vaecodec_training.data.pairs import Pairs, checked_pairs
 from vaecodec_training.data.sample import evenly_spaced, vectors_at, with_random_access
 from vaecodec_training.data.shift import Shift, measure_shift
 from vaecodec_training.data.split import drop_leaks, follow_documents, split
+from vaecodec_training.recipe import Aim
 
 # Rows that linear codecs are fitted on; their subspace does not change beyond that.
 _SAMPLE_ROWS = 200_000
@@ -38,6 +39,8 @@ _SPREAD_ROWS = 1_024
 # By default so many documents are held out, within these shares. Among 2,000 the hundred nearest lie so deep that for
 # their sake next to nothing of the training was kept (debian-minilm, 40,000 rows).
 _HELD_OUT_ROWS = 8_192
+# For relevance 2,000 queries decide, and every pair that is not trained on is missed.
+_HELD_OUT_PAIRS = 2_048
 _LEAST_HELD_OUT, _MOST_HELD_OUT = 0.05, 0.25
 
 # Bounds of the search for the nearest documents of each training query: seconds on two cores.
@@ -45,6 +48,22 @@ _COMPANION_QUERIES = 16_384
 
 
 _COMPANION_DOCUMENTS = 40_000
+
+
+def held_out_share(rows: int, objective: Aim = Aim.NEIGHBOURS) -> float:
+    """Return the share of so many rows to make choices on: one in twenty, of small collections more, up to a quarter.
+
+    Neighbours among few documents say little about those among many, so that 8,192 documents are held out for them. For
+    relevance 2,048 are enough.
+
+    Examples:
+        >>> from vaecodec_training.data.collection import held_out_share
+        >>> from vaecodec_training.recipe import Aim
+        >>> held_out_share(40_000), held_out_share(40_000, Aim.RELEVANCE)
+        (0.2048, 0.0512)
+    """
+    wanted = _HELD_OUT_PAIRS if objective is Aim.RELEVANCE else _HELD_OUT_ROWS
+    return min(_MOST_HELD_OUT, max(_LEAST_HELD_OUT, wanted / max(rows, 1)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +127,7 @@ class Collection:
                 out with a warning.
             metric: how the embeddings are compared.
             embedder: the embedding model's name, kept with the codec.
-            validation: share of the rows held out to make choices on; by default one in twenty, of small collections
-                more, up to a quarter: neighbours among few documents say little about those among many.
+            validation: share of the rows held out to make choices on; by default :func:`held_out_share`.
             confirmation: share held out besides, to be looked at once.
             seed: of the split, and of the samples.
 
@@ -125,7 +143,7 @@ class Collection:
         documents = with_random_access(documents, seed=seed)
         report = check(documents, metric=metric)
         if validation is None:
-            validation = min(_MOST_HELD_OUT, max(_LEAST_HELD_OUT, _HELD_OUT_ROWS / report.rows))
+            validation = held_out_share(report.rows)
         parts = split(report.digests, validation=validation, confirmation=confirmation, seed=seed)
         query_report, query_parts, rows = None, None, None
         if queries is not None:

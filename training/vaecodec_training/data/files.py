@@ -9,8 +9,9 @@ from pathlib import Path
 from vaecodec.sources import VectorSource
 from vaecodec.sources.bad_rows import list_path
 from vaecodec.sources.files import VectorFiles
-from vaecodec_training.data.collection import Collection
+from vaecodec_training.data.collection import Collection, held_out_share
 from vaecodec_training.data.pair_files import read_pairs
+from vaecodec_training.recipe import Aim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class TrainingFiles(VectorFiles):
         sources: Sequence[VectorSource],
         out: Path | None = None,
         *,
+        objective: Aim = Aim.NEIGHBOURS,
         confirmation: float | Callable[[int | None], float] = 0.0,
     ) -> Collection:
         """Check the vectors and hold rows out; bad rows are listed beside ``out``.
@@ -39,6 +41,7 @@ class TrainingFiles(VectorFiles):
         Args:
             sources: what :meth:`sources` opened.
             out: the output that the list of bad rows belongs to.
+            objective: what will be trained for; see :func:`~vaecodec_training.data.collection.held_out_share`.
             confirmation: share of the rows to hold out for one look at the end; or a function that returns it for the
                 number of good queries, or of documents where there are no queries.
 
@@ -55,5 +58,6 @@ class TrainingFiles(VectorFiles):
             pairs=known,
             metric=self.metric,
             embedder=self.embedder,
+            validation=None if documents.rows is None else held_out_share(documents.rows, objective),
             confirmation=confirmation((queries or documents).rows) if callable(confirmation) else confirmation,
         )
