@@ -101,6 +101,9 @@ def test_the_objective_chooses_the_recipe_and_the_figure_that_chooses_checkpoint
     assert choose_recipe(width=384).objective.figure == "recall@10"
     coded = choose_recipe(width=384, rows=40_000, objective="relevance", target="48")
     assert (coded.objective.figure, coded.target_bytes, coded.dim) == ("ndcg@10", (48,), 384)
+    # Few pairs overfit a hidden layer, and codes are made by linear maps.
+    few = choose_recipe(width=384, rows=10_000, objective="relevance")
+    assert (recipe.hidden, few.hidden, coded.hidden) == (512, 0, 0)
     with pytest.raises(RecipeError, match="objective: expected one of neighbours, relevance, got 'hits'"):
         choose_recipe(width=384, objective="hits")
     with pytest.raises(RecipeError, match="weight: expected from 0 to 1, got 2"):
