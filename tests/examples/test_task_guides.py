@@ -15,7 +15,7 @@ from vaecodec import fit_linear
 from vaecodec_cli.main import main
 
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
-DIM, ROWS = 48, 1_200
+DIM, ROWS = 48, 900
 
 # The rows are few, and a second is too little to train in; that is said.
 pytestmark = [
@@ -73,14 +73,14 @@ def vectors(sample: Any) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture
 def reader(
     vectors: tuple[np.ndarray, np.ndarray],
-    tmp_path: Path,
+    fast_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Reader:
     pytest.importorskip("torch", reason="torch is not installed: pip install 'vaecodec[train]'")
     pytest.importorskip("numba")
     docs, queries = vectors
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(fast_path)
     monkeypatch.setenv("COLUMNS", "400")
     for name, rows in {
         "docs": docs,
@@ -93,7 +93,7 @@ def reader(
     return Reader(replaced, {"queries": queries, "query": queries[0]}, capsys)
 
 
-def test_half_of_a_qdrant_collection(reader: Reader, vectors: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+def test_half_of_a_qdrant_collection(reader: Reader, vectors: tuple[np.ndarray, np.ndarray], fast_path: Path) -> None:
     qdrant = pytest.importorskip("qdrant_client")
     place = qdrant.models.VectorParams(size=DIM, distance=qdrant.models.Distance.COSINE)
     client = qdrant.QdrantClient(path="qdrant")
@@ -101,7 +101,7 @@ def test_half_of_a_qdrant_collection(reader: Reader, vectors: tuple[np.ndarray, 
     client.upload_collection("docs", vectors[0], ids=range(ROWS))
     client.close()
     reader.replaced |= {
-        "qdrant+http://localhost:6333": f"qdrant+file://{tmp_path}/qdrant",
+        "qdrant+http://localhost:6333": f"qdrant+file://{fast_path}/qdrant",
         'QdrantClient("http://localhost:6333")': 'QdrantClient(path="qdrant")',
     }
     reader.types("halve-qdrant.md")
@@ -124,13 +124,13 @@ def test_an_hnswlib_index_that_exists(reader: Reader, vectors: tuple[np.ndarray,
     assert sorted(reader.names["index"].get_ids_list())[:2] == [7, 8]
 
 
-def test_the_question_whether_a_vae_is_better(reader: Reader, tmp_path: Path) -> None:
+def test_the_question_whether_a_vae_is_better(reader: Reader, fast_path: Path) -> None:
     reader.types("vae-or-pca.md")
-    assert (tmp_path / "report" / "report.html").exists()
-    assert (tmp_path / "fitted" / "codec.onnx").exists()
+    assert (fast_path / "report" / "report.html").exists()
+    assert (fast_path / "fitted" / "codec.onnx").exists()
 
 
-def test_pairs_of_ids(reader: Reader, sample: Any, tmp_path: Path) -> None:
+def test_pairs_of_ids(reader: Reader, sample: Any, fast_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     svd = fit_linear(sample.train[:ROWS], DIM)
 
@@ -139,7 +139,7 @@ def test_pairs_of_ids(reader: Reader, sample: Any, tmp_path: Path) -> None:
         parquet.write_table(arrow.table(listed), f"{name}.parquet")
 
     rows = np.arange(ROWS)
-    asked, held_out = rows[:1_000], rows[1_000:]
+    asked, held_out = rows[:750], rows[750:]
     save("docs", id=rows + 5, vector=svd.encode(sample.train[:ROWS]))
     for name, part in {"queries": asked, "held_out_queries": held_out}.items():
         save(name, query_id=part.astype(str), vector=svd.encode_queries(sample.train_queries[part]))
@@ -148,11 +148,11 @@ def test_pairs_of_ids(reader: Reader, sample: Any, tmp_path: Path) -> None:
     reader.replaced["--dim 128"] = "--dim 16"
     reader.types("pairs.md")
     assert set(parquet.read_table("clicks.parquet")["clicks"].to_pylist()) == {2}
-    assert (tmp_path / "codec.onnx").exists()
-    assert "finds the right document" in (tmp_path / "report" / "report.md").read_text()
+    assert (fast_path / "codec.onnx").exists()
+    assert "finds the right document" in (fast_path / "report" / "report.md").read_text()
 
 
-def test_a_cold_archive(reader: Reader, tmp_path: Path) -> None:
+def test_a_cold_archive(reader: Reader) -> None:
     reader.types("cold-archive.md")
     assert np.load("archive/latents.npy").shape == (ROWS, 12)
     restored, docs = np.load("restored.npy"), np.load("docs.npy")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 import tomllib
 import warnings
@@ -374,24 +372,6 @@ def test_a_target_on_the_command_line_trains_with_the_recipe_for_codes(
     recipe = load_checkpoint(tmp_path / "run").recipe
     wanted: dict[str, Any] = {"target_bytes": (24,), "dim": 96} if target == "24" else {"target": "int2", "dim": 48}
     assert recipe == Recipe.for_code(**wanted, paired=True, epochs=1.0)
-
-
-def test_of_several_processes_one_speaks_and_exports(sample, tmp_path: Path) -> None:
-    np.save(tmp_path / "train.npy", sample.train[:2_000, :64])
-    (tmp_path / "launch.py").write_text("from vaecodec_cli.main import main\nmain()\n")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    arguments = ["train", str(tmp_path / "train.npy"), "--dim", "16", "--epochs", "1", "--json"]
-    arguments += ["--out", str(tmp_path / "run"), "--export", str(tmp_path / "vae16.onnx")]
-    process = subprocess.run(
-        [*launcher, str(tmp_path / "launch.py"), *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert process.returncode == 0, process.stderr
-    assert json.loads(process.stdout)["codec"]["code_dim"] == 16  # one document, of one process
-    assert process.stderr.count("vectors of 64 dimensions, cosine") == 1
-    assert Codec.load(tmp_path / "vae16.onnx").code_dim == 16
 
 
 def test_fit_is_for_one_process(sample, tmp_path: Path, monkeypatch, capsys) -> None:

@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from vaecodec import Codec
 from vaecodec.errors import CheckpointError, DivergedError, OutputBusyError, RecipeError
 from vaecodec.interface import Metric
 from vaecodec.linear import LinearKind
@@ -260,13 +261,13 @@ train(collection, Recipe.load(recipe), out, accelerator="cpu", observers=observe
 """
 
 
-def child(sample, tmp_path: Path, recipe: Recipe, *launcher: str, dying: str = "") -> list[str]:
+def child(sample, tmp_path: Path, recipe: Recipe, dying: str) -> list[str]:
     np.save(tmp_path / "train.npy", sample.train[:2_500])
     np.save(tmp_path / "queries.npy", sample.train_queries[:2_500])
     (tmp_path / "recipe.toml").write_text(recipe.to_toml())
     (tmp_path / "child.py").write_text(CHILD)
     paths = [tmp_path / "child.py", tmp_path, tmp_path / "run", tmp_path / "recipe.toml"]
-    return [sys.executable, *launcher, *map(str, paths), dying]
+    return [sys.executable, *map(str, paths), dying]
 
 
 @pytest.mark.filterwarnings("ignore::vaecodec_training.diagnostics.ReconstructionOverfitWarning")
@@ -276,7 +277,7 @@ def test_a_run_that_was_killed_resumes_to_the_same_bits(
 ) -> None:
     train(collection, RESUMABLE, tmp_path / "whole")
     threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.run(child(sample, tmp_path, RESUMABLE, dying=dying), env=threads)
+    process = subprocess.run(child(sample, tmp_path, RESUMABLE, dying), env=threads)
     assert process.returncode == -signal.SIGKILL
     result = train(collection, RESUMABLE, tmp_path / "run", resume=True)
     assert same(tmp_path / "whole", tmp_path / "run")
@@ -285,21 +286,34 @@ def test_a_run_that_was_killed_resumes_to_the_same_bits(
     ]
 
 
-def test_two_processes_match_one(sample, collection: Collection, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore::vaecodec_training.diagnostics.TrainingWarning")
+def test_two_processes_of_the_command_match_one_and_one_of_them_speaks_and_exports(sample, tmp_path: Path) -> None:
     recipe = SMALL.replace(kl=0.001, contrastive=0.05, queue=512)
-    alone = train(collection, recipe, tmp_path / "alone")
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
-    subprocess.run(
-        child(sample, tmp_path, recipe, *launcher),
-        check=True,
+    documents, queries = sample.train[:1_500, :64], sample.train_queries[:1_500, :64]
+    np.save(tmp_path / "train.npy", documents)
+    np.save(tmp_path / "queries.npy", queries)
+    (tmp_path / "recipe.toml").write_text(recipe.to_toml())
+    (tmp_path / "launch.py").write_text("from vaecodec_cli.main import main\nmain()\n")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "launch.py"]
+    command += ["train", "train.npy", "--queries", "queries.npy", "--pairs", "aligned", "--recipe", "recipe.toml"]
+    process = subprocess.run(
+        [*command, "--json", "--out", "run", "--export", "vae32.onnx"],
+        cwd=tmp_path,
         capture_output=True,
+        text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout)["codec"]["code_dim"] == 32  # one document, of one process
+    assert process.stderr.count("vectors of 64 dimensions, cosine") == 2  # documents and queries, once each
+    collection = Collection.open(ArraySource(documents), ArraySource(queries), pairs="aligned")
+    alone = train(collection, recipe, tmp_path / "alone")
     both = load_checkpoint(tmp_path / "run")
     rows = torch.from_numpy(collection.validation.documents)
     torch.testing.assert_close(both.model.encode(rows), alone.checkpoint.model.encode(rows), atol=2e-3, rtol=0)
     history = both.provenance["diagnostics"]["history"]
     assert history[-1]["loss"] == pytest.approx(alone.history[-1].loss, rel=1e-3)
+    assert Codec.load(tmp_path / "vae32.onnx").code_dim == 32
 
 
 @pytest.mark.parametrize("what", ["recipe", "data"])
