@@ -23,6 +23,8 @@ Figures = NDArray[np.float64]
 # Queries and documents per block of scores: 256 x 65,536 float32 are 64 MiB.
 _QUERY_ROWS = 256
 _BASE_ROWS = 65_536
+# Of so few documents all scores of a query are computed sooner than a hundred rows are gathered.
+_FEW_DOCUMENTS = 4_096
 
 
 class Interval(NamedTuple):
@@ -189,8 +191,13 @@ class Truth:
 
     def _original_scores(self, found: IdArray) -> FloatArray:
         scores = np.empty(found.shape, np.float32)
+        plain = Metric.L2 if self.metric is Metric.L2 else Metric.DOT  # the rows are compared as they are
         for start in range(0, len(found), _QUERY_ROWS):
             block = slice(start, start + _QUERY_ROWS)
+            if len(self.base) <= _FEW_DOCUMENTS:
+                every = similarities(self.queries[block], self.base, plain)
+                scores[block] = np.take_along_axis(every, found[block], axis=1)
+                continue
             rows, queries = self.base[found[block]], self.queries[block]
             products = np.matmul(rows, queries[:, :, None])[:, :, 0]
             if self.metric is Metric.L2:
