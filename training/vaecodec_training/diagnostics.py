@@ -73,7 +73,7 @@ class BelowBaselineWarning(TrainingWarning):
     """The result does not beat the best linear codec on the held-out rows."""
 
 
-class FullSizeWarning(TrainingWarning):
+class FullSizeWarning(BelowBaselineWarning):
     """Among all documents the codec loses a figure to a linear codec, whatever it does among the held-out ones."""
 
 
