@@ -44,8 +44,7 @@ def main() -> None:
         bridge, _ = fit_bridge(codecs[old], codecs[new], documents)
         print(f"{old} to {new}")
         for name, figures in measure_bridge(codecs[old], codecs[new], bridge, base, queries).items():
-            mean, low, high = bootstrap(figures)
-            print(f"  {name:<22} {mean:.3f} [{low:.3f}, {high:.3f}]", flush=True)
+            print(f"  {name:<22} {bootstrap(figures):.3f}", flush=True)
 
 
 def learned(path: Path) -> Codec:

@@ -23,7 +23,7 @@ from vaecodec.evaluation import exact_search, recall_among
 from vaecodec.interface import Metric
 from vaecodec.sources import open_source
 from vaecodec_integrations.plan import Goal
-from vaecodec_integrations.plan.candidates import Candidate, Setting, candidates
+from vaecodec_integrations.plan.candidates import Setting, TriedSetting, candidates
 from vaecodec_integrations.plan.planner import choices, choose, draw
 from vaecodec_integrations.plan.stores import STORES
 
@@ -88,7 +88,7 @@ def growth(data: Path) -> None:
         calibration = Calibration.fit(codec.encode(train), codec.latent_metric)
         code = calibration.code(dtype=dtype)
         setting = Setting("svd", None, width, whole.dim, width, dtype, code.bytes_per_vector, rescored)
-        candidate = Candidate(setting, codec, calibration, code, {})
+        candidate = TriedSetting(setting, codec, calibration, code, {})
         recalls = [
             recall_among(candidate.found(documents[:part], queries, 10 * oversample), truth).mean()
             for part, truth in zip(parts, truths, strict=True)

@@ -117,7 +117,7 @@ def row(name: str, dim: int, figures: Figures, reference: Figures, seconds: floa
     for figure in FIGURES:
         gain = bootstrap(np.asarray(figures[figure], float) - reference[figure])
         result[figure] = {"mean": float(np.mean(figures[figure])), "gain": [gain.mean, gain.low, gain.high]}
-        cells.append(f"{np.mean(figures[figure]):.3f} ({gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}])")
+        cells.append(f"{np.mean(figures[figure]):.3f} ({gain:+.3f})")
     print(f"| {name} | {dim} | {' | '.join(cells)} | {seconds:.0f} |", flush=True)
     return result
 

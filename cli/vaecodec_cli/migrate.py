@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from qdrant_client import QdrantClient
 
     from vaecodec_integrations.qdrant import PackedRows
-    from vaecodec_integrations.qdrant.migration import Estimate, Migration, Outcome
+    from vaecodec_integrations.qdrant.migration import Migration, MigrationOutcome, MigrationSize
 
 
 class Keep(StrEnum):
@@ -210,7 +210,7 @@ def _migration(
     )
 
 
-def _size(migration: Migration, size: Estimate) -> Table:
+def _size(migration: Migration, size: MigrationSize) -> Table:
     table = Table(title=f"{migration.collection} -> {migration.target}", show_header=False, title_justify="left")
     table.add_row("points", f"{size.points:,}")
     table.add_row("vectors now", f"{size.source_bytes:,} bytes")
@@ -219,7 +219,7 @@ def _size(migration: Migration, size: Estimate) -> Table:
     return table
 
 
-def _result(outcome: Outcome) -> Table:
+def _result(outcome: MigrationOutcome) -> Table:
     table = Table(show_header=False)
     table.add_row("copied", f"{outcome.copied:,} points")
     table.add_row("repaired", f"{outcome.repaired:,} points")

@@ -18,7 +18,7 @@ from vaecodec_cli.progress import shown
 from vaecodec_cli.server import Server, check_one
 
 if TYPE_CHECKING:
-    from vaecodec_integrations.qdrant.reembedding import Cost, Outcome
+    from vaecodec_integrations.qdrant.reembedding import Cost, ReembeddingOutcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ def _cost(cost: Cost) -> Table:
     return table(rows=rows if cost.money is None else [*rows, ("price", f"{cost.money:,.2f}")])
 
 
-def _outcome(outcome: Outcome) -> Table:
+def _outcome(outcome: ReembeddingOutcome) -> Table:
     return table(
         rows=[
             ("embedded", f"{outcome.embedded:,} texts"),

@@ -59,24 +59,6 @@ DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
-def contrast(first: str, second: str) -> float:
-    """Return the contrast of two colours such as ``#1d2321``: from 1 to 21, by the formula of WCAG 2.
-
-    Examples:
-        >>> contrast("#000000", "#ffffff")
-        21.0
-    """
-    lighter, darker = sorted((_luminance(first), _luminance(second)), reverse=True)
-    return (lighter + 0.05) / (darker + 0.05)
-
-
-def _luminance(colour: str) -> float:
-    """Return the relative luminance of an sRGB colour."""
-    values = (int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5))
-    red, green, blue = (value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in values)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
 @contextmanager
 def chart(
     width: float, height: float, theme: Theme = LIGHT, *, columns: int = 1

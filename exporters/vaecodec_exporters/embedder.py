@@ -33,7 +33,7 @@ _TOKENS = 12
 
 
 @dataclass(frozen=True)
-class Settings:
+class ModelSettings:
     """Hold what ``sentence-transformers`` keeps beside a model.
 
     Attributes:
@@ -63,7 +63,7 @@ class Embedder:
     session: onnxruntime.InferenceSession
     output: str
     rank: int
-    settings: Settings | None
+    settings: ModelSettings | None
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], width: int, output: str | None = None) -> Embedder:
@@ -170,7 +170,7 @@ def _chosen_output(
     raise ExportError(f"{path}: expected vectors of width {width}, as the codec takes, got {shapes}")
 
 
-def _settings_beside(model: Path) -> Settings | None:
+def _settings_beside(model: Path) -> ModelSettings | None:
     """Read ``modules.json`` in the folder of a model, or in the folder above it."""
     for folder in (model.absolute().parent, model.absolute().parent.parent):
         try:
@@ -184,7 +184,7 @@ def _settings_beside(model: Path) -> Settings | None:
             continue
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ExportError(f"{folder}: modules.json is not readable: {error!r}") from error
-        return Settings(pooling, "Normalize" in kinds, "Dense" in kinds)
+        return ModelSettings(pooling, "Normalize" in kinds, "Dense" in kinds)
     return None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,9 @@ import numpy as np
 
 from vaecodec.errors import InvalidArtifactError
 from vaecodec.extras import require
+from vaecodec.fused import Pooling
 from vaecodec.interface import FloatArray
 from vaecodec.vectors import normalised
-
-
-class Pooling(StrEnum):
-    """Say how the vectors of a text's tokens become one."""
-
-    MEAN = "mean"
-    CLS = "cls"
-    """The first token's vector."""
-    NONE = "none"
-    """The model gives one vector for each text."""
 
 
 class OnnxEmbedder:

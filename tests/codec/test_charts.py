@@ -8,7 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from vaecodec.charts import DASHES, MARKERS, THEMES, chart, contrast, rendered
+from vaecodec.charts import DASHES, MARKERS, THEMES, chart, rendered
+
+
+def contrast(first: str, second: str) -> float:
+    """Return the contrast of two colours such as ``#1d2321``: from 1 to 21, by the formula of WCAG 2."""
+    lighter, darker = sorted((luminance(first), luminance(second)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def luminance(colour: str) -> float:
+    """Return the relative luminance of an sRGB colour."""
+    values = (int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5))
+    red, green, blue = (value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in values)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def test_contrast_is_that_of_the_standard() -> None:

@@ -61,7 +61,7 @@ class Setting:
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
+class TriedSetting:
     """Hold a setting, what using it needs, and what it finds.
 
     Attributes:
@@ -116,7 +116,7 @@ def candidates(
     factors: Sequence[int],
     wanted: Callable[[Setting], bool],
     on_step: Callable[[str], None],
-) -> Iterator[Candidate]:
+) -> Iterator[TriedSetting]:
     """Yield every setting that is smaller than the uncompressed vectors and that is ``wanted``.
 
     ``factors`` are the amounts of re-ranking: so many times k are scored again with the originals.
@@ -181,7 +181,7 @@ def _coded(
     factors: Sequence[int],
     wanted: Callable[[Setting], bool],
     file: tuple[Path, int] | None = None,
-) -> Iterator[Candidate]:
+) -> Iterator[TriedSetting]:
     codec, latents, queries = encoded.codec, encoded.latents, encoded.queries
     codes: list[tuple[CodeType | None, Code]] = [(dtype, calibration.code(dtype=dtype)) for dtype in CodeType]
     # A trellis code chooses among all latents: nested ones give it nothing more.
@@ -202,7 +202,7 @@ def _coded(
             if setting.rescored:
                 found = _rescored(ids, latents, queries, counts, codec.latent_metric)
             figures = [recall_among(nearest, sample.truth) for nearest in found]
-            yield Candidate(setting, codec, calibration, code, dict(zip(factors, figures, strict=True)))
+            yield TriedSetting(setting, codec, calibration, code, dict(zip(factors, figures, strict=True)))
 
 
 def _setting(

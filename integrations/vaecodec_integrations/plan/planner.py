@@ -14,7 +14,7 @@ from vaecodec.evaluation import Interval, bootstrap, exact_search, paired_bootst
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.sources import VectorSource, sample_rows
 from vaecodec.vectors import as_compared, as_vectors
-from vaecodec_integrations.plan.candidates import Candidate, PlanSample, Setting, candidates
+from vaecodec_integrations.plan.candidates import PlanSample, Setting, TriedSetting, candidates
 from vaecodec_integrations.plan.goal import Goal
 from vaecodec_integrations.plan.stores import STORES, Store, StoreName, Use
 from vaecodec_integrations.plan.trial import Trial, try_out
@@ -165,12 +165,12 @@ def plan(
 class Choice:
     """Hold a candidate with re-ranking of ``oversample`` times k, and its recall on the choosing queries."""
 
-    candidate: Candidate
+    candidate: TriedSetting
     oversample: int
     recall: float
 
 
-def choices(considered: Iterable[Candidate], factors: Sequence[int], sample: PlanSample) -> list[Choice]:
+def choices(considered: Iterable[TriedSetting], factors: Sequence[int], sample: PlanSample) -> list[Choice]:
     """Return every candidate with every amount of re-ranking."""
     return [
         Choice(candidate, factor, float(candidate.recalls[factor][sample.choosing].mean()))
@@ -180,7 +180,7 @@ def choices(considered: Iterable[Candidate], factors: Sequence[int], sample: Pla
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class EnoughByExactSearch:
     """Hold the choices that are good enough for a store by exact search.
 
     Attributes:
@@ -192,7 +192,7 @@ class Found:
     choices: Sequence[Choice]
 
 
-def choose(store: Store, offered: Sequence[Choice], goal: Goal, sample: PlanSample) -> Found | None:
+def choose(store: Store, offered: Sequence[Choice], goal: Goal, sample: PlanSample) -> EnoughByExactSearch | None:
     """Find the choices for a store that meet the goal by exact search, or what comes nearest.
 
     None where nothing fits the limits. :func:`plan` says how they are chosen.
@@ -217,16 +217,18 @@ def choose(store: Store, offered: Sequence[Choice], goal: Goal, sample: PlanSamp
     if not frontier:
         return None
     if goal.recall is None:
-        return Found(True, frontier[-1:])
+        return EnoughByExactSearch(True, frontier[-1:])
     enough: list[Choice] = []
     for choice in reversed(frontier):
         if _confirmed(choice, sample).low < goal.recall:
             break
         enough.insert(0, choice)
-    return Found(bool(enough), enough or frontier[-1:])
+    return EnoughByExactSearch(bool(enough), enough or frontier[-1:])
 
 
-def _tried(found: Found, store: Store, goal: Goal, sample: PlanSample) -> tuple[Choice, bool, Trial | None]:
+def _tried(
+    found: EnoughByExactSearch, store: Store, goal: Goal, sample: PlanSample
+) -> tuple[Choice, bool, Trial | None]:
     """Take the cheapest choice whose own trial reaches the target; without one that does, the goal is not met."""
     trials = []
     for choice in found.choices[:_TRIALS]:

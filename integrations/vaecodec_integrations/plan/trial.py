@@ -19,7 +19,7 @@ from vaecodec.evaluation import IdArray, Interval, bootstrap, recall_among, simi
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray
 from vaecodec.packed_index import PackedIndex
-from vaecodec_integrations.plan.candidates import RESCORED, Candidate, PlanSample, Setting
+from vaecodec_integrations.plan.candidates import RESCORED, PlanSample, Setting, TriedSetting
 from vaecodec_integrations.plan.stores import StoreName, ef_for
 from vaecodec_integrations.report.engines import open_graph
 from vaecodec_integrations.report.engines.base import SearchEngine
@@ -49,7 +49,7 @@ class Trial:
     milliseconds_per_million: float
 
 
-def try_out(store: StoreName, candidate: Candidate, oversample: int, sample: PlanSample) -> Trial | None:
+def try_out(store: StoreName, candidate: TriedSetting, oversample: int, sample: PlanSample) -> Trial | None:
     """Build the store on the sample and search it; return None where its library is not installed."""
     with tempfile.TemporaryDirectory(prefix="vaecodec-plan-") as folder:
         try:
@@ -64,7 +64,9 @@ def try_out(store: StoreName, candidate: Candidate, oversample: int, sample: Pla
         return _try_graph(engine, candidate, oversample, sample, Path(folder))
 
 
-def _try_graph(engine: SearchEngine, candidate: Candidate, oversample: int, sample: PlanSample, folder: Path) -> Trial:
+def _try_graph(
+    engine: SearchEngine, candidate: TriedSetting, oversample: int, sample: PlanSample, folder: Path
+) -> Trial:
     codec, k = candidate.codec, sample.truth.shape[1]
     latents, dtype = codec.encode(sample.base), candidate.setting.dtype or CodeType.FLOAT32
     if dtype not in engine.dtypes:  # pgvector's halfvec, for which a graph of the same kind stands in
@@ -89,7 +91,7 @@ def _try_graph(engine: SearchEngine, candidate: Candidate, oversample: int, samp
     return Trial(recall, milliseconds, milliseconds * log(_MILLION) / log(len(sample.base)))
 
 
-def _try_packed(candidate: Candidate, oversample: int, sample: PlanSample, folder: Path) -> Trial:
+def _try_packed(candidate: TriedSetting, oversample: int, sample: PlanSample, folder: Path) -> Trial:
     codec = _codec_file(candidate, folder / "codec.onnx")
     # What a search takes whatever the size must not be multiplied.
     few = replace(sample, base=sample.base[:_FEW])
@@ -106,7 +108,7 @@ def _packed(codec: Codec, setting: Setting, oversample: int, sample: PlanSample)
     return lambda query: index.search(query, k, originals=originals, oversample=oversample, threads=1)[0][0]
 
 
-def _codec_file(candidate: Candidate, path: Path) -> Codec:
+def _codec_file(candidate: TriedSetting, path: Path) -> Codec:
     """Write the file of a linear codec: a ``PackedIndex`` takes codec files only."""
     if isinstance(candidate.codec, Codec):
         return candidate.codec

@@ -38,7 +38,7 @@ from vaecodec.vectors import as_vectors, normalised
 from vaecodec_integrations.report.engines.base import SearchEngine
 from vaecodec_integrations.report.neighbourhoods import Neighbourhoods
 from vaecodec_integrations.report.rivals import best_kinds, rivals_of_codes, rivals_of_floats
-from vaecodec_integrations.report.run import ADAPTED, UNCOMPRESSED, Found, Method, Role, Run, ScoredPairs, Scores
+from vaecodec_integrations.report.run import ADAPTED, UNCOMPRESSED, FoundIds, Method, Role, Run, ScoredPairs, Scores
 
 T = TypeVar("T")
 
@@ -322,7 +322,7 @@ class _Bench:
             search_seconds=statistics.median(seconds for _, seconds in runs),
             scores=None if code else _scores(exact_scores, exact_ids, self.data, self.metric, codec),
             **self._geometry(codec, code, stored),
-            **self._found(Found(exact_ids, quantised_ids, runs[0][0])),
+            **self._found(FoundIds(exact_ids, quantised_ids, runs[0][0])),
         )
 
     def coded(self, coding: _Coding, codec: VectorCodec) -> Method:
@@ -356,7 +356,7 @@ class _Bench:
             search_seconds=statistics.median(seconds for _, seconds in runs),
             scores=_scores(scores, found, self.data, codec.metric, None),
             **self._geometry(codec, code, code.decode(code.encode(latents))),
-            **self._found(Found(exact_ids, None, found)),
+            **self._found(FoundIds(exact_ids, None, found)),
         )
 
     def _geometry(self, codec: VectorCodec | None, code: Code | None, stored: FloatArray) -> dict[str, Any]:
@@ -379,7 +379,7 @@ class _Bench:
             "unreached": self.hood.unreached(stored, codec.encode_queries if codec else None, stored_metric),
         }
 
-    def _found(self, found: Found) -> dict[str, Any]:
+    def _found(self, found: FoundIds) -> dict[str, Any]:
         quantised = found.quantised
         return {
             "figures": self.figures(found.engine),

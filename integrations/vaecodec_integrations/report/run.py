@@ -67,7 +67,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundIds:
     """Hold the ids that searches returned, int64 (nq, k), -1 where fewer were found.
 
     Attributes:
@@ -134,7 +134,7 @@ class Method:
     exact: Figures
     quantised: Figures | None
     reranked: Mapping[int, Figures]
-    found: Found | None
+    found: FoundIds | None
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,9 @@ def _method(values: Mapping[str, Any]) -> Method:
         "exact": np.asarray(values["exact"], np.float64),
         "quantised": None if quantised is None else np.asarray(quantised, np.float64),
         "reranked": {int(key.removeprefix("x")): np.asarray(row) for key, row in values["reranked"].items()},
-        "found": None if found is None else Found(**{field.name: _ids(found[field.name]) for field in fields(Found)}),
+        "found": None
+        if found is None
+        else FoundIds(**{field.name: _ids(found[field.name]) for field in fields(FoundIds)}),
     }
     return Method(**{**values, **read})
 

@@ -84,7 +84,7 @@ def verdict(
     text = (
         f"{method} {judgement} the best linear baseline ({label(rival)}; {size}): {figure(goal)} "
         f"{figures[goal].mean():.3f} against {baselines[rival][goal].mean():.3f}, paired difference "
-        f"{interval.mean:+.3f}, 95 % interval [{interval.low:+.3f}, {interval.high:+.3f}]."
+        f"{interval:+.3f} (95 % interval)."
     )
     lost = [
         f"{figure(metric)} ({label(differences[metric].rival)}: {differences[metric].interval:+.3f})"

@@ -21,9 +21,10 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from vaecodec import LinearCodec, fit_linear
 from vaecodec.errors import BadRowsError, InvalidArtifactError, MigrationError
+from vaecodec.fused import Pooling
 from vaecodec.two_models.merging import Embedded, Merger
 from vaecodec_cli.main import main
-from vaecodec_integrations.embedder import OnnxEmbedder, Pooling
+from vaecodec_integrations.embedder import OnnxEmbedder
 from vaecodec_integrations.qdrant import CompressedQdrantClient
 from vaecodec_integrations.qdrant.migration import roll_back
 from vaecodec_integrations.qdrant.reembedding import (

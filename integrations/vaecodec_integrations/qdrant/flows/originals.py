@@ -17,7 +17,7 @@ from vaecodec_integrations.qdrant.vectors import vector_of
 _PAGE = 1000
 
 
-class Encoded(NamedTuple):
+class EncodedWrite(NamedTuple):
     """Hold what is sent, and what it was made from.
 
     Attributes:
@@ -47,7 +47,7 @@ class KeptOriginals:
         self._staged: Staged | None = None
         self._lost: list[Any] = []
 
-    def add(self, encoded: Encoded) -> None:
+    def add(self, encoded: EncodedWrite) -> None:
         """Write the originals of a batch."""
         if self._file is None:
             return

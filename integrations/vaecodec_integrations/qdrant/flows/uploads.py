@@ -15,7 +15,7 @@ from qdrant_client import models
 from vaecodec.vectors import as_rows
 from vaecodec.vectors import blocks as blocks_of
 from vaecodec_integrations.qdrant.flows.base import CALLER_SECONDS, UPLOAD_SECONDS, Call, Flow
-from vaecodec_integrations.qdrant.flows.originals import Encoded, KeptOriginals
+from vaecodec_integrations.qdrant.flows.originals import EncodedWrite, KeptOriginals
 from vaecodec_integrations.qdrant.flows.writes import WriteFlows, rows_of
 from vaecodec_integrations.qdrant.layout import UNNAMED, Layout
 from vaecodec_integrations.qdrant.messages import as_rest, rest_points
@@ -25,7 +25,7 @@ from vaecodec_integrations.qdrant.vectors import embed_vectors, encode_vectors
 _BLOCK_ROWS = 256
 
 
-class Columns(NamedTuple):
+class PointColumns(NamedTuple):
     """Hold points by their parts.
 
     Attributes:
@@ -44,30 +44,30 @@ class Block:
 
     Args:
         columns: the points.
-        encode: encodes them for a layout: what becomes :class:`Encoded`, with vectors instead of points to send.
+        encode: encodes them for a layout: what becomes :class:`EncodedWrite`, with vectors instead of points to send.
         sent: makes points that are sent of columns.
     """
 
     def __init__(
         self,
-        columns: Columns,
-        encode: Callable[[Layout, Columns], Encoded],
-        sent: Callable[[Layout, Columns], list[Any]],
+        columns: PointColumns,
+        encode: Callable[[Layout, PointColumns], EncodedWrite],
+        sent: Callable[[Layout, PointColumns], list[Any]],
     ) -> None:
         self._columns, self._encode, self._sent = columns, encode, sent
         self._layout: Layout | None = None
-        self._encoded = Encoded([])
+        self._encoded = EncodedWrite([])
 
-    def batch(self, layout: Layout, *, start: int, size: int) -> Encoded:
+    def batch(self, layout: Layout, *, start: int, size: int) -> EncodedWrite:
         """Return some of the points as they are sent; all of them are encoded once for each layout."""
         if self._layout is None or not layout.stores_like(self._layout):
             self._layout, self._encoded = layout, self._encode(layout, self._columns)
         rows, encoded = slice(start, start + size), self._encoded
-        points = Columns(self._columns.ids[rows], encoded.sent[rows], self._columns.payloads[rows])
-        return Encoded(self._sent(layout, points), encoded.names, points.ids, encoded.vectors[rows], whole=True)
+        points = PointColumns(self._columns.ids[rows], encoded.sent[rows], self._columns.payloads[rows])
+        return EncodedWrite(self._sent(layout, points), encoded.names, points.ids, encoded.vectors[rows], whole=True)
 
 
-class Record:
+class UploadRecord:
     """Hold a point for the wrapped client's uploader, which reads these three fields."""
 
     __slots__ = ("id", "payload", "vector")
@@ -109,7 +109,9 @@ class UploadFlows(WriteFlows):
         blocks = _column_blocks(vectors, ids, payload, _rows_each(batch_size, known=length is not None))
         yield from self._upload(collection_name, blocks, batch_size, rest)
 
-    def _upload(self, collection: str, blocks: Iterator[Columns], batch_size: int, rest: dict[str, Any]) -> Flow[None]:
+    def _upload(
+        self, collection: str, blocks: Iterator[PointColumns], batch_size: int, rest: dict[str, Any]
+    ) -> Flow[None]:
         self.refuse_conditional(rest.get("update_filter"), rest.get("update_mode"))
         arguments = {"collection_name": collection, "batch_size": batch_size, **rest}
         kept = KeptOriginals(self._settings.file)
@@ -117,7 +119,7 @@ class UploadFlows(WriteFlows):
         kept.commit()
 
     def _encoded_stream(
-        self, collection: str, blocks: Iterator[Columns], batch_size: int, kept: KeptOriginals
+        self, collection: str, blocks: Iterator[PointColumns], batch_size: int, kept: KeptOriginals
     ) -> Generator[Any, Any, None]:
         """Yield batches of points as they are uploaded, and between them the calls that prove the collection."""
         proof = None
@@ -133,16 +135,16 @@ class UploadFlows(WriteFlows):
                 yield encoded.sent
             asked = time.monotonic()
 
-    def _encoded_columns(self, layout: Layout, columns: Columns) -> Encoded:
+    def _encoded_columns(self, layout: Layout, columns: PointColumns) -> EncodedWrite:
         """Return points with vectors as they are stored: in arrays, unless originals would lose digits as lists."""
         ids, given, _ = columns
         if not layout.coded:
-            return Encoded(given, (), ids, given)
+            return EncodedWrite(given, (), ids, given)
         vectors = embed_vectors(layout, given, self._texts)
         arrays = not layout.others and (self._sends_arrays or not layout.hides_originals)
-        return Encoded(encode_vectors(layout, vectors, ids, arrays=arrays), layout.coded, ids, vectors)
+        return EncodedWrite(encode_vectors(layout, vectors, ids, arrays=arrays), layout.coded, ids, vectors)
 
-    def _sent(self, layout: Layout, columns: Columns) -> list[Any]:
+    def _sent(self, layout: Layout, columns: PointColumns) -> list[Any]:
         """Return points as they are sent: records, which can hold arrays, or models where the client looks into them.
 
         The wrapped client looks for texts in models only, and not between arrays.
@@ -151,7 +153,7 @@ class UploadFlows(WriteFlows):
         slim = layout.coded and not layout.others
         if not (slim and self._sends_arrays):
             vectors = vectors.tolist() if isinstance(vectors, np.ndarray) else [_plain(vector) for vector in vectors]
-        return list(map(Record if slim else _model, ids, vectors, payloads))
+        return list(map(UploadRecord if slim else _model, ids, vectors, payloads))
 
 
 def _model(id: Any, vector: Any, payload: Any) -> models.PointStruct:  # noqa: A002 - as above
@@ -172,15 +174,15 @@ def _rows_each(batch_size: int, *, known: bool) -> int:
 # ---------------------------------------------------------------- batches
 
 
-def _point_blocks(points: Iterator[Any], rows_each: int) -> Iterator[Columns]:
+def _point_blocks(points: Iterator[Any], rows_each: int) -> Iterator[PointColumns]:
     while block := list(islice(points, rows_each)):
         read = rest_points(block)
-        yield Columns([p.id for p in read], [p.vector for p in read], [p.payload for p in read])
+        yield PointColumns([p.id for p in read], [p.vector for p in read], [p.payload for p in read])
 
 
 def _column_blocks(
     vectors: Any, ids: Iterable[Any] | None, payload: Iterable[Any] | None, rows_each: int
-) -> Iterator[Columns]:
+) -> Iterator[PointColumns]:
     """Yield the arguments of ``upload_collection`` cut into blocks; as many rows as the shortest argument has."""
     given = _fresh_ids() if ids is None else iter(ids)
     payloads = repeat(None) if payload is None else iter(payload)
@@ -188,7 +190,7 @@ def _column_blocks(
         numbers = [i if i.__class__ in (int, str) else _point_id(i) for i in islice(given, len(rows))]
         held = list(islice(payloads, len(numbers)))
         if held:
-            yield Columns(numbers[: len(held)], rows[: len(held)], held)
+            yield PointColumns(numbers[: len(held)], rows[: len(held)], held)
         if len(held) < len(rows):
             return
 

@@ -10,7 +10,7 @@ from qdrant_client import models
 
 from vaecodec.errors import UnsupportedRequestError
 from vaecodec_integrations.qdrant.flows.base import Call, Flow, FlowBase
-from vaecodec_integrations.qdrant.flows.originals import Encoded, KeptOriginals, erase, selected
+from vaecodec_integrations.qdrant.flows.originals import EncodedWrite, KeptOriginals, erase, selected
 from vaecodec_integrations.qdrant.layout import Layout
 from vaecodec_integrations.qdrant.messages import as_rest, copy_with, rest_points
 from vaecodec_integrations.qdrant.vectors import embed_batch, embed_vectors, encode_batch, encode_vectors
@@ -88,7 +88,7 @@ class WriteFlows(FlowBase):
         """Translate each operation; all of them before any is sent."""
         given = [as_rest(operation, models.UpdateOperation) for operation in update_operations]
 
-        def encode(layout: Layout) -> list[Encoded]:
+        def encode(layout: Layout) -> list[EncodedWrite]:
             return [self._operation(layout, operation) for operation in given]
 
         translated, proof = yield from self.proven(collection_name, encode)
@@ -125,20 +125,20 @@ class WriteFlows(FlowBase):
 
     # ------------------------------------------------------------ encoding
 
-    def _encoded(self, layout: Layout, points: Any) -> Encoded:
+    def _encoded(self, layout: Layout, points: Any) -> EncodedWrite:
         """Return a batch, ``PointStruct`` or ``PointVectors`` as they are sent."""
         if not layout.coded:
-            return Encoded(points)
+            return EncodedWrite(points)
         if isinstance(points, models.Batch):
             batch = embed_batch(layout, points, self._texts)
-            return Encoded(encode_batch(layout, batch), layout.coded, batch.ids, rows_of(batch.vectors))
+            return EncodedWrite(encode_batch(layout, batch), layout.coded, batch.ids, rows_of(batch.vectors))
         ids = [point.id for point in points]
         vectors = embed_vectors(layout, [point.vector for point in points], self._texts)
         encoded = encode_vectors(layout, vectors, ids)
         sent = [copy_with(p, vector=vector) for p, vector in zip(points, encoded, strict=True)]
-        return Encoded(sent, layout.coded, ids, vectors)
+        return EncodedWrite(sent, layout.coded, ids, vectors)
 
-    def _operation(self, layout: Layout, operation: Any) -> Encoded:
+    def _operation(self, layout: Layout, operation: Any) -> EncodedWrite:
         match operation:
             case models.UpsertOperation(upsert=models.PointsBatch() as batch):
                 self.refuse_conditional(batch.update_filter, batch.update_mode)
@@ -157,9 +157,9 @@ class WriteFlows(FlowBase):
                 return encoded._replace(sent=copy_with(operation, update_vectors=changed))
             case models.DeleteVectorsOperation(delete_vectors=deletion):
                 names = _with_originals(layout, deletion.vector)
-                return Encoded(copy_with(operation, delete_vectors=copy_with(deletion, vector=names)))
+                return EncodedWrite(copy_with(operation, delete_vectors=copy_with(deletion, vector=names)))
             case _:
-                return Encoded(operation)
+                return EncodedWrite(operation)
 
     def refuse_conditional(self, update_filter: Any, update_mode: Any) -> None:
         """Refuse a write to unknown points: only the server knows them, so a file of originals cannot follow."""

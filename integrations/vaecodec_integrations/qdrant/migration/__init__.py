@@ -2,12 +2,12 @@
 
 from vaecodec_integrations.qdrant.migration.alias import check_alias, roll_back, switch_alias
 from vaecodec_integrations.qdrant.migration.job import Migration
-from vaecodec_integrations.qdrant.migration.run import Estimate, Outcome, estimate, migrate
+from vaecodec_integrations.qdrant.migration.run import MigrationOutcome, MigrationSize, estimate, migrate
 
 __all__ = [
-    "Estimate",
     "Migration",
-    "Outcome",
+    "MigrationOutcome",
+    "MigrationSize",
     "check_alias",
     "estimate",
     "migrate",

@@ -14,7 +14,7 @@ from vaecodec.errors import InvalidVectorsError
 from vaecodec.vectors import as_vectors
 from vaecodec_integrations.qdrant.migration.bad_points import BadPointsList, without_bad
 from vaecodec_integrations.qdrant.migration.job import SAME_FLOATS, Migration, by_name
-from vaecodec_integrations.qdrant.migration.recall import Comparison
+from vaecodec_integrations.qdrant.migration.recall import RecallComparison
 from vaecodec_integrations.qdrant.migration.state import State, save_state
 from vaecodec_integrations.qdrant.vectors import encode_vectors
 
@@ -55,7 +55,7 @@ class Repairs(NamedTuple):
 
 
 def repair_page(
-    migration: Migration, comparison: Comparison, bad_points: BadPointsList | None, records: list[models.Record]
+    migration: Migration, comparison: RecallComparison, bad_points: BadPointsList | None, records: list[models.Record]
 ) -> Repairs:
     """Compare one batch of the source's points with the target, and write again what differs.
 

@@ -74,7 +74,7 @@ class Neighbours:
         return [set(ids[scores > -np.inf]) for ids, scores in zip(self._ids, self._scores, strict=True)]
 
 
-class Comparison:
+class RecallComparison:
     """Search for a sample of the source's own vectors, each without its own point among the answers.
 
     Args:

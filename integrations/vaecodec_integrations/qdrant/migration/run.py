@@ -24,7 +24,7 @@ from vaecodec_integrations.qdrant.migration.alias import check_alias, switch_ali
 from vaecodec_integrations.qdrant.migration.bad_points import listing, report_bad
 from vaecodec_integrations.qdrant.migration.copy import Repairs, copy_page, pages, remove_stray, repair_page
 from vaecodec_integrations.qdrant.migration.job import Migration
-from vaecodec_integrations.qdrant.migration.recall import Comparison, Recalls
+from vaecodec_integrations.qdrant.migration.recall import RecallComparison, Recalls
 from vaecodec_integrations.qdrant.migration.state import State, load_state
 from vaecodec_integrations.qdrant.migration.target import check_source, check_target, prepare_target
 from vaecodec_integrations.row_encoding import Float16Rows
@@ -32,12 +32,12 @@ from vaecodec_integrations.row_encoding import Float16Rows
 # Bits of a stored number, by the value of its ``models.Datatype``: qdrant-client 1.19 does not know all of them.
 _BITS = {"float32": 32, "float16": 16, "uint8": 8, "turbo16": 16, "turbo8": 8, "turbo4": 4}
 
-Started = Callable[["Estimate"], object]
+Started = Callable[["MigrationSize"], object]
 OnProgress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MigrationSize:
     """Hold the size of a migration, known before it does anything.
 
     Attributes:
@@ -54,7 +54,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MigrationOutcome:
     """Hold what a run did and found.
 
     Attributes:
@@ -70,7 +70,7 @@ class Outcome:
         next_step: what to do now, in a few sentences.
     """
 
-    estimate: Estimate
+    estimate: MigrationSize
     copied: int
     repairs: Repairs
     removed: int
@@ -130,7 +130,7 @@ class Outcome:
         return not (self.repaired or self.removed) and self.source_points == self.target_points
 
 
-def estimate(migration: Migration, *, alias: str | None = None) -> Estimate:
+def estimate(migration: Migration, *, alias: str | None = None) -> MigrationSize:
     """Return the size of the migration; raise as :func:`migrate` does when it cannot be done."""
     with refusals(migration.client):
         if alias is not None:
@@ -145,7 +145,7 @@ def estimate(migration: Migration, *, alias: str | None = None) -> Estimate:
         row_bytes = (migration.originals_encoding or Float16Rows(migration.codec.dim)).row_bytes
     elif migration.originals is Originals.DISK and migration.into is not None:
         row_bytes = 2 * migration.codec.dim
-    return Estimate(
+    return MigrationSize(
         points=points,
         source_bytes=points * bits * migration.codec.dim // 8,
         target_bytes=points * latent_bits * migration.codec.code_dim // 8,
@@ -160,7 +160,7 @@ def migrate(
     started: Started = lambda _: None,
     progress: OnProgress = lambda _done, _total: None,
     sample: int = 500,
-) -> Outcome:
+) -> MigrationOutcome:
     """Copy what is not copied yet, repair what differs, compare searches, and switch an alias.
 
     Args:
@@ -193,7 +193,9 @@ def migrate(
     return replace(outcome, next_step=_next_step(migration, outcome, alias))
 
 
-def _copy_and_compare(migration: Migration, size: Estimate, state: State, progress: OnProgress, sample: int) -> Outcome:
+def _copy_and_compare(
+    migration: Migration, size: MigrationSize, state: State, progress: OnProgress, sample: int
+) -> MigrationOutcome:
     before = done = state.copied
 
     def advance(points: int) -> None:
@@ -204,7 +206,7 @@ def _copy_and_compare(migration: Migration, size: Estimate, state: State, progre
     advance(0)
     while not state.done:
         advance(copy_page(migration, state))
-    comparison = Comparison(migration, sample)
+    comparison = RecallComparison(migration, sample)
     with listing(migration) if migration.on_bad_rows is OnBadRows.SKIP else nullcontext() as bad_points:
 
         def repair(records: list[models.Record]) -> Repairs:
@@ -217,7 +219,7 @@ def _copy_and_compare(migration: Migration, size: Estimate, state: State, progre
         repairs = reduce(Repairs.plus, map(repair, read), Repairs())
     removed = sum(remove_stray(migration))
     points = migration.client.count(migration.collection, exact=True).count
-    return Outcome(
+    return MigrationOutcome(
         estimate=size,
         copied=state.copied - before,
         repairs=repairs,
@@ -229,7 +231,7 @@ def _copy_and_compare(migration: Migration, size: Estimate, state: State, progre
     )
 
 
-def _next_step(migration: Migration, outcome: Outcome, alias: str | None) -> str:
+def _next_step(migration: Migration, outcome: MigrationOutcome, alias: str | None) -> str:
     if outcome.switched_alias is not None:
         return f"The alias {alias!r} now points at {migration.target!r}."
     if alias is not None:
@@ -250,7 +252,7 @@ def _next_step(migration: Migration, outcome: Outcome, alias: str | None) -> str
     return _unload(migration.collection, migration.vector, migration.named)
 
 
-def _differences(outcome: Outcome) -> str:
+def _differences(outcome: MigrationOutcome) -> str:
     """Say what differed, and the possible reason."""
     repairs = outcome.repairs
     return (

@@ -2,7 +2,7 @@
 
 from vaecodec_integrations.qdrant.reembedding.estimate import Cost, JudgedQueries, estimate
 from vaecodec_integrations.qdrant.reembedding.job import Embed, Reembedding
-from vaecodec_integrations.qdrant.reembedding.run import Outcome, reembed
+from vaecodec_integrations.qdrant.reembedding.run import ReembeddingOutcome, reembed
 from vaecodec_integrations.qdrant.reembedding.search import AsyncTwoModelSearch, Model, TwoModelSearch
 
 __all__ = [
@@ -11,8 +11,8 @@ __all__ = [
     "Embed",
     "JudgedQueries",
     "Model",
-    "Outcome",
     "Reembedding",
+    "ReembeddingOutcome",
     "TwoModelSearch",
     "estimate",
     "reembed",

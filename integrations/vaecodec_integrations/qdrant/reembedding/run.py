@@ -25,7 +25,7 @@ OnProgress = Callable[[int, int], Any]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ReembeddingOutcome:
     """Hold what a run did.
 
     Attributes:
@@ -69,7 +69,7 @@ class Outcome:
 
 def reembed(
     job: Reembedding, *, alias: str | None = None, progress: OnProgress = lambda _done, _total: None
-) -> Outcome:
+) -> ReembeddingOutcome:
     """Embed what is not embedded yet, and, once a run finds nothing to do, switch an alias.
 
     While it runs the application goes on writing to the old collection. Run it again until nothing is left to do; with
@@ -92,7 +92,7 @@ def reembed(
             check_alias(job.client, job.collection, job.into, alias)
         _check(job)
         total = job.client.count(job.collection, exact=True).count
-        outcome = Outcome(points=total, named=job.named)
+        outcome = ReembeddingOutcome(points=total, named=job.named)
         seen, pace = 0, _Pace(job.texts_per_second)
         for records in job.undone_pages():
             outcome = _page(job, records, outcome, pace)
@@ -146,7 +146,9 @@ def _check(job: Reembedding) -> None:
         )
 
 
-def _page(job: Reembedding, records: list[models.Record], outcome: Outcome, pace: _Pace) -> Outcome:
+def _page(
+    job: Reembedding, records: list[models.Record], outcome: ReembeddingOutcome, pace: _Pace
+) -> ReembeddingOutcome:
     """Bring one batch of points up to date."""
     held = _held(job, [record.id for record in records])
     new = [r for r in records if r.id not in held or job.text_of(held[r.id].payload) != job.text_of(r.payload)]
