@@ -38,6 +38,7 @@ COMMANDS = {
     "migrate-pg": "migrate_pg",
     "plan": "plan",
     "reembed": "reembed",
+    "refit-queries": "refit_queries",
     "report": "report",
     "rollback": "rollback",
     "split": "split",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,6 +35,9 @@ PART = PREFIX + "part"
 FUSED, FUSED_ID = PREFIX + "fused", PREFIX + "fused_id"
 """Only in what ``vaecodec fuse`` wrote: how the embedding model was joined with the codec, and the file's identity."""
 UNSIGNED = "0" * 64
+DOCUMENTS_ID = PREFIX + "documents_id"
+"""Only where queries were fitted anew: the codec whose documents' latents these are."""
+_IDENTITY = re.compile("[0-9a-f]{64}")
 
 # Python refuses to read numbers of thousands of digits.
 _VERSION_DIGITS = 9
@@ -67,6 +71,8 @@ class Metadata:
         provenance: recipe, data fingerprint, seed, versions, date and validation figures; JSON values only.
         format_version: version of the file format.
         codec_id: sha256 over the file with this field zeroed, as 64 hexadecimal digits.
+        documents_id: in a file whose queries were fitted anew, the identity of the codec whose documents' latents these
+            are, to the bit; otherwise empty.
     """
 
     kind: Kind
@@ -80,6 +86,12 @@ class Metadata:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
     codec_id: str = UNSIGNED
+    documents_id: str = ""
+
+    @property
+    def identity(self) -> str:
+        """What an index keeps, to be searched only with a codec that encodes documents alike."""
+        return self.documents_id or self.codec_id
 
     def to_properties(self) -> dict[str, str]:
         """Return the metadata as ONNX ``metadata_props``: string keys and values."""
@@ -95,6 +107,7 @@ class Metadata:
             PREFIX + "embedder": self.embedder,
             PREFIX + "calibration": json.dumps(self.calibration, sort_keys=True, allow_nan=False),
             PREFIX + "provenance": json.dumps(self.provenance, sort_keys=True, allow_nan=False),
+            **({DOCUMENTS_ID: self.documents_id} if self.documents_id else {}),
         }
 
     @classmethod
@@ -113,7 +126,10 @@ class Metadata:
             provenance=parse_object(properties[PREFIX + "provenance"]),
             format_version=int(properties[PREFIX + "format_version"]),
             codec_id=properties[PREFIX + "codec_id"],
+            documents_id=properties.get(DOCUMENTS_ID, ""),
         )
+        if metadata.documents_id and not _IDENTITY.fullmatch(metadata.documents_id):
+            raise ValueError("the identity for documents is not 64 hexadecimal digits")
         if min(metadata.dim, metadata.code_dim, *metadata.nested_dims) < 1:
             raise ValueError("a width is not positive")
         return metadata

@@ -149,6 +149,26 @@ def check_calibration(metadata: Metadata) -> None:
             )
 
 
+def fitted_to_queries(stored: Mapping[str, Any], codec: EncoderDecoder, rows: CalibrationRows) -> dict[str, Any]:
+    """Return the calibration of a file with what depends on queries fitted anew: scores, and the queries' statistics.
+
+    Args:
+        stored: the calibration of the file.
+        codec: its maps, with another one for queries.
+        rows: what to fit on.
+    """
+    fitted = dict(stored)
+    if _SCORES in stored:
+        scores = _fit_scores(codec, rows)
+        fitted.pop(_SCORES)
+        if scores is not None:
+            fitted[_SCORES] = scores.to_json()
+    if _DRIFT in stored:
+        queries = Encoded.encode(codec.encode_queries, codec.decode, rows.unseen_queries)
+        fitted[_DRIFT] = Reference.from_json(stored[_DRIFT]).with_queries(queries).to_json()
+    return fitted
+
+
 def codes_of(codec: VectorCodec) -> Calibration:
     """Read the calibration for codes that a codec's file holds.
 

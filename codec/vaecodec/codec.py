@@ -78,8 +78,8 @@ class Codec:
             threads: threads per call on the CPU; by default onnxruntime's choice, one per core.
             strict: raise when a provider asked for is not there; ``False`` goes on without it, and
                 :attr:`providers` says what is used.
-            codec_id: the identity of the file expected, all 64 digits: the checksum in a file proves that it is whole,
-                and only a checksum that you kept elsewhere proves that it is the one.
+            codec_id: ``metadata.codec_id`` of the file expected, all 64 digits. The checksum in a file proves that it
+                is whole, and only a checksum that you kept elsewhere proves that it is the one.
 
         Raises:
             ArtifactError: the file is missing, damaged, foreign or too new; a subclass says which.
@@ -188,8 +188,12 @@ class Codec:
 
     @property
     def codec_id(self) -> str:
-        """Return the sha256 of the file, 64 hexadecimal digits."""
-        return self._metadata.codec_id
+        """Return the identity of the codec for documents, 64 hexadecimal digits: an index keeps it.
+
+        It is the sha256 of the file; after ``vaecodec refit-queries`` that of the file which filled the index, and
+        ``metadata.codec_id`` is this file's own.
+        """
+        return self._metadata.identity
 
     @property
     def embedder(self) -> str:

@@ -116,9 +116,9 @@ class RayWorkers:
                 f"{conversion.source.files[0]}: Ray works on Parquet files; leave out --engine ray for other formats"
             )
         _, metadata = read_artifact(self._codec)
-        if metadata.codec_id != codec.codec_id:
+        if metadata.identity != codec.codec_id:
             raise CodecMismatchError(
-                f"{self._codec}: expected codec {codec.codec_id[:16]}, found {metadata.codec_id[:16]}"
+                f"{self._codec}: expected codec {codec.codec_id[:16]}, found {metadata.identity[:16]}"
             )
 
     def run(

@@ -76,10 +76,10 @@ class Compress(Module):  # type: ignore[misc]
             CodecMismatchError: the file is no longer the one that was loaded.
         """
         data, metadata = read_artifact(self.path)
-        if metadata.codec_id != self.codec.codec_id:
+        if metadata.identity != self.codec.codec_id:
             raise CodecMismatchError(
                 f"{self.path}: expected codec {self.codec.codec_id[:12]}, which this model uses, got codec "
-                f"{metadata.codec_id[:12]}; put the file back, or make the module again"
+                f"{metadata.identity[:12]}; put the file back, or make the module again"
             )
         target = Path(output_path) / FILE_NAME
         if not (target.exists() and target.samefile(self.path)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vaecodec.drift.statistics import (
@@ -63,6 +63,13 @@ class Reference:
         if queries is not None and len(queries.latents) >= FEWEST_REFERENCE:
             streams[Stream.QUERIES] = reference_statistics(queries)
         return cls(streams, group, code_dim)
+
+    def with_queries(self, queries: Encoded) -> Reference:
+        """Return the same with the statistics of other queries; fewer than 64 leave them out."""
+        streams = {Stream.DOCUMENTS: self.streams[Stream.DOCUMENTS]}
+        if len(queries.latents) >= FEWEST_REFERENCE:
+            streams[Stream.QUERIES] = reference_statistics(queries)
+        return replace(self, streams=streams)
 
     def measure(self, stream: Stream, encoded: Encoded) -> StreamStatistics:
         """Measure the same statistics on other vectors, all but the agreement."""
