@@ -64,7 +64,9 @@ class ModelOptions:
         str | None, typer.Option(help="The same queries, row for row, embedded by the new model.")
     ] = None
     pairs: Pairs = None
-    least: Annotated[float, typer.Option(min=0, help="Smallest share of the new model's nDCG@10 to accept.")] = 0.6
+    least: Annotated[float, typer.Option(min=0, max=1, help="Smallest share of the new model's nDCG@10 to accept.")] = (
+        0.6
+    )
     embedder: Embedder = ""
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vaecodec.extras import require
+from vaecodec.graph.nodes import Precision
 from vaecodec_cli.console import print_written
 from vaecodec_cli.options import AsJson, CodecOutput
 
@@ -16,12 +17,12 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder that 'vaecodec train' wrote.")],
     output: CodecOutput,
     precision: Annotated[
-        str,
+        Precision,
         typer.Option(
             help="Number type of weights and products: float32; float16 for half the file size and for GPUs; int8 for "
             "the hidden layer of an encoder, for speed on CPUs."
         ),
-    ] = "float32",
+    ] = Precision.FLOAT32,
     as_json: AsJson = False,
 ) -> None:
     """Write a trained checkpoint as one ONNX file, after proving that it computes the same."""

@@ -57,6 +57,7 @@ class MigrationTarget:
         int | None,
         typer.Option(
             "--bytes",
+            min=1,
             help="RAM for the code of each vector in the new collection, e.g. one byte per latent or less. The latents "
             "then stay on disk. Default: stored and quantised as the source is.",
         ),
@@ -147,8 +148,9 @@ def migrate(
     from vaecodec_integrations.qdrant.migration import estimate
     from vaecodec_integrations.qdrant.migration import migrate as run
 
-    for options in (server, target.place, originals):
-        options.check()
+    server.check()
+    target.place.check_new(source.collection, source.vector, target.switch_alias)
+    originals.check()
     codec = Codec.load(source.codec, dim=source.dim)
     console = Terminal(stderr=as_json)
     encoding = originals.encoding(codec)

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 
 import typer
 
+from vaecodec.errors import UnsupportedRequestError
 from vaecodec.extras import require
 from vaecodec_cli.console import Terminal, interval, print_json
 from vaecodec_cli.options import AsJson, CodecFile, Dim
@@ -66,9 +67,15 @@ def migrate_pg(
     require("psycopg", extra="postgres")
     from vaecodec import Codec
     from vaecodec_integrations.postgres.column import CompressedColumn
-    from vaecodec_integrations.postgres.migration import ColumnMigration, migrate_at
+    from vaecodec_integrations.postgres.migration import ColumnMigration, check_address, migrate_at
     from vaecodec_integrations.reranking import OriginalsColumn
 
+    if target.into == source.column:
+        raise typer.BadParameter(f"--into: expected another name than the source's, got {target.into!r}")
+    try:
+        check_address(source.url)
+    except UnsupportedRequestError as error:
+        raise typer.BadParameter(f"--url: {error}") from None
     kept = OriginalsColumn(target.originals) if target.originals else None
     codec = Codec.load(source.codec, dim=source.dim)
     column = CompressedColumn(codec, source.table, target.into, storage=str(target.storage), originals=kept)

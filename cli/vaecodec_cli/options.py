@@ -124,6 +124,8 @@ class Columns:
 
     def queries(self, location: str | None) -> str | None:
         """Return the location of queries with their column; None where there are none."""
+        if location is None and self.query_column is not None:
+            raise typer.BadParameter("--query-column needs --queries")
         return None if location is None else with_column(location, self.query_column)
 
 
@@ -155,6 +157,8 @@ class CheckedTrainingData:
     def files(self) -> dict[str, Any]:
         """Return what :class:`~vaecodec_training.data.files.TrainingFiles` is made of."""
         data = self.data
+        if data.pairs is not None and data.queries is None:
+            raise typer.BadParameter("--pairs needs --queries")
         return {
             "documents": data.columns.documents(data.data),
             "queries": data.columns.queries(data.queries),

@@ -15,7 +15,7 @@ from vaecodec.extras import require
 from vaecodec_cli.console import Terminal, print_json, table
 from vaecodec_cli.options import AsJson
 from vaecodec_cli.progress import shown
-from vaecodec_cli.server import Server, check_one
+from vaecodec_cli.server import Server, Target
 
 if TYPE_CHECKING:
     from vaecodec_integrations.qdrant.reembedding import Cost, ReembeddingOutcome
@@ -89,7 +89,7 @@ def reembed(
     from vaecodec_integrations.qdrant.reembedding.job import read_ids
 
     server.check()
-    check_one({"--into": target.into, "--named": target.named})
+    Target(into=target.into, named=target.named).check_new(source.collection, source.vector, target.switch_alias)
     embedder, alias = OnnxEmbedder(source.model), target.switch_alias
     console = Terminal(stderr=as_json)
     with server.open() as client:

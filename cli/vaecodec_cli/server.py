@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
+from vaecodec.errors import UnsupportedRequestError
 from vaecodec.extras import require
 
 if TYPE_CHECKING:
@@ -42,8 +43,16 @@ class Server:
             yield client
 
     def check(self) -> None:
-        """Refuse both or none of the two."""
+        """Refuse both or none of the two, and an address that is none."""
         check_one({"--url": self.url, "--path": self.path})
+        if self.url is not None:
+            require("qdrant_client", extra="qdrant")
+            from vaecodec_integrations.qdrant.connection import check_address
+
+            try:
+                check_address(self.url)
+            except UnsupportedRequestError as error:
+                raise typer.BadParameter(f"--url: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +72,16 @@ class Target:
     def check(self) -> None:
         """Refuse both or none of the two."""
         check_one({"--into": self.into, "--named": self.named})
+
+    def check_new(self, collection: str, vector: str, switch_alias: str | None) -> None:
+        """Refuse both or none of the two, the source itself, and an alias that would change nothing."""
+        self.check()
+        if self.into == collection:
+            raise typer.BadParameter(f"--into: expected another name than the source's, got {collection!r}")
+        if self.named == vector:
+            raise typer.BadParameter(f"--named: expected another name than the source's vector, got {vector!r}")
+        if self.named is not None and switch_alias is not None:
+            raise typer.BadParameter("--switch-alias needs --into: an alias names a collection, not a vector")
 
 
 def check_one(options: Mapping[str, object]) -> None:

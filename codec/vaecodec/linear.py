@@ -138,8 +138,7 @@ class LinearCodec:
 
     def truncated(self, code_dim: int) -> LinearCodec:
         """Return the same codec with only its first ``code_dim`` latents."""
-        if not 1 <= code_dim <= self.code_dim:
-            raise InvalidDimensionError(f"expected a latent width from 1 to {self.code_dim}, got {code_dim}")
+        refuse_width(code_dim, self.code_dim)
         return replace(self, components=self.components[:code_dim])
 
     def rotated(self, rotation: FloatArray) -> LinearCodec:
@@ -264,8 +263,7 @@ class LinearMoments:
     def codec(self, dim: int, kind: LinearKind, *, embedder: str = "") -> LinearCodec:
         """Fit a linear codec of this width, 1 to d; raises ``InvalidDimensionError``."""
         width = len(self.total)
-        if not 1 <= dim <= width:
-            raise InvalidDimensionError(f"expected a latent width from 1 to {width}, got {dim}")
+        refuse_width(dim, width)
         mean = np.zeros(width)
         if kind in (LinearKind.TRUNCATION, LinearKind.TRUNCATION_DOT):
             components = np.eye(dim, width)
@@ -318,6 +316,12 @@ class _EvenlySpaced:
             self._kept = [self.rows[::2].copy()]
             self._count = len(self._kept[0])
             self._step *= 2
+
+
+def refuse_width(dim: int, most: int) -> None:
+    """Raise ``InvalidDimensionError`` unless this is a width of latents from 1 to ``most``."""
+    if not 1 <= dim <= most:
+        raise InvalidDimensionError(f"expected a latent width from 1 to {most}, got {dim}")
 
 
 def _oriented(components: Moment) -> Moment:

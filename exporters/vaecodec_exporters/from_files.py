@@ -6,13 +6,13 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vaecodec_exporters.pipeline import Fitted, fit, train_and_export
+from vaecodec_exporters.pipeline import Fitted, check_fit, check_training, fit, train_and_export
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.data.files import TrainingFiles
 from vaecodec_training.observe import Observer
 from vaecodec_training.outcome import TrainedRun
 from vaecodec_training.request import RecipeRequest
-from vaecodec_training.search import OnStep, refuse_processes
+from vaecodec_training.search import OnStep, refuse_processes, refuse_widths
 
 OnOpen = Callable[[Collection], None]
 """Called with the collection when its vectors have been checked, before training begins."""
@@ -52,6 +52,7 @@ def train_files(
         OutputExistsError, TrainingError, ExportError: see :func:`~vaecodec_exporters.pipeline.train_and_export`.
         UnusableDataError, InvalidVectorsError, SourceError: the vectors cannot be used.
     """
+    check_training(run, export, overwrite=overwrite, resume=resume)
     sources = data.sources()
     recipe = wanted.recipe(sources[0], paired=data.pairs is not None)
     collection = data.collection(sources, Path(run), objective=recipe.objective)
@@ -91,7 +92,10 @@ def fit_files(
         UnusableDataError, InvalidVectorsError, SourceError: the vectors cannot be used.
     """
     refuse_processes()
+    check_fit(Path(out))
     sources = data.sources()
+    if dims is not None:
+        refuse_widths(dims, sources[0].dim)
     recipe = wanted.recipe(sources[0], paired=data.pairs is not None)
     collection = data.collection(sources, Path(out), objective=recipe.objective, confirmation=_CONFIRMATION)
     on_open(collection)

@@ -10,7 +10,7 @@ import numpy as np
 from vaecodec.artifact import Kind, Metadata
 from vaecodec.calibration import CodecCalibration
 from vaecodec.interface import Metric
-from vaecodec.linear import LinearCodec, LinearKind, fit_linear, hold_out_for
+from vaecodec.linear import LinearCodec, LinearKind, fit_linear, hold_out_for, refuse_width
 from vaecodec.provenance import made_now
 from vaecodec.sources import VectorSource
 from vaecodec_exporters.graph import CodecWeights, ResidualWeights, write_codec
@@ -45,6 +45,7 @@ def fit_and_export_linear(
         ExportError: the graph does not compute what numpy computes; no file is written.
     """
     refuse_existing(path, overwrite=overwrite)
+    refuse_width(dim, source.dim)
     hold_out = hold_out_for(source.rows or 0)
     codec = fit_linear(source, dim, kind=kind, metric=metric, embedder=embedder, hold_out=hold_out)
     export_linear(codec, path, overwrite=overwrite)

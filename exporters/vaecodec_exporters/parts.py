@@ -15,8 +15,9 @@ import onnxruntime
 from onnx.utils import Extractor
 
 from vaecodec.artifact import PART, read_artifact
-from vaecodec.errors import ExportError
+from vaecodec.errors import ExportError, OutputExistsError
 from vaecodec.files import write_atomically
+from vaecodec.files.outputs import check_is_folder
 from vaecodec.graph.nodes import Precision
 from vaecodec_exporters.graph import PARITY_BATCHES, PARITY_BOUNDS, start, unit_rows
 from vaecodec_exporters.output import refuse_existing
@@ -46,16 +47,20 @@ def write_parts(
         The files written, in the order above.
 
     Raises:
-        OutputExistsError: parts of another codec are there and ``overwrite`` is False, or other files of that name.
+        OutputExistsError: ``folder`` is a file, or the codec file itself would be replaced; or parts of another codec
+            are there and ``overwrite`` is False, or other files of that name.
         ArtifactError: the codec file is missing, damaged, foreign or too new; a subclass says which.
         ExportError: a part does not compute what the whole computes; no file was written.
     """
+    folder = Path(folder)
+    check_is_folder(folder)
+    if Path(codec).resolve() in {(folder / f"{name}.onnx").resolve() for name in PARTS}:
+        raise OutputExistsError(f"{codec}: is the input itself, which would be replaced; choose another folder")
     data, _ = read_artifact(codec)
     whole, model = start(data), onnx.load_from_string(data)
     parts = {name: cut(model, *ends) for name, ends in PARTS.items()}
     for name, part in parts.items():
         _check(whole, start(part), *PARTS[name])
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
         refuse_existing(folder / f"{name}.onnx", overwrite=overwrite, data=part)

@@ -18,7 +18,7 @@ from vaecodec.artifact import read_artifact
 from vaecodec.calibration import CodecCalibration
 from vaecodec.errors import ArtifactError
 from vaecodec.extras import require
-from vaecodec.files.outputs import check_file
+from vaecodec.files.outputs import check_file, check_is_folder
 from vaecodec.linear import LinearKind
 from vaecodec_exporters.checkpoint import export_checkpoint
 from vaecodec_exporters.linear import export_linear
@@ -127,9 +127,7 @@ def fit(
     """
     require("onnx", extra="export")
     out = Path(out)
-    if not (out / RUN).exists():
-        for name in (CODEC, PICTURE, FRONTIER):
-            check_file(out / name, is_ours=lambda _: False, parents=True)
+    check_fit(out)
     found = search(collection, out, dims=dims, budget=budget, recipe=recipe, observers=observers, on_step=on_step)
     file = out / CODEC
     if _is_written(file, found):
@@ -146,6 +144,18 @@ def fit(
             traded = out / FRONTIER
             draw_frontier(found.points, found.content["steps"]["frontier"]["served"], traded)
     return Fitted(file, out / RECIPE, out / RUN, picture, traded, found)
+
+
+def check_fit(out: Path) -> None:
+    """Check that a fit may be written to a folder: before its data is read.
+
+    Raises:
+        OutputExistsError: ``out`` is a file, or holds files that no fit wrote, under names that a fit needs.
+    """
+    check_is_folder(out)
+    if not (out / RUN).exists():
+        for name in (CODEC, PICTURE, FRONTIER):
+            check_file(out / name, is_ours=lambda _: False, parents=True)
 
 
 def train_and_export(
@@ -179,17 +189,35 @@ def train_and_export(
         TrainingError: as :func:`vaecodec_training.trainer.train`.
         ExportError: the exported graph does not compute what torch computes; no file is written.
     """
-    if export is not None:
-        require("onnx", extra="export")
-        # A run that went on to its end writes the same file again. What the run makes a folder for is not there yet.
-        if leads() and not resume and not _comes_with(Path(run), Path(export)):
-            refuse_existing(export, overwrite=overwrite)
+    check_training(run, export, overwrite=overwrite, resume=resume)
     result = train(collection, recipe, Path(run), resume=resume, observers=observers)
     if not leads():
         return None
     if export is not None:
         export_checkpoint(result.checkpoint, export, overwrite=overwrite)  # not whatever came into the folder since
     return result
+
+
+def check_training(
+    run: str | os.PathLike[str],
+    export: str | os.PathLike[str] | None = None,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> None:
+    """Check the outputs of :func:`train_and_export`, with its arguments: before its data is read.
+
+    Raises:
+        OutputExistsError: ``run`` is a file; or another codec file is at ``export`` and ``overwrite`` is False, or it
+            is no codec file.
+    """
+    check_is_folder(Path(run))
+    if export is None:
+        return
+    require("onnx", extra="export")
+    # A run that went on to its end writes the same file again. What the run makes a folder for is not there yet.
+    if leads() and not resume and not _comes_with(Path(run), Path(export)):
+        refuse_existing(export, overwrite=overwrite)
 
 
 def _comes_with(run: Path, export: Path) -> bool:

@@ -21,7 +21,7 @@ from vaecodec.codes import CodeType
 from vaecodec.errors import ArtifactError, EvaluationInputError
 from vaecodec.extras import require
 from vaecodec.files import write_atomically
-from vaecodec.files.outputs import check_file
+from vaecodec.files.outputs import check_file, check_is_folder
 from vaecodec.linear import LinearKind
 from vaecodec.sources import ArraySource, VectorSource, open_source
 from vaecodec.sources.bad_rows import OnBadRows
@@ -160,13 +160,14 @@ def compress(
     """
     for library, extra in _NEEDED:
         require(library, extra=extra)
+    file = out / CODEC
+    check_is_folder(out)
+    if not (out / _FIT).exists():
+        check_file(file, is_ours=lambda _: False, parents=True)
     on_step("reading vectors")
     sources = data.sources()
     goal = wanted.goal(sources[0], unknown=None if wanted.ram else _UNKNOWN_ROWS)
     collection = data.judged(sources, out)
-    file = out / CODEC
-    if not (out / _FIT).exists():
-        check_file(file, is_ours=lambda _: False, parents=True)
     on_step("training")
     small = goal.code_bytes is not None and store is StoreName.PACKED and 8 <= goal.code_bytes < collection.dim // 2
     recipe = choose_recipe(

@@ -11,6 +11,7 @@ import torch
 
 from vaecodec import Codec, Kind, LinearKind, fit_linear
 from vaecodec.errors import CheckpointError, ExportError
+from vaecodec.graph.nodes import Precision
 from vaecodec.interface import Metric
 from vaecodec.vectors import normalised
 from vaecodec_cli.export import export
@@ -75,7 +76,7 @@ def test_latents_that_keep_the_root_of_their_length_are_compared_by_dot_product(
 def test_smaller_numbers_on_request(
     precision: str, bound: float, sample, vae_run: Path, vae_codec: Codec, tmp_path: Path
 ) -> None:
-    export(vae_run, CodecOutput(out=tmp_path / "small.onnx"), precision=precision)
+    export(vae_run, CodecOutput(out=tmp_path / "small.onnx"), precision=Precision(precision))
     small = Codec.load(tmp_path / "small.onnx")
     assert small.metadata.provenance["precision"] == precision
     assert small.metadata.provenance["parity_bound"] == bound
@@ -85,7 +86,7 @@ def test_smaller_numbers_on_request(
 
 def test_an_unknown_precision_is_refused(vae_run: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"^expected precision to be one of float32, float16, int8, got 'fp8'"):
-        export(vae_run, CodecOutput(out=tmp_path / "fp8.onnx"), precision="fp8")
+        export_checkpoint(vae_run, tmp_path / "fp8.onnx", precision="fp8")
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:

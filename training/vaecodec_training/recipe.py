@@ -390,6 +390,8 @@ def choose_recipe(
     """
     if objective not in ("", *Aim):
         raise RecipeError(f"objective: expected one of {', '.join(Aim)}, got {objective!r}")
+    if not 1 <= (changes.get("dim") or 1) <= width:
+        raise RecipeError(f"dim: expected a latent width from 1 to {width}, got {changes['dim']}")
     wanted = {name: value for name, value in changes.items() if value is not None}
     if base is None and objective == Aim.RELEVANCE:
         linear = {"hidden": 0} if target else {}  # as all recipes for codes

@@ -127,8 +127,7 @@ def search(
     refuse_processes()
     recipe = recipe or choose_recipe(width=collection.dim, rows=collection.report.rows)
     widths = sorted(set(_default_widths(recipe, collection.dim) if dims is None else dims))
-    if not widths or widths[0] < 1 or widths[-1] > collection.dim:
-        raise RecipeError(f"dims: expected widths from 1 to {collection.dim}, got {widths}")
+    refuse_widths(widths, collection.dim)
     if collection.confirmation is None:
         raise RecipeError("expected a collection with a confirmation part, got none; open it with confirmation=0.05")
     refuse_mismatch(recipe, collection)
@@ -157,6 +156,12 @@ def read_record(path: Path) -> dict[str, Any]:
             f"{path}: expected the record of a fit, but this is none or damaged: {error!r}; choose another folder"
         ) from None
     return found
+
+
+def refuse_widths(widths: Sequence[int], dim: int) -> None:
+    """Raise ``RecipeError`` unless there are widths, all of them from 1 to that of the embeddings."""
+    if not widths or min(widths) < 1 or max(widths) > dim:
+        raise RecipeError(f"dims: expected widths from 1 to {dim}, got {sorted(widths)}")
 
 
 def refuse_processes() -> None:

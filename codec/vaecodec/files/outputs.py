@@ -89,6 +89,12 @@ def check_folder(
     _check_ancestor(target.absolute())
 
 
+def check_is_folder(path: str | os.PathLike[str]) -> None:
+    """Raise ``OutputExistsError`` where a folder is to be written and something else is there."""
+    if os.path.lexists(path) and not Path(path).is_dir():
+        raise OutputExistsError(f"{path}: expected a folder to write, got a file; choose another name")
+
+
 def check_not_input(path: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
     """Raise OutputExistsError if the output is an input, lies within one, or holds one."""
     output = path.resolve()

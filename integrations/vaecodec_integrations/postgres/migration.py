@@ -18,9 +18,10 @@ import numpy as np
 import psycopg
 from pgvector import Vector
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from vaecodec.calibration import scores_of
-from vaecodec.errors import MigrationError, NotCalibratedError
+from vaecodec.errors import MigrationError, NotCalibratedError, UnsupportedRequestError
 from vaecodec.evaluation import Interval, bootstrap, similarities
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.vectors import as_row, as_vectors, faults
@@ -57,6 +58,11 @@ class ColumnMigration:
     target: CompressedColumn
     source: str
     key: str = "id"
+
+    def __post_init__(self) -> None:
+        """Refuse a column that is its own source."""
+        if self.target.column == self.source:
+            raise MigrationError(f"target: expected another column than the source, got {self.source!r}")
 
 
 @dataclass(frozen=True)
@@ -139,8 +145,10 @@ def migrate_at(
         batch_rows: see :func:`migrate_column`, as the other arguments.
 
     Raises:
+        UnsupportedRequestError: the address is none.
         MigrationError: the server does not answer or refuses, and what :func:`migrate_column` and :func:`switch` say.
     """
+    check_address(address)
     try:
         with psycopg.connect(address, autocommit=True) as connection:
             result = migrate_column(
@@ -151,6 +159,16 @@ def migrate_at(
     except psycopg.OperationalError as error:
         raise MigrationError(f"the PostgreSQL server does not answer, or refuses: {error}") from error
     return result
+
+
+def check_address(address: str) -> None:
+    """Raise ``UnsupportedRequestError`` unless libpq can read this as the address of a database."""
+    try:
+        conninfo_to_dict(address)
+    except psycopg.ProgrammingError as error:
+        raise UnsupportedRequestError(
+            f"expected an address such as postgresql://USER@HOST/NAME, got another text ({str(error).strip()})"
+        ) from None
 
 
 def search_both(

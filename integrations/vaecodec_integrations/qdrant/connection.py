@@ -6,13 +6,20 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import grpc
 from pydantic import ValidationError
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 
-from vaecodec.errors import CollectionNotFoundError, StoreAccessError, StoreError, StoreUnreachableError
+from vaecodec.errors import (
+    CollectionNotFoundError,
+    StoreAccessError,
+    StoreError,
+    StoreUnreachableError,
+    UnsupportedRequestError,
+)
 
 # What a gRPC status is called by REST.
 _STATUS = {
@@ -23,6 +30,17 @@ _STATUS = {
 _SILENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
+def check_address(url: str) -> None:
+    """Raise ``UnsupportedRequestError`` unless this is the address of a server of Qdrant."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - which raises for one that is no number
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UnsupportedRequestError(f"expected an address such as http://localhost:6333, got {url!r}")
+
+
 def open_client(*, url: str | None = None, path: str | os.PathLike[str] | None = None) -> QdrantClient:
     """Open a server, or a folder of Qdrant's local mode. The server's key is read from ``QDRANT_API_KEY``.
 
@@ -31,9 +49,11 @@ def open_client(*, url: str | None = None, path: str | os.PathLike[str] | None =
         path: the folder, which must be there; give exactly one of ``url`` and ``path``.
 
     Raises:
+        UnsupportedRequestError: this is no address.
         StoreError: the folder is not there, or another process has it open.
     """
     if path is None:
+        check_address(url or "")
         return QdrantClient(url=url, api_key=os.environ.get("QDRANT_API_KEY") or None)
     if not Path(path).is_dir():  # the client would make it
         raise StoreError(f"{path}: expected a folder of Qdrant's local mode, got none; check the path")

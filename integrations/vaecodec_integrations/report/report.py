@@ -12,6 +12,8 @@ from vaecodec.codes import CodeType
 from vaecodec.errors import EvaluationInputError
 from vaecodec.extras import require
 from vaecodec.files import write_atomically
+from vaecodec.files.outputs import check_file, check_is_folder
+from vaecodec.files.stored_json import parse_json
 from vaecodec_integrations.report.engines import open_engine
 from vaecodec_integrations.report.engines.base import SearchEngineName
 from vaecodec_integrations.report.inputs import (
@@ -128,6 +130,7 @@ def report(
         on_step: called with the name of each step before it is taken.
 
     Raises:
+        OutputExistsError: ``out`` is a file, or holds such files that no report wrote.
         EvaluationInputError, SourceError, InvalidVectorsError, ArtifactError: a file cannot be used;
             nothing was written.
         InvalidBudgetError, NotCalibratedError: a codec has no code of that many bytes.
@@ -135,6 +138,7 @@ def report(
     """
     require("matplotlib", extra="report")
     require("jinja2", extra="report")
+    _check_out(out)
     measured_on = open_engine(engine)
     codecs = files.open_codecs()
     adapter = None if files.adapter is None else Codec.load(files.adapter)
@@ -153,6 +157,22 @@ def report(
     summary = summarise(run, earlier)
     write(out, run, summary, ids=keep_ids)
     return Report(out, run, summary)
+
+
+def _check_out(out: Path) -> None:
+    """Refuse a file, and a folder with files of somebody else under a report's names."""
+    check_is_folder(out)
+    if not _is_report(out / "report.json"):
+        for name in ("report.json", "report.html", "report.md"):
+            check_file(out / name, is_ours=lambda _: False, parents=True)
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        document = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(document, dict) and {"format_version", "summary", "run"} <= document.keys()
 
 
 def write(folder: Path, run: Run, summary: ReportSummary, *, ids: bool = False) -> None:

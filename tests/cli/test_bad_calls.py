@@ -1,0 +1,122 @@
+"""Every command: values that cannot be right exit 2, and outputs are refused, before anything is read or written.
+
+The rows of the files hold nothing but NaN, so that a command that reads them says so instead.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vaecodec import fit_linear
+from vaecodec_cli.main import COMMANDS, main
+from vaecodec_exporters.linear import export_linear
+
+WRONG_VALUES = {
+    "bridge --sample x.npy --new-sample x.npy --least 1.5 --out o": "--least",
+    "bridge --sample x.npy --out o": "--new-sample",
+    "compress x.npy --save 150% --out o": "150%",
+    "compress x.npy --bytes 0 --out o": "got 0",
+    "compress x.npy --ram x --out o": "'x'",
+    "compress x.npy --recall nan --out o": "nan",
+    "compress x.npy --pairs aligned --out o": "--pairs needs --queries",
+    "decode x.npy --codec c.onnx --dim 77 --out o": "77",
+    "decode x.npy --codec c.onnx --workers 0 --out o": "--workers",
+    "doctor --nothing": "No such option",
+    "drift --codec c.onnx --data x.npy --query-column q": "--query-column needs --queries",
+    "encode x.npy --codec c.onnx --bytes 5000 --out o": "4 latents are too few for such a code",
+    "encode x.npy --codec c.onnx --gpus-per-worker 1 --out o": "need --engine ray",
+    "export folder --precision float64 --out o": "float64",
+    "fit x.npy --dims 0 --out o": "dims: expected widths from 1 to 8, got [0]",
+    "fit x.npy --dims 4,99 --out o": "dims: expected widths from 1 to 8, got [4, 99]",
+    "fit x.npy --budget soon --out o": "soon",
+    "fit x.npy --pairs aligned --out o": "--pairs needs --queries",
+    "fuse c.onnx c.onnx --pooling median --out o": "median",
+    "info c.onnx --nothing": "No such option",
+    "linear x.npy --dim 0 --out o": "expected a latent width from 1 to 8, got 0",
+    "linear x.npy --dim 99 --out o": "expected a latent width from 1 to 8, got 99",
+    "migrate --collection a --codec c.onnx --path local --into a": "--into: expected another name",
+    "migrate --collection a --codec c.onnx --path local --named x --switch-alias y": "--switch-alias needs --into",
+    "migrate --collection a --codec c.onnx --path local --into b --bytes 0": "--bytes",
+    "migrate --collection a --codec c.onnx --url ftp://x --into b": "expected an address such as http://localhost:6333",
+    "migrate --collection a --codec c.onnx --url http://x:port --into b": "got 'http://x:port'",
+    "migrate-pg --url postgresql://h --table t --column c --codec c.onnx --into c": "--into: expected another name",
+    "migrate-pg --url http://h --table t --column c --codec c.onnx --into d": "expected an address such as postgresql",
+    "plan x.npy --target recall@10>=1.5": "1.5",
+    "plan x.npy --target recall@10>=0.9 --rerank 0": "rerank",
+    "plan x.npy --query-column q": "--query-column needs --queries",
+    "reembed --collection a --path local --into a --model m.onnx": "--into: expected another name",
+    "reembed --collection a --path local --into b --model m.onnx --texts-per-second 0": "--texts-per-second",
+    "report --base x.npy --queries x.npy --codec c.onnx --out o --bytes 5000": "4 latents are too few for such a code",
+    "rollback --collection a --path local --into b --named c": "give one of --into and --named",
+    "rollback --collection a --url http:// --into b": "expected an address",
+    "split c.onnx": "--out",
+    "train x.npy --dim 99 --out o": "dim: expected a latent width from 1 to 8, got 99",
+    "train x.npy --nested a --out o": "expected widths such as 32,64, got 'a'",
+}
+
+TAKEN_OUTPUTS = {
+    "compress x.npy --save 90% --out taken": "expected a folder to write, got a file",
+    "encode x.npy --codec c.onnx --out x.npy --overwrite": "is an input, which is never overwritten",
+    "fit x.npy --out taken": "expected a folder to write, got a file",
+    "linear x.npy --dim 4 --out taken --overwrite": "something else is there",
+    "linear x.npy --dim 4 --out c.onnx": "replace it with overwrite (--overwrite)",
+    "report --base x.npy --queries x.npy --codec c.onnx --out taken": "expected a folder to write, got a file",
+    "report --base x.npy --queries x.npy --codec c.onnx --out folder": "report.html: exists already",
+    "split c.onnx --out taken": "expected a folder to write, got a file",
+    "split cut/encode.onnx --out cut --overwrite": "is the input itself",
+    "train x.npy --out taken": "expected a folder to write, got a file",
+    "train x.npy --dim 4 --out o --export c.onnx": "replace it with overwrite (--overwrite)",
+    "train x.npy --dim 4 --out o --export missing/c.onnx": "No such file or directory",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder of files whose rows cannot be used."""
+    folder = tmp_path_factory.mktemp("calls")
+    np.save(folder / "x.npy", np.full((60, 8), np.nan, np.float32))
+    for name in ("local", "folder", "cut"):
+        (folder / name).mkdir()
+    rows = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    for name in ("c.onnx", "cut/encode.onnx"):
+        export_linear(fit_linear(rows, 4), folder / name)
+    for name in ("taken", "folder/report.html"):
+        (folder / name).write_text("somebody else's")
+    return folder
+
+
+def refused(call: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Type a call; return its exit code and its message, after nothing was written."""
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit) as ended:
+        main(call.split())
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    return int(ended.value.code or 0), " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("call", WRONG_VALUES)
+def test_values_that_cannot_be_right_exit_2(
+    call: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    code, message = refused(call, folder, capsys)
+    assert code == 2
+    assert WRONG_VALUES[call] in message
+
+
+@pytest.mark.parametrize("call", TAKEN_OUTPUTS)
+def test_outputs_are_checked_before_anything_is_read(
+    call: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    code, message = refused(call, folder, capsys)
+    assert code == 1
+    assert TAKEN_OUTPUTS[call] in message
+    assert "NaN" not in message
+
+
+def test_no_command_is_left_out() -> None:
+    assert {call.split()[0] for call in WRONG_VALUES} == set(COMMANDS)
