@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -28,12 +27,8 @@ if TYPE_CHECKING:
     from vaecodec_integrations.qdrant.migration import Migration, MigrationOutcome, MigrationSize
 
 
-class Keep(StrEnum):
-    """Say where uncompressed vectors are kept."""
-
-    DISK = "disk"
-    FILE = "file"
-    NONE = "none"
+# Values of --keep-originals that name no file.
+_WITHOUT_FILE = ("none", "disk")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,23 +69,28 @@ class OriginalsOptions:
 
     panel: ClassVar[str] = "Originals for re-ranking"
 
-    keep_originals: Annotated[Keep, typer.Option(help="Where to keep the uncompressed vectors.")] = Keep.NONE
-    originals_path: Annotated[
-        Path | None, typer.Option("--originals", help="File to keep them in, with --keep-originals file.")
-    ] = None
+    keep_originals: Annotated[
+        str,
+        typer.Option(
+            help="Where to keep uncompressed vectors: none; disk, as a vector on the server's disk; or a file to write."
+        ),
+    ] = "none"
     originals_codec: Annotated[
-        Path | None, typer.Option(help="Store codes of this codec in that file instead of float16.")
+        Path | None, typer.Option(help="Store codes of this codec in that file, instead of float16.")
     ] = None
     originals_bytes: Annotated[int | None, typer.Option(help="Bytes of such a code, for each vector.")] = None
 
     def check(self) -> None:
         """Refuse options that would be ignored."""
-        if (self.keep_originals is Keep.FILE) != (self.originals_path is not None):
-            raise typer.BadParameter("--keep-originals file and --originals PATH need each other")
         if (self.originals_codec is None) != (self.originals_bytes is None):
             raise typer.BadParameter("--originals-codec and --originals-bytes need each other")
-        if self.originals_codec is not None and self.keep_originals is not Keep.FILE:
-            raise typer.BadParameter("--originals-codec needs --keep-originals file")
+        if self.originals_codec is not None and self.file is None:
+            raise typer.BadParameter("--originals-codec needs a file: --keep-originals FILE")
+
+    @property
+    def file(self) -> Path | None:
+        """Return the file to keep originals in, if that was asked for."""
+        return None if self.keep_originals in _WITHOUT_FILE else Path(self.keep_originals)
 
     def encoding(self, codec: Codec) -> PackedRows | None:
         """Return how the file stores originals as codes of another codec, where that was asked for."""
@@ -203,8 +203,8 @@ def _migration(
         into=target.place.into,
         named=target.place.named,
         vector=source.vector,
-        originals=Originals(originals.keep_originals),
-        originals_path=originals.originals_path,
+        originals=Originals.FILE if originals.file else Originals(originals.keep_originals),
+        originals_path=originals.file,
         originals_encoding=encoding,
         code_bytes=target.code_bytes,
         batch_size=how.batch_size,

@@ -39,9 +39,7 @@
     ├── UnsupportedRequestError          (ValueError) compressed vectors cannot answer this request
     ├── OriginalsError                   (ValueError) a file of originals cannot be used
     │   └── MissingOriginalsError        (LookupError) points have no row in the file of originals
-    ├── StoreError                       (RuntimeError) a database cannot be opened, or refuses a request
-    │   ├── StoreUnreachableError        (ConnectionError) the server does not answer
-    │   ├── StoreAccessError             (PermissionError) the server refuses the key
+    ├── StoreError                       (RuntimeError) a database cannot be opened, does not answer, or refuses
     │   └── CollectionNotFoundError      (LookupError) there is no such collection
     ├── MigrationError                   (RuntimeError) a collection cannot be migrated
     └── MissingExtraError                (ImportError) an optional library is not installed
@@ -209,15 +207,7 @@ class MissingOriginalsError(OriginalsError, LookupError):
 
 
 class StoreError(VaecodecError, RuntimeError):
-    """A database cannot be opened, or refuses a request."""
-
-
-class StoreUnreachableError(StoreError, ConnectionError):
-    """The database's server does not answer."""
-
-
-class StoreAccessError(StoreError, PermissionError):
-    """The database's server refuses the key."""
+    """A database cannot be opened, does not answer, or refuses a key or a request."""
 
 
 class CollectionNotFoundError(StoreError, LookupError):

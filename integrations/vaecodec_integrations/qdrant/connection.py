@@ -13,13 +13,7 @@ from pydantic import ValidationError
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 
-from vaecodec.errors import (
-    CollectionNotFoundError,
-    StoreAccessError,
-    StoreError,
-    StoreUnreachableError,
-    UnsupportedRequestError,
-)
+from vaecodec.errors import CollectionNotFoundError, StoreError, UnsupportedRequestError
 
 # What a gRPC status is called by REST.
 _STATUS = {
@@ -84,10 +78,8 @@ def refusals(client: QdrantClient) -> Iterator[None]:
     """Turn what the client raises inside this context into errors of ours.
 
     Raises:
-        StoreUnreachableError: the server does not answer.
-        StoreAccessError: the server refuses the key.
         CollectionNotFoundError: there is no such collection.
-        StoreError: the server refuses the request for another reason.
+        StoreError: the server does not answer, or refuses the key or the request.
     """
     try:
         yield
@@ -111,16 +103,14 @@ def refusals(client: QdrantClient) -> Iterator[None]:
 def _refused(client: QdrantClient, status: int, said: str) -> StoreError:
     where, said = place(client), f"{status or ''} {said}".strip()
     if status in (401, 403):
-        return StoreAccessError(
-            f"{where}: the server refuses the key ({said}); set QDRANT_API_KEY to one that may do this"
-        )
+        return StoreError(f"{where}: the server refuses the key ({said}); set QDRANT_API_KEY to one that may do this")
     if status == 404:
         return CollectionNotFoundError(f"{where}: the server does not find it ({said}); {_listed(client)}")
     return StoreError(f"{where}: the server refuses the request ({said})")
 
 
-def _silent(client: QdrantClient, reason: object) -> StoreUnreachableError:
-    return StoreUnreachableError(
+def _silent(client: QdrantClient, reason: object) -> StoreError:
+    return StoreError(
         f"{place(client)}: the server does not answer ({reason}); check the address, and that the server runs"
     )
 

@@ -959,10 +959,9 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (("--keep-originals", "file"), "--keep-originals file and --originals PATH need each other"),
-            (("--originals", "docs.f16"), "--keep-originals file and --originals PATH need each other"),
             (("--originals-codec", "c.onnx"), "--originals-codec and --originals-bytes need each other"),
-            (("--originals-codec", "c.onnx", "--originals-bytes", "96"), "needs --keep-originals file"),
+            (("--originals-codec", "c.onnx", "--originals-bytes", "96", "--keep-originals", "disk"), "needs a file"),
+            (("--originals-codec", "c.onnx", "--originals-bytes", "96"), "needs a file: --keep-originals FILE"),
             (("--named", "y"), "give one of --into and --named"),
         ],
     )
@@ -979,7 +978,7 @@ class TestCommandLine:
         fitted = fit_linear(sample.train, 128)
         export_linear(fitted, tmp_path / "wide.onnx")
         export_linear(fit_linear(sample.train[:, :100], 32), tmp_path / "other.onnx")
-        kept = ("--keep-originals", "file", "--originals", str(tmp_path / "docs.32"), "--originals-bytes", "32")
+        kept = ("--keep-originals", str(tmp_path / "docs.32"), "--originals-bytes", "32")
         other = run("migrate", "--into", "small", *kept, "--originals-codec", str(tmp_path / "other.onnx"))
         assert other.exit_code == 2
         assert "--originals-codec: expected a codec for 384 dimensions" in other.output
