@@ -10,14 +10,14 @@ import typer
 
 from vaecodec.sources.bad_rows import OnBadRows
 from vaecodec_cli.console import Terminal, print_json, print_written, table
-from vaecodec_cli.options import AsJson, CheckedTrainingData, CodecOutput, Columns, OnBadRowsChoice, Pairs, TrainingData
+from vaecodec_cli.options import AsJson, CodecOutput, Columns, OnBadRowsChoice, Pairs
 from vaecodec_cli.progress import steps_shown
 from vaecodec_cli.train import require_training
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefitData:
-    """Documents such as those in the index, and queries."""
+    """Name documents such as those in the index, and queries."""
 
     panel: ClassVar[str] = "Data"
 
@@ -30,7 +30,7 @@ class RefitData:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredAs:
-    """What documents are kept as in the index."""
+    """Say what documents are kept as in the index."""
 
     panel: ClassVar[str] = "Stored as"
 
@@ -53,25 +53,18 @@ def refit_queries(
     held-out queries surely find more.
     """
     require_training(export=True)
-    from vaecodec.codec import Codec
-    from vaecodec_exporters.query_refit import CONFIRMATION
-    from vaecodec_exporters.query_refit import refit_queries as refit
+    from vaecodec_exporters.query_refit import refit_queries_of_files
+    from vaecodec_training.data.files import TrainingFiles
 
-    known = Codec.load(codec)
-    data = TrainingData(
-        data=given.docs,
-        queries=given.queries,
-        pairs=given.pairs,
-        columns=given.columns,
-        metric=known.metric,
-        embedder=known.embedder,
-    )
-    checked = CheckedTrainingData(data=data, on_bad_rows=given.on_bad_rows)
-    collection = checked.collection(*checked.open(), output.out, confirmation=CONFIRMATION)
     with steps_shown("fitting the queries' side") as step:
-        found = refit(
+        found = refit_queries_of_files(
             codec,
-            collection,
+            TrainingFiles(
+                documents=given.columns.documents(given.docs),
+                queries=given.columns.queries(given.queries),
+                pairs=given.pairs,
+                on_bad_rows=given.on_bad_rows,
+            ),
             output.out,
             dtype=stored.dtype,
             bytes=stored.budget,

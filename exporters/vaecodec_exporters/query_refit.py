@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from vaecodec_exporters.graph import (
 from vaecodec_exporters.output import refuse_existing, write_codec_file
 from vaecodec_exporters.stored_weights import read_weights
 from vaecodec_training.data.collection import Collection
+from vaecodec_training.data.files import TrainingFiles
 from vaecodec_training.gate import Gate, gate
 from vaecodec_training.model import ResidualMap
 from vaecodec_training.query_map import STEPS, QueryMap, figures, fit_query_map
@@ -133,6 +135,25 @@ def refit_queries(
     changed = CodecWeights(weights.encoder, weights.decoder, residual_weights(fitted.map), weights.root_latents)
     _write(path, changed, _Refitted(old, fitted), _metadata(metadata, old, fitted, collection, found), data)
     return found
+
+
+def refit_queries_of_files(
+    codec: str | os.PathLike[str], files: TrainingFiles, path: str | os.PathLike[str], **settings: Any
+) -> RefittedQueries:
+    """Do what :func:`refit_queries` does with vectors in files; a tenth of them is held out for confirmation.
+
+    Args:
+        codec: the codec file that filled the index; its metric and embedder are taken, whatever ``files`` says.
+        files: documents such as those in the index, queries, and perhaps pairs; bad rows are listed beside ``path``.
+        path: the file to write.
+        settings: of :func:`refit_queries`.
+    """
+    refuse_existing(path, overwrite=settings.get("overwrite", False))
+    known = Codec.load(codec)
+    files = replace(files, metric=known.metric, embedder=known.embedder)
+    return refit_queries(
+        codec, files.collection(files.sources(), Path(path), confirmation=CONFIRMATION), path, **settings
+    )
 
 
 def _check(collection: Collection, codec: Codec) -> None:
