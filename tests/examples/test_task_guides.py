@@ -15,7 +15,7 @@ from vaecodec import fit_linear
 from vaecodec_cli.main import main
 
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
-DIM, ROWS = 48, 900
+DIM, ROWS = 48, 1_100
 
 # The rows are few, and a second is too little to train in; that is said.
 pytestmark = [

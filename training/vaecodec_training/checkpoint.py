@@ -100,7 +100,7 @@ def load_checkpoint(run: Path) -> Checkpoint:
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{run}: expected a training run with {MODEL} and {RUN}, but {Path(error.filename or MODEL).name} "
-            "is not there; did the run reach its first checkpoint?"
+            "is not there; has the run reached its first checkpoint?"
         ) from None
     except (ValueError, SafetensorError) as error:
         raise CheckpointError(f"{run}: damaged: {error}") from None

@@ -336,7 +336,7 @@ def _fill(
     if wrong.any() and not skip_bad_rows:
         raise MigrationError(
             f"{column.table}: the row with {migration.key} {keys[int(np.argmax(wrong))]} has a vector without "
-            "direction, or one that is not finite; mend it, or skip bad rows"
+            "direction, or one that is not finite; repair it, or skip bad rows"
         )
     bad += [key for key, is_bad in zip(keys, wrong, strict=True) if is_bad]
     good = [place for place in range(len(keys)) if not wrong[place]]

@@ -552,7 +552,7 @@ class TestAliases:
     def test_a_collections_name_is_no_alias(self, make: Make) -> None:
         migration = make()
         migrate(migration)
-        with pytest.raises(MigrationError, match="expected a name that no collection bears, got 'docs'"):
+        with pytest.raises(MigrationError, match="expected a name that no collection has, got 'docs'"):
             switch_alias(migration.client, migration.collection, migration.into, "docs")
 
 

@@ -30,7 +30,7 @@ def check_alias(client: QdrantClient, collection: str, into: str | None, alias: 
     collections = {description.name for description in client.get_collections().collections}
     if alias in collections | {into}:
         raise MigrationError(
-            f"alias: expected a name that no collection bears, got {alias!r}; let the application use an alias, "
+            f"alias: expected a name that no collection has, got {alias!r}; let the application use an alias, "
             f"or open {into!r} by its own name"
         )
     current = _alias_target(client, alias)
@@ -109,7 +109,7 @@ def _point_back(client: QdrantClient, collection: str, into: str) -> str:
         now = "points at nothing now" if current is None else f"points at {current!r} now"
         raise MigrationError(
             f"alias {alias!r}: expected it to point at {into!r}, but it {now}; nothing changed, "
-            f"point it at {previous or collection!r} yourself if that shall be served again"
+            f"point it at {previous or collection!r} yourself to use it again"
         )
     client.update_collection_aliases(_pointing(alias, previous, current))
     client.update_collection(into, metadata={MIGRATION_KEY: {"source": collection, "switched": True}})
