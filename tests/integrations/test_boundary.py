@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -27,6 +29,7 @@ from vaecodec.sources import ArraySource
 from vaecodec_exporters.linear import export_linear
 from vaecodec_integrations.qdrant import CompressedQdrantClient, OriginalsFile
 from vaecodec_integrations.reranking import OriginalsColumn
+from vaecodec_integrations.stores.base import CompressedStore
 from vaecodec_training.data.collection import Collection
 
 DIM, WIDTH, ROWS = 16, 4, 60
@@ -93,6 +96,73 @@ def store(codec: Codec, vectors: Any, folder: Path) -> Any:
     with DuckDbStore(duckdb.connect(str(folder / "a.db")), codec, originals=OriginalsColumn("original")) as made:
         made.upsert(np.arange(ROWS), vectors)
         return [[hit.key for hit in hits] for hits in made.search(vectors, 2, rerank=2)]
+
+
+def sqlite_store(codec: Codec, vectors: Any, folder: Path) -> Any:
+    import pysqlite3
+    import sqlite_vec
+
+    from vaecodec_integrations.stores.sqlite_vec import SqliteVecStore
+
+    connection = pysqlite3.connect(":memory:")
+    connection.enable_load_extension(True)
+    sqlite_vec.load(connection)
+    with SqliteVecStore(connection, codec) as made:
+        made.upsert(np.arange(ROWS), vectors)
+        return [[hit.key for hit in hits] for hits in made.search(vectors, 2)]
+
+
+def chroma(codec: Codec, vectors: Any, folder: Path) -> Any:
+    from vaecodec_integrations.stores.chroma_embedding import CompressedEmbeddingFunction
+
+    class Model:
+        def __call__(self, _: Any) -> Any:
+            return vectors
+
+        embed_query = __call__
+
+    (folder / "codec.onnx").write_bytes(codec._file)
+    model: Any = Model()
+    made = CompressedEmbeddingFunction(model, folder / "codec.onnx")
+    return made(["a"] * ROWS), made.embed_query(["a"] * ROWS)
+
+
+def column(codec: Codec, vectors: Any, _: Path) -> Any:
+    from vaecodec_integrations.postgres.column import CompressedColumn
+
+    made = CompressedColumn(codec, "docs", "embedding")
+    return [row.to_text() for row in made.documents(vectors)], made.query(next(rows_of(vectors))).to_text()
+
+
+def django(codec: Codec, vectors: Any, folder: Path) -> Any:
+    from vaecodec_integrations.postgres.django import CompressedVectorField
+
+    (folder / "codec.onnx").write_bytes(codec._file)
+    field = CompressedVectorField(codec=folder / "codec.onnx")
+    database = SimpleNamespace(alias="default")
+    field._checked.add("default")  # there is no database whose comment could be compared
+    return [field.get_db_prep_value(row, database) for row in rows_of(vectors)]
+
+
+def llama_index(codec: Codec, vectors: Any, _: Path) -> Any:
+    from llama_index.core.base.embeddings.base import BaseEmbedding
+
+    from vaecodec_integrations.llama_index import CompressedEmbedding
+
+    class Model(BaseEmbedding):
+        def get_text_embedding_batch(self, texts: Any, **_: Any) -> Any:
+            return vectors
+
+        def get_query_embedding(self, query: Any) -> Any:
+            return next(rows_of(vectors))
+
+        def _get_text_embedding(self, text: Any) -> Any:
+            raise NotImplementedError
+
+        _get_query_embedding = _aget_query_embedding = _get_text_embedding
+
+    made = CompressedEmbedding(Model(), codec)
+    return made._get_text_embeddings(["a"] * ROWS), made._get_query_embedding("a")
 
 
 def bound(codec: Codec, vectors: Any, _: Path) -> Any:
@@ -170,11 +240,24 @@ ENTRIES: dict[str, Callable[[Codec, Any, Path], Any]] = {
     "usearch": usearch,
     "faiss": faiss,
     "store": store,
+    "sqlite-vec": sqlite_store,
+    "chroma": chroma,
+    "PostgreSQL": column,
     "bound to a column": bound,
+    "django": django,
     "langchain": langchain,
+    "llama-index": llama_index,
     "scikit-learn": transformer,
     "Qdrant, points": upserted,
     "Qdrant, upload": uploaded,
+}
+
+LIBRARIES = {
+    **{name: (name,) for name in ("hnswlib", "usearch", "faiss", "django")},
+    "sqlite-vec": ("sqlite_vec", "pysqlite3"),
+    "chroma": ("chromadb",),
+    "langchain": ("langchain_core",),
+    "llama-index": ("llama_index.core",),
 }
 
 TAKEN: dict[str, Any] = {
@@ -212,8 +295,8 @@ REFUSED: dict[str, Any] = {
 
 @pytest.fixture
 def entry(request: pytest.FixtureRequest) -> Callable[[Codec, Any, Path], Any]:
-    if request.param in ("hnswlib", "usearch", "faiss"):
-        pytest.importorskip(request.param, reason=f"{request.param} is not installed")
+    for library in LIBRARIES.get(request.param, ()):
+        pytest.importorskip(library, reason=f"{library} is not installed")
     return ENTRIES[request.param]
 
 
@@ -235,3 +318,20 @@ def test_what_is_no_vectors_is_refused_in_our_words(entry, codec: Codec, fast_pa
         with pytest.raises((VaecodecError, ValueError)) as raised:
             entry(codec, vectors, folder)
         assert isinstance(raised.value, VaecodecError) or entry is transformer, f"{name}: {raised.value!r}"
+
+
+@pytest.mark.parametrize(
+    ("library", "module", "name"),
+    [
+        ("chromadb", "chroma", "ChromaStore"),
+        ("duckdb", "duckdb", "DuckDbStore"),
+        ("lancedb", "lancedb", "LanceDbStore"),
+        ("pymilvus", "milvus", "MilvusStore"),
+        ("sqlite_vec", "sqlite_vec", "SqliteVecStore"),
+    ],
+)
+def test_stores_take_vectors_at_one_place(library: str, module: str, name: str) -> None:
+    """The entries above show that place; an engine sees only what the codec made of them."""
+    pytest.importorskip(library, reason=f"{library} is not installed")
+    store = getattr(import_module(f"vaecodec_integrations.stores.{module}"), name)
+    assert (store.upsert, store.search) == (CompressedStore.upsert, CompressedStore.search)
