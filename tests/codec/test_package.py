@@ -255,3 +255,32 @@ def test_the_version_is_the_distributions() -> None:
     from importlib.metadata import version
 
     assert vaecodec.__version__ == version("vaecodec")
+
+
+# With these begin descriptions that have no verb.
+NO_VERB = {"A", "An", "All", "As", "Each", "Every", "How", "None", "Of", "One", "Some", "The", "Those", "What"} | {
+    "Where",
+    "Whether",
+    "Which",
+}
+
+
+def first_words(text: str) -> dict[str, str]:
+    """Return the first word of each docstring by the name of what it describes; those of errors state what is wrong."""
+    found: dict[str, str] = {}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            name, described = getattr(node, "name", "module"), ast.get_docstring(node)
+            if described and not name.endswith(("Error", "Warning")):
+                found[name] = described.split()[0]
+    return found
+
+
+@pytest.mark.parametrize("folder", [*ALLOWED, "benchmarks", "examples"])
+def test_docstrings_begin_with_a_verb(folder: str) -> None:
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert files
+    wrong = [
+        (path.name, name) for path in files for name, word in first_words(path.read_text()).items() if word in NO_VERB
+    ]
+    assert wrong == []
