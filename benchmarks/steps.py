@@ -1,4 +1,4 @@
-"""How long to train: the figures on held-out rows by the number of documents and of steps, and the time.
+"""Measure how long to train: the figures on held-out rows by the number of documents and of steps, and the time.
 
     OMP_NUM_THREADS=1 python benchmarks/steps.py --data ../shared/data/debian-minilm --rows 1000,4000,10000,30000
 

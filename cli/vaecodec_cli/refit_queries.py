@@ -1,4 +1,4 @@
-"""``vaecodec refit-queries``."""
+"""Define the command ``vaecodec refit-queries``."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class Metadata:
 
     @property
     def identity(self) -> str:
-        """What an index keeps, to be searched only with a codec that encodes documents alike."""
+        """Return what an index keeps, so that only a codec that encodes documents alike can search it."""
         return self.documents_id or self.codec_id
 
     def to_properties(self) -> dict[str, str]:

@@ -331,7 +331,7 @@ def _oriented(components: Moment) -> Moment:
 
 
 class Factor:
-    """A matrix whose products are taken again and again: prepared once.
+    """Prepare a matrix once for many products.
 
     Args:
         matrix: float32 (k, d).

@@ -47,7 +47,7 @@ CONFIRMATION = 0.1
 
 @dataclass(frozen=True)
 class RefittedQueries:
-    """What a refit of the queries' side gained.
+    """Hold what a refit of the queries' side gained.
 
     Attributes:
         through: what documents are kept as: ``float32 latents``, or the name of a code.
@@ -215,7 +215,7 @@ def _judged(
 
 @dataclass(frozen=True)
 class _Refitted:
-    """The codec with another map of queries."""
+    """Encode as the codec does, with another map of queries."""
 
     codec: Codec
     queries: QueryMap

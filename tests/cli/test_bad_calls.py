@@ -1,4 +1,4 @@
-"""Every command: values that cannot be right exit 2, and outputs are refused, before anything is read or written.
+"""Test every command: values that cannot be right exit 2, and outputs are refused, before anything is read or written.
 
 The rows of the files hold nothing but NaN, so that a command that reads them says so instead.
 """

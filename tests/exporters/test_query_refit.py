@@ -1,4 +1,4 @@
-"""Refitting the queries' side: searches find more, documents stay to the bit, and indexes open with the new file."""
+"""Test refitting the queries' side: searches find more, documents keep their bits, and indexes open with the file."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def old(sample: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def new(old: Path, sample: Any) -> Path:
-    """The file that the command writes, after fewer steps than a user waits for."""
+    """Write the file that the command writes, after fewer steps than a user waits for."""
     for name in ("train", "train_queries"):
         np.save(old.parent / f"{name}.npy", getattr(sample, name)[:ROWS])
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as said:

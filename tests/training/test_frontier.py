@@ -1,4 +1,4 @@
-"""The frontier of a fit: what is tried for relevance, what stands beside, and how it is summed up."""
+"""Test the frontier of a fit: what is tried for relevance, what stands beside, and how it is summed up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The check among all documents agrees with a search that holds them all in memory."""
+"""Test that the check among all documents agrees with a search that holds them all in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pairs from tables: rows or ids, text or whole numbers, and what is said when they do not fit."""
+"""Test pairs from tables: rows or ids, text or whole numbers, and what is said when they do not fit."""
 
 from __future__ import annotations
 

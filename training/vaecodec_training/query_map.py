@@ -41,7 +41,7 @@ _PAIR_WEIGHT, _PAIR_TEMPERATURE = 0.05, 0.05
 
 @dataclass(frozen=True)
 class QueryMap:
-    """The queries' side of a codec.
+    """Map queries: the queries' side of a codec.
 
     Attributes:
         map: embeddings, normalised under cosine, to latents before their last step.
@@ -60,7 +60,7 @@ class QueryMap:
 
     @property
     def latent_metric(self) -> Metric:
-        """How latents are compared."""
+        """Return how latents are compared."""
         if self.metric is not Metric.COSINE:
             return self.metric
         return Metric.COSINE if self.form is LatentMetric.COSINE else Metric.DOT
@@ -161,7 +161,7 @@ def figures(part: HeldOut, stored: FloatArray, queries: QueryMap) -> QueryFigure
 
 @dataclass(frozen=True)
 class _Material:
-    """What is trained on.
+    """Hold what is trained on.
 
     Attributes:
         documents, stored: (n, d) and (n, k), row for row.

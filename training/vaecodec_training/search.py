@@ -459,8 +459,7 @@ def _clock() -> tuple[float, float]:
 
 
 def _taken(start: tuple[float, float]) -> float:
-    """Seconds that the work itself took: on a busy machine less than have passed, in several threads less than all of
-    them together."""
+    """Return the seconds that the work itself took, whatever else the machine did and however many threads worked."""
     return min(now - then for now, then in zip(_clock(), start, strict=True))
 
 

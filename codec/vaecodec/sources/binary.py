@@ -59,7 +59,7 @@ def open_ibin(path: Path) -> VectorSource:
 
 
 class _NpzSource(ArraySource):
-    """An array of an ``.npz``, whose other arrays may hold the ids of its rows."""
+    """Read an array of an ``.npz``, whose other arrays may hold the ids of its rows."""
 
     def __init__(self, path: Path, array: NDArray[Any], chosen: str) -> None:
         super().__init__(array, name=f"{path}[{chosen}]")

@@ -16,7 +16,7 @@ _SHOWN = 3
 
 @runtime_checkable
 class IdentifiedSource(VectorSource, Protocol):
-    """A source whose rows have ids: Parquet, ``.npz``, HDF5, and collections."""
+    """Read a source whose rows have ids: Parquet, ``.npz``, HDF5, and collections."""
 
     def ids(self, columns: Sequence[str]) -> Iterable[Any]:
         """Return the id of every row, in the order of the rows.

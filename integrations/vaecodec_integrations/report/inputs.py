@@ -31,7 +31,7 @@ def read_vectors(location: str, *, queries: bool = False) -> NDArray[Any]:
 
 
 class Relevance(NamedTuple):
-    """What answers each query.
+    """Hold the documents that answer each query.
 
     Attributes:
         rows: for each query the rows of the base.

@@ -167,7 +167,7 @@ def _plain(vector: Any) -> Any:
 
 
 def _rows_each(batch_size: int, *, known: bool) -> int:
-    """How many points are read at once: of a stream no more than the wrapped client asks for."""
+    """Return how many points are read at once: of a stream no more than the wrapped client asks for."""
     return batch_size * max(1, _BLOCK_ROWS // batch_size) if known else batch_size
 
 
