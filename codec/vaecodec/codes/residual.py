@@ -294,7 +294,7 @@ class ResidualCode:
         def work(start: int, stop: int) -> None:
             block = self._centroids(codes[start:stop])
             if self.rest is not None:
-                levels, axes = self.levels_of(codes[start:stop]), self.decoder.axes[self.order]
+                levels, axes = self.levels_of(codes[start:stop]), self._ordered_axes
                 if compiled:
                     from vaecodec.codes import residual_kernels
 
@@ -317,7 +317,7 @@ class ResidualCode:
         """Write the decoded codes, before they are normalised, into ``out``, float32 (n, k)."""
         out[:] = self._centroids(codes)
         if self.rest is not None:
-            out += self.levels_of(codes) @ self.decoder.axes[self.order]
+            out += self.levels_of(codes) @ self._ordered_axes
 
     def query_steps(self, queries: FloatArray) -> FloatArray:
         """Return the queries as they are."""
@@ -327,6 +327,11 @@ class ResidualCode:
     def order(self) -> NDArray[np.int64]:
         """Return the axes of the rest that have bits, in stream order: int64 (T,)."""
         return self.rest.order if self.rest is not None else np.empty(0, np.int64)
+
+    @cached_property
+    def _ordered_axes(self) -> FloatArray:
+        """What a level of each of :attr:`order` is worth: float32 (T, k)."""
+        return self.decoder.axes[self.order]
 
     def levels_of(self, codes: NDArray[np.uint8]) -> FloatArray:
         """Return the levels of the rest in each of :attr:`order`: float32 (n, T)."""
@@ -365,7 +370,7 @@ class ResidualCode:
             for stage, table in enumerate(tables):
                 dots += table[rows[:, stage]]
             return np.where(dots >= needed, dots, np.float32(-np.inf))
-        steps = self.decoder.axes[self.order] @ query
+        steps = self._ordered_axes @ query
         self._scored.add_dot_products(codes, steps, needed, squares, dots, tables, numbers, threads=threads)
         return dots
 

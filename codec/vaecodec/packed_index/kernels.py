@@ -35,6 +35,25 @@ _ones: Any = intrinsic(_count_ones)
 
 
 @compiled
+def weigh_signs(words: Words, planes: Words, step: Any, offset: Any, out: Any) -> None:
+    """Write ``offset + step`` times the sum of a query's integers where a row's higher bits are ones into ``out``.
+
+    Arguments are those of :func:`weigh`; ``planes`` (w, 4) may be of the first words only.
+    """
+    sums = np.empty(BLOCK, np.uint64)
+    for block in range(len(words)):
+        sums[:] = 0
+        for word in range(len(planes)):
+            column = words[block, word]
+            a, b, c, d = planes[word, 0], planes[word, 1], planes[word, 2], planes[word, 3]
+            for row in range(BLOCK):
+                w = column[row]
+                sums[row] += _ones(w & a) + (_ones(w & b) << _1) + (_ones(w & c) << _2) - (_ones(w & d) << _3)
+        for row in range(BLOCK):
+            out[block, row] = offset + step * np.float32(np.int64(sums[row]))
+
+
+@compiled
 def weigh_coarsely(words: Words, planes: Words, step: Any, offset: Any, out: Any) -> None:
     """Work as :func:`weigh`, for a query of four bits."""
     sums = np.empty(BLOCK, np.uint64)
@@ -51,6 +70,23 @@ def weigh_coarsely(words: Words, planes: Words, step: Any, offset: Any, out: Any
                     sums[row] += count << np.uint64(1 - part)
         for row in range(BLOCK):
             out[block, row] = offset + step * np.float32(np.int64(sums[row]))
+
+
+@compiled
+def weigh_some(words: Words, numbers: Any, planes: Words, step: Any, offset: Any, out: Any) -> None:
+    """Work as :func:`weigh` for the rows of ``numbers``, int64 (n,), and a query of four bits; ``out`` is (n,)."""
+    half = len(planes)
+    for i in range(len(numbers)):
+        block, row = numbers[i] // BLOCK, numbers[i] % BLOCK
+        total = np.uint64(0)
+        for word in range(half):
+            a, b, c, d = planes[word, 0], planes[word, 1], planes[word, 2], planes[word, 3]
+            w = words[block, word, row]
+            high = _ones(w & a) + (_ones(w & b) << _1) + (_ones(w & c) << _2) - (_ones(w & d) << _3)
+            w = words[block, half + word, row]
+            low = _ones(w & a) + (_ones(w & b) << _1) + (_ones(w & c) << _2) - (_ones(w & d) << _3)
+            total += (high << _1) + low
+        out[i] = offset + step * np.float32(np.int64(total))
 
 
 @compiled

@@ -17,7 +17,7 @@ from vaecodec.interface import FloatArray, Metric
 from vaecodec.packed_index.best import Best
 from vaecodec.packed_index.growing import Growing
 from vaecodec.packed_index.rows import Rows
-from vaecodec.packed_index.sketch import SAMPLE_ROWS, Axes, Estimate, Sketch
+from vaecodec.packed_index.sketch import SAMPLE_ROWS, Axes, Sketch
 
 # A block of codes, expanded to floats, and its scores against a block of queries stay within tens of megabytes.
 _BASE_ROWS = 8192
@@ -28,14 +28,13 @@ _SKETCHED_ROWS = 16_384
 # The first rows are all scored; the better the k best so far, the fewer of the next ones have to be.
 _FIRST_ROWS = 2048
 _LAST_ROWS = 65_536
-_LOWEST = np.finfo(np.float32).min
 _ROUNDING = np.float32(2e-6)
 # When an index grew by this factor, its sketch is made anew with axes of its rows of now.
 _REFIT = 8
 
 
 class Effort(StrEnum):
-    """Choose how many rows a search scores in full, after a first stage ranks all rows by two bits a coordinate."""
+    """Choose how many rows a search scores in full, after a first stage ranks the rows by their sketches."""
 
     LOW = "low"
     MEDIUM = "medium"
@@ -43,14 +42,18 @@ class Effort(StrEnum):
     FULL = "full"
 
 
-# Share of the rows, and the least number of them for each neighbour asked for; docs/codes.md has the recall of each.
-# A full search looks at these first, to learn what a row has to reach, and then at all that may reach it.
+# Share of the rows that are left by their signs, share that is left by both bits, and the least number of the latter
+# for each neighbour asked for; docs/codes.md has the recall of each.
 _LOOKED_AT = {
-    Effort.LOW: (0.001, 8),
-    Effort.MEDIUM: (0.0025, 16),
-    Effort.HIGH: (0.01, 32),
-    Effort.FULL: (0.0, 8),
+    Effort.LOW: (0.01, 0.001, 8),
+    Effort.MEDIUM: (0.02, 0.0025, 16),
+    Effort.HIGH: (1, 0.01, 32),
 }
+# At least so many times the rows that are left at last are left by their signs.
+_SIGNS = 8
+# A full search looks at so many rows for each neighbour first, to learn what a row has to reach, and then at all that
+# may reach it.
+_FIRST_LOOK = 8
 
 
 class Derived:
@@ -166,40 +169,67 @@ class Scorer:
         threads: int | None,
     ) -> tuple[IdArray, FloatArray]:
         """Return the k best rows of one query, float32 (code_dim,): int64 (k,) and float32 (k,)."""
-        needed = np.float32(-np.inf)
-        numbers = allowed
+        needed, numbers = np.float32(-np.inf), allowed
         if derived.sketch is not None and (allowed is None or len(allowed) >= _SKETCHED_ROWS):
-            fine = effort is Effort.FULL
-            estimate = self._estimate(derived, derived.sketch, query, len(rows), allowed, fine, threads)
-            share, each = _LOOKED_AT[effort]
-            count = max(int(share * (len(rows) if allowed is None else len(allowed))), each * k)
-            place = max(0, len(rows) - count)
-            numbers = np.flatnonzero(estimate.scores >= max(np.partition(estimate.scores, place)[place], _LOWEST))
             if effort is Effort.FULL:
-                needed = self._closely(rows, derived, query, k, numbers, needed, threads).least
-                most = estimate.scores + estimate.reach * derived.sketch.lost[: len(rows)]
-                numbers = np.flatnonzero(most >= needed - estimate.margin)
+                numbers, needed = self._possible(rows, derived, derived.sketch, query, k, allowed, threads)
+            else:
+                count = len(rows) if allowed is None else len(allowed)
+                first, last, each = _LOOKED_AT[effort]
+                wanted = max(int(last * count), each * k)
+                counts = max(int(first * count), _SIGNS * wanted), wanted
+                numbers = self._likely(derived, derived.sketch, query, counts, len(rows), allowed, threads)
         best = self._closely(rows, derived, query, k, numbers, needed, threads)
         return best.rows[0], self._finished(best, query[None])[0]
 
-    def _estimate(
+    def _likely(
         self,
         derived: Derived,
         sketch: Sketch,
         query: FloatArray,
+        counts: tuple[int, int],
         count: int,
         allowed: IdArray | None,
-        fine: bool,
         threads: int | None,
-    ) -> Estimate:
-        estimate = sketch.estimate(self.widened(query[None])[0, :-1], count, fine=fine, threads=threads)
-        scores = estimate.scores
+    ) -> IdArray:
+        """The numbers of rows that rank highest, ascending: so many by their signs, so many of these by all bits."""
+        asked = sketch.ask(self.widened(query[None])[0, :-1], fine=False)
+        norms = derived.norms[:count]
+        if counts[0] < (count if allowed is None else len(allowed)):
+            numbers = self._best(sketch.by_signs(asked, count, threads=threads), norms, allowed, counts[0])
+            guesses = sketch.of_rows(asked, numbers)
+            return numbers[self._best(guesses, norms[numbers], None, counts[1])]
+        return self._best(sketch.by_levels(asked, count, threads=threads), norms, allowed, counts[1])
+
+    def _best(self, products: FloatArray, norms: FloatArray, allowed: IdArray | None, count: int) -> IdArray:
+        """The numbers of the rows of at least ``count`` best scores, by guessed products with them and their norms."""
         if self._metric is Metric.L2:
-            scores -= derived.norms[:count] ** 2
+            products -= norms**2
+        return _highest(products, count) if allowed is None else allowed[_highest(products[allowed], count)]
+
+    def _possible(
+        self,
+        rows: Rows,
+        derived: Derived,
+        sketch: Sketch,
+        query: FloatArray,
+        k: int,
+        allowed: IdArray | None,
+        threads: int | None,
+    ) -> tuple[IdArray, np.float32]:
+        """The numbers of all rows that may be among the k best, ascending, and a score that k rows reach."""
+        estimate = sketch.estimate(self.widened(query[None])[0, :-1], len(rows), threads=threads)
+        scores, lost = estimate.scores, sketch.lost[: len(rows)]
+        if self._metric is Metric.L2:
+            scores -= derived.norms[: len(rows)] ** 2
         if allowed is not None:
-            scores = np.full(count, -np.inf, np.float32)
-            scores[allowed] = estimate.scores[allowed]
-        return estimate._replace(scores=scores)
+            scores, lost = scores[allowed], lost[allowed]
+        numbers = _highest(scores, _FIRST_LOOK * k)
+        if allowed is not None:
+            numbers = allowed[numbers]
+        needed = self._closely(rows, derived, query, k, numbers, np.float32(-np.inf), threads).least
+        numbers = np.flatnonzero(~(scores + estimate.reach * lost < needed - estimate.margin))
+        return (numbers if allowed is None else allowed[numbers]), needed
 
     def _closely(
         self,
@@ -259,6 +289,15 @@ class Scorer:
         if self._metric is Metric.L2:
             return np.asarray(best.scores - np.einsum("ij,ij->i", queries, queries)[:, None])
         return best.scores
+
+
+def _highest(scores: FloatArray, count: int) -> IdArray:
+    """The places of at least ``count`` highest scores, or of all, ascending."""
+    place = max(0, len(scores) - count)
+    least = np.partition(scores, place)[place]
+    places = np.flatnonzero(scores >= least)
+    # NaN, of rows that overflow, ranks highest.
+    return places if len(places) >= len(scores) - place else np.flatnonzero(~(scores < least))
 
 
 def _chunks(rows: Rows, numbers: IdArray | None) -> Iterator[tuple[IdArray, NDArray[Any], int]]:

@@ -4,18 +4,20 @@ A sketch is made of what codes decode to, when it is first needed, and is kept i
 the principal axes of a sample, these are mixed at random so that all are worth the same, and each coordinate becomes
 one of four levels. A query becomes small integers. Its products with the levels then are counts of ones that words of
 64 bits have in common. What two bits lose of a row is known as a norm, so that a score is known up to a bound, and
-rows that cannot be among the best are left out without an error.
+rows that cannot be among the best are left out without an error. Where a few errors are allowed, the signs of the first
+128 axes rank all rows, and both bits of all axes the best of them only.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vaecodec.codes.parallel import over_rows
+from vaecodec.evaluation import IdArray
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray
 from vaecodec.packed_index.growing import Growing
@@ -23,8 +25,12 @@ from vaecodec.packed_index.growing import Growing
 SAMPLE_ROWS = 8192
 _WORD = 64
 _MOST_AXES = 256
+# So many axes, from the first one on, are mixed with each other.
+_MIXED_AXES = 128
 # Levels are odd multiples of half a step, in units of the coordinate's spread: nearly the best ones for a Gaussian.
 _HIGHEST_LEVEL = 1.5
+# What a sign is worth in the same units: the mean of a Gaussian's magnitude.
+_SIGN_LEVEL = 0.7979
 # Bits of a query's integers. Four bits find as many of the ten best rows, but the bound is loose: off by 15 % of a
 # row's norm, with seven bits by 1.5 %.
 _COARSE_BITS, _FINE_BITS = 4, 7
@@ -57,6 +63,29 @@ class Estimate(NamedTuple):
     margin: np.float32
 
 
+class Asked(NamedTuple):
+    """A query as a sketch is asked.
+
+    Attributes:
+        weighed: what a level of each axis is worth, float32 (d,).
+        integers: the same in whole ``step``s, int64 (d,).
+        step: see there.
+        offset: the query's product with the mean of the rows.
+        planes: the integers bit by bit, see :func:`_planes`.
+    """
+
+    weighed: FloatArray
+    integers: NDArray[np.int64]
+    step: np.float32
+    offset: np.float32
+    planes: NDArray[np.uint64]
+
+    @property
+    def lowest(self) -> np.float32:
+        """The product with a row whose every bit is zero."""
+        return np.float32(self.offset - _HIGHEST_LEVEL * self.step * self.integers.sum())
+
+
 @dataclass(frozen=True, eq=False)
 class Axes:
     """Rotate rows of width w before they are rounded.
@@ -80,8 +109,11 @@ class Axes:
         axes = np.zeros((width, count))
         main = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :count]
         axes[:, : main.shape[1]] = main
-        mix = np.linalg.qr(np.random.default_rng(0).standard_normal((count, count)))[0]
-        turn = (axes @ mix).astype(np.float32)
+        random = np.random.default_rng(0)
+        for first in range(0, count, _MIXED_AXES):
+            some = axes[:, first : first + _MIXED_AXES]
+            some[:] = some @ np.linalg.qr(random.standard_normal((some.shape[1],) * 2))[0]
+        turn = axes.astype(np.float32)
         spread = (centred.astype(np.float32) @ turn).std(axis=0)
         return cls(mean.astype(np.float32), turn, np.maximum(spread, np.finfo(np.float32).tiny))
 
@@ -147,32 +179,68 @@ class Sketch:
         self._words.rows[numbers // self._block, :, numbers % self._block] = words
         self._lost.append(lost)
 
-    def estimate(self, query: FloatArray, count: int, *, fine: bool, threads: int | None) -> Estimate:
-        """Return scores of the first ``count`` rows: their dot products with ``query``, float32 (w,), up to a bound.
+    def ask(self, query: FloatArray, *, fine: bool) -> Asked:
+        """Round a query, float32 (w,), to integers."""
+        axes = self.axes
+        bits = _FINE_BITS if fine else _COARSE_BITS
+        weighed = (query @ axes.turn) * axes.spread
+        step = np.abs(weighed).max() / np.float32((1 << (bits - 1)) - 1)
+        integers = np.rint(weighed / step).astype(np.int64) if step > 0 else np.zeros(len(weighed), np.int64)
+        offset = np.float32(query @ axes.mean)
+        return Asked(weighed, integers, np.float32(step), offset, _planes(integers, bits))
 
-        A fine estimate takes half as long again, and its bound is much closer.
+    def by_signs(self, asked: Asked, count: int, *, threads: int | None) -> FloatArray:
+        """Return scores of the first ``count`` rows, float32 (count,), by a bit for each of at most 128 axes.
+
+        These are guesses, without a bound, of a coarse query's dot products with the rows.
         """
         require("numba", extra="packed")
         from vaecodec.packed_index import kernels
 
-        axes = self.axes
-        bits, weigh = (_FINE_BITS, kernels.weigh) if fine else (_COARSE_BITS, kernels.weigh_coarsely)
-        weighed = (query @ axes.turn) * axes.spread
-        step = np.abs(weighed).max() / np.float32((1 << (bits - 1)) - 1)
-        integers = np.rint(weighed / step).astype(np.int64) if step > 0 else np.zeros(len(weighed), np.int64)
-        planes = _planes(integers, bits)
+        first = asked.integers[:_MIXED_AXES].sum()
+        offset = asked.offset - _SIGN_LEVEL * asked.step * first
+        planes = asked.planes[: _MIXED_AXES // _WORD]
+        return self._weighed(kernels.weigh_signs, planes, 2 * _SIGN_LEVEL * asked.step, offset, count, threads)
+
+    def by_levels(self, asked: Asked, count: int, *, threads: int | None) -> FloatArray:
+        """Return better guesses, by all bits."""
+        require("numba", extra="packed")
+        from vaecodec.packed_index import kernels
+
+        return self._weighed(kernels.weigh_coarsely, asked.planes, asked.step, asked.lowest, count, threads)
+
+    def _weighed(
+        self, weigh: Any, planes: NDArray[np.uint64], step: Any, offset: Any, count: int, threads: int | None
+    ) -> FloatArray:
         words = self._words.rows[: -(-count // self._block)]
         scores = np.empty((len(words), self._block), np.float32)
-        offset = np.float32(query @ axes.mean - _HIGHEST_LEVEL * step * integers.sum())
 
         def work(start: int, stop: int) -> None:
-            weigh(words[start:stop], planes, np.float32(step), offset, scores[start:stop])
+            weigh(words[start:stop], planes, np.float32(step), np.float32(offset), scores[start:stop])
 
         over_rows(work, len(words), _BLOCKS, threads)
-        rounded = np.linalg.norm(weighed - step * integers) * self._longest
+        return scores.reshape(-1)[:count]
+
+    def of_rows(self, asked: Asked, numbers: IdArray) -> FloatArray:
+        """Return guesses of a coarse query's dot products with some rows, float32 (n,), by all bits of these."""
+        require("numba", extra="packed")
+        from vaecodec.packed_index import kernels
+
+        scores = np.empty(len(numbers), np.float32)
+        kernels.weigh_some(self._words.rows, numbers, asked.planes, asked.step, asked.lowest, scores)
+        return scores
+
+    def estimate(self, query: FloatArray, count: int, *, threads: int | None) -> Estimate:
+        """Return scores of the first ``count`` rows: their dot products with ``query``, float32 (w,), up to a bound."""
+        require("numba", extra="packed")
+        from vaecodec.packed_index import kernels
+
+        asked = self.ask(query, fine=True)
+        scores = self._weighed(kernels.weigh, asked.planes, asked.step, asked.lowest, count, threads)
+        rounded = np.linalg.norm(asked.weighed - asked.step * asked.integers) * self._longest
         reach = np.linalg.norm(query) * (1 + _ROUNDING)
-        margin = rounded + _ROUNDING * (np.abs(offset) + step * np.abs(integers).sum())
-        return Estimate(scores.reshape(-1)[:count], np.float32(reach), np.float32(margin))
+        margin = rounded + _ROUNDING * (np.abs(asked.lowest) + asked.step * np.abs(asked.integers).sum())
+        return Estimate(scores, np.float32(reach), np.float32(margin))
 
 
 def _planes(integers: NDArray[np.int64], bits: int) -> NDArray[np.uint64]:
