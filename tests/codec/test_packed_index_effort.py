@@ -134,7 +134,7 @@ def test_unknown_efforts_are_refused(index) -> None:
 
 
 def sketched(width: int) -> tuple[np.ndarray, Sketch]:
-    """Rows of which one is long, added in parts, and their sketch."""
+    """Draw rows of which one is long, and make their sketch in parts."""
     random = np.random.default_rng(width)
     rows = (random.standard_normal((3000, width)) * np.geomspace(1, 0.05, width) + 0.3).astype(np.float32)
     rows[7] *= 40
@@ -166,7 +166,7 @@ def test_guesses_are_near_the_products(width: int) -> None:
         exact = rows.astype(np.float64) @ query
         by_signs, by_levels = sketch.by_signs(asked, 3000, threads=1), sketch.by_levels(asked, 3000, threads=1)
         assert np.array_equal(sketch.of_rows(asked, some), by_levels[some])
-        for guessed, alike in ((by_signs, 0.7), (by_levels, 0.85)):
+        for guessed, alike in ((by_signs, 0.7), (by_levels, 0.9)):
             assert np.corrcoef(exact[usual], guessed[usual])[0, 1] > alike
             # On the scale of the products: squared norms are subtracted from them.
             assert abs(np.polyfit(guessed[usual], exact[usual], 1)[0] - 1) < 0.5

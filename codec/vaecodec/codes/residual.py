@@ -330,7 +330,7 @@ class ResidualCode:
 
     @cached_property
     def _ordered_axes(self) -> FloatArray:
-        """What a level of each of :attr:`order` is worth: float32 (T, k)."""
+        """Return what a level of each of :attr:`order` is worth: float32 (T, k)."""
         return self.decoder.axes[self.order]
 
     def levels_of(self, codes: NDArray[np.uint8]) -> FloatArray:

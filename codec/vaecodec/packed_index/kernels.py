@@ -17,8 +17,6 @@ from vaecodec.codes.kernels import compiled
 BLOCK = 256
 """Rows whose words lie together: one word of each row after the other, so that one instruction takes several rows."""
 
-_1, _2, _3, _4, _5, _6 = (np.uint64(shift) for shift in range(1, 7))
-
 Words = NDArray[np.uint64]
 
 
@@ -35,81 +33,78 @@ _ones: Any = intrinsic(_count_ones)
 
 
 @compiled
-def weigh_signs(words: Words, planes: Words, step: Any, offset: Any, out: Any) -> None:
-    """Write ``offset + step`` times the sum of a query's integers where a row's higher bits are ones into ``out``.
+def weigh(words: Words, planes: Words, places: Words, step: Any, offset: Any, out: Any) -> None:
+    """Write ``offset + step`` times the product of an integer query with each row's numbers, float32, into ``out``.
 
-    Arguments are those of :func:`weigh`; ``planes`` (w, 4) may be of the first words only.
+    A row's words are bits of its numbers; a bit of word w is worth two to the power of ``places[w]``. The query's
+    integers are given bit by bit in two's complement for each word: plane p holds bit p, and the last plane is worth
+    minus its power of two. ``words`` is (blocks, m, BLOCK), ``planes`` (m, 7), ``places`` (m,), ``out`` float32
+    (blocks, BLOCK).
     """
     sums = np.empty(BLOCK, np.uint64)
     for block in range(len(words)):
         sums[:] = 0
         for word in range(len(planes)):
-            column = words[block, word]
+            column, place = words[block, word], places[word]
             a, b, c, d = planes[word, 0], planes[word, 1], planes[word, 2], planes[word, 3]
+            e, f, g = planes[word, 4], planes[word, 5], planes[word, 6]
             for row in range(BLOCK):
+                # By Horner's rule: doubling takes less time than shifting.
                 w = column[row]
-                sums[row] += _ones(w & a) + (_ones(w & b) << _1) + (_ones(w & c) << _2) - (_ones(w & d) << _3)
+                highest = _ones(w & g)
+                count = _ones(w & f) - highest - highest
+                count = count + count + _ones(w & e)
+                count = count + count + _ones(w & d)
+                count = count + count + _ones(w & c)
+                count = count + count + _ones(w & b)
+                sums[row] += (count + count + _ones(w & a)) << place
         for row in range(BLOCK):
             out[block, row] = offset + step * np.float32(np.int64(sums[row]))
 
 
 @compiled
-def weigh_coarsely(words: Words, planes: Words, step: Any, offset: Any, out: Any) -> None:
+def _coarse(w: Any, planes: Words) -> Any:
+    """Return the product of a query of four bits with the bits of a word."""
+    highest = _ones(w & planes[3])
+    count = _ones(w & planes[2]) - highest - highest
+    count = count + count + _ones(w & planes[1])
+    return count + count + _ones(w & planes[0])
+
+
+@compiled
+def weigh_coarsely(words: Words, planes: Words, places: Words, step: Any, offset: Any, out: Any) -> None:
     """Work as :func:`weigh`, for a query of four bits."""
     sums = np.empty(BLOCK, np.uint64)
-    half = len(planes)
     for block in range(len(words)):
         sums[:] = 0
-        for part in range(2):
-            for word in range(half):
-                column = words[block, half * part + word]
-                a, b, c, d = planes[word, 0], planes[word, 1], planes[word, 2], planes[word, 3]
-                for row in range(BLOCK):
-                    w = column[row]
-                    count = _ones(w & a) + (_ones(w & b) << _1) + (_ones(w & c) << _2) - (_ones(w & d) << _3)
-                    sums[row] += count << np.uint64(1 - part)
+        for word in range(len(planes)):
+            column, bits, place = words[block, word], planes[word], places[word]
+            for row in range(BLOCK):
+                sums[row] += _coarse(column[row], bits) << place
         for row in range(BLOCK):
             out[block, row] = offset + step * np.float32(np.int64(sums[row]))
 
 
 @compiled
-def weigh_some(words: Words, numbers: Any, planes: Words, step: Any, offset: Any, out: Any) -> None:
+def weigh_signs(words: Words, planes: Words, _: Any, step: Any, offset: Any, out: Any) -> None:
+    """Work as :func:`weigh`, for a query of four bits, by as many words as there are ``planes``, all worth the same."""
+    sums = np.empty(BLOCK, np.uint64)
+    for block in range(len(words)):
+        sums[:] = 0
+        for word in range(len(planes)):
+            column, bits = words[block, word], planes[word]
+            for row in range(BLOCK):
+                sums[row] += _coarse(column[row], bits)
+        for row in range(BLOCK):
+            out[block, row] = offset + step * np.float32(np.int64(sums[row]))
+
+
+@compiled
+def weigh_some(words: Words, numbers: Any, planes: Words, places: Words, step: Any, offset: Any, out: Any) -> None:
     """Work as :func:`weigh` for the rows of ``numbers``, int64 (n,), and a query of four bits; ``out`` is (n,)."""
-    half = len(planes)
     for i in range(len(numbers)):
         block, row = numbers[i] // BLOCK, numbers[i] % BLOCK
         total = np.uint64(0)
-        for word in range(half):
-            a, b, c, d = planes[word, 0], planes[word, 1], planes[word, 2], planes[word, 3]
-            w = words[block, word, row]
-            high = _ones(w & a) + (_ones(w & b) << _1) + (_ones(w & c) << _2) - (_ones(w & d) << _3)
-            w = words[block, half + word, row]
-            low = _ones(w & a) + (_ones(w & b) << _1) + (_ones(w & c) << _2) - (_ones(w & d) << _3)
-            total += (high << _1) + low
+        for word in range(len(planes)):
+            total += _coarse(words[block, word, row], planes[word]) << places[word]
         out[i] = offset + step * np.float32(np.int64(total))
-
-
-@compiled
-def weigh(words: Words, planes: Words, step: Any, offset: Any, out: Any) -> None:
-    """Write ``offset + step`` times the product of an integer query with each row's levels, float32, into ``out``.
-
-    The query's integers are given bit by bit in two's complement: plane p of word w holds bit p of its numbers, and
-    the last plane is worth minus its power of two. ``words`` is (blocks, 2 * w, BLOCK), the higher bits of the levels
-    before the lower ones, ``planes`` (w, 7), ``out`` float32 (blocks, BLOCK).
-    """
-    sums = np.empty(BLOCK, np.uint64)
-    half = len(planes)
-    for block in range(len(words)):
-        sums[:] = 0
-        for part in range(2):
-            for word in range(half):
-                column = words[block, half * part + word]
-                a, b, c, d = planes[word, 0], planes[word, 1], planes[word, 2], planes[word, 3]
-                e, f, g = planes[word, 4], planes[word, 5], planes[word, 6]
-                for row in range(BLOCK):
-                    w = column[row]
-                    low = _ones(w & a) + (_ones(w & b) << _1) + (_ones(w & c) << _2) + (_ones(w & d) << _3)
-                    count = low + (_ones(w & e) << _4) + (_ones(w & f) << _5) - (_ones(w & g) << _6)
-                    sums[row] += count << np.uint64(1 - part)
-        for row in range(BLOCK):
-            out[block, row] = offset + step * np.float32(np.int64(sums[row]))

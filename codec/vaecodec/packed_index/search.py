@@ -42,12 +42,12 @@ class Effort(StrEnum):
     FULL = "full"
 
 
-# Share of the rows that are left by their signs, share that is left by both bits, and the least number of the latter
+# Share of the rows that are left by their signs, share that is left by all bits, and the least number of the latter
 # for each neighbour asked for; docs/codes.md has the recall of each.
 _LOOKED_AT = {
-    Effort.LOW: (0.01, 0.001, 8),
-    Effort.MEDIUM: (0.02, 0.0025, 16),
-    Effort.HIGH: (1, 0.01, 32),
+    Effort.LOW: (0.01, 0.0005, 8),
+    Effort.MEDIUM: (0.02, 0.0015, 16),
+    Effort.HIGH: (1, 0.005, 32),
 }
 # At least so many times the rows that are left at last are left by their signs.
 _SIGNS = 8
@@ -192,17 +192,16 @@ class Scorer:
         allowed: IdArray | None,
         threads: int | None,
     ) -> IdArray:
-        """The numbers of rows that rank highest, ascending: so many by their signs, so many of these by all bits."""
-        asked = sketch.ask(self.widened(query[None])[0, :-1], fine=False)
-        norms = derived.norms[:count]
+        """Rank rows, so many left by their signs, so many of these by all bits; return their numbers, ascending."""
+        widened, norms = self.widened(query[None])[0, :-1], derived.norms[:count]
+        asked = sketch.ask(widened, fine=False)
         if counts[0] < (count if allowed is None else len(allowed)):
             numbers = self._best(sketch.by_signs(asked, count, threads=threads), norms, allowed, counts[0])
-            guesses = sketch.of_rows(asked, numbers)
-            return numbers[self._best(guesses, norms[numbers], None, counts[1])]
+            return numbers[self._best(sketch.of_rows(asked, numbers), norms[numbers], None, counts[1])]
         return self._best(sketch.by_levels(asked, count, threads=threads), norms, allowed, counts[1])
 
     def _best(self, products: FloatArray, norms: FloatArray, allowed: IdArray | None, count: int) -> IdArray:
-        """The numbers of the rows of at least ``count`` best scores, by guessed products with them and their norms."""
+        """Return the numbers of at least ``count`` best rows, by guessed products with them and their norms."""
         if self._metric is Metric.L2:
             products -= norms**2
         return _highest(products, count) if allowed is None else allowed[_highest(products[allowed], count)]
@@ -217,7 +216,7 @@ class Scorer:
         allowed: IdArray | None,
         threads: int | None,
     ) -> tuple[IdArray, np.float32]:
-        """The numbers of all rows that may be among the k best, ascending, and a score that k rows reach."""
+        """Return the numbers of all rows that may be among the k best, ascending, and a score that k rows reach."""
         estimate = sketch.estimate(self.widened(query[None])[0, :-1], len(rows), threads=threads)
         scores, lost = estimate.scores, sketch.lost[: len(rows)]
         if self._metric is Metric.L2:
@@ -292,7 +291,7 @@ class Scorer:
 
 
 def _highest(scores: FloatArray, count: int) -> IdArray:
-    """The places of at least ``count`` highest scores, or of all, ascending."""
+    """Return the places of at least ``count`` highest scores, or of all, ascending."""
     place = max(0, len(scores) - count)
     least = np.partition(scores, place)[place]
     places = np.flatnonzero(scores >= least)
