@@ -390,3 +390,14 @@ def test_command(source, codec_path, tmp_path):
     assert nothing.returncode == 2
     words = " ".join(nothing.stderr.replace("│", " ").split())
     assert "expected a target, bytes or ram, got none of them; see vaecodec plan --help" in words
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills as Unix does")
+def test_a_plan_that_is_killed_changes_nothing_and_the_next_one_says_the_same() -> None:
+    """Kill it once here; ``KILLS=20`` in the environment kills it as often."""
+    kills = os.environ.get("KILLS", "1")
+    script = Path(__file__).parents[2] / "benchmarks" / "killed_plan.py"
+    done = subprocess.run([sys.executable, str(script), "--kills", kills], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout)
+    assert (outcome["kills"], outcome["identical"]) == (int(kills), True)
