@@ -80,3 +80,14 @@ def test_info_nce_prefers_the_right_key_and_counts_the_queue() -> None:
     assert right < 0.001 < wrong
     queued = losses.info_nce(keys, keys, keys, 0.1)
     assert queued.item() == pytest.approx(np.log(2), abs=1e-3)
+
+
+def test_weights_of_pairs_count_in_proportion() -> None:
+    keys = torch.eye(4)
+    queries = F.normalize(keys + 0.3 * keys.roll(1, 0), dim=1)
+    each = [float(losses.info_nce(queries[[row]], keys.roll(-row, 0), torch.empty(0, 4), 0.5)) for row in range(4)]
+    queries[0] = -queries[0]
+    alone = float(losses.info_nce(queries[[0]], keys, torch.empty(0, 4), 0.5))
+    weights = torch.tensor([2.0, 1.0, 1.0, 0.0])
+    found = float(losses.info_nce(queries, keys, torch.empty(0, 4), 0.5, weights))
+    assert found == pytest.approx((2 * alone + each[1] + each[2]) / 4, rel=1e-5)

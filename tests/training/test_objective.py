@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 
+from vaecodec.errors import RecipeError
 from vaecodec.sources import ArraySource
 from vaecodec_training import losses
 from vaecodec_training.data.batches import Batch, Batches
 from vaecodec_training.data.collection import Collection
+from vaecodec_training.data.negatives import hard_negatives
 from vaecodec_training.model import VariationalCodec, parameter_groups
 from vaecodec_training.objective import Objective
 from vaecodec_training.processes import Processes
@@ -20,6 +24,7 @@ from vaecodec_training.recipe import Recipe
 from vaecodec_training.schedule import in_force
 from vaecodec_training.start import start_model
 from vaecodec_training.state import RunState
+from vaecodec_training.trainer import refuse_mismatch
 
 SMALL = Recipe(dim=32, hidden=32, batch=256, epochs=2, checkpoints=3)
 # Two epochs do not beat the linear codec surely; the tests that are about something else do not mind.
@@ -187,3 +192,63 @@ def test_targets_that_take_turns_are_compared_with_their_own_kind() -> None:
     assert state.judge(2.0, 2.0, 1.0, turns=2) is None
     assert state.judge(120.0, 120.0, 1.0, turns=2) is None
     assert state.judge(9.0, 9.0, 1.0, turns=2) == "the loss jumped from 1 to 9"
+
+
+def test_hard_negatives_are_near_their_query_and_answer_nothing(collection: Collection) -> None:
+    assert collection.queries is not None
+    assert collection.pairs is not None
+    drawn = hard_negatives(collection, 3, seed=0)
+    assert drawn.shape == (len(collection.pairs), 3)
+    assert not (drawn == collection.pairs[:, 1:]).any()
+    assert np.isin(drawn, collection.document_rows).all()
+    rows = collection.documents.take(collection.document_rows)
+    for pair in range(0, len(drawn), 97):
+        query = collection.queries.take(collection.pairs[pair, :1])[0]
+        scores = rows @ query
+        at = np.searchsorted(collection.document_rows, drawn[pair])
+        assert (scores[at] >= np.sort(scores)[-50] - 1e-6).all()
+        assert len(set(drawn[pair])) == 3
+    np.testing.assert_array_equal(hard_negatives(collection, 3, seed=0), drawn)
+    assert (hard_negatives(collection, 3, seed=1) != drawn).any()
+
+
+def test_hard_negatives_join_the_batch_after_all_other_documents(collection: Collection) -> None:
+    plain, harder = (Recipe(dim=16, batch=64, hard_negatives=count) for count in (0, 2))
+    without, batch = (Batches(collection, recipe, 1).at(0, 0, torch.device("cpu")) for recipe in (plain, harder))
+    assert batch.queries is not None
+    assert len(batch.documents) == len(without.documents) + 2 * len(batch.queries)
+    assert torch.equal(batch.documents[: len(without.documents)], without.documents)
+    near = (batch.queries * batch.documents[len(without.documents) :][: len(batch.queries)]).sum(1)
+    assert near.mean() > 2 * (batch.queries @ without.documents.T).mean()
+
+
+def test_soft_labels_ask_for_the_documents_that_answer(collection: Collection) -> None:
+    """All of the pairs, none of the original similarities: what is then distilled is the pairs alone."""
+    recipe = Recipe(dim=384, hidden=0, batch=64, soft_labels=1.0, kl=0.0, reconstruction=0.0)
+    terms, _, batch = objective(collection, recipe)
+    assert batch.queries is not None
+    rows, columns = terms.softened(batch.queries, batch.documents, 0)
+    taught = rows @ columns.T
+    assert torch.equal(taught, torch.eye(len(batch.queries), len(batch.documents)))
+    half, _, _ = objective(collection, recipe.replace(soft_labels=0.25))
+    rows, columns = half.softened(batch.queries, batch.documents, 0)
+    expected = 0.75 * batch.queries @ batch.documents.T + 0.25 * taught
+    torch.testing.assert_close(rows @ columns.T, expected)
+
+
+def test_grades_weigh_the_pairs_of_a_batch(sample) -> None:
+    rows = np.arange(600)
+    pairs = np.stack([rows, rows, 1 + rows % 2], axis=1)
+    graded = Collection.open(ArraySource(sample.train[:600]), ArraySource(sample.train_queries[:600]), pairs=pairs)
+    batch = Batches(graded, Recipe(dim=16, batch=64), 1).at(0, 0, torch.device("cpu"))
+    assert batch.weights is not None
+    low, high = np.unique(batch.weights.numpy())
+    assert high == pytest.approx(2 * low)
+    assert (low + high) / 2 == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("setting", [{"hard_negatives": 2}, {"soft_labels": 0.3}])
+def test_settings_of_pairs_need_pairs(sample, setting: dict[str, Any]) -> None:
+    without = Collection.open(ArraySource(sample.train[:600]), ArraySource(sample.train_queries[:600]))
+    with pytest.raises(RecipeError, match=f"{next(iter(setting))}: expected pairs of queries and documents, got none"):
+        refuse_mismatch(Recipe(dim=16, **setting), without)

@@ -129,7 +129,9 @@ class _Distillation(torch.autograd.Function):
         return row_gradient * outer[0], column_gradient * outer[0], None, None, None, None
 
 
-def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+def info_nce(
+    queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float, weights: Tensor | None = None
+) -> Tensor:
     """Compute InfoNCE (van den Oord et al. 2018) with a queue of negatives (He et al. 2020, MoCo).
 
     Args:
@@ -137,6 +139,10 @@ def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: floa
         keys: (c, k), c >= n, unit norm.
         negatives: (q, k), unit norm, q >= 0.
         temperature: of the softmax over cosines.
+        weights: (n,), how much each query counts; about 1 on average. All count alike without them.
     """
     logits = queries @ torch.cat([keys, negatives]).T / temperature
-    return F.cross_entropy(logits, torch.arange(len(queries), device=logits.device))
+    right = torch.arange(len(queries), device=logits.device)
+    if weights is None:
+        return F.cross_entropy(logits, right)
+    return (weights * F.cross_entropy(logits, right, reduction="none")).mean()

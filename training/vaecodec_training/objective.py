@@ -99,7 +99,7 @@ class Objective:
                 # Through the wrapped model, so that several processes exchange these gradients too.
                 asked = model(self._perturbed(batch), None, None, ()).mean
             values["contrastive"] = self.contrastive(
-                asked, keys if keys is not None else self.processes.gathered(posterior.mean)
+                asked, keys if keys is not None else self.processes.gathered(posterior.mean), batch.weights
             )
         if recipe.queue:
             latents = keys if keys is not None else self.processes.gathered(posterior.mean.detach())
@@ -136,6 +136,8 @@ class Objective:
         total = mean.new_zeros(())
         for vectors, latents, itself in rows:
             teacher = losses.comparable(vectors, columns, self.metric)
+            if itself is None and self.paired:
+                teacher = self.softened(*teacher, first)
             for width in self.recipe.widths:
                 # Nested widths are served as floats, the whole width as codes.
                 searched = finished(latent_columns, width, self.form)
@@ -154,12 +156,13 @@ class Objective:
         weights: float = sum(float(width) ** _NESTED_POWER for width in self.recipe.widths)
         return total / (len(rows) * weights)
 
-    def contrastive(self, asked: Tensor, keys: Tensor) -> Tensor:
+    def contrastive(self, asked: Tensor, keys: Tensor, weights: Tensor | None = None) -> Tensor:
         """Compute InfoNCE of queries against their documents, or of perturbed copies against the documents themselves.
 
         Args:
             asked: (m, k), of this process; row i belongs to this process's i-th document.
             keys: (n, k), latents of the documents of all processes.
+            weights: (m,), how much each pair counts, or None.
         """
         # The documents of this process come first, so that query i finds its own at column i.
         keys = keys.roll(-self.processes.rank * (len(keys) // self.processes.count), 0)
@@ -169,7 +172,23 @@ class Objective:
             finished(keys, self.recipe.dim, form),
             finished(self.queue.latents, self.recipe.dim, form),
             self.recipe.contrastive_temperature,
+            weights,
         )
+
+    def softened(self, rows: Tensor, columns: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        """Mix similarities with known pairs: 1 for a query's own document, 0 for the others.
+
+        Args:
+            rows, columns: whose dot products are the similarities.
+            first: column of the document of the first query.
+        """
+        share = self.recipe.soft_labels
+        if not share:
+            return rows, columns
+        pairs = torch.eye(len(rows), device=rows.device)
+        own = torch.zeros(len(columns), len(rows), device=rows.device)
+        own[first : first + len(rows)] = pairs
+        return torch.cat([(1 - share) * rows, share * pairs], 1), torch.cat([columns, own], 1)
 
     @torch.no_grad()
     def follow(self, encoder: ResidualMap) -> None:

@@ -157,6 +157,10 @@ class Recipe:
     contrastive: float = _between(0.0, 0)
     """Weight of InfoNCE over (query, document) pairs, or over perturbed copies where there are no pairs."""
     contrastive_temperature: float = _between(0.05, 1e-4)
+    hard_negatives: int = _between(0, 0, 50)
+    """Documents near each query that do not answer it, which join its batch. Each one costs as much as a document."""
+    soft_labels: float = _between(0.0, 0, 1)
+    """Share of the known pairs in what distillation teaches queries; the rest are the original similarities."""
     input_noise: float = _between(0.0, 0)
     """Norm of the noise added to documents and queries, relative to theirs: less overfitting to few pairs."""
     contrastive_noise: float = _between(0.3, 0)

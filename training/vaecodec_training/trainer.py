@@ -122,6 +122,9 @@ def refuse_mismatch(recipe: Recipe, collection: Collection) -> None:
         raise RecipeError(
             "asymmetric: expected queries to train the query encoder on, got none; give queries or leave asymmetric out"
         )
+    for name in ("hard_negatives", "soft_labels"):
+        if getattr(recipe, name) and collection.pairs is None:
+            raise RecipeError(f"{name}: expected pairs of queries and documents, got none; give pairs or leave it out")
     if recipe.objective is Aim.RELEVANCE and collection.validation.relevant is None:
         raise RecipeError("objective: expected pairs of queries and documents for relevance, got none; give pairs")
 

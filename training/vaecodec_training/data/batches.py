@@ -15,8 +15,9 @@ from torch import Tensor
 
 from vaecodec.errors import UnusableDataError
 from vaecodec.interface import FloatArray, Metric
-from vaecodec.sources import RandomAccessSource
+from vaecodec.sources import ArraySource, RandomAccessSource
 from vaecodec_training.data.collection import Collection
+from vaecodec_training.data.negatives import hard_negatives
 from vaecodec_training.recipe import Recipe
 
 WINDOW_BYTES = 256 << 20
@@ -114,11 +115,12 @@ class Batch:
     """Hold this process's share of a batch.
 
     Attributes:
-        documents: (n, d); the first of them are the companions of ``queries``, row for row.
-        queries: (n // 2, d), or None.
+        documents: (n, d); the first of them are the companions of ``queries``, row for row, the last hard negatives.
+        queries: (m, d), or None.
         noise: (n, k) standard normal, for the posterior.
         perturbation: (n, d) standard normal, for InfoNCE without pairs and for noise on the inputs; otherwise empty.
-        query_perturbation: (n // 2, d), for noise on the inputs; otherwise empty.
+        query_perturbation: (m, d), for noise on the inputs; otherwise empty.
+        weights: (m,) grades of the pairs, over their mean; None where all count alike.
     """
 
     documents: Tensor
@@ -126,6 +128,7 @@ class Batch:
     noise: Tensor
     perturbation: Tensor
     query_perturbation: Tensor
+    weights: Tensor | None = None
 
     def blurred(self, size: float) -> tuple[Tensor, Tensor | None]:
         """Return documents and queries with noise of this norm relative to theirs."""
@@ -155,12 +158,22 @@ class Batches:
         unit = 4 * processes
         size = max(unit, min(recipe.batch, len(rows)) // unit * unit)
         self.per_epoch = max(1, len(rows) // size)
+        self.weighs = collection.pairs is not None and collection.grades is not None
         self.pairs, alone = None, size
         companions = collection.companions
         if companions is not None and collection.queries is not None:
             # A query meets its own document: without it the one neighbour that matters most is missing.
             alone = size // 2
-            sources = [_Chosen(collection.queries, companions[:, 0]), _Chosen(collection.documents, companions[:, 1])]
+            sources: list[RandomAccessSource] = [
+                _Chosen(collection.queries, companions[:, 0]),
+                _Chosen(collection.documents, companions[:, 1]),
+            ]
+            if recipe.hard_negatives:
+                near = hard_negatives(collection, recipe.hard_negatives, recipe.seed)
+                sources += [_Chosen(collection.documents, column) for column in near.T]
+            if self.weighs:
+                assert collection.grades is not None
+                sources.append(ArraySource((collection.grades / collection.grades.mean())[:, None]))
             count = min(size // 2, len(companions)) // (2 * processes) * 2 * processes
             self.pairs = _Numbered(ShuffledBatches(sources, np.arange(len(companions)), count, recipe.seed + 1))
         self.blurs = recipe.input_noise > 0
@@ -172,10 +185,11 @@ class Batches:
         process."""
         (documents,) = self.documents[number]
         generator = torch.Generator().manual_seed((self.recipe.seed << 32) + number)
-        parts, queries = [documents], None
+        parts, queries, weights = [documents], None, None
         if self.pairs is not None:
-            queries, paired = self.pairs[number]
-            parts = [paired, documents]
+            queries, paired, *others = self.pairs[number]
+            weights = torch.from_numpy(others.pop()[:, 0]) if self.weighs else None
+            parts = [paired, documents, *others]
         shares, noises, perturbations = [], [], []
         for part in parts:
             shares.append(self._share(torch.from_numpy(part), rank))
@@ -191,6 +205,7 @@ class Batches:
             torch.cat(noises).to(device),
             torch.cat([*perturbations, torch.empty(0, self.dim)]).to(device),
             asking.to(device),
+            None if weights is None else self._share(weights, rank).to(device),
         )
 
     def _share(self, rows: Tensor, rank: int) -> Tensor:
