@@ -29,7 +29,7 @@ from vaecodec_integrations.report.engines.usearch import UsearchEngine
 from vaecodec_integrations.report.inputs import read_labels, read_relevant, read_report, read_scored_pairs
 from vaecodec_integrations.report.markdown import markdown
 from vaecodec_integrations.report.picture import pictures
-from vaecodec_integrations.report.run import Role, ScoredPairs
+from vaecodec_integrations.report.run import ADAPTED, Role, ScoredPairs
 from vaecodec_integrations.report.tables import tables
 from vaecodec_integrations.report.verdict import verdict
 
@@ -283,6 +283,7 @@ def test_the_first_sentence_answers_the_user(run):
         f"keeps {codec.metrics['recall@10'].mean:.0%} of the ten nearest",
         f"{codec.losses.reranked[4]:.0%} with 4x re-ranking",
         f"{codec.metrics['recall@100'].mean:.0%} of the hundred nearest",
+        f"reaches nDCG@10 {codec.metrics['ndcg@10'].mean:.3f} (uncompressed {whole.metrics['ndcg@10'].mean:.3f})",
         f"in {100 * codec.metrics['relevant@10'].mean:.0f} of 100 searches, uncompressed in "
         f"{100 * whole.metrics['relevant@10'].mean:.0f}.",
     ]
@@ -296,6 +297,15 @@ def test_the_first_sentence_answers_the_user(run):
     (untrained,) = [rival for rival in summary.rivals if rival.untrained]
     assert untrained.bytes_per_vector <= 4 * 32
     assert f"{untrained.name}, {untrained.metrics['recall@10'].mean:.0%} and" in summary.headline
+
+
+def test_the_first_sentence_names_the_opponent_of_codecs_trained_on_pairs(run):
+    adapter = replace(run.method("uncompressed"), name=ADAPTED, role=Role.ADAPTER)
+    summary = summarise(replace(run, methods=[run.methods[0], adapter, *run.methods[1:]]))
+    whole = summary.method("uncompressed").metrics
+    found = f"{100 * whole['relevant@10'].mean:.0f}"
+    expected = f"uncompressed in {found}, uncompressed + adapter in {found} (nDCG@10 {whole['ndcg@10'].mean:.3f})."
+    assert expected in summary.headline
 
 
 def test_two_codecs_are_judged_in_one_report(small, sample, svd_codec):

@@ -193,7 +193,13 @@ class ReportSummary:
             text += f", and {_percent(codec.metrics['recall@100'].mean)} of the hundred nearest"
         if "relevant@10" in codec.metrics:
             found, before = (100 * method.metrics["relevant@10"].mean for method in (codec, whole))
-            text += f"; finds the right document in {found:.0f} of 100 searches, uncompressed in {before:.0f}"
+            ranked, ranked_before = (method.metrics["ndcg@10"].mean for method in (codec, whole))
+            text += f"; reaches nDCG@10 {ranked:.3f} (uncompressed {ranked_before:.3f}) and finds the right document "
+            text += f"in {found:.0f} of 100 searches, uncompressed in {before:.0f}"
+            adapted = next((method for method in self.methods if method.role is Role.ADAPTER), None)
+            if adapted is not None:
+                text += f", {adapted.name} in {100 * adapted.metrics['relevant@10'].mean:.0f}"
+                text += f" (nDCG@10 {adapted.metrics['ndcg@10'].mean:.3f})"
         rivals = [f"the best linear codecs of this size keep {_kept(self._best_without_training(name))}"]
         for rival in self.rivals:
             if rival.of == name and rival.untrained:
