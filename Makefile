@@ -14,7 +14,7 @@ HARNESS_DATA ?= $(SAMPLE)
 HARNESS_OUT ?= out/harness
 ANN_BENCHMARKS ?= https://github.com/erikbern/ann-benchmarks
 ANN_COMMIT := f402b2cc17b980d7cd45241ab5a7a4cc0f965e55
-COMPUTING := $(addprefix tests/, codec/test_codec.py codec/test_codes.py codec/test_codes_trellis.py codec/test_drift.py \
+COMPUTING := $(addprefix tests/, codec/test_calibration.py codec/test_codec.py codec/test_codes.py codec/test_codes_trellis.py codec/test_drift.py \
 	codec/test_evaluation.py codec/test_linear.py codec/test_packed_index.py training/test_losses.py)
 
 # A second OpenMP thread gains little on matrices of this size, and its spinning costs much on a busy machine.
