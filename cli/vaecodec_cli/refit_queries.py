@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 
 import typer
 
+from vaecodec.codes import CodeType
 from vaecodec.sources.bad_rows import OnBadRows
 from vaecodec_cli.console import Terminal, print_json, print_written, table
 from vaecodec_cli.options import AsJson, CodecOutput, Columns, OnBadRowsChoice, Pairs
@@ -37,7 +38,7 @@ class StoredAs:
     budget: Annotated[
         int | None, typer.Option("--bytes", help="Bytes per vector of the index. Default: float32 latents.")
     ] = None
-    dtype: Annotated[str | None, typer.Option(help="Or its uniform code: int8, int4, int2 or binary.")] = None
+    dtype: Annotated[CodeType | None, typer.Option(help="Or its uniform code.")] = None
 
 
 def refit_queries(

@@ -14,8 +14,10 @@ import torch
 from vaecodec.artifact import UNSIGNED, Metadata, read_artifact, sign
 from vaecodec.calibration import fitted_to_queries
 from vaecodec.codec import Codec
+from vaecodec.codes import Code
 from vaecodec.errors import ExportError, UnusableDataError
 from vaecodec.evaluation import Interval, bootstrap
+from vaecodec.files.outputs import check_not_input
 from vaecodec.graph.nodes import Precision
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.provenance import made_now
@@ -106,19 +108,19 @@ def refit_queries(
         on_step: called after every step of the training with its number and that of the last one.
 
     Raises:
-        OutputExistsError: another codec file is at ``path`` and ``overwrite`` is False, or it is no codec file.
+        OutputExistsError: ``path`` is the codec file itself; or another one is there and ``overwrite`` is False, or
+            what is there is no codec file.
         ArtifactError: the codec file cannot be used.
         UnusableDataError: the collection is not of this codec's embeddings, or has no queries or no confirmation part.
         ExportError: held-out queries do not surely find more, or lose another figure; no file is written. Or the
             codec file is not in float32.
         InvalidBudgetError, NotCalibratedError: the codec has no such code.
     """
-    refuse_existing(path, overwrite=overwrite)
+    code = _check_request(codec, path, dtype, bytes, overwrite)
     old = Codec.load(codec)
     data, metadata = read_artifact(codec)
     _check(collection, old)
     weights = read_weights(data)
-    code = None if dtype is None and bytes is None else old.code(dtype=dtype, bytes=bytes)
 
     def stored(documents: FloatArray) -> FloatArray:
         latents = old.encode(documents)
@@ -148,12 +150,25 @@ def refit_queries_of_files(
         path: the file to write.
         settings: of :func:`refit_queries`.
     """
-    refuse_existing(path, overwrite=settings.get("overwrite", False))
+    _check_request(codec, path, settings.get("dtype"), settings.get("bytes"), settings.get("overwrite", False))
     known = Codec.load(codec)
     files = replace(files, metric=known.metric, embedder=known.embedder)
     return refit_queries(
         codec, files.collection(files.sources(), Path(path), confirmation=CONFIRMATION), path, **settings
     )
+
+
+def _check_request(
+    codec: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    dtype: str | None,
+    size: int | None,
+    overwrite: bool,
+) -> Code | None:
+    """Refuse an output that is the input or stands in the way, and a code that the codec lacks; return the code."""
+    check_not_input(Path(path), [codec])
+    refuse_existing(path, overwrite=overwrite)
+    return None if dtype is None and size is None else Codec.load(codec).code(dtype=dtype, bytes=size)
 
 
 def _check(collection: Collection, codec: Codec) -> None:

@@ -212,7 +212,7 @@ def test_the_command_bridges_two_models(
     given += ["--queries", "Q_old.npy", "--new-queries", "Q_new.npy", "--out", "bridge.onnx"]
     for options, status in (
         (["--json", "--least", "0.1", "--embedder", "new"], 0),
-        (["--overwrite", "--least", "2"], 1),
+        (["--overwrite", "--least", "1"], 1),
         ([], 1),
     ):
         with pytest.raises(SystemExit) as end:

@@ -185,7 +185,7 @@ class Calibration:
             InvalidBudgetError: neither or both are given, or there is no such code.
         """
         if (dtype is None) == (bytes is None):
-            raise InvalidBudgetError(f"expected either dtype or bytes, got dtype={dtype!r} and bytes={bytes!r}")
+            raise InvalidBudgetError(f"expected either dtype or bytes, got dtype {dtype} and bytes {bytes}")
         if bytes is not None:
             if self.residual is not None:
                 return self.residual.code(bytes, self.mean, self.spread, self.trellis, self.metric)
