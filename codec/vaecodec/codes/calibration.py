@@ -185,7 +185,8 @@ class Calibration:
             InvalidBudgetError: neither or both are given, or there is no such code.
         """
         if (dtype is None) == (bytes is None):
-            raise InvalidBudgetError(f"expected either dtype or bytes, got dtype {dtype} and bytes {bytes}")
+            named = None if dtype is None else str(dtype)
+            raise InvalidBudgetError(f"expected either dtype or bytes, got dtype={named!r} and bytes={bytes!r}")
         if bytes is not None:
             if self.residual is not None:
                 return self.residual.code(bytes, self.mean, self.spread, self.trellis, self.metric)
