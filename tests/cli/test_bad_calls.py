@@ -33,6 +33,7 @@ WRONG_VALUES = {
     "fit x.npy --dims 4,99 --out o": "dims: expected widths from 1 to 8, got [4, 99]",
     "fit x.npy --budget soon --out o": "soon",
     "fit x.npy --pairs aligned --out o": "--pairs needs --queries",
+    "fit x.npy --target 5000 --out o": "expected at most",
     "fuse c.onnx c.onnx --pooling median --out o": "median",
     "info c.onnx --nothing": "No such option",
     "linear x.npy --dim 0 --out o": "expected a latent width from 1 to 8, got 0",

@@ -12,6 +12,7 @@ from typing import Any
 
 import tomli_w
 
+from vaecodec.codes import TrellisTables
 from vaecodec.errors import RecipeError
 from vaecodec.interface import Metric
 
@@ -408,7 +409,19 @@ def choose_recipe(
     if target[0].isdecimal():
         aims = {"target_bytes": _sizes(target)}
         wanted = {"dim": width, **wanted}
-    return Recipe.for_code(**aims, paired=paired, **wanted) if base is None else base.replace(kl=0.0, **aims, **wanted)
+    made = Recipe.for_code(**aims, paired=paired, **wanted) if base is None else base.replace(kl=0.0, **aims, **wanted)
+    _refuse_too_large(made)
+    return made
+
+
+def _refuse_too_large(recipe: Recipe) -> None:
+    """Refuse trellis codes that take more bytes than so many latents can fill."""
+    size = max(recipe.target_bytes, default=0)
+    largest = TrellisTables.standard(recipe.trellis_memory).largest(recipe.dim)
+    if size > largest:
+        raise RecipeError(
+            f"target: expected at most {largest} bytes for {recipe.dim} latents, got {size}; beyond that use floats"
+        )
 
 
 def _for_rows(rows: int | None) -> Recipe:
