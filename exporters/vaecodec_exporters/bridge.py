@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from vaecodec.artifact import Kind, Metadata
+from vaecodec.artifact import Kind, Metadata, read_artifact
 from vaecodec.codec import Codec
+from vaecodec.errors import ArtifactError, OutputExistsError
 from vaecodec.evaluation import Figures, bootstrap
 from vaecodec.provenance import made_now
 from vaecodec.sources import Rows, VectorSource
@@ -56,17 +57,29 @@ def fit_and_export_bridge(
         overwrite: replace another codec file at ``path``.
 
     Raises:
-        OutputExistsError: another codec file is at ``path`` and ``overwrite`` is False, or it is no codec file.
+        OutputExistsError: one of the two codecs is at ``path``; or another codec file and ``overwrite`` is False, or it
+            is no codec file.
         UnusableDataError: the samples are too small, or differ in their number of rows.
         WrongWidthError: a sample is not as wide as its codec expects.
         ExportError: the graph does not compute what numpy computes; no file is written.
     """
+    _refuse_its_codecs(path, old, new)
     refuse_existing(path, overwrite=overwrite)
     step = max(1, -(-(sample.rows or 0) // _SAMPLE_ROWS))
     samples = [np.concatenate([*every_nth(each, step)]) for each in (sample, new_sample) if each is not None]
     bridge, figures = fit_bridge(old, new, *samples)
     summaries = export_bridge(bridge, path, figures, overwrite=overwrite)
     return ExportedBridge(bridge, len(figures["bridged"]), summaries)
+
+
+def _refuse_its_codecs(path: str | os.PathLike[str], *codecs: Codec) -> None:
+    """Refuse to replace the file of a codec that the bridge leads to or from."""
+    try:
+        there = read_artifact(path)[1].codec_id
+    except (OSError, ArtifactError):
+        return
+    if there in {codec.metadata.codec_id for codec in codecs}:
+        raise OutputExistsError(f"{path}: is an input, which is never overwritten; choose another output")
 
 
 def export_bridge(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from vaecodec.artifact import FUSED_ID, UNSIGNED, Metadata, read_artifact, sign
 from vaecodec.codec import Codec
-from vaecodec.errors import ExportError, OutputExistsError
+from vaecodec.errors import ExportError
 from vaecodec.fused import LATENTS, TOKENS, FusedModel, Pooling
 from vaecodec.graph.nodes import Precision
 from vaecodec.interface import Metric
@@ -68,10 +67,7 @@ def fuse(
             model computes something else; no file is written.
         OutputExistsError: ``out`` is one of the inputs, or another codec's file and ``overwrite`` is False.
     """
-    for name in (embedder, codec):
-        if Path(out).exists() and Path(name).exists() and Path(out).samefile(name):
-            raise OutputExistsError(f"{out}: expected a new file, got one of the files that are read")
-    refuse_existing(out, overwrite=overwrite)
+    refuse_existing(out, overwrite=overwrite, inputs=[embedder, codec])
     data, metadata = read_artifact(codec)
     model = Embedder.read(embedder, metadata.dim, output)
     chosen = _chosen_pooling(model, None if pooling is None else Pooling(pooling), str(embedder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from vaecodec.artifact import read_artifact
@@ -21,17 +22,24 @@ def write_codec_file(path: str | os.PathLike[str], data: bytes, *, overwrite: bo
     write_atomically(path, data)
 
 
-def refuse_existing(path: str | os.PathLike[str], *, overwrite: bool, data: bytes | None = None) -> None:
+def refuse_existing(
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool,
+    data: bytes | None = None,
+    inputs: Iterable[str | os.PathLike[str]] = (),
+) -> None:
     """Check a destination by the rule of :mod:`vaecodec.files.outputs`, before any work is done for it.
 
     Args:
         path: the destination.
         overwrite: another codec file there may be replaced.
         data: what will be written, where it is known already; a file that holds the same is no obstacle.
+        inputs: files that are read.
 
     Raises:
-        OutputExistsError: a codec file is there and ``overwrite`` is False; or what is there is no codec file, which
-            is never replaced.
+        OutputExistsError: a codec file is there and ``overwrite`` is False; or what is there is an input or no codec
+            file, which is never replaced.
         FileNotFoundError: there is no folder for it.
     """
     target = Path(path)
@@ -42,6 +50,7 @@ def refuse_existing(path: str | os.PathLike[str], *, overwrite: bool, data: byte
         target,
         is_ours=lambda _: bool(there),
         overwrite=overwrite,
+        inputs=inputs,
         kind="a codec file",
         found=f"{there} is there, and only it can read the indexes and codes that it made",
     )

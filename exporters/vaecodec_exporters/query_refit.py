@@ -17,7 +17,6 @@ from vaecodec.codec import Codec
 from vaecodec.codes import Code
 from vaecodec.errors import ExportError, UnusableDataError
 from vaecodec.evaluation import Interval, bootstrap
-from vaecodec.files.outputs import check_not_input
 from vaecodec.graph.nodes import Precision
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.provenance import made_now
@@ -166,8 +165,7 @@ def _check_request(
     overwrite: bool,
 ) -> Code | None:
     """Refuse an output that is the input or stands in the way, and a code that the codec lacks; return the code."""
-    check_not_input(Path(path), [codec])
-    refuse_existing(path, overwrite=overwrite)
+    refuse_existing(path, overwrite=overwrite, inputs=[codec])
     return None if dtype is None and size is None else Codec.load(codec).code(dtype=dtype, bytes=size)
 
 

@@ -78,6 +78,16 @@ def test_what_is_no_codec_is_never_replaced(write: Write, overwrite: bool, tmp_p
         write(tmp_path, overwrite)
 
 
+def test_a_bridge_never_replaces_a_codec_that_it_joins(rows: np.ndarray, old: Path, tmp_path: Path) -> None:
+    export_linear(fit_linear(rows, 5), tmp_path / "new.onnx")
+    codecs = Codec.load(old), Codec.load(tmp_path / "new.onnx")
+    for path in (old, tmp_path / "new.onnx"):
+        before = path.read_bytes()
+        with pytest.raises(OutputExistsError, match="is an input, which is never overwritten"):
+            fit_and_export_bridge(*codecs, path, ArraySource(rows), overwrite=True)
+        assert path.read_bytes() == before
+
+
 def test_the_same_codec_may_be_written_again(rows: np.ndarray, old: Path) -> None:
     known = old.read_bytes()
     export_linear(fit_linear(rows, 4), old)
@@ -111,7 +121,7 @@ def test_the_parts_of_another_codec_are_replaced_on_request_only(rows: np.ndarra
     [
         ["linear", "rows.npy", "--dim", "5", "--out", "codec.onnx"],
         ["export", "RUN", "--out", "codec.onnx"],
-        ["bridge", "codec.onnx", "new.onnx", "--sample", "rows.npy", "--out", "codec.onnx"],
+        ["bridge", "first.onnx", "new.onnx", "--sample", "rows.npy", "--out", "codec.onnx"],
         ["train", "rows.npy", "--dim", "5", "--epochs", "1", "--out", "run", "--export", "codec.onnx"],
     ],
     ids=lambda arguments: arguments[0],
@@ -127,6 +137,7 @@ def test_commands_keep_the_codec_that_is_there(
     monkeypatch.chdir(old.parent)
     np.save("rows.npy", rows)
     export_linear(fit_linear(rows, 5), "new.onnx")
+    export_linear(fit_linear(rows, 6), "first.onnx")
     known = Codec.load(old).codec_id
     with pytest.raises(SystemExit) as ended:
         main([str(vae_run) if argument == "RUN" else argument for argument in arguments])
