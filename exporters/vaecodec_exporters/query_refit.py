@@ -115,8 +115,7 @@ def refit_queries(
             codec file is not in float32.
         InvalidBudgetError, NotCalibratedError: the codec has no such code.
     """
-    code = _check_request(codec, path, dtype, bytes, overwrite)
-    old = Codec.load(codec)
+    old, code = _checked(codec, path, dtype, bytes, overwrite)
     data, metadata = read_artifact(codec)
     _check(collection, old)
     weights = read_weights(data)
@@ -149,24 +148,24 @@ def refit_queries_of_files(
         path: the file to write.
         settings: of :func:`refit_queries`.
     """
-    _check_request(codec, path, settings.get("dtype"), settings.get("bytes"), settings.get("overwrite", False))
-    known = Codec.load(codec)
+    known, _ = _checked(codec, path, settings.get("dtype"), settings.get("bytes"), settings.get("overwrite", False))
     files = replace(files, metric=known.metric, embedder=known.embedder)
     return refit_queries(
         codec, files.collection(files.sources(), Path(path), confirmation=CONFIRMATION), path, **settings
     )
 
 
-def _check_request(
+def _checked(
     codec: str | os.PathLike[str],
     path: str | os.PathLike[str],
     dtype: str | None,
     size: int | None,
     overwrite: bool,
-) -> Code | None:
-    """Refuse an output that is the input or stands in the way, and a code that the codec lacks; return the code."""
+) -> tuple[Codec, Code | None]:
+    """Return the codec and the code asked for, after the output was checked; the input itself is refused as one."""
     refuse_existing(path, overwrite=overwrite, inputs=[codec])
-    return None if dtype is None and size is None else Codec.load(codec).code(dtype=dtype, bytes=size)
+    known = Codec.load(codec)
+    return known, None if dtype is None and size is None else known.code(dtype=dtype, bytes=size)
 
 
 def _check(collection: Collection, codec: Codec) -> None:
