@@ -10,12 +10,12 @@ import typer
 from rich.table import Table
 
 from vaecodec.extras import require
-from vaecodec.sources import VectorSource, open_source
 from vaecodec_cli.console import Terminal, interval, print_file, print_json, table
 from vaecodec_cli.options import AsJson, Column, Embedder, Overwrite, Pairs, with_column
 
 if TYPE_CHECKING:
     from vaecodec_exporters.bridge import ExportedBridge
+    from vaecodec_exporters.model_bridge import ModelBridgeFiles
 
 # What each figure of a bridge is of: what is searched, and with what.
 _SEARCHES = {
@@ -43,12 +43,15 @@ class BridgeSample:
     ] = None
     column: Column = None
 
-    def open(self) -> tuple[VectorSource, VectorSource | None]:
-        """Open both samples."""
-        old = open_source(with_column(self.sample, self.column))
-        if self.new_sample is None:
-            return old, None
-        return old, open_source(with_column(self.new_sample, self.column))
+    @property
+    def old(self) -> str:
+        """Return where the sample is, with its column."""
+        return with_column(self.sample, self.column)
+
+    @property
+    def new(self) -> str | None:
+        """Return the same of the new model's sample."""
+        return None if self.new_sample is None else with_column(self.new_sample, self.column)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,15 @@ class ModelOptions:
     )
     embedder: Embedder = ""
 
+    def files(self, old: str, new: str) -> ModelBridgeFiles:
+        """Return where all texts are."""
+        require("torch", extra="train")
+        from vaecodec_exporters.model_bridge import ModelBridgeFiles
+
+        return ModelBridgeFiles(
+            old=old, new=new, old_queries=self.queries, new_queries=self.new_queries, pairs=self.pairs
+        )
+
 
 def bridge(
     given: BridgeSample,
@@ -86,17 +98,17 @@ def bridge(
     """
     require("onnx", extra="export")
     if old is None or new is None:
-        if old is not None or given.new_sample is None or (models.queries is None) != (models.new_queries is None):
+        new_sample = given.new
+        if old is not None or new_sample is None or (models.queries is None) != (models.new_queries is None):
             raise typer.BadParameter(
                 "expected OLD and NEW, two codec files; or, for two models, --new-sample, and --queries with "
                 "--new-queries or neither"
             )
-        _bridge_models(given, out, models, overwrite, as_json)
+        _bridge_models(models.files(given.old, new_sample), out, models, overwrite, as_json)
         return
-    from vaecodec.codec import Codec
     from vaecodec_exporters.bridge import fit_and_export_bridge
 
-    exported = fit_and_export_bridge(Codec.load(old), Codec.load(new), out, *given.open(), overwrite=overwrite)
+    exported = fit_and_export_bridge(old, new, out, given.old, given.new, overwrite=overwrite)
     if as_json:
         print_json(exported.summaries)
         return
@@ -105,26 +117,10 @@ def bridge(
     print_file(out, f"{widths}, {out.stat().st_size:,} bytes")
 
 
-def _bridge_models(given: BridgeSample, out: Path, models: ModelOptions, overwrite: bool, as_json: bool) -> None:
-    require("torch", extra="train")
-    from vaecodec_exporters.model_bridge import bridge_models, embedded_by_both
-    from vaecodec_training.data.pair_files import read_pairs
+def _bridge_models(files: ModelBridgeFiles, out: Path, models: ModelOptions, overwrite: bool, as_json: bool) -> None:
+    from vaecodec_exporters.model_bridge import bridge_models_of_files
 
-    old, new = given.open()
-    assert new is not None
-    asked, queries = None, None
-    if models.queries is not None and models.new_queries is not None:
-        queries = open_source(models.queries, queries=True)
-        asked = embedded_by_both(queries, open_source(models.new_queries, queries=True))
-    found = bridge_models(
-        out,
-        embedded_by_both(old, new),
-        asked,
-        None if models.pairs is None else read_pairs(models.pairs, old, queries),
-        least=models.least,
-        embedder=models.embedder,
-        overwrite=overwrite,
-    )
+    found = bridge_models_of_files(out, files, least=models.least, embedder=models.embedder, overwrite=overwrite)
     if as_json:
         print_json(found.to_json())
         return

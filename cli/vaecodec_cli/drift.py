@@ -7,10 +7,8 @@ from typing import Annotated
 
 import typer
 
-from vaecodec.codec import Codec
 from vaecodec.drift.monitor import check_files
 from vaecodec.errors import NotCalibratedError
-from vaecodec.sources.files import VectorFiles
 from vaecodec_cli.console import Terminal, print_json
 from vaecodec_cli.options import AsJson, CodecFile, Columns
 from vaecodec_cli.text import one_line
@@ -33,10 +31,8 @@ def drift(
     because the codec file holds no statistics of them or they are fewer than 100; what was compared has not drifted.
     1: something is wrong with a file. 2: wrong usage.
     """
-    loaded = Codec.load(codec)
-    files = VectorFiles(documents=columns.documents(data), queries=columns.queries(queries), metric=loaded.metric)
     try:
-        report = check_files(loaded, files)
+        report = check_files(codec, columns.documents(data), columns.queries(queries))
     except NotCalibratedError as error:
         print(f"error: {one_line(f'{codec}: {error}')}", file=sys.stderr)
         raise typer.Exit(NOT_COMPARED) from None

@@ -9,7 +9,6 @@ import typer
 from vaecodec.extras import require
 from vaecodec.interface import Metric
 from vaecodec.linear import LinearKind
-from vaecodec.sources import open_source
 from vaecodec_cli.console import print_written
 from vaecodec_cli.options import AsJson, CodecOutput, Column, Documents, Embedder, MetricOption, with_column
 
@@ -29,7 +28,7 @@ def linear(
     from vaecodec_exporters.linear import fit_and_export_linear
 
     fit_and_export_linear(
-        open_source(with_column(data, column)),
+        with_column(data, column),
         output.out,
         dim,
         kind=kind,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -11,7 +10,6 @@ import typer
 from rich.table import Table
 
 from vaecodec.bulk import OnBadRows
-from vaecodec.codec import Codec
 from vaecodec.errors import CodecMismatchError, InvalidBudgetError, MigrationError, NotCalibratedError
 from vaecodec.evaluation import Interval
 from vaecodec.extras import require
@@ -21,10 +19,7 @@ from vaecodec_cli.progress import shown
 from vaecodec_cli.server import Collection, Server, Target
 
 if TYPE_CHECKING:
-    from qdrant_client import QdrantClient
-
-    from vaecodec_integrations.qdrant import PackedRows
-    from vaecodec_integrations.qdrant.migration import Migration, MigrationOutcome, MigrationSize
+    from vaecodec_integrations.qdrant.migration import MigrationOutcome, MigrationRequest, MigrationSize
 
 
 # Values of --keep-originals that name no file.
@@ -84,28 +79,8 @@ class OriginalsOptions:
         """Refuse options that would be ignored."""
         if (self.originals_codec is None) != (self.originals_bytes is None):
             raise typer.BadParameter("--originals-codec and --originals-bytes need each other")
-        if self.originals_codec is not None and self.file is None:
+        if self.originals_codec is not None and self.keep_originals in _WITHOUT_FILE:
             raise typer.BadParameter("--originals-codec needs a file: --keep-originals FILE")
-
-    @property
-    def file(self) -> Path | None:
-        """Return the file to keep originals in, if that was asked for."""
-        return None if self.keep_originals in _WITHOUT_FILE else Path(self.keep_originals)
-
-    def encoding(self, codec: Codec) -> PackedRows | None:
-        """Return how the file stores originals as codes of another codec, where that was asked for."""
-        if self.originals_codec is None or self.originals_bytes is None:
-            return None
-        from vaecodec_integrations.qdrant import PackedRows
-
-        try:
-            rows = PackedRows(Codec.load(self.originals_codec), bytes=self.originals_bytes)
-            rows.check_fits(codec)
-        except CodecMismatchError as error:
-            raise typer.BadParameter(f"--originals-codec: {error}") from error
-        except (InvalidBudgetError, NotCalibratedError) as error:
-            raise typer.BadParameter(f"--originals-codec, --originals-bytes: {error}") from error
-        return rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,78 +120,64 @@ def migrate(
     until it repairs nothing, then pause writes for the last run.
     """
     require("qdrant_client", extra="qdrant")
-    from vaecodec_integrations.qdrant.migration import estimate
-    from vaecodec_integrations.qdrant.migration import migrate as run
+    from vaecodec_integrations.qdrant.migration import estimate_at, migrate_at
 
     server.check()
-    target.place.check_new(source.collection, source.vector, target.switch_alias)
+    place, alias = target.place, target.switch_alias
+    place.check_new(source.collection, source.vector, alias)
     originals.check()
-    codec = Codec.load(source.codec, dim=source.dim)
+    request = _request(source, server, target, originals, how)
+    to = place.into or source.collection
     console = Terminal(stderr=as_json)
-    encoding = originals.encoding(codec)
-    with server.open() as client:
-        migration = _migration(client, codec, source, target, originals, how, encoding)
-        document: dict[str, Any] = {"collection": source.collection, "target": migration.target}
-        if how.dry_run:
-            size = estimate(migration, alias=target.switch_alias)
-            console.print(_size(migration, size))
-            document["estimate"] = asdict(size)
-        else:
-            name = f"{source.collection} -> {target.place.into or target.place.named}, copied and compared"
-            with closing(migration), shown(name, "points") as bar:
-                outcome = run(
-                    migration,
-                    alias=target.switch_alias,
-                    started=lambda size: console.print(_size(migration, size)),
-                    progress=bar,
-                )
-            console.print(_result(outcome))
-            if outcome.switched_alias != target.switch_alias:
-                raise MigrationError(outcome.next_step)
-            console.print(outcome.next_step)
-            document |= {
-                "estimate": asdict(outcome.estimate),
-                "outcome": outcome.to_json(),
-                "switched_alias": outcome.switched_alias,
-            }
+    document: dict[str, Any] = {"collection": source.collection, "target": to}
+
+    def show(size: MigrationSize) -> None:
+        document["estimate"] = asdict(size)
+        console.print(_size(f"{source.collection} -> {to}", size, added=place.named is not None))
+
+    if how.dry_run:
+        show(estimate_at(request, alias=alias))
+    else:
+        with shown(f"{source.collection} -> {place.into or place.named}, copied and compared", "points") as bar:
+            outcome = migrate_at(request, alias=alias, started=show, progress=bar)
+        console.print(_result(outcome))
+        if outcome.switched_alias != alias:
+            raise MigrationError(outcome.next_step)
+        console.print(outcome.next_step)
+        document |= {"outcome": outcome.to_json(), "switched_alias": outcome.switched_alias}
     if as_json:
         print_json(document)
 
 
-def _migration(
-    client: QdrantClient,
-    codec: Codec,
-    source: MigrationSource,
-    target: MigrationTarget,
-    originals: OriginalsOptions,
-    how: MigrationRun,
-    encoding: PackedRows | None,
-) -> Migration:
-    from vaecodec_integrations.qdrant.layout import Originals
-    from vaecodec_integrations.qdrant.migration import Migration
+def _request(
+    source: MigrationSource, server: Server, target: MigrationTarget, originals: OriginalsOptions, how: MigrationRun
+) -> MigrationRequest:
+    from vaecodec_integrations.qdrant.migration import MigrationRequest
 
-    return Migration(
-        client,
-        source.collection,
-        codec,
-        how.state or Path(f"vaecodec-migrate-{source.collection}-{target.place.into or target.place.named}.json"),
-        into=target.place.into,
-        named=target.place.named,
-        vector=source.vector,
-        originals=Originals.FILE if originals.file else Originals(originals.keep_originals),
-        originals_path=originals.file,
-        originals_encoding=encoding,
+    request = MigrationRequest(
+        **vars(source),
+        **vars(server),
+        **vars(target.place),
+        **vars(originals),
         code_bytes=target.code_bytes,
         batch_size=how.batch_size,
         on_bad_rows=how.on_bad_rows,
+        state=how.state,
     )
+    try:
+        request.originals_encoding  # noqa: B018 - which raises where the options cannot be used
+    except CodecMismatchError as error:
+        raise typer.BadParameter(f"--originals-codec: {error}") from error
+    except (InvalidBudgetError, NotCalibratedError) as error:
+        raise typer.BadParameter(f"--originals-codec, --originals-bytes: {error}") from error
+    return request
 
 
-def _size(migration: Migration, size: MigrationSize) -> Table:
-    table = Table(title=f"{migration.collection} -> {migration.target}", show_header=False, title_justify="left")
+def _size(title: str, size: MigrationSize, *, added: bool) -> Table:
+    table = Table(title=title, show_header=False, title_justify="left")
     table.add_row("points", f"{size.points:,}")
     table.add_row("vectors now", f"{size.source_bytes:,} bytes")
-    table.add_row("compressed" if migration.named is None else "latents added", f"{size.target_bytes:,} bytes")
+    table.add_row("latents added" if added else "compressed", f"{size.target_bytes:,} bytes")
     table.add_row("originals added", f"{size.originals_bytes:,} bytes")
     return table
 

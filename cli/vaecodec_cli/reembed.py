@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 from rich.table import Table
 
-from vaecodec.codec import Codec
 from vaecodec.errors import MigrationError
 from vaecodec.extras import require
 from vaecodec_cli.console import Terminal, print_json, table
@@ -83,40 +82,32 @@ def reembed(
     run it with --switch-alias.
     """
     require("qdrant_client", extra="qdrant")
-    from vaecodec_integrations.embedder import OnnxEmbedder
-    from vaecodec_integrations.qdrant.reembedding import Reembedding, estimate
-    from vaecodec_integrations.qdrant.reembedding import reembed as run
-    from vaecodec_integrations.qdrant.reembedding.job import read_ids
+    from vaecodec_integrations.qdrant.reembedding import ReembeddingRequest, estimate_at, reembed_at
 
     server.check()
     Target(into=target.into, named=target.named).check_new(source.collection, source.vector, target.switch_alias)
-    embedder, alias = OnnxEmbedder(source.model), target.switch_alias
-    console = Terminal(stderr=as_json)
-    with server.open() as client:
-        job = Reembedding(
-            client,
-            source.collection,
-            embedder,
-            into=target.into,
-            named=target.named,
-            vector=source.vector,
-            text=source.text,
-            codec=None if target.codec is None else Codec.load(target.codec),
-            first_ids=() if how.first_ids is None else read_ids(how.first_ids),
-            texts_per_second=how.texts_per_second,
-        )
-        if how.dry_run:
-            cost = estimate(job, count_tokens=embedder.count_tokens, price_per_million=how.price)
-            console.print(_cost(cost))
-            document = asdict(cost)
-        else:
-            with shown(f"{source.collection} -> {target.into or target.named}", "points") as bar:
-                outcome = run(job, alias=alias, progress=bar)
-            console.print(_outcome(outcome))
-            if outcome.switched_alias != alias:
-                raise MigrationError(outcome.next_step(alias))
-            console.print(outcome.next_step(alias))
-            document = asdict(outcome)
+    request = ReembeddingRequest(
+        **vars(source),
+        **vars(server),
+        into=target.into,
+        named=target.named,
+        codec=target.codec,
+        first_ids=how.first_ids,
+        texts_per_second=how.texts_per_second,
+    )
+    alias, console = target.switch_alias, Terminal(stderr=as_json)
+    if how.dry_run:
+        cost = estimate_at(request, price_per_million=how.price)
+        console.print(_cost(cost))
+        document = asdict(cost)
+    else:
+        with shown(f"{source.collection} -> {target.into or target.named}", "points") as bar:
+            outcome = reembed_at(request, alias=alias, progress=bar)
+        console.print(_outcome(outcome))
+        if outcome.switched_alias != alias:
+            raise MigrationError(outcome.next_step(alias))
+        console.print(outcome.next_step(alias))
+        document = asdict(outcome)
     if as_json:
         print_json(document)
 

@@ -11,12 +11,11 @@ from vaecodec_cli.server import Collection, Server, Target
 def rollback(collection: Collection, server: Server, target: Target, as_json: AsJson = False) -> None:
     """Undo a migration: point the alias at the source again, or remove the added vector."""
     require("qdrant_client", extra="qdrant")
-    from vaecodec_integrations.qdrant.migration import roll_back
+    from vaecodec_integrations.qdrant.migration import roll_back_at
 
     server.check()
     target.check()
-    with server.open() as client:
-        done = roll_back(client, collection, into=target.into, named=target.named)
+    done = roll_back_at(collection, **vars(server), **vars(target))
     if as_json:
         print_json({"collection": collection, "done": done})
     else:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 import typer
 
 from vaecodec.errors import UnsupportedRequestError
 from vaecodec.extras import require
-
-if TYPE_CHECKING:
-    from qdrant_client import QdrantClient
 
 Collection = Annotated[str, typer.Option(help="The collection to compress. Nothing in it is ever deleted.")]
 
@@ -32,15 +28,6 @@ class Server:
         Path | None,
         typer.Option("--path", exists=True, file_okay=False, help="Folder of Qdrant's local mode, instead of --url."),
     ] = None
-
-    @contextmanager
-    def open(self) -> Iterator[QdrantClient]:
-        """Connect for a while."""
-        require("qdrant_client", extra="qdrant")
-        from vaecodec_integrations.qdrant.connection import open_client
-
-        with closing(open_client(url=self.url, path=self.path)) as client:
-            yield client
 
     def check(self) -> None:
         """Refuse both or none of the two, and an address that is none."""

@@ -14,7 +14,7 @@ from vaecodec.codec import Codec
 from vaecodec.errors import ArtifactError, OutputExistsError
 from vaecodec.evaluation import Figures, bootstrap
 from vaecodec.provenance import made_now
-from vaecodec.sources import Rows, VectorSource
+from vaecodec.sources import Rows, VectorSource, open_source
 from vaecodec.two_models.bridge import BRIDGE, Bridge, fit_bridge
 from vaecodec_exporters.graph import CodecWeights, ResidualWeights, write_codec
 from vaecodec_exporters.output import refuse_existing
@@ -38,21 +38,22 @@ class ExportedBridge:
 
 
 def fit_and_export_bridge(
-    old: Codec,
-    new: Codec,
+    old: Codec | str | os.PathLike[str],
+    new: Codec | str | os.PathLike[str],
     path: str | os.PathLike[str],
-    sample: VectorSource,
-    new_sample: VectorSource | None = None,
+    sample: VectorSource | str,
+    new_sample: VectorSource | str | None = None,
     *,
     overwrite: bool = False,
 ) -> ExportedBridge:
     """Fit a bridge on at most 50,000 rows of a sample, measure the recall across it, and write it as one ONNX file.
 
     Args:
-        old: the codec that filled the collection.
-        new: the codec that is used from now on.
+        old: the codec that filled the collection, or its file.
+        new: the codec that is used from now on, or its file.
         path: the target.
-        sample: embeddings such as the collection's.
+        sample: embeddings such as the collection's: a source, or a file or address that
+            :func:`vaecodec.sources.open_source` reads.
         new_sample: where the embedding model is another, the same texts by the new one, in order.
         overwrite: replace another codec file at ``path``.
 
@@ -60,14 +61,18 @@ def fit_and_export_bridge(
         OutputExistsError: one of the two codecs is at ``path``; or another codec file and ``overwrite`` is False, or it
             is no codec file.
         UnusableDataError: the samples are too small, or differ in their number of rows.
+        ArtifactError: a codec file cannot be used.
+        SourceError: a sample cannot be read.
         WrongWidthError: a sample is not as wide as its codec expects.
         ExportError: the graph does not compute what numpy computes; no file is written.
     """
-    _refuse_its_codecs(path, old, new)
+    codecs = [each if isinstance(each, Codec) else Codec.load(each) for each in (old, new)]
+    _refuse_its_codecs(path, *codecs)
     refuse_existing(path, overwrite=overwrite)
-    step = max(1, -(-(sample.rows or 0) // _SAMPLE_ROWS))
-    samples = [np.concatenate([*every_nth(each, step)]) for each in (sample, new_sample) if each is not None]
-    bridge, figures = fit_bridge(old, new, *samples)
+    given = [sample] if new_sample is None else [sample, new_sample]
+    sources = [open_source(each) if isinstance(each, str) else each for each in given]
+    step = max(1, -(-(sources[0].rows or 0) // _SAMPLE_ROWS))
+    bridge, figures = fit_bridge(*codecs, *(np.concatenate([*every_nth(each, step)]) for each in sources))
     summaries = export_bridge(bridge, path, figures, overwrite=overwrite)
     return ExportedBridge(bridge, len(figures["bridged"]), summaries)
 

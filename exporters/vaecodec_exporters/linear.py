@@ -12,13 +12,13 @@ from vaecodec.calibration import CodecCalibration
 from vaecodec.interface import Metric
 from vaecodec.linear import LinearCodec, LinearKind, fit_linear, hold_out_for, refuse_width
 from vaecodec.provenance import made_now
-from vaecodec.sources import VectorSource
+from vaecodec.sources import VectorSource, open_source
 from vaecodec_exporters.graph import CodecWeights, ResidualWeights, write_codec
 from vaecodec_exporters.output import refuse_existing
 
 
 def fit_and_export_linear(
-    source: VectorSource,
+    source: VectorSource | str,
     path: str | os.PathLike[str],
     dim: int,
     *,
@@ -30,7 +30,8 @@ def fit_and_export_linear(
     """Fit a linear codec on a source of vectors, and write it as one ONNX file with all calibrations.
 
     Args:
-        source: the embeddings to fit on; read block by block.
+        source: the embeddings to fit on, read block by block: a source, or a file or address that
+            :func:`vaecodec.sources.open_source` reads.
         path: the target.
         dim: width of the latents.
         kind: which reduction.
@@ -40,11 +41,14 @@ def fit_and_export_linear(
 
     Raises:
         OutputExistsError: another codec file is at ``path`` and ``overwrite`` is False, or it is no codec file.
+        SourceError: the source cannot be read.
         InvalidVectorsError: the source is empty or has a bad row.
         InvalidDimensionError: ``dim`` is out of range.
         ExportError: the graph does not compute what numpy computes; no file is written.
     """
     refuse_existing(path, overwrite=overwrite)
+    if isinstance(source, str):
+        source = open_source(source)
     refuse_width(dim, source.dim)
     hold_out = hold_out_for(source.rows or 0)
     codec = fit_linear(source, dim, kind=kind, metric=metric, embedder=embedder, hold_out=hold_out)

@@ -14,7 +14,7 @@ from vaecodec.errors import ExportError, UnusableDataError
 from vaecodec.evaluation import IdArray, Interval, ratio_bootstrap
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.provenance import made_now
-from vaecodec.sources import VectorSource
+from vaecodec.sources import VectorSource, open_source
 from vaecodec.two_models.bridge import MODEL_BRIDGE, Affine
 from vaecodec.two_models.merging import Embedded
 from vaecodec.two_models.retention import Answers, probable_answers, searched_by
@@ -23,6 +23,7 @@ from vaecodec_exporters.bridge import every_nth
 from vaecodec_exporters.checkpoint import residual_weights
 from vaecodec_exporters.graph import CodecWeights, ResidualWeights, write_codec
 from vaecodec_exporters.output import refuse_existing
+from vaecodec_training.data.pair_files import read_pairs
 from vaecodec_training.maps import MapKind, fit_map, map_rows
 from vaecodec_training.model import ResidualMap
 
@@ -33,6 +34,27 @@ _FOLDS = 5
 _SAMPLE_ROWS = 20_000
 # Documents that ask where no queries are given.
 _ASKING = 2_500
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelBridgeFiles:
+    """Say where texts are stored that both models have embedded, row for row.
+
+    Each is a file or an address that :func:`vaecodec.sources.open_source` reads.
+
+    Attributes:
+        old: documents such as those of the collection, by the old model.
+        new: the same by the new model.
+        old_queries: queries by the old model; None where there are none.
+        new_queries: the same by the new model.
+        pairs: which document answers which query, as :func:`~vaecodec_training.data.pair_files.read_pairs` reads them.
+    """
+
+    old: str
+    new: str
+    old_queries: str | None = None
+    new_queries: str | None = None
+    pairs: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +80,42 @@ class Retention:
     def best(self) -> Interval:
         """Return the share that the chosen map keeps."""
         return self.kept[self.chosen]
+
+
+def bridge_models_of_files(
+    path: str | os.PathLike[str],
+    files: ModelBridgeFiles,
+    *,
+    least: float = LEAST_RETENTION,
+    embedder: str = "",
+    overwrite: bool = False,
+) -> Retention:
+    """Read at most 20,000 evenly spaced texts, and write the map between the models, as :func:`bridge_models` does.
+
+    Args:
+        path: the target.
+        files: where the texts are stored.
+        least: see :func:`bridge_models`.
+        embedder: name of the new model.
+        overwrite: replace another codec file at ``path``.
+
+    Raises:
+        SourceError: a file cannot be read.
+        UnusableDataError: queries are given of one model only.
+        OutputExistsError, InvalidVectorsError, UnusableDataError, ExportError: see :func:`bridge_models`.
+    """
+    if (files.old_queries is None) != (files.new_queries is None):
+        raise UnusableDataError("queries: expected queries embedded by both models or by none, got those of one")
+    refuse_existing(path, overwrite=overwrite)
+    old = open_source(files.old)
+    documents, queries, pairs = embedded_by_both(old, open_source(files.new)), None, None
+    asked = None
+    if files.old_queries is not None and files.new_queries is not None:
+        asked = open_source(files.old_queries, queries=True)
+        queries = embedded_by_both(asked, open_source(files.new_queries, queries=True))
+    if files.pairs is not None:
+        pairs = read_pairs(files.pairs, old, asked)
+    return bridge_models(path, documents, queries, pairs, least=least, embedder=embedder, overwrite=overwrite)
 
 
 def embedded_by_both(old: VectorSource, new: VectorSource) -> Embedded:

@@ -284,3 +284,21 @@ def test_docstrings_begin_with_a_verb(folder: str) -> None:
         (path.name, name) for path in files for name, word in first_words(path.read_text()).items() if word in NO_VERB
     ]
     assert wrong == []
+
+
+# What opens files and servers: library functions do that, so that one call from Python does what a command does.
+OPENERS = {"open_source", "open_client", "QdrantClient", "connect", "Collection", "load_checkpoint", "export_linear"}
+
+
+def test_commands_open_no_sources_and_no_servers() -> None:
+    package = ROOT / "cli" / "vaecodec_cli"
+    named = {
+        (path.name, node.id)
+        for path in package.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Name) and node.id in OPENERS
+    }
+    # The type of an option of `migrate`, and of what is shown of the data.
+    assert named == {("migrate.py", "Collection"), ("rollback.py", "Collection"), ("server.py", "Collection")} | {
+        ("console.py", "Collection")
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -227,11 +228,18 @@ def check_sources(codec: Codec, documents: VectorSource, queries: VectorSource |
     return monitor.check()
 
 
-def check_files(codec: Codec, data: VectorFiles) -> DriftReport:
-    """Check whether the vectors of files or collections, named by location, still match the training data.
+def check_files(codec: str | os.PathLike[str], documents: str, queries: str | None = None) -> DriftReport:
+    """Check whether the vectors of files or collections, named by location, still match a codec's training data.
+
+    Args:
+        codec: the codec file.
+        documents: new documents: a file or address that :func:`vaecodec.sources.open_source` reads.
+        queries: new queries, likewise.
 
     Raises:
+        ArtifactError: the codec file cannot be used.
         NotCalibratedError, InvalidVectorsError, SourceError: see :func:`check_sources`.
-        BadRowsError: there are bad rows, and the policy is to report them.
     """
-    return check_sources(codec, *data.good(data.sources()))
+    loaded = Codec.load(codec)
+    data = VectorFiles(documents=documents, queries=queries, metric=loaded.metric)
+    return check_sources(loaded, *data.good(data.sources()))

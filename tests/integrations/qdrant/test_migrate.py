@@ -10,6 +10,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,17 @@ from vaecodec_exporters.linear import export_linear
 from vaecodec_integrations.qdrant import CompressedQdrantClient, OriginalsFile, PackedRows, recommended_config
 from vaecodec_integrations.qdrant.connection import open_client
 from vaecodec_integrations.qdrant.layout import Originals
-from vaecodec_integrations.qdrant.migration import Migration, estimate, migrate, roll_back, switch_alias
+from vaecodec_integrations.qdrant.migration import (
+    Migration,
+    MigrationRequest,
+    estimate,
+    estimate_at,
+    migrate,
+    migrate_at,
+    roll_back,
+    roll_back_at,
+    switch_alias,
+)
 from vaecodec_integrations.qdrant.migration.bad_points import bad_points_path
 
 N = 230
@@ -998,6 +1009,18 @@ class TestCommandLine:
             opened = CompressedQdrantClient(client, Codec.load(svd_path), originals=file)
             assert opened.query_points("small", sample.base[3], limit=1).points[0].id == 3
         client.close()
+
+    def test_python_does_the_same_in_one_call(self, folder: Path, svd_path: Path, tmp_path: Path) -> None:
+        state = tmp_path / "state.json"
+        request = MigrationRequest(collection="docs", codec=svd_path, path=folder, into="small", dim=16, state=state)
+        assert estimate_at(request).target_bytes == 60 * 16 * 4
+        assert not state.exists()
+        outcome = migrate_at(request, alias="live")
+        assert (outcome.copied, outcome.target_points, outcome.switched_alias) == (60, 60, "live")
+        assert roll_back_at("docs", path=folder, into="small").startswith("The alias 'live' is removed")
+        half = replace(request, originals_bytes=96)
+        with pytest.raises(MigrationError, match="originals_codec, originals_bytes: expected both, and a file of orig"):
+            migrate_at(half)
 
     def test_a_named_vector_comes_with_how_to_save_what_it_added(self, run: Any, folder: Path) -> None:
         asked = ("--named", "latent")

@@ -32,9 +32,12 @@ from vaecodec_integrations.qdrant.reembedding import (
     JudgedQueries,
     Model,
     Reembedding,
+    ReembeddingRequest,
     TwoModelSearch,
     estimate,
+    estimate_at,
     reembed,
+    reembed_at,
 )
 
 WORDS = [f"word{i}" for i in range(120)]
@@ -380,6 +383,17 @@ class TestCommandLine:
         code, out, _ = run("--switch-alias", "live")
         outcome = json.loads(out)
         assert (code, outcome["embedded"], outcome["switched_alias"]) == (0, 0, "live")
+
+    def test_python_does_the_same_in_one_call(self, folder: Path, fast_path: Path, old: OnnxEmbedder) -> None:
+        client = QdrantClient(path=str(fast_path))
+        client.create_collection("docs", models.VectorParams(size=24, distance=models.Distance.COSINE))
+        payload = [{"text": text} for text in ("a", "b c")]
+        client.upload_collection("docs", old(["a", "b c"]), ids=range(2), payload=payload, wait=True)
+        client.close()
+        request = ReembeddingRequest(collection="docs", model=folder / "new.onnx", path=fast_path, into="new")
+        assert estimate_at(request).texts == 2
+        assert reembed_at(request).embedded == 2
+        assert reembed_at(request).settled
 
     def test_a_new_vector_in_the_same_collection(
         self, folder: Path, fast_path: Path, old: OnnxEmbedder, texts: list[str], capsys: pytest.CaptureFixture[str]

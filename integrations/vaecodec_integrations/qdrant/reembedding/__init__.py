@@ -2,6 +2,7 @@
 
 from vaecodec_integrations.qdrant.reembedding.estimate import Cost, JudgedQueries, estimate
 from vaecodec_integrations.qdrant.reembedding.job import Embed, Reembedding
+from vaecodec_integrations.qdrant.reembedding.request import ReembeddingRequest, estimate_at, reembed_at
 from vaecodec_integrations.qdrant.reembedding.run import ReembeddingOutcome, reembed
 from vaecodec_integrations.qdrant.reembedding.search import AsyncTwoModelSearch, Model, TwoModelSearch
 
@@ -13,7 +14,10 @@ __all__ = [
     "Model",
     "Reembedding",
     "ReembeddingOutcome",
+    "ReembeddingRequest",
     "TwoModelSearch",
     "estimate",
+    "estimate_at",
     "reembed",
+    "reembed_at",
 ]
