@@ -19,7 +19,7 @@ import numpy as np
 
 from vaecodec import Codec, fit_linear
 from vaecodec.evaluation import exact_search
-from vaecodec_exporters.linear import export_linear
+from vaecodec_exporters import export_linear
 
 HERE = Path(__file__).parent
 SAMPLE = HERE.parent / "debian-sample"

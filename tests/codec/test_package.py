@@ -126,6 +126,7 @@ def test_the_runtime_loads_and_encodes_without_torch_or_onnx(svd_path: Path) -> 
         "import numpy, vaecodec\n"
         f"codec = vaecodec.Codec.load({str(svd_path)!r})\n"
         "assert codec.encode(numpy.ones((2, 384))).shape == (2, 64)\n"
+        "import vaecodec_training, vaecodec_exporters\n"
     )
 
 
@@ -192,10 +193,13 @@ def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:
 
 
 def public_names(path: Path) -> set[str]:
-    """Return the names that the top of a package's ``__init__`` imports or defines, except private ones."""
+    """Return our names that the top of a package's ``__init__`` imports, also for type checkers, or defines, except
+    private ones.
+    """
     names: set[str] = set()
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.ImportFrom) and node.module != "__future__":
+    body = ast.parse(path.read_text()).body
+    for node in [*body, *(one for block in body if isinstance(block, ast.If) for one in block.body)]:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in SIBLINGS:
             names |= {alias.asname or alias.name for alias in node.names}
         elif isinstance(node, ast.FunctionDef | ast.ClassDef):
             names.add(node.name)
