@@ -102,10 +102,10 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/mypy
 
-# The built wheel, in an empty environment, does what the README promises of the base install.
+# The wheel, built from the sdist, does in an empty environment what the README promises of the base install.
 wheel: $(VENV)/.installed
 	rm -rf build dist
-	$(BIN)/python -m build --wheel --outdir dist .
+	$(BIN)/python -m build --outdir dist .
 	$(PYTHON) -m venv build/empty
 	build/empty/bin/pip install --quiet dist/*.whl
 	cd build && empty/bin/python ../.ci/smoke.py

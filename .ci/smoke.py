@@ -1,8 +1,10 @@
 """Run by `make wheel` in an environment that holds nothing but the built wheel and its dependencies."""
 
 import importlib.util
+import re
 import subprocess
 import sys
+from importlib.metadata import metadata
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,11 @@ for package in ("vaecodec", "vaecodec_training", "vaecodec_exporters", "vaecodec
     assert (Path(str(found.origin)).parent / "py.typed").exists(), package
 for heavy in ("torch", "onnx", "typer", "hnswlib", "qdrant_client"):
     assert importlib.util.find_spec(heavy) is None, heavy
+
+described = metadata("vaecodec").get_payload()
+links = re.findall(r"\]\((.*?)\)", str(described))
+assert len(links) > 20, described
+assert all(link.startswith("https://") for link in links), links
 
 script = Path(sys.executable).parent / "vaecodec"
 answer = subprocess.run([script, "info", golden / "linear4.onnx"], capture_output=True, text=True)

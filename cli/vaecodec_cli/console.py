@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -20,6 +20,10 @@ from vaecodec_cli.text import one_line, visible
 
 if TYPE_CHECKING:
     from vaecodec_training.data.collection import Collection
+
+
+# Of a column: a space on both sides and its border.
+_CELL_PADDING = 3
 
 
 class Terminal(Console):
@@ -46,6 +50,38 @@ def table(*columns: str, title: str = "", rows: Any = ()) -> Table:
     for row in rows:
         made.add_row(*row)
     return made
+
+
+def tables_for(
+    width: int, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", bold: Sequence[int] = ()
+) -> Iterator[Table]:
+    """Make tables of a width: one, or several that repeat the row names where there are too many columns.
+
+    Intervals stand below their means. Rows whose numbers are in ``bold`` are emphasised.
+    """
+    cells = [[_mean_above_interval(cell) for cell in row] for row in rows]
+    lines = [
+        [name, *(line for row in cells for line in row[number].split("\n"))] for number, name in enumerate(columns)
+    ]
+    widths = [max(map(len, column)) + _CELL_PADDING for column in lines]
+    groups: list[list[int]] = [[]]
+    taken = widths[0]
+    for number in range(1, len(widths)):
+        if groups[-1] and taken + widths[number] >= width:
+            groups.append([])
+            taken = widths[0]
+        groups[-1].append(number)
+        taken += widths[number]
+    for group in groups:
+        made = table(*(columns[number] for number in (0, *group)), title=title)
+        title = ""
+        for number, row in enumerate(cells):
+            made.add_row(*(row[column] for column in (0, *group)), style="bold" if number in bold else None)
+        yield made
+
+
+def _mean_above_interval(cell: str) -> str:
+    return cell.replace(" [", "\n[")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import typer
 from vaecodec.card import card as make_card
 from vaecodec.card import describe
 from vaecodec.fused import FusedModel
-from vaecodec_cli.console import Terminal, print_json, table
+from vaecodec_cli.console import Terminal, print_json, table, tables_for
 from vaecodec_cli.options import AsJson
 from vaecodec_cli.text import visible
 
@@ -32,4 +32,5 @@ def info(
         if found.figures:
             rows = [(name, *figures) for name, figures in found.figures.items()]
             title = "Measured on held-out rows (mean, 95 % interval)"
-            console.print(table("codec", *found.metrics, title=title, rows=rows))
+            for part in tables_for(console.width, ["codec", *found.metrics], rows, title=title):
+                console.print(part)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import typer
-from rich.table import Table
 
 from vaecodec.codes import CodeType
-from vaecodec_cli.console import Terminal, print_json, table
+from vaecodec_cli.console import Terminal, print_json, tables_for
 from vaecodec_cli.options import AsJson, Columns, Dim, with_column
 from vaecodec_cli.progress import steps_shown
 from vaecodec_integrations.report import ReportFiles
 from vaecodec_integrations.report import report as write_report
 from vaecodec_integrations.report.engines.base import SearchEngineName
-from vaecodec_integrations.report.tables import Table as TextTable
 
-# Of a column: a space on both sides and its border.
-_PADDING = 3
+# Tables that the terminal shows: what is found, and what is found without training. The page has all of them.
+_ON_SCREEN = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,50 +107,9 @@ def report(
     console.print(written.summary.headline, style="bold", soft_wrap=False)
     for verdict in written.summary.verdicts:
         console.print(verdict.text, soft_wrap=False)
-    for whole in written.tables:
-        for part in _parts(whole, console.width):
-            console.print(_rendered(part))
-    console.print(f"written to {out}")
+    for shown in written.tables[:_ON_SCREEN]:
+        for part in tables_for(console.width, shown.columns, shown.rows, title=shown.title, bold=shown.emphasised):
+            console.print(part)
+    console.print(f"All tables and the pictures are in {out / 'report.html'}.")
     if as_json:
         print_json({"folder": str(out), "summary": written.summary.to_json()})
-
-
-def _parts(whole: TextTable, width: int) -> list[TextTable]:
-    """Return the table itself, or several narrower ones that repeat the row names where it is too wide."""
-    if not whole.has_head:
-        return [whole]
-    lines = [
-        [column, *(line for row in whole.rows for line in _lines(row[number]))]
-        for number, column in enumerate(whole.columns)
-    ]
-    widths = [max(map(len, column)) + _PADDING for column in lines]
-    groups: list[list[int]] = [[]]
-    taken = widths[0]
-    for number in range(1, len(widths)):
-        if groups[-1] and taken + widths[number] >= width:
-            groups.append([])
-            taken = widths[0]
-        groups[-1].append(number)
-        taken += widths[number]
-    return [
-        replace(
-            whole,
-            title=whole.title if group is groups[0] else "",
-            columns=[whole.columns[number] for number in (0, *group)],
-            rows=[[row[number] for number in (0, *group)] for row in whole.rows],
-        )
-        for group in groups
-    ]
-
-
-def _lines(cell: str) -> list[str]:
-    """Split a mean from its interval into two lines, so that a row of them fits on a screen."""
-    return cell.replace(" [", "\n[").splitlines() or [""]
-
-
-def _rendered(text: TextTable) -> Table:
-    shown = table(*text.columns, title=text.title)
-    for number, row in enumerate(text.rows):
-        cells = ("\n".join(_lines(cell)) for cell in row)
-        shown.add_row(*cells, style="bold" if number in text.emphasised else None)
-    return shown

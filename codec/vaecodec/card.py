@@ -118,7 +118,7 @@ def _facts(size: int, metadata: Metadata) -> dict[str, str]:
         "precision": _plain(known.get("precision")),
         "created": _plain(known.get("created")),
         "seed": _plain(known.get("seed")),
-        "data": _pairs(known.get("data")),
+        "data": _data_in_words(_mapping(known.get("data"))),
         "trained for": "; ".join(filter(None, map(_rate, rates if isinstance(rates, list) else []))),
         "versions": _pairs(known.get("versions")),
     }
@@ -170,6 +170,19 @@ def _pairs(values: Any) -> str:
     return ", ".join(
         f"{key} {value}" for key, value in _mapping(values).items() if isinstance(value, str | int | float)
     )
+
+
+def _data_in_words(data: Mapping[str, Any]) -> str:
+    """Say what was trained on; as plain values where it is not all there."""
+    counts = [data.get(name) for name in ("rows", "held_out_rows", "queries")]
+    prints = [data.get(name) for name in ("fingerprint", "queries_fingerprint")]
+    if not all(isinstance(count, int) for count in counts) or not isinstance(prints[0], str):
+        return _pairs(data)
+    rows, held_out, queries = counts
+    text = f"{rows:,} documents ({prints[0][:16]}), {held_out:,} of them held out"
+    if not queries:
+        return f"{text}; no queries"
+    return f"{text}; {queries:,} queries" + (f" ({prints[1][:16]})" if isinstance(prints[1], str) else "")
 
 
 def _rate(rate: Any) -> str:

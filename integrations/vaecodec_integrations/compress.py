@@ -1,7 +1,9 @@
 """Turn a collection into a codec that is worth using, in one call: what ``vaecodec compress`` does.
 
-It trains a codec and lets the gate of :func:`vaecodec_exporters.pipeline.fit` judge it, asks the planner how vectors
-should be stored, with the learned codec and every linear one to choose from, and measures what that choice keeps.
+Where floats or simple codes of all dimensions fit the goal and keep nearly all neighbours, it trains nothing.
+Otherwise it trains a codec and lets the gate of :func:`vaecodec_exporters.pipeline.fit` judge it, and asks the planner
+how vectors should be stored, with the learned codec and every linear one to choose from. Then it measures what that
+choice keeps.
 Each step is a function of its own, too.
 """
 
@@ -22,16 +24,17 @@ from vaecodec.errors import ArtifactError, EvaluationInputError
 from vaecodec.extras import require
 from vaecodec.files import write_atomically
 from vaecodec.files.outputs import check_file, check_is_folder
+from vaecodec.interface import Metric
 from vaecodec.linear import LinearKind
 from vaecodec.sources import ArraySource, VectorSource, open_source
 from vaecodec.sources.bad_rows import OnBadRows
 from vaecodec.sources.open import locate
 from vaecodec_exporters.linear import fit_and_export_linear
 from vaecodec_exporters.pipeline import Fitted, fit
-from vaecodec_integrations.plan import Answer, GoalRequest, Plan, plan
+from vaecodec_integrations.plan import Answer, Goal, GoalRequest, Plan, plan
 from vaecodec_integrations.plan.candidates import Setting
 from vaecodec_integrations.plan.commands import QdrantCollection
-from vaecodec_integrations.plan.planner import FEWEST_QUERIES
+from vaecodec_integrations.plan.planner import FEWEST_QUERIES, plan_at_full_width
 from vaecodec_integrations.plan.stores import StoreName, qdrant_bytes
 from vaecodec_integrations.report import ReportData, ReportSummary, measure, summarise, write
 from vaecodec_integrations.report.engines import open_engine
@@ -40,7 +43,7 @@ from vaecodec_training.data.collection import Collection
 from vaecodec_training.data.files import TrainingFiles
 from vaecodec_training.diagnostics import BudgetWarning, TrainingWarning
 from vaecodec_training.observe import Observer
-from vaecodec_training.recipe import choose_recipe
+from vaecodec_training.recipe import Recipe, choose_recipe
 
 CODEC = "codec.onnx"
 # Libraries that some step needs, and the extras that install them: asked for before any work.
@@ -49,6 +52,8 @@ _FIT, _REPORT = "fit", "report"
 # Share of the rows that nothing is trained or chosen on: the planner's and the report's queries. Of few queries it is
 # larger, so that there are about so many; it is never more than the last figure.
 _CONFIRMATION, _CONFIRMING, _MOST_CONFIRMATION = 0.05, 80, 0.3
+# Where uncompressed neighbours are kept to this share, its whole interval above, training could win next to nothing.
+_NEARLY_ALL = 0.99
 # What a collection that does not say how many vectors it holds is taken for, where no limit depends on it.
 _UNKNOWN_ROWS = 1_000_000
 
@@ -95,7 +100,7 @@ class Compressed:
         codec: the codec file to use; None where nothing fits the goal.
         answer: how vectors should be stored, and what that takes.
         plan: everything that was considered.
-        fitted: the trained codec and the gate's decision.
+        fitted: the trained codec and the gate's decision; None where nothing had to be trained.
         report: folder of the report, or None where nothing was measured.
         summary: its figures.
         lines: what was gained and lost in words: the measure of it first, then what it is worth to train.
@@ -105,7 +110,7 @@ class Compressed:
     codec: Path | None
     answer: Answer
     plan: Plan
-    fitted: Fitted
+    fitted: Fitted | None
     report: Path | None
     summary: ReportSummary | None
     lines: Sequence[str]
@@ -122,7 +127,7 @@ class Compressed:
             "met": self.met,
             "codec": None if self.codec is None else str(self.codec),
             "setting": None if self.answer.setting is None else asdict(self.answer.setting),
-            "learned_ships": self.fitted.ships,
+            "learned_ships": self.fitted is not None and self.fitted.ships,
             "report": None if self.report is None else str(self.report),
             "lines": list(self.lines),
             "command": self.command,
@@ -168,34 +173,29 @@ def compress(
     sources = data.sources()
     goal = wanted.goal(sources[0], unknown=None if wanted.ram else _UNKNOWN_ROWS)
     collection = data.judged(sources, out)
-    on_step("training")
-    small = goal.code_bytes is not None and store is StoreName.PACKED and 8 <= goal.code_bytes < collection.dim // 2
-    recipe = choose_recipe(
-        width=collection.dim, target=str(goal.code_bytes) if small else "", paired=data.pairs is not None
-    )
-    with warnings.catch_warnings():
-        # Of single runs: they are kept in the fit's folder, and the gate judges the best of these runs.
-        warnings.simplefilter("ignore", TrainingWarning)
-        warnings.simplefilter("default", BudgetWarning)
-        fitted = fit(collection, out / _FIT, budget=budget, recipe=recipe, observers=observers)
-    held_out = collection.confirmation
-    assert held_out is not None
-    on_step("planning")
-    planned = plan(
-        _searched(collection, data),
-        replace(goal, stores=(store,)),
-        queries=ArraySource(held_out.queries, name="held-out queries"),
-        codecs=[fitted.codec],
-        metric=data.metric,
-        on_step=lambda step: on_step(f"planning: {step}"),
-    )
+    searched, asked = _searched(collection, data)
+    here = replace(goal, stores=(store,))
+    fitted, planned = None, _enough_untrained(searched, here, asked, data.metric, on_step)
+    if planned is None:
+        on_step("training")
+        fitted = _fitted(collection, _recipe(collection, data, here), out / _FIT, budget, observers)
+        on_step("planning")
+        planned = plan(
+            searched,
+            here,
+            queries=asked,
+            codecs=[fitted.codec],
+            metric=data.metric,
+            on_step=lambda step: on_step(f"planning: {step}"),
+        )
+    (out / _FIT).mkdir(parents=True, exist_ok=True)  # by which the folder is known when the call is repeated
     (answer,) = planned.answers
     setting = answer.setting
     if setting is None:
         lines = [f"Nothing fits {goal} in {store}."]
         return Compressed(None, answer, planned, fitted, None, None, lines, "")
     on_step("writing the codec")
-    _write_codec(setting, collection, data, fitted, file)
+    _write_codec(setting, collection, data, file)
     on_step("measuring")
     summary = _measured(setting, collection, file, out / _REPORT)
     judged = summary.methods[-1].name
@@ -245,17 +245,55 @@ def _table(address: str, setting: Setting) -> list[str]:
     return [*words, "--into", f"{source.column}_compressed", "--storage", kind]
 
 
-def _searched(collection: Collection, data: CompressionData) -> VectorSource:
-    """Return what the planner searches: all documents, or only those trained on where others stand in for queries."""
+def _searched(collection: Collection, data: CompressionData) -> tuple[VectorSource, VectorSource]:
+    """Return what the planner searches, and with which queries.
+
+    It searches all documents, or only those trained on where others stand in for queries.
+    """
+    assert collection.confirmation is not None
+    queries = ArraySource(collection.confirmation.queries, name="held-out queries")
     if collection.queries is not None:
-        return collection.documents
-    return ArraySource(collection.sample, name=data.documents)
+        return collection.documents, queries
+    return ArraySource(collection.sample, name=data.documents), queries
 
 
-def _write_codec(setting: Setting, collection: Collection, data: CompressionData, fitted: Fitted, file: Path) -> None:
+def _enough_untrained(
+    documents: VectorSource, goal: Goal, queries: VectorSource, metric: Metric, on_step: Callable[[str], None]
+) -> Plan | None:
+    """Return a plan without training where no recall is asked for and what fits keeps nearly all neighbours."""
+    if goal.recall is not None:
+        return None
+    planned = plan_at_full_width(
+        documents,
+        goal,
+        queries=queries,
+        metric=metric,
+        on_step=lambda step: on_step(f"trying what needs no training: {step}"),
+    )
+    kept = planned.answers[0].recall if planned is not None else None
+    return planned if kept is not None and kept.low >= _NEARLY_ALL else None
+
+
+def _fitted(
+    collection: Collection, recipe: Recipe, folder: Path, budget: float, observers: Sequence[Observer]
+) -> Fitted:
+    with warnings.catch_warnings():
+        # Of single runs: they are kept in the fit's folder, and the gate judges the best of these runs.
+        warnings.simplefilter("ignore", TrainingWarning)
+        warnings.simplefilter("default", BudgetWarning)
+        return fit(collection, folder, budget=budget, recipe=recipe, observers=observers)
+
+
+def _recipe(collection: Collection, data: CompressionData, goal: Goal) -> Recipe:
+    """Return the recipe to start from: for codes, where they are so short that floats would be too few."""
+    wanted, (store,) = goal.code_bytes, goal.stores
+    small = wanted is not None and store is StoreName.PACKED and 8 <= wanted < collection.dim // 2
+    return choose_recipe(width=collection.dim, target=str(wanted) if small else "", paired=data.pairs is not None)
+
+
+def _write_codec(setting: Setting, collection: Collection, data: CompressionData, file: Path) -> None:
     if setting.file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, fitted.codec.read_bytes())
+        write_atomically(file, Path(setting.file).read_bytes())
     elif not _is_written(file, setting):
         fit_and_export_linear(
             collection.documents,
@@ -300,12 +338,12 @@ def _measured(setting: Setting, collection: Collection, file: Path, folder: Path
     return summary
 
 
-def _worth(setting: Setting, fitted: Fitted) -> str:
+def _worth(setting: Setting, fitted: Fitted | None) -> str:
     """Say in words which of the tried ways is worth using."""
     kept = f"{setting.width} x {setting.dtype}" if setting.dtype else f"codes of {setting.code_bytes} bytes"
-    if setting.file is not None and fitted.ships:
-        return f"Training pays here: the learned codec, kept as {kept}, is the best of what fits. {fitted.lines[0]}"
-    if setting.file is not None:
+    if setting.file is not None and fitted is not None:
+        if fitted.ships:
+            return f"Training pays here: the learned codec, kept as {kept}, is the best of what fits. {fitted.lines[0]}"
         return f"Training does not pay here: the codec is {fitted.linear}, which needs none. {fitted.lines[0]}"
     if setting.width == setting.dim:
         return f"No training is needed: {kept} of all dimensions are enough."

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vaecodec import fit_linear
-from vaecodec_cli.console import Terminal, print_json, table, warnings_shown
+from vaecodec_cli.console import Terminal, print_json, table, tables_for, warnings_shown
 from vaecodec_cli.main import COMMANDS, main
 from vaecodec_cli.progress import LogLines, TrainingBar, set_level, shown, steps_shown
 from vaecodec_cli.reference import updated
@@ -68,6 +68,21 @@ def test_tables_and_lines_show_brackets_and_escapes(capsys: pytest.CaptureFixtur
     assert "see [docs] \\x1b[1m :smile:\n" in printed
     assert all(text in printed for text in ("name[0]", "[x] \\x07", "[/b]\\x1b"))
     assert "\x1b" not in printed
+
+
+def test_a_wide_table_is_told_in_parts_that_repeat_the_names(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [("svd", *["0.500 [0.400, 0.600]"] * 3), ("vae", "0.6", "0.7", "0.8")]
+    console = Terminal()
+    for part in tables_for(44, ("codec", "recall@1", "recall@10", "recall@100"), rows, title="Figures", bold=(1,)):
+        console.print(part)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 44
+    assert [line for line in lines if "svd" in line] == [
+        "│ svd   │          0.500 │          0.500 │",
+        "│ svd   │          0.500 │",
+    ]
+    assert sum(line.count("[0.400, 0.600]") for line in lines) == 3
+    assert lines.count("Figures") == 1
 
 
 def test_a_foreign_file_cannot_control_the_terminal(codec_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,6 +38,16 @@ def test_a_card_holds_figures_data_use_and_limits(tmp_path: Path) -> None:
     assert text.count("\n## ") == 4
 
 
+def test_training_data_are_told_in_words(tmp_path: Path) -> None:
+    data = {"rows": 7500, "held_out_rows": 1913, "queries": 0, "fingerprint": "0123456789abcdef0123"}
+    text = card(codec_file(tmp_path / "vae.onnx", {"data": data}))
+    documents = r"Trained on: 7,500 documents \(0123456789abcdef\), 1,913 of them held out; "
+    assert documents + "no queries.\n" in text
+    data |= {"queries": 90, "queries_fingerprint": "fedcba9876543210fedc"}
+    text = card(codec_file(tmp_path / "vae.onnx", {"data": data}))
+    assert documents + r"90 queries \(fedcba9876543210\)." in text
+
+
 @pytest.mark.parametrize(
     "provenance",
     [

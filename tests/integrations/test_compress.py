@@ -93,6 +93,23 @@ def test_from_vectors_to_the_next_command_and_again(folder, monkeypatch, capsys)
     assert document["setting"]["code_bytes"] == 16
 
 
+def test_nothing_is_trained_where_half_precision_is_enough(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    command = ["compress", "docs.npy", "--queries", "queries.npy", "--save", "half", "--out", "half", "--json"]
+    for _ in range(2):  # the second time over what the first one wrote
+        assert typed(*command) == 0
+        captured = capsys.readouterr()
+        document = json.loads(captured.out)
+        assert (document["setting"]["dtype"], document["setting"]["width"]) == ("float16", DIM)
+        assert document["learned_ships"] is False
+        assert document["lines"][1] == f"No training is needed: {DIM} x float16 of all dimensions are enough."
+        steps = [line for line in captured.err.splitlines() if line.endswith(" ...")]
+        assert steps[:3] == ["reading vectors ...", "trying what needs no training ...", "writing the codec ..."]
+    assert list((folder / "half" / "fit").iterdir()) == []
+    assert typed(*shlex.split(document["command"])[1:]) == 0
+    assert np.load(folder / "half" / "latents.npy").dtype == np.float16
+
+
 def test_too_few_queries_to_judge_by_are_named_before_anything_is_trained(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     np.save(tmp_path / "few.npy", np.load("queries.npy")[:100])

@@ -124,7 +124,6 @@ def candidates(
     Of the linear kinds only the one that finds most at a width goes on to be quantised, as in the gate of ``vaecodec
     fit``.
     """
-    dim = sample.base.shape[1]
     for path in files:
         whole = Codec.load(path)
         for width in _nested(whole):
@@ -132,6 +131,18 @@ def candidates(
             codec = Codec.load(path, dim=width)
             encoded = _Encoded(codec, codec.encode(sample.base), codec.encode_queries(sample.queries))
             yield from _coded(sample, encoded, codec.calibration, factors, wanted, (path, whole.code_dim))
+    yield from linear_candidates(sample, _widths(sample.base.shape[1]), factors, wanted, on_step)
+
+
+def linear_candidates(
+    sample: PlanSample,
+    widths: Sequence[int],
+    factors: Sequence[int],
+    wanted: Callable[[Setting], bool],
+    on_step: Callable[[str], None],
+) -> Iterator[TriedSetting]:
+    """Yield the settings of linear codecs of the given widths; see :func:`candidates`."""
+    dim = sample.base.shape[1]
     on_step("fitting linear codecs")
     moments = LinearMoments.of(sample.fitted_on, metric=sample.metric)
     calibrating = sample.fitted_on[:: -(-len(sample.fitted_on) // _CALIBRATED)]
@@ -140,7 +151,7 @@ def candidates(
         on_step(f"encoding by {kind}")
         linear = moments.codec(dim, kind)
         kinds.append(_Encoded(linear, linear.encode(sample.base), linear.encode_queries(sample.queries)))
-    for width in _widths(dim):
+    for width in widths:
         on_step(f"linear codecs at {width} dimensions")
         best_kind = _best_linear(sample, [kind.truncated(width) for kind in kinds])
         latents = best_kind.codec.encode(calibrating)
