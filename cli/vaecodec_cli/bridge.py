@@ -67,9 +67,10 @@ class ModelOptions:
         str | None, typer.Option(help="The same queries, row for row, embedded by the new model.")
     ] = None
     pairs: Pairs = None
-    least: Annotated[float, typer.Option(min=0, max=1, help="Smallest share of the new model's nDCG@10 to accept.")] = (
-        0.6
-    )
+    least: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Smallest share of the new model's nDCG@10 to accept. Default: 0.6."),
+    ] = None
     embedder: Embedder = ""
 
     def files(self, old: str, new: str) -> ModelBridgeFiles:
@@ -80,6 +81,14 @@ class ModelOptions:
         return ModelBridgeFiles(
             old=old, new=new, old_queries=self.queries, new_queries=self.new_queries, pairs=self.pairs
         )
+
+    def check(self, *, codecs: bool) -> None:
+        """Refuse options that would be ignored."""
+        if self.pairs is not None and self.queries is None:
+            raise typer.BadParameter("--pairs needs --queries")
+        given = [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value not in (None, "")]
+        if codecs and given:
+            raise typer.BadParameter(f"{', '.join(given)}: for a bridge between two models, without OLD and NEW")
 
 
 def bridge(
@@ -104,8 +113,10 @@ def bridge(
                 "expected OLD and NEW, two codec files; or, for two models, --new-sample, and --queries with "
                 "--new-queries or neither"
             )
+        models.check(codecs=False)
         _bridge_models(models.files(given.old, new_sample), out, models, overwrite, as_json)
         return
+    models.check(codecs=True)
     from vaecodec_exporters.bridge import fit_and_export_bridge
 
     exported = fit_and_export_bridge(old, new, out, given.old, given.new, overwrite=overwrite)
@@ -118,9 +129,15 @@ def bridge(
 
 
 def _bridge_models(files: ModelBridgeFiles, out: Path, models: ModelOptions, overwrite: bool, as_json: bool) -> None:
-    from vaecodec_exporters.model_bridge import bridge_models_of_files
+    from vaecodec_exporters.model_bridge import LEAST_RETENTION, bridge_models_of_files
 
-    found = bridge_models_of_files(out, files, least=models.least, embedder=models.embedder, overwrite=overwrite)
+    found = bridge_models_of_files(
+        out,
+        files,
+        least=LEAST_RETENTION if models.least is None else models.least,
+        embedder=models.embedder,
+        overwrite=overwrite,
+    )
     if as_json:
         print_json(found.to_json())
         return

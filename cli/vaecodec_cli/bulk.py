@@ -60,7 +60,9 @@ class BulkOutput:
         typer.Option("--out", help="Output: NAME.npy is one array, any other name is a folder of Parquet files."),
     ]
     resume: Annotated[bool, typer.Option("--resume", help="Continue an output that was interrupted.")] = False
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that vaecodec wrote.")] = False
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an output that vaecodec wrote. Not with --resume.")
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from vaecodec.errors import (
     InvalidBudgetError,
     InvalidDimensionError,
     InvalidGoalError,
+    InvalidOptionError,
     RecipeError,
     VaecodecError,
 )
@@ -46,7 +47,7 @@ COMMANDS = {
 }
 
 # What says that an option has a value that cannot be right.
-_WRONG_USAGE = (InvalidBudgetError, InvalidDimensionError, InvalidGoalError, RecipeError)
+_WRONG_USAGE = (InvalidBudgetError, InvalidDimensionError, InvalidGoalError, InvalidOptionError, RecipeError)
 
 
 def main(arguments: list[str] | None = None) -> None:

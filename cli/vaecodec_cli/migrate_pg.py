@@ -50,6 +50,14 @@ class ColumnTarget:
         bool, typer.Option("--switch", help="At the end, give the uncompressed column's name to the compressed one.")
     ] = False
 
+    def check(self, source: ColumnSource) -> None:
+        """Refuse one column for two purposes."""
+        taken = {source.column: "the source's", source.key: "the key's"}
+        for option, name in (("--into", self.into), ("--originals", self.originals)):
+            if name in taken:
+                raise typer.BadParameter(f"{option}: expected another name than {taken[name]}, got {name!r}")
+            taken[name or ""] = "the compressed column's"
+
 
 def migrate_pg(
     source: ColumnSource,
@@ -70,8 +78,7 @@ def migrate_pg(
     from vaecodec_integrations.postgres.migration import ColumnMigration, check_address, migrate_at
     from vaecodec_integrations.reranking import OriginalsColumn
 
-    if target.into == source.column:
-        raise typer.BadParameter(f"--into: expected another name than the source's, got {target.into!r}")
+    target.check(source)
     try:
         check_address(source.url)
     except UnsupportedRequestError as error:

@@ -89,7 +89,7 @@ def root(
 def widths(text: str) -> tuple[int, ...]:
     """Read numbers such as 32,64."""
     try:
-        return tuple(int(width) for width in text.split(",") if width.strip())
+        return tuple(int(width) for width in text.split(",")) if text.strip() else ()
     except ValueError:
         raise typer.BadParameter(f"expected widths such as 32,64, got {text!r}") from None
 
@@ -108,6 +108,8 @@ def duration(text: str) -> float:
 
 def with_column(location: str, column: str | None) -> str:
     """Return a location with its column, ``docs.parquet#title``. A column that it names already stays."""
+    if column is not None and not column.strip():
+        raise typer.BadParameter(f"expected the name of a column, got {column!r}")
     return location if column is None or locate(location)[1] else f"{location}#{column}"
 
 

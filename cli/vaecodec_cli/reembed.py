@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -71,6 +72,14 @@ class ReembedRun:
     )
     price: Annotated[float | None, typer.Option(min=0, help="Price of a million tokens, for --dry-run.")] = None
 
+    def check(self) -> None:
+        """Refuse what would be ignored, and numbers that are none."""
+        for option, value in (("--texts-per-second", self.texts_per_second), ("--price", self.price)):
+            if value is not None and not math.isfinite(value):
+                raise typer.BadParameter(f"{option}: expected a number, got {value}")
+        if self.price is not None and not self.dry_run:
+            raise typer.BadParameter("--price needs --dry-run")
+
 
 def reembed(
     source: ReembedSource, server: Server, target: ReembedTarget, how: ReembedRun, as_json: AsJson = False
@@ -85,6 +94,7 @@ def reembed(
     from vaecodec_integrations.qdrant.reembedding import ReembeddingRequest, estimate_at, reembed_at
 
     server.check()
+    how.check()
     Target(into=target.into, named=target.named).check_new(source.collection, source.vector, target.switch_alias)
     request = ReembeddingRequest(
         **vars(source),

@@ -14,7 +14,7 @@ def rollback(collection: Collection, server: Server, target: Target, as_json: As
     from vaecodec_integrations.qdrant.migration import roll_back_at
 
     server.check()
-    target.check()
+    target.check_new(collection)
     done = roll_back_at(collection, **vars(server), **vars(target))
     if as_json:
         print_json({"collection": collection, "done": done})

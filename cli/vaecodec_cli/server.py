@@ -57,15 +57,20 @@ class Target:
     ] = None
 
     def check(self) -> None:
-        """Refuse both or none of the two."""
+        """Refuse both or none of the two, and an empty name."""
+        for option, name in (("--into", self.into), ("--named", self.named)):
+            if name is not None and not name.strip():
+                raise typer.BadParameter(f"{option}: expected a name, got {name!r}")
         check_one({"--into": self.into, "--named": self.named})
 
-    def check_new(self, collection: str, vector: str, switch_alias: str | None) -> None:
+    def check_new(self, collection: str, vector: str | None = None, switch_alias: str | None = None) -> None:
         """Refuse both or none of the two, the source itself, and an alias that would change nothing."""
         self.check()
+        if self.into is not None and self.into == switch_alias:
+            raise typer.BadParameter(f"--switch-alias: expected another name than that of --into, got {switch_alias!r}")
         if self.into == collection:
             raise typer.BadParameter(f"--into: expected another name than the source's, got {collection!r}")
-        if self.named == vector:
+        if self.named is not None and self.named == vector:
             raise typer.BadParameter(f"--named: expected another name than the source's vector, got {vector!r}")
         if self.named is not None and switch_alias is not None:
             raise typer.BadParameter("--switch-alias needs --into: an alias names a collection, not a vector")

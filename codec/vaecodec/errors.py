@@ -10,6 +10,7 @@
     ├── NotCalibratedError               (ValueError) the codec file lacks statistics for codes, scores or drift
     ├── InvalidDimensionError            (ValueError) the codec has no such latent width
     ├── InvalidBudgetError               (ValueError) the codec has no code of that size or kind
+    ├── InvalidOptionError               (ValueError) options contradict each other, or one has a value out of range
     ├── CodecMismatchError               (ValueError) a file, index or collection was made by another codec
     ├── DeviceError                      (RuntimeError) a codec cannot run on the device asked for
     ├── ExportError                      (RuntimeError) a codec cannot be written as asked, and was not
@@ -80,6 +81,10 @@ class InvalidDimensionError(VaecodecError, ValueError):
 
 class InvalidBudgetError(VaecodecError, ValueError):
     """The codec has no code of the size or kind asked for."""
+
+
+class InvalidOptionError(VaecodecError, ValueError):
+    """Options contradict each other, would be ignored, or have a value out of range."""
 
 
 class CodecMismatchError(VaecodecError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from vaecodec_exporters.graph import CodecWeights, ResidualWeights, write_codec
 from vaecodec_exporters.output import refuse_existing
 
 _SAMPLE_ROWS = 50_000
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ def fit_and_export_bridge(
     given = [sample] if new_sample is None else [sample, new_sample]
     sources = [open_source(each) if isinstance(each, str) else each for each in given]
     step = max(1, -(-(sources[0].rows or 0) // _SAMPLE_ROWS))
+    if step > 1:
+        _LOG.info("%s: every row whose number is a multiple of %d is used, at most 50,000", sources[0].name, step)
     bridge, figures = fit_bridge(*codecs, *(np.concatenate([*every_nth(each, step)]) for each in sources))
     summaries = export_bridge(bridge, path, figures, overwrite=overwrite)
     return ExportedBridge(bridge, len(figures["bridged"]), summaries)

@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from vaecodec.sources import VectorSource
 from vaecodec_exporters.pipeline import Fitted, check_fit, check_training, fit, train_and_export
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.data.files import TrainingFiles
 from vaecodec_training.observe import Observer
 from vaecodec_training.outcome import TrainedRun
+from vaecodec_training.recipe import Recipe, refuse_too_large, refuse_wider
 from vaecodec_training.request import RecipeRequest
 from vaecodec_training.search import OnStep, refuse_processes, refuse_widths
 
@@ -54,7 +56,8 @@ def train_files(
     """
     check_training(run, export, overwrite=overwrite, resume=resume)
     sources = data.sources()
-    recipe = wanted.recipe(sources[0], paired=data.pairs is not None)
+    recipe = _recipe(data, wanted, sources)
+    refuse_wider(recipe, sources[0].dim)
     collection = data.collection(sources, Path(run), objective=recipe.objective)
     on_open(collection)
     return train_and_export(
@@ -96,7 +99,17 @@ def fit_files(
     sources = data.sources()
     if dims is not None:
         refuse_widths(dims, sources[0].dim)
-    recipe = wanted.recipe(sources[0], paired=data.pairs is not None)
+    recipe = _recipe(data, wanted, sources)
+    for width in dims or ():
+        refuse_too_large(recipe.replace(dim=width, nested_dims=()))
     collection = data.collection(sources, Path(out), objective=recipe.objective, confirmation=_CONFIRMATION)
     on_open(collection)
     return fit(collection, out, dims=dims, budget=budget, recipe=recipe, observers=observers, on_step=on_step)
+
+
+def _recipe(data: TrainingFiles, wanted: RecipeRequest, sources: Sequence[VectorSource]) -> Recipe:
+    """Return the recipe for what the sources' headers say, before their rows are read."""
+    paired = data.pairs is not None
+    recipe = wanted.recipe(sources[0], paired=paired)
+    recipe.check_for(queries=data.queries is not None, pairs=paired)
+    return recipe

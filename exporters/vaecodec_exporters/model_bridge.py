@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vaecodec.artifact import Kind, Metadata
 from vaecodec.errors import ExportError, UnusableDataError
 from vaecodec.evaluation import IdArray, Interval, ratio_bootstrap
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.provenance import made_now
-from vaecodec.sources import VectorSource, open_source
+from vaecodec.sources import open_source
 from vaecodec.two_models.bridge import MODEL_BRIDGE, Affine
 from vaecodec.two_models.merging import Embedded
 from vaecodec.two_models.retention import Answers, probable_answers, searched_by
 from vaecodec.vectors import as_vectors, normalised
-from vaecodec_exporters.bridge import every_nth
+from vaecodec_exporters.bridge_sample import Known, embedded_by_both, row_numbers
 from vaecodec_exporters.checkpoint import residual_weights
 from vaecodec_exporters.graph import CodecWeights, ResidualWeights, write_codec
 from vaecodec_exporters.output import refuse_existing
@@ -31,7 +30,6 @@ FEWEST_TEXTS = 1_000
 LEAST_RETENTION = 0.6
 
 _FOLDS = 5
-_SAMPLE_ROWS = 20_000
 # Documents that ask where no queries are given.
 _ASKING = 2_500
 
@@ -107,34 +105,21 @@ def bridge_models_of_files(
     if (files.old_queries is None) != (files.new_queries is None):
         raise UnusableDataError("queries: expected queries embedded by both models or by none, got those of one")
     refuse_existing(path, overwrite=overwrite)
-    old = open_source(files.old)
-    documents, queries, pairs = embedded_by_both(old, open_source(files.new)), None, None
-    asked = None
+    if files.pairs is not None and files.old_queries is None:
+        raise UnusableDataError("pairs: expected queries beside them, embedded by both models, got none")
+    documents, queries = (open_source(files.old), open_source(files.new)), None
     if files.old_queries is not None and files.new_queries is not None:
-        asked = open_source(files.old_queries, queries=True)
-        queries = embedded_by_both(asked, open_source(files.new_queries, queries=True))
-    if files.pairs is not None:
-        pairs = read_pairs(files.pairs, old, asked)
-    return bridge_models(path, documents, queries, pairs, least=least, embedder=embedder, overwrite=overwrite)
-
-
-def embedded_by_both(old: VectorSource, new: VectorSource) -> Embedded:
-    """Read at most 20,000 evenly spaced texts of a sample embedded by both models.
-
-    Raises:
-        UnusableDataError: the models' rows differ in number.
-    """
-    if old.rows != new.rows:
-        raise _unequal("sample", old.rows or 0, new.rows or 0)
-    step = max(1, -(-(old.rows or 0) // _SAMPLE_ROWS))
-    return Embedded(*(np.concatenate([*every_nth(source, step)]) for source in (old, new)))
+        queries = open_source(files.old_queries, queries=True), open_source(files.new_queries, queries=True)
+    known = None if files.pairs is None or queries is None else read_pairs(files.pairs, documents[0], queries[0])
+    sampled = embedded_by_both(documents, queries, known)
+    return bridge_models(path, *sampled, least=least, embedder=embedder, overwrite=overwrite)
 
 
 def bridge_models(
     path: str | os.PathLike[str],
     documents: Embedded,
     queries: Embedded | None = None,
-    pairs: NDArray[Any] | Literal["aligned"] | None = None,
+    pairs: Known | None = None,
     *,
     kinds: tuple[MapKind, ...] = tuple(MapKind),
     least: float = LEAST_RETENTION,
@@ -181,7 +166,7 @@ def bridge_models(
 def predict_retention(
     documents: Embedded,
     queries: Embedded | None = None,
-    pairs: NDArray[Any] | Literal["aligned"] | None = None,
+    pairs: Known | None = None,
     *,
     kinds: tuple[MapKind, ...] = tuple(MapKind),
     seed: int = 0,
@@ -298,17 +283,10 @@ def _joined(documents: Embedded, queries: Embedded) -> Embedded:
     return Embedded(*(np.concatenate(pair) for pair in zip(documents, queries, strict=True)))
 
 
-def _known(pairs: NDArray[Any] | Literal["aligned"], queries: int, documents: int) -> Answers:
+def _known(pairs: Known, queries: int, documents: int) -> Answers:
+    rows = row_numbers(pairs, queries, documents)
     if isinstance(pairs, str):
-        if queries > documents:
-            raise UnusableDataError(f"pairs: expected a document for each of {queries:,} queries, got {documents:,}")
         return Answers(np.arange(queries))
-    rows = np.asarray(pairs)
-    if rows.ndim != 2 or rows.shape[1] not in (2, 3):
-        raise UnusableDataError(f"pairs: expected an array (p, 2), (query, document), got one of shape {rows.shape}")
-    for column, limit, name in ((0, queries, "queries"), (1, documents, "documents")):
-        if len(rows) and not 0 <= rows[:, column].min() <= rows[:, column].max() < limit:
-            raise UnusableDataError(f"pairs: expected row numbers of {limit:,} {name}, got others")
     places = [np.flatnonzero(rows[:, 0] == query) for query in range(queries)]
     grades = [rows[place, 2] for place in places] if rows.shape[1] == 3 else None
     return Answers([rows[place, 1].astype(np.int64) for place in places], grades)

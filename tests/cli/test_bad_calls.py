@@ -57,10 +57,38 @@ WRONG_VALUES = {
     "rollback --collection a --url http:// --into b": "expected an address",
     "split c.onnx": "--out",
     "train x.npy --dim 99 --out o": "dim: expected a latent width from 1 to 8, got 99",
+    "bridge c.onnx c.onnx --sample x.npy --least 0.5 --out o": "--least: for a bridge between two models",
+    "bridge --sample x.npy --new-sample x.npy --pairs aligned --out o": "--pairs needs --queries",
+    "decode x.npy --codec c.onnx --resume --overwrite --out o": "resume, overwrite: expected one of them, got both",
+    "encode x.npy --codec c.onnx --resume --overwrite --out o": "resume, overwrite: expected one of them, got both",
+    "encode x.npy --codec c.onnx --dtype int8 --bytes 8 --out o": "dtype, bytes: expected one of them",
+    "fit wide.npy --dims 4,32 --target 16 --out o": "expected at most 2 bytes for 4 latents, got 16",
+    "fit x.npy --dims , --out o": "expected widths such as 32,64, got ','",
+    "fit x.npy --objective relevance --out o": "objective: expected pairs of queries and documents for relevance",
+    "linear x.npy --dim 4 --column= --out o": "expected the name of a column, got ''",
+    "migrate --collection a --codec c.onnx --path local --into b --switch-alias b": "--switch-alias: expected another",
+    "migrate-pg --url postgresql://h --table t --column c --codec c.onnx --into d --originals d": "the compressed",
+    "migrate-pg --url postgresql://h --table t --column c --codec c.onnx --into id": "other name than the key",
+    "plan x.npy --target recall@10>=0.9 --rerank 100000": "rerank: expected from 1 to 1,000",
+    "plan x.npy --target recall@٣>=0.9": "expected such as",
+    "reembed --collection a --path local --into b --model m.onnx --price 1": "--price needs --dry-run",
+    "reembed --collection a --path local --into b --model m.onnx --texts-per-second inf": "expected a number, got inf",
+    "report --base x.npy --queries x.npy --codec c.onnx --codec c.onnx --out o": "codec: expected different files",
+    "report --base x.npy --queries x.npy --codec c.onnx --dtype int8 --dtype int8 --out o": "dtype: expected different",
+    "rollback --collection a --path local --into a": "--into: expected another name",
+    "train x.npy --epochs 0 --dim 4 --out o": "epochs: expected above 0 and at most 1,000,000, got 0",
+    "train x.npy --epochs 1e300 --dim 4 --out o": "epochs: expected above 0",
+    "train x.npy --dim 4 --nested , --out o": "expected widths such as 32,64, got ','",
+    "train x.npy --target ١٢ --out o": "target: expected one of",
+    "train x.npy --objective relevance --dim 4 --out o": "objective: expected pairs of queries and documents",
+    "train x.npy --out o": "dim: expected a latent width from 1 to 8, got 128",
     "train x.npy --nested a --out o": "expected widths such as 32,64, got 'a'",
 }
 
 TAKEN_OUTPUTS = {
+    "encode x.npy --codec c.onnx --out /": "expected a name for the output",
+    "linear x.npy --dim 4 --out missing/c.onnx": "No such file or directory",
+    "report --base x.npy --queries x.npy --codec c.onnx --out x.npy/report": "Not a directory",
     "compress x.npy --save 90% --out taken": "expected a folder to write, got a file",
     "encode x.npy --codec c.onnx --out x.npy --overwrite": "is an input, which is never overwritten",
     "fit x.npy --out taken": "expected a folder to write, got a file",
@@ -82,7 +110,8 @@ TAKEN_OUTPUTS = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a folder of files whose rows cannot be used."""
     folder = tmp_path_factory.mktemp("calls")
-    np.save(folder / "x.npy", np.full((60, 8), np.nan, np.float32))
+    for name, width in (("x.npy", 8), ("wide.npy", 32)):
+        np.save(folder / name, np.full((60, width), np.nan, np.float32))
     for name in ("local", "folder", "cut"):
         (folder / name).mkdir()
     rows = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)

@@ -14,11 +14,13 @@ from vaecodec import Codec, fit_linear
 from vaecodec.errors import CodecMismatchError, ExportError, OutputExistsError, UnusableDataError
 from vaecodec.evaluation import exact_search, ndcg, ratio_bootstrap
 from vaecodec.interface import Metric
+from vaecodec.sources import ArraySource
 from vaecodec.two_models.bridge import BridgedCodec, BridgedModel
 from vaecodec.two_models.merging import Embedded
 from vaecodec.two_models.retention import probable_answers, searched_by
 from vaecodec.vectors import normalised
 from vaecodec_cli.main import main
+from vaecodec_exporters.bridge_sample import embedded_by_both
 from vaecodec_exporters.linear import export_linear
 from vaecodec_exporters.model_bridge import bridge_models, predict_retention
 from vaecodec_integrations.qdrant import CompressedQdrantClient
@@ -228,3 +230,33 @@ def test_the_command_bridges_two_models(
         with pytest.raises(SystemExit, match="2"):
             main([*wrong, "--out", "other.onnx"])
         assert "two codec files; or, for two models" in " ".join(capsys.readouterr().err.split())
+
+
+# Samples
+
+
+def test_pairs_follow_the_rows_of_a_sample(caplog: pytest.LogCaptureFixture) -> None:
+    numbers = np.arange(90, dtype=np.float32)[:, None]
+    documents = ArraySource(numbers, name="old"), ArraySource(-numbers, name="new")
+    queries = ArraySource(numbers[:30] + 1_000, name="asked"), ArraySource(numbers[:30] + 2_000, name="asked anew")
+    pairs = np.array([[query, 89 - query, 1 + query % 3] for query in range(30)])
+    with caplog.at_level("INFO", logger="vaecodec_exporters"):
+        texts, asked, known = embedded_by_both(documents, queries, pairs, rows=20)
+    assert asked is not None
+    assert known is not None
+    assert len(texts.old) <= 20
+    assert np.array_equal(texts.old, -texts.new)
+    assert np.array_equal(asked.old + 1_000, asked.new)
+    # Every query of the sample still has its own answer and its own grade.
+    query = asked.old[known[:, 0], 0] - 1_000
+    assert np.array_equal(texts.old[known[:, 1], 0], 89 - query)
+    assert np.array_equal(known[:, 2], 1 + query % 3)
+    assert len(known) == len(asked.old) == 15
+    assert "old: 20 of 90 rows are used" in caplog.messages
+    aligned = embedded_by_both(documents, queries, "aligned", rows=20)[2]
+    assert aligned is not None
+    assert len(aligned) == 15
+    with pytest.raises(UnusableDataError, match="expected row numbers of 90 documents, got others"):
+        embedded_by_both(documents, queries, np.array([[0, 90]]), rows=20)
+    with pytest.raises(UnusableDataError, match="expected the same texts by both models, got 90 and 30 rows"):
+        embedded_by_both((documents[0], queries[0]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,12 +40,18 @@ def test_a_recipe_survives_its_file(tmp_path_factory: pytest.TempPathFactory, re
         ("wieght_decay = 1.0", "unknown keys wieght_decay; a recipe knows alignment, asymmetric"),
         ("dim = 64.0", "dim: expected int, got 64.0"),
         ("kl = true", "kl: expected float, got True"),
-        ("dim = 0", "dim: expected at least 1, got 0"),
+        ("dim = 0", "dim: expected from 1 to 65,536, got 0"),
         ("momentum = 1.5", "momentum: expected from 0 to 1, got 1.5"),
-        ("kl = nan", "kl: expected at least 0, got nan"),
+        ("kl = nan", "kl: expected from 0 to 1,000,000, got nan"),
+        ("epochs = 0", "epochs: expected above 0 and at most 1,000,000, got 0.0"),
+        ("learning_rate = 0.0", "learning_rate: expected above 0"),
+        ("batch = 9223372036854775808", "batch: expected from 2 to 1,000,000"),
+        ("hidden = 1000000", "hidden: expected from 0 to 65,536"),
+        ("alignment = 1e300", "alignment: expected from 0 to 1,000,000, got 1e+300"),
+        ("weight_decay = -inf", "weight_decay: expected from 0 to 1,000,000, got -inf"),
         ('[experimental]\nstart = "svd"', "start: expected one of linear, random, got 'svd'"),
         ("[experimental]\naverage = 0.9", "unknown keys average; the table [experimental] knows kl_cycles, start"),
-        ("[experimental]\nkl_cycles = 0", "kl_cycles: expected at least 1, got 0"),
+        ("[experimental]\nkl_cycles = 0", "kl_cycles: expected from 1 to 1,000,000, got 0"),
         ("experimental = 1", "experimental: expected a table [experimental], got 1"),
         ('nested_dims = ["a"]', "nested_dims: expected a list of integers, got ['a']"),
         ("dim = 64\nnested_dims = [64]", "nested_dims: expected ascending widths below dim = 64, got [64]"),
@@ -59,6 +67,15 @@ def test_a_wrong_recipe_is_refused_with_its_file_and_its_reason(tmp_path: Path, 
         Recipe.load(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert message in str(caught.value)
+
+
+def test_a_recipe_made_in_python_is_checked_as_its_file_is() -> None:
+    made = Recipe(epochs=3, dim=np.int64(64), clip=np.float32(0.5), schedule="steps", nested_dims=[8, 16])  # type: ignore[arg-type]
+    assert made == Recipe.from_dict(tomllib.loads(made.to_toml()))
+    assert (made.epochs, made.dim, made.schedule, made.nested_dims) == (3.0, 64, Schedule.STEPS, (8, 16))
+    for wrong in ({"batch": "64"}, {"epochs": True}, {"dim": 2.5}, {"nested_dims": (1.5,)}, {"learning_rate": None}):
+        with pytest.raises(RecipeError, match=f"{next(iter(wrong))}: expected"):
+            Recipe(**wrong)
 
 
 def test_a_missing_recipe_is_named(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import tomllib
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
+from numbers import Integral, Real
 from typing import Any
 
 import tomli_w
@@ -82,8 +83,18 @@ _UNKNOWN_ROWS = 40_000
 _FEW_ROWS, _SMALL_BATCH, _FEWEST_STEPS = 20_000, 512, 550
 
 
-def _between(default: Any, low: float, high: float = math.inf) -> Any:
+# Wider than any embedding.
+_WIDEST = 65_536
+# No sensible setting is larger; what is would run for years, fill any memory, or overflow.
+_MOST = 1_000_000
+
+
+def _between(default: Any, low: float, high: float = _MOST) -> Any:
     return field(default=default, metadata={"low": low, "high": high})
+
+
+def _above_zero(default: float, high: float = _MOST) -> Any:
+    return field(default=default, metadata={"low": 0, "high": high, "above": True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,13 +126,13 @@ class Recipe:
     """
 
     # Shape
-    dim: int = _between(128, 1)
+    dim: int = _between(128, 1, _WIDEST)
     """Width of the latents."""
     nested_dims: tuple[int, ...] = ()
     """Smaller widths whose prefixes are trained to stand alone, ascending."""
-    hidden: int = _between(512, 0)
+    hidden: int = _between(512, 0, _WIDEST)
     """Units of the encoder's hidden layer; 0 leaves a linear encoder."""
-    decoder_hidden: int = _between(0, 0)
+    decoder_hidden: int = _between(0, 0, _WIDEST)
     """Units of the decoder's hidden layer; 0 leaves a linear decoder."""
     asymmetric: bool = False
     """Queries get an encoder of their own, started from the documents'."""
@@ -185,9 +196,9 @@ class Recipe:
     # Optimisation
     batch: int = _between(1024, 2)
     """Documents per step; half as many queries join them."""
-    epochs: float = _between(10.0, 0)
+    epochs: float = _above_zero(10.0)
     """Passes over the documents."""
-    learning_rate: float = _between(2e-3, 0)
+    learning_rate: float = _above_zero(2e-3, 1e38)
     schedule: Schedule = Schedule.COSINE
     warmup: float = _between(0.2, 0, 1)
     """Share of the run over which the learning rate rises linearly."""
@@ -252,6 +263,29 @@ class Recipe:
     def reconstructs(self) -> bool:
         """Tell whether the decoder takes part in training."""
         return self.reconstruction > 0 or self.reconstruction_mse > 0
+
+    def check_for(self, *, queries: bool, pairs: bool) -> None:
+        """Check that there is what the recipe needs beside documents.
+
+        Args:
+            queries: whether there are queries.
+            pairs: whether it is known which document answers which query.
+
+        Raises:
+            RecipeError: something is missing.
+        """
+        if self.objective is Aim.RELEVANCE and not pairs:
+            raise RecipeError("objective: expected pairs of queries and documents for relevance, got none; give pairs")
+        if self.asymmetric and not queries:
+            raise RecipeError(
+                "asymmetric: expected queries to train the query encoder on, got none; give queries or leave "
+                "asymmetric out"
+            )
+        for name in ("hard_negatives", "soft_labels"):
+            if getattr(self, name) and not pairs:
+                raise RecipeError(
+                    f"{name}: expected pairs of queries and documents, got none; give pairs or leave it out"
+                )
 
     @classmethod
     def for_code(
@@ -395,8 +429,9 @@ def choose_recipe(
     """
     if objective not in ("", *Aim):
         raise RecipeError(f"objective: expected one of {', '.join(Aim)}, got {objective!r}")
-    if not 1 <= (changes.get("dim") or 1) <= width:
-        raise RecipeError(f"dim: expected a latent width from 1 to {width}, got {changes['dim']}")
+    asked = changes.get("dim")
+    if asked is not None and not 1 <= asked <= width:
+        raise RecipeError(f"dim: expected a latent width from 1 to {width}, got {asked}")
     wanted = {name: value for name, value in changes.items() if value is not None}
     if base is None and objective == Aim.RELEVANCE:
         linear = {"hidden": 0} if target else {}  # as all recipes for codes
@@ -406,16 +441,22 @@ def choose_recipe(
     if not target:
         return (base or _for_rows(rows)).replace(**wanted)
     aims: dict[str, Any] = {"target": target}
-    if target[0].isdecimal():
+    if target[0] in "0123456789":
         aims = {"target_bytes": _sizes(target)}
         wanted = {"dim": width, **wanted}
     made = Recipe.for_code(**aims, paired=paired, **wanted) if base is None else base.replace(kl=0.0, **aims, **wanted)
-    _refuse_too_large(made)
+    refuse_too_large(made)
     return made
 
 
-def _refuse_too_large(recipe: Recipe) -> None:
-    """Refuse trellis codes that take more bytes than so many latents can fill."""
+def refuse_wider(recipe: Recipe, width: int) -> None:
+    """Raise ``RecipeError`` where the latents would be wider than the embeddings."""
+    if recipe.dim > width:
+        raise RecipeError(f"dim: expected a latent width from 1 to {width}, got {recipe.dim}; give another dim (--dim)")
+
+
+def refuse_too_large(recipe: Recipe) -> None:
+    """Raise ``RecipeError`` for trellis codes that take more bytes than so many latents can fill."""
     size = max(recipe.target_bytes, default=0)
     largest = TrellisTables.standard(recipe.trellis_memory).largest(recipe.dim)
     if size > largest:
@@ -441,12 +482,18 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 def _refuse_out_of_range(settings: Experimental | Recipe) -> None:
     for entry in fields(settings):
+        value = _converted(entry.name, getattr(settings, entry.name), _default(entry))
+        object.__setattr__(settings, entry.name, value)  # an integer may stand for a float, a text for an enum
         if not entry.metadata:
             continue
-        value, low, high = getattr(settings, entry.name), entry.metadata["low"], entry.metadata["high"]
-        if not (math.isfinite(value) and low <= value <= high):
-            wanted = f"from {low:g} to {high:g}" if math.isfinite(high) else f"at least {low:g}"
+        low, high, above = entry.metadata["low"], entry.metadata["high"], entry.metadata.get("above", False)
+        if not (math.isfinite(value) and low <= value <= high) or (above and value <= low):
+            wanted = f"above {low:g} and at most {high:,}" if above else f"from {low:g} to {high:,}"
             raise RecipeError(f"{entry.name}: expected {wanted}, got {value}")
+
+
+def _default(entry: Any) -> Any:
+    return Experimental() if entry.name == "experimental" else entry.default
 
 
 def _converted_table(values: dict[str, Any], defaults: Experimental | Recipe, owner: str) -> dict[str, Any]:
@@ -459,25 +506,42 @@ def _converted_table(values: dict[str, Any], defaults: Experimental | Recipe, ow
 
 def _converted(key: str, value: Any, default: Any) -> Any:
     if isinstance(default, Experimental):
-        if not isinstance(value, dict):
-            raise RecipeError(f"{key}: expected a table [{key}], got {value!r}")
-        return Experimental(**_converted_table(value, default, f"the table [{key}]"))
+        return value if isinstance(value, Experimental) else _experimental(key, value)
     if isinstance(default, StrEnum):
         try:
             return type(default)(value)
         except ValueError:
             raise RecipeError(f"{key}: expected one of {', '.join(type(default))}, got {value!r}") from None
     if isinstance(default, tuple):
-        if type(value) is int:
-            return (value,)
-        if isinstance(value, list | tuple) and all(type(entry) is int for entry in value):
-            return tuple(value)
+        if _is_integer(value):
+            return (int(value),)
+        if isinstance(value, list | tuple) and all(map(_is_integer, value)):
+            return tuple(map(int, value))
         raise RecipeError(f"{key}: expected a list of integers, got {value!r}")
-    if isinstance(default, float) and type(value) is int:
-        return float(value)
+    if type(default) is int and _is_integer(value):
+        return int(value)
+    if isinstance(default, float) and isinstance(value, Real) and not isinstance(value, bool):
+        return _as_float(value)
     if type(value) is not type(default):
         raise RecipeError(f"{key}: expected {type(default).__name__}, got {value!r}")
     return value
+
+
+def _experimental(key: str, value: Any) -> Experimental:
+    if not isinstance(value, dict):
+        raise RecipeError(f"{key}: expected a table [{key}], got {value!r}")
+    return Experimental(**_converted_table(value, Experimental(), f"the table [{key}]"))
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _as_float(value: Real) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from vaecodec.errors import CheckpointError, DivergedError, RecipeError
+from vaecodec.errors import CheckpointError, DivergedError
 from vaecodec.files import locked
 from vaecodec_training import outcome
 from vaecodec_training.checkpoint import (
@@ -48,7 +48,7 @@ from vaecodec_training.objective import Objective
 from vaecodec_training.observe import Observer, Reporter, taken_means
 from vaecodec_training.outcome import TrainedRun
 from vaecodec_training.processes import Processes
-from vaecodec_training.recipe import Aim, Recipe
+from vaecodec_training.recipe import Aim, Recipe, refuse_wider
 from vaecodec_training.schedule import controlled, in_force
 from vaecodec_training.start import decided, start_model
 from vaecodec_training.state import REGULARISER_GROWTH, Parts, RunState, Snapshot
@@ -97,6 +97,7 @@ def train(
         RecipeError: the recipe does not fit the data.
     """
     refuse_mismatch(recipe, collection)
+    refuse_wider(recipe, collection.dim)
     recipe = decided(recipe, collection)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fabric = Fabric(
@@ -118,15 +119,8 @@ def refuse_mismatch(recipe: Recipe, collection: Collection) -> None:
     Raises:
         RecipeError: the recipe does not fit the data.
     """
-    if recipe.asymmetric and collection.queries is None:
-        raise RecipeError(
-            "asymmetric: expected queries to train the query encoder on, got none; give queries or leave asymmetric out"
-        )
-    for name in ("hard_negatives", "soft_labels"):
-        if getattr(recipe, name) and collection.pairs is None:
-            raise RecipeError(f"{name}: expected pairs of queries and documents, got none; give pairs or leave it out")
-    if recipe.objective is Aim.RELEVANCE and collection.validation.relevant is None:
-        raise RecipeError("objective: expected pairs of queries and documents for relevance, got none; give pairs")
+    judged = recipe.objective is not Aim.RELEVANCE or collection.validation.relevant is not None
+    recipe.check_for(queries=collection.queries is not None, pairs=collection.pairs is not None and judged)
 
 
 class _Trainer:

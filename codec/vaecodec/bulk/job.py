@@ -36,6 +36,7 @@ from vaecodec.errors import (
     BadRowsError,
     BulkStoppedError,
     InvalidBudgetError,
+    InvalidOptionError,
     NotCalibratedError,
     NotFloatingPointError,
     OutputExistsError,
@@ -74,7 +75,7 @@ class BulkOptions:
         bytes: or a trellis code of so many bytes per vector.
         on_bad_rows: what to do with rows that cannot be encoded.
         resume: continue an unfinished output; where there is none, begin.
-        overwrite: replace an output, or begin an unfinished one anew, if vaecodec wrote it.
+        overwrite: replace an output, or begin an unfinished one anew, if vaecodec wrote it. Not with ``resume``.
         threads: number of threads, if no other workers are given; by default one per core.
         shard_rows: rows per shard; by default a 64th of the input, in whole blocks of 8 MiB of float32 and 256 MiB at
             most. Parquet shards are whole row groups.
@@ -88,6 +89,19 @@ class BulkOptions:
     overwrite: bool = False
     threads: int | None = None
     shard_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check what needs no codec and no data.
+
+        Raises:
+            InvalidOptionError: an output shall both be resumed and replaced, or a number is below 1.
+        """
+        if self.resume and self.overwrite:
+            raise InvalidOptionError("resume, overwrite: expected one of them, got both; they contradict each other")
+        for name in ("threads", "shard_rows"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidOptionError(f"{name}: expected at least 1, got {value}")
 
 
 @dataclass(frozen=True)
@@ -233,6 +247,8 @@ class _Job:
         self.output = Path(output)
         if self.output.name in ("", ".."):
             self.output = Path(os.path.abspath(output))
+        if not self.output.name:
+            raise OutputExistsError(f"{output}: expected a name for the output, got the root of all folders")
         self.staging = self.output.with_name(self.output.name + ".partial")
         self.is_array = self.output.suffix == ".npy"
         path, column = source
@@ -284,7 +300,7 @@ class _Job:
         with ExitStack() as locks:
             try:
                 self.output.parent.mkdir(parents=True, exist_ok=True)
-                locks.enter_context(self.manifest.locked(restart=self.options.overwrite and not self.options.resume))
+                locks.enter_context(self.manifest.locked(restart=self.options.overwrite))
                 self.finished = self.manifest.open()
             except OSError as error:
                 if isinstance(error, VaecodecError):

@@ -90,9 +90,15 @@ def check_folder(
 
 
 def check_is_folder(path: str | os.PathLike[str]) -> None:
-    """Raise ``OutputExistsError`` where a folder is to be written and something else is there."""
+    """Check that a folder may be written, or written to, whatever it holds.
+
+    Raises:
+        OutputExistsError: something else is there.
+        OSError: nothing can be written to it, or to the folder that it will be made in.
+    """
     if os.path.lexists(path) and not Path(path).is_dir():
         raise OutputExistsError(f"{path}: expected a folder to write, got a file; choose another name")
+    _check_ancestor(Path(path).absolute())
 
 
 def check_not_input(path: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:

@@ -141,6 +141,8 @@ def _sorted_out(source: VectorSource, metric: Metric) -> tuple[VectorSource, lis
 def list_path(output: Path) -> Path:
     """Return the path of the list of bad rows that belongs to an output: ``OUT.bad-rows.csv``."""
     output = output.resolve() if output.name in ("", "..") else output
+    if not output.name:  # the root
+        return output / "bad-rows.csv"
     return output.with_name(output.name + ".bad-rows.csv")
 
 

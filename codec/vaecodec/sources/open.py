@@ -105,8 +105,11 @@ def locate(location: str | Path, column: str | None = None) -> tuple[Path | str,
 
     Raises:
         AmbiguousColumnError: the location and ``column`` name different columns.
+        UnknownSourceError: the location is empty.
     """
     text = str(location)
+    if not text.strip():
+        raise UnknownSourceError(f"expected the name of a file or folder, or an address, got {text!r}")
     is_address = _SCHEME.match(text) is not None
     start, mark, named = text.rpartition("#")
     if mark and start and named and (is_address or not Path(text).exists()):

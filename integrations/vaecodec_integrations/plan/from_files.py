@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vaecodec.sources.files import VectorFiles
 from vaecodec_integrations.plan.goal import GoalRequest
-from vaecodec_integrations.plan.planner import SAMPLE_ROWS, Plan, plan
+from vaecodec_integrations.plan.planner import SAMPLE_ROWS, Plan, check_codecs, plan
 
 
 def plan_files(
@@ -34,6 +34,7 @@ def plan_files(
     """
     sources = data.sources()
     goal = wanted.goal(sources[0])
+    check_codecs(codecs, sources[0].dim, data.metric, queries=data.queries is not None)  # before the rows are read
     documents, queries = data.good(sources)
     return plan(
         documents,

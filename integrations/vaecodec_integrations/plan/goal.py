@@ -10,6 +10,7 @@ from vaecodec.sources import VectorSource
 from vaecodec_integrations.plan.stores import StoreName
 
 _DEEPEST = 100
+_MOST_RERANKED = 1_000
 _BYTES = {"": 1, "b": 1}
 for _power, _unit in enumerate("kmgt", 1):
     _BYTES |= {_unit: 1000**_power, f"{_unit}b": 1000**_power, f"{_unit}ib": 1024**_power}
@@ -52,6 +53,8 @@ class Goal:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidGoalError(f"{name.removeprefix('code_')}: expected at least 1, got {value}")
+        if self.rerank > _MOST_RERANKED:
+            raise InvalidGoalError(f"rerank: expected from 1 to {_MOST_RERANKED:,}, got {self.rerank}")
 
     def __str__(self) -> str:
         wanted = f"recall@{self.k} >= {self.recall:g}" if self.recall is not None else f"the highest recall@{self.k}"
@@ -129,7 +132,7 @@ def bytes_for(save: str, dim: int) -> int:
         InvalidGoalError: it is no such share.
     """
     share = {"half": "50%"}.get(save, save)
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)%", share)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)%", share, re.ASCII)
     if found is None or not 0 < float(found[1]) < 100:
         raise InvalidGoalError(f"save: expected half or such as 75%, got {save!r}")
     return int(4 * dim * (1 - float(found[1]) / 100))
@@ -137,7 +140,7 @@ def bytes_for(save: str, dim: int) -> int:
 
 def parse_target(text: str) -> tuple[int, float]:
     """Turn ``recall@10>=0.95`` into 10 and 0.95; raise ``InvalidGoalError``."""
-    found = re.fullmatch(r"\s*recall@(\d+)\s*>=\s*(\d*\.?\d+)\s*(%?)\s*", text)
+    found = re.fullmatch(r"\s*recall@(\d+)\s*>=\s*(\d*\.?\d+)\s*(%?)\s*", text, re.ASCII)
     if found is None:
         raise InvalidGoalError(f'target: expected such as "recall@10>=0.95", got {text!r}')
     return int(found[1]), float(found[2]) / (100 if found[3] else 1)
@@ -154,7 +157,7 @@ def parse_count(text: str) -> int:
 
 
 def _parsed(text: str, units: dict[str, int], name: str, examples: str) -> int:
-    found = re.fullmatch(r"\s*(\d*\.?\d+)\s*([A-Za-z]*)\s*", text.replace("_", "").replace(",", ""))
+    found = re.fullmatch(r"\s*(\d*\.?\d+)\s*([A-Za-z]*)\s*", text.replace("_", "").replace(",", ""), re.ASCII)
     if found is None or found[2].lower() not in units:
         raise InvalidGoalError(f"{name}: expected such as {examples}, got {text!r}")
     return round(float(found[1]) * units[found[2].lower()])

@@ -132,8 +132,7 @@ def plan(
         SourceError: a source is malformed.
         NotCalibratedError: a codec file holds no calibration for codes.
     """
-    for path in codecs:
-        _check(path, Codec.load(path), data.dim, metric, queries is not None)
+    check_codecs(codecs, data.dim, metric, queries=queries is not None)
     on_step("reading vectors")
     sample = draw(data, queries, goal.k, metric, rows)
 
@@ -365,14 +364,22 @@ def _rows(sample: FloatArray, metric: Metric, source: VectorSource) -> FloatArra
     return as_compared(rows, metric)
 
 
-def _check(path: Path, codec: Codec, dim: int, metric: Metric, queries: bool) -> None:
-    if (codec.dim, codec.metric) != (dim, metric):
-        raise EvaluationInputError(
-            f"{path}: expected a codec for embeddings of width {dim} compared by {metric}, got one for width "
-            f"{codec.dim} and {codec.metric}"
-        )
-    if not queries:
-        raise EvaluationInputError(
-            f"{path}: a codec may have been trained on the documents that would stand in for queries; give queries "
-            "that it was not trained on"
-        )
+def check_codecs(codecs: Sequence[Path], dim: int, metric: Metric, *, queries: bool) -> None:
+    """Check that codec files are for such embeddings, and that there are queries to judge them by.
+
+    Raises:
+        EvaluationInputError: they are not, or there are none.
+        ArtifactError: a file cannot be used.
+    """
+    for path in codecs:
+        codec = Codec.load(path)
+        if (codec.dim, codec.metric) != (dim, metric):
+            raise EvaluationInputError(
+                f"{path}: expected a codec for embeddings of width {dim} compared by {metric}, got one for width "
+                f"{codec.dim} and {codec.metric}"
+            )
+        if not queries:
+            raise EvaluationInputError(
+                f"{path}: a codec may have been trained on the documents that would stand in for queries; give queries "
+                "that it was not trained on"
+            )

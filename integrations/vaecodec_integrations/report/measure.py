@@ -17,7 +17,13 @@ import numpy as np
 from vaecodec.calibration import scores_of
 from vaecodec.codec import Codec
 from vaecodec.codes import Code, CodeType
-from vaecodec.errors import EvaluationInputError, InvalidBudgetError, InvalidVectorsError, NotCalibratedError
+from vaecodec.errors import (
+    EvaluationInputError,
+    InvalidBudgetError,
+    InvalidOptionError,
+    InvalidVectorsError,
+    NotCalibratedError,
+)
 from vaecodec.evaluation import (
     Figures,
     IdArray,
@@ -132,12 +138,9 @@ def measure(
             scores that do not fit the pairs, codecs of different embeddings, or a codec that has no codes.
         InvalidBudgetError, NotCalibratedError: a codec has no code of that many bytes.
     """
-    first = next(iter(codecs.values()), None)
-    if first is None:
-        raise EvaluationInputError("codecs: expected at least one codec to judge, got none")
-    _check_codecs(codecs, adapter)
+    coded = codings(codecs, engine, budgets=budgets, dtypes=dtypes, adapter=adapter)
+    first = next(iter(codecs.values()))
     metric = first.metric
-    coded = {name: _codes(name, codec, engine, budgets, dtypes) for name, codec in codecs.items()}
     data_is_train = data.train is None
     data = data.checked(first.dim, metric)
     bench = _Bench(data, engine, Truth.of(data.base, data.queries, metric, depth=NEIGHBOURS), metric)
@@ -189,6 +192,30 @@ def _linear_methods(
             on_method(name)
             methods.append(bench.method(name, Role.LINEAR, moments.codec(width, kind), kind=str(kind)))
     return found
+
+
+def codings(
+    codecs: Mapping[str, VectorCodec],
+    engine: SearchEngine,
+    *,
+    budgets: Sequence[int] = (),
+    dtypes: Sequence[CodeType] = (),
+    adapter: VectorCodec | None = None,
+) -> dict[str, list[_Coding]]:
+    """Return the codes of each codec that :func:`measure` looks at, with its arguments; no data are needed.
+
+    Raises:
+        EvaluationInputError: there are no codecs, or codecs of different embeddings, or a codec that has no codes.
+        InvalidOptionError: a budget or a type is given twice.
+        InvalidBudgetError, NotCalibratedError: a codec has no code of that many bytes.
+    """
+    if not codecs:
+        raise EvaluationInputError("codecs: expected at least one codec to judge, got none")
+    for name, values in (("bytes", budgets), ("dtype", dtypes)):
+        if len(set(values)) < len(values):
+            raise InvalidOptionError(f"{name}: expected different values, got {', '.join(map(str, values))}")
+    _check_codecs(codecs, adapter)
+    return {name: _codes(name, codec, engine, budgets, dtypes) for name, codec in codecs.items()}
 
 
 def _check_codecs(codecs: Mapping[str, VectorCodec], adapter: VectorCodec | None) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from vaecodec.codec import Codec
 from vaecodec.codes import CodeType
-from vaecodec.errors import EvaluationInputError
+from vaecodec.errors import InvalidOptionError, WrongWidthError
 from vaecodec.extras import require
 from vaecodec.files import write_atomically
 from vaecodec.files.outputs import check_file, check_is_folder
 from vaecodec.files.stored_json import parse_json
+from vaecodec.sources import open_source
 from vaecodec_integrations.report.engines import open_engine
 from vaecodec_integrations.report.engines.base import SearchEngineName
 from vaecodec_integrations.report.inputs import (
@@ -24,7 +25,7 @@ from vaecodec_integrations.report.inputs import (
     read_vectors,
 )
 from vaecodec_integrations.report.markdown import markdown
-from vaecodec_integrations.report.measure import ReportData, measure
+from vaecodec_integrations.report.measure import ReportData, codings, measure
 from vaecodec_integrations.report.page import page
 from vaecodec_integrations.report.picture import pictures
 from vaecodec_integrations.report.run import FORMAT_VERSION, Run
@@ -75,6 +76,19 @@ class ReportFiles:
             train=None if self.train is None else read_vectors(self.train),
         )
 
+    def check_widths(self, dim: int) -> None:
+        """Check, by what the files say of themselves, that the codecs are for such embeddings.
+
+        Raises:
+            WrongWidthError: they are not.
+        """
+        for location, queries in ((self.base, False), (self.queries, True), (self.train, False)):
+            if location is None:
+                continue
+            source = open_source(location, queries=queries)
+            if source.dim != dim and source.rows != 0:
+                raise WrongWidthError(f"{source.name}: expected rows of width {dim}, as the codec's, got {source.dim}")
+
     def open_codecs(self) -> dict[str, Codec]:
         """Load the codecs, by the names that they have in the report."""
         width = "" if self.dim is None else f" at {self.dim}"
@@ -83,7 +97,7 @@ class ReportFiles:
             # Files of different folders may have the same name.
             name = path.name if [other.name for other in self.codecs].count(path.name) == 1 else str(path)
             if f"{name}{width}" in opened:
-                raise EvaluationInputError(f"{path}: this codec file is given twice")
+                raise InvalidOptionError(f"codec: expected different files, got {path} twice")
             opened[f"{name}{width}"] = Codec.load(path, dim=self.dim)
         return opened
 
@@ -134,6 +148,7 @@ def report(
         EvaluationInputError, SourceError, InvalidVectorsError, ArtifactError: a file cannot be used;
             nothing was written.
         InvalidBudgetError, NotCalibratedError: a codec has no code of that many bytes.
+        InvalidOptionError: a codec, a number of bytes or a type is given twice.
         MissingExtraError: the engine's library, matplotlib or Jinja2 is not installed.
     """
     require("matplotlib", extra="report")
@@ -143,6 +158,8 @@ def report(
     codecs = files.open_codecs()
     adapter = None if files.adapter is None else Codec.load(files.adapter)
     earlier = None if files.earlier is None else read_report(files.earlier)
+    codings(codecs, measured_on, budgets=budgets, dtypes=dtypes, adapter=adapter)  # before the vectors are read
+    files.check_widths(next(iter(codecs.values())).dim)
     on_step("reading vectors")
     run = measure(
         files.data(),
