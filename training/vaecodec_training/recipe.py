@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import tomllib
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from numbers import Integral, Real
 from typing import Any
 
 import tomli_w
@@ -16,6 +14,7 @@ import tomli_w
 from vaecodec.codes import TrellisTables
 from vaecodec.errors import RecipeError
 from vaecodec.interface import Metric
+from vaecodec_training.settings import WIDEST, above_zero, between, check_settings, plain, read_table
 
 
 class Aim(StrEnum):
@@ -83,30 +82,16 @@ _UNKNOWN_ROWS = 40_000
 _FEW_ROWS, _SMALL_BATCH, _FEWEST_STEPS = 20_000, 512, 550
 
 
-# Wider than any embedding.
-_WIDEST = 65_536
-# No sensible setting is larger; what is would run for years, fill any memory, or overflow.
-_MOST = 1_000_000
-
-
-def _between(default: Any, low: float, high: float = _MOST) -> Any:
-    return field(default=default, metadata={"low": low, "high": high})
-
-
-def _above_zero(default: float, high: float = _MOST) -> Any:
-    return field(default=default, metadata={"low": 0, "high": high, "above": True})
-
-
 @dataclass(frozen=True, kw_only=True)
 class Experimental:
     """Hold settings that brought no gain where they were measured. They are here to repeat published recipes."""
 
     start: Start = Start.LINEAR
-    kl_cycles: int = _between(1, 1)
+    kl_cycles: int = between(1, 1)
     """How often in the run the KL weight rises anew (Fu et al. 2019)."""
 
     def __post_init__(self) -> None:
-        _refuse_out_of_range(self)
+        check_settings(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,13 +111,13 @@ class Recipe:
     """
 
     # Shape
-    dim: int = _between(128, 1, _WIDEST)
+    dim: int = between(128, 1, WIDEST)
     """Width of the latents."""
     nested_dims: tuple[int, ...] = ()
     """Smaller widths whose prefixes are trained to stand alone, ascending."""
-    hidden: int = _between(512, 0, _WIDEST)
+    hidden: int = between(512, 0, WIDEST)
     """Units of the encoder's hidden layer; 0 leaves a linear encoder."""
-    decoder_hidden: int = _between(0, 0, _WIDEST)
+    decoder_hidden: int = between(0, 0, WIDEST)
     """Units of the decoder's hidden layer; 0 leaves a linear decoder."""
     asymmetric: bool = False
     """Queries get an encoder of their own, started from the documents'."""
@@ -145,41 +130,41 @@ class Recipe:
 
     :meth:`for_relevance` has the weights that suit relevance.
     """
-    alignment: float = _between(1.0, 0)
+    alignment: float = between(1.0, 0)
     """Weight of similarity distillation."""
-    temperature: float = _between(0.05, 1e-4)
+    temperature: float = between(0.05, 1e-4)
     """Of the softmax over similarities, in units of ten times the spread of the similarities between documents.
 
     For most models that unit is about 1 under cosine. For relevance under cosine it is 1.
     """
     deep_lists: bool = False
     """Distil at two and four times the temperature besides, which keeps more of the hundred nearest documents."""
-    reconstruction: float = _between(0.1, 0)
+    reconstruction: float = between(0.1, 0)
     """Weight of one minus the cosine between input and reconstruction."""
-    reconstruction_mse: float = _between(0.0, 0)
+    reconstruction_mse: float = between(0.0, 0)
     """Weight of the squared error of the reconstruction over the input's mean squared norm."""
-    kl: float = _between(1e-4, 0)
+    kl: float = between(1e-4, 0)
     """Weight of the KL divergence, in nats per vector. 0 trains a plain autoencoder."""
-    kl_warmup: float = _between(0.2, 0, 1)
+    kl_warmup: float = between(0.2, 0, 1)
     """Share of the run over which the KL weight rises linearly from 0."""
-    kl_target: float = _between(0.0, 0)
+    kl_target: float = between(0.0, 0)
     """Nats per vector that a controller holds the KL at by moving its weight; 0 switches it off."""
-    free_bits: float = _between(0.05, 0)
+    free_bits: float = between(0.05, 0)
     """Nats per dimension below which the KL costs nothing."""
-    contrastive: float = _between(0.0, 0)
+    contrastive: float = between(0.0, 0)
     """Weight of InfoNCE over (query, document) pairs, or over perturbed copies where there are no pairs."""
-    contrastive_temperature: float = _between(0.05, 1e-4)
-    hard_negatives: int = _between(0, 0, 50)
+    contrastive_temperature: float = between(0.05, 1e-4)
+    hard_negatives: int = between(0, 0, 50)
     """Documents near each query that do not answer it, which join its batch. Each one costs as much as a document."""
-    soft_labels: float = _between(0.0, 0, 1)
+    soft_labels: float = between(0.0, 0, 1)
     """Share of the known pairs in what distillation teaches queries; the rest are the original similarities."""
-    input_noise: float = _between(0.0, 0)
+    input_noise: float = between(0.0, 0)
     """Norm of the noise added to documents and queries, relative to theirs: less overfitting to few pairs."""
-    contrastive_noise: float = _between(0.3, 0)
+    contrastive_noise: float = between(0.3, 0)
     """Norm of the perturbation of a copy, relative to the vector's."""
-    queue: int = _between(0, 0)
+    queue: int = between(0, 0)
     """Documents of past batches kept as further negatives, for distillation and InfoNCE."""
-    momentum: float = _between(0.99, 0, 1)
+    momentum: float = between(0.99, 0, 1)
     """Decay of the averaged encoder that fills the queue; 0 uses the encoder as it is. It needs a queue."""
 
     # Codes
@@ -194,30 +179,30 @@ class Recipe:
     """Bits of the trellis's state, 8, 10 or 12: each step up costs four times the encoding time for less error."""
 
     # Optimisation
-    batch: int = _between(1024, 2)
+    batch: int = between(1024, 2)
     """Documents per step; half as many queries join them."""
-    epochs: float = _above_zero(10.0)
+    epochs: float = above_zero(10.0)
     """Passes over the documents."""
-    learning_rate: float = _above_zero(2e-3, 1e38)
+    learning_rate: float = above_zero(2e-3, 1e38)
     schedule: Schedule = Schedule.COSINE
-    warmup: float = _between(0.2, 0, 1)
+    warmup: float = between(0.2, 0, 1)
     """Share of the run over which the learning rate rises linearly."""
-    weight_decay: float = _between(0.05, 0)
+    weight_decay: float = between(0.05, 0)
     """Of matrices; biases and the log-variance head are not decayed."""
-    clip: float = _between(1.0, 0)
+    clip: float = between(1.0, 0)
     """Largest gradient norm; 0 does not clip."""
     precision: TrainingPrecision = TrainingPrecision.FULL
-    seed: int = _between(0, 0, 2**31)
+    seed: int = between(0, 0, 2**31)
 
     # The run
-    checkpoints: int = _between(10, 1)
+    checkpoints: int = between(10, 1)
     """How often in the run it is validated and saved."""
 
     experimental: Experimental = field(default_factory=Experimental)
     """The table ``[experimental]`` of the file."""
 
     def __post_init__(self) -> None:
-        _refuse_out_of_range(self)
+        check_settings(self)
         widths = (*self.nested_dims, self.dim)
         if list(widths) != sorted(set(widths)) or widths[0] < 1:
             raise RecipeError(
@@ -364,7 +349,7 @@ class Recipe:
         Raises:
             RecipeError: a key is unknown, or a value has the wrong type or lies outside its range.
         """
-        return cls(**_converted_table(values, cls(), "a recipe"))
+        return cls(**read_table(values, cls(), "a recipe"))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Recipe:
@@ -390,7 +375,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as :meth:`from_dict` reads them."""
-        return _plain(asdict(self))
+        return plain(asdict(self))
 
     def to_toml(self) -> str:
         """Return the recipe as TOML, every key written out."""
@@ -478,79 +463,3 @@ def _sizes(text: str) -> tuple[int, ...]:
         return tuple(sorted(int(size) for size in text.split(",") if size.strip()))
     except ValueError:
         raise RecipeError(f"target: expected bytes per vector such as 48 or 32,48,64, got {text!r}") from None
-
-
-def _refuse_out_of_range(settings: Experimental | Recipe) -> None:
-    for entry in fields(settings):
-        value = _converted(entry.name, getattr(settings, entry.name), _default(entry))
-        object.__setattr__(settings, entry.name, value)  # an integer may stand for a float, a text for an enum
-        if not entry.metadata:
-            continue
-        low, high, above = entry.metadata["low"], entry.metadata["high"], entry.metadata.get("above", False)
-        if not (math.isfinite(value) and low <= value <= high) or (above and value <= low):
-            wanted = f"above {low:g} and at most {high:,}" if above else f"from {low:g} to {high:,}"
-            raise RecipeError(f"{entry.name}: expected {wanted}, got {value}")
-
-
-def _default(entry: Any) -> Any:
-    return Experimental() if entry.name == "experimental" else entry.default
-
-
-def _converted_table(values: dict[str, Any], defaults: Experimental | Recipe, owner: str) -> dict[str, Any]:
-    known = {entry.name for entry in fields(defaults)}
-    unknown = sorted(values.keys() - known)
-    if unknown:
-        raise RecipeError(f"unknown keys {', '.join(unknown)}; {owner} knows {', '.join(sorted(known))}")
-    return {key: _converted(key, value, getattr(defaults, key)) for key, value in values.items()}
-
-
-def _converted(key: str, value: Any, default: Any) -> Any:
-    if isinstance(default, Experimental):
-        return value if isinstance(value, Experimental) else _experimental(key, value)
-    if isinstance(default, StrEnum):
-        try:
-            return type(default)(value)
-        except ValueError:
-            raise RecipeError(f"{key}: expected one of {', '.join(type(default))}, got {value!r}") from None
-    if isinstance(default, tuple):
-        if _is_integer(value):
-            return (int(value),)
-        if isinstance(value, list | tuple) and all(map(_is_integer, value)):
-            return tuple(map(int, value))
-        raise RecipeError(f"{key}: expected a list of integers, got {value!r}")
-    if type(default) is int and _is_integer(value):
-        return int(value)
-    if isinstance(default, float) and isinstance(value, Real) and not isinstance(value, bool):
-        return _as_float(value)
-    if type(value) is not type(default):
-        raise RecipeError(f"{key}: expected {type(default).__name__}, got {value!r}")
-    return value
-
-
-def _experimental(key: str, value: Any) -> Experimental:
-    if not isinstance(value, dict):
-        raise RecipeError(f"{key}: expected a table [{key}], got {value!r}")
-    return Experimental(**_converted_table(value, Experimental(), f"the table [{key}]"))
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _as_float(value: Real) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            plain[key] = _plain(value)
-        elif isinstance(value, tuple):
-            plain[key] = list(value)
-        else:
-            plain[key] = str(value) if isinstance(value, StrEnum) else value
-    return plain
