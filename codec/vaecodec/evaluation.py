@@ -253,10 +253,11 @@ def judge(
     """
     figures = truth.figures(found)
     if relevant is not None:
-        figures["ndcg@10"] = ndcg(found, relevant, 10, grades)
-        figures["mrr@10"] = mrr(found, relevant, 10)
+        grouped = _by_count(relevant)
+        figures["ndcg@10"] = _ndcg(found, grouped, 10, grades)
+        figures["mrr@10"] = _mrr(found, grouped, 10)
         if "kept@100" in figures:
-            figures["relevant@100"] = share_found(found[:, :100], relevant)
+            figures["relevant@100"] = _share_found(found[:, :100], grouped)
     return figures
 
 
@@ -297,38 +298,51 @@ def ndcg(
         k: how many of the returned count.
         grades: for each query the gain of each of these, at least 0.
     """
+    return _ndcg(ids, _by_count(relevant), k, grades)
+
+
+def _ndcg(ids: IdArray, grouped: list[_Answers], k: int, grades: Sequence[Any] | NDArray[Any] | None) -> Figures:
     discounts = 1 / np.log2(np.arange(2, k + 2))
     figures = np.zeros(len(ids))
-    for query, answers in enumerate(_answers(relevant)):
-        gains = np.ones(len(answers)) if grades is None else np.atleast_1d(np.asarray(grades[query], np.float64))
-        best = np.sort(gains)[::-1][:k]
-        ideal = float(best @ discounts[: len(best)])
-        if ideal > 0:
-            returned = ids[query, :k]
-            gained = ((returned[:, None] == answers) * gains).max(axis=1, initial=0.0)
-            figures[query] = float(gained @ discounts[: len(returned)]) / ideal
+    for queries, answers in grouped:
+        gains = np.ones(answers.shape)
+        if grades is not None:
+            gains = np.stack([np.atleast_1d(np.asarray(grades[query], np.float64)) for query in queries])
+        gained, best = np.zeros((len(queries), k)), np.zeros((len(queries), k))
+        hits = ids[queries, :k, None] == answers[:, None, :]
+        gained[:, : ids.shape[1]] = (hits * gains[:, None, :]).max(axis=2)
+        best[:, : answers.shape[1]] = -np.sort(-gains, axis=1)[:, :k]
+        # Both sums in the same order, so that the best ranking has 1 to the last bit.
+        ideal = np.einsum("ij,j->i", best, discounts)
+        some = ideal > 0
+        figures[queries[some]] = np.einsum("ij,j->i", gained[some], discounts) / ideal[some]
     return figures
 
 
 def share_found(ids: IdArray, relevant: Sequence[Any] | NDArray[Any]) -> Figures:
     """Return the share of the relevant ids that are among all returned, per query: float64 (nq,); 0 where none is
     relevant."""
-    return np.array(
-        [
-            (answers[:, None] == row).any(axis=1).mean() if len(answers) else 0.0
-            for row, answers in zip(ids, _answers(relevant), strict=True)
-        ],
-        np.float64,
-    )
+    return _share_found(ids, _by_count(relevant))
+
+
+def _share_found(ids: IdArray, grouped: list[_Answers]) -> Figures:
+    figures = np.zeros(len(ids))
+    for queries, answers in grouped:
+        figures[queries] = (ids[queries, :, None] == answers[:, None, :]).any(axis=1).mean(axis=1)
+    return figures
 
 
 def mrr(ids: IdArray, relevant: Sequence[Any] | NDArray[Any], k: int) -> Figures:
     """Return the reciprocal rank of the first relevant id within the first k, else 0, per query: float64 (nq,)."""
+    return _mrr(ids, _by_count(relevant), k)
+
+
+def _mrr(ids: IdArray, grouped: list[_Answers], k: int) -> Figures:
     figures = np.zeros(len(ids))
-    for query, answers in enumerate(_answers(relevant)):
-        hits = np.flatnonzero((ids[query, :k, None] == answers).any(axis=1))
-        if len(hits):
-            figures[query] = 1 / (hits[0] + 1)
+    for queries, answers in grouped:
+        hits = (ids[queries, :k, None] == answers[:, None, :]).any(axis=2)
+        some = hits.any(axis=1)
+        figures[queries[some]] = 1 / (hits[some].argmax(axis=1) + 1)
     return figures
 
 
@@ -436,8 +450,29 @@ def _top(scores: FloatArray, k: int) -> tuple[IdArray, FloatArray]:
     return candidates, np.take_along_axis(scores, candidates, axis=1)
 
 
-def _answers(relevant: Sequence[Any] | NDArray[Any]) -> list[NDArray[Any]]:
-    return [np.atleast_1d(np.asarray(answers)) for answers in relevant]
+class _Answers(NamedTuple):
+    """Hold some queries with equally many answers.
+
+    Attributes:
+        queries: int64 (q,), at most 256.
+        answers: the ids that answer each, (q, m).
+    """
+
+    queries: IdArray
+    answers: NDArray[Any]
+
+
+def _by_count(relevant: Sequence[Any] | NDArray[Any]) -> list[_Answers]:
+    """Group queries by how many answers they have, so that each group is one array; leave out those of none."""
+    answers = [np.atleast_1d(np.asarray(ids)) for ids in relevant]
+    counts = np.array([len(ids) for ids in answers], np.int64)
+    found = []
+    for count in np.unique(counts[counts > 0]):
+        queries = np.flatnonzero(counts == count)
+        for start in range(0, len(queries), _QUERY_ROWS):
+            part = queries[start : start + _QUERY_ROWS]
+            found.append(_Answers(part, np.stack([answers[query] for query in part])))
+    return found
 
 
 def _ranks(values: NDArray[Any]) -> Figures:

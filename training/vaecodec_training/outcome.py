@@ -85,21 +85,28 @@ def served(model: VariationalCodec, collection: Collection, recipe: Recipe) -> V
 def provenance(
     figures: QueryFigures,
     baselines: Mapping[str, QueryFigures],
+    measured: Mapping[str, Any],
     collection: Collection,
     recipe: Recipe,
     state: RunState,
 ) -> dict[str, Any]:
-    """Return where a model came from and how good it is; JSON values."""
+    """Return where a model came from and how good it is; JSON values.
+
+    Args:
+        figures: of the model.
+        baselines: those of the linear codecs.
+        measured: the intervals of these, which every checkpoint repeats.
+        collection: what it is trained on.
+        recipe: how.
+        state: how far.
+    """
     linear = best(baselines, recipe.objective.figure)
     return {
         "recipe": recipe.to_dict(),
         "data": collection.to_json(),
         "seed": recipe.seed,
         **made_now(),
-        "validation": {
-            "codec": intervals(figures),
-            **{kind: intervals(baseline) for kind, baseline in baselines.items()},
-        },
+        "validation": {"codec": intervals(figures), **measured},
         "gain": {"over": linear, **gain(figures, baselines[linear])},
         "diagnostics": {"history": state.history, "warnings": state.warnings},
     }

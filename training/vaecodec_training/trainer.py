@@ -52,7 +52,7 @@ from vaecodec_training.recipe import Aim, Recipe, refuse_wider
 from vaecodec_training.schedule import controlled, in_force
 from vaecodec_training.start import decided, start_model
 from vaecodec_training.state import REGULARISER_GROWTH, Parts, RunState, Snapshot
-from vaecodec_training.validation import baselines, validate
+from vaecodec_training.validation import baselines, intervals, validate
 
 MOST_ROLLBACKS = 4
 
@@ -142,6 +142,7 @@ class _Trainer:
         self.folder = run
         self.state = RunState()
         self.baselines = baselines(collection, recipe)
+        self.measured = {kind: intervals(figures) for kind, figures in self.baselines.items()}
         self.batches = Batches(collection, recipe, self.processes.count)
         self.steps = max(1, round(recipe.epochs * self.batches.per_epoch))
         self.every = max(1, self.steps // recipe.checkpoints)
@@ -280,13 +281,14 @@ class _Trainer:
         self.processes.wait()
 
     def _as_checkpoint(self, model: VariationalCodec, figures: QueryFigures, share: float = 1.0) -> Checkpoint:
-        collection, recipe = self.collection, self.recipe
+        collection, recipe, state = self.collection, self.recipe, self.state
+        provenance = outcome.provenance(figures, self.baselines, self.measured, collection, recipe, state)
         return Checkpoint(
             outcome.served(model, collection, recipe),
             recipe,
             collection.metric,
             collection.embedder,
-            {**outcome.provenance(figures, self.baselines, collection, recipe, self.state), "trained_share": share},
+            {**provenance, "trained_share": share},
         )
 
     def _finish(self, full_size: bool) -> TrainedRun:
