@@ -187,6 +187,17 @@ def read_encoded(folder: Path) -> Any:
     return np.load(folder / "back.npy")
 
 
+def write_encoded_folder(folder: Path) -> list[Path]:
+    np.save(folder / "in.npy", rows()[:20])
+    encode(folder / "in.npy", folder / "out", codec(), options=BulkOptions(dtype=CodeType.INT8, threads=1))
+    return [*(folder / "out").iterdir()]
+
+
+def read_encoded_folder(folder: Path) -> Any:
+    decode(folder / "out", folder / "back.npy", codec(), options=BulkOptions(threads=1, overwrite=True))
+    return np.load(folder / "back.npy")
+
+
 def write_merger(folder: Path) -> list[Path]:
     old, new = rows()[:30, :4], rows()[:30, 4:9]
     quantiles = np.linspace(-1, 1, 400, dtype=np.float32).reshape(2, 200)
@@ -211,6 +222,7 @@ FORMATS = {
     "record of a fit": Format(write_record, lambda folder: read_record(folder / "run.json"), spare=True),
     "manifest": Format(write_manifest, read_manifest, spare=True),
     "encoded array": Format(write_encoded, read_encoded, spare=True),
+    "encoded Parquet": Format(write_encoded_folder, read_encoded_folder, spare=True),
     "migration state": Format(write_state, lambda folder: read_state(folder / "state.json"), spare=True),
     "merger": Format(write_merger, read_merger, spare=True),
 }
@@ -251,12 +263,12 @@ def equal(one: Any, other: Any) -> bool:
 def test_no_damaged_file_is_taken_for_what_it_was(name: str, fast_path: Path) -> None:
     made, chosen = FORMATS[name], random.Random(0)
     files = made.write(fast_path)
-    kept = {path: path.read_bytes() for path in fast_path.iterdir()}
+    kept = {path: path.read_bytes() for path in fast_path.rglob("*") if path.is_file()}
     whole = made.read(fast_path)
     assert not made.spare or equal(made.read(fast_path), whole)
     for _ in range(COUNT):
-        for path in [*fast_path.iterdir()]:
-            if path not in kept:
+        for path in [*fast_path.rglob("*")]:
+            if path.is_file() and path not in kept:
                 path.unlink()
         for path, content in kept.items():
             path.write_bytes(content)

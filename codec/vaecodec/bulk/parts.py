@@ -63,7 +63,8 @@ class ParquetPart:
 
     def __enter__(self) -> ParquetPart:
         self._file = self._path.open("wb")
-        self._writer = require("pyarrow.parquet", extra="parquet").ParquetWriter(self._file, self._schema)
+        parquet = require("pyarrow.parquet", extra="parquet")
+        self._writer = parquet.ParquetWriter(self._file, self._schema, write_page_checksum=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
