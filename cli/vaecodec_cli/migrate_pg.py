@@ -105,4 +105,4 @@ def migrate_pg(
     if result.bad_keys:
         console.print(f"bad rows: {', '.join(map(str, result.bad_keys))}")
     if recall is not None:
-        console.print(f"recall@10 among a sample of the rows: {interval(recall)}")
+        console.print(f"recall@10 among a sample of {result.sampled:,} rows: {interval(recall)}")

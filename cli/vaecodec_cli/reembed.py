@@ -123,7 +123,11 @@ def reembed(
 
 
 def _cost(cost: Cost) -> Table:
-    rows = [("texts", f"{cost.texts:,}"), ("tokens", f"{cost.tokens:,}"), ("hours", f"{cost.hours:,.2f}")]
+    rows = [
+        ("texts", f"{cost.texts:,}, by a sample of {cost.sampled:,}"),
+        ("tokens", f"{cost.tokens:,}"),
+        ("hours", f"{cost.hours:,.2f}"),
+    ]
     return table(rows=rows if cost.money is None else [*rows, ("price", f"{cost.money:,.2f}")])
 
 

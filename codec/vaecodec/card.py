@@ -179,10 +179,12 @@ def _data_in_words(data: Mapping[str, Any]) -> str:
     if not all(isinstance(count, int) for count in counts) or not isinstance(prints[0], str):
         return _pairs(data)
     rows, held_out, queries = counts
-    text = f"{rows:,} documents ({prints[0][:16]}), {held_out:,} of them held out"
+    sampled = [data.get(f"{name}_sampled_from") for name in ("rows", "queries")]
+    of = [f", a sample of {count:,}" if isinstance(count, int) else "" for count in sampled]
+    text = f"{rows:,} documents{of[0]} ({prints[0][:16]}), {held_out:,} of them held out"
     if not queries:
         return f"{text}; no queries"
-    return f"{text}; {queries:,} queries" + (f" ({prints[1][:16]})" if isinstance(prints[1], str) else "")
+    return f"{text}; {queries:,} queries{of[1]}" + (f" ({prints[1][:16]})" if isinstance(prints[1], str) else "")
 
 
 def _rate(rate: Any) -> str:

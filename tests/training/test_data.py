@@ -281,6 +281,28 @@ def test_a_sample_knows_which_rows_it_holds(known: bool) -> None:
     np.testing.assert_array_equal(made.take(np.arange(20)), sample_rows(source, 20, 3))
 
 
+def test_what_is_sampled_says_so_and_names_rows_as_the_source_does(caplog: pytest.LogCaptureFixture) -> None:
+    rows = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
+    with caplog.at_level("INFO", logger="vaecodec_training"):
+        made = with_random_access(Sequential(rows, None), budget=200 * 3 * 4)
+    assert "sequential: a uniform sample of 200 of 500 rows is used" in caplog.text
+    report = check(made)
+    assert str(report).startswith("sequential: 200 vectors, a sample of 500, of 3 dimensions")
+    assert (report.rows, report.sampled_from, report.to_json()["sampled_from"]) == (200, 500, 500)
+    assert check(with_random_access(Sequential(rows, None))).sampled_from is None
+    assert isinstance(made, Sample)
+    drawn = int(made.numbers[-1])
+    rows[drawn] = np.nan
+    with pytest.raises(UnusableDataError, match=rf"sequential: 1 row \({drawn}\) has NaN"):
+        check(with_random_access(Sequential(rows, None), budget=200 * 3 * 4))
+
+
+def test_few_queries_are_no_reason_for_a_note() -> None:
+    rows = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    assert any("are few" in note for note in check(ArraySource(rows)).notes)
+    assert not any("are few" in note for note in check(ArraySource(rows), searched_with=True).notes)
+
+
 def sampled(source: VectorSource) -> RandomAccessSource:
     return with_random_access(source, budget=1_300 * 384 * 4)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from vaecodec_training.data.sample import evenly_spaced, vectors_at
 from vaecodec_training.gate import gate
 from vaecodec_training.model import ResidualMap, finished, in_numpy
 from vaecodec_training.recipe import LatentMetric
+
+_LOG = logging.getLogger(__name__)
 
 # What is searched and asked while training, at most.
 _MOST_DOCUMENTS, _MOST_QUERIES = 40_000, 20_000
@@ -184,6 +187,12 @@ class _Material:
         assert collection.queries is not None
         searched = evenly_spaced(collection.document_rows, _MOST_DOCUMENTS)
         asked = evenly_spaced(collection.query_rows, _MOST_QUERIES)
+        for name, used, rows in (
+            ("documents", searched, collection.document_rows),
+            ("queries", asked, collection.query_rows),
+        ):
+            if len(used) < len(rows):
+                _LOG.info("%s of %s %s are used, evenly spaced", f"{len(used):,}", f"{len(rows):,}", name)
         documents = vectors_at(collection.documents, searched, collection.metric)
         queries = vectors_at(collection.queries, asked, collection.metric)
         nearest, _ = exact_search(documents, queries, min(_DEPTH, len(documents)), collection.metric)

@@ -99,6 +99,7 @@ class PlanSample:
         truth: (nq, k), the exact neighbours.
         choosing, confirming: which queries choices are made on, and which confirm them.
         metric: how the vectors are compared.
+        sampled_from: how many documents there are where the base is a sample of them; otherwise None.
     """
 
     fitted_on: FloatArray
@@ -108,6 +109,7 @@ class PlanSample:
     choosing: NDArray[np.int64]
     confirming: NDArray[np.int64]
     metric: Metric
+    sampled_from: int | None
 
 
 def candidates(

@@ -75,7 +75,8 @@ class Plan:
 
     Attributes:
         goal: what was asked for.
-        documents, dim: shape of the sample that was searched.
+        documents, dim: shape of what was searched.
+        sampled_from: how many documents there are where a sample of them was searched; otherwise None.
         choosing, confirming: how many queries.
         held_out: whether the queries are documents that were taken out of the sample.
         answers: one for each store.
@@ -85,6 +86,7 @@ class Plan:
     goal: Goal
     documents: int
     dim: int
+    sampled_from: int | None
     choosing: int
     confirming: int
     held_out: bool
@@ -198,6 +200,7 @@ def _planned(
         goal=goal,
         documents=len(sample.base),
         dim=sample.base.shape[1],
+        sampled_from=sample.sampled_from,
         choosing=len(sample.choosing),
         confirming=len(sample.confirming),
         held_out=held_out,
@@ -356,6 +359,7 @@ def draw(
         choosing=halves,
         confirming=np.setdiff1d(np.arange(len(asked)), halves),
         metric=metric,
+        sampled_from=data.rows if data.rows is not None and data.rows > rows else None,
     )
 
 

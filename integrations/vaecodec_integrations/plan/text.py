@@ -38,9 +38,10 @@ def headline(plan: Plan) -> str:
 def basis(plan: Plan) -> str:
     """Return the basis of the figures, and its limits."""
     queries = "documents held out as queries" if plan.held_out else "queries"
+    sampled = "" if plan.sampled_from is None else f", a sample of {plan.sampled_from:,}"
     text = (
-        f"Measured among {plan.documents:,} documents of {plan.dim} dimensions; chosen on {plan.choosing:,} {queries}, "
-        f"confirmed on {plan.confirming:,} others."
+        f"Measured among {plan.documents:,} documents of {plan.dim} dimensions{sampled}; chosen on "
+        f"{plan.choosing:,} {queries}, confirmed on {plan.confirming:,} others."
     )
     times = plan.goal.vectors / plan.documents
     if times >= 2:

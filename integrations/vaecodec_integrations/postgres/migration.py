@@ -73,13 +73,15 @@ class MigrationResult:
         filled: rows that this call encoded.
         left: rows that have a source and no latent: bad rows that were skipped, or rows written meanwhile.
         bad_keys: keys of rows that the codec refuses, the first thousand.
-        recall: recall@10 of stored rows against the source among ``sample`` rows, with its 95 % interval.
+        recall: recall@10 of stored rows against the source among a sample of rows, with its 95 % interval.
+        sampled: how many rows that sample has.
     """
 
     filled: int
     left: int
     bad_keys: tuple[Any, ...]
     recall: Interval | None
+    sampled: int
 
 
 def migrate_column(
@@ -122,9 +124,8 @@ def migrate_column(
             break
         filled, last = filled + done, rows[-1][0]
         advance(filled, total)
-    return MigrationResult(
-        filled, _left(connection, migration), tuple(bad[:1000]), _recall(connection, migration, sample)
-    )
+    recall, sampled = _recall(connection, migration, sample)
+    return MigrationResult(filled, _left(connection, migration), tuple(bad[:1000]), recall, sampled)
 
 
 def migrate_at(
@@ -358,8 +359,10 @@ def _fill(
     return len(good)
 
 
-def _recall(connection: Connection[Any], migration: ColumnMigration, sample: int) -> Interval | None:
-    """Return the recall@10 of the stored latents among a sample of rows, against exact search in their sources."""
+def _recall(connection: Connection[Any], migration: ColumnMigration, sample: int) -> tuple[Interval | None, int]:
+    """Return the recall@10 of the stored latents among a sample of rows, against exact search in their sources, and how
+    many rows those are.
+    """
     column = migration.target
     statement = column.statement(
         "SELECT {column}, {source} FROM {table} WHERE {column} IS NOT NULL AND {source} IS NOT NULL "
@@ -368,13 +371,13 @@ def _recall(connection: Connection[Any], migration: ColumnMigration, sample: int
     )
     rows = connection.execute(statement, (sample,)).fetchall()
     if len(rows) < 20:
-        return None
+        return None, len(rows)
     vectors = _matrix([row[1] for row in rows], column.codec.dim)
     stored = column.vectors([row[0] for row in rows])
     truth = _neighbours(vectors, column.codec.metric)
     found = _neighbours(stored, column.codec.metric)
     shared = [len(set(a) & set(b)) / 10 for a, b in zip(truth, found, strict=True)]
-    return bootstrap(np.asarray(shared))
+    return bootstrap(np.asarray(shared)), len(rows)
 
 
 def _neighbours(rows: FloatArray, metric: Metric) -> np.ndarray[Any, Any]:

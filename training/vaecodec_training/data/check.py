@@ -23,7 +23,9 @@ from vaecodec.errors import UnusableDataError
 from vaecodec.evaluation import Figures
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.sources import VectorSource
+from vaecodec.sources.bad_rows import GoodRows
 from vaecodec.vectors import NOT_FINITE, ROUNDING, as_compared, faults
+from vaecodec_training.data.sample import Sample
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class DataReport:
         spectrum: variance along each principal axis as a share of all variance, largest first, float64 (dim,).
             Under cosine the vectors are normalised first.
         digests: uint64 (rows,), see the module.
+        sampled_from: how many rows the source has where this is a sample of them; otherwise None.
+        searched_with: these are queries, of which a few suffice.
     """
 
     name: str
@@ -58,6 +62,8 @@ class DataReport:
     mean_share: float
     spectrum: NDArray[np.float64] = field(repr=False, compare=False)
     digests: NDArray[np.uint64] = field(repr=False, compare=False)
+    sampled_from: int | None = None
+    searched_with: bool = False
 
     @property
     def effective_dim(self) -> float:
@@ -91,7 +97,7 @@ class DataReport:
             notes.append(
                 f"the mean vector holds {self.mean_share:.0%} of the energy: all vectors point much the same way"
             )
-        if self.rows < 10 * self.dim:
+        if self.rows < 10 * self.dim and not self.searched_with:
             notes.append(f"{self.rows:,} rows are few for {self.dim} dimensions; expect the linear codec to win")
         return tuple(notes)
 
@@ -100,6 +106,7 @@ class DataReport:
         return {
             "name": self.name,
             "rows": self.rows,
+            "sampled_from": self.sampled_from,
             "dim": self.dim,
             "metric": str(self.metric),
             "fingerprint": self.fingerprint,
@@ -116,8 +123,9 @@ class DataReport:
     def __str__(self) -> str:
         low, mean, high = self.norms
         axes = ", ".join(f"{self.dims_for(share)} hold {share:.0%}" for share in (0.5, 0.9, 0.99))
+        sampled = "" if self.sampled_from is None else f", a sample of {self.sampled_from:,},"
         lines = [
-            f"{self.name}: {self.rows:,} vectors of {self.dim} dimensions, {self.metric}",
+            f"{self.name}: {self.rows:,} vectors{sampled} of {self.dim} dimensions, {self.metric}",
             f"  norms        {low:.4g} to {high:.4g}, mean {mean:.4g}",
             f"  dimensions   {self.effective_dim:.1f} effective; of the principal axes {axes} of the variance",
             f"  fingerprint  {self.fingerprint[:16]}",
@@ -126,8 +134,13 @@ class DataReport:
         return "\n".join(lines)
 
 
-def check(source: VectorSource, *, metric: Metric = Metric.COSINE) -> DataReport:
+def check(source: VectorSource, *, metric: Metric = Metric.COSINE, searched_with: bool = False) -> DataReport:
     """Read a collection once and describe it.
+
+    Args:
+        source: the vectors; of a sample, rows are named by their numbers in what it was drawn from.
+        metric: how they are compared.
+        searched_with: these are queries.
 
     Raises:
         UnusableDataError: rows hold NaN or infinity, or have no direction although the metric is cosine (the message
@@ -165,7 +178,10 @@ def check(source: VectorSource, *, metric: Metric = Metric.COSINE) -> DataReport
         norm_sum += float(norms.sum(dtype=np.float64))
         moments.add(as_compared(block, metric))
     none = np.empty(0, np.int64)
-    _refuse(source.name, rows, np.concatenate([none, *non_finite]), np.concatenate([none, *zero]), metric)
+    broken_rows, zero_rows = np.concatenate([none, *non_finite]), np.concatenate([none, *zero])
+    if isinstance(source, Sample | GoodRows):
+        broken_rows, zero_rows = source.numbers[broken_rows], source.numbers[zero_rows]
+    _refuse(source.name, rows, broken_rows, zero_rows, metric)
     row_digests = np.frombuffer(b"".join(digests), "<u8").astype(np.uint64, copy=False)
     digests.clear()
     distinct = len(np.unique(row_digests))
@@ -187,6 +203,8 @@ def check(source: VectorSource, *, metric: Metric = Metric.COSINE) -> DataReport
         mean_share=mean_share,
         spectrum=spectrum,
         digests=row_digests,
+        sampled_from=source.sampled_from if isinstance(source, Sample) else None,
+        searched_with=searched_with,
     )
 
 

@@ -148,7 +148,7 @@ class Collection:
         query_report, query_parts, rows = None, None, None
         if queries is not None:
             queries = with_random_access(queries, seed=seed)
-            query_report = check(queries, metric=metric)
+            query_report = check(queries, metric=metric, searched_with=True)
             query_parts = split(query_report.digests, validation=validation, confirmation=confirmation, seed=seed)
             if pairs is not None:
                 rows = checked_pairs(pairs, documents, queries)
@@ -267,6 +267,9 @@ class Collection:
             "queries": self.query_report.rows if self.query_report else 0,
             "held_out_rows": self.report.rows - len(self.document_rows),
         }
+        for name, report in (("rows", self.report), ("queries", self.query_report)):
+            if report is not None and report.sampled_from is not None:
+                content[f"{name}_sampled_from"] = report.sampled_from
         if self.query_report is not None:
             content["queries_fingerprint"] = self.query_report.fingerprint
         if self.shift is not None:

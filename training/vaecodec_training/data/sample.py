@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,6 +12,8 @@ from vaecodec.interface import FloatArray, Metric
 from vaecodec.sources import ArraySource, RandomAccessSource, VectorSource, sample_rows
 from vaecodec.sources.bad_rows import GoodRows
 from vaecodec.vectors import as_compared
+
+_LOG = logging.getLogger(__name__)
 
 # Vectors held in memory at once, in bytes of float32: enough for 350,000 rows of 384 values.
 SAMPLE_BYTES = 512 << 20
@@ -25,7 +28,8 @@ class Sample(ArraySource):
 
     Attributes:
         numbers: int64 (rows,), increasing: the sample's row i is row ``numbers[i]`` of the source.
-        drawn_from: how many rows the source had.
+        drawn_from: how many rows the source had, bad ones that are left out included.
+        sampled_from: among how many rows it was drawn; None where it holds all of them.
     """
 
     def __init__(self, source: VectorSource, rows: int, seed: int) -> None:
@@ -34,6 +38,15 @@ class Sample(ArraySource):
         super().__init__(drawn[:, : source.dim], name=source.name)
         numbers = numbered.numbers_of(drawn)
         self.numbers, self.drawn_from = numbers, numbered.seen
+        self.sampled_from = None if len(drawn) == numbered.seen else numbered.seen
+        if self.sampled_from is not None:
+            _LOG.info(
+                "%s: a uniform sample of %s of %s rows is used, as they cannot be read in any order; save the vectors "
+                "as .npy to use all",
+                source.name,
+                f"{len(drawn):,}",
+                f"{self.sampled_from:,}",
+            )
         if isinstance(source, GoodRows):  # whose own numbers are those of the file
             self.numbers, self.drawn_from = source.numbers[numbers], source.drawn_from
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +40,8 @@ class Cost:
     """Hold the expected cost and gain.
 
     Attributes:
-        texts: how many texts are in the collection.
+        texts: how many texts are in the collection, as far as the sample tells.
+        sampled: how many texts the sample has.
         tokens: of all texts; None where nothing counts them.
         hours: at the speed of the sample, or at the rate that is allowed where that is slower.
         money: at the price given; None without one.
@@ -51,6 +52,7 @@ class Cost:
     """
 
     texts: int
+    sampled: int
     tokens: int | None
     hours: float
     money: float | None
@@ -103,6 +105,7 @@ def estimate(
     tokens = None if count_tokens is None else round(count_tokens(list(texts.values())) / len(texts) * expected)
     cost = Cost(
         texts=expected,
+        sampled=len(texts),
         tokens=tokens,
         hours=expected / per_second / 3600,
         money=None if price_per_million is None or tokens is None else tokens / 1e6 * price_per_million,
@@ -143,6 +146,4 @@ def _with_gain(
     ):
         figures.append(ndcg(exact_search(rows, asked, 10, metric)[0], relevant, 10))
     old, new = figures
-    return Cost(
-        cost.texts, cost.tokens, cost.hours, cost.money, paired_bootstrap(new, old), bootstrap(old), bootstrap(new)
-    )
+    return replace(cost, gain=paired_bootstrap(new, old), old=bootstrap(old), new=bootstrap(new))
