@@ -35,25 +35,30 @@ def vaecodec(*arguments: object, code: int = 0) -> str:
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_every_command_explains_itself(command: str) -> None:
-    help_text = vaecodec(command, "--help")
+def test_every_command_explains_itself(command: str, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    help_text = capsys.readouterr().out
     assert f"vaecodec {command}" in help_text
     assert len(help_text) > 200
 
 
-def test_info_shows_the_file_and_its_identity(vae_path: Path) -> None:
+def test_info_shows_the_file_and_its_identity(capsys, vae_path: Path) -> None:
     codec = Codec.load(vae_path)
     shown = vaecodec("info", vae_path)
     assert codec.codec_id in shown
     assert re.search(rf"latents\s+│ {codec.code_dim} dimensions, compared by cosine", shown)
-    whole = json.loads(vaecodec("info", vae_path, "--json"))
+    whole = printed(capsys, "info", vae_path)
     assert whole["codec_id"] == codec.codec_id
     assert whole["dim"] == 384
 
 
-def test_a_linear_codec_in_one_command(tmp_path: Path) -> None:
+def test_a_linear_codec_in_one_command(capsys, tmp_path: Path) -> None:
     train = Path(__file__).parents[2] / "examples" / "debian-sample" / "train.npy"
-    vaecodec("linear", train, "--dim", 16, "--kind", "pca", "--out", tmp_path / "pca.onnx", "--embedder", "minilm")
+    typed = "linear", train, "--dim", 16, "--kind", "pca", "--out", tmp_path / "pca.onnx", "--embedder", "minilm"
+    assert printed(capsys, *typed)["code_dim"] == 16
     codec = Codec.load(tmp_path / "pca.onnx")
     assert (codec.dim, codec.code_dim, codec.embedder) == (384, 16, "minilm")
     assert codec.metadata.provenance["linear"] == "pca"
@@ -171,15 +176,22 @@ def test_errors_of_the_system_are_one_line_and_exit_code_1(capsys, files: Path) 
     assert re.fullmatch(r"error: \[Errno 2\] No such file or directory: '.*'\n", capsys.readouterr().err)
 
 
-def test_a_qdrant_that_does_not_answer_or_lacks_the_collection_is_one_line(tmp_path: Path) -> None:
+def test_a_qdrant_that_does_not_answer_or_lacks_the_collection_is_one_line(capsys, tmp_path: Path) -> None:
     asked = ("rollback", "--collection", "docs", "--into", "small")
+
+    def refused() -> str:
+        with pytest.raises(SystemExit) as ended:
+            main([*asked, "--path", str(tmp_path)])
+        assert ended.value.code == 1
+        return capsys.readouterr().err
+
     # The client itself warns before, that it could not ask the server for its version.
-    refused = vaecodec(*asked, "--url", "http://127.0.0.1:1", code=1).splitlines()[-1]
-    assert refused.startswith("error: http://127.0.0.1:1: the server does not answer (")
-    missing = vaecodec(*asked, "--path", tmp_path, code=1)
+    silent = vaecodec(*asked, "--url", "http://127.0.0.1:1", code=1).splitlines()[-1]
+    assert silent.startswith("error: http://127.0.0.1:1: the server does not answer (")
+    missing = refused()
     assert missing == f"error: {tmp_path}: there is no collection 'small'; there are: none\n"
     with closing(QdrantClient(path=str(tmp_path))):
-        locked = vaecodec(*asked, "--path", tmp_path, code=1)
+        locked = refused()
     assert locked.startswith(f"error: {tmp_path}: Storage folder {tmp_path} is already accessed by another instance")
 
 

@@ -106,7 +106,7 @@ def test_the_guides_example_runs(sample: Any, tmp_path: Path, monkeypatch: pytes
     np.save(tmp_path / "Q.npy", sample.train_queries[:1_000, :8])
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    (example,) = [part for part in re.findall(r"```py\n(.*?)```", guide, re.DOTALL) if "pipeline import fit" in part]
+    (example,) = [part for part in re.findall(r"```py\n(.*?)```", guide, re.DOTALL) if "import fit" in part]
     exec(example.replace("budget=600", "budget=0.1"), names)
     assert Codec.load("fit/codec.onnx").code_dim == 8  # no width of the default list is as small
 
