@@ -12,6 +12,7 @@ from rich.table import Table
 from vaecodec.extras import require
 from vaecodec_cli.console import Terminal, interval, print_file, print_json, table
 from vaecodec_cli.options import AsJson, Column, Embedder, Overwrite, Pairs, with_column
+from vaecodec_cli.progress import working
 
 if TYPE_CHECKING:
     from vaecodec_exporters.bridge import ExportedBridge
@@ -119,7 +120,8 @@ def bridge(
     models.check(codecs=True)
     from vaecodec_exporters.bridge import fit_and_export_bridge
 
-    exported = fit_and_export_bridge(old, new, out, given.old, given.new, overwrite=overwrite)
+    with working("reading the sample"):
+        exported = fit_and_export_bridge(old, new, out, given.old, given.new, overwrite=overwrite)
     if as_json:
         print_json(exported.summaries)
         return
@@ -131,13 +133,14 @@ def bridge(
 def _bridge_models(files: ModelBridgeFiles, out: Path, models: ModelOptions, overwrite: bool, as_json: bool) -> None:
     from vaecodec_exporters.model_bridge import LEAST_RETENTION, bridge_models_of_files
 
-    found = bridge_models_of_files(
-        out,
-        files,
-        least=LEAST_RETENTION if models.least is None else models.least,
-        embedder=models.embedder,
-        overwrite=overwrite,
-    )
+    with working("reading the sample"):
+        found = bridge_models_of_files(
+            out,
+            files,
+            least=LEAST_RETENTION if models.least is None else models.least,
+            embedder=models.embedder,
+            overwrite=overwrite,
+        )
     if as_json:
         print_json(found.to_json())
         return

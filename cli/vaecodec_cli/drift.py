@@ -11,6 +11,7 @@ from vaecodec.drift.monitor import check_files
 from vaecodec.errors import NotCalibratedError
 from vaecodec_cli.console import Terminal, print_json
 from vaecodec_cli.options import AsJson, CodecFile, Columns
+from vaecodec_cli.progress import working
 from vaecodec_cli.text import one_line
 
 DRIFT, NOT_COMPARED = 3, 4
@@ -32,7 +33,8 @@ def drift(
     1: something is wrong with a file. 2: wrong usage.
     """
     try:
-        report = check_files(codec, columns.documents(data), columns.queries(queries))
+        with working("reading vectors"):
+            report = check_files(codec, columns.documents(data), columns.queries(queries))
     except NotCalibratedError as error:
         print(f"error: {one_line(f'{codec}: {error}')}", file=sys.stderr)
         raise typer.Exit(NOT_COMPARED) from None

@@ -11,6 +11,7 @@ from vaecodec.extras import require
 from vaecodec.graph.nodes import Precision
 from vaecodec_cli.console import print_written
 from vaecodec_cli.options import AsJson, CodecOutput
+from vaecodec_cli.progress import working
 
 
 def export(
@@ -30,5 +31,6 @@ def export(
     require("torch", extra="train")
     from vaecodec_exporters.checkpoint import export_checkpoint
 
-    export_checkpoint(run, output.out, precision=precision, overwrite=output.overwrite)
+    with working("exporting and checking"):
+        export_checkpoint(run, output.out, precision=precision, overwrite=output.overwrite)
     print_written(output.out, as_json)

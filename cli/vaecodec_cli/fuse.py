@@ -12,6 +12,7 @@ from vaecodec.extras import require
 from vaecodec.fused import Pooling
 from vaecodec_cli.console import print_file, print_json
 from vaecodec_cli.options import AsJson, Overwrite
+from vaecodec_cli.progress import working
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,8 @@ def fuse(
     require("onnx", extra="export")
     from vaecodec_exporters.fuse import fuse as write_fused
 
-    fused = write_fused(embedder, codec, out, **vars(join), overwrite=overwrite)
+    with working("joining and checking"):
+        fused = write_fused(embedder, codec, out, **vars(join), overwrite=overwrite)
     if as_json:
         print_json({"file": str(out), "bytes": out.stat().st_size, **fused.to_json()})
         return

@@ -11,6 +11,7 @@ from vaecodec.interface import Metric
 from vaecodec.linear import LinearKind
 from vaecodec_cli.console import print_written
 from vaecodec_cli.options import AsJson, CodecOutput, Column, Documents, Embedder, MetricOption, with_column
+from vaecodec_cli.progress import working
 
 
 def linear(
@@ -27,13 +28,14 @@ def linear(
     require("onnx", extra="export")
     from vaecodec_exporters.linear import fit_and_export_linear
 
-    fit_and_export_linear(
-        with_column(data, column),
-        output.out,
-        dim,
-        kind=kind,
-        metric=metric,
-        embedder=embedder,
-        overwrite=output.overwrite,
-    )
+    with working("reading vectors"):
+        fit_and_export_linear(
+            with_column(data, column),
+            output.out,
+            dim,
+            kind=kind,
+            metric=metric,
+            embedder=embedder,
+            overwrite=output.overwrite,
+        )
     print_written(output.out, as_json)

@@ -106,12 +106,13 @@ def application() -> Any:
 def _with_verbosity(command: Callable[..., None]) -> Callable[..., None]:
     """Add ``--verbose`` and ``--quiet`` to a command."""
     from vaecodec_cli.options import Quiet, Verbose
-    from vaecodec_cli.progress import set_level
+    from vaecodec_cli.progress import alive, set_level
 
     @functools.wraps(command)
     def run(*, verbose: bool = False, quiet: bool = False, **options: Any) -> None:
         set_level(verbose=verbose, quiet=quiet)
-        command(**options)
+        with alive(command.__name__.replace("_", "-")):
+            command(**options)
 
     hints = {**get_type_hints(command, include_extras=True), "verbose": Verbose, "quiet": Quiet}
     own = inspect.signature(command).parameters

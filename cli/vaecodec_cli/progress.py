@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 SECONDS = 30.0
 """Between two lines of a log."""
 
+# So that a clock which stands still does not turn the watch into a loop.
+_SHORTEST_WAIT = 0.01
+
 LOGGER = logging.getLogger("vaecodec_cli")
 
 _PACKAGES = ("vaecodec", "vaecodec_training", "vaecodec_exporters", "vaecodec_integrations", "vaecodec_cli")
@@ -36,25 +40,102 @@ _NAME_WIDTH, _BAR_WIDTH = 20, 10
 
 
 class _Lines(logging.Handler):
-    """Write log records as lines to the current standard error."""
+    """Write log records as lines to the current standard error.
+
+    Attributes:
+        last: when the last line was written.
+    """
+
+    last = time.perf_counter()
 
     def emit(self, record: logging.LogRecord) -> None:
+        self.last = time.perf_counter()
         print(visible(self.format(record)), file=sys.stderr, flush=True)
 
 
-_LINES = _Lines()
+class _Details(logging.Handler):
+    """Keep the last detail that was logged: the step that the work is at.
+
+    Attributes:
+        step: that detail; empty before the first.
+        shows: what is told of each.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = ""
+        self.shows: list[Callable[[str], object]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno > logging.DEBUG:
+            return
+        self.step = record.getMessage()
+        for show in self.shows:
+            show(one_line(self.step))
+
+    @contextmanager
+    def told(self, show: Callable[[str], object]) -> Iterator[None]:
+        """Tell a display of each detail for a while."""
+        self.shows.append(show)
+        try:
+            yield
+        finally:
+            self.shows.remove(show)
+
+
+_LINES, _DETAILS = _Lines(), _Details()
 
 
 def set_level(*, verbose: bool = False, quiet: bool = False) -> None:
     """Log to standard error: progress, details too, or only what is wrong."""
+    _LINES.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
     for name in _PACKAGES:
         logger = logging.getLogger(name)
-        logger.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
-        if _LINES not in logger.handlers:
-            logger.addHandler(_LINES)
+        logger.setLevel(logging.WARNING if quiet else logging.DEBUG)
+        for handler in (_LINES, _DETAILS):
+            if handler not in logger.handlers:
+                logger.addHandler(handler)
 
 
 set_level()
+
+
+@contextmanager
+def alive(command: str) -> Iterator[None]:
+    """Log a line where a command has been silent for half a minute: the step it is at, and since when it runs.
+
+    On a terminal something moves instead.
+    """
+    if not LOGGER.isEnabledFor(logging.INFO) or Terminal(stderr=True).is_terminal:
+        yield
+        return
+    start, ended = time.perf_counter(), Event()
+    _DETAILS.step, _LINES.last = "", start
+
+    def watch() -> None:
+        while not ended.wait(max(_SHORTEST_WAIT, _LINES.last + SECONDS - time.perf_counter())):
+            if time.perf_counter() - _LINES.last >= SECONDS:
+                since = timedelta(seconds=round(time.perf_counter() - start))
+                LOGGER.info("%s: %s, %s so far", command, _DETAILS.step or "at work", since)
+
+    thread = Thread(target=watch, name="vaecodec-alive", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextmanager
+def working(name: str) -> Iterator[None]:
+    """Show on a terminal that work goes on, and the step that it is at; elsewhere :func:`alive` tells it."""
+    console = Terminal(stderr=True, quiet=not LOGGER.isEnabledFor(logging.INFO))
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(visible(name)) as status, _DETAILS.told(lambda step: status.update(Text(step))):
+        yield
 
 
 @contextmanager
@@ -89,7 +170,7 @@ def steps_shown(first: str) -> Iterator[Callable[[str], None]]:
 
         yield log
         return
-    with console.status(visible(first)) as status:
+    with console.status(visible(first)) as status, _DETAILS.told(lambda step: status.update(Text(step))):
         yield lambda step: status.update(Text(one_line(step)))
 
 
@@ -130,14 +211,17 @@ class TrainingBar:
             TextColumn("step"), MofNCompleteColumn(), BarColumn(_BAR_WIDTH), TimeRemainingColumn(), console=console
         )
         self._task = self._bar.add_task("train", total=None, figures="")
+        self._told = _DETAILS.told(lambda step: self._bar.update(self._task, figures=step))
 
     def __enter__(self) -> TrainingBar:
         if self._log is None:
             self._bar.start()
+            self._told.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._log is None:
+            self._told.__exit__(None, None, None)
             self._bar.stop()
 
     def __call__(self, progress: StepProgress) -> None:

@@ -10,6 +10,7 @@ import typer
 from vaecodec.extras import require
 from vaecodec_cli.console import print_file, print_json
 from vaecodec_cli.options import AsJson, Overwrite
+from vaecodec_cli.progress import working
 
 
 def split(
@@ -22,7 +23,8 @@ def split(
     require("onnx", extra="export")
     from vaecodec_exporters.parts import write_parts
 
-    files = write_parts(codec, out, overwrite=overwrite)
+    with working("cutting and checking"):
+        files = write_parts(codec, out, overwrite=overwrite)
     if as_json:
         print_json({file.stem: str(file) for file in files})
         return

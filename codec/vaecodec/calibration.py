@@ -6,6 +6,7 @@ docs/format.md specifies. :func:`codes_of`, :func:`scores_of` and :func:`referen
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,6 +19,8 @@ from vaecodec.drift import FEWEST_REFERENCE, Encoded, Reference
 from vaecodec.errors import InvalidArtifactError, InvalidVectorsError, NotCalibratedError
 from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec.scores import ScoreCalibration, calibrate_scores
+
+_LOG = logging.getLogger(__name__)
 
 # The keys of the parts in the file's `vaecodec.calibration`.
 _CODES, _SCORES, _DRIFT = "codes", "score", "drift"
@@ -110,6 +113,7 @@ class CodecCalibration:
         Raises:
             InvalidVectorsError: fewer than two documents.
         """
+        _LOG.debug("fitting the codes")
         latents = codec.encode(rows.documents)
         asked = codec.encode_queries(rows.training_queries) if len(rows.training_queries) else None
         return cls(

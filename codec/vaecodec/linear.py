@@ -7,6 +7,7 @@ under cosine on real embeddings against the uncentred SVD. All of them are here 
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
@@ -20,7 +21,10 @@ from vaecodec.drift import FEWEST_REFERENCE, MOST_REFERENCE
 from vaecodec.errors import InvalidDimensionError, InvalidVectorsError
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.sources import ArraySource, VectorSource
+from vaecodec.steps import Steps
 from vaecodec.vectors import SMALLEST_NORM, as_array, as_compared, as_vectors, blocks, check_latents
+
+_LOG = logging.getLogger(__name__)
 
 Moment = NDArray[np.float64]
 
@@ -242,8 +246,9 @@ class LinearMoments:
         second = np.zeros((width, width))
         total = np.zeros(width)
         fitted, unseen = _EvenlySpaced(_KEPT_ROWS, width), _EvenlySpaced(MOST_REFERENCE, width)
-        seen = 0
+        seen, say = 0, Steps(_LOG)
         for chunk in source.blocks():
+            say("reading %s: %s rows", source.name, f"{seen:,}")
             for start, block in blocks(chunk, width, metric, first_row=seen):
                 rows = as_compared(block, metric)
                 if hold_out is not None:

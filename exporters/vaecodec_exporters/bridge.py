@@ -16,6 +16,7 @@ from vaecodec.errors import ArtifactError, OutputExistsError
 from vaecodec.evaluation import Figures, bootstrap
 from vaecodec.provenance import made_now
 from vaecodec.sources import Rows, VectorSource, open_source
+from vaecodec.steps import Steps
 from vaecodec.two_models.bridge import BRIDGE, Bridge, fit_bridge
 from vaecodec_exporters.graph import CodecWeights, ResidualWeights, write_codec
 from vaecodec_exporters.output import refuse_existing
@@ -139,7 +140,8 @@ def export_bridge(
 
 def every_nth(source: VectorSource, step: int) -> Iterator[Rows]:
     """Read rows 0, step, 2 step and so on of a source, block by block."""
-    first = 0
+    first, say = 0, Steps(_LOG)
     for block in source.blocks():
+        say("reading %s: %s rows", source.name, f"{first:,}")
         yield block[-first % step :: step]
         first += len(block)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from vaecodec.errors import UnusableDataError
 from vaecodec.interface import FloatArray
 from vaecodec.sources import VectorSource
+from vaecodec.steps import Steps
 from vaecodec.two_models.merging import Embedded
 
 SAMPLE_ROWS = 20_000
@@ -101,7 +102,9 @@ def _read(source: VectorSource, numbers: NDArray[np.int64], count: int) -> Float
     if len(numbers) < count:
         _LOG.info("%s: %s of %s rows are used", source.name, f"{len(numbers):,}", f"{count:,}")
     parts, first = [np.empty((0, source.dim), np.float32)], 0
+    say = Steps(_LOG)
     for block in source.blocks():
+        say("reading %s: %s rows", source.name, f"{first:,}")
         within = numbers[np.searchsorted(numbers, first) : np.searchsorted(numbers, first + len(block))] - first
         parts.append(np.asarray(block[within], np.float32))
         first += len(block)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ from vaecodec_exporters.output import refuse_existing
 from vaecodec_training.data.pair_files import read_pairs
 from vaecodec_training.maps import MapKind, fit_map, map_rows
 from vaecodec_training.model import ResidualMap
+
+_LOG = logging.getLogger(__name__)
 
 FEWEST_TEXTS = 1_000
 LEAST_RETENTION = 0.6
@@ -224,6 +227,7 @@ def mapped_in_turn(kind: MapKind, texts: Embedded, folds: IdArray) -> FloatArray
     """
     across = np.empty_like(texts.old)
     for fold in range(folds.max() + 1):
+        _LOG.debug("fitting the map %s, fold %d of %d", kind, fold + 1, folds.max() + 1)
         fitted = fit_map(kind, texts.new[folds != fold], texts.old[folds != fold])
         across[folds == fold] = map_rows(fitted, texts.new[folds == fold])
     return across

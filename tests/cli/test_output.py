@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import pytest
 from vaecodec import fit_linear
 from vaecodec_cli.console import Terminal, print_json, table, tables_for, warnings_shown
 from vaecodec_cli.main import COMMANDS, main
-from vaecodec_cli.progress import LogLines, TrainingBar, set_level, shown, steps_shown
+from vaecodec_cli.progress import LogLines, TrainingBar, alive, set_level, shown, steps_shown, working
 from vaecodec_cli.reference import updated
 from vaecodec_cli.text import one_line, visible
 from vaecodec_exporters.linear import export_linear
@@ -156,6 +159,33 @@ def test_training_without_a_terminal_logs_a_line(
     line = capsys.readouterr().err
     assert line.startswith("train: 2 of 30 steps, ")
     assert line.endswith("left, loss 1.5000, best so far 0.250, gradient 2\n")
+
+
+def test_a_command_that_is_silent_for_long_says_what_it_is_at(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vaecodec_cli.progress.SECONDS", 0.01)
+    with alive("linear"):
+        logging.getLogger("vaecodec.codes.residual_fit").debug("fitting the codes: stage %d of %d", 2, 8)
+        printed = ""
+        while "stage" not in printed:
+            time.sleep(0.01)
+            printed += capsys.readouterr().err
+    assert "linear: fitting the codes: stage 2 of 8, 0:00:00 so far\n" in printed
+    assert not any(thread.name == "vaecodec-alive" for thread in threading.enumerate())
+
+
+def test_on_a_terminal_the_bar_shows_the_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with TrainingBar():
+        logging.getLogger("vaecodec.codes.residual_fit").debug("fitting the codes: stage %d of %d", 2, 8)
+    assert "fitting the codes: stage 2 of 8" in capsys.readouterr().err
+    with working("reading vectors"):
+        logging.getLogger("vaecodec.linear").debug("reading \x1b[2Jdocs.npy: %s rows", "5,000")
+        time.sleep(0.15)
+    assert "reading \\x1b[2Jdocs.npy: 5,000 rows" in capsys.readouterr().err
 
 
 def test_quiet_hides_progress_and_verbose_adds_details(

@@ -3,6 +3,7 @@ another linear codec can be the best one."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from vaecodec.evaluation import IdArray, Truth, exact_search, judge, without_own
 from vaecodec.interface import FloatArray, Metric
+from vaecodec.steps import Steps
 from vaecodec.vectors import as_compared
 from vaecodec_training.channel import through_code
 from vaecodec_training.data.collection import Collection
@@ -21,6 +23,8 @@ from vaecodec_training.gate import Gate, gate
 from vaecodec_training.model import VariationalCodec, in_numpy
 from vaecodec_training.recipe import Recipe
 from vaecodec_training.validation import intervals
+
+_LOG = logging.getLogger(__name__)
 
 _QUERIES = 400
 _BLOCK_ROWS = 16_384
@@ -132,7 +136,9 @@ def _found(
     ids = {name: np.empty((len(asked), 0), np.int64) for name in codecs}
     scores = {name: np.empty((len(asked), 0), np.float32) for name in codecs}
     first = 0
+    say = Steps(_LOG)
     for block in collection.documents.blocks(_BLOCK_ROWS):
+        say("searching all documents: %s of %s", f"{first:,}", f"{collection.report.rows:,}")
         rows = as_compared(np.asarray(block, np.float32), collection.metric)
         for name, codec in codecs.items():
             near, near_scores = exact_search(codec.encode(rows), queries[name], depth, codec.metric)

@@ -25,6 +25,7 @@ diverges is noted and does not end the search. Where the last ones do, the best 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import time
@@ -52,6 +53,8 @@ from vaecodec_training.recipe import Aim, Recipe, choose_recipe
 from vaecodec_training.search_result import SearchResult
 from vaecodec_training.trainer import refuse_mismatch, train
 from vaecodec_training.validation import intervals, linear_figures, validate
+
+_LOG = logging.getLogger(__name__)
 
 OnStep = Callable[[str, dict[str, Any]], None]
 
@@ -373,6 +376,7 @@ class _Search:
     def _step(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         steps: dict[str, dict[str, Any]] = self.content["steps"]
         if name not in steps:
+            _LOG.debug("step %s", name)
             steps[name] = work()
             write_atomically(self.out / RUN, with_checksum(self.content, indent=1))
         if self.on_step is not None:

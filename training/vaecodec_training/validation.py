@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 from vaecodec.evaluation import best, bootstrap, paired_bootstrap
@@ -10,6 +11,8 @@ from vaecodec_training.data.collection import Collection
 from vaecodec_training.data.held_out import Encode, HeldOut, QueryFigures
 from vaecodec_training.model import VariationalCodec, in_numpy
 from vaecodec_training.recipe import Recipe
+
+_LOG = logging.getLogger(__name__)
 
 
 def validate(
@@ -23,6 +26,7 @@ def validate(
         recipe: how.
         part: what to measure on; by default what the collection holds out for validation.
     """
+    _LOG.debug("validating")
     encode = in_numpy(model.encode, model)
     if recipe.for_codes:
         encode = through_code(encode, collection.calibration_sample, recipe, model.latent_metric)
@@ -33,6 +37,7 @@ def validate(
 def baselines(collection: Collection, recipe: Recipe) -> dict[str, QueryFigures]:
     """Return the validation figures of the linear codecs by kind; training for codes, of the start through the same
     code."""
+    _LOG.debug("measuring the linear codecs of %d latents", recipe.dim)
     if not recipe.for_codes:
         return collection.baselines(recipe.dim)
     kind = collection.start_kind

@@ -8,6 +8,7 @@ Zhan et al. 2021, arXiv 2108.00644).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,6 +17,9 @@ import numpy as np
 from vaecodec.codes.residual import Decoder, ResidualCode
 from vaecodec.codes.residual_fit import group_sums
 from vaecodec.interface import FloatArray, Metric
+from vaecodec.steps import Steps
+
+_LOG = logging.getLogger(__name__)
 
 _TEMPERATURE = 0.05
 _BATCH = 1024
@@ -48,7 +52,9 @@ def fit_decoder(
     batch = min(_BATCH, len(latents))
     steps = int(EPOCHS * len(latents) / batch)
     scale = 1 / (_TEMPERATURE * np.float32(np.mean(np.einsum("ij,ij->i", latents, latents))))
+    say = Steps(_LOG)
     for step in range(steps):
+        say("fitting the codes: step %d of %d of the decoder for %s", step + 1, steps, codes[0].name)
         code, rows = codes[step // 2 % len(codes)], random.choice(len(latents), batch, replace=False)
         chosen = encoded[step // 2 % len(codes)][rows]
         alone = step % 2 == 1 or queries is None

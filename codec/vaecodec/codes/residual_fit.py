@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,8 @@ from vaecodec.codes.importance import importance_of
 from vaecodec.codes.residual import CENTROIDS, Residual
 from vaecodec.codes.trellis import FEWEST_BYTES, TrellisTables
 from vaecodec.interface import FloatArray, Metric
+
+_LOG = logging.getLogger(__name__)
 
 # Widths that k-means goes through, and iterations in each.
 _WIDTHS = 16
@@ -31,7 +34,8 @@ def fit_books(rows: FloatArray, stages: int, random: np.random.Generator) -> Flo
     """
     left = rows.copy()
     books = np.empty((stages, CENTROIDS, rows.shape[1]), np.float32)
-    for book in books:
+    for stage, book in enumerate(books, 1):
+        _LOG.debug("fitting the codes: stage %d of %d", stage, stages)
         book[:] = _k_means(left, random)
         left -= book[_nearest(left, book)]
     return books

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -24,7 +25,10 @@ from vaecodec.interface import FloatArray
 from vaecodec.runtime import Runtime
 from vaecodec.sources import VectorSource
 from vaecodec.sources.files import VectorFiles
+from vaecodec.steps import Steps
 from vaecodec.vectors import as_array, blocks
+
+_LOG = logging.getLogger(__name__)
 
 RESERVOIR = 1_024
 """Documents kept to compare neighbours among."""
@@ -218,8 +222,9 @@ def check_sources(codec: Codec, documents: VectorSource, queries: VectorSource |
     for source, encode in ((documents, monitor.encode), (queries, monitor.encode_queries)):
         if source is None:
             continue
-        seen = 0
+        seen, say = 0, Steps(_LOG)
         for chunk in source.blocks():
+            say("encoding %s: %s rows", source.name, f"{seen:,}")
             for _, block in blocks(chunk, monitor.dim, monitor.metric, name=source.name, first_row=seen):
                 encode(block)
             seen += len(chunk)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
@@ -18,7 +19,10 @@ from vaecodec.files import write_atomically
 from vaecodec.files.outputs import check_file
 from vaecodec.interface import Metric
 from vaecodec.sources.base import RandomAccessSource, Rows, VectorSource
+from vaecodec.steps import Steps
 from vaecodec.vectors import NO_DIRECTION, NOT_FINITE, faults
+
+_LOG = logging.getLogger(__name__)
 
 
 class OnBadRows(StrEnum):
@@ -119,8 +123,9 @@ def without_bad_rows(
 
 
 def _sorted_out(source: VectorSource, metric: Metric) -> tuple[VectorSource, list[BadRow]]:
-    start, numbers, bad = 0, [np.empty(0, np.int64)], []
+    start, numbers, bad, say = 0, [np.empty(0, np.int64)], [], Steps(_LOG)
     for raw in source.blocks():
+        say("looking for bad rows in %s: %s rows", source.name, f"{start:,}")
         with np.errstate(over="ignore"):  # what overflows becomes infinite and is found
             block = np.asarray(raw, np.float32)
         broken, undirected = faults(block)

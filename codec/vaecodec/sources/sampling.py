@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
 from vaecodec.interface import FloatArray
 from vaecodec.sources.base import RandomAccessSource, VectorSource
+from vaecodec.steps import Steps
+
+_LOG = logging.getLogger(__name__)
 
 
 def sample_rows(source: VectorSource, rows: int, seed: int) -> FloatArray:
@@ -33,8 +38,9 @@ def sample_rows(source: VectorSource, rows: int, seed: int) -> FloatArray:
     if isinstance(source, RandomAccessSource):
         return np.asarray(source.take(chosen), np.float32)
     sample = np.empty((len(chosen), source.dim), np.float32)
-    start = 0
+    start, say = 0, Steps(_LOG)
     for block in source.blocks():
+        say("drawing a sample of %s: %s of %s rows", source.name, f"{start:,}", f"{source.rows:,}")
         first, last = np.searchsorted(chosen, [start, start + len(block)])
         sample[first:last] = block[chosen[first:last] - start]
         start += len(block)
@@ -44,8 +50,9 @@ def sample_rows(source: VectorSource, rows: int, seed: int) -> FloatArray:
 def _reservoir(source: VectorSource, rows: int, generator: np.random.Generator) -> FloatArray:
     kept = np.empty((rows, source.dim), np.float32)
     numbers = np.full(rows, -1, np.int64)
-    start = 0
+    start, say = 0, Steps(_LOG)
     for block in source.blocks():
+        say("drawing a sample of %s: %s rows", source.name, f"{start:,}")
         arriving = np.arange(start, start + len(block))
         # Row t takes slot t while there is room, then a random one of t + 1 slots, which may lie outside. Of rows that
         # take the same slot the last one stays, which is what assigning them one after another does.

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vaecodec.codec import Codec
-from vaecodec.errors import EvaluationInputError
+from vaecodec.errors import EvaluationInputError, InvalidOptionError
 from vaecodec.evaluation import Interval, bootstrap, exact_search, paired_bootstrap, recall_among
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.sources import VectorSource, sample_rows
@@ -21,6 +21,7 @@ from vaecodec_integrations.plan.trial import Trial, try_out
 
 # Searched: interval half-widths of about half a point of recall, in a minute or two on one core.
 SAMPLE_ROWS = 20_000
+_MOST_SAMPLE = 10_000_000
 # Linear codecs are fitted on more, as `vaecodec linear` fits them on all.
 _FITTED_ROWS = 100_000
 _MOST_QUERIES = 2_000
@@ -330,6 +331,8 @@ def draw(
     data: VectorSource, queries: VectorSource | None, k: int, metric: Metric, rows: int, seed: int = 0
 ) -> PlanSample:
     """Return documents and queries at random, and the exact answers; see :func:`plan` for arguments and errors."""
+    if not 1 <= rows <= _MOST_SAMPLE:
+        raise InvalidOptionError(f"sample: expected from 1 to {_MOST_SAMPLE:,} rows, got {rows:,}")
     known = _rows(sample_rows(data, max(rows, _FITTED_ROWS), seed), metric, data)
     random = np.random.default_rng(seed)
     if queries is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +14,12 @@ from vaecodec.errors import EvaluationInputError, SourceError, UnusableDataError
 from vaecodec.files.stored_json import parse_json
 from vaecodec.sources import open_source
 from vaecodec.sources.arrays import read_npy, read_npz
+from vaecodec.steps import Steps
 from vaecodec_integrations.report.run import FORMAT_VERSION, Run, ScoredPairs
 from vaecodec_training.data.pair_files import read_pairs
 from vaecodec_training.data.pairs import numbered_pairs
+
+_LOG = logging.getLogger(__name__)
 
 
 def read_vectors(location: str, *, queries: bool = False) -> NDArray[Any]:
@@ -26,7 +30,12 @@ def read_vectors(location: str, *, queries: bool = False) -> NDArray[Any]:
         queries: whether they are searched with: of an HDF5 file that has it, the dataset ``test`` is read.
     """
     source = open_source(location, queries=queries)
-    blocks = list(source.blocks())
+    blocks: list[NDArray[Any]] = []
+    rows, say = 0, Steps(_LOG)
+    for block in source.blocks():
+        say("reading %s: %s rows", source.name, f"{rows:,}")
+        blocks.append(block)
+        rows += len(block)
     return np.concatenate(blocks) if blocks else np.empty((0, source.dim), np.float32)
 
 

@@ -12,6 +12,7 @@ normalised, because a norm's last bit differs between processors.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,8 +25,11 @@ from vaecodec.evaluation import Figures
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.sources import VectorSource
 from vaecodec.sources.bad_rows import GoodRows
+from vaecodec.steps import Steps
 from vaecodec.vectors import NOT_FINITE, ROUNDING, as_compared, faults
 from vaecodec_training.data.sample import Sample
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,9 @@ def check(source: VectorSource, *, metric: Metric = Metric.COSINE, searched_with
     lowest, highest = np.full(dim, np.inf, np.float32), np.full(dim, -np.inf, np.float32)
     shortest, longest, norm_sum = np.inf, 0.0, 0.0
     moments = _Moments(dim)
+    say = Steps(_LOG)
     for raw in source.blocks():
+        say("checking %s: %s rows", source.name, f"{rows:,}")
         with np.errstate(over="ignore"):  # what overflows float32 is infinite there, and refused
             block = np.asarray(raw, np.float32) + np.float32(0)  # -0.0 + 0.0 is 0.0
         content = memoryview(block.astype("<f4", copy=False).tobytes())
