@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -21,7 +22,9 @@ from qdrant_data import Data, cpu_seconds, table
 from vaecodec.interface import FloatArray, VectorCodec
 from vaecodec_integrations.qdrant import CompressedQdrantClient
 
-REPEATS = 5
+REPEATS = 7
+# Points that the client sends at a time, unless told otherwise.
+BATCH = 64
 
 
 class Sink:
@@ -124,43 +127,66 @@ def prepared(way: str, rows: FloatArray) -> Any:
     return rows.tolist() if way == "lists" else rows
 
 
-def encoded_by_hand(codec: VectorCodec, way: str, given: Any) -> FloatArray:
-    """Do what a caller does without the adapter."""
-    rows = [point.vector for point in given] if way == "upload_points" else given
-    return codec.encode(np.asarray(rows, np.float32))
+def encoded(codec: VectorCodec, way: str, given: Any) -> Iterator[FloatArray]:
+    """Yield latents as a caller makes them without the adapter: of a generator batch by batch, of the rest at once."""
+    if way == "generator":
+        rows = (row for row in given)
+        while batch := list(islice(rows, BATCH)):
+            yield codec.encode(np.asarray(batch, np.float32))
+        return
+    vectors = [point.vector for point in given] if way == "upload_points" else given
+    yield codec.encode(np.asarray(vectors, np.float32))
+
+
+def by_hand(client: QdrantClient, codec: VectorCodec, way: str, given: Any, sent: Any) -> None:
+    """Encode, and upload latents in the form of what was given: a generator yields them as they are made."""
+    if way == "generator":
+        rows = (row for batch in encoded(codec, way, given) for row in batch)
+        client.upload_collection("docs", rows, ids=range(len(given)))
+        return
+    deque(encoded(codec, way, given), maxlen=0)
+    upload(client, way, sent)
 
 
 def uploads(data: Data, codec: VectorCodec) -> None:
-    """Measure the CPU time of an upload of the base by this process: encoding, the plain client with latents, and the
-    adapter.
+    """Measure the CPU time of an upload of the base by this process: encoding, the plain client with latents, both by
+    hand, and the adapter.
     """
     here = QdrantClient(":memory:")
     CompressedQdrantClient(here, codec).create_collection("docs")
-    latents = codec.encode(data.base)
     rows = []
     with sink(here.get_collection("docs")) as reached:
         for way in WAYS:
-            given, sent = prepared(way, data.base), prepared(way, latents)
-            encoding = best(partial(encoded_by_hand, codec, way, given))
             for name, options in reached.items():
                 client = QdrantClient(**options)
-                plain = best(partial(upload, client, way, sent))
-                adapter = best(partial(upload, CompressedQdrantClient(client, codec), way, given))
-                rows.append(
-                    {
-                        "": f"{way}, {name}",
-                        "encoding by hand (s)": encoding,
-                        "latents, plain client (s)": plain,
-                        "adapter (s)": adapter,
-                        "adapter / both": adapter / (encoding + plain),
-                        "originals, plain client (s)": best(partial(upload, client, way, given)),
-                    }
-                )
+                seconds = measured(client, codec, way, data.base)
+                both = seconds["encoding (s)"] + seconds["latents, plain client (s)"]
+                ratios = {
+                    "adapter / sum of both": seconds["adapter (s)"] / both,
+                    "adapter / both by hand": seconds["adapter (s)"] / seconds["both by hand (s)"],
+                }
+                rows.append({"": f"{way}, {name}", **seconds, **ratios})
                 client.close()
     here.close()
     table(rows)
 
 
-def best(work: Callable[[], Any]) -> float:
-    """Return the least CPU time of several runs."""
-    return min(cpu_seconds(work) for _ in range(REPEATS))
+def measured(client: QdrantClient, codec: VectorCodec, way: str, vectors: FloatArray) -> dict[str, float]:
+    """Return the CPU seconds of each upload, and of encoding."""
+    given, sent = prepared(way, vectors), prepared(way, codec.encode(vectors))
+    adapter = CompressedQdrantClient(client, codec)
+    return best(
+        {
+            "encoding (s)": lambda: deque(encoded(codec, way, given), maxlen=0),
+            "latents, plain client (s)": lambda: upload(client, way, sent),
+            "both by hand (s)": lambda: by_hand(client, codec, way, given, sent),
+            "adapter (s)": lambda: upload(adapter, way, given),
+            "originals, plain client (s)": lambda: upload(client, way, given),
+        }
+    )
+
+
+def best(works: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """Return the least CPU time of several runs of each. They take turns, so that all meet the same other work."""
+    runs = [{name: cpu_seconds(work) for name, work in works.items()} for _ in range(REPEATS)]
+    return {name: min(run[name] for run in runs) for name in works}

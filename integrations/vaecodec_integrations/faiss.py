@@ -51,6 +51,12 @@ NOT_OFFERED = {
     "verbose": "set it on the attribute inner",
 }
 
+# Attributes of some kinds of index only, as the index over latents has them. nprobe is beside them, as it can be set.
+FROM_FAISS = ("hnsw", "nlist")
+
+# Parameters of faiss's methods that are not taken: arrays know their dtype, and only few indexes train with queries.
+PARAMETERS_LEFT_OUT = ("numeric_type", "xq_train")
+
 
 class CompressedFaissIndex(LatentIndex):
     """Keep a codec's latents in a faiss index, with ids; width and metric are the codec's.
@@ -97,7 +103,27 @@ class CompressedFaissIndex(LatentIndex):
         """Raise an error that says why a method of faiss is missing here."""
         if name in NOT_OFFERED:
             raise AttributeError(f"{name}: {NOT_OFFERED[name]}")
+        if name in FROM_FAISS:
+            return getattr(self._over_latents(), name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse to set what only faiss's own index would follow."""
+        if not (name.startswith("_") or name == "nprobe"):
+            raise AttributeError(f"{name}: this class follows no such setting; set it on the attribute inner")
+        super().__setattr__(name, value)
+
+    @property
+    def nprobe(self) -> int:
+        """Return how many inverted lists a search reads; an index without such lists has no such attribute."""
+        return int(self._over_latents().nprobe)
+
+    @nprobe.setter
+    def nprobe(self, value: int) -> None:
+        inverted = self._over_latents()
+        if not hasattr(inverted, "nprobe"):
+            raise AttributeError(f"nprobe: expected an index with inverted lists, got {self._description!r}")
+        inverted.nprobe = value
 
     @property
     def inner(self) -> Any:
@@ -124,14 +150,14 @@ class CompressedFaissIndex(LatentIndex):
         """Tell whether elements can be added."""
         return bool(self._inner.is_trained)
 
-    def train(self, vectors: Any) -> None:
-        """Learn clusters and quantisers from the latents of float (n, dim) vectors.
+    def train(self, x: Any) -> None:
+        """Learn clusters and quantisers from the latents of vectors, float (n, dim).
 
         Raises:
             InvalidVectorsError: naming the first bad row.
             VectorIndexError: too few vectors for faiss, or the index holds elements already.
         """
-        latents = self._codec.encode(self._rows(vectors))
+        latents = self._codec.encode(self._rows(x))
         with self._lock:
             if self.ntotal:
                 raise VectorIndexError(f"the index holds {self.ntotal} elements; train another one")
@@ -140,16 +166,15 @@ class CompressedFaissIndex(LatentIndex):
             except RuntimeError as error:
                 raise VectorIndexError(f"faiss cannot train {self._description!r} on this: {error}") from error
 
-    def add(self, vectors: Any) -> None:
+    def add(self, x: Any) -> None:
         """Add vectors under the ids that follow on ``ntotal``; see :meth:`add_with_ids`."""
-        rows = self._rows(vectors)
-        self._add(rows, None)
+        self._add(self._rows(x), None)
 
-    def add_with_ids(self, vectors: Any, ids: Any) -> None:
+    def add_with_ids(self, x: Any, ids: Any) -> None:
         """Add vectors, or update those whose ids are there. Either the whole batch goes in or nothing.
 
         Args:
-            vectors: float (n, dim) or (dim,).
+            x: float (n, dim) or (dim,).
             ids: n integers from 0 to 2**63 - 1, or one for a single vector.
 
         Raises:
@@ -158,16 +183,26 @@ class CompressedFaissIndex(LatentIndex):
                 cannot remove, such as HNSW.
             VectorIndexError: the index must be trained first.
         """
-        rows = self._rows(vectors)
+        rows = self._rows(x)
         self._add(rows, self._ids(ids, len(rows)))
 
-    def search(self, vectors: Any, k: int, *, params: Any = None) -> tuple[FloatArray, IdArray]:
+    def search(
+        self,
+        x: Any,
+        k: int,
+        *,
+        params: Any = None,
+        D: FloatArray | None = None,
+        I: IdArray | None = None,  # noqa: E741 (faiss's name)
+    ) -> tuple[FloatArray, IdArray]:
         """Return the k nearest elements of each query.
 
         Args:
-            vectors: float (n, dim) or (dim,); encoded as queries.
+            x: float (n, dim) or (dim,); encoded as queries.
             k: neighbours wanted.
             params: search parameters of faiss, such as ``faiss.SearchParametersIVF(nprobe=8)``.
+            D: where the scores are written, float32 (n, k); by default a new array.
+            I: where the ids are written, int64 (n, k).
 
         Returns:
             As faiss: scores between latents, float32 (n, k), nearest first, and ids, int64 (n, k), with -1 where
@@ -175,42 +210,58 @@ class CompressedFaissIndex(LatentIndex):
 
         Raises:
             InvalidVectorsError: naming the first bad row.
-            IndexArgumentError: ``k`` is not positive, or faiss refuses the parameters.
+            IndexArgumentError: ``k`` is not positive, an array to write to has another form, or faiss refuses the
+                parameters.
             VectorIndexError: the index must be trained first.
         """
         if k < 1:
             raise IndexArgumentError(f"k: expected at least 1, got {k}")
-        latents = self._queries(vectors)
+        latents = self._queries(x)
+        for name, target, dtype in (("D", D, np.float32), ("I", I, np.int64)):
+            if target is not None:
+                _check_target(name, target, (len(latents), k), dtype)
         try:
-            scores, ids = self._inner.search(latents, k, params=params)
+            scores, ids = self._inner.search(latents, k, params=params, D=D, I=I)
         except RuntimeError as error:
             raise IndexArgumentError(f"faiss cannot search {self._description!r} so: {error}") from error
         return scores, ids
 
-    def assign(self, vectors: Any, k: int = 1) -> IdArray:
-        """Return the ids of :meth:`search`, int64 (n, k), without the scores."""
-        return self.search(vectors, k)[1]
+    def assign(self, x: Any, k: int = 1, labels: IdArray | None = None) -> IdArray:
+        """Return the ids of :meth:`search`, int64 (n, k), without the scores; or write them into ``labels``."""
+        return self.search(x, k, I=labels)[1]
 
     def search_and_reconstruct(
-        self, vectors: Any, k: int, *, params: Any = None
+        self,
+        x: Any,
+        k: int,
+        *,
+        params: Any = None,
+        D: FloatArray | None = None,
+        I: IdArray | None = None,  # noqa: E741 (faiss's name)
+        R: FloatArray | None = None,
     ) -> tuple[FloatArray, IdArray, FloatArray]:
         """Return what :meth:`search` returns, and the vectors of the elements found as the codec restores them.
+
+        ``R`` is where the vectors are written, float32 (n, k, dim); the other arguments are those of :meth:`search`.
 
         Returns:
             Scores, ids and float32 (n, k, dim), NaN where the id is -1.
         """
-        scores, ids = self.search(vectors, k, params=params)
-        found = np.full((*ids.shape, self.d), np.nan, np.float32)
+        if R is not None:
+            _check_target("R", R, (len(self._rows(x, name="queries")), k, self.d), np.float32)
+        scores, ids = self.search(x, k, params=params, D=D, I=I)
+        found = np.empty((*ids.shape, self.d), np.float32) if R is None else R
+        found[ids < 0] = np.nan
         found[ids >= 0] = self.reconstruct_batch(ids[ids >= 0])
         return scores, ids, found
 
     def range_search(
-        self, vectors: Any, thresh: float, *, params: Any = None
+        self, x: Any, thresh: float, *, params: Any = None
     ) -> tuple[NDArray[np.uint64], FloatArray, IdArray]:
         """Return all elements whose score passes a threshold: larger than it, or smaller under L2.
 
         Args:
-            vectors: float (n, dim) or (dim,); encoded as queries.
+            x: float (n, dim) or (dim,); encoded as queries.
             thresh: the threshold, of scores between latents.
             params: search parameters of faiss.
 
@@ -220,57 +271,61 @@ class CompressedFaissIndex(LatentIndex):
         Raises:
             IndexArgumentError: this kind of index has no such search.
         """
-        latents = self._queries(vectors)
+        latents = self._queries(x)
         try:
             starts, scores, ids = self._inner.range_search(latents, thresh, params=params)
         except RuntimeError as error:
             raise IndexArgumentError(f"faiss cannot search {self._description!r} by a threshold: {error}") from error
         return starts, scores, ids
 
-    def reconstruct(self, id: int) -> FloatArray:  # noqa: A002
-        """Return one vector as the codec restores it, float32 (dim,); raises as :meth:`reconstruct_batch`."""
-        row: FloatArray = self.reconstruct_batch([id])[0]
-        return row
+    def reconstruct(self, key: int, x: FloatArray | None = None) -> FloatArray:
+        """Return one vector as the codec restores it, float32 (dim,); see :meth:`reconstruct_batch`."""
+        row: FloatArray = self.reconstruct_batch([key])[0]
+        return _written(row, x)
 
-    def reconstruct_batch(self, ids: Any) -> FloatArray:
+    def reconstruct_batch(self, key: Any, x: FloatArray | None = None) -> FloatArray:
         """Return vectors as the codec restores them: close to those added, of unit norm under cosine.
 
         Args:
-            ids: n integers.
+            key: n integers.
+            x: where the vectors are written; by default a new array.
 
         Returns:
             float32 (n, dim).
 
         Raises:
-            IndexArgumentError: an id is not in the index.
+            IndexArgumentError: an id is not in the index, or the array to write to has another form.
         """
-        labels = self._ids(ids, None)
+        labels = self._ids(key, None)
         missing = [label for label in labels.tolist() if not self._holds(label)]
         if missing:
             raise IndexArgumentError(f"ids: {missing[0]} is not in the index")
         if not len(labels):
-            return self._codec.decode(np.empty((0, self._codec.code_dim), np.float32))
-        return self._codec.decode(self._inner.reconstruct_batch(labels))
+            return _written(self._codec.decode(np.empty((0, self._codec.code_dim), np.float32)), x)
+        return _written(self._codec.decode(self._inner.reconstruct_batch(labels)), x)
 
-    def reconstruct_n(self, n0: int = 0, ni: int = -1) -> FloatArray:
+    def reconstruct_n(self, n0: int = 0, ni: int = -1, x: FloatArray | None = None) -> FloatArray:
         """Return the vectors of the ids from ``n0`` on, ``ni`` of them or as many as there are elements after it."""
-        return self.reconstruct_batch(np.arange(n0, self.ntotal if ni < 0 else n0 + ni, dtype=np.int64))
+        return self.reconstruct_batch(np.arange(n0, self.ntotal if ni < 0 else n0 + ni, dtype=np.int64), x)
 
     def reset(self) -> None:
         """Remove all elements; what was learned by :meth:`train` stays."""
         with self._lock:
             self._inner.reset()
 
-    def remove_ids(self, ids: Any) -> int:
+    def remove_ids(self, x: Any) -> int:
         """Remove elements and return how many there were; ids that are not there are passed over.
+
+        Args:
+            x: n integers, or a selector of faiss, such as ``faiss.IDSelectorRange(0, 10)``.
 
         Raises:
             VectorIndexError: this kind of index cannot remove, such as HNSW.
         """
-        labels = np.unique(self._ids(ids, None))
+        selected = x if isinstance(x, self._faiss.IDSelector) else np.unique(self._ids(x, None))
         with self._lock:
             try:
-                return int(self._inner.remove_ids(labels))
+                return int(self._inner.remove_ids(selected))
             except RuntimeError as error:
                 raise VectorIndexError(f"faiss cannot remove from {self._description!r}: {error}") from error
 
@@ -326,6 +381,11 @@ class CompressedFaissIndex(LatentIndex):
         with FILE.read_bytes(state["file"]) as (saved, raw):
             loaded = self._loaded(saved, raw, state["codec"], "pickled index")
         self.__dict__.update(loaded.__dict__)
+
+    def _over_latents(self) -> Any:
+        """Return the index that does the work, without what wraps it for ids."""
+        inverted = self._faiss.try_extract_index_ivf(self._inner)
+        return self._faiss.downcast_index(self._inner.index if inverted is None else inverted)
 
     def _new_inner(self) -> Any:
         faiss, codec = self._faiss, self._codec
@@ -397,6 +457,25 @@ class CompressedFaissIndex(LatentIndex):
         with self._lock:
             self._faiss.write_index(self._inner, str(raw))
         return {**identity(self._codec), "description": self._description}
+
+
+def _check_target(name: str, target: Any, shape: tuple[int, ...], dtype: Any) -> None:
+    """Check an array that a method writes its result to."""
+    found = (getattr(target, "shape", None), getattr(target, "dtype", None))
+    if found != (shape, dtype):
+        raise IndexArgumentError(
+            f"{name}: expected an array of {np.dtype(dtype)} and shape {shape} to write to, got {found[1]} and "
+            f"{found[0]}"
+        )
+
+
+def _written(result: FloatArray, target: FloatArray | None) -> FloatArray:
+    """Return the result, in the array of the caller if there is one."""
+    if target is None:
+        return result
+    _check_target("x", target, result.shape, np.float32)
+    target[...] = result
+    return target
 
 
 _READING = threading.Lock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 
 import numpy as np
@@ -17,7 +18,7 @@ from vaecodec.errors import (
     VectorIndexError,
 )
 from vaecodec.evaluation import exact_search, recall
-from vaecodec_integrations.faiss import NOT_OFFERED, CompressedFaissIndex
+from vaecodec_integrations.faiss import NOT_OFFERED, PARAMETERS_LEFT_OUT, CompressedFaissIndex
 
 faiss = pytest.importorskip("faiss", reason="faiss is not installed: pip install 'vaecodec[faiss]'")
 
@@ -185,6 +186,60 @@ def test_offers_what_faiss_offers_or_says_why_not():
         index.merge_from(index)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         index.nothing  # noqa: B018
+
+
+def test_methods_take_the_parameters_of_faiss():
+    methods = [name for name, _ in inspect.getmembers(CompressedFaissIndex, inspect.isfunction) if name[0] != "_"]
+    shared = [name for name in methods if hasattr(faiss.Index, name)]
+    assert len(shared) == 12
+    for name in shared:
+        mine, theirs = (inspect.signature(getattr(c, name)).parameters for c in (CompressedFaissIndex, faiss.Index))
+        assert list(mine) == [parameter for parameter in theirs if parameter not in PARAMETERS_LEFT_OUT], name
+
+
+def test_results_are_written_where_the_caller_wants_them():
+    index = CompressedFaissIndex(identity(Metric.L2), "Flat")
+    vectors = rows(50)
+    index.add(x=vectors)
+    scores, ids, found = np.empty((5, 3), np.float32), np.empty((5, 3), np.int64), np.empty((5, 3, DIM), np.float32)
+    index.search_and_reconstruct(x=vectors[:5], k=3, D=scores, I=ids, R=found)
+    wanted = index.search(vectors[:5], 3)
+    np.testing.assert_array_equal(scores, wanted[0])
+    np.testing.assert_array_equal(ids, wanted[1])
+    np.testing.assert_array_equal(found, vectors[ids])
+    row = np.empty(DIM, np.float32)
+    index.reconstruct(7, row)
+    np.testing.assert_array_equal(row, vectors[7])
+    assert index.assign(vectors[:5], 3, labels=ids) is ids
+    with pytest.raises(IndexArgumentError, match=r"D: expected an array of float32 and shape \(5, 3\) to write to"):
+        index.search(vectors[:5], 3, D=np.empty((5, 2), np.float32))
+
+
+def test_elements_are_removed_by_a_selector_of_faiss():
+    index = CompressedFaissIndex(identity(Metric.L2), "Flat")
+    index.add(rows(20))
+    assert index.remove_ids(faiss.IDSelectorRange(5, 15)) == 10
+    assert index.remove_ids(faiss.IDSelectorBatch([1, 2, 5])) == 2
+    assert index.ntotal == 8
+
+
+def test_settings_of_a_search_are_followed_or_refused():
+    vectors = rows(400)
+    lists = CompressedFaissIndex(identity(Metric.L2), "IVF8,Flat")
+    lists.train(vectors)
+    lists.add(vectors)
+    assert (lists.nprobe, lists.nlist) == (1, 8)
+    lists.nprobe = 8
+    np.testing.assert_array_equal(
+        lists.search(vectors[:50], 10)[1], exact_search(vectors, vectors[:50], 10, Metric.L2)[0]
+    )
+    graph = CompressedFaissIndex(identity(Metric.L2), "HNSW8")
+    graph.hnsw.efSearch = 99
+    assert faiss.downcast_index(graph.inner.index).hnsw.efSearch == 99
+    with pytest.raises(AttributeError, match="nprobe: expected an index with inverted lists, got 'HNSW8'"):
+        graph.nprobe = 4
+    with pytest.raises(AttributeError, match="verbose: this class follows no such setting; set it on the attribute"):
+        graph.verbose = True
 
 
 def test_every_search_of_faiss():

@@ -340,6 +340,15 @@ def test_more_neighbours_than_there_are():
         index.knn_query(rows(1), k=3, num_threads=1, filter=lambda label: label < 2)
 
 
+@pytest.mark.parametrize("k", [0, -1, 2.0, None])
+def test_a_number_of_neighbours_that_would_crash_hnswlib_is_refused(k):
+    _, index = pair(Metric.L2)
+    index.add_items(rows(5))
+    with pytest.raises(IndexArgumentError, match=f"k: expected an integer of at least 1, got {k}"):
+        index.knn_query(rows(1), k=k)
+    assert index.knn_query(rows(1), k=np.arange(3)[2])[0].shape == (1, 2)  # an integer of numpy
+
+
 def test_unknown_and_deleted_ids():
     _, index = pair(Metric.L2)
     index.add_items(rows(5))

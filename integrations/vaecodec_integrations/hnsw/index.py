@@ -255,9 +255,12 @@ class CompressedIndex(LatentIndex):
 
         Raises:
             InvalidVectorsError: naming the first bad row.
+            IndexArgumentError: ``k`` is no integer, or not positive, where hnswlib writes beyond its arrays.
             VectorIndexError: fewer than k elements were found.
         """
         self._check_ready()
+        if not isinstance(k, (int, np.integer)) or k < 1:
+            raise IndexArgumentError(f"k: expected an integer of at least 1, got {k!r}")
         latents = self._codec.encode_queries(self._rows(data, name="queries"))
         available = self.element_count - len(self._deleted)
         if len(latents) and k > available:

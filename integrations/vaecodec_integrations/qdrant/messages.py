@@ -115,16 +115,23 @@ def rest_points(points: Any, kind: type[BaseModel] = models.PointStruct) -> Any:
     if isinstance(points, models.Batch):
         return points
     if isinstance(points, Mapping):
-        return as_rest(points, models.Batch)
+        return _read(points, models.Batch, "points")
+    if isinstance(points, BaseModel):  # iterating over one gives its fields
+        raise UnsupportedRequestError(
+            f"points: expected a Batch or a list of {kind.__name__}, got a {type(points).__name__}; pass a list"
+        )
     return [point if point.__class__ is kind else _point(point, kind) for point in points]
 
 
 def _point(point: Any, kind: type[BaseModel]) -> Any:
+    return _read(point, kind, f"point {point.get('id')!r}" if isinstance(point, Mapping) else "point")
+
+
+def _read(given: Any, kind: type[BaseModel], name: str) -> Any:
+    """Return what :func:`as_rest` does; raise ``UnsupportedRequestError`` where a dict is of another kind."""
     try:
-        return as_rest(point, kind)
+        return as_rest(given, kind)
     except ValidationError as error:
         wrong = error.errors(include_url=False)[0]
         reason = f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
-        raise UnsupportedRequestError(
-            f"point {point.get('id')!r}: expected a {kind.__name__}, got other values ({reason})"
-        ) from error
+        raise UnsupportedRequestError(f"{name}: expected a {kind.__name__}, got other values ({reason})") from error

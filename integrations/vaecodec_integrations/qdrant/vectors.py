@@ -21,6 +21,8 @@ Label = Callable[[int], str]
 # Fetches kept originals: ids to float32 (m, dim) of those found, and which were found.
 FetchOriginals = Callable[[Sequence[Any]], tuple[FloatArray, "np.ndarray[Any, np.dtype[np.bool_]]"]]
 
+_PLAIN = {list, np.ndarray}
+
 # ---------------------------------------------------------------- documents
 
 
@@ -58,7 +60,7 @@ def encode_vectors(
 
 
 def _all_plain(vectors: Sequence[Any]) -> bool:
-    return isinstance(vectors, np.ndarray) or all(vector.__class__ in (list, np.ndarray) for vector in vectors)
+    return isinstance(vectors, np.ndarray) or _PLAIN.issuperset(map(type, vectors))
 
 
 def _point_label(ids: Sequence[Any]) -> Label:

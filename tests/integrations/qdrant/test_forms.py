@@ -76,6 +76,18 @@ class TestDicts:
         with pytest.raises(ValidationError, match="nearst"):
             filled.query_points(name, {"nearst": query})
 
+    def test_points_in_another_wrapping_are_refused(self, filled: Any, sample: Any, name: str) -> None:
+        point = models.PointStruct(id=100, vector=sample.base[N].tolist())
+        refused: list[tuple[Any, str]] = [
+            (models.PointsList(points=[point]), "points: expected a Batch or a list of PointStruct, got a PointsList"),
+            (point, "points: expected a Batch or a list of PointStruct, got a PointStruct; pass a list"),
+            ({"points": [point.model_dump()]}, "points: expected a Batch, got other values .ids: Field required"),
+        ]
+        for given, message in refused:
+            with pytest.raises(UnsupportedRequestError, match=f"^{message}"):
+                filled.upsert(name, given)
+        assert filled.count(name).count == N
+
     def test_writes(self, filled: Any, svd_codec: LinearCodec, sample: Any, name: str) -> None:
         new = sample.base[N : N + 6].tolist()
         filled.upsert(name, [{"id": 100, "vector": new[0]}])

@@ -29,7 +29,7 @@ SEARCH_SECONDS = 3.0
 WRITE_SECONDS = 0.01
 # Within an upload, where nothing else runs between batches, one proof serves those of this time: it costs as much as
 # half a batch.
-UPLOAD_SECONDS = 0.025
+UPLOAD_SECONDS = 0.1
 # Code of the caller that takes longer to make the next points of an upload may have called the server: the batch that
 # follows is proven anew.
 CALLER_SECONDS = 0.001
