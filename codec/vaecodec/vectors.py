@@ -123,7 +123,8 @@ def as_array(vectors: Any, *, name: str = "vectors") -> np.ndarray[Any, Any]:
     """Turn whatever holds numbers into a numpy array, without a copy where numpy can do without.
 
     Takes arrays, lists of rows, tensors of torch on any device, with gradients or of bfloat16, series and columns whose
-    entries are rows (pandas, pyarrow), and arrays of bfloat16.
+    entries are rows (pandas, pyarrow), data frames of floats, arrays of bfloat16, and whatever offers ``__array__`` or
+    ``__dlpack__``.
 
     Raises:
         InvalidVectorsError: rows of several widths or none, masked values, or no array at all.
@@ -134,12 +135,8 @@ def as_array(vectors: Any, *, name: str = "vectors") -> np.ndarray[Any, Any]:
         if np.ma.is_masked(vectors):
             raise InvalidVectorsError(f"{name}: expected no masked values, got some; fill them or drop the rows")
         return np.asarray(vectors.data)
-    if callable(getattr(vectors, "detach", None)):  # a tensor of torch, which need not be installed
-        tensor = vectors.detach().cpu()
-        vectors = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
-    if callable(getattr(vectors, "as_py", None)):  # an entry of a pyarrow column
-        vectors = vectors.as_py()
     try:
+        vectors = _for_numpy(vectors)
         if isinstance(vectors, list | tuple) and any(map(_holds_more, {type(row) for row in vectors})):
             vectors = [as_array(row, name=name) for row in vectors]
         array = np.asarray(vectors)
@@ -147,11 +144,33 @@ def as_array(vectors: Any, *, name: str = "vectors") -> np.ndarray[Any, Any]:
             array = np.stack([as_array(row, name=name) for row in array])
     except InvalidVectorsError:
         raise
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, BufferError) as error:
         raise InvalidVectorsError(
             f"{name}: expected rows of one width, got a {type(vectors).__name__} that is no matrix: {error}"
         ) from error
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def _for_numpy(vectors: Any) -> Any:
+    """Return what numpy reads; nothing of the libraries that it comes from need be installed."""
+    if callable(getattr(vectors, "detach", None)):  # a tensor of torch
+        tensor = vectors.detach().cpu()
+        return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    if callable(getattr(vectors, "as_py", None)):  # an entry of a pyarrow column
+        return vectors.as_py()
+    if _knows_missing_values(vectors):
+        return vectors.to_numpy(np.float64, na_value=np.nan)
+    if hasattr(vectors, "__dlpack__") and not hasattr(vectors, "__array__"):
+        return np.from_dlpack(vectors)
+    return vectors
+
+
+def _knows_missing_values(vectors: Any) -> bool:
+    """Tell whether this is a pandas data frame of types of floats of its own, of which numpy would make objects."""
+    types: Any = getattr(vectors, "dtypes", ())
+    if not callable(getattr(vectors, "to_numpy", None)) or np.ndim(types) != 1 or not len(types):
+        return False
+    return all(getattr(one, "kind", "") == "f" and not isinstance(one, np.dtype) for one in types)
 
 
 def as_rows(vectors: Any, *, name: str = "vectors") -> np.ndarray[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +22,7 @@ from vaecodec.calibration import CodecCalibration
 from vaecodec.codes import Calibration
 from vaecodec.drift import Encoded, Reference
 from vaecodec.drift.monitor import MonitoredCodec
-from vaecodec.errors import VaecodecError
+from vaecodec.errors import InvalidVectorsError, VaecodecError
 from vaecodec.evaluation import exact_search
 from vaecodec.packed_index import PackedIndex
 from vaecodec.scores import fit_score_calibration
@@ -36,6 +37,35 @@ DIM, WIDTH, ROWS = 16, 4, 60
 # Values that bfloat16 holds: what is taken must give the same bits as the plain array.
 VECTORS = np.random.default_rng(0).integers(-8, 9, (ROWS, DIM)).astype(np.float32) + 0.5
 TYPED = ("a tensor of bfloat16", "an array of bfloat16")
+
+
+class Named(np.ndarray):
+    """Subclass arrays, as libraries of units and of metadata do."""
+
+
+class Shared:
+    """Offer DLPack alone."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self._array.__dlpack_device__()
+
+
+class Askable:
+    """Offer ``__array__``, or fail when it is asked for."""
+
+    def __init__(self, array: np.ndarray | None) -> None:
+        self._array = array
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if self._array is None:
+            raise RuntimeError("the device is lost")
+        return self._array
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +300,33 @@ TAKEN: dict[str, Any] = {
     "an array of bfloat16": VECTORS.astype(ml_dtypes.bfloat16),
     "a series of lists": pd.Series(VECTORS.tolist()),
     "a data frame": pd.DataFrame(VECTORS),
+    "a subclass of arrays": VECTORS.view(Named),
+    "a structured field": np.array([(row,) for row in VECTORS], [("vector", np.float32, DIM)])["vector"],
     "a column of lists": pa.array(VECTORS.tolist()),
+}
+
+
+# Once they are an array, they are one for every entry point.
+ARRAYS: dict[str, Any] = {
+    "a data frame that knows missing values": pd.DataFrame(VECTORS).astype("Float64"),
+    "a data frame of Arrow": pd.DataFrame(VECTORS).astype("float[pyarrow]"),
+    "what shares its memory": Shared(VECTORS),
+    "what numpy can ask": Askable(VECTORS),
+    "a memoryview": memoryview(VECTORS.data),
+    "rows of the standard library": [array("f", row.tolist()) for row in VECTORS],
+    "big-endian": VECTORS.astype(">f4"),
+    "a sliced column": pa.FixedSizeListArray.from_arrays(np.vstack([VECTORS, VECTORS]).ravel(), DIM)[ROWS:],
+    "chunks": pa.chunked_array([pa.array(VECTORS[:9].tolist()), pa.array(VECTORS[9:].tolist())]),
+}
+NO_ARRAYS: dict[str, Any] = {
+    "a sparse tensor": torch.tensor(VECTORS).to_sparse(),
+    "a tensor without data": torch.zeros(2, DIM, device="meta"),
+    "what raises when it is asked": Askable(None),
+    "a missing value": pd.DataFrame(VECTORS).astype("Float64").mask(pd.DataFrame(VECTORS) > 7),
+    "a row that is missing": [*VECTORS[:3], None],
+    "nested without end": [[[[[0.5]]]]],
+    "objects": VECTORS.astype(object),
+    "a generator": (row for row in VECTORS),
 }
 
 
@@ -318,6 +374,18 @@ def test_what_is_no_vectors_is_refused_in_our_words(entry, codec: Codec, fast_pa
         with pytest.raises((VaecodecError, ValueError)) as raised:
             entry(codec, vectors, folder)
         assert isinstance(raised.value, VaecodecError) or entry is transformer, f"{name}: {raised.value!r}"
+
+
+def test_whatever_numpy_can_read_is_taken(codec: Codec) -> None:
+    expected = codec.encode(VECTORS)
+    for name, vectors in ARRAYS.items():
+        np.testing.assert_array_equal(codec.encode(vectors), expected, err_msg=name)
+
+
+@pytest.mark.parametrize("name", NO_ARRAYS)
+def test_what_numpy_cannot_read_is_refused_in_our_words(codec: Codec, name: str) -> None:
+    with pytest.raises(InvalidVectorsError, match="vectors: "):
+        codec.encode(NO_ARRAYS[name])
 
 
 @pytest.mark.parametrize(
