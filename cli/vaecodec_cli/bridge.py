@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vaecodec_exporters.bridge import ExportedBridge
     from vaecodec_exporters.model_bridge import ModelBridgeFiles
 
-# What each figure of a bridge is of: what is searched, and with what.
+# For each figure: which documents are searched, and with which queries.
 _SEARCHES = {
     "re-encoded": ("encoded by the new codec", "new codec"),
     "bridged": ("encoded by the old codec", "new codec and bridge"),

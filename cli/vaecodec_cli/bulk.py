@@ -116,7 +116,7 @@ def run(
 ) -> None:
     """Encode or decode, and print the result."""
     chosen = workers.open(given.codec)
-    # Each worker is one thread of its own, and a call's bits then do not depend on the machine's cores.
+    # Each worker is a thread, so use one thread per call. The result then does not depend on the number of cores.
     codec = Codec.load(given.codec, dim=given.dim, device=workers.device, threads=1)
     started = time.perf_counter()
     with shown(given.source) as progress:

@@ -22,7 +22,7 @@ from vaecodec.errors import (
 from vaecodec.extras import require
 from vaecodec_cli.text import one_line
 
-# Command -> the module of this package that holds the function of that name.
+# Command -> the module of this package that defines its function.
 COMMANDS = {
     "bridge": "bridge",
     "compress": "compress",
@@ -46,7 +46,7 @@ COMMANDS = {
     "train": "train",
 }
 
-# What says that an option has a value that cannot be right.
+# These errors mean that an option has an impossible value.
 _WRONG_USAGE = (InvalidBudgetError, InvalidDimensionError, InvalidGoalError, InvalidOptionError, RecipeError)
 
 
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     explains them.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show costs no work
+        if isinstance(stream, io.TextIOWrapper):  # show what the terminal lacks as escapes
             stream.reconfigure(errors="backslashreplace")
     try:
         app = application()
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         with warnings_shown():
             app(arguments, prog_name="vaecodec")
-    # A file that cannot be written, a full disk: nobody needs to see where in the code that was noticed.
+    # Print one line without a traceback, also for errors of the system such as a full disk.
     except (VaecodecError, OSError) as error:
         print(f"error: {one_line(_explained(error))}", file=sys.stderr)
         sys.exit(2 if isinstance(error, _WRONG_USAGE) else 1)

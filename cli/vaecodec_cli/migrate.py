@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vaecodec_integrations.qdrant.migration import MigrationOutcome, MigrationRequest, MigrationSize
 
 
-# Values of --keep-originals that name no file.
+# Values of --keep-originals that are not file names.
 _WITHOUT_FILE = ("none", "disk")
 
 

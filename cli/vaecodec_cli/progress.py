@@ -35,7 +35,7 @@ LOGGER = logging.getLogger("vaecodec_cli")
 
 _PACKAGES = ("vaecodec", "vaecodec_training", "vaecodec_exporters", "vaecodec_integrations", "vaecodec_cli")
 
-# Narrow enough that the time left is on the screen at 80 columns.
+# Narrow enough to show the time left on a screen of 80 columns.
 _NAME_WIDTH, _BAR_WIDTH = 20, 10
 
 
@@ -190,7 +190,7 @@ class LogLines:
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         now = time.perf_counter()
-        if self._first is None:  # what an earlier run has done is not this one's speed
+        if self._first is None:  # do not count the work of an earlier run
             self._first, self._start, self._last = done, now, now
         if now - self._last < self._seconds:
             return

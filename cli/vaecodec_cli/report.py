@@ -16,7 +16,7 @@ from vaecodec_integrations.report import ReportFiles
 from vaecodec_integrations.report import report as write_report
 from vaecodec_integrations.report.engines.base import SearchEngineName
 
-# Tables that the terminal shows: what is found, and what is found without training. The page has all of them.
+# Number of tables that the terminal shows. The page has all of them.
 _ON_SCREEN = 2
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-# Marks that turn the direction of writing, with which a name can be made to look like another.
+# Characters that change the direction of text, with which one name can be made to look like another.
 _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 

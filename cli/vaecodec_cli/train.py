@@ -124,7 +124,7 @@ def _figures(result: TrainedRun) -> Table:
     """Show each figure of the held-out rows beside the linear codec that is best in it."""
     provenance = result.checkpoint.provenance
     rates = provenance.get("rates", [])
-    # Of several codes the middle one is validated.
+    # If there are several codes, the middle one is validated.
     through = f" through codes of {rates[len(rates) // 2]['code_bits'] / 8:g} bytes" if rates else ""
     shown = table("figure", "codec", "best linear", "kind", "difference", title=f"Held-out rows{through}")
     validation, gains = provenance["validation"], result.gains

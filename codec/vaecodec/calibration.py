@@ -22,10 +22,10 @@ from vaecodec.scores import ScoreCalibration, calibrate_scores
 
 _LOG = logging.getLogger(__name__)
 
-# The keys of the parts in the file's `vaecodec.calibration`.
+# Keys in the file's JSON document `vaecodec.calibration`.
 _CODES, _SCORES, _DRIFT = "codes", "score", "drift"
 
-# Searches that the calibration of scores is fitted on, each with its hundred nearest.
+# Number of searches that the calibration of scores is fitted on. Each returns the 100 nearest documents.
 _SCORED_QUERIES = 512
 _SCORED_ROWS = 8_192
 

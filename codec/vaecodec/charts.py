@@ -38,7 +38,7 @@ class Theme:
     fills: tuple[Fill, ...]
 
 
-# Any two fills that can touch differ by a contrast of at least 3:1, or one of them is hatched.
+# Two fills that can touch have a contrast of at least 3:1, or one of them is hatched.
 LIGHT = Theme(
     paper="#ffffff",
     ink="#1d2321",
@@ -81,7 +81,7 @@ def chart(
         "hatch.color": theme.ink,
         "hatch.linewidth": 0.6,
         "svg.fonttype": "none",
-        "text.parse_math": False,  # a name with dollars is no formula
+        "text.parse_math": False,  # matplotlib must not read names with dollar signs as formulas
         "svg.hashsalt": "vaecodec",
         **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), theme.ink),
         **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), theme.paper),

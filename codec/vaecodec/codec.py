@@ -319,12 +319,12 @@ class Codec:
         if self._code_dim < latents.shape[1]:
             latents = np.ascontiguousarray(latents[:, : self._code_dim])
             if self.latent_metric is Metric.COSINE:
-                with np.errstate(invalid="ignore"):  # NaN without a direction, which is refused below
+                with np.errstate(invalid="ignore"):  # a row without a direction becomes NaN, and is refused below
                     latents = normalised(latents)
         check_latents(latents, self.latent_metric, name, first_row)
         return latents
 
 
 def _output(rows: Any, width: int) -> FloatArray:
-    shape = np.shape(rows)  # of a wrong input too: the boundary refuses it before anything is written here
+    shape = np.shape(rows)  # wrong inputs have a shape, too; they are refused before anything is written here
     return np.empty((shape[0] if shape else 0, width), np.float32)

@@ -23,7 +23,7 @@ from vaecodec.extras import require
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-# Of each extra: what its libraries are imported as, and what is missing without them.
+# For each extra: the modules to import, and what does not work without them.
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "cli": (("typer", "rich", "packaging"), "the command line"),
     "train": (("torch", "lightning_fabric", "safetensors"), "vaecodec train and fit"),
@@ -172,7 +172,7 @@ def _needs() -> dict[str, list[Requirement]]:
     requirements: list[Requirement] = [read(text) for text in requires("vaecodec") or ()]
     needs: dict[str, list[Requirement]] = {name: [] for name in ("", *EXTRAS)}
     for requirement in requirements:
-        if requirement.name == "vaecodec":  # one extra that asks for another: that one is listed itself
+        if requirement.name == "vaecodec":  # an extra that includes another extra, which is listed itself
             continue
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             needs[""].append(requirement)
@@ -195,7 +195,7 @@ def _extra(name: str, requirements: Sequence[Requirement]) -> Extra:
 def _import_failure(modules: Sequence[str]) -> str:
     """Return why modules cannot be imported; another process tries it, since a broken library may end the process."""
     statement = f"import {', '.join(modules)}"
-    command = [sys.executable, "-P", "-W", "ignore", "-c", statement]  # -P: no modules of the current folder
+    command = [sys.executable, "-P", "-W", "ignore", "-c", statement]  # -P: import no modules from the current folder
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORT_SECONDS)
     except subprocess.TimeoutExpired:
@@ -211,14 +211,14 @@ def _provider(name: str) -> Provider:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY + 1
     if name != "CPUExecutionProvider":
-        # Or the CPU's would take over in silence.
+        # Otherwise the CPU provider would take over without a word.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
         session = onnxruntime.InferenceSession(_PRODUCT, options, providers=[name])
         if name not in session.get_providers():
             return Provider(name, False, "it could not be started")
         (result,) = session.run(["y"], {"x": np.ones((1, 4), np.float32)})
-    except Exception as error:  # onnxruntime's exception classes share no public base
+    except Exception as error:  # onnxruntime's exceptions have no common public base class
         message = re.sub(r"\s+", " ", str(error)).strip()
         return Provider(name, False, "it leaves the work to the CPU" if "fallback to CPU EP" in message else message)
     right = bool(np.array_equal(result, np.full((1, 4), 4, np.float32)))

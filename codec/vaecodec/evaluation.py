@@ -23,7 +23,7 @@ Figures = NDArray[np.float64]
 # Queries and documents per block of scores: 256 x 65,536 float32 are 64 MiB.
 _QUERY_ROWS = 256
 _BASE_ROWS = 65_536
-# Of so few documents all scores of a query are computed sooner than a hundred rows are gathered.
+# Up to this many documents it is faster to compute all scores of a query than to gather a hundred rows.
 _FEW_DOCUMENTS = 4_096
 
 
@@ -191,7 +191,7 @@ class Truth:
 
     def _original_scores(self, found: IdArray) -> FloatArray:
         scores = np.empty(found.shape, np.float32)
-        plain = Metric.L2 if self.metric is Metric.L2 else Metric.DOT  # the rows are compared as they are
+        plain = Metric.L2 if self.metric is Metric.L2 else Metric.DOT  # under cosine the rows have unit norm
         for start in range(0, len(found), _QUERY_ROWS):
             block = slice(start, start + _QUERY_ROWS)
             if len(self.base) <= _FEW_DOCUMENTS:
@@ -312,7 +312,7 @@ def _ndcg(ids: IdArray, grouped: list[_Answers], k: int, grades: Sequence[Any] |
         hits = ids[queries, :k, None] == answers[:, None, :]
         gained[:, : ids.shape[1]] = (hits * gains[:, None, :]).max(axis=2)
         best[:, : answers.shape[1]] = -np.sort(-gains, axis=1)[:, :k]
-        # Both sums in the same order, so that the best ranking has 1 to the last bit.
+        # Add both sums in the same order, so that the best ranking gets exactly 1.
         ideal = np.einsum("ij,j->i", best, discounts)
         some = ideal > 0
         figures[queries[some]] = np.einsum("ij,j->i", gained[some], discounts) / ideal[some]
@@ -428,7 +428,7 @@ def ratio_bootstrap(a: NDArray[Any], b: NDArray[Any], *, seed: int = 0, resample
 @lru_cache(maxsize=1)
 def _resampling(n: int, seed: int, resamples: int) -> Figures:
     """Draw how often each value appears in each resampling, (resamples, n); it is cached, as drawing takes long."""
-    # Resampling n of n is drawing multinomial counts; a matrix product then gives all means at once.
+    # Resampling n of n values means drawing multinomial counts. One matrix product then gives all means.
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
     return np.asarray(counts, np.float64)
 

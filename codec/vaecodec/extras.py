@@ -17,7 +17,7 @@ def require(module: str, *, extra: str) -> ModuleType:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        # A library that is there but lacks a dependency of its own is another problem: show it as it is.
+        # The library is there but lacks a dependency of its own. That is another problem: show it as it is.
         if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
             raise
         raise MissingExtraError(

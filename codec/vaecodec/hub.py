@@ -43,7 +43,7 @@ def fetch(repository: str | os.PathLike[str], file: str = FILE_NAME, revision: s
     errors = require("huggingface_hub.errors", extra="hub")
     try:
         return Path(hub.hf_hub_download(str(repository), file, revision=revision))
-    except (errors.GatedRepoError, errors.LocalEntryNotFoundError):  # refused, or no answer
+    except (errors.GatedRepoError, errors.LocalEntryNotFoundError):  # the hub refused the request or did not answer
         raise
     except (
         errors.HFValidationError,

@@ -28,11 +28,11 @@ _LOG = logging.getLogger(__name__)
 
 Moment = NDArray[np.float64]
 
-# One row in so many is not fitted on, where there are enough of them to find drift by.
+# Hold one row in this many out of the fit, if these are enough to detect drift with.
 _HOLD_OUT = 20
-# Enough for codes, whose centroids take more than the rest, at 77 MB for 384 dimensions.
+# Keep at most this many rows to calibrate on: enough for the centroids of codes. 77 MB at 384 dimensions.
 _KEPT_ROWS = 50_000
-# Pairs of rows whose sum is taken again at once.
+# Pairs of rows whose sums are computed again, exactly, in one block.
 _PAIRS = 4096
 
 
@@ -136,7 +136,7 @@ class LinearCodec:
     @property
     def query_mean(self) -> FloatArray:
         """Return what is subtracted from queries: float32 (dim,); see :attr:`LinearKind.PCA_DOCUMENTS`."""
-        # Squared distances need the same shift on both sides; dot products only lose a constant per query.
+        # Squared distances need the same shift on both sides. Dot products only lose a constant per query.
         centred = self.kind is LinearKind.PCA or self.metric is Metric.L2
         return self.mean if centred else np.zeros_like(self.mean)
 
@@ -159,7 +159,7 @@ class LinearCodec:
 
     def decode(self, codes: Any) -> FloatArray:
         """Decode latents, float (n, code_dim), to reconstructions, float32 (n, dim), of unit norm under cosine."""
-        # Normalised latents have lost their length; adding the mean back would then weigh it wrongly.
+        # Normalised latents have lost their length, so the mean would be added with a wrong weight.
         mean = self.mean if self.latent_metric is not Metric.COSINE else np.zeros_like(self.mean)
         latents = as_vectors(codes, self.code_dim, self.latent_metric, name="codes")
         restored = product(latents, self.components.T) + mean
@@ -364,7 +364,7 @@ def product(rows: FloatArray, matrix: FloatArray | Factor) -> FloatArray:
     factor = matrix if isinstance(matrix, Factor) else Factor(matrix)
     wide_rows = rows.astype(np.float64)
     sums = wide_rows @ factor.wide.T
-    # Twice what the orders of adding can differ by, for each row: products of float32 are exact in float64.
+    # Twice the largest difference between two orders of adding, for each row. Products of float32 are exact in float64.
     lengths = np.sqrt(np.einsum("ij,ij->i", wide_rows, wide_rows))
     doubt = (4 * rows.shape[1] * np.finfo(np.float64).eps * factor.longest * lengths)[:, None]
     result = sums.astype(np.float32)

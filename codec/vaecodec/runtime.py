@@ -29,11 +29,11 @@ Provider = str | tuple[str, Mapping[str, Any]]
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _DEVICES = {"auto": (_CUDA, _CPU), "cpu": (_CPU,), "cuda": (_CUDA,)}
-# TensorFloat-32, the default on newer GPUs, keeps three digits: the same file would give other latents.
+# Turn off TensorFloat-32, the default on newer GPUs. It keeps three digits, so the same file would give other latents.
 _OPTIONS = {_CUDA: {"use_tf32": "0"}}
 _ERRORS_ONLY = 3
 
-# Starting work on a device costs tens of microseconds, whatever the size.
+# Use large blocks: starting work on a device takes tens of microseconds, whatever the size.
 _DEVICE_BLOCK_BYTES = 32 << 20
 
 
@@ -62,7 +62,7 @@ class Runtime:
         """The execution providers in use, most wanted first."""
         self._staged = self.providers[0] != _CPU if staged is None else staged
         self._output_widths: dict[str, int] = {output.name: output.shape[1] for output in session.get_outputs()}
-        self._widest = max(self._output_widths.values())  # latents and reconstructions: the inputs' widths, too
+        self._widest = max(self._output_widths.values())  # these are also the widths of the inputs
         self.block_rows = block_rows(self._widest, _DEVICE_BLOCK_BYTES if self._staged else BLOCK_BYTES)
         """How many rows to run at once."""
         self._idle: list[tuple[FloatArray, FloatArray]] = []
@@ -106,7 +106,7 @@ class Runtime:
                 if self._staged:
                     source = fed[: block.size].reshape(block.shape)
                     source[:] = block
-                # By address: onnxruntime's own check of names does not know optional inputs.
+                # Feed by address, because onnxruntime's own check of names does not know optional inputs.
                 binding.bind_input(feed, "cpu", 0, np.float32, source.shape, source.ctypes.data)
                 binding.bind_output(output, "cpu", 0, np.float32, result.shape, result.ctypes.data)
                 session.run_with_iobinding(binding)
@@ -116,7 +116,7 @@ class Runtime:
 
     def forked(self) -> None:
         """Drop the session in a forked process, where its threads do not exist."""
-        self._left_behind = self._session  # ending it would wait for them
+        self._left_behind = self._session  # keep it: closing it would wait for threads that do not exist
         self._session = None
         self._opening = threading.Lock()
         self._idle = []
@@ -150,7 +150,7 @@ def _leave_sessions_behind() -> None:
         runtime.forked()
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+if hasattr(os, "register_at_fork"):  # Windows has no fork
     os.register_at_fork(after_in_child=_leave_sessions_behind)
 
 
@@ -180,10 +180,10 @@ def start(
             "install a build that has it (GPU: pip install 'vaecodec[gpu]') or pass strict=False"
         )
     options = onnxruntime.SessionOptions()
-    # Optional inputs, which the format is built on, cost a warning each at load.
+    # The format has optional inputs, and onnxruntime warns of each at load.
     options.log_severity_level = _ERRORS_ONLY
-    # Its threads wait in a loop for the next operator. After the last one they would take the cores from whatever comes
-    # next, the search among them.
+    # onnxruntime's threads wait for the next operator in a busy loop. Stop that after the last operator, so that the
+    # cores are free for what follows, such as the search.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -195,8 +195,8 @@ def start(
 
     try:
         runtime = Runtime(session_on(list(usable.items())), again=again)
-    except Exception as error:  # onnxruntime's exception classes share no public base
-        # A provider may fail by raising, too: then the file is good on the CPU.
+    except Exception as error:  # onnxruntime's exceptions have no common public base class
+        # A provider may also fail by raising. Then the file works on the CPU.
         try:
             runtime = Runtime(session_on([_CPU]), again=again)
         except Exception as own:

@@ -23,11 +23,11 @@ from vaecodec_exporters.graph import start
 MASK = "attention_mask"
 _FLOATS = {"tensor(float)", "tensor(float16)", "tensor(double)"}
 _INTEGERS = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
-# Computed by a layer that most embedding models were not trained with.
+# Most embedding models were not trained with the layer that computes this output.
 _NEVER_FOUND = "pooler_output"
-# Beyond this size protobuf refuses a message.
+# Largest message that protobuf accepts.
 _MOST_BYTES = 2**31 - 2**20
-# Where the vocabulary's size is not to be seen: any tokenizer knows as many tokens.
+# Used if the vocabulary's size is unknown: every tokenizer has at least this many tokens.
 _FEWEST_TOKENS = 100
 _TOKENS = 12
 
@@ -75,7 +75,7 @@ class Embedder:
         model = _loaded(path)
         try:
             session = start(model.SerializeToString())
-        except Exception as error:  # onnxruntime's exception classes share no public base
+        except Exception as error:  # onnxruntime's exceptions have no common public base class
             raise ExportError(f"{path}: onnxruntime cannot load the model: {error}") from error
         name, rank = _chosen_output(session, width, output, path)
         return cls(model, session, name, rank, _settings_beside(Path(path)))
@@ -129,7 +129,7 @@ def _loaded(path: str | os.PathLike[str]) -> onnx.ModelProto:
     try:
         model = onnx.load(path)
         size = model.ByteSize()
-    except Exception as error:  # of the system, protobuf and onnx, which share no other base
+    except Exception as error:  # errors of the system, protobuf and onnx have no other common base class
         raise ExportError(f"{path}: expected an embedding model in ONNX: {error}") from error
     if size > _MOST_BYTES:
         raise ExportError(f"{path}: expected less than 2 GB, which one file can hold, got {size:,} bytes")

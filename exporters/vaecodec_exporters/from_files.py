@@ -19,7 +19,7 @@ from vaecodec_training.search import OnStep, refuse_processes, refuse_widths
 OnOpen = Callable[[Collection], None]
 """Called with the collection when its vectors have been checked, before training begins."""
 
-# Share of the rows that the gate alone looks at.
+# Share of the rows that only the gate uses.
 _CONFIRMATION = 0.05
 
 

@@ -27,7 +27,7 @@ from vaecodec_exporters.output import refuse_existing, write_codec_file
 from vaecodec_exporters.parts import PARTS, cut
 
 _OLDEST_OPSET = 11
-# From this version on, what these reduce over is an input instead of an attribute.
+# From this opset on, the axes of these nodes are an input instead of an attribute.
 _REDUCTIONS, _AXES_ARE_INPUTS = ("ReduceL1", "ReduceL2", "ReduceMax"), 18
 _BATCHES = (1, 2, 5)
 
@@ -130,7 +130,7 @@ def _join(model: Embedder, codec: bytes, made: FusedModel) -> bytes:
     metadata = made.codec
     joined = onnx.ModelProto()
     joined.CopyFrom(model.model)
-    # With older files every initializer is an input, too; nothing shall feed it.
+    # In older files every initializer is also an input. Remove these inputs, since nothing may feed them.
     if joined.ir_version < 4:
         _remove_weights_from_inputs(joined.graph)
         joined.ir_version = 4
@@ -174,7 +174,7 @@ class _Tail:
         inputs = {entry.name for entry in model.graph.input}
         if inputs & {LATENTS, TOKENS}:
             raise ExportError(f"expected no inputs called {LATENTS} or {TOKENS}, got {', '.join(inputs)}")
-        # Both names are those of the fused outputs.
+        # The fused outputs need both names.
         self.renamed = {name: f"{self.prefix}embedder/{name}" for name in (LATENTS, TOKENS) if name in names}
         _rename(model.graph, self.renamed)
         self._numbers = count()
@@ -269,7 +269,7 @@ def _check(joined: bytes, model: Embedder, codec: Codec, made: FusedModel) -> No
     """Compare the fused model with the model and the codec one after the other, on random tokens."""
     fused = start(joined)
     bound = codec.metadata.provenance.get("parity_bound", PARITY_BOUNDS[Precision.FLOAT32])
-    if model.half:  # inside one graph onnxruntime leaves the last rounding to float16 out
+    if model.half:  # in one graph onnxruntime skips the last rounding to float16
         bound = max(bound, PARITY_BOUNDS[Precision.FLOAT16])
     encode = codec.encode_queries if made.entry == "query" else codec.encode
     for texts in _BATCHES:
@@ -277,7 +277,7 @@ def _check(joined: bytes, model: Embedder, codec: Codec, made: FusedModel) -> No
         try:
             vectors = model.embed(feeds, made.pooling, made.normalise)
             expected, (computed, tokens) = encode(vectors), fused.run([LATENTS, TOKENS], feeds)
-        except Exception as error:  # onnxruntime's exception classes share no public base
+        except Exception as error:  # onnxruntime's exceptions have no common public base class
             raise ExportError(f"the embedding model does not run on random tokens: {error}") from error
         difference = largest_difference(vectors, expected, computed)
         if not (difference <= bound and np.array_equal(tokens[:, 0], computed)):

@@ -40,10 +40,10 @@ from vaecodec.vectors import normalised
 from vaecodec_exporters.output import write_codec_file
 
 PARITY_BATCHES = (0, 1, 7, 1_000)
-# Of unit rows, largest absolute difference; float16 keeps eleven binary digits, so that one rounding costs up to 5e-4.
+# Largest absolute difference for unit rows. float16 keeps eleven binary digits: one rounding costs up to 5e-4.
 PARITY_BOUNDS = {Precision.FLOAT32: 1e-5, Precision.FLOAT16: 2e-3, Precision.INT8: 5e-3}
 
-# Seven bits: processors without VNNI add two products with a uint8 in 16 bits, where eight would saturate.
+# Use seven bits: processors without VNNI add two products with a uint8 in 16 bits, which eight bits would overflow.
 _INT8_WEIGHTS = 63
 
 
@@ -176,7 +176,7 @@ def typical_rows(metadata: Metadata, references: Mapping[str, Forward]) -> dict[
 def start(data: bytes) -> onnxruntime.InferenceSession:
     """Return a graph on the CPU."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # optional inputs cost a warning each
+    options.log_severity_level = 3  # onnxruntime warns of each optional input
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
@@ -216,8 +216,8 @@ def build_model(weights: CodecWeights, metadata: Metadata, precision: Precision 
         helper.make_graph(
             [_node(node) for node in nodes(design)],
             "vaecodec",
-            # Outputs have no name for their rows: runtimes that fix the batch give the input's symbol a value, and
-            # would find that it differs from the symbol there.
+            # Leave the outputs' row dimension unnamed: runtimes that fix the batch size set the input's symbol, and
+            # would complain that the output's symbol differs.
             [_rows(feed, f"{feed}_rows", design) for feed, _ in ENTRY_POINTS],
             [_rows(output, None, design) for _, output in ENTRY_POINTS],
             [_initializer(name, tensor, values) for name, tensor in tensors(design).items()],
@@ -274,7 +274,7 @@ def _int8_weights(name: str, weights: ResidualWeights) -> dict[str, np.ndarray[A
         raise ExportError(
             f"int8 is for hidden layers, and '{name}' is linear; export in float32, or train with hidden units"
         )
-    # No unit row makes a unit more active than this, so that its activation, divided by it, fits 0 to 255.
+    # Largest activation of each hidden unit for unit rows. Divided by it, activations fit 0 to 255.
     most = np.linalg.norm(weights.hidden, axis=1) + weights.hidden_bias
     most = np.where(most > 0, most, 1)
     found: dict[str, np.ndarray[Any, Any]] = {

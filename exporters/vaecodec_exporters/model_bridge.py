@@ -33,7 +33,7 @@ FEWEST_TEXTS = 1_000
 LEAST_RETENTION = 0.6
 
 _FOLDS = 5
-# Documents that ask where no queries are given.
+# Number of documents to use as queries if none are given.
 _ASKING = 2_500
 
 

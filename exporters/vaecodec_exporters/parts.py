@@ -73,7 +73,7 @@ def cut(model: onnx.ModelProto, feed: str, fetch: str) -> bytes:
     """Cut one entry point out of a codec: a model of one required input and one output."""
     whole = onnx.ModelProto()
     whole.CopyFrom(model)
-    # The default is what makes the input optional.
+    # Remove the default, which makes the input optional.
     whole.graph.initializer.remove(next(tensor for tensor in whole.graph.initializer if tensor.name == feed))
     part = Extractor(whole).extract_model([feed], [fetch])
     part.metadata_props.extend(model.metadata_props)

@@ -194,7 +194,7 @@ def train_and_export(
     if not leads():
         return None
     if export is not None:
-        export_checkpoint(result.checkpoint, export, overwrite=overwrite)  # not whatever came into the folder since
+        export_checkpoint(result.checkpoint, export, overwrite=overwrite)  # not what the folder holds by now
     return result
 
 
@@ -215,7 +215,8 @@ def check_training(
     if export is None:
         return
     require("onnx", extra="export")
-    # A run that went on to its end writes the same file again. What the run makes a folder for is not there yet.
+    # A resumed run that had ended writes the same file again, so do not refuse that. Do not check a file inside the
+    # run's own folder either, which is not there yet.
     if leads() and not resume and not _comes_with(Path(run), Path(export)):
         refuse_existing(export, overwrite=overwrite)
 

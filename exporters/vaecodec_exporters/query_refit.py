@@ -39,7 +39,7 @@ from vaecodec_training.model import ResidualMap
 from vaecodec_training.query_map import STEPS, QueryMap, figures, fit_query_map
 from vaecodec_training.recipe import Aim, LatentMetric
 
-# Rows on which documents' latents are compared bit by bit before and after.
+# Rows to check that the documents' latents are the same to the bit before and after.
 _COMPARED_ROWS = 1_000
 
 CONFIRMATION = 0.1

@@ -46,15 +46,15 @@ from vaecodec_training.observe import Observer
 from vaecodec_training.recipe import Recipe, choose_recipe
 
 CODEC = "codec.onnx"
-# Libraries that some step needs, and the extras that install them: asked for before any work.
+# Libraries that some step needs, with the extras that install them. They are checked before any work.
 _NEEDED = (("torch", "train"), ("onnx", "export"), ("numba", "packed"), ("matplotlib", "report"))
 _FIT, _REPORT = "fit", "report"
-# Share of the rows that nothing is trained or chosen on: the planner's and the report's queries. Of few queries it is
-# larger, so that there are about so many; it is never more than the last figure.
+# Share of the rows that nothing is trained or chosen on: they are the queries of the planner and of the report. With
+# few queries the share is larger, to hold out about _CONFIRMING of them, but never larger than _MOST_CONFIRMATION.
 _CONFIRMATION, _CONFIRMING, _MOST_CONFIRMATION = 0.05, 80, 0.3
-# Where uncompressed neighbours are kept to this share, its whole interval above, training could win next to nothing.
+# If the whole interval of recall lies above this, training could gain next to nothing.
 _NEARLY_ALL = 0.99
-# What a collection that does not say how many vectors it holds is taken for, where no limit depends on it.
+# Assume this many vectors if a collection does not say how many it holds and no limit depends on it.
 _UNKNOWN_ROWS = 1_000_000
 
 
@@ -188,7 +188,7 @@ def compress(
             metric=data.metric,
             on_step=lambda step: on_step(f"planning: {step}"),
         )
-    (out / _FIT).mkdir(parents=True, exist_ok=True)  # by which the folder is known when the call is repeated
+    (out / _FIT).mkdir(parents=True, exist_ok=True)  # the next call recognises the folder by this
     (answer,) = planned.answers
     setting = answer.setting
     if setting is None:
@@ -221,7 +221,7 @@ def next_command(data: CompressionData, setting: Setting, codec: Path, store: St
         return shlex.join(collection.migration(str(codec), setting, qdrant_bytes(setting), width=whole, skip=skip))
     if re.match(r"postgres(ql)?://", str(location)):
         return shlex.join(["vaecodec", "migrate-pg", *_table(data.documents, setting), "--codec", str(codec), *width])
-    # The other stores keep floats: Qdrant makes codes of them itself.
+    # The other stores keep floats. Qdrant quantises them itself.
     code: list[str] = []
     if store is StoreName.PGVECTOR and setting.dtype is CodeType.FLOAT16:
         code = ["--dtype", "float16"]
@@ -234,7 +234,7 @@ def next_command(data: CompressionData, setting: Setting, codec: Path, store: St
 
 def _table(address: str, setting: Setting) -> list[str]:
     """Return the options of ``migrate-pg`` for the database, table, key and columns of a PostgreSQL address."""
-    from vaecodec_integrations.postgres.source import PostgresSource, TableAddress  # here: it takes psycopg
+    from vaecodec_integrations.postgres.source import PostgresSource, TableAddress  # needs psycopg
 
     source = open_source(address)
     assert isinstance(source, PostgresSource)
@@ -278,7 +278,7 @@ def _fitted(
     collection: Collection, recipe: Recipe, folder: Path, budget: float, observers: Sequence[Observer]
 ) -> Fitted:
     with warnings.catch_warnings():
-        # Of single runs: they are kept in the fit's folder, and the gate judges the best of these runs.
+        # Hide the warnings of single runs. The fit's folder keeps them, and the gate judges the best run.
         warnings.simplefilter("ignore", TrainingWarning)
         warnings.simplefilter("default", BudgetWarning)
         return fit(collection, folder, budget=budget, recipe=recipe, observers=observers)

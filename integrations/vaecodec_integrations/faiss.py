@@ -30,7 +30,7 @@ FILE = IndexFile(
     {"description": str},
 )
 
-# What faiss offers and this class does not, and the reason.
+# Methods of faiss that this class does not have, with the reason.
 _INNER = "it is about latents and their codes; call it on the attribute inner"
 _READ_ONLY = "it would change elements without the codec; add them through this class"
 NOT_OFFERED = {
@@ -368,7 +368,7 @@ class CompressedFaissIndex(LatentIndex):
         if isinstance(inner, index._faiss.IndexIDMap2):
             inner.check_consistency()
         index._inner = inner
-        if inner.is_trained and inner.ntotal:  # one search, so that what faiss finds only then is found here
+        if inner.is_trained and inner.ntotal:  # search once, because faiss detects some damage only then
             inner.search(np.ones((1, codec.code_dim), np.float32), 1)
         return index
 
@@ -431,7 +431,7 @@ class CompressedFaissIndex(LatentIndex):
                 self._inner.add_with_ids(latents, labels)
 
     def _holds(self, label: int) -> bool:
-        # faiss has no other question for one id, and listing all ids takes longer than asking for a batch.
+        # faiss has no other way to look up an id, and listing all ids takes longer than looking up a batch.
         try:
             self._inner.reconstruct(label)
         except RuntimeError:
@@ -503,7 +503,7 @@ def _structure(faiss: Any, index: Any) -> list[tuple[str, int, int]]:
     parts = []
     while index is not None:
         index = faiss.downcast_index(index)
-        # A flat index is read back as one of two classes, whatever it was written from.
+        # faiss reads a flat index back as one of two classes, whatever class it was written from.
         kind = "IndexFlat" if isinstance(index, faiss.IndexFlat) else type(index).__name__
         parts.append((kind, int(index.d), int(index.metric_type)))
         index = getattr(index, "index", None) or getattr(index, "base_index", None) or getattr(index, "quantizer", None)

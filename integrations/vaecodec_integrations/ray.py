@@ -172,7 +172,7 @@ class RayWorkers:
 
     def _outcomes(self, conversion: Conversion, shards: list[Shard], codec: VectorCodec) -> Iterator[Entry | Exception]:
         ray, data = require("ray", extra="ray"), require("ray.data", extra="ray")
-        data.DataContext.get_current().enable_progress_bars = False  # there is one already
+        data.DataContext.get_current().enable_progress_bars = False  # Ray is running already
         there = ray.cluster_resources()
         room = int(there.get("GPU", 0) / self._gpus if self._gpus else there.get("CPU", 1))
         most = min(len(shards), self._workers or max(1, room))
@@ -181,7 +181,7 @@ class RayWorkers:
             self.actor,
             fn_constructor_args=(conversion, str(self._codec), codec.code_dim, codec.codec_id, bool(self._gpus)),
             batch_size=1,
-            # A cluster that grows may have room for the others later.
+            # Allow more actors than there is room for now: the cluster may grow.
             compute=data.ActorPoolStrategy(min_size=max(1, min(most, room)), max_size=most),
             num_cpus=1,
             num_gpus=self._gpus or None,
@@ -252,7 +252,7 @@ class CodecActor:
         dim: int | None = None,
         providers: Sequence[str] | None = None,
     ) -> None:
-        # Ray counts one CPU per actor; more threads would take those of its neighbours.
+        # Ray counts one CPU per actor. More threads would take the CPUs of other actors.
         self._codec = Codec.load(codec, dim=dim, providers=providers, threads=1)
         self._column = column
 

@@ -15,7 +15,7 @@ from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec.vectors import as_row, as_rows, as_vectors
 from vaecodec_integrations.row_encoding import Float16Rows, PackedRows, RowEncoding
 
-# Distances as the databases give them, from similarities of which larger is nearer.
+# Convert similarities, of which larger is nearer, to the databases' distances.
 _DISTANCES: dict[Metric, Callable[[FloatArray], FloatArray]] = {
     Metric.COSINE: lambda scores: 1 - scores,
     Metric.DOT: lambda scores: -scores,

@@ -11,10 +11,10 @@ from vaecodec.codec import Codec
 from vaecodec.errors import CodecMismatchError
 from vaecodec.interface import FloatArray, VectorCodec
 
-# A row's largest value is brought into the highest octave of float16, but not above its largest number.
+# Scale each row so that its largest value is in the highest octave of float16, but not above its largest number.
 _LARGEST = float(np.finfo(np.float16).max)
 _TOP_EXPONENT = 16
-# float32 ends at 2**-149: a row of zeros gets the exponent of the smallest numbers.
+# The smallest float32 is 2**-149. A row of zeros gets this exponent.
 _LOWEST_EXPONENT = -149
 
 

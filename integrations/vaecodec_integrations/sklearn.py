@@ -129,6 +129,6 @@ def _plain(X: Any) -> Any:
     if hasattr(X, "columns") or hasattr(X, "tocsr"):
         return X
     array = as_array(X, name="X")
-    if array.dtype.kind in "USb":  # which scikit-learn makes numbers of
+    if array.dtype.kind in "USb":  # scikit-learn would convert these to numbers
         raise NotFloatingPointError(f"X: expected floating point values, got dtype {array.dtype}")
     return array

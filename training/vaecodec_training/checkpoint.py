@@ -69,7 +69,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
     weights = _contiguous(checkpoint.model.state_dict())
     content = {
         "format": _FORMAT,
-        "weights": _digest(weights, ""),  # so that the record alone says whose it is
+        "weights": _digest(weights, ""),  # so that the record says which weights it belongs to
         "dim": checkpoint.model.dim,
         "metric": str(checkpoint.metric),
         "embedder": checkpoint.embedder,
@@ -121,7 +121,7 @@ def load_checkpoint(run: Path) -> Checkpoint:
         TypeError,
         ValueError,
         RuntimeError,
-    ) as error:  # a digest is no proof of who wrote it
+    ) as error:  # a right digest does not prove that the content is right
         if isinstance(error, VaecodecError):
             raise
         raise CheckpointError(f"{run}: expected weights and a record of one model, got others: {error}") from None
@@ -130,7 +130,7 @@ def load_checkpoint(run: Path) -> Checkpoint:
 def _checkpoint(content: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Checkpoint:
     recipe, metric = Recipe.from_dict(content["recipe"]), Metric(content["metric"])
     dim = content["dim"]
-    # Before memory is taken for a model, which the record alone could ask to be of any size.
+    # Compare sizes before memory is taken: a forged record could ask for a model of any size.
     wanted = {
         "encoder.linear": (recipe.dim, dim),
         "encoder.hidden": (recipe.hidden, dim),
@@ -150,7 +150,7 @@ def mend(run: Path) -> None:
     try:
         weights, metadata = _read(run / MODEL)
     except (OSError, ValueError, SafetensorError):
-        return  # whoever loads it says what is wrong
+        return  # the function that loads the file says what is wrong
     record = metadata.get("record", "")
     if metadata.get("digest") == _digest(weights, record):
         write_atomically(run / RUN, record.encode())

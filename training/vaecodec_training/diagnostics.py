@@ -29,9 +29,9 @@ from vaecodec_training.data.shift import Shift
 from vaecodec_training.gate import gate
 from vaecodec_training.recipe import Aim, Recipe
 
-# A dimension with less KL than this (nats) says nothing about the vector.
+# A dimension with less KL than this (nats) carries no information about the vector.
 ACTIVE_NATS = 0.02
-# Falls of recall smaller than this are noise on a few hundred held-out queries.
+# A smaller fall of recall is noise with a few hundred held-out queries.
 _RECALL_NOISE = 0.005
 _FAR_MEAN = 0.5
 _FAR_ANGLE = 60.0

@@ -10,7 +10,7 @@ from vaecodec.evaluation import Interval, best, paired_bootstrap
 from vaecodec_training.data.held_out import QueryFigures
 from vaecodec_training.recipe import Aim
 
-# Figures that may not be lost, by what a codec is for; those that a collection does not have are left out.
+# Figures that a codec must not lose, by its objective. Figures that a collection does not have are left out.
 _VETOES = {
     Aim.NEIGHBOURS: ("recall@10", "recall@1", "recall@100", "kept@100", "ndcg@10"),
     Aim.RELEVANCE: ("ndcg@10", "relevant@100"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from vaecodec.charts import DASHES, LIGHT, MARKERS, chart, rendered
 from vaecodec.files import write_atomically
 
-# Differences below this are noise.
+# Smaller differences are noise.
 _NOISE = 0.005
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vaecodec.interface import Metric
 
-# Rows of similarities in work at a time: their (256, columns) blocks stay in a CPU's cache.
+# Rows of similarities per block: a block of (256, columns) stays in a CPU's cache.
 _CHUNK = 256
 
 
@@ -96,7 +96,7 @@ class _Distillation(torch.autograd.Function):
         temperature: float,
         own: Tensor | None,
     ) -> Tensor:
-        # The temperature is folded into the rows, which are small, rather than into blocks of similarities.
+        # Divide the rows by the temperature, not the blocks of similarities, which are larger.
         teacher_rows, warm_rows = teacher_rows / temperature, student_rows / temperature
         row_gradient = torch.empty_like(student_rows)
         column_gradient = torch.zeros_like(student_columns)

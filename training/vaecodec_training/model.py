@@ -17,10 +17,10 @@ from vaecodec.linear import LinearCodec
 from vaecodec.vectors import SMALLEST_NORM
 from vaecodec_training.recipe import LatentMetric
 
-# A posterior's variance at the start, relative to the spread of its latent: about 1.5 nats per dimension.
+# Variance of the posterior at the start, relative to the latent's variance: about 1.5 nats per dimension.
 _START_NOISE = 0.05
 
-# Variances span orders of magnitude where weights move by fractions, so their head learns so much faster.
+# The head of the variances learns this many times as fast: variances change by orders of magnitude, weights by parts.
 _HEAD_RATE = 20.0
 
 _ENCODE_ROWS = 4096

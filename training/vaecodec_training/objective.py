@@ -21,11 +21,11 @@ from vaecodec_training.processes import Processes
 from vaecodec_training.queue import Queue
 from vaecodec_training.recipe import Aim, LatentMetric, Recipe
 
-# Nested widths share the weight of the distillation in proportion to this power of theirs. Narrow prefixes err more;
-# weighed so, the wide ones are not sacrificed to them.
+# The weight of the distillation is divided among nested widths in proportion to this power of the width. Narrow
+# widths have larger errors, and without the power the wide ones would suffer for them.
 _NESTED_POWER = 1.5
 
-# Multiples of the temperature with their weights, which sum to 1: at the higher ones documents further down count.
+# Multiples of the temperature and their weights, which sum to 1. At higher temperatures lower ranks count more.
 _DEEP = ((1.0, 1 / 7), (2.0, 2 / 7), (4.0, 4 / 7))
 
 
@@ -57,8 +57,9 @@ class Objective:
         self.latent_metric = model.latent_metric
         encoder = model.encoder
         self.paired = collection.pairs is not None
-        # For relevance distillation and InfoNCE compare cosines in one unit. In that of the spread, models in a narrow
-        # cone keep more neighbours and find fewer relevant documents (e5: nDCG@10 .516 for .561).
+        # For relevance, distillation and InfoNCE use plain cosines. Scaled by the spread of similarities, models whose
+        # vectors lie in a narrow cone keep more neighbours but find fewer relevant documents (e5: nDCG@10 .516 instead
+        # of .561).
         with_pairs = recipe.objective is Aim.RELEVANCE and collection.metric is Metric.COSINE
         self.temperature = recipe.temperature * (1.0 if with_pairs else collection.scale)
         self.depths = _DEEP if recipe.deep_lists else ((1.0, 1.0),)
@@ -96,7 +97,7 @@ class Objective:
         if recipe.contrastive:
             asked = posterior.query_mean
             if not self.paired or asked is None:
-                # Through the wrapped model, so that several processes exchange these gradients too.
+                # Call the wrapped model, so that several processes exchange these gradients, too.
                 asked = model(self._perturbed(batch), None, None, ()).mean
             values["contrastive"] = self.contrastive(
                 asked, keys if keys is not None else self.processes.gathered(posterior.mean), batch.weights
@@ -139,7 +140,7 @@ class Objective:
             if itself is None and self.paired:
                 teacher = self.softened(*teacher, first)
             for width in self.recipe.widths:
-                # Nested widths are served as floats, the whole width as codes.
+                # Nested widths are searched as floats, the whole width as codes.
                 searched = finished(latent_columns, width, self.form)
                 if coded_columns is not None and width == self.recipe.dim:
                     by_cosine = self.form is LatentMetric.COSINE
@@ -164,7 +165,7 @@ class Objective:
             keys: (n, k), latents of the documents of all processes.
             weights: (m,), how much each pair counts, or None.
         """
-        # The documents of this process come first, so that query i finds its own at column i.
+        # Put the documents of this process first, so that the document of query i is in column i.
         keys = keys.roll(-self.processes.rank * (len(keys) // self.processes.count), 0)
         form = LatentMetric.ROOT if self.form is LatentMetric.ROOT else LatentMetric.COSINE
         return losses.info_nce(

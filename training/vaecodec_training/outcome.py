@@ -70,7 +70,7 @@ class TrainedRun:
 def served(model: VariationalCodec, collection: Collection, recipe: Recipe) -> VariationalCodec:
     """Return a copy of the model with its latents in the order or rotation that suits their use."""
     ordered = new_model(collection.dim, recipe, collection.metric).eval()
-    # By attribute: a parameter in units of the spread gives its value.
+    # Read attributes, not the state: a parameter stored in units of the spread then gives its value.
     ordered.load_state_dict({name: attrgetter(name)(model) for name in ordered.state_dict()})
     variance = in_numpy(ordered.encoder, ordered)(collection.validation.documents).var(axis=0)
     bounds = [0, *recipe.widths]

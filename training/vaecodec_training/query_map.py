@@ -27,17 +27,17 @@ from vaecodec_training.recipe import LatentMetric
 
 _LOG = logging.getLogger(__name__)
 
-# What is searched and asked while training, at most.
+# Most documents to search and most queries to ask while training.
 _MOST_DOCUMENTS, _MOST_QUERIES = 40_000, 20_000
-# Of each query's nearest documents so many join a batch, besides random documents.
+# Known depth of each query's nearest documents, how many of them join a batch, and random documents besides.
 _DEPTH, _NEAR, _RANDOM = 100, 8, 2_048
 _BATCH, _WARMUP_STEPS, _CHECK_EVERY = 256, 100, 100
 STEPS = 1_200
 _LEARNING_RATE, _WEIGHT_DECAY = 5e-4, 0.05
 _TEMPERATURE = 0.05
-# Multiples of the temperature with their weights, as training for deep lists has them.
+# Multiples of the temperature and their weights, as in training for deep lists.
 _DEPTHS = ((1.0, 1 / 7), (2.0, 2 / 7), (4.0, 4 / 7))
-# How far from the start to the trained map the one that is kept may lie.
+# Shares of the training that may be kept: points on the line from the start to the trained map.
 _SHARES = (1.0, 0.8, 0.6, 0.4, 0.2)
 _PAIR_WEIGHT, _PAIR_TEMPERATURE = 0.05, 0.05
 
@@ -234,7 +234,7 @@ def _answers(collection: Collection, asked: NDArray[np.int64], searched: NDArray
     pairs = collection.pairs
     known = np.isin(pairs[:, 0], asked) & np.isin(pairs[:, 1], searched)
     order = np.flatnonzero(known)
-    if collection.grades is not None:  # the best one is written last
+    if collection.grades is not None:  # write the best one last, so that it stays
         order = order[np.argsort(collection.grades[order], kind="stable")]
     found[np.searchsorted(asked, pairs[order, 0])] = np.searchsorted(searched, pairs[order, 1])
     return found

@@ -66,19 +66,19 @@ class TrainingPrecision(StrEnum):
     BFLOAT16 = "bf16-mixed"
 
 
-# A dotted key of this length is read in milliseconds; tomllib's time and memory for one grow with its square.
+# Longest line with a dotted key. tomllib's time and memory grow with the square of its length; this takes milliseconds.
 _MOST_BYTES = 1 << 14
 
 _TARGETS = ("int8", "int4", "int2", "binary")
 _TRELLIS_MEMORIES = (8, 10, 12)
 
-# Half of a batch are the documents of its pairs.
+# Half of the documents of a batch belong to its pairs.
 _RELEVANCE_BATCH, _RELEVANCE_STEPS = 1536, 1_500
-# Fewer pairs than these overfit a hidden layer (npm-e5small, 6,000 pairs: nDCG@10 .540 for .584 at 64 latents).
+# With fewer pairs a hidden layer overfits (npm-e5small, 6,000 pairs, 64 latents: nDCG@10 .540 instead of .584).
 _MANY_PAIRS, _MANY_UNITS = 30_000, 512
-# Where the number of rows is not known.
+# Assume this many rows if their number is not known.
 _UNKNOWN_ROWS = 40_000
-# Of fewer rows ten epochs are too few steps: 7,500 rows gained .033 over the linear codec in 75, .047 in 550 of 512.
+# With fewer rows ten epochs are too few steps: 7,500 rows gained .033 over linear in 75 steps, .047 in 550 of 512 rows.
 _FEW_ROWS, _SMALL_BATCH, _FEWEST_STEPS = 20_000, 512, 550
 
 
@@ -419,7 +419,7 @@ def choose_recipe(
         raise RecipeError(f"dim: expected a latent width from 1 to {width}, got {asked}")
     wanted = {name: value for name, value in changes.items() if value is not None}
     if base is None and objective == Aim.RELEVANCE:
-        linear = {"hidden": 0} if target else {}  # as all recipes for codes
+        linear = {"hidden": 0} if target else {}  # linear, like all recipes for codes
         base = Recipe.for_relevance(rows=rows or _UNKNOWN_ROWS, **linear)
     elif objective:
         wanted["objective"] = Aim(objective)

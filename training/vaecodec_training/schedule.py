@@ -10,7 +10,7 @@ import torch
 from vaecodec_training.recipe import Recipe, Schedule
 from vaecodec_training.state import RunState
 
-# The KL weight's logarithm moves each step by this share of the logarithm of KL over target, at most by this much.
+# Each step adds this share of log(KL / target) to the logarithm of the KL weight, but no more than the limit.
 _KL_GAIN = 0.1
 
 

@@ -62,8 +62,9 @@ RUN = "run.json"
 RECIPE = "recipe.toml"
 _LOCK = ".fit.lock"
 
-# Shares of the budget: each short run, and the final one. With four widths there are nine short runs, and one of
-# twice their length. Where pairs are known three more for the other aim, its own long run and one of full width follow.
+# Shares of the budget for each short run and for the final run. With four widths there are nine short runs and one of
+# twice their length. If pairs are known, there are also three short runs for the other objective, its long run, and a
+# run at full width.
 _SHORT, _FINAL = 0.05, 0.4
 _SHORT_OF_BOTH, _FINAL_OF_BOTH, _OTHER = 0.03, 0.25, 0.12
 _DECAY = 0.3
@@ -71,7 +72,7 @@ _PROBE_EPOCHS = 0.5
 _LEARNING_RATES = (0.5, 2.0)
 _LONGEST = 60.0
 
-# Widths to choose among where none are asked for.
+# Default widths to choose among.
 _WIDTHS = (32, 64, 128, 192)
 
 
@@ -256,7 +257,7 @@ class _Search:
                 ),
                 stacklevel=4,
             )
-        # The recipe that was asked for, and the final run, which is as long at least.
+        # The given recipe is trained, and so is the final run, which is at least as long.
         least = 2 * self.recipe.epochs * epoch_seconds
         if least > self.budget:
             warnings.warn(
@@ -317,7 +318,7 @@ class _Search:
                 tuned[name] = (self._train(name, candidate), candidate)
         reached, best = max(tuned.values(), key=lambda each: each[0])
         longer = self._train("tune length", best.replace(epochs=2 * best.epochs))
-        # The width and the terms that were chosen have their own pace; the last run knows it.
+        # The last run has measured the pace of the chosen width and terms.
         pace = self.content["steps"]["tune length"]["seconds"] / (2 * best.epochs)
         epochs = max(2 * best.epochs, self._epochs(self.final, pace)) if longer > reached else best.epochs
         return best.replace(
@@ -337,7 +338,7 @@ class _Search:
         if not standing[best].diverged:
             return best, last[best]
         steps = self.content["steps"]
-        if locked.nested_dims:  # which short runs do not train
+        if locked.nested_dims:  # short runs do not train nested widths
             raise DivergedError(steps["final"]["diverged"])
         same = {"dim": locked.dim, "objective": str(locked.objective)}
         stable = [
@@ -393,7 +394,7 @@ class _Search:
     def _trained(self, name: str, recipe: Recipe) -> dict[str, Any]:
         folder = self._folder(name)
         start = _clock()
-        # The autoencoder is there to be compared with, not to win.
+        # The autoencoder is trained for comparison only, so do not warn that it loses.
         with _muted(BelowBaselineWarning if name == "autoencoder" else None):
             try:
                 result = train(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 WIDEST = 65_536
 """Wider than any embedding."""
 
-# No sensible setting is larger; what is would run for years, fill any memory, or overflow.
+# No sensible setting is larger. Such a run would take years, fill any memory, or overflow.
 _MOST = 1_000_000
 
 
@@ -38,7 +38,7 @@ def check_settings(settings: DataclassInstance) -> None:
     """
     for entry in fields(settings):
         value = _converted(entry.name, getattr(settings, entry.name), _default(entry))
-        object.__setattr__(settings, entry.name, value)  # an integer may stand for a float, a text for an enum
+        object.__setattr__(settings, entry.name, value)  # an integer is accepted as a float, a text as an enum member
         if not entry.metadata:
             continue
         low, high, above = entry.metadata["low"], entry.metadata["high"], entry.metadata.get("above", False)

@@ -13,7 +13,7 @@ from vaecodec_training.model import VariationalCodec, in_numpy
 from vaecodec_training.recipe import Aim, LatentMetric, Recipe, Start
 from vaecodec_training.validation import validate
 
-# What ``auto`` chooses among.
+# ``auto`` chooses among these.
 _FORMS = (LatentMetric.COSINE, LatentMetric.ROOT, LatentMetric.DOT)
 
 
@@ -60,7 +60,7 @@ def start_model(collection: Collection, recipe: Recipe) -> VariationalCodec:
         for encoder in (model.encoder, model.query_encoder):
             if encoder is not None:
                 in_units_of_spread(encoder, variance)
-    # Several processes demand a gradient for every parameter that has not been declared fixed.
+    # With several processes every parameter must get a gradient, unless it is declared fixed.
     model.log_var.requires_grad_(recipe.kl > 0)
     model.decoder.requires_grad_(recipe.reconstructs)
     return model

@@ -56,12 +56,12 @@ from vaecodec_training.validation import baselines, intervals, validate
 
 MOST_ROLLBACKS = 4
 
-# Steps between two measurements of the latents for a codec that is trained for codes.
+# For a codec that is trained for codes: steps between two measurements of its latents.
 _MEASURE_EVERY = 50
 
-# How far from the start to the trained weights the model that is kept may lie.
+# Shares of the training that may be kept: points on the line from the start to the trained weights.
 _SHARES = (1.0, 0.8, 0.6, 0.4, 0.3, 0.2, 0.1, 0.0)
-# Codes take long to calibrate, and nested widths would be lost unseen: for these the better end is kept.
+# For codes, which take long to calibrate, and for nested widths, which are not validated, only both ends are tried.
 _ENDS = (1.0, 0.0)
 
 
@@ -160,7 +160,7 @@ class _Trainer:
             if self.processes.leads:
                 mend(run)
         elif self.processes.leads:
-            (run / STATE).unlink(missing_ok=True)  # what follows belongs to this run
+            (run / STATE).unlink(missing_ok=True)  # an old state does not belong to this run
         if not resume and collection.shift is not None:
             self.reporter.warn(self.state, inspect_shift(collection.shift, recipe))
 
@@ -311,7 +311,7 @@ class _Trainer:
         final = outcome.calibrated(replace(checkpoint, provenance=provenance), self.collection)
         if self.processes.leads:
             save_checkpoint(self.folder, final)
-        self.processes.wait()  # whichever process returns finds the files complete
+        self.processes.wait()  # so that no process returns before the files are complete
         history = tuple(Record.from_json(entry) for entry in state.history)
         return TrainedRun(final, figures, self.baselines, history, tuple(self.reporter.found), whole)
 

@@ -138,7 +138,7 @@ class Conversion:
             raise (OSError(what) if error.errno is None else OSError(error.errno, what)) from error
 
     def _run(self, shard: Shard, codec: VectorCodec, stop: Event | None, seen: Callable[[int], None]) -> Entry:
-        # Hidden, so that no reader takes what a killed worker leaves for a part; unlike any other worker's anywhere.
+        # A hidden name, so that no reader takes the file of a killed worker for a part; and unique among all workers.
         begun = self.folder / f".{shard.number:05d}-{uuid4().hex}.begun"
         report = self.on_bad_rows is OnBadRows.REPORT
         rows, saturated, bad = 0, 0, []
@@ -153,7 +153,7 @@ class Conversion:
                 if bad and self.on_bad_rows is OnBadRows.FAIL:
                     raise BadRowsError(f"row {bad[0].row} of {bad[0].file}: {bad[0].reason}")
                 if bad and report:
-                    continue  # nothing of this shard is kept, but all of it is looked at
+                    continue  # keep nothing of this shard, but check all of its rows
                 part.write(good, values)
                 rows += len(good.numbers)
                 saturated += clipped

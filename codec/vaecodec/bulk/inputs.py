@@ -143,7 +143,7 @@ class ParquetInput:
         """Return the first file's columns, with the latents in the place of the vectors."""
         arrow = require("pyarrow", extra="parquet")
         at = self._schema.get_field_index(self._column)
-        # Of the vectors' own field nothing is kept, as it may describe their type.
+        # Drop the metadata of the vectors' own field, since it may describe their old type.
         vector = arrow.field(self._column, _list_type(empty), metadata=arrow_metadata(None, facts))
         schema = self._schema.set(at, vector)
         return schema.with_metadata(arrow_metadata(schema.metadata, facts)), self._column
@@ -159,7 +159,7 @@ def sort_out(piece: Piece, file: Path, metric: Metric | None) -> tuple[Piece, li
     """Split a piece into its good rows, with vectors in float32, and its bad rows; codes are always good."""
     if metric is None:
         return piece, piece.bad
-    with np.errstate(over="ignore"):  # what overflows becomes infinite and is found below
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, and are found below
         piece = piece._replace(vectors=np.ascontiguousarray(piece.vectors, np.float32))
     broken, undirected = faults(piece.vectors)
     wrong = broken | undirected if metric is Metric.COSINE else broken

@@ -55,12 +55,12 @@ from vaecodec.sources.parquet import ParquetSource
 
 _LOG = logging.getLogger(__name__)
 
-# A shard is what a worker takes, and what it loses when the process is killed.
+# A worker takes one shard at a time, and loses at most that shard when the process is killed.
 SHARD_BYTES = 256 << 20
-# Smaller inputs are cut into about so many, for as many workers, but not into less than blocks.
+# Cut smaller inputs into about this many shards, to keep many workers busy. A shard has at least one block.
 _FEWEST_SHARDS = 64
 
-# A file size limit says on some systems what a full disk says on others.
+# These error numbers mean that no room is left: a full disk, a quota, or a limit of the file size.
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -281,7 +281,7 @@ class _Job:
     def _check_outputs(self, source: Path) -> None:
         """Refuse, before anything is read or written, what may not be replaced."""
         unfinished = os.path.lexists(self.staging)
-        # An interrupted job may have come as far as the output itself.
+        # An interrupted job may already have written a part of the output itself.
         overwrite = self.options.overwrite or (self.options.resume and unfinished)
         if self.is_array:
             for path, is_ours_here in ((self.output, _is_our_array), (facts_path(self.output), is_facts_file)):
@@ -349,7 +349,7 @@ class _Job:
         """Gather the shards' lists of bad rows, and count them."""
         target = list_path(self.output)
         entries = sorted(entry for entry in [*self.finished.values(), *self.looked_at] if entry.bad)
-        if not entries:  # of an earlier run, which stopped because of them
+        if not entries:  # remove the list of an earlier run, which stopped because of bad rows
             target.unlink(missing_ok=True)
             return 0
         with replacing(target) as file:
@@ -366,7 +366,7 @@ class _Job:
             self._join(parts)
             for left in filter(is_ours, self.staging.iterdir()):
                 left.unlink()
-            with suppress(OSError):  # somebody else put something into it, which stays
+            with suppress(OSError):  # keep the folder if it holds files of others
                 self.staging.rmdir()
             return
         for left in {*filter(is_ours, self.staging.iterdir())} - {*parts, *self.manifest.files}:
@@ -376,7 +376,8 @@ class _Job:
             self.output.replace(replaced)
         self.staging.replace(self.output)
         shutil.rmtree(self.output / REPLACED, ignore_errors=True)
-        # Only now: without its manifest, an unfinished output would be begun anew; without its lock, by two.
+        # Remove these last. Without its manifest an unfinished output would be started again, and without its lock two
+        # processes could write it.
         for kept in self.manifest.files:
             (self.output / kept.name).unlink(missing_ok=True)
 
@@ -392,7 +393,7 @@ class _Job:
                     with path.open("rb") as part:
                         shutil.copyfileobj(part, file, 1 << 20)
                 file.flush()
-                # The facts first: what is killed in between leaves no array without them.
+                # Write the facts first, so that a kill in between leaves no array without its facts.
                 facts = {**self.work.facts, "sha256": sha256(Path(file.name))}
                 write_atomically(facts_path(self.output), (json.dumps(facts) + "\n").encode())
         except OSError as error:

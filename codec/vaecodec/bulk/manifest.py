@@ -34,7 +34,7 @@ class Entry(NamedTuple):
     saturated: int = 0
 
 
-# What a job writes into its folder, and nothing else there does it remove.
+# Names of the files that a job writes into its folder. It removes no other files there.
 _OURS = re.compile(
     r"_manifest\.jsonl|_lock|\._manifest\.jsonl\.[0-9a-f]{8}\.tmp|part-\d{5,}(\.npy|\.parquet|\.bad-rows\.csv)"
     r"|\.\d{5,}-[0-9a-f]+\.begun"
@@ -55,7 +55,7 @@ class Manifest:
 
     def __init__(self, folder: Path, job: dict[str, Any], suffix: str) -> None:
         self.folder, self._job, self._suffix = folder, job, suffix
-        # Readers of Parquet folders leave out names that begin like these.
+        # Readers of Parquet folders ignore names that begin with one of these.
         self.path, self.lock_path = folder / "_manifest.jsonl", folder / "_lock"
         self._lock = Lock()
 
@@ -76,7 +76,7 @@ class Manifest:
             OutputBusyError: another process, or another job of this one, is at work here.
         """
         if not restart:
-            self._entries()  # a folder of another job stays as it is
+            self._entries()  # leave the folder of another job as it is
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.lock_path, str(self.folder)):
             if restart:
@@ -113,7 +113,7 @@ class Manifest:
         for line in self.path.read_bytes().splitlines() if self.path.exists() else []:
             try:
                 lines.append(parse_with_checksum(line))
-            except ValueError:  # its shard is made again
+            except ValueError:  # the shard of a damaged line is written again
                 lines.append(None)
         return lines
 

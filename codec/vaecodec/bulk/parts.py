@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vaecodec.bulk.inputs import Piece
 from vaecodec.extras import require
 
-# Parquet rows are gathered up to this size before they are written as a row group.
+# Collect Parquet rows up to this size, then write them as one row group.
 _ROW_GROUP_BYTES = 32 << 20
 
 
@@ -73,7 +73,7 @@ class ParquetPart:
                 self._flush()
                 self._writer.close()
             else:
-                with suppress(Exception):  # an open writer would try again when it is collected
+                with suppress(Exception):  # close it now, or the garbage collector tries again later
                     self._writer.close()
         except BaseException as error:
             kind = type(error)
@@ -106,6 +106,6 @@ def _close(file: IO[bytes], path: Path, failed: type[BaseException] | None) -> N
         os.fsync(file.fileno())
         file.close()
     else:
-        with suppress(OSError):  # closing writes what is buffered, which fails again on a full disk
+        with suppress(OSError):  # closing writes the buffer, which fails again on a full disk
             file.close()
         path.unlink()

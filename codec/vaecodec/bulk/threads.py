@@ -80,7 +80,7 @@ class Threads:
             futures = [pool.submit(work, shard) for shard in shards]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
-            finally:  # an interrupt from the keyboard comes here, too
+            finally:  # this also catches KeyboardInterrupt
                 stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
         errors = [future.exception() for future in futures if future.done() and not future.cancelled()]

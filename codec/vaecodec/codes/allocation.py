@@ -24,6 +24,6 @@ def allocate_bits(importance: FloatArray, distortion: FloatArray, bits: int) -> 
     """
     drops = -np.diff(np.concatenate([np.ones(1, np.float32), distortion.astype(np.float32)]))
     gains = importance.astype(np.float32)[:, None] * drops
-    # Gains fall from bit to bit within a dimension, so the best ones always are a dimension's first bits.
+    # Within a dimension each further bit gains less than the one before. So the best choice is always its first bits.
     best = np.argsort(-gains, axis=None, kind="stable")[:bits]
     return np.bincount(best // len(drops), minlength=len(importance))

@@ -21,20 +21,20 @@ from vaecodec.errors import InvalidBudgetError, InvalidDimensionError, InvalidVe
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.vectors import as_vectors
 
-# One row in a thousand may have a coordinate that int8 clips: a single outlier would coarsen all others.
+# int8 may clip a coordinate of one row in a thousand. Otherwise a single outlier would make all steps coarser.
 _PEAK_QUANTILE = 0.999
 _PEAK_ROWS = 8192
 _TINY = np.float32(1e-30)
-# Of a trellis alone: below that it finds too little to be of use.
+# Fewest bytes of a code that is a trellis alone. Smaller ones find too few neighbours to be useful.
 _FEWEST_BYTES = 8
 
 _STAGES = 4
-# Fewer rows could not place 256 centroids, see docs/codes.md; a trellis needs some dimensions to choose from.
+# Fewest rows to place 256 centroids (see docs/codes.md), and fewest dimensions that leave the trellis a choice.
 _STAGED_ROWS = 10_000
 _STAGED_DIM = 16
-# What the decoder is fitted for, and on how many rows: with all of 40,000 recall@10 was the same.
+# The decoder is fitted for these sizes, on _DECODER_ROWS rows. Fitting on all of 40,000 rows gave the same recall@10.
 _BUDGETS = (8, 12, 16, 24, 32, 48, 64)
-# Budgets beyond it use what was fitted in part, see Residual.decoder.
+# Larger codes use the fitted decoder in part, see Residual.decoder.
 _FULL = 32
 _DECODER_ROWS = 16_384
 _FITTED_ROWS = 50_000

@@ -24,9 +24,9 @@ _LOG = logging.getLogger(__name__)
 _TEMPERATURE = 0.05
 _BATCH = 1024
 EPOCHS = 12
-# Of a step of Adam, in units of the size of what is fitted.
+# Learning rates of Adam, relative to the size of the fitted values.
 _BOOKS_RATE, _AXES_RATE = 5e-3, 2e-2
-# Share of the steps after which the rate falls linearly to zero.
+# After this share of the steps the rate falls linearly to zero.
 _CONSTANT = 0.3
 _DECAYS = (0.9, 0.999)
 
@@ -79,7 +79,7 @@ def _slope(
     norms = np.sqrt(np.einsum("ij,ij->i", decoded, decoded))[:, None] if metric is Metric.COSINE else None
     seen = decoded / np.maximum(norms, np.finfo(np.float32).tiny) if norms is not None else decoded
     taught, found = (scale * _scores(queries, rows, metric) for rows in (latents, seen))
-    if alone:  # a document's score of itself says nothing of others
+    if alone:  # ignore the score of each document with itself
         np.fill_diagonal(taught, -np.inf)
         np.fill_diagonal(found, -np.inf)
     error = (_shares(found) - _shares(taught)) * (scale / len(queries))

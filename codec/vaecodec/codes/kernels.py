@@ -36,9 +36,9 @@ def compiled(function: Callable[..., Any]) -> Any:
     """
     try:
         dispatcher: Any = njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # "cannot cache function ...: no locator available for file ..."
+    except RuntimeError:  # the message is "cannot cache function ...: no locator available for file ..."
         return njit(nogil=True)(function)
-    # A full disk, or a file that a power cut left empty, costs the cache and nothing else.
+    # On a full disk, or with a cache file that a power cut left empty, go on without the cache.
     kept = dispatcher._cache
     kept.load_overload = _or_none(kept.load_overload)
     kept.save_overload = _or_none(kept.save_overload)
@@ -54,7 +54,7 @@ def _or_none(access: Callable[..., Any]) -> Callable[..., Any]:
     return attempt
 
 
-# Beyond this many spreads from the mean every code word is equally wrong; clipping keeps the costs finite.
+# Clip coordinates to this many spreads from the mean, so that costs stay finite: beyond, all code words are as wrong.
 CLIP = np.float32(16)
 
 

@@ -27,9 +27,9 @@ from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric
 
 CENTROIDS = 256
-# Partial choices that the search for the stages' centroids keeps.
+# Beam width: partial choices of centroids that the search keeps after each stage.
 _BEAM = 8
-# See Residual.decoder; of held-out queries' neighbours most were found with a power from 1 to 2.
+# The power in Residual.decoder. Powers from 1 to 2 found the most neighbours of held-out queries.
 _FADING = 1.5
 _ENCODE_ROWS = 64
 _DECODE_ROWS = 512
@@ -184,7 +184,7 @@ class Residual:
         if budget <= self.whole:
             return Decoder(budget, budget, budget, books, self.axes[:0], np.zeros_like(self.mean))
         offset = np.zeros_like(self.mean)
-        # One after the other: a matrix product's bits depend on the processor.
+        # Add one after the other, since the last bits of a matrix product depend on the processor.
         for mean, axis in zip(self.mean, self.axes, strict=True):
             offset += mean * axis
         return Decoder(budget, budget, budget, books, self.spread[:, None] * self.axes, offset)

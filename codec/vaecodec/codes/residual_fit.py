@@ -16,14 +16,14 @@ from vaecodec.interface import FloatArray, Metric
 
 _LOG = logging.getLogger(__name__)
 
-# Widths that k-means goes through, and iterations in each.
+# k-means runs at this many growing widths, with _ITERATIONS iterations at each.
 _WIDTHS = 16
 _ITERATIONS = 8
 _ROWS_PER_CENTROID = 128
-# Of the rows, at most one in so many is kept from the centroids, to choose by.
+# Hold at most one row in this many out of k-means, to choose among the results.
 _HELD_SHARE = 8
 _HELD_ROWS = 4096
-# So many scores stay in the second cache.
+# Rows per block: their scores stay in the processor's second-level cache.
 _NEAREST_ROWS = 1024
 
 

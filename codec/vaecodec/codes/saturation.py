@@ -15,8 +15,8 @@ from vaecodec.errors import SaturationWarning
 from vaecodec.interface import FloatArray
 from vaecodec.vectors import ROUNDING
 
-# A coordinate of a Gaussian is never so many standard deviations from its mean. Of the real collections in
-# docs/benchmarks.md at most 3 % of the rows hold one; of the same rows times two it is 46 % or more.
+# A Gaussian coordinate is practically never this many standard deviations from its mean. In the real collections of
+# docs/benchmarks.md at most 3 % of the rows hold one that is; of the same rows times two, at least 46 %.
 FARTHEST = 6
 SATURATED_SHARE = 0.05
 """Share of a call's rows from which on :class:`~vaecodec.errors.SaturationWarning` is given."""

@@ -11,7 +11,7 @@ import numpy as np
 from vaecodec.codes.kernels import Bytes, Float, Int, compiled
 
 _BLOCK = 256
-# Of a squared norm: more than float32 sums of a few thousand squares are off by.
+# Share of a squared norm: more than the rounding error of a float32 sum of a few thousand squares.
 SLACK = np.float32(1e-5)
 
 

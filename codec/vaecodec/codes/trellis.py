@@ -28,13 +28,13 @@ MEMORIES = (8, 10, 12)
 FEWEST_BYTES = 4
 """A stream shorter than the memory could not hold a state."""
 
-# How far the search for the junction's state looks to each side, in units of the memory.
+# The search for the state at the junction looks this far to each side, in units of the memory.
 _OVERLAP = 6
 _ENCODE_ROWS = 64
 _DECODE_ROWS = 512
 _SCORE_ROWS = 4096
 
-# After how many steps of a search rows are given up.
+# A search drops hopeless rows after these numbers of steps.
 _STAGES = (32, 64, 96, 128)
 _TABLES = Path(__file__).parent / "trellis_tables.npz"
 

@@ -27,7 +27,7 @@ def _symmetric(*positive: float) -> FloatArray:
     return np.array([*(-level for level in reversed(positive)), *positive], np.float32)
 
 
-# Ascending levels of the optimal quantisers of a standard Gaussian (Max 1960, doi:10.1109/TIT.1960.1057548).
+# Levels, in ascending order, of the optimal quantisers of a standard Gaussian (Max 1960, doi:10.1109/TIT.1960.1057548).
 LEVELS = {
     CodeType.BINARY: _symmetric(0.797885),
     CodeType.INT2: _symmetric(0.452780, 1.510418),
@@ -227,7 +227,7 @@ class RotatedCode:
     def nearest(self, coordinates: FloatArray) -> NDArray[np.uint8]:
         """Return the number of the level nearest to each coordinate."""
         numbers = np.zeros(coordinates.shape, np.uint8)
-        for edge in (self.levels[1:] + self.levels[:-1]) / 2:  # faster than a search for each coordinate
+        for edge in (self.levels[1:] + self.levels[:-1]) / 2:  # faster than a search for each value
             numbers += coordinates > edge
         return numbers
 

@@ -70,7 +70,7 @@ class Reservoir:
 
     def _after(self, row: int) -> int:
         """Draw the next row to keep after this one. Gaps are geometric, and grow as the stream does."""
-        # 1 - [0, 1): the logarithm of zero does not occur.
+        # random() is below 1, so the logarithm of zero does not occur.
         self._weight *= float((1 - self._random.random()) ** (1 / self._size))
         gap = np.log(1 - self._random.random()) / np.log1p(-self._weight) if self._weight < 1 else 0.0
         return row + 1 + int(gap)

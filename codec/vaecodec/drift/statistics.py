@@ -18,7 +18,7 @@ from vaecodec.vectors import ROUNDING
 _BINS = 32
 _DECIMALS = 5
 _DEPTH = 10
-# Between the eleven values that the agreement of one vector can have.
+# Bin edges between the eleven values that the agreement of one vector can have.
 _AGREEMENT_EDGES = (np.arange(_DEPTH) + 0.5) / _DEPTH
 
 
@@ -145,7 +145,7 @@ class Moments:
     def spread(self) -> Figures:
         """Return the standard deviation of each dimension, float64 (k,), never zero; needs at least one row."""
         variance = self.squares / self.rows - self.mean**2
-        # A latent that never changes must not make every vector infinitely strange through its rounding.
+        # A latent that never changes has a spread of rounding errors only. With the floor, these do not count as drift.
         floor = max(ROUNDING * math.sqrt(self.squares.mean() / self.rows), 1e-12)
         return np.asarray(np.maximum(np.sqrt(np.maximum(variance, 0.0)), floor))
 
@@ -232,15 +232,15 @@ def vector_values(encoded: Encoded, moments: Moments, *, own: bool = False) -> d
     """Measure the statistics that each vector has by itself. ``own`` says that the moments are of the same vectors."""
     squares = ((encoded.latents - moments.mean) / moments.spread) ** 2
     if own:
-        # The moments are pulled towards these very rows, and other rows would seem to deviate more. So each row is
-        # held against the mean and variance of all others, which follow from those of all n.
+        # These rows were used for the moments, so they deviate less than other rows would. Therefore compare each row
+        # with the mean and variance of all other rows, which follow from those of all n.
         others = moments.rows - 1
         squares *= moments.rows / others / np.maximum(1 - squares / others, 1 / moments.rows)
     values = {
         Statistic.RECONSTRUCTION: pair_scores(encoded.vectors, encoded.reconstructions, Metric.COSINE),
         Statistic.DEVIATION: np.sqrt(squares.mean(axis=1)),
     }
-    # What another processor rounds otherwise is not drift.
+    # Round, so that differences between processors do not count as drift.
     return {name: np.round(value.astype(np.float64), _DECIMALS) for name, value in values.items()}
 
 

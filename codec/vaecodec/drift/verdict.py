@@ -17,7 +17,7 @@ ALPHA = 0.01
 EFFECT = 0.1
 """The least difference between two distributions that counts, however many vectors prove it: see :class:`Finding`."""
 
-# Fewer vectors say nothing about the mean of a latent whose distribution may be anything.
+# With fewer vectors the mean of a latent of any distribution is too uncertain.
 FEWEST_VECTORS = 100
 
 
@@ -111,7 +111,7 @@ class DriftReport:
         }
 
     def __str__(self) -> str:
-        # The verdict is on what was compared, and names nothing else.
+        # Name only the streams that were compared.
         compared = {stream: rows for stream, rows in self.rows.items() if stream not in self.not_compared}
         seen = ", ".join(f"{rows:,} {stream}" for stream, rows in (compared or self.rows).items()) or "no vectors"
         if not self.findings:

@@ -56,12 +56,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         yield file
         file.flush()
         os.fsync(file.fileno())
-        if sys.platform == "win32":  # which cannot rename an open file; elsewhere open means still in use
+        if sys.platform == "win32":  # Windows cannot rename an open file; other systems see an open file as in use
             file.close()
         os.replace(temporary, target)
         file.close()
     except BaseException:
-        with suppress(OSError):  # closing writes what is buffered, which fails again on a full disk
+        with suppress(OSError):  # closing writes the buffer, which fails again on a full disk
             file.close()
         temporary.unlink(missing_ok=True)
         raise
@@ -99,7 +99,7 @@ def locked(path: str | os.PathLike[str], what: str) -> Iterator[None]:
     Raises:
         OutputBusyError: another process, or another thread of this one, holds the lock.
     """
-    from filelock import FileLock, Timeout  # here: its import is slow, and most runs need no lock
+    from filelock import FileLock, Timeout  # imported here, because the import is slow and most runs need no lock
 
     lock = FileLock(path, timeout=0, thread_local=False)
     try:
@@ -137,16 +137,16 @@ def _create_beside(target: Path) -> tuple[Path, IO[bytes]]:
         file = open(path, "x+b")  # noqa: SIM115 - the caller closes it
         if _hold(file) is not False and path.exists():
             return path, file
-        file.close()  # another process found it before it was held, and removes it
+        file.close()  # another process found the file before it was locked, and removes it
 
 
 def _remove_abandoned(target: Path) -> None:
     """Remove the temporary files of saves whose process was killed."""
     name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{{2 * _TOKEN_BYTES}}}\.tmp")
-    with suppress(OSError):  # a folder that cannot be listed may still be written to
+    with suppress(OSError):  # a folder may be writable although it cannot be listed
         for path in [entry for entry in target.parent.iterdir() if name.fullmatch(entry.name)]:
             with suppress(OSError), open(path, "rb") as file:
-                if sys.platform == "win32" or _hold(file):  # Windows refuses to remove a file in use
+                if sys.platform == "win32" or _hold(file):  # Windows itself refuses to remove a file in use
                     path.unlink()
 
 

@@ -186,7 +186,7 @@ def _nodes(graph: _Message) -> list[Node]:
             value = entry.number(_ATTRIBUTE_INT) if kind == _INT else entry.numbers(_ATTRIBUTE_INTS)
             attributes.append((entry.text(_ATTRIBUTE_NAME), value))
         operator = node.text(_NODE_OPERATOR)
-        if operator == "Max":  # in the first files of this format
+        if operator == "Max":  # the first files of this format have it
             operator = "Clip"
         found.append(Node(operator, node.texts(_NODE_INPUT), node.text(_NODE_OUTPUT), tuple(attributes)))
     return found

@@ -149,7 +149,7 @@ def _entry_point(design: Design, feed: str, output: str, name: str, unit: tuple[
         yield from _int8_product(f"{feed}_int8", f"{name}.hidden", "row_zero", f"{output}_product")
         yield Node("Mul", (f"{output}_product", f"{feed}_peak"), f"{output}_hidden")
         yield Node("Add", (f"{output}_hidden", f"{name}.hidden_bias"), f"{output}_biased")
-        # What is negative becomes zero here.
+        # This also is the ReLU: negative values become zero.
         yield Node("QuantizeLinear", (f"{output}_biased", "active_step", "active_zero"), f"{output}_active")
         yield from _int8_product(f"{output}_active", f"{name}.output", "active_zero", f"{output}_added")
         yield Node("Add", (f"{output}_added", f"{output}_linear"), mapped)
@@ -168,7 +168,7 @@ def _entry_point(design: Design, feed: str, output: str, name: str, unit: tuple[
 
 def _normalised(rows: str, output: str, *, root: bool = False) -> Iterator[Node]:
     yield Node("ReduceL2", (rows,), f"{output}_norm", _EACH_ROW)
-    yield Node("Clip", (f"{output}_norm", "smallest_norm"), f"{output}_divisor")  # faster than Max with a number
+    yield Node("Clip", (f"{output}_norm", "smallest_norm"), f"{output}_divisor")  # Clip is faster than Max here
     divisor = f"{output}_divisor"
     if root:
         divisor = f"{output}_root"

@@ -31,7 +31,7 @@ class Best:
         if self.scores.shape[1] < self._k:
             scores = np.where(
                 np.isnan(scores), np.float32(-np.inf), scores
-            )  # of products that overflow: they come last
+            )  # products that overflow are NaN: rank them last
             kept = min(scores.shape[1], self._k)
             passing = scores >= np.partition(scores, -kept, axis=1)[:, -kept, None]
         else:

@@ -142,7 +142,7 @@ def _header(path: str | os.PathLike[str], text: bytes) -> tuple[Header, str]:
             and 0 <= header.rows <= _MOST_ROWS
             and 0 <= header.next_id <= 1 << 63
         )
-    # What is not JSON, is not an object, or lacks or mistypes a value.
+    # The header is no JSON, no object, or lacks a value or has one of a wrong type.
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise IndexFileError(f"{path}: the header is malformed") from error
     if not good:

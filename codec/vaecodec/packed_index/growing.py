@@ -19,7 +19,7 @@ class Growing:
     def __init__(self, like: NDArray[Any]) -> None:
         """Start without rows; they will be as those of ``like``, which is (n, ...)."""
         self._room = np.empty((0, *like.shape[1:]), like.dtype)
-        # Replaced as one: whoever reads without a lock must not see new rows in the old room.
+        # Readers take no lock. So replace this view in one assignment, and they never see new rows in the old array.
         self._rows = self._room
 
     @property

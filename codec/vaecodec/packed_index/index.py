@@ -27,7 +27,7 @@ from vaecodec.vectors import as_array, as_vectors, blocks
 
 _WRITTEN_ROWS = 65_536
 _QUERY_ROWS = 1024
-# With so few queries, each on its own beats writing values out for a matrix product.
+# Up to this many queries it is faster to score each on its own than to expand codes for a matrix product.
 _FEW_QUERIES = 4
 
 
@@ -81,7 +81,7 @@ class PackedIndex:
             self._ids.append(rows.ids)
         self._lookup = IdLookup()
         self._next_id = next_id
-        # Read without the lock, and so replaced as one.
+        # Searches read this without the lock, so replace it in one assignment.
         self._state = _State(rows, Derived(), object())
 
     @property
@@ -304,7 +304,7 @@ class PackedIndex:
         best_ids = np.empty((len(queries), k), np.int64)
         best_scores = np.empty((len(queries), k), np.float32)
         for number, query in enumerate(queries):
-            candidates = np.sort(ids[number])  # ascending: a memory map is read forwards, ties keep the lower id
+            candidates = np.sort(ids[number])  # ascending: memory maps are read forwards, and ties keep the lower id
             rows = as_vectors(originals[candidates], self._codec.dim, self._codec.metric, name="originals")
             scores = similarities(query[None], rows, self._codec.metric)[0]
             order = np.argsort(-scores, kind="stable")[:k]

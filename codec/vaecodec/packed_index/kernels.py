@@ -49,7 +49,7 @@ def weigh(words: Words, planes: Words, places: Words, step: Any, offset: Any, ou
             a, b, c, d = planes[word, 0], planes[word, 1], planes[word, 2], planes[word, 3]
             e, f, g = planes[word, 4], planes[word, 5], planes[word, 6]
             for row in range(BLOCK):
-                # By Horner's rule: doubling takes less time than shifting.
+                # Use Horner's rule, because doubling takes less time than shifting.
                 w = column[row]
                 highest = _ones(w & g)
                 count = _ones(w & f) - highest - highest

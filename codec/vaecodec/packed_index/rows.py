@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vaecodec.evaluation import IdArray
 
-# So many ids, or an eighth of all, gather in the dictionary before all are sorted again.
+# Collect this many new ids, or an eighth of all, in a dictionary before all are sorted again.
 _NEWEST = 4096
 
 
@@ -100,7 +100,7 @@ class IdLookup:
             self._seen = len(rows)
             numbers = self._among_sorted(ids)
             if self._newest:
-                # An id may have been deleted and added again: the newest row is the one that counts.
+                # An id may have been deleted and added again. Then its newest row counts.
                 newest = np.array([self._newest.get(each, -1) for each in ids.tolist()], np.int64)
                 numbers = np.maximum(numbers, newest)
         return np.where(_among(rows.deleted, numbers), -1, numbers)

@@ -19,17 +19,17 @@ from vaecodec.packed_index.growing import Growing
 from vaecodec.packed_index.rows import Rows
 from vaecodec.packed_index.sketch import SAMPLE_ROWS, Axes, Sketch
 
-# A block of codes, expanded to floats, and its scores against a block of queries stay within tens of megabytes.
+# Rows per block. A block's codes as floats and its scores against a block of queries take some tens of megabytes.
 _BASE_ROWS = 8192
 _THREAD_ROWS = 512
 
-# Below this the look-ups themselves are as fast as the first stage.
+# Smaller indexes have no sketch: scoring all codes by look-up tables is as fast as the first stage.
 _SKETCHED_ROWS = 16_384
-# The first rows are all scored; the better the k best so far, the fewer of the next ones have to be.
+# Score all of the first rows. The better the k best so far are, the fewer of the next rows have to be scored.
 _FIRST_ROWS = 2048
 _LAST_ROWS = 65_536
 _ROUNDING = np.float32(2e-6)
-# When an index grew by this factor, its sketch is made anew with axes of its rows of now.
+# When an index has grown by this factor, make its sketch again, with axes fitted on its present rows.
 _REFIT = 8
 
 
@@ -42,17 +42,17 @@ class Effort(StrEnum):
     FULL = "full"
 
 
-# Share of the rows that are left by their signs, share that is left by all bits, and the least number of the latter
-# for each neighbour asked for; docs/codes.md has the recall of each.
+# Share of the rows that pass the comparison of signs, share that passes the comparison of all bits, and least number
+# of the latter per neighbour asked for. docs/codes.md has the recall of each.
 _LOOKED_AT = {
     Effort.LOW: (0.01, 0.0005, 8),
     Effort.MEDIUM: (0.02, 0.0015, 16),
     Effort.HIGH: (1, 0.005, 32),
 }
-# At least so many times the rows that are left at last are left by their signs.
+# The comparison of signs leaves at least this many times the rows that all bits leave.
 _SIGNS = 8
-# A full search looks at so many rows for each neighbour first, to learn what a row has to reach, and then at all that
-# may reach it.
+# A full search first scores this many rows per neighbour, to learn which score a row must reach. Then it scores all
+# rows that may reach it.
 _FIRST_LOOK = 8
 
 
@@ -246,7 +246,7 @@ class Scorer:
             norms = derived.norms[chunk]
             scale, bias = self._scale_and_bias(norms)
             least = max(needed, best.least)
-            # A little less than that: dividing rounds. Which row is better is decided by the scores themselves.
+            # Lower the bound a little, because the division rounds. The scores themselves decide which row is better.
             least = (least - _ROUNDING * (np.abs(least) + np.abs(bias)) - bias) / (self._factor * scale)
             dots = self._dots(codes, chunk - first, query, least, self._squares(derived, chunk), threads)
             best.update(chunk, (self._factor * dots * scale + bias)[None])
@@ -295,7 +295,7 @@ def _highest(scores: FloatArray, count: int) -> IdArray:
     place = max(0, len(scores) - count)
     least = np.partition(scores, place)[place]
     places = np.flatnonzero(scores >= least)
-    # NaN, of rows that overflow, ranks highest.
+    # Rows that overflow have NaN, which ranks highest here.
     return places if len(places) >= len(scores) - place else np.flatnonzero(~(scores < least))
 
 

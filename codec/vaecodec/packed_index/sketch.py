@@ -26,18 +26,19 @@ from vaecodec.packed_index.growing import Growing
 SAMPLE_ROWS = 8192
 _WORD = 64
 _MOST_AXES = 256
-# So many axes, from the first one on, are mixed with each other.
+# This many axes, beginning with the first, are rotated among each other.
 _MIXED_AXES = 128
-# Bits of an axis in the first group, and in the others; and the step between levels, in units of the coordinate's
-# spread: the best one for a Gaussian. A third bit where most of a row is leaves a seventh of the rows to a full search.
+# Bits of an axis in the first group and in the other groups, and the steps between their levels, in units of the
+# coordinate's spread, best for a Gaussian. The first group holds most of a row: with a third bit there a full search
+# has to score a seventh of the rows.
 _ROW_BITS, _STEPS = (3, 2), (0.586, 0.996)
-# What a sign is worth in units of the spread: the mean of a Gaussian's magnitude.
+# The value that a sign stands for, in units of the spread: the mean magnitude of a Gaussian.
 _SIGN_LEVEL = 0.798
-# Bits of a query's integers. Four bits find as many of the ten best rows, but the bound is loose: off by 15 % of a
-# row's norm, with seven bits by 1.5 %.
+# Bits of a query's integers. With four bits as many of the ten best rows are found, but the bound is off by 15 % of a
+# row's norm; with seven bits by 1.5 %.
 _COARSE_BITS, _FINE_BITS = 4, 7
 _BLOCKS = 64
-# Of a bound: more than float32 sums are off by.
+# Share of a bound: more than the rounding error of float32 sums.
 _ROUNDING = np.float32(1e-5)
 
 
@@ -155,7 +156,7 @@ class Axes:
         longest = np.sqrt(np.einsum("ij,ij->i", levels, levels).max(initial=0)) * (1 + _ROUNDING)
         whole = np.einsum("ij,ij->i", centred, centred)
         lost = np.sqrt((whole - 2 * products + squares).clip(0) + _ROUNDING * whole)
-        lost[~np.isfinite(lost)] = np.inf  # of codes near float32's limit: never left out
+        lost[~np.isfinite(lost)] = np.inf  # codes near float32's limit overflow: never leave these rows out
         numbers = numbers.astype(np.uint8).reshape(len(rows), -1, _WORD)
         bits = (numbers[:, self.layout[:, 0]] >> self.layout[:, 1, None].astype(np.uint8)) & 1
         words = np.packbits(bits.reshape(len(rows), -1), axis=1, bitorder="little").view("<u8")
@@ -192,7 +193,7 @@ class Sketch:
         if blocks:
             self._words.append(np.zeros((blocks, len(self.axes.layout), self._block), np.uint64))
         numbers = np.arange(start, start + len(rows))
-        # Searches that go on read earlier rows of the last block only.
+        # Searches at work read earlier rows of the last block only, which do not change.
         self._words.rows[numbers // self._block, :, numbers % self._block] = words
         self._lost.append(lost)
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from vaecodec.errors import MalformedSourceError
 from vaecodec.sources.base import malformed_if_it_fails
 
-# Numbers of an embedding model hardly compress. More than this is a small file that wants to fill the memory.
+# Embeddings hardly compress. A higher ratio means a small file that would fill the memory (a zip bomb).
 _MOST_COMPRESSED = 100
 _SMALL_BYTES = 64 << 20
 
-# numpy's own limit for the text of a header. It reads all of the text before it compares.
+# numpy's own limit for the length of a header. numpy checks it only after it has read the header.
 _MOST_HEADER_BYTES = 10_000
 
 

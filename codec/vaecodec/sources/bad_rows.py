@@ -126,7 +126,7 @@ def _sorted_out(source: VectorSource, metric: Metric) -> tuple[VectorSource, lis
     start, numbers, bad, say = 0, [np.empty(0, np.int64)], [], Steps(_LOG)
     for raw in source.blocks():
         say("looking for bad rows in %s: %s rows", source.name, f"{start:,}")
-        with np.errstate(over="ignore"):  # what overflows becomes infinite and is found
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite, and are found
             block = np.asarray(raw, np.float32)
         broken, undirected = faults(block)
         wrong = broken | undirected if metric is Metric.COSINE else broken
@@ -146,7 +146,7 @@ def _sorted_out(source: VectorSource, metric: Metric) -> tuple[VectorSource, lis
 def list_path(output: Path) -> Path:
     """Return the path of the list of bad rows that belongs to an output: ``OUT.bad-rows.csv``."""
     output = output.resolve() if output.name in ("", "..") else output
-    if not output.name:  # the root
+    if not output.name:  # the root folder
         return output / "bad-rows.csv"
     return output.with_name(output.name + ".bad-rows.csv")
 

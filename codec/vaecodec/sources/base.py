@@ -24,18 +24,18 @@ from vaecodec.vectors import as_array
 Rows = NDArray[Any]
 """Vectors of any floating point dtype, or codes."""
 
-# A block is large enough that its overhead vanishes, small enough that a pipeline of several fits anywhere.
+# A block is large enough to make its overhead small, and small enough that several fit into any memory.
 BLOCK_BYTES = 8 << 20
 
-# Rows copied from a memory map before its pages are given back; fewer where they are scattered, because for each of
-# them the system may map half a megabyte around it.
+# Rows to copy from a memory map before its pages are released. Take fewer scattered rows, because the system may map
+# half a megabyte around each of them.
 _CHUNK_ROWS = 1024
 
 _SCATTERED_ROWS = 128
 
 VALUES = {False: "floating point values", True: "int8 or uint8 codes"}
 
-# Wider rows than this are a misread header.
+# If rows seem wider than this, the header was misread.
 WIDEST = 1 << 20
 
 
@@ -211,7 +211,7 @@ def choose_matrix(
     matrices = [key for key, (shape, dtype) in found.items() if len(shape) == 2 and np.issubdtype(dtype, np.floating)]
     if column is None and not matrices:
         for key, (shape, dtype) in found.items():
-            if dtype.hasobject:  # which says more than that there are no vectors
+            if dtype.hasobject:  # this error says more than that there are no vectors
                 check_matrix(f"{name}[{key}]", shape, dtype)
     chosen = choose_column(name, what, list(found), matrices, column)
     check_matrix(f"{name}[{chosen}]", *found[chosen])
@@ -221,7 +221,7 @@ def choose_matrix(
 def map_of(array: NDArray[Any]) -> mmap.mmap | None:
     """Return the memory map an array is a view of, when dropping its pages loses nothing."""
     base: Any = array
-    mode = "c"  # pages changed in a copy-on-write map exist nowhere else
+    mode = "c"  # keep changed pages of a copy-on-write map: they exist nowhere else
     while isinstance(base, np.ndarray):
         mode = base.mode if isinstance(base, np.memmap) else mode
         base = base.base

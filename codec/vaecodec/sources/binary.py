@@ -158,6 +158,6 @@ def check_size(
 
 
 def map_file(path: Path, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...], order: Any = "C") -> NDArray[Any]:
-    if 0 in shape:  # an empty file cannot be mapped
+    if 0 in shape:  # an empty file cannot be memory-mapped
         return np.empty(shape, dtype)
     return np.memmap(path, dtype, "r", offset, shape, order)

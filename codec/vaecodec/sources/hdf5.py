@@ -16,11 +16,11 @@ from vaecodec.extras import require
 from vaecodec.sources.base import Matrix, Rows, choose_matrix, malformed_if_it_fails
 from vaecodec.sources.ids import choose_id_column
 
-# HDF5 reads whole chunks. As many of them as one row passes through are kept while rows are read one after another,
-# so that each is decompressed once; of wider ones not all are kept.
+# HDF5 reads whole chunks. Cache all chunks that one row passes through, within these bounds, so that each chunk is
+# decompressed once while rows are read one after another.
 _CACHE_BYTES = (1 << 20, 1 << 30)
 
-# Slots of the table of chunks: a prime, about a hundred times as large as the number of chunks of a usual row.
+# Slots of HDF5's hash table of chunks: a prime, about a hundred times the number of chunks of a usual row.
 _CACHE_SLOTS = 10_007
 
 

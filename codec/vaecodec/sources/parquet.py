@@ -25,10 +25,10 @@ from vaecodec.sources.parquet_footer import chunk_values
 _ROWS_TO_FIND_ONE = 1024
 _ROWS_OF_IDS = 65_536
 
-# Some rows may be too wide, which are bad rows; if many values belong to them, a small file wants to fill the memory.
+# Some rows may be too wide: these are bad rows. If they hold very many values, a small file would fill the memory.
 _FEW_VALUES, _WIDER = 1 << 24, 4
 
-# What Hive writes for null in the name of a folder.
+# Hive writes this for null in the name of a folder.
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -198,7 +198,7 @@ def vector_column(schema: Any, path: Path, column: str | None, *, codes: bool = 
 
     def holds_vectors(kind: Any) -> bool:
         if isinstance(kind, arrow.BaseExtensionType):
-            if len(getattr(kind, "shape", (1,))) != 1:  # a tensor of matrices
+            if len(getattr(kind, "shape", (1,))) != 1:  # a tensor with more than one axis holds no vectors
                 return False
             kind = kind.storage_type
         if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):

@@ -15,7 +15,7 @@ from vaecodec.errors import MalformedSourceError
 
 # Types of Thrift's compact protocol; the others are numbers.
 _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 11, 12
-# No footer is nested as deeply.
+# Deepest nesting to read; real footers are far below.
 _DEEPEST = 32
 
 
@@ -37,7 +37,7 @@ def chunk_values(path: Path) -> list[tuple[int, str, int]]:
             (group[3], ".".join(name.decode() for name in chunk[3][3]), chunk[3][5])
             for group in groups
             for chunk in group[1]
-            if 3 in chunk  # an encrypted column has no description that can be read
+            if 3 in chunk  # the description of an encrypted column cannot be read
         ]
         if not all(isinstance(rows, int) and isinstance(values, int) for rows, _, values in found):
             raise TypeError("a count that is no number")
@@ -84,7 +84,7 @@ class _Reader:
             size = self._varint()
             kinds = self._byte() if size else 0
             return [(self._nested(kinds >> 4), self._nested(kinds & 15)) for _ in range(self._counted(size))]
-        if kind in (_TRUE, _FALSE, _BYTE):  # in lists; a field's own type says which of both it is
+        if kind in (_TRUE, _FALSE, _BYTE):  # only in lists; for a field its type already says true or false
             return self._byte()
         return self._bytes(8) if kind == _DOUBLE else self._zigzag()
 

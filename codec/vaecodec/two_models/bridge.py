@@ -22,17 +22,17 @@ from vaecodec.evaluation import Figures, exact_search, recall
 from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec.vectors import as_compared, as_vectors
 
-# Where the provenance of a bridge's file keeps the identities of both codecs.
+# Key in the provenance of a bridge between codecs, with the identities of both.
 BRIDGE = "bridge"
-# The same of a bridge between embedding models, where it says what was fitted on how many texts.
+# Key in the provenance of a bridge between embedding models, with the map that was fitted and the number of texts.
 MODEL_BRIDGE = "model_bridge"
 
 FEWEST_ROWS = 500
 DEPTH = 10
 
-# One row in five is not fitted on but measured on, and of these one in five is a query.
+# One row in five is held out to measure on, and one in five of these is a query.
 _SHARE = 5
-# Relative to the mean variance of the latents; the figures are the same from a tenth of it to ten times as much.
+# Relative to the mean variance of the latents. The figures do not depend on it within a factor of ten either way.
 _RIDGE = 1e-3
 
 

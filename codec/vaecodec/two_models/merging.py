@@ -31,9 +31,9 @@ SHARES = (0.25, 0.5, 0.75)
 
 _FORMAT_VERSION = 1
 _DEPTH = 10
-# Documents that each query is compared with to know its scale: 2,000 do as well as 4,000, 500 cost .003 of nDCG.
+# Each query is compared with this many documents to learn its scale. 2,000 do as well as 4,000; 500 cost .003 of nDCG.
 _REFERENCE_ROWS = 2_000
-# A query's own best match in the reference is chance, the mean of its ten best is not.
+# A query's single best match among these documents is a matter of chance; the mean of its ten best is not.
 _BEST = 10
 _QUANTILES = 1 - np.logspace(0, -6, 200)
 _DRAWS = 2

@@ -90,7 +90,7 @@ class CompressedIndex(LatentIndex):
         self._allow_replace_deleted = False
         self._next_label = 0
         self._largest_label = -1
-        # hnswlib does not tell which labels are deleted; without that a batch could fail half-way.
+        # Remember deleted labels, because hnswlib does not list them. Otherwise a batch could fail half-way.
         self._deleted: set[int] = set()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -348,7 +348,7 @@ class CompressedIndex(LatentIndex):
     def resize_index(self, new_size: int) -> None:
         """Change how many elements fit; raises ``VectorIndexError`` when more are there already."""
         self._check_ready()
-        if new_size < 1:  # hnswlib would free its memory and fail
+        if new_size < 1:  # otherwise hnswlib would free its memory and fail
             raise VectorIndexError(f"new_size: expected at least 1, got {new_size}")
         with self._lock:
             if new_size < self.element_count:
@@ -439,14 +439,14 @@ class CompressedIndex(LatentIndex):
                 f"ids: {min(batch & self._deleted)} is marked deleted; call unmark_deleted first or pass "
                 "replace_deleted=True"
             )
-        # Listing all ids is slow, so only when the batch might not fit.
+        # Listing all ids is slow, so do it only if the batch might not fit.
         if self.element_count + len(batch) > self.max_elements:
             self._check_room(len(batch.difference(self._inner.get_ids_list())), places=0)
         self._inner.add_items(latents, labels, num_threads)
         self._deleted -= batch
 
     def _add_replacing(self, latents: FloatArray, labels: Labels, num_threads: int) -> None:
-        labels, latents = last_of_each(labels, latents)  # hnswlib's threads would race for them
+        labels, latents = last_of_each(labels, latents)  # otherwise hnswlib's threads would race for equal labels
         batch = set(labels.tolist())
         present = set(self._inner.get_ids_list())
         known = np.array([label in present for label in labels.tolist()])
@@ -477,7 +477,7 @@ class CompressedIndex(LatentIndex):
             self._inner.save_index(str(raw))
             size = int(self._inner.index_file_size())
             header = self._header()
-        # hnswlib does not look whether its writes succeeded.
+        # hnswlib does not check whether its writes succeeded.
         if raw.stat().st_size != size:
             raise OSError(errno.ENOSPC, "hnswlib could not write the whole index", str(raw))
         return header

@@ -15,10 +15,10 @@ from vaecodec.errors import (
     IndexFileError,
 )
 
-# What hnswlib 0.8 writes first: six sizes, the top level and the entry point, three limits of links, a factor, ef.
+# The header of hnswlib 0.8: six sizes, the top level and the entry point, three limits of links, a factor, ef.
 _HEAD = struct.Struct("<6Qi I3QdQ")
 _NONE = 2**32 - 1
-_LARGEST_M = 10_000  # hnswlib caps M there
+_LARGEST_M = 10_000  # hnswlib's largest M
 _BLOCK_BYTES = 1 << 24
 
 Bytes = NDArray[np.uint8]

@@ -11,7 +11,7 @@ from vaecodec.interface import FloatArray, Metric
 from vaecodec.two_models.merging import Embedded, Merger
 from vaecodec_integrations.index.latent import Labels
 
-# Old results that the new index has, too, are dropped; so many more are asked for at first.
+# Old results that the new index also has are dropped. Therefore first ask for this many times as many.
 _SPARE = 2
 _NO_LABEL = np.iinfo(np.uint64).max
 
@@ -97,7 +97,7 @@ def _search(index: Any, queries: FloatArray, k: int) -> tuple[Labels, FloatArray
     fewest, most = 0, min(k, index.get_current_count())
     found = np.full((len(queries), 0), _NO_LABEL), np.empty((len(queries), 0), np.float32)
     asked = most
-    while fewest < most:  # hnswlib does not tell how many elements are deleted, and gives none where it lacks one
+    while fewest < most:  # hnswlib does not tell how many elements are deleted, and fails if one is missing
         try:
             found = index.knn_query(queries, k=asked)
             fewest = asked

@@ -30,7 +30,7 @@ FORMAT_VERSION = 1
 _PREFIX = struct.Struct("<8sII32s")
 _CHUNK_BYTES = 1 << 20
 
-# What every header holds, whatever the engine.
+# Keys of every header, whatever the engine.
 _COMMON_FIELDS = {"codec_id": str, "embedder": str, "dim": int, "code_dim": int, "payload_bytes": int}
 
 
@@ -67,7 +67,7 @@ class IndexFile:
         with scratch_beside(path) as raw:
             try:
                 fields = write_payload(raw)
-            except RuntimeError as error:  # what engines raise when a write fails
+            except RuntimeError as error:  # engines raise RuntimeError when a write fails
                 raise OSError(errno.EIO, f"the engine could not write the index: {error}", str(raw)) from error
             header = _header(fields, raw.stat().st_size)
             head = _PREFIX.pack(self.magic, FORMAT_VERSION, len(header), bytes(32)) + header
@@ -111,7 +111,7 @@ class IndexFile:
                 yield saved, raw
             except VaecodecError:
                 raise
-            except (RuntimeError, MemoryError, ValueError) as error:  # what engines raise
+            except (RuntimeError, MemoryError, ValueError) as error:  # engines raise these
                 raise IndexFileError(
                     f"{os.fspath(path)}: the engine cannot read the index: {error}; save it again from its source"
                 ) from error

@@ -18,15 +18,15 @@ from vaecodec.interface import FloatArray, Metric
 from vaecodec.linear import LinearCodec, LinearMoments, linear_kinds
 from vaecodec.vectors import check_latents, normalised
 
-# Bytes of trellis codes: from a third of the smallest width in two bits to where uniform codes are as good.
+# Sizes of trellis codes: from a third of the smallest width at two bits up to where uniform codes are as good.
 _BUDGETS = (16, 24, 32, 48, 64, 96, 128, 192)
 _FLOAT_BYTES = 4
-# Rows that codes are calibrated on, at most.
+# Most rows to calibrate codes on.
 _CALIBRATED = 20_000
-# Codes that Qdrant keeps in RAM while the float latents lie on disk.
+# Codes that Qdrant keeps in RAM, with the float latents on disk.
 QUANTISED = frozenset({CodeType.INT8, CodeType.INT4, CodeType.INT2, CodeType.BINARY})
-# Candidates per result that these float latents order there: the oversampling of recommended_search_params. A test
-# holds the two together, since to import it would take qdrant-client, which planning does without.
+# Candidates per result that Qdrant scores again with these float latents: the oversampling of
+# recommended_search_params. That is not imported here, because it needs qdrant-client; a test compares the two.
 RESCORED = 3
 
 
@@ -158,7 +158,7 @@ def linear_candidates(
         best_kind = _best_linear(sample, [kind.truncated(width) for kind in kinds])
         latents = best_kind.codec.encode(calibrating)
         calibration = Calibration.fit(latents, best_kind.codec.latent_metric)
-        if width == dim and wanted(_setting(best_kind.codec, None, min(_BUDGETS), None)):  # others have no such codes
+        if width == dim and wanted(_setting(best_kind.codec, None, min(_BUDGETS), None)):  # others have none
             on_step("fitting codes of a given number of bytes")
             calibration = calibration.with_residual(latents)
         yield from _coded(sample, best_kind, calibration, factors, wanted)
@@ -180,7 +180,7 @@ class _Encoded:
         for rows, name in ((self.latents, "documents"), (self.queries, "queries")):
             prefix = rows[:, :width]
             if cosine:
-                with np.errstate(invalid="ignore"):  # NaN without a direction, which is refused
+                with np.errstate(invalid="ignore"):  # a row without a direction becomes NaN, and is refused
                     prefix = normalised(prefix)
                 check_latents(prefix, Metric.COSINE, name)
             narrow.append(prefix)
@@ -197,7 +197,7 @@ def _coded(
 ) -> Iterator[TriedSetting]:
     codec, latents, queries = encoded.codec, encoded.latents, encoded.queries
     codes: list[tuple[CodeType | None, Code]] = [(dtype, calibration.code(dtype=dtype)) for dtype in CodeType]
-    # A trellis code chooses among all latents: nested ones give it nothing more.
+    # A trellis code chooses among all latents, so nested widths add nothing.
     if codec.code_dim == (file[1] if file else codec.dim) and find_spec("numba"):
         codes += [(None, code) for code in _trellis(calibration)]
     counts = [factor * sample.truth.shape[1] for factor in factors]
@@ -248,7 +248,7 @@ def _trellis(calibration: Calibration) -> Iterator[Code]:
     for budget in _BUDGETS:
         try:
             yield calibration.code(bytes=budget)
-        except InvalidBudgetError:  # more bits than the latents can take
+        except InvalidBudgetError:  # the latents cannot take that many bits
             return
 
 

@@ -34,7 +34,7 @@ def plan_files(
     """
     sources = data.sources()
     goal = wanted.goal(sources[0])
-    check_codecs(codecs, sources[0].dim, data.metric, queries=data.queries is not None)  # before the rows are read
+    check_codecs(codecs, sources[0].dim, data.metric, queries=data.queries is not None)  # check before rows are read
     documents, queries = data.good(sources)
     return plan(
         documents,

@@ -95,7 +95,7 @@ class GoalRequest:
     def __post_init__(self) -> None:
         if self.save is not None and self.code_bytes is not None:
             raise InvalidGoalError("save and bytes: expected one of them, got both")
-        self._goal(rows=1, dim=1_000)  # whatever the vectors are, this must be possible
+        self._goal(rows=1, dim=1_000)  # check what can be checked without knowing the vectors
 
     def goal(self, source: VectorSource, *, unknown: int | None = None) -> Goal:
         """Return the goal for these vectors, none of which is read.

@@ -19,15 +19,15 @@ from vaecodec_integrations.plan.goal import Goal
 from vaecodec_integrations.plan.stores import STORES, Store, StoreName, Use
 from vaecodec_integrations.plan.trial import Trial, try_out
 
-# Searched: interval half-widths of about half a point of recall, in a minute or two on one core.
+# Documents to search: intervals of about half a point of recall either way, in a minute or two on one core.
 SAMPLE_ROWS = 20_000
 _MOST_SAMPLE = 10_000_000
-# Linear codecs are fitted on more, as `vaecodec linear` fits them on all.
+# Linear codecs are fitted on more rows, because `vaecodec linear` fits them on all.
 _FITTED_ROWS = 100_000
 _MOST_QUERIES = 2_000
 FEWEST_QUERIES = 40
 _HELD_OUT = 0.1
-# Settings tried for real in each store: the cheapest that exact search finds good enough, then dearer ones.
+# Settings to try in each store's own engine: the cheapest that exact search finds good enough, then dearer ones.
 _TRIALS = 4
 
 
@@ -249,7 +249,7 @@ def choose(store: Store, offered: Sequence[Choice], goal: Goal, sample: PlanSamp
 
     def price(choice: Choice) -> tuple[float, ...]:
         setting = choice.candidate.setting
-        # At the same price, fewer reads of originals come first, then what finds more.
+        # At the same price prefer fewer reads of originals, then the higher recall.
         return store.ram(setting), store.disk(setting, choice.oversample), choice.oversample, -choice.recall
 
     affordable = [
@@ -258,7 +258,7 @@ def choose(store: Store, offered: Sequence[Choice], goal: Goal, sample: PlanSamp
         if store.holds(choice.candidate.setting)
         and (goal.ram_bytes is None or store.ram(choice.candidate.setting) * goal.vectors <= goal.ram_bytes)
     ]
-    # Every one of these finds more than all that are cheaper or cost the same.
+    # Each of these finds more than all that cost the same or less.
     frontier: list[Choice] = []
     for choice in affordable:
         if not frontier or choice.recall > frontier[-1].recall:
@@ -283,7 +283,7 @@ def _tried(
     for choice in found.choices[:_TRIALS]:
         trial = try_out(store.name, choice.candidate, choice.oversample, sample)
         if goal.recall is None or not found.met or trial is None:
-            # What was not tried is not promised.
+            # Do not promise what was not tried.
             return choice, found.met and (goal.recall is None or trial is not None), trial
         if trial.recall.mean >= goal.recall:
             return choice, True, trial

@@ -131,7 +131,7 @@ class Qdrant(Store):
 
     name = StoreName.QDRANT
 
-    # Graph, ids and scales, in RAM and on disk: the largest and the typical excess of docs/qdrant.md, "Sizes".
+    # Bytes per vector of graph, ids and scales: the largest in RAM, the typical on disk (docs/qdrant.md, "Sizes").
     _RAM, _DISK = 144, 80
 
     def holds(self, setting: Setting) -> bool:
@@ -238,7 +238,7 @@ class Packed(Store):
         return not setting.rescored
 
     def ram(self, setting: Setting) -> int:
-        # Other codes than trellis codes are searched by matrix products, without a sketch.
+        # Codes other than trellis codes are searched by matrix products, without a sketch.
         return setting.code_bytes + (0 if setting.dtype else sketch_bytes(setting.code_bytes))
 
     def disk(self, setting: Setting, oversample: int) -> int:
@@ -269,9 +269,9 @@ class Pgvector(Store):
     # Of a page of the index 8,160 bytes are usable. An element takes 80 bytes with its line pointers beside its values,
     # and 208 for its neighbours; elements of higher levels have more of these, about 7 bytes on average.
     _PAGE, _USABLE, _ELEMENT = 8192, 8160, 80 + 208 + 7
-    # Of a row: its header, line pointer and key, and what is left empty of its page.
+    # Bytes of a row beside its values: its header, line pointer and key, and the empty rest of its page.
     _ROW = 88
-    # The widest that the index takes.
+    # Largest width that an index of pgvector takes, by type.
     _TYPES: ClassVar = {CodeType.FLOAT32: ("vector", 2_000), CodeType.FLOAT16: ("halfvec", 4_000)}
 
     def column_type(self, setting: Setting) -> str:

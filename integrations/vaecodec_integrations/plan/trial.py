@@ -69,7 +69,7 @@ def _try_graph(
 ) -> Trial:
     codec, k = candidate.codec, sample.truth.shape[1]
     latents, dtype = codec.encode(sample.base), candidate.setting.dtype or CodeType.FLOAT32
-    if dtype not in engine.dtypes:  # pgvector's halfvec, for which a graph of the same kind stands in
+    if dtype not in engine.dtypes:  # pgvector's halfvec: measured on a graph of the same kind
         latents, dtype = candidate.code.decode(candidate.code.encode(latents)), CodeType.FLOAT32
     index = engine.build(latents, codec.latent_metric, folder, dtype=dtype)
 
@@ -93,7 +93,7 @@ def _try_graph(
 
 def _try_packed(candidate: TriedSetting, oversample: int, sample: PlanSample, folder: Path) -> Trial:
     codec = _codec_file(candidate, folder / "codec.onnx")
-    # What a search takes whatever the size must not be multiplied.
+    # Do not multiply the part of a search's time that does not depend on the size.
     few = replace(sample, base=sample.base[:_FEW])
     recall, times = _timed(sample, *(_packed(codec, candidate.setting, oversample, part) for part in (sample, few)))
     milliseconds, growing = float(np.median(times[0])), max(0.0, float(np.median(times[0] - times[1])))

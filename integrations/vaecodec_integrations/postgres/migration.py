@@ -199,7 +199,7 @@ def search_both(
     )
     query = Vector(
         as_vectors(as_row(vector), column.codec.dim, column.codec.metric, name="query")[0]
-    ).to_text()  # text takes the column's own type
+    ).to_text()  # a text is converted to the column's own type
     others = [Hit(key, float(distance)) for key, distance in connection.execute(statement, (query, k)).fetchall()]
     return sorted([*compressed, *others], key=lambda hit: hit.distance)[:k]
 

@@ -35,7 +35,7 @@ SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid 
 WHERE i.indrelid = to_regclass(%s) AND i.indisunique AND i.indnkeyatts = 1 AND i.indpred IS NULL AND a.attnotnull
 ORDER BY i.indisprimary DESC, a.attname LIMIT 1
 """
-# What pgvector sends of a value: its width and 2 unused bytes, then the numbers.
+# Binary form of a value of pgvector: its width and 2 unused bytes, then the numbers.
 _HEADER = 4
 _NUMBERS = {"vector": ">f4", "halfvec": ">f2"}
 
@@ -114,7 +114,7 @@ class PostgresSource:
         step = rows or rows_per_block(self.dim)
         with (
             _connected(self._server) as connection,
-            connection.cursor("vaecodec", binary=True) as cursor,  # on the server: it gives rows as they are wanted
+            connection.cursor("vaecodec", binary=True) as cursor,  # a server-side cursor
         ):
             cursor.execute(statement.format(**self._names, order=order))
             while found := cursor.fetchmany(step):

@@ -25,7 +25,7 @@ from sqlalchemy.types import TypeDecorator  # noqa: E402
 _TYPES = {Storage.VECTOR: VECTOR, Storage.HALFVEC: HALFVEC, Storage.BIT: BIT}
 _NAMES = {"<=>": "cosine_distance", "<#>": "max_inner_product", "<->": "l2_distance", "<~>": "hamming_distance"}
 
-# Columns of this type that tables have, and those that each engine has been checked for.
+# Columns of this type in all tables, and the columns that were checked with each engine.
 _columns: weakref.WeakSet[Column[Any]] = weakref.WeakSet()
 _checked: weakref.WeakKeyDictionary[Engine, weakref.WeakSet[Column[Any]]] = weakref.WeakKeyDictionary()
 

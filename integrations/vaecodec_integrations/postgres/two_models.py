@@ -113,7 +113,7 @@ class TwoModelColumns:
         return [Scored(keys[place], score) for place, score in ranked]
 
     def _statement(self, column: CompressedColumn | str, metric: Metric, condition: sql.Composable) -> sql.Composed:
-        # The query is sent as text, which takes the column's own type.
+        # Send the query as text, which is converted to the column's own type.
         text = "SELECT {key}, {column} " + _OPERATORS[metric] + " %s AS distance FROM {table} "
         text += "WHERE {column} IS NOT NULL AND {condition} ORDER BY distance, {key} LIMIT %s"
         return sql.SQL(text).format(

@@ -10,7 +10,7 @@ from vaecodec.errors import UnsupportedRequestError
 from vaecodec.interface import VectorCodec
 from vaecodec_integrations.qdrant.layout import UNNAMED
 
-# The codecs of one collection: one for its unnamed vector, or one for each name; None leaves a vector as it is.
+# The codecs of one collection: one for its unnamed vector, or one per name. None leaves a vector as it is.
 CollectionCodecs = VectorCodec | Mapping[str, VectorCodec | None] | None
 CodecsArgument = Mapping[str, CollectionCodecs] | Callable[[str], CollectionCodecs] | None
 

@@ -19,7 +19,7 @@ _KNOWN = {size.value: size for size in models.TurboQuantBitSize}
 _TURBO = {bits: _KNOWN[name] for bits, name in _BITS.items() if name in _KNOWN}
 _FLOAT = {16.0: models.Datatype.FLOAT16, 32.0: models.Datatype.FLOAT32}
 
-# Candidates per result that the latents on disk re-score: with three, two bits per dimension lose nothing.
+# Candidates per result to score again with the latents on disk. With three, two bits per dimension lose nothing.
 _OVERSAMPLING = 3.0
 
 

@@ -15,7 +15,7 @@ from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 
 from vaecodec.errors import CollectionNotFoundError, StoreError, UnsupportedRequestError
 
-# What a gRPC status is called by REST.
+# The HTTP status that matches each gRPC status.
 _STATUS = {
     grpc.StatusCode.UNAUTHENTICATED: 401,
     grpc.StatusCode.PERMISSION_DENIED: 403,
@@ -49,7 +49,7 @@ def open_client(*, url: str | None = None, path: str | os.PathLike[str] | None =
     if path is None:
         check_address(url or "")
         return QdrantClient(url=url, api_key=os.environ.get("QDRANT_API_KEY") or None)
-    if not Path(path).is_dir():  # the client would make it
+    if not Path(path).is_dir():  # otherwise the client would create it
         raise StoreError(f"{path}: expected a folder of Qdrant's local mode, got none; check the path")
     try:
         return QdrantClient(path=str(path))
@@ -61,7 +61,7 @@ def collection_info(client: QdrantClient, collection: str) -> models.CollectionI
     """Return the server's description of a collection; raise ``CollectionNotFoundError`` when there is none."""
     try:
         return client.get_collection(collection)
-    except ValueError as error:  # how the local mode says it
+    except ValueError as error:  # local mode raises this
         raise _not_found(client, collection) from error
     except UnexpectedResponse as error:
         if error.status_code != 404:

@@ -225,7 +225,7 @@ def check_record(
             f"filled by codec {record['codec_id'][:12]} ({record['embedder'] or 'unnamed embedder'}); open it with "
             "that codec, or migrate the collection"
         )
-    if originals is not Originals.NONE and record["embedder"] != codec.embedder:  # only across a bridge
+    if originals is not Originals.NONE and record["embedder"] != codec.embedder:  # only possible across a bridge
         raise CodecMismatchError(
             f"{where}: keeps originals of {record['embedder'] or 'an unnamed embedder'}, which queries of "
             f"{codec.embedder or 'an unnamed embedder'} cannot be re-ranked by; search it with its own embedder, or "

@@ -34,7 +34,8 @@ def copy_with(model: ModelT, **changes: Any) -> ModelT:
 _new, _set = object.__new__, object.__setattr__
 
 
-# What the client's methods take in gRPC's form, too, where translation looks inside or puts it into a REST model.
+# Messages that the client's methods also take in gRPC's form. They are converted where our code reads them or puts them
+# into a REST model.
 _FROM_GRPC: dict[type, Callable[[Any], Any]] = {
     grpc.Filter: GrpcToRest.convert_filter,
     grpc.LookupLocation: GrpcToRest.convert_lookup_location,
@@ -50,7 +51,7 @@ _FROM_GRPC: dict[type, Callable[[Any], Any]] = {
 # Fields of points whose values are vectors.
 _VECTORS = ("vector", "vectors")
 
-# The types of arguments that have no class of their own, as the models of requests declare them.
+# Types of arguments that have no class of their own, taken from the models of requests.
 VECTORS_CONFIG: Any = models.CreateCollection.model_fields["vectors"].annotation
 VECTORS_CONFIG_DIFF: Any = models.UpdateCollection.model_fields["vectors"].annotation
 QUERY: Any = models.QueryRequest.model_fields["query"].annotation

@@ -99,7 +99,7 @@ def as_query(query: Any) -> Any:
         query = list(query) if isinstance(query, tuple) else query.tolist()
     elif query is None or (not isinstance(query, list) and isinstance(query, _QUERY_MODELS)):
         return query
-    # Not validated float by float: the codec checks the vector, and anything else was checked by the wrapped client.
+    # Do not validate every float: the codec checks the vector, and the wrapped client has checked the rest.
     return copy_with(_NEAREST, nearest=query)
 
 
@@ -198,7 +198,7 @@ class QueryVectors:
         """Fill in the latents of all replaced vectors; raise ``InvalidVectorsError`` naming the first bad vector."""
         for places in self._gathered.values():
             coded = places[0].coded
-            # A multivector collection takes a single vector as a query too: it counts as one row.
+            # A multivector collection also takes a single vector as a query, as one row.
             single = [coded.multi and np.ndim(place.vector[0]) == 0 for place in places]
             column = [[p.vector] if s else p.vector for p, s in zip(places, single, strict=True)]
             encoded = as_lists(encode_column(coded, column, "query {}".format, queries=True))

@@ -27,7 +27,7 @@ from vaecodec.errors import (
 from vaecodec.sources import Rows
 from vaecodec_integrations.qdrant.connection import open_client, refusals
 
-# Points of one request: some megabytes of JSON at the usual widths.
+# Points per request: some megabytes of JSON at the usual widths.
 _PAGE = 1000
 
 
@@ -128,5 +128,5 @@ def open_address(address: str, *, column: str | None = None) -> QdrantSource:
     try:
         return QdrantSource(client, collection, column)
     except BaseException:
-        client.close()  # whoever keeps the error would keep a local folder locked
+        client.close()  # otherwise a kept error would keep a local folder locked
         raise

@@ -80,15 +80,15 @@ PASSED_THROUGH = frozenset(
     }
 )
 
-# Of these, those after which a collection's name may stand for something else.
+# Those of them after which a collection's name may mean another collection.
 CHANGING = frozenset(
     {"cluster_collection_update", "recover_current_peer", "recover_shard_snapshot", "recover_snapshot", "remove_peer"}
 )
 
-# Copies collections between servers as they are stored, metadata included: no vector is seen by the application.
+# This copies collections between servers as they are stored, with metadata. The application sees no vector.
 COPIED_AS_STORED = frozenset({"migrate"})
 
-# About embedding models, not about a collection.
+# Methods about embedding models, not about a collection.
 STATIC = frozenset(
     {
         "get_embedding_size",

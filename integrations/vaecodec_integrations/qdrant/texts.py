@@ -13,7 +13,7 @@ from vaecodec.errors import UnsupportedRequestError
 
 INFERENCE = (models.Document, models.Image, models.InferenceObject)
 
-# Objects that a model embeds at a time, where the client was not told another number.
+# Objects that a model embeds at a time, unless the client was given another number.
 _BATCH = 8
 
 

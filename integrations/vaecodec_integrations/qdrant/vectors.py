@@ -18,7 +18,7 @@ from vaecodec_integrations.qdrant.texts import INFERENCE, TextEmbedder, embedded
 
 VectorCall = Callable[[FloatArray], FloatArray]
 Label = Callable[[int], str]
-# Fetches kept originals: ids to float32 (m, dim) of those found, and which were found.
+# A function that fetches originals: from ids to float32 (m, dim) of those found, and which were found.
 FetchOriginals = Callable[[Sequence[Any]], tuple[FloatArray, "np.ndarray[Any, np.dtype[np.bool_]]"]]
 
 _PLAIN = {list, np.ndarray}
@@ -189,9 +189,9 @@ def _stacked(coded: CodedVector, vectors: Sequence[Any], width: int, label: Labe
         rows = np.empty(shape, np.float32)
         pack = struct.Struct(f"{width}f").pack_into
         try:
-            # Half the time of np.array, which would be most of what encoding a batch of lists takes.
+            # struct takes half the time of np.array, which would be most of the time to encode a batch of lists.
             for number, vector in enumerate(vectors):
-                if vector[0].__class__ is bool:  # which struct takes for a number
+                if vector[0].__class__ is bool:  # struct would take it for a number
                     raise TypeError
                 pack(rows.data, number * rows.strides[0], *vector)
             return rows
@@ -201,7 +201,7 @@ def _stacked(coded: CodedVector, vectors: Sequence[Any], width: int, label: Labe
         given = as_rows(vectors)
         if given.dtype.kind not in "fiu":
             raise NotFloatingPointError(f"{label(0)}, vector {coded.name!r}: expected numbers, got {given.dtype}")
-        with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused by the codec
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite, and the codec refuses them
             rows = np.asarray(given, dtype=np.float32)
     except InvalidVectorsError:
         for number, vector in enumerate(vectors):

@@ -9,7 +9,7 @@ from qdrant_client import models
 
 from vaecodec.errors import UnsupportedRequestError
 
-# The first version of the server with each feature.
+# Each feature with the first version of the server that has it.
 FIRST_VERSIONS = {
     "collection metadata": (1, 16),
     "create_vector_name": (1, 18),
@@ -49,7 +49,7 @@ def check_version(version: str, wanted: Iterable[str]) -> None:
         UnsupportedRequestError: naming the first feature that is missing, and the version that has it.
     """
     parts = version.split(".")[:2]
-    if not all(part.isdigit() for part in parts):  # a build of the server's developers
+    if not all(part.isdigit() for part in parts):  # a development build of the server
         return
     found = tuple(map(int, parts))
     for feature in wanted:

@@ -279,7 +279,7 @@ def _codes(
         except InvalidBudgetError as error:
             raise InvalidBudgetError(f"{name}: {error}") from error
         found.append(_Coding(f"{name}, {budget} bytes", name, CodeType.FLOAT32, index.code, index))
-    # Those of the engine first.
+    # Put the engine's own codes first.
     return sorted(found, key=lambda coding: coding.packed is not None)
 
 
@@ -324,7 +324,7 @@ class _Bench:
             dtype = CodeType.FLOAT32 if coding is None else coding.dtype
             index, build_seconds = _timed(lambda: self.engine.build(stored, stored_metric, Path(folder), dtype=dtype))
             try:
-                index.search(encoded[:_WARM_UP_QUERIES], self._depth)  # first calls load what later ones find loaded
+                index.search(encoded[:_WARM_UP_QUERIES], self._depth)  # warm up before the timed runs
                 runs = [_timed(lambda: index.search(encoded, self._depth)) for _ in range(_TIMED_RUNS)]
                 size_bytes = index.size_bytes
             finally:
@@ -358,7 +358,7 @@ class _Bench:
         if index is None:
             return self.method(coding.name, Role.CODE, codec, coding=coding)
         base, queries, code = self.data.base, self.data.queries, index.code
-        code.decode(code.encode(codec.encode(base[:_WARM_UP_QUERIES])))  # compiles what the times would otherwise hold
+        code.decode(code.encode(codec.encode(base[:_WARM_UP_QUERIES])))  # compile now, outside the timed part
         _, build_seconds = _timed(lambda: index.add(base))
         index.search(queries[:_WARM_UP_QUERIES], self._depth)
         runs = [_timed(lambda: index.search(queries, self._depth)) for _ in range(_TIMED_RUNS)]
@@ -430,7 +430,7 @@ def _scores(
     original = original_scores(data.base, data.queries, ids)
     try:
         line = fit_line(scores, original, data.base.shape[1] if codec is None else codec.code_dim)
-    except InvalidVectorsError:  # nothing to fit a line through
+    except InvalidVectorsError:  # there is nothing to fit a line through
         return None
     try:
         stored = None if codec is None else scores_of(codec)

@@ -12,7 +12,7 @@ from vaecodec_integrations.report.run import Role
 from vaecodec_integrations.report.summary import JUDGED, MethodSummary, ReportSummary, label
 
 _WIDTH = 6.4
-# How many times as many bytes the end of a label stands for as its beginning.
+# On the axis of bytes, which is logarithmic, a label spans this factor.
 _LABEL = 3
 _SHOWN_AGAIN = 4  # the factor of re-ranking that is drawn
 
@@ -127,7 +127,7 @@ def _recall_against_bytes(summary: ReportSummary, theme: Theme, form: Literal["p
     )
     widest = max(
         point.size for point in points
-    )  # the uncompressed vectors, and others of their width: named above the frame
+    )  # label the uncompressed vectors, and others of their width, above the frame
     with chart(_WIDTH, 4.2, theme) as (figure, (axes,)):
         axes.plot(
             curve_bytes,

@@ -94,7 +94,7 @@ class ReportFiles:
         width = "" if self.dim is None else f" at {self.dim}"
         opened = {}
         for path in self.codecs:
-            # Files of different folders may have the same name.
+            # Files in different folders may have the same name.
             name = path.name if [other.name for other in self.codecs].count(path.name) == 1 else str(path)
             if f"{name}{width}" in opened:
                 raise InvalidOptionError(f"codec: expected different files, got {path} twice")
@@ -158,7 +158,7 @@ def report(
     codecs = files.open_codecs()
     adapter = None if files.adapter is None else Codec.load(files.adapter)
     earlier = None if files.earlier is None else read_report(files.earlier)
-    codings(codecs, measured_on, budgets=budgets, dtypes=dtypes, adapter=adapter)  # before the vectors are read
+    codings(codecs, measured_on, budgets=budgets, dtypes=dtypes, adapter=adapter)  # checked before the vectors are read
     files.check_widths(next(iter(codecs.values())).dim)
     on_step("reading vectors")
     run = measure(

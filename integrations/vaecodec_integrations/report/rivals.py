@@ -15,7 +15,7 @@ from vaecodec.linear import LinearCodec, LinearKind, LinearMoments
 from vaecodec.sources import ArraySource, VectorSource, sample_rows
 from vaecodec_integrations.report.run import Method, Rival
 
-# Rows that codes of linear codecs are calibrated on.
+# Rows to calibrate codes of linear codecs on.
 _RIVAL_ROWS = 20_000
 _FEWEST_TRELLIS = 8  # bytes of a trellis code
 

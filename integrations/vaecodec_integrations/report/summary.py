@@ -14,10 +14,10 @@ from vaecodec.linear import LinearKind
 from vaecodec_integrations.report.run import UNCOMPRESSED, Method, Rival, Role, Run, Scores, plain
 from vaecodec_integrations.report.verdict import Difference, Verdict, verdict
 
-# What re-ranking and the losses are told by.
+# The figure by which re-ranking and losses are described.
 JUDGED = "recall@10"
 
-# What the baselines are called in print.
+# Names of the baselines in the text.
 LABELS = {
     LinearKind.TRUNCATION: "truncation",
     LinearKind.TRUNCATION_DOT: "truncation, dot product",
@@ -382,7 +382,7 @@ def _changes(run: Run, figures: Mapping[str, Mapping[str, Figures]], earlier: Ru
         old_name = first_before if method.name == first else method.name
         for metric, values in figures[method.name].items():
             old = before.get(old_name, {}).get(metric)
-            # Of the baselines only recall@10.
+            # For baselines compare recall@10 only.
             if old is None or not (method.role in (Role.CODEC, Role.CODE) or metric == JUDGED):
                 continue
             difference = paired_bootstrap(values, old) if paired and len(old) == len(values) else None

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from vaecodec.evaluation import Figures, Interval, best, paired_bootstrap
 
-# Figures that a codec must not lose, by what it was trained for; the first is the one to win.
+# Figures that a codec must not lose, by its objective. The first is the one it should win.
 _DECIDING = {
     "neighbours": ("recall@10", "recall@1", "recall@100", "kept@100", "ndcg@10"),
     "relevance": ("ndcg@10", "relevant@100"),
 }
 
-# What figures are called in print.
+# Names of the figures in the text.
 FIGURES = {
     "kept@100": "old top 10 in new 100",
     "ndcg@10": "nDCG@10",
@@ -74,7 +74,7 @@ def verdict(
         for metric, rival in rivals.items()
     }
     deciding = [metric for metric in _DECIDING[objective] if metric in figures]
-    if not deciding:  # trained for relevance, which is not known here
+    if not deciding:  # trained for relevance, but no relevant documents are known here
         deciding = [metric for metric in _DECIDING["neighbours"] if metric in figures]
     goal, *others = deciding
     worse = tuple(metric for metric in deciding if differences[metric].interval.high < 0)

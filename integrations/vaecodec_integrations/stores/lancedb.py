@@ -51,7 +51,7 @@ class LanceDbStore(CompressedStore):
     def _opened(self, database: Any, name: str) -> Any:
         try:
             return database.open_table(name)
-        except ValueError:  # how LanceDB says that there is no such table
+        except ValueError:  # LanceDB raises this when there is no such table
             return database.create_table(name, schema=self._schema)
 
     def __len__(self) -> int:

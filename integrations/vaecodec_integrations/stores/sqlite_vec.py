@@ -69,7 +69,7 @@ class SqliteVecStore(CompressedStore):
     def _write(self, ids: Sequence[int], latents: FloatArray, originals: Sequence[bytes] | None) -> None:
         columns = [ids, [row.tobytes() for row in latents], *([] if originals is None else [originals])]
         marks = ", ".join("?" * len(columns))
-        with self._connection:  # vec0 tables know no upsert
+        with self._connection:  # vec0 tables have no upsert
             self._connection.executemany(f"DELETE FROM {self._table} WHERE id = ?", [(key,) for key in ids])
             self._connection.executemany(f"INSERT INTO {self._table} VALUES ({marks})", zip(*columns, strict=True))
 

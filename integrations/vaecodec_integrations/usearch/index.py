@@ -27,13 +27,13 @@ from vaecodec_integrations.index.latent import (
 )
 from vaecodec_integrations.usearch.payload import check_usearch_payload
 
-# usearch's callback: done so far and in total; false stops.
+# usearch calls this with the work done and the total; a false result stops it.
 UsearchProgress = Callable[[int, int], bool]
 
 # usearch's names for the distances: 1 - cosine, 1 - dot product, squared Euclidean.
 METRICS = {Metric.COSINE: "cos", Metric.DOT: "ip", Metric.L2: "l2sq"}
 
-# What is told of the graph over the latents, as usearch tells it.
+# Properties of the graph over the latents, passed through from usearch.
 FROM_USEARCH = (
     "capacity",
     "hardware_acceleration",
@@ -47,14 +47,14 @@ FROM_USEARCH = (
     "stats",
 )
 
-# What usearch offers and this class does not, and the reason.
+# Methods of usearch that this class does not have, with the reason.
 NOT_OFFERED = {
     "metadata": "a file of vaecodec does not start with usearch's bytes; load it, which verifies all of it",
     "restore": "an index needs its codec; make a CompressedUsearchIndex with it and call load",
     "view": "a mapped file could change after it has been verified; call load",
 }
 
-# How usearch may keep latents. It scales rows to unit norm before it makes bytes of them, which only cosine ignores.
+# Types in which usearch can keep latents. Before it converts rows to bytes it normalises them: fine for cosine only.
 DTYPES = ("f32", "f16", "bf16", "i8")
 
 FILE = IndexFile(
@@ -311,7 +311,7 @@ class CompressedUsearchIndex(LatentIndex):
             As usearch: for one key float32 (dim,), or ``None`` when it is not there; for several a tuple of these.
         """
         labels = as_labels(keys, 1 if np.ndim(keys) == 0 else None)
-        # Some versions of usearch return whatever is in memory for a key that is not there.
+        # For a missing key some versions of usearch return random memory.
         present = self._present(labels)
         latents = np.array(self._inner.get(labels[present], dtype="f32"), np.float32)
         restored = iter(self._codec.decode(latents.reshape(-1, self._codec.code_dim)))

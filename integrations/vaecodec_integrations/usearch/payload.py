@@ -13,16 +13,16 @@ from vaecodec.errors import (
     IndexFileError,
 )
 
-# A matrix of vectors, then what they are, then the graph: a level for each element, and its key, level and links.
+# Layout: a matrix of vectors, its description, then the graph: a level per element, and its key, level and links.
 _MATRIX = struct.Struct("<II")
 _DENSE = struct.Struct("<7s3H4B3QB22x")
 _GRAPH = struct.Struct("<5Q")
 _MAGIC = b"usearch"
-# usearch's number of each metric.
+# usearch's number for each metric.
 _METRICS = {"cos": ord("c"), "ip": ord("i"), "l2sq": ord("e")}
-# usearch's number of each type that latents are kept as, and the bytes of one value.
+# usearch's number for each type of stored latents, and the bytes of one value.
 _SCALARS = {"f32": (11, 4), "f16": (12, 2), "bf16": (4, 2), "i8": (23, 1)}
-# usearch's numbers of the types of keys, 64 bits, and of the numbers of elements, 32 bits.
+# usearch's numbers for the type of keys, 64 bits, and of element numbers, 32 bits.
 _KEYS, _SLOTS = 14, 15
 _KEY_AND_LEVEL_BYTES = 10
 
@@ -115,7 +115,7 @@ class _Payload:
     def _check_lists(
         self, nodes: Bytes, starts: NDArray[np.int64], list_bytes: int, levels: NDArray[np.int64], level: int
     ) -> None:
-        for first in range(0, len(starts), 1 << 15):  # in blocks: each byte needs an index of 8
+        for first in range(0, len(starts), 1 << 15):  # in blocks, because each byte takes an index of 8 bytes
             words = nodes[starts[first : first + (1 << 15), None] + np.arange(list_bytes)].view("<u4")
             counts, links = words[:, 0], words[:, 1:]
             if counts.max() > links.shape[1]:

@@ -23,7 +23,7 @@ from vaecodec_training.recipe import Recipe
 WINDOW_BYTES = 256 << 20
 
 
-# Neighbouring rows that are read together and so meet in the same window of every epoch.
+# Rows of a block are read together, so in every epoch they are in the same window.
 BLOCK_ROWS = 1024
 
 
@@ -88,7 +88,7 @@ class ShuffledBatches:
             window = [_take(source, self._rows[positions[ascending]]) for source in self._sources]
             for at in range(0, len(positions), self.batch):
                 yield tuple(held[back[at : at + self.batch]] for held in window)
-            del window  # before the next one is read, so that there is never room taken for two
+            del window  # free it before the next one is read, so that memory holds one window
 
     @cached_property
     def _held(self) -> list[FloatArray]:
@@ -154,7 +154,7 @@ class Batches:
         self.cosine = collection.metric is Metric.COSINE
         self.processes = processes
         rows = collection.document_rows
-        # Every process takes as many documents, and every other one of them is a row of the distillation.
+        # Each process takes equally many documents, and every second one of them is a query of the distillation.
         unit = 4 * processes
         size = max(unit, min(recipe.batch, len(rows)) // unit * unit)
         self.per_epoch = max(1, len(rows) // size)
@@ -162,7 +162,7 @@ class Batches:
         self.pairs, alone = None, size
         companions = collection.companions
         if companions is not None and collection.queries is not None:
-            # A query meets its own document: without it the one neighbour that matters most is missing.
+            # Put each query's own document into its batch: it is the most important neighbour.
             alone = size // 2
             sources: list[RandomAccessSource] = [
                 _Chosen(collection.queries, companions[:, 0]),

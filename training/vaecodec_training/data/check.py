@@ -163,8 +163,8 @@ def check(source: VectorSource, *, metric: Metric = Metric.COSINE, searched_with
     say = Steps(_LOG)
     for raw in source.blocks():
         say("checking %s: %s rows", source.name, f"{rows:,}")
-        with np.errstate(over="ignore"):  # what overflows float32 is infinite there, and refused
-            block = np.asarray(raw, np.float32) + np.float32(0)  # -0.0 + 0.0 is 0.0
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite, and are refused
+            block = np.asarray(raw, np.float32) + np.float32(0)  # turn -0.0 into 0.0
         content = memoryview(block.astype("<f4", copy=False).tobytes())
         fingerprint.update(content)
         digests.append(_row_digests(content, 4 * dim))
@@ -235,7 +235,7 @@ class _Moments:
         """Return the share of the mean in the rows' squares, and those of the principal axes in their variance."""
         mean, mean_square = self._total / self._rows, self._squares / self._rows
         variances = np.linalg.eigvalsh(self._gram / self._rows - np.outer(mean, mean))[::-1].clip(min=0)
-        if variances.sum() <= ROUNDING**2 * mean_square:  # rows that differ by rounding only have no axes but one
+        if variances.sum() <= ROUNDING**2 * mean_square:  # rows that differ by rounding only have one axis
             variances = np.eye(1, len(mean))[0]
         if self._origin is not None:
             mean = mean + self._origin

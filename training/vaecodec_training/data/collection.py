@@ -24,26 +24,26 @@ from vaecodec_training.data.shift import Shift, measure_shift
 from vaecodec_training.data.split import drop_leaks, follow_documents, split
 from vaecodec_training.recipe import Aim
 
-# Rows that linear codecs are fitted on; their subspace does not change beyond that.
+# Most rows to fit linear codecs on. More rows do not change their subspace.
 _SAMPLE_ROWS = 200_000
 
 
-# Rows that the codes of a checkpoint are calibrated on, and their rotation is learned from.
+# Rows to calibrate the codes of a checkpoint on, and to learn their rotation from.
 _CALIBRATION_ROWS = 8_192
 _QUERY_SAMPLE_ROWS = 16_384
 
-# Documents on either side that the spread of similarities is measured with.
+# Documents on each side to measure the spread of similarities with.
 _SPREAD_ROWS = 1_024
 
 
-# By default so many documents are held out, within these shares. Among 2,000 the hundred nearest lie so deep that for
-# their sake next to nothing of the training was kept (debian-minilm, 40,000 rows).
+# Documents to hold out by default, within the shares below. Among only 2,000 documents the hundred nearest include
+# distant ones, and to keep these, almost nothing of the training was kept (debian-minilm, 40,000 rows).
 _HELD_OUT_ROWS = 8_192
-# For relevance 2,000 queries decide, and every pair that is not trained on is missed.
+# For relevance hold fewer out: 2,000 queries are enough to decide, and training needs every pair.
 _HELD_OUT_PAIRS = 2_048
 _LEAST_HELD_OUT, _MOST_HELD_OUT = 0.05, 0.25
 
-# Bounds of the search for the nearest documents of each training query: seconds on two cores.
+# Most queries and documents in the search for each training query's nearest documents: seconds on two cores.
 _COMPANION_QUERIES = 16_384
 
 
@@ -211,7 +211,7 @@ class Collection:
         """Return a linear codec fitted on the training documents."""
         if (dim, kind) not in self._fitted:
             linear = self._moments.codec(dim, kind, embedder=self.embedder)
-            self._fitted[dim, kind] = replace(linear, fitted_on=None)  # see calibration_rows
+            self._fitted[dim, kind] = replace(linear, fitted_on=None)  # its own rows are replaced by calibration_rows
         return self._fitted[dim, kind]
 
     def linear_family(self, dim: int) -> dict[str, LinearCodec]:
@@ -232,7 +232,7 @@ class Collection:
         searched = evenly_spaced(self.document_rows, _COMPANION_DOCUMENTS)
         vectors = [vectors_at(*taken, self.metric) for taken in ((self.documents, searched), (self.queries, asked))]
         nearest, _ = exact_search(vectors[0], vectors[1], DEPTH, self.metric)
-        # All nearest ones first, then all second ones: a block of neighbouring rows holds many queries.
+        # Order: the nearest documents of all queries, then the second ones. So a block of rows holds many queries.
         return np.stack([np.tile(asked, nearest.shape[1]), searched[nearest.T.ravel()]], axis=1)
 
     @property

@@ -49,7 +49,7 @@ class TrainingFiles(VectorFiles):
             BadRowsError: there are bad rows, and the policy is to report them.
             UnusableDataError, InvalidVectorsError, SourceError: see :meth:`Collection.open`.
         """
-        # Ids are those of the files, bad rows included.
+        # Pairs count the rows of the files, bad rows included.
         known = None if self.pairs is None else read_pairs(self.pairs, *sources)
         documents, queries = self.good(sources, None if out is None else list_path(out))
         return Collection.open(

@@ -22,7 +22,7 @@ Encode = Callable[[FloatArray], FloatArray]
 QueryFigures = Mapping[str, NDArray[np.float64]]
 
 
-# Documents searched and queries asked at most: a checkpoint is then validated in about a second.
+# Most documents and queries of a validation, which then takes about a second.
 MOST_DOCUMENTS = 8_192
 _MOST_QUERIES = 2_000
 

@@ -10,7 +10,7 @@ from vaecodec.evaluation import exact_search
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.data.sample import evenly_spaced, vectors_at
 
-# They are drawn from so many nearest ones, among at most so many documents.
+# Draw hard negatives from this many nearest documents, searched among at most this many.
 _NEAREST, _MOST_DOCUMENTS = 50, 40_000
 
 
@@ -45,7 +45,7 @@ def hard_negatives(collection: Collection, count: int, seed: int) -> NDArray[np.
     for number, members in enumerate(np.split(order, ends)):
         candidates = searched[near[number]]
         others = candidates[~np.isin(digests[candidates], digests[pairs[members, 1]])]
-        if not len(others):  # everything near answers the query
+        if not len(others):  # all near documents answer the query
             others = searched
         for pair in members:
             drawn[pair] = generator.choice(others, count, replace=len(others) < count)

@@ -18,12 +18,12 @@ from vaecodec.sources.base import malformed_if_it_fails
 from vaecodec.sources.ids import as_id, rows_of_ids
 from vaecodec.sources.parquet import open_parquet
 
-# What the columns may be called. The last names of each are those of BEIR's judgements.
+# Accepted column names. The last ones are those of BEIR's judgements.
 _ROWS = (("query",), ("document",))
 _IDS = (("query_id", "query-id"), ("document_id", "doc_id", "corpus-id"))
 _GRADES = ("grade", "weight", "clicks", "score")
 
-# Where the ids of a source may stand.
+# Columns of a source that may hold its ids.
 QUERY_IDS = (*_IDS[0], "id", "_id")
 DOCUMENT_IDS = (*_IDS[1], "id", "_id")
 

@@ -19,7 +19,7 @@ _LOG = logging.getLogger(__name__)
 SAMPLE_BYTES = 512 << 20
 
 
-# Below this float32 holds every integer.
+# float32 holds every integer below this one.
 _EXACT = 1 << 24
 
 
@@ -47,7 +47,7 @@ class Sample(ArraySource):
                 f"{len(drawn):,}",
                 f"{self.sampled_from:,}",
             )
-        if isinstance(source, GoodRows):  # whose own numbers are those of the file
+        if isinstance(source, GoodRows):  # its numbers are those of the file
             self.numbers, self.drawn_from = source.numbers[numbers], source.drawn_from
 
 

@@ -23,15 +23,15 @@ from vaecodec_integrations.qdrant.vectors import restore_records, vector_of
 T = TypeVar("T")
 Flow = Generator["Call", Any, T]
 
-# Anyone can point an alias at another collection. For searches, what was read about a collection counts for so long.
+# Seconds that searches trust what was read about a collection. Anyone can point an alias at another collection.
 SEARCH_SECONDS = 3.0
-# A write is sent at most so long after its proof: shorter than most requests take. Each write proves anew.
+# Longest time from the identity check to its write: less than most requests take. Each write checks anew.
 WRITE_SECONDS = 0.01
-# Within an upload, where nothing else runs between batches, one proof serves those of this time: it costs as much as
-# half a batch.
+# Within an upload nothing else runs between batches, so one check serves all batches of this time. A check takes as
+# long as half a batch.
 UPLOAD_SECONDS = 0.1
-# Code of the caller that takes longer to make the next points of an upload may have called the server: the batch that
-# follows is proven anew.
+# If the caller's code takes longer than this to make the next points of an upload, it may have called the server. Then
+# the next batch is checked anew.
 CALLER_SECONDS = 0.001
 
 

@@ -55,7 +55,7 @@ class CollectionFlows(FlowBase):
         asked = self._asked_vectors(collection_name, vectors_config, without=bool(rest.get("sparse_vectors_config")))
         stored, records = self._stored_vectors(collection_name, asked)
         if records and self._settings.originals is Originals.DISK and quantization_config is not None:
-            # Quantising the originals too would cost RAM and gain nothing: they are only read to re-rank.
+            # Do not quantise the originals: that would cost RAM for nothing, because they are only read to re-rank.
             for name in asked:
                 if stored[name].quantization_config is None:
                     stored[name] = copy_with(stored[name], quantization_config=quantization_config)
@@ -119,7 +119,7 @@ class CollectionFlows(FlowBase):
         assigned, originals = self._settings.codecs.of(collection, asked), self._settings.originals
         stored, records = dict(asked), {}
         for name, codec in assigned.compressing.items():
-            # A collection of another width belongs to another embedding model, unless this codec was given for it.
+            # Leave vectors of another width as they are: they are of another model, unless a codec was given by name.
             if name not in asked or not (assigned.named or asked[name].size in (codec.dim, codec.code_dim)):
                 continue
             original = original_name(name) if originals is Originals.DISK else None
@@ -279,7 +279,7 @@ def _original_params(params: models.VectorParams, codec: VectorCodec) -> models.
         distance=DISTANCES[codec.metric],
         datatype=models.Datatype.FLOAT16,
         on_disk=True,
-        # Never searched by itself, only read to re-rank, so it needs no graph.
+        # This vector needs no graph: it is only read to re-rank, never searched.
         hnsw_config=models.HnswConfigDiff(m=0),
         multivector_config=params.multivector_config,
     )

@@ -234,7 +234,7 @@ class SearchFlows(FlowBase):
         if not prefetch:
             wanted, candidates = search.limit + search.offset, encoded
             if isinstance(encoded, models.NearestQuery) and encoded.mmr is not None:
-                # Diversity is a matter of the final order; the candidates are simply the nearest.
+                # Diversity concerns the final order only. The candidates are simply the nearest points.
                 wanted = max(wanted, encoded.mmr.candidates_limit or 0)
                 candidates = copy_with(encoded, mmr=None)
             prefetch = models.Prefetch.model_construct(

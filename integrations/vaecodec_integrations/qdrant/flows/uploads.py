@@ -21,7 +21,7 @@ from vaecodec_integrations.qdrant.layout import UNNAMED, Layout
 from vaecodec_integrations.qdrant.messages import as_rest, rest_points
 from vaecodec_integrations.qdrant.vectors import embed_vectors, encode_vectors
 
-# Points of an array or a list that are encoded together, at least one batch: more leave the processor's caches.
+# Most points of an array or a list to encode together, but at least one batch. More do not fit the processor's caches.
 _BLOCK_ROWS = 256
 
 
@@ -83,7 +83,7 @@ class UploadFlows(WriteFlows):
         self, *, collection_name: str, points: Iterable[Any], batch_size: int = 64, **rest: Any
     ) -> Flow[None]:
         """Upload points in any form that the wrapped client takes."""
-        yield from self.layout(collection_name)  # so that a wrong codec is an error before a point is read
+        yield from self.layout(collection_name)  # so that a wrong codec is noticed before a point is read
         rows_each = _rows_each(batch_size, known=isinstance(points, Sequence))
         yield from self._upload(collection_name, _point_blocks(iter(points), rows_each), batch_size, rest)
 

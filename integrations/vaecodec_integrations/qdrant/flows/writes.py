@@ -93,7 +93,7 @@ class WriteFlows(FlowBase):
 
         translated, proof = yield from self.proven(collection_name, encode)
         kept, file = KeptOriginals(self._settings.file), self._settings.file
-        for encoded in translated:  # none before the last operation has been found good
+        for encoded in translated:  # keep nothing until the last operation has been checked
             kept.add(encoded)
         deleted = []
         if file is not None and proof.layout.coded:

@@ -67,7 +67,7 @@ def switch_alias(client: QdrantClient, collection: str, into: str | None, alias:
         record = {"source": collection, "alias": alias, "previous": previous}
         client.update_collection(into, metadata={MIGRATION_KEY: record})
     client.update_collection_aliases(_pointing(alias, into, previous))
-    # From now on others may write to the target, so that it is never again brought up to date with the source.
+    # From now on others may write to the target. So it must never be synchronised with the source again.
     client.update_collection(into, metadata={MIGRATION_KEY: {**record, "switched": True}})
 
 
@@ -105,7 +105,7 @@ def _point_back(client: QdrantClient, collection: str, into: str) -> str:
         raise MigrationError(f"collection {into!r}: expected a switch from {collection!r} to undo, got none")
     alias, previous = record["alias"], record["previous"]
     current = _alias_target(client, alias)
-    if current not in (into, previous):  # at `previous` it is after a rollback that was interrupted
+    if current not in (into, previous):  # after an interrupted rollback it points at `previous`
         now = "points at nothing now" if current is None else f"points at {current!r} now"
         raise MigrationError(
             f"alias {alias!r}: expected it to point at {into!r}, but it {now}; nothing changed, "

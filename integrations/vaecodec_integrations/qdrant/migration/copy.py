@@ -84,7 +84,7 @@ def repair_page(
     comparison.add(
         [ids[number] for number in holding],
         [held[number][migration.vector] for number in holding],
-        # What the target holds, or will once the point is repaired.
+        # The vectors that the target holds, or will hold once the point is repaired.
         [(wanted[n] if faults[n] else by_name(stored[ids[n]].vector))[migration.target_vector] for n in holding],
     )
     _write(migration, [record for record, fault in zip(records, faults, strict=True) if fault])
@@ -111,7 +111,7 @@ def _difference(
 ) -> str | None:
     """Return which field of :class:`Repairs` a point belongs to, or None where both sides agree."""
     if migration.named is not None and not wanted:
-        return None  # there is nothing to compress, and nothing says whether latents that are there are out of date
+        return None  # nothing to compress, and no way to tell whether existing latents are outdated
     if stored is None or (migration.named is not None and not stored.vector):
         return "missing"
     if not _same(wanted, by_name(stored.vector), migration.tolerances):
@@ -140,7 +140,7 @@ def pages(migration: Migration, collection: str, **selection: Any) -> Iterator[l
     while True:
         records, offset = migration.client.scroll(collection, limit=migration.batch_size, offset=offset, **selection)
         yield records
-        del records  # frees megabytes of Python floats before the next page is read
+        del records  # free megabytes of Python floats before the next page is read
         if offset is None:
             return
 
@@ -189,7 +189,7 @@ def _write_latents(migration: Migration, records: list[models.Record]) -> None:
     try:
         migration.client.update_vectors(migration.collection, updates, wait=True)
     except (KeyError, UnexpectedResponse) as error:
-        # A point deleted since it was read: all others of the batch are written, it needs nothing.
+        # A point was deleted after it was read. All others of the batch are written, and it needs nothing.
         if isinstance(error, UnexpectedResponse) and error.status_code != 404:
             raise
     if staged is not None:

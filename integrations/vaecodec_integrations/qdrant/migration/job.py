@@ -27,8 +27,8 @@ from vaecodec_integrations.qdrant.originals import OriginalsFile
 from vaecodec_integrations.qdrant.settings import KeptOriginals
 from vaecodec_integrations.row_encoding import PackedRows, RowEncoding
 
-# Two stored vectors differ when their relative distance is larger than this. The limits are above the rounding of the
-# storage, measured on the engine: turbo4 moves a vector by a tenth and seldom by a third.
+# Two stored vectors count as different if their relative distance is larger than this. The limits are above the
+# rounding of the storage as measured: turbo4 moves a vector by a tenth, and seldom by a third.
 SAME_VECTOR = {"turbo4": 0.35, "turbo8": 2e-2}
 SAME_FLOATS = 1e-2
 

@@ -117,11 +117,11 @@ class RecallComparison:
         if self._exact is not None and self._latents is not None:
             truth = self._exact.found()
             latents = _share(truth, self._latents.found())
-        else:  # every row of every point against every row of every query is the engine's work
+        else:  # multivectors: let the engine compare every row with every row
             # Local mode always searches exactly, and warns when it is asked to.
             exact = None if self._searches_exactly else models.SearchParams(exact=True)
             truth, latents = self._search(source, exact), None
-        # A search of local mode takes twice the memory of the vectors, and would only find the exact neighbours again.
+        # Do not search in local mode: that takes twice the memory of the vectors, and finds the exact neighbours again.
         before = _share(truth, truth if self._searches_exactly else self._search(source))
         known = latents is not None and self._searches_exactly and self._migration.originals is Originals.NONE
         after = latents if known else _share(truth, self._search(compressed, self._advised))

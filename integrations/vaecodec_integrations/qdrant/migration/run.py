@@ -29,7 +29,7 @@ from vaecodec_integrations.qdrant.migration.state import State, load_state
 from vaecodec_integrations.qdrant.migration.target import check_source, check_target, prepare_target
 from vaecodec_integrations.row_encoding import Float16Rows
 
-# Bits of a stored number, by the value of its ``models.Datatype``: qdrant-client 1.19 does not know all of them.
+# Bits of a stored number by the value of its ``models.Datatype``. qdrant-client 1.19 does not know all of these.
 _BITS = {"float32": 32, "float16": 16, "uint8": 8, "turbo16": 16, "turbo8": 8, "turbo4": 4}
 
 Started = Callable[["MigrationSize"], object]
@@ -214,7 +214,7 @@ def _copy_and_compare(
             advance(len(records))
             return repairs
 
-        # Mapped, not looped over: a loop would keep one page, megabytes of Python floats, while the next is read.
+        # Use map, not a loop: a loop would keep one page, megabytes of Python floats, while the next one is read.
         read = pages(migration, migration.collection, with_vectors=migration.selection)
         repairs = reduce(Repairs.plus, map(repair, read), Repairs())
     removed = sum(remove_stray(migration))

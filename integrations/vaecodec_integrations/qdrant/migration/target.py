@@ -22,8 +22,8 @@ from vaecodec_integrations.qdrant.layout import DISTANCES, Originals, dense_para
 from vaecodec_integrations.qdrant.migration.job import Migration, vector_names
 from vaecodec_integrations.qdrant.originals import Owner
 
-# In the target's metadata: which collection it was made from, so that points of another one are never removed from it,
-# and what the alias pointed at, so that rolling back needs nothing but the target's name.
+# Key in the target's metadata. It holds the source's name, so that no other collection's points are removed from the
+# target, and where the alias pointed before, so that a rollback needs the target's name only.
 MIGRATION_KEY = "vaecodec-migration"
 
 
@@ -39,7 +39,7 @@ def check_source(migration: Migration) -> models.VectorParams:
     """Return the parameters of the vector to compress; raise when the source cannot be migrated."""
     info = collection_info(migration.client, migration.collection)
     aliased = {a.alias_name: a.collection_name for a in migration.client.get_aliases().aliases}
-    if migration.collection in aliased:  # tomorrow it may stand for another collection, whose points are not the copy's
+    if migration.collection in aliased:  # an alias may point at another collection later
         raise MigrationError(
             f"collection: expected the name of a collection, got the alias {migration.collection!r}; name the "
             f"collection {aliased[migration.collection]!r} itself"
@@ -117,7 +117,7 @@ def _check_collection(migration: Migration, into: str) -> None:
     record = migration_record(client, into)
     check_is_not_live(client, migration.collection, into)
     if record.get("source") != migration.collection and (record or client.count(into, exact=True).count):
-        # All other points would be removed from it.
+        # Otherwise all other points would be removed from it.
         found = f"those of {record['source']!r}" if record else "points of no migration"
         raise MigrationError(
             f"into: expected a new or an empty collection, or one with the points of {migration.collection!r}, got "
@@ -150,7 +150,7 @@ def check_is_not_live(client: QdrantClient, collection: str, into: str) -> None:
     if not serving and not record.get("switched"):
         return
     if serving and record.get("alias") in serving and not record.get("switched"):
-        # A switch that was interrupted after its alias had moved.
+        # Finish a switch that was interrupted after its alias had moved.
         client.update_collection(into, metadata={MIGRATION_KEY: {**record, "switched": True}})
     found = f"serves the alias {', '.join(map(repr, serving))}" if serving else "served an alias before"
     raise MigrationError(
@@ -176,12 +176,12 @@ def _check_share_removed(migration: Migration, into: str) -> None:
 
 def prepare_target(migration: Migration) -> None:
     """Create what is not there yet; everything here may have been done by an interrupted run."""
-    compressed = migration.compressed  # opens the file of originals, which may be refused, too
+    compressed = migration.compressed  # this opens the file of originals, which may also be refused
     if migration.named is not None:
         _add_vector(migration, migration.named)
     elif not migration.client.collection_exists(migration.target):
         compressed.create_collection(migration.target, **_settings(migration))
-    # Proves that the target, old or new, was made by this codec and with these originals.
+    # This checks that the target, old or new, was made by this codec and with these originals.
     compressed.get_collection(migration.target)
     if migration.into is not None:
         _complete(migration, migration.into)
@@ -227,7 +227,7 @@ def _inherited(migration: Migration) -> dict[str, dict[str, Any]]:
     metadata = migration.client.get_collection(migration.collection).config.metadata or {}
     keys = [metadata_key(name) for name in migration.others]
     records = {key: metadata[key] for key in keys if key in metadata}
-    # What was another vector's original is compressed in the copy, or kept there under another name.
+    # A vector that served as another one's original is compressed in the copy, or kept there under another name.
     kept = migration.translation.coded[migration.vector].original
     now = {"originals": str(Originals.DISK if kept else Originals.NONE), "original_vector": kept}
     return {
@@ -244,7 +244,7 @@ def _settings(migration: Migration) -> dict[str, Any]:
     vectors[migration.vector] = vectors[migration.vector].model_copy(update={"datatype": migration.datatype})
     quantised = config.quantization_config
     if migration.code_bytes is not None:
-        # Each vector has settings of its own then: the others keep what they have.
+        # With code_bytes each vector gets settings of its own, so write down those that the others have now.
         for name, other in vectors.items():
             vectors[name] = other.model_copy(update={"quantization_config": other.quantization_config or quantised})
         wanted = recommended_config(migration.codec, bytes=migration.code_bytes)
@@ -268,7 +268,7 @@ def _settings(migration: Migration) -> dict[str, Any]:
         "replication_factor": params.replication_factor,
         "write_consistency_factor": params.write_consistency_factor,
         "on_disk_payload": params.on_disk_payload,
-        # Releases of the client before 1.20 do not know all of these.
+        # Before 1.20 the client does not know all of these.
         **{name: getattr(params, name) for name in ("payload", "id_tracker") if hasattr(params, name)},
         "hnsw_config": diff(models.HnswConfigDiff, config.hnsw_config),
         "optimizers_config": diff(models.OptimizersConfigDiff, config.optimizer_config),

@@ -29,12 +29,12 @@ from vaecodec_integrations.qdrant.originals.owner import Owner
 from vaecodec_integrations.qdrant.originals.rows import RowsFile
 from vaecodec_integrations.row_encoding import Float16Rows, RowEncoding
 
-# How many rows a compaction moves at a time.
+# Rows that a compaction moves at a time.
 _MOVED_AT_ONCE = 50_000
-# A row may be replaced by another process between the look-up and the read; then both are done again.
+# Another process may replace a row between the look-up and the read. Then both are repeated, at most this often.
 _READS = 5
 
-# For a point's key, the checksum of the version that the engine holds; None where it does not hold the point.
+# A point's key -> the checksum of the version that the engine holds, or None if it does not hold the point.
 Decided = Mapping[bytes, int | None]
 
 
@@ -184,9 +184,9 @@ class OriginalsFile:
                 break
         with self._writing():
             used, moves = self._index.plan_compaction(1)
-            if not moves:  # else another process has written since; its room is used again
+            if not moves:  # otherwise another process has written since, and its rows use the room
                 self._index.cut(used)
-        with self._writing():  # now that no index names what is cut off, even after a crash
+        with self._writing():  # now no index names the rows that are cut off, even after a crash
             self._rows.cut(self._index.row_count())
         with self._lock:
             self._index.give_back()
@@ -246,7 +246,7 @@ class OriginalsFile:
             return None
         latents = codec.encode(self._encoding.unpack(rows[good]))
         wanted = np.asarray(latent, np.float32)[None]
-        if codec.latent_metric is Metric.COSINE:  # the engine keeps directions only
+        if codec.latent_metric is Metric.COSINE:  # under cosine the engine keeps directions only
             latents, wanted = normalised(latents), normalised(wanted)
         return versions[good[int(np.argmin(((latents - wanted) ** 2).sum(axis=1)))]]
 

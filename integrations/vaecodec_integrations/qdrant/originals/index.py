@@ -26,10 +26,10 @@ from vaecodec.errors import OriginalsError
 
 FORMAT_VERSION = 2
 
-# "vaeo", so that no database of something else is taken for ours.
+# "vaeo", by which our databases are told from others.
 _APPLICATION_ID = 0x7661656F
 
-# SQLite takes at most 32,766 parameters in one statement; smaller chunks cost nothing.
+# SQLite takes at most 32,766 parameters in a statement. Smaller chunks are not slower.
 _CHUNK = 10_000
 
 _LOST_AFTER_SECONDS = 3600
@@ -45,7 +45,7 @@ CREATE TABLE IF NOT EXISTS candidates
 CREATE TABLE IF NOT EXISTS free (row INTEGER PRIMARY KEY);
 """
 
-# Stages other than this one that may still be sent, or were sent while another one was open.
+# Other stages that may still be sent, or that were sent while another stage was open.
 _RIVALS = "SELECT stage FROM stages WHERE stage != :stage AND (sent OR touched > :lost)"
 _SAME = "mine.checksum = candidates.checksum"
 _ALONE = (
@@ -111,7 +111,7 @@ class OriginalsIndex:
                 "older version; name another file"
             )
         with self.translated():
-            # A write-ahead log lets readers go on while a batch is committed.
+            # With a write-ahead log readers can go on while a batch is committed.
             self._base.execute("PRAGMA journal_mode=WAL")
         with self.transaction():
             self._base.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
@@ -154,7 +154,7 @@ class OriginalsIndex:
                 yield
                 self._base.execute("COMMIT")
             except BaseException:
-                if self._base.in_transaction:  # a disk that is full ends it already
+                if self._base.in_transaction:  # a full disk has ended the transaction already
                     self._base.execute("ROLLBACK")
                 raise
 
@@ -247,7 +247,7 @@ class OriginalsIndex:
         """Make the rows of a stage valid, except where another open stage writes another vector of the same point."""
         values = {"stage": stage, "lost": time.time() - _LOST_AFTER_SECONDS}
         mine = "SELECT 1 FROM candidates AS mine WHERE mine.stage = :stage AND mine.id = candidates.id"
-        # Of two writes of the same vector, as by a migration that was killed and goes on, it matters not which counts.
+        # If the same vector was written twice, for example by a resumed migration, either write may count.
         for needless in (f"EXISTS ({mine}) AND stage NOT IN ({_RIVALS})", f"EXISTS ({mine} AND {_SAME})"):
             others = f"FROM candidates WHERE stage != :stage AND {needless}"
             self._base.execute(f"INSERT INTO free SELECT row {others}", values)

@@ -19,7 +19,7 @@ from vaecodec_integrations.qdrant.messages import copy_with
 
 T = TypeVar("T")
 
-# Old results of which the new model has a better one are dropped; so many more are asked for at first.
+# Old results that the new model also has are dropped. Therefore first ask for this many times as many.
 _SPARE = 2
 
 
@@ -137,7 +137,7 @@ class _Flows:
         if codec is not None:
             vector, metric = codec.encode_queries(vector), codec.latent_metric
         scores = np.array([[point.score for point in points]], np.float32)
-        # Qdrant returns the distance, the merger knows the negated square.
+        # Qdrant returns the distance; the merger takes the negated square.
         return vector, -(scores**2) if metric is Metric.L2 else scores
 
 

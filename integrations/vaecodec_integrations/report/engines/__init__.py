@@ -28,5 +28,5 @@ def open_graph(*, ef: int = EF) -> SearchEngine:
     Args:
         ef: candidates looked at by a query.
     """
-    # hnswlib has to be compiled; usearch comes as a wheel.
+    # usearch comes as a wheel, while hnswlib has to be compiled.
     return HnswEngine(ef=ef) if find_spec("hnswlib") else UsearchEngine(ef=ef)

@@ -61,7 +61,7 @@ class _HnswIndex:
     def search(self, queries: FloatArray, k: int) -> IdArray:
         try:
             return np.asarray(self._index.knn_query(queries, k)[0], np.int64)
-        except RuntimeError:  # for some query the graph leads to fewer than k: then each on its own
+        except RuntimeError:  # for some query the graph finds fewer than k: search each query on its own
             return np.concatenate([self._search_one(query, k) for query in queries])
 
     def _search_one(self, query: FloatArray, k: int) -> IdArray:

@@ -16,7 +16,7 @@ from vaecodec.interface import FloatArray, Metric
 from vaecodec_integrations.report.engines.base import EF, EF_CONSTRUCTION, Index, M, SearchEngineName
 
 _POINTS_PER_UPSERT = 1_000
-# TurboQuant's bits per dimension for what is stored as codes.
+# Bits per dimension of Qdrant's TurboQuant, by our type of code.
 _BITS = {CodeType.INT8: "Bits8", CodeType.INT4: "Bits4", CodeType.INT2: "Bits2", CodeType.BINARY: "Bits1"}
 _BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own block size is
 
@@ -68,7 +68,7 @@ class QdrantEngine:
                 hnsw_config=edge.HnswIndexConfig(m=M, ef_construct=EF_CONSTRUCTION, full_scan_threshold=1),
             ),
             optimizers=edge.EdgeOptimizersConfig(indexing_threshold=1, default_segment_number=1),
-            # The write-ahead log has a fixed size, which would hide what the vectors take.
+            # Leave out the write-ahead log, whose fixed size would hide the size of the vectors.
             wal_enabled=False,
         )
         shard = edge.EdgeShard.create(str(folder), config)

@@ -66,7 +66,7 @@ class _UsearchIndex:
 
     def search(self, queries: FloatArray, k: int) -> IdArray:
         ids = np.full((len(queries), k), -1, np.int64)
-        if len(queries) == 1:  # usearch answers one query without a batch
+        if len(queries) == 1:  # usearch returns one axis less for a single query
             found = self._index.search(queries[0], k).keys
             ids[0, : len(found)] = found
             return ids
