@@ -24,6 +24,7 @@ from vaecodec_integrations.qdrant.layout import (
     dense_params,
     original_name,
 )
+from vaecodec_integrations.qdrant.versions import METADATA, first_version
 
 METADATA_KEY = "vaecodec"
 
@@ -256,7 +257,8 @@ def metadata_not_kept(collection: str) -> CodecMismatchError:
     """Return the error for a server that drops collection metadata."""
     return CodecMismatchError(
         f"collection {collection!r}: the server did not keep the collection's metadata (Qdrant does from version "
-        "1.16 on); upgrade it, or open the collection with trust=True and see to it that one codec is used"
+        f"{first_version(METADATA)} on); upgrade it, or open the collection with trust=True and see to it that one "
+        "codec is used"
     )
 
 

@@ -5,19 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from qdrant_client import models
+import grpc
+from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import ApiException
 
 from vaecodec.errors import UnsupportedRequestError
+from vaecodec_integrations.qdrant.surface import is_local
 
-# Each feature with the first version of the server that has it.
+METADATA, VECTOR_NAMES = "collection metadata", "create_vector_name"
+TURBO, TURBO_8_BITS = "TurboQuant codes (quantization_config)", "TurboQuant codes of 8 bits (quantization_config)"
+
+# Each feature that this package uses, or passes on and knows, with the first version of the server that has it.
 FIRST_VERSIONS = {
-    "collection metadata": (1, 16),
-    "create_vector_name": (1, 18),
-    "TurboQuant codes (quantization_config)": (1, 18),
+    METADATA: (1, 16),
+    VECTOR_NAMES: (1, 18),
+    TURBO: (1, 18),
     "datatype turbo4": (1, 19),
     "datatype turbo8": (1, 19),
     "datatype turbo16": (1, 19),
+    TURBO_8_BITS: (1, 20),
 }
+
+
+def first_version(feature: str) -> str:
+    """Return the first version of the server with a feature of :data:`FIRST_VERSIONS`, such as ``1.18``."""
+    return ".".join(map(str, FIRST_VERSIONS[feature]))
 
 
 def features(vectors: Iterable[Any], quantization: Any = None) -> Iterator[str]:
@@ -32,10 +44,26 @@ def features(vectors: Iterable[Any], quantization: Any = None) -> Iterator[str]:
         name = f"datatype {getattr(datatype, 'value', datatype)}"
         if name in FIRST_VERSIONS:
             yield name
-        if isinstance(getattr(params, "quantization_config", None), models.TurboQuantization):
-            yield "TurboQuant codes (quantization_config)"
-    if isinstance(quantization, models.TurboQuantization):
-        yield "TurboQuant codes (quantization_config)"
+        yield from _quantised(getattr(params, "quantization_config", None))
+    yield from _quantised(quantization)
+
+
+def _quantised(config: Any) -> Iterator[str]:
+    if isinstance(config, models.TurboQuantization):
+        # Clients before 1.20 do not know 8 bits.
+        bits = config.turbo.bits
+        yield TURBO_8_BITS if bits is not None and bits.value == "bits8" else TURBO
+
+
+def check_server(client: QdrantClient, wanted: Iterable[str]) -> None:
+    """Ask a server for its version, and refuse features that it does not have, as :func:`check_version` does."""
+    if is_local(client.init_options):
+        return
+    try:
+        found = client.info()
+    except (ApiException, grpc.RpcError):  # A proxy may pass on requests about collections only.
+        return
+    check_version(found.version, wanted)
 
 
 def check_version(version: str, wanted: Iterable[str]) -> None:
@@ -53,10 +81,8 @@ def check_version(version: str, wanted: Iterable[str]) -> None:
         return
     found = tuple(map(int, parts))
     for feature in wanted:
-        first = FIRST_VERSIONS[feature]
-        if found < first:
-            needed = ".".join(map(str, first))
+        if found < FIRST_VERSIONS[feature]:
             raise UnsupportedRequestError(
-                f"{feature}: expected a Qdrant server of version {needed} or later, got {version}; upgrade the server, "
-                "or leave it out"
+                f"{feature}: expected a Qdrant server of version {first_version(feature)} or later, got {version}; "
+                "upgrade the server, or leave it out"
             )

@@ -894,7 +894,7 @@ class TestCommandLine:
         ("arguments", "error", "message"),
         [
             (("--into", "small", "--switch-alias", "docs"), MigrationError, "alias: expected "),
-            (("--into", "a", "--switch-alias", "a"), MigrationError, "alias: expected "),
+            (("--into", "a", "--switch-alias", "a"), SystemExit, "--switch-alias: expected another name"),
             (("--named", "x", "--switch-alias", "live"), SystemExit, "--switch-alias needs --into"),
         ],
     )

@@ -27,7 +27,7 @@ from vaecodec_integrations.qdrant.layout import (
 )
 from vaecodec_integrations.qdrant.messages import VECTORS_CONFIG, VECTORS_CONFIG_DIFF, as_rest, copy_with
 from vaecodec_integrations.qdrant.originals import Owner
-from vaecodec_integrations.qdrant.versions import check_version, features
+from vaecodec_integrations.qdrant.versions import VECTOR_NAMES, check_version, features
 
 
 class CollectionFlows(FlowBase):
@@ -142,6 +142,7 @@ class CollectionFlows(FlowBase):
             vector_name
         )
         if codec is None or not isinstance(given, models.DenseVectorNameConfig):
+            yield from self._supported([VECTOR_NAMES])
             arguments = {"vector_name": vector_name, "vector_name_config": given, **rest}
             return (yield from self._changing("create_vector_name", collection_name, arguments))
         originals, dense = self._settings.originals, given.dense
@@ -150,7 +151,7 @@ class CollectionFlows(FlowBase):
         metadata = {metadata_key(vector_name): record}
         owners = self._owners(collection_name, metadata)
         params = _compressed_params(vector_name, dense, codec, originals)
-        yield from self._supported(["create_vector_name", *features([dense])])
+        yield from self._supported([VECTOR_NAMES, *features([dense])])
         yield from self._changing("update_collection", collection_name, {"metadata": metadata})
         if original is not None:
             kept = copy_with(dense, datatype=models.VectorStorageDatatype.FLOAT16)

@@ -21,6 +21,7 @@ from vaecodec_integrations.qdrant.identity import (
 from vaecodec_integrations.qdrant.layout import DISTANCES, Originals, dense_params
 from vaecodec_integrations.qdrant.migration.job import Migration, vector_names
 from vaecodec_integrations.qdrant.originals import Owner
+from vaecodec_integrations.qdrant.versions import METADATA, VECTOR_NAMES, check_server, features
 
 # Key in the target's metadata. It holds the source's name, so that no other collection's points are removed from the
 # target, and where the alias pointed before, so that a rollback needs the target's name only.
@@ -95,11 +96,25 @@ def _check_vector(migration: Migration, info: models.CollectionInfo, found: mode
 
 
 def check_target(migration: Migration) -> None:
-    """Refuse a target that something else made; nothing is written, neither to the server nor to the file."""
+    """Refuse a target that something else made, or that the server is too old for.
+
+    Nothing is written, neither to the server nor to the file.
+    """
+    check_server(migration.client, _needed(migration))
     if migration.named is not None:
         _check_named_vector(migration, migration.named)
     elif migration.client.collection_exists(migration.target):
         _check_collection(migration, migration.target)
+
+
+def _needed(migration: Migration) -> list[str]:
+    """Return what the server must know, of :data:`~vaecodec_integrations.qdrant.versions.FIRST_VERSIONS`."""
+    if migration.named is not None:
+        return [METADATA, VECTOR_NAMES]
+    if migration.code_bytes is None:
+        return [METADATA]
+    wanted = recommended_config(migration.codec, bytes=migration.code_bytes)
+    return [METADATA, *features([wanted["vectors_config"]], wanted.get("quantization_config"))]
 
 
 def _check_named_vector(migration: Migration, named: str) -> None:

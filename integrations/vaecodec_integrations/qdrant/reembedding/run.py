@@ -20,6 +20,7 @@ from vaecodec_integrations.qdrant.layout import UNNAMED, dense_params
 from vaecodec_integrations.qdrant.migration.alias import check_alias, switch_alias
 from vaecodec_integrations.qdrant.migration.target import MIGRATION_KEY, check_is_not_live, migration_record
 from vaecodec_integrations.qdrant.reembedding.job import Reembedding
+from vaecodec_integrations.qdrant.versions import METADATA, VECTOR_NAMES, check_server
 
 OnProgress = Callable[[int, int], Any]
 
@@ -123,6 +124,7 @@ class _Pace:
 def _check(job: Reembedding) -> None:
     """Refuse what cannot be done, before a text is embedded."""
     client, where = job.client, f"collection {job.collection!r}"
+    check_server(client, [METADATA] if job.named is None else [METADATA, VECTOR_NAMES])
     aliases = {a.alias_name: a.collection_name for a in client.get_aliases().aliases}
     if job.collection in aliases:
         raise MigrationError(
