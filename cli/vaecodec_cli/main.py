@@ -61,7 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):  # show what the terminal lacks as escapes
             stream.reconfigure(errors="backslashreplace")
     try:
-        app = application()
+        typed = sys.argv[1:] if arguments is None else arguments
+        app = application(only=next((word for word in typed if not word.startswith("-")), None))
         from vaecodec_cli.console import warnings_shown
 
         with warnings_shown():
@@ -82,8 +83,11 @@ def _explained(error: Exception) -> str:
     return f"{error}, with {option} or {error.location}#COLUMN"
 
 
-def application() -> Any:
-    """Make the typer application of all commands.
+def application(*, only: str | None = None) -> Any:
+    """Make the typer application.
+
+    Args:
+        only: the command that is called. Where it is one of ours, the modules of all others stay unimported.
 
     Raises:
         MissingExtraError: typer is not installed.
@@ -97,7 +101,7 @@ def application() -> Any:
     )
     options = import_module("vaecodec_cli.options")
     app.callback()(options.root)
-    for name, module in COMMANDS.items():
+    for name, module in {only: COMMANDS[only]}.items() if only in COMMANDS else COMMANDS.items():
         command = getattr(import_module(f"vaecodec_cli.{module}"), name.replace("-", "_"))
         app.command(name)(_with_verbosity(options.flat(command)))
     return app
