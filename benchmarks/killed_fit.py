@@ -21,6 +21,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import matplotlib.figure  # noqa: F401 - loaded once here, and not by every forked process
 import numpy as np
 import torch
 

@@ -27,6 +27,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 SAMPLE = Path(__file__).parent.parent / "examples" / "debian-sample"
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List the tests that were skipped by their reason, with their number and files."""
+    files: dict[str, list[str]] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        file, _, reason = report.longrepr
+        files.setdefault(reason.removeprefix("Skipped: "), []).append(os.path.relpath(file, terminalreporter.startpath))
+    for reason, where in sorted(files.items(), key=lambda each: -len(each[1])):
+        terminalreporter.write_line(f"SKIPPED [{len(where)}] {reason} ({', '.join(sorted(set(where)))})")
+
+
 class Sample(NamedTuple):
     """Hold float32 arrays of unit norm; see examples/debian-sample/README.md."""
 
