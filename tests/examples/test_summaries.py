@@ -63,6 +63,7 @@ def test_no_rival_is_left_out_of_the_readmes_table() -> None:
     others = [entry for entry in measured("debian-minilm.json") if entry["part"] in ("peers", "engines")]
     others = [entry for entry in others if "trellis" not in entry["system"]]
     bits, rivals = readme_row("SVD, then"), readme_row(RIVALS)
+    assert len(bits) > 3
     for size in bits:
         found = max(entry["recall"] for entry in others if entry["bytes"] == size)
         assert found <= max(bits[size], rivals[size]) + 0.001, size
@@ -92,6 +93,7 @@ def test_the_page_about_sizes_adds_up_as_the_planner_does() -> None:
     stores = {"Qdrant": StoreName.QDRANT, "hnswlib": StoreName.HNSWLIB, "`PackedIndex`": StoreName.PACKED}
     by_name = {store.name: store for store in STORES}
     shown = {row[0]: row[1:] for row in tables((ROOT / "docs" / "sizes.md").read_text())}
+    assert settings.keys() <= shown.keys()
     for name, (width, dtype, code_bytes, oversample) in settings.items():
         store = by_name[stores[name.split(",")[0]]]
         setting = Setting("svd", None, width, 384, width, dtype, code_bytes, dtype is CodeType.INT4)

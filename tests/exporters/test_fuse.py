@@ -254,12 +254,12 @@ def test_the_file_says_what_is_in_it(
     properties = onnxruntime.InferenceSession(out).get_modelmeta().custom_metadata_map
     assert properties["author"] == "somebody"
     assert properties["vaecodec.codec_id"] == codec.codec_id
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="0"):
         main(["info", str(out)])
     shown = capsys.readouterr().out
     assert codec.codec_id in shown
     assert "tokens: output last_hidden_state of an embedding model, pooling mean, encoded as embedding" in shown
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="0"):
         main(["info", str(out), "--json"])
     assert json.loads(capsys.readouterr().out) == fused.to_json()
     with pytest.raises(InvalidArtifactError, match=rf"with the codec {codec.codec_id[:12]}… in it, which takes tokens"):
@@ -278,7 +278,7 @@ def test_damage_anywhere_is_noticed(build: Build, codec_path: Path, tmp_path: Pa
         data = bytearray(whole)
         data[position] ^= 1 << random.integers(8)
         (tmp_path / "damaged.onnx").write_bytes(data)
-        with pytest.raises((InvalidArtifactError, InvalidArtifactError, ValueError), match=r"damaged\.onnx: "):
+        with pytest.raises(InvalidArtifactError, match=r"damaged\.onnx: "):
             FusedModel.read(tmp_path / "damaged.onnx")
 
 

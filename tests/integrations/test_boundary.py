@@ -371,9 +371,9 @@ def test_what_is_no_vectors_is_refused_in_our_words(entry, codec: Codec, fast_pa
     for name, vectors in REFUSED.items():
         folder = fast_path / name
         folder.mkdir()
-        with pytest.raises((VaecodecError, ValueError)) as raised:
+        with pytest.raises(ValueError if entry is transformer else VaecodecError) as raised:
             entry(codec, vectors, folder)
-        assert isinstance(raised.value, VaecodecError) or entry is transformer, f"{name}: {raised.value!r}"
+        assert len(str(raised.value)) > 20, name
 
 
 def test_whatever_numpy_can_read_is_taken(codec: Codec) -> None:

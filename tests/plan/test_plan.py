@@ -270,6 +270,7 @@ def test_the_instructions_can_be_typed(source, tmp_path, monkeypatch, recall_wan
     documents, queries = (np.concatenate(list(part.blocks())) for part in source)
     found = plan(source[0], goal(recall_wanted, code_bytes=code_bytes, rerank=rerank, vectors=BASE), queries=source[1])
     truth = exact_search(documents, queries[:5], 10, Metric.COSINE)[0]
+    assert found.answers
     for answer in found.answers:
         (tmp_path / answer.store).mkdir()
         monkeypatch.chdir(tmp_path / answer.store)

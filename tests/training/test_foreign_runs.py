@@ -49,7 +49,7 @@ def test_a_run_that_is_signed_anew_as_it_was_is_loaded(forge, tmp_path: Path) ->
     [
         (lambda record, weights: record.update(dim=10**9), r"encoder.linear has the shape \(4, 16\)"),
         (lambda record, weights: record.update(dim="16"), "calls for"),
-        (lambda record, weights: record["recipe"].update(hidden=10**9), r"encoder.hidden has the shape \(8, 16\)"),
+        (lambda record, weights: record["recipe"].update(hidden=65_536), r"encoder.hidden has the shape \(8, 16\)"),
         (lambda record, weights: record.pop("recipe"), "'recipe'"),
         (lambda record, weights: record.pop("provenance"), "'provenance'"),
         (lambda record, weights: record.update(metric="taxi"), "'taxi' is not a valid Metric"),
@@ -62,7 +62,7 @@ def test_a_run_that_is_signed_anew_as_it_was_is_loaded(forge, tmp_path: Path) ->
 )
 def test_a_record_of_another_model_is_refused(forge, tmp_path: Path, change: Change, message: str) -> None:
     forge(change)
-    with pytest.raises((CheckpointError, RecipeError), match=message):
+    with pytest.raises(CheckpointError, match=message):
         load_checkpoint(tmp_path)
 
 

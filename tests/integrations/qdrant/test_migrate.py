@@ -778,16 +778,23 @@ class TestRefusals:
         assert not client.collection_exists("small")
 
     @pytest.mark.parametrize(
-        ("refused", "message"),
+        ("refused", "error", "message"),
         [
-            ("codec", "got a collection filled by codec"),
-            ("points", "got 'docs_small' with points of no migration"),
-            ("name", "expected a new vector name, got 'small', which is taken"),
-            ("multivector", "vector '' is a multivector"),
+            ("codec", CodecMismatchError, "got a collection filled by codec"),
+            ("points", MigrationError, "got 'docs_small' with points of no migration"),
+            ("name", MigrationError, "expected a new vector name, got 'small', which is taken"),
+            ("multivector", MigrationError, "vector '' is a multivector"),
         ],
     )
     def test_no_file_of_originals_is_left_behind(
-        self, client: QdrantClient, make: Make, sample: Any, refused: str, message: str, tmp_path: Path
+        self,
+        client: QdrantClient,
+        make: Make,
+        sample: Any,
+        refused: str,
+        error: type[Exception],
+        message: str,
+        tmp_path: Path,
     ) -> None:
         file: dict[str, Any] = {"originals": Originals.FILE, "originals_path": tmp_path / "docs.f16"}
         migration = make(**file)
@@ -805,7 +812,7 @@ class TestRefusals:
             migration = Migration(client, "passages", migration.codec, migration.state, into="p", **file)
         before = client.get_collection("docs")
         for work in (estimate, migrate):
-            with pytest.raises((MigrationError, CodecMismatchError), match=message):
+            with pytest.raises(error, match=message):
                 work(migration)
         assert list(tmp_path.iterdir()) == []
         assert client.get_collection("docs") == before
