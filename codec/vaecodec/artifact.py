@@ -10,10 +10,12 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +46,7 @@ _VERSION_DIGITS = 9
 
 # Protobuf's own limit for a message.
 _MOST_BYTES = 2**31 - 1
+_MOST_DIGITS = 9
 
 
 class Kind(StrEnum):
@@ -116,22 +119,20 @@ class Metadata:
         nested = properties[PREFIX + "nested_dims"]
         metadata = cls(
             kind=Kind(properties[PREFIX + "kind"]),
-            dim=int(properties[PREFIX + "dim"]),
-            code_dim=int(properties[PREFIX + "code_dim"]),
+            dim=_number(properties[PREFIX + "dim"]),
+            code_dim=_number(properties[PREFIX + "code_dim"]),
             metric=Metric(properties[PREFIX + "metric"]),
             latent_metric=Metric(properties[PREFIX + "latent_metric"]),
-            nested_dims=tuple(int(width) for width in nested.split(",") if width),
+            nested_dims=tuple(_number(width) for width in nested.split(",")) if nested else (),
             embedder=properties[PREFIX + "embedder"],
             calibration=parse_object(properties[PREFIX + "calibration"]),
             provenance=parse_object(properties[PREFIX + "provenance"]),
-            format_version=int(properties[PREFIX + "format_version"]),
+            format_version=_number(properties[PREFIX + "format_version"]),
             codec_id=properties[PREFIX + "codec_id"],
             documents_id=properties.get(DOCUMENTS_ID, ""),
         )
         if metadata.documents_id and not _IDENTITY.fullmatch(metadata.documents_id):
             raise ValueError("the identity for documents is not 64 hexadecimal digits")
-        if min(metadata.dim, metadata.code_dim, *metadata.nested_dims) < 1:
-            raise ValueError("a width is not positive")
         return metadata
 
     def to_json(self) -> dict[str, Any]:
@@ -153,10 +154,7 @@ def read_artifact(path: str | os.PathLike[str]) -> tuple[bytes, Metadata]:
         ArtifactError: one of its subclasses says what is wrong with the file.
     """
     try:
-        size = Path(path).stat().st_size
-        if size > _MOST_BYTES:
-            raise InvalidArtifactError(f"{path}: expected at most {_MOST_BYTES:,} bytes of a codec file, got {size:,}")
-        data = Path(path).read_bytes()
+        data = _bytes_of(path)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise ArtifactNotFoundError(f"{path}: there is no such codec file") from error
     return data, verified(data, path)
@@ -199,6 +197,8 @@ def verified(data: bytes, path: str | os.PathLike[str]) -> Metadata:
         if len(entries) != len(properties):
             raise ValueError("a key is there twice")
         metadata = Metadata.from_properties({key: value.text for key, value in properties.items()})
+        if any(one >= other for one, other in pairwise(metadata.nested_dims)):
+            raise ValueError("nested widths are not ascending")
         if max(metadata.nested_dims, default=0) > metadata.code_dim:
             raise ValueError(f"a nested width is larger than the {metadata.code_dim} latents")
     except (KeyError, ValueError) as error:
@@ -226,7 +226,7 @@ def read_fused(path: str | os.PathLike[str]) -> tuple[dict[str, str], Metadata]:
         ArtifactError: one of its subclasses says what is wrong with the file.
     """
     try:
-        data = Path(path).read_bytes()
+        data = _bytes_of(path)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise ArtifactNotFoundError(f"{path}: there is no such file") from error
     try:
@@ -268,6 +268,25 @@ def stored_values(what: str) -> Iterator[None]:
         raise
     except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise InvalidArtifactError(f"the codec file's {what} is malformed: {error!r}; export it again") from error
+
+
+def _bytes_of(path: str | os.PathLike[str]) -> bytes:
+    """Read a file of a size that a codec may have; a device or pipe, which may never end, is none."""
+    found = Path(path).stat()
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        raise InvalidArtifactError(f"{path}: expected a codec file, got a device or a pipe")
+    if found.st_size > _MOST_BYTES:
+        raise InvalidArtifactError(
+            f"{path}: expected at most {_MOST_BYTES:,} bytes of a codec file, got {found.st_size:,}"
+        )
+    return Path(path).read_bytes()
+
+
+def _number(text: str) -> int:
+    """Read a positive number as it is written."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS and int(text) > 0):
+        raise ValueError(f"expected a positive number, got {text[:20]!r}")
+    return int(text)
 
 
 class _Text(NamedTuple):

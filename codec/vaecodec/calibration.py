@@ -138,7 +138,10 @@ def check_calibration(metadata: Metadata) -> None:
     widths = {}
     if _CODES in stored:
         with stored_values("calibration for codes"):
-            widths[_CODES] = len(Calibration.from_json(stored[_CODES]).mean)
+            codes = Calibration.from_json(stored[_CODES])
+            if codes.metric is not metadata.latent_metric:
+                raise ValueError(f"it is for latents compared by {codes.metric}, not by {metadata.latent_metric}")
+            widths[_CODES] = len(codes.mean)
     if _SCORES in stored:
         with stored_values("calibration of scores"):
             widths[_SCORES] = ScoreCalibration.from_json(stored[_SCORES]).code_dim

@@ -14,6 +14,8 @@ from vaecodec.evaluation import IdArray, exact_search
 from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec.vectors import ROUNDING, as_vectors, normalised
 
+_LARGEST = 1e15
+
 
 @dataclass(frozen=True)
 class ScoreCalibration:
@@ -39,6 +41,8 @@ class ScoreCalibration:
     def from_json(cls, stored: Mapping[str, Any]) -> ScoreCalibration:
         """Read what :meth:`to_json` wrote; raises ``KeyError``, ``TypeError`` or ``ValueError`` when it did not."""
         scale, offset, residual = (float(stored[name]) for name in ("scale", "offset", "residual"))
+        if not (0 < scale < _LARGEST and abs(offset) < _LARGEST and 0 <= residual < _LARGEST):
+            raise ValueError(f"expected a map of scores, got {scale:g}, {offset:g} and {residual:g}")
         return cls(scale, offset, int(stored["code_dim"]), residual)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +14,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from vaecodec import Codec, Kind, Metadata, Metric
 from vaecodec.artifact import sign
+from vaecodec.codes import Calibration
+from vaecodec.codes.stored import to_text
 from vaecodec.errors import ArtifactError, CodecMismatchError, InvalidArtifactError
 from vaecodec.graph.nodes import Precision
+from vaecodec.two_models.bridge import BridgedCodec, decoded_by
+from vaecodec.vectors import normalised
 from vaecodec_exporters.graph import CodecWeights, ResidualWeights, build_model
 
 DIM, CODE_DIM = 10, 4
@@ -44,6 +49,15 @@ def codec_bytes(
         residual(DIM, CODE_DIM, hidden) if own_queries else None,
     )
     return sign(build_model(weights, Metadata(Kind.VAE, DIM, CODE_DIM, metric, metric), precision))
+
+
+def changed_codes(**changes: object) -> str:
+    """Return the stored calibration of codes of four latents with one part replaced; a number fills an array."""
+    rows = np.random.default_rng(0).standard_normal((50, CODE_DIM)).astype(np.float32)
+    stored = Calibration.fit(normalised(rows), Metric.COSINE, memory=8).to_json()
+    for name, value in changes.items():
+        stored[name] = value if isinstance(value, str) else to_text(np.full(CODE_DIM, value, np.float32))
+    return json.dumps(stored)
 
 
 @pytest.mark.parametrize("hidden", [None, 6])
@@ -210,6 +224,30 @@ def test_a_graph_of_somebody_elses_is_refused(
         ("code_dim", "3", r"'encoder.linear' has the shape \(4, 10\)"),
         ("metric", "dot", "among the operators is ReduceL2"),
         ("latent_metric", "l2", "among the operators is Gemm"),
+        ("dim", "١٠", "expected a positive number"),
+        ("dim", "+10", "expected a positive number"),
+        ("dim", "1" * 5000, "expected a positive number"),
+        ("format_version", "-1", "expected a positive number, got '-1'"),
+        ("nested_dims", "2,2", "nested widths are not ascending"),
+        ("nested_dims", "2,", "expected a positive number"),
+        ("calibration", '{"codes": ' + changed_codes(metric="l2") + "}", "for latents compared by l2, not by cosine"),
+        ("calibration", '{"codes": ' + changed_codes(spread=-1) + "}", "a spread, importance or peak is negative"),
+        (
+            "calibration",
+            '{"codes": ' + changed_codes(mean=3e38) + "}",
+            "the squares of a mean, spread or peak",
+        ),
+        ("calibration", '{"codes": ' + changed_codes(signs="") + "}", "calibration for codes is malformed"),
+        (
+            "calibration",
+            '{"score": {"scale": -1, "offset": 0, "residual": 0, "code_dim": 4}}',
+            "expected a map of scores",
+        ),
+        (
+            "calibration",
+            '{"drift": {"group": 0, "code_dim": 4}}',
+            "expected groups of 2 to 256 documents, got 0",
+        ),
         ("nested_dims", "2,5", "a nested width is larger than the 4 latents"),
         ("provenance", '{"x": NaN}', "NaN is not JSON"),
         (
@@ -247,6 +285,26 @@ def test_a_codec_file_can_be_pinned(tmp_path: Path) -> None:
     path.write_bytes(codec_bytes(hidden=3))
     with pytest.raises(CodecMismatchError, match=f"expected the codec {pinned}, got [0-9a-f]{{64}}; find"):
         Codec.load(path, codec_id=pinned)
+
+
+def test_a_device_is_no_codec_file() -> None:
+    if not Path("/dev/zero").exists():
+        pytest.skip("this system has no /dev/zero")
+    with pytest.raises(InvalidArtifactError, match="got a device or a pipe"):
+        Codec.load("/dev/zero")
+
+
+def test_provenance_of_somebody_else_names_no_bridge(tmp_path: Path) -> None:
+    model = onnx.load_from_string(codec_bytes())
+    entry = next(entry for entry in model.metadata_props if entry.key == "vaecodec.provenance")
+    for record in ("5", '{"old": 1, "new": 2}', '["old"]'):
+        entry.value = f'{{"bridge": {record}}}'
+        path = tmp_path / "codec.onnx"
+        path.write_bytes(sign(model.SerializeToString()))
+        codec = Codec.load(path)
+        assert decoded_by(codec) == codec.codec_id
+        with pytest.raises(CodecMismatchError, match="expected the file of a bridge"):
+            BridgedCodec(codec, codec)
 
 
 def corrupted(data: bytes, random: np.random.Generator) -> bytes:

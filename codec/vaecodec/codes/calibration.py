@@ -14,7 +14,7 @@ from vaecodec.codes.importance import importance_of
 from vaecodec.codes.residual import Residual
 from vaecodec.codes.residual_fit import fit_residual
 from vaecodec.codes.rotation import ROTATION_ROUNDS, random_signs
-from vaecodec.codes.stored import from_text, to_text
+from vaecodec.codes.stored import check_moments, from_text, to_text
 from vaecodec.codes.trellis import MEMORIES, TrellisCode, TrellisTables, check_budget, compiled_kernels
 from vaecodec.codes.uniform import LEVELS, FloatCode, Int8Code, RotatedCode
 from vaecodec.errors import InvalidBudgetError, InvalidDimensionError, InvalidVectorsError
@@ -38,6 +38,7 @@ _BUDGETS = (8, 12, 16, 24, 32, 48, 64)
 _FULL = 32
 _DECODER_ROWS = 16_384
 _FITTED_ROWS = 50_000
+_FARTHEST = 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,15 +229,19 @@ class Calibration:
         )
         if not len(mean) == len(spread) == len(importance) == len(peak):
             raise ValueError(f"expected arrays of {len(mean)} latents")
-        signs = np.unpackbits(from_text(stored["signs"], "u1").reshape(ROTATION_ROUNDS, -1), axis=1, count=len(mean))
+        check_moments(mean, spread, peak, importance=importance)
+        bits = from_text(stored["signs"], "u1").reshape(ROTATION_ROUNDS, -(-len(mean) // 8))
+        signs = np.unpackbits(bits, axis=1, count=len(mean))
         levels = {name: from_text(stored["levels"][name], "<f4") for name in LEVELS} if "levels" in stored else LEVELS
         for name, standard in LEVELS.items():
-            if len(levels[name]) != len(standard) or not (np.diff(levels[name]) > 0).all():
+            if len(levels[name]) != len(standard) or not (np.diff(levels[name]) > 0).all() or _far(levels[name]):
                 raise ValueError(f"expected {len(standard)} ascending levels of {name}")
         trellis, memory = stored["trellis"], stored["trellis"]["memory"]
         if memory not in MEMORIES:
             raise ValueError(f"expected a trellis memory of {MEMORIES} bits, got {memory!r}")
         states, distortion = from_text(trellis["levels"], "<f2"), from_text(trellis["distortion"], "<f4")
+        if (distortion < 0).any():
+            raise ValueError("a distortion is negative")
         return cls(
             metric=Metric(stored["metric"]),
             mean=mean,
@@ -248,6 +253,11 @@ class Calibration:
             trellis=TrellisTables(memory, states.reshape(len(distortion), 1 << memory), distortion),
             residual=Residual.from_json(stored["residual"], len(mean)) if "residual" in stored else None,
         )
+
+
+def _far(levels: FloatArray) -> bool:
+    """Tell whether levels, in units of the spread of a coordinate, are beyond any coordinate."""
+    return bool(np.abs(levels).max() > _FARTHEST)
 
 
 def _peaks(rows: FloatArray, metric: Metric) -> FloatArray:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from vaecodec.codes.code import checked_codes, unit_rows
 from vaecodec.codes.parallel import over_rows
 from vaecodec.codes.saturation import far_rows
-from vaecodec.codes.stored import from_text, to_text
+from vaecodec.codes.stored import check_moments, from_text, to_text
 from vaecodec.codes.trellis import FEWEST_BYTES, TrellisCode, TrellisTables, check_budget, compiled_kernels
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric
@@ -153,6 +153,7 @@ class Residual:
         mean, spread, importance = (
             _rows(stored[name], "<f4", 1, width)[0] for name in ("mean", "spread", "importance")
         )
+        check_moments(mean, spread, importance=importance)
         axes = _rows(stored["axes"], "<f2", width, width)
         made = cls(stages, books, axes, mean, spread, importance, whole)
         return replace(made, decoders=[made._decoder(each, width) for each in stored["decoders"]])

@@ -8,6 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# The square of what is larger, or a sum of squares, would overflow float32.
+_LARGEST = 1e15
+
+
+def check_moments(mean: NDArray[Any], *spreads: NDArray[Any], importance: NDArray[Any]) -> None:
+    """Raise ``ValueError`` for spreads or an importance below zero, and for values that no latents can have."""
+    if any((array < 0).any() for array in (*spreads, importance)):
+        raise ValueError("a spread, importance or peak is negative")
+    if any((np.abs(array) > _LARGEST).any() for array in (mean, *spreads)):
+        raise ValueError("the squares of a mean, spread or peak are too large")
+
 
 def to_text(array: NDArray[Any]) -> str:
     """Write an array of any shape."""

@@ -102,4 +102,6 @@ class Reference:
         for known in streams.values():
             if not known.moments.total.shape == known.moments.squares.shape == (reference.code_dim,):
                 raise ValueError(f"expected moments of {reference.code_dim} latents")
+        if not 1 < reference.group <= _LARGEST_GROUP:
+            raise ValueError(f"expected groups of 2 to {_LARGEST_GROUP} documents, got {reference.group}")
         return reference

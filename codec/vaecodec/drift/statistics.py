@@ -110,6 +110,8 @@ class Histogram:
         edges, counts = np.array(stored["edges"], np.float64), np.array(stored["counts"], np.int64)
         if edges.shape != (len(counts) - 1,):
             raise ValueError(f"expected one edge less than {len(counts)} counts, got {edges.shape}")
+        if (np.diff(edges) <= 0).any() or (counts < 0).any():
+            raise ValueError("expected ascending edges and counts of values")
         return cls(edges, counts, float(stored["total"]))
 
 
@@ -157,6 +159,8 @@ class Moments:
     def from_json(cls, stored: Mapping[str, Any]) -> Moments:
         """Read what :meth:`to_json` wrote; raises ``KeyError``, ``TypeError`` or ``ValueError`` when it did not."""
         total, squares = (np.array(stored[name], np.float64) for name in ("total", "squares"))
+        if stored["rows"] < 1 or (squares < 0).any():
+            raise ValueError("expected sums of at least one latent")
         return cls(int(stored["rows"]), total, squares)
 
 

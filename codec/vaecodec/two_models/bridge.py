@@ -137,7 +137,7 @@ class BridgedCodec:
     """
 
     def __init__(self, new: VectorCodec, bridge: Codec) -> None:
-        record = bridge.metadata.provenance.get(BRIDGE)
+        record = _record(bridge.metadata.provenance)
         if record is None:
             raise CodecMismatchError(
                 f"bridge: expected the file of a bridge, got the codec {bridge.codec_id[:12]}…; "
@@ -284,8 +284,16 @@ class BridgedModel:
 def decoded_by(codec: VectorCodec) -> str:
     """Return the identity of the codec whose latents this one decodes: its own, or that of a bridge's old codec."""
     metadata = getattr(codec, "metadata", None)
-    record = metadata.provenance.get(BRIDGE) if metadata is not None else None
-    return codec.codec_id if record is None else str(record["old"])
+    record = None if metadata is None else _record(metadata.provenance)
+    return codec.codec_id if record is None else record["old"]
+
+
+def _record(provenance: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return the identities of the codecs that a bridge joins; None where the file says of none."""
+    record = provenance.get(BRIDGE)
+    if not isinstance(record, dict) or not all(isinstance(record.get(name), str) for name in ("old", "new")):
+        return None
+    return {name: record[name] for name in ("old", "new")}
 
 
 def fit_bridge(
