@@ -34,7 +34,9 @@ def filled(request: pytest.FixtureRequest, open_client: Open, svd_codec: LinearC
 
 
 def found(response: Any) -> list[tuple[Any, Any]]:
-    return [(point.id, pytest.approx(point.score, abs=1e-6)) for point in response.points]
+    """Return ids and scores; a server returns points of equal scores in any order."""
+    points = sorted(response.points, key=lambda point: (-round(point.score, 5), point.id))
+    return [(point.id, pytest.approx(point.score, abs=1e-6)) for point in points]
 
 
 class TestDicts:
@@ -53,8 +55,9 @@ class TestDicts:
                 {"query": query, "prefetch": models.Prefetch(query=other, limit=20)},
             ),
             (
-                {"query": {"fusion": "rrf"}, "prefetch": [{"query": query, "limit": 9}, {"query": other}]},
+                {"query": {"fusion": "rrf"}, "prefetch": [{"query": query, "limit": 9}, {"query": other}], "limit": 30},
                 {
+                    "limit": 30,
                     "query": models.FusionQuery(fusion=models.Fusion.RRF),
                     "prefetch": [models.Prefetch(query=query, limit=9), models.Prefetch(query=other)],
                 },

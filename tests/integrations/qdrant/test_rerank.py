@@ -150,7 +150,9 @@ class TestOnDisk:
     ) -> None:
         client = fill(open_client(svd_codec, originals="disk", rerank=N), name, sample.base)
         plain = f"{name}-plain"
-        client.wrapped.create_collection(plain, models.VectorParams(size=384, distance=models.Distance.COSINE))
+        # A server keeps float16 of the originals, local mode float32: the same on both sides.
+        params = models.VectorParams(size=384, distance=models.Distance.COSINE, datatype=models.Datatype.FLOAT16)
+        client.wrapped.create_collection(plain, params)
         client.wrapped.upload_collection(plain, sample.base[:N], ids=range(N), wait=True)
         a, b = sample.queries[:2].tolist()
         pair = models.ContextPair(positive=a, negative=b)
