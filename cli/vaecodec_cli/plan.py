@@ -18,7 +18,7 @@ from vaecodec_cli.text import visible
 from vaecodec_integrations.plan import GoalRequest, plan_files
 from vaecodec_integrations.plan.planner import SAMPLE_ROWS
 from vaecodec_integrations.plan.stores import StoreName
-from vaecodec_integrations.plan.text import LABELS, basis, headline, rows, to_json
+from vaecodec_integrations.plan.text import STORE_LABELS, basis, headline, rows, to_json
 
 NOT_MET = 3
 
@@ -104,7 +104,7 @@ def plan(
         console.print(table(*head, rows=lines))
         for answer in result.answers:
             if answer.instructions:
-                console.print(f"\n# {LABELS[answer.store]}", style="bold")
+                console.print(f"\n# {STORE_LABELS[answer.store]}", style="bold")
                 print(visible(answer.instructions), end="")
     if not result.met:
         raise typer.Exit(NOT_MET)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaecodec.interface import FloatArray, Metric
-from vaecodec.vectors import as_matrix, as_vectors, blocks
+from vaecodec.vectors import as_matrix, as_vectors, blocks, normalised_or_zero
 
 IdArray = NDArray[np.int64]
 Figures = NDArray[np.float64]
@@ -51,7 +51,7 @@ def similarities(queries: FloatArray, base: FloatArray, metric: Metric) -> Float
     Under cosine the rows are normalised here, so they need not be.
     """
     if metric is Metric.COSINE:
-        queries, base = _unit(queries), _unit(base)
+        queries, base = normalised_or_zero(queries), normalised_or_zero(base)
     scores = queries @ base.T
     if metric is Metric.L2:
         scores = 2 * scores - np.einsum("ij,ij->i", base, base) - np.einsum("ij,ij->i", queries, queries)[:, None]
@@ -139,7 +139,7 @@ class Truth:
         """
         base, queries = as_matrix(base, name="base"), as_matrix(queries, name="queries")
         if metric is Metric.COSINE:
-            base, queries = _unit(base), _unit(queries)
+            base, queries = normalised_or_zero(base), normalised_or_zero(queries)
         ids, scores = exact_search(base, queries, depth + (own is not None), metric)
         if own is not None:
             others = _others(ids, own)
@@ -150,7 +150,7 @@ class Truth:
     def known(cls, base: FloatArray, queries: FloatArray, metric: Metric, ids: IdArray) -> Truth:
         """Take the neighbours that a search has found: ``ids``, int64 (nq, depth), rows of ``base``, nearest first."""
         if metric is Metric.COSINE:
-            base, queries = _unit(base), _unit(queries)
+            base, queries = normalised_or_zero(base), normalised_or_zero(queries)
         unscored = cls(ids, np.empty((0, 0), np.float32), base, queries, metric)
         return replace(unscored, scores=unscored._original_scores(ids))
 
@@ -431,11 +431,6 @@ def _resampling(n: int, seed: int, resamples: int) -> Figures:
     # Resampling n of n values means drawing multinomial counts. One matrix product then gives all means.
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
     return np.asarray(counts, np.float64)
-
-
-def _unit(rows: FloatArray) -> FloatArray:
-    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-    return np.asarray(rows / np.maximum(norms, np.finfo(np.float32).tiny)[:, None], np.float32)
 
 
 def _top(scores: FloatArray, k: int) -> tuple[IdArray, FloatArray]:

@@ -23,7 +23,7 @@ import onnxruntime
 
 from vaecodec.errors import DeviceError, InvalidArtifactError
 from vaecodec.interface import FloatArray
-from vaecodec.vectors import BLOCK_BYTES, block_rows
+from vaecodec.vectors import ENCODED_BYTES, block_rows
 
 Provider = str | tuple[str, Mapping[str, Any]]
 
@@ -63,7 +63,7 @@ class Runtime:
         self._staged = self.providers[0] != _CPU if staged is None else staged
         self._output_widths: dict[str, int] = {output.name: output.shape[1] for output in session.get_outputs()}
         self._widest = max(self._output_widths.values())  # these are also the widths of the inputs
-        self.block_rows = block_rows(self._widest, _DEVICE_BLOCK_BYTES if self._staged else BLOCK_BYTES)
+        self.block_rows = block_rows(self._widest, _DEVICE_BLOCK_BYTES if self._staged else ENCODED_BYTES)
         """How many rows to run at once."""
         self._idle: list[tuple[FloatArray, FloatArray]] = []
         _running.add(self)

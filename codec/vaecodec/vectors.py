@@ -18,7 +18,7 @@ from vaecodec.interface import FloatArray, Metric
 
 # Large enough that starting onnxruntime and its threads costs little of a block's time, and that a batch of a thousand
 # rows is one block at most widths; of wide vectors as many rows as full matrix-product speed takes.
-BLOCK_BYTES = 3 << 20
+ENCODED_BYTES = 3 << 20
 _FEWEST_ROWS = 512
 
 # Below this the square of a norm loses its digits in float32, so the direction is noise.
@@ -60,7 +60,7 @@ def blocks(
         InvalidVectorsError: one of its subclasses, naming the first bad row.
     """
     array = _two_dimensional(vectors, dim, name)
-    step = rows if rows is not None else block_rows(dim, BLOCK_BYTES)
+    step = rows if rows is not None else block_rows(dim, ENCODED_BYTES)
     for start in range(0, len(array), step):
         block = _as_float32(array[start : start + step])
         _check_rows(block, first_row + start, metric, name)
@@ -99,6 +99,12 @@ def is_checked_row(vectors: Any, dim: int, metric: Metric) -> bool:
 def normalised(vectors: FloatArray) -> FloatArray:
     """Return rows scaled to unit L2 norm: float32 (n, d) in and out, a new array; rows must have a direction."""
     return np.asarray(vectors / np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None], np.float32)
+
+
+def normalised_or_zero(rows: FloatArray) -> FloatArray:
+    """Return rows of unit norm, float32 (n, d); rows of zeros stay so."""
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    return np.asarray(rows / np.maximum(norms, np.finfo(np.float32).tiny)[:, None], np.float32)
 
 
 def as_compared(vectors: FloatArray, metric: Metric) -> FloatArray:

@@ -14,7 +14,7 @@ from vaecodec.sources import VectorSource
 from vaecodec.steps import Steps
 from vaecodec.two_models.merging import Embedded
 
-SAMPLE_ROWS = 20_000
+BRIDGE_SAMPLE_ROWS = 20_000
 
 _LOG = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def embedded_by_both(
     queries: tuple[VectorSource, VectorSource] | None = None,
     pairs: Known | None = None,
     *,
-    rows: int = SAMPLE_ROWS,
+    rows: int = BRIDGE_SAMPLE_ROWS,
 ) -> tuple[Embedded, Embedded | None, NDArray[Any] | None]:
     """Read a sample of texts embedded by both models, and the pairs both of whose rows are in it.
 

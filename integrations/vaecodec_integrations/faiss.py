@@ -15,12 +15,11 @@ from vaecodec.errors import (
     IndexFileError,
     VectorIndexError,
 )
+from vaecodec.evaluation import IdArray
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric, VectorCodec
 from vaecodec_integrations.index.file import IndexFile
 from vaecodec_integrations.index.latent import LatentIndex, as_labels, check_same_codec, identity, last_of_each
-
-IdArray = NDArray[np.int64]
 
 FILE = IndexFile(
     b"VAEFAIS\n",

@@ -84,7 +84,7 @@ def test_a_memory_map_is_encoded_block_by_block_like_an_array(
     np.save(tmp_path / "base.npy", sample.base)
     mapped = np.load(tmp_path / "base.npy", mmap_mode="r")
     whole = vae_codec.encode(sample.base)
-    monkeypatch.setattr("vaecodec.runtime.BLOCK_BYTES", 1000 * 384 * 4)
+    monkeypatch.setattr("vaecodec.runtime.ENCODED_BYTES", 1000 * 384 * 4)
     in_other_blocks = Codec.load(vae_path)
     latents = in_other_blocks.encode(mapped)
     assert np.allclose(latents, whole, atol=1e-6)

@@ -17,7 +17,7 @@ from vaecodec.interface import FloatArray, Metric
 from vaecodec.packed_index.best import Best
 from vaecodec.packed_index.growing import Growing
 from vaecodec.packed_index.rows import Rows
-from vaecodec.packed_index.sketch import SAMPLE_ROWS, Axes, Sketch
+from vaecodec.packed_index.sketch import SKETCH_SAMPLE_ROWS, Axes, Sketch
 
 # Rows per block. A block's codes as floats and its scores against a block of queries take some tens of megabytes.
 _BASE_ROWS = 8192
@@ -82,7 +82,7 @@ class Derived:
         if len(rows) >= max(_SKETCHED_ROWS, _REFIT * self._fitted):
             grown = Derived()
             grown._fitted = len(rows)
-            numbers = np.linspace(0, len(rows) - 1, SAMPLE_ROWS).astype(np.int64)
+            numbers = np.linspace(0, len(rows) - 1, SKETCH_SAMPLE_ROWS).astype(np.int64)
             sample = scorer.products(rows.take(numbers), threads)[0][:, :-1]
             if np.isfinite(sample).all():
                 grown.sketch = Sketch(Axes.fit(sample, scorer.code.bytes_per_vector))

@@ -23,7 +23,7 @@ from vaecodec.extras import require
 from vaecodec.interface import FloatArray
 from vaecodec.packed_index.growing import Growing
 
-SAMPLE_ROWS = 8192
+SKETCH_SAMPLE_ROWS = 8192
 _WORD = 64
 _MOST_AXES = 256
 # This many axes, beginning with the first, are rotated among each other.

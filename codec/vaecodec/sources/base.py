@@ -25,7 +25,7 @@ Rows = NDArray[Any]
 """Vectors of any floating point dtype, or codes."""
 
 # A block is large enough to make its overhead small, and small enough that several fit into any memory.
-BLOCK_BYTES = 8 << 20
+READ_BYTES = 8 << 20
 
 # Rows to copy from a memory map before its pages are released. Take fewer scattered rows, because the system may map
 # half a megabyte around each of them.
@@ -36,7 +36,7 @@ _SCATTERED_ROWS = 128
 VALUES = {False: "floating point values", True: "int8 or uint8 codes"}
 
 # If rows seem wider than this, the header was misread.
-WIDEST = 1 << 20
+WIDEST_ROW = 1 << 20
 
 
 @runtime_checkable
@@ -86,7 +86,7 @@ class RandomAccessSource(VectorSource, Protocol):
 
 def rows_per_block(dim: int) -> int:
     """Return the rows of a block of the usual size."""
-    return max(1, BLOCK_BYTES // (4 * max(1, dim)))
+    return max(1, READ_BYTES // (4 * max(1, dim)))
 
 
 class Matrix(ABC):
@@ -166,8 +166,8 @@ def check_matrix(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], *, cod
         )
     if len(shape) != 2:
         raise InvalidVectorsError(f"{name}: expected a 2-D array (rows, width), got shape {shape}")
-    if shape[0] < 0 or not 0 <= shape[1] <= WIDEST:
-        raise MalformedSourceError(f"{name}: expected rows of at most {WIDEST:,} values, got shape {shape}")
+    if shape[0] < 0 or not 0 <= shape[1] <= WIDEST_ROW:
+        raise MalformedSourceError(f"{name}: expected rows of at most {WIDEST_ROW:,} values, got shape {shape}")
     if dtype.kind == "V" and dtype.itemsize == 2:
         raise NotFloatingPointError(
             f"{name}: expected {VALUES[codes]}, got values of 2 bytes without a type, as numpy stores bfloat16; save "

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vaecodec.errors import MalformedSourceError
 from vaecodec.sources.arrays import NpzFile, read_header
 from vaecodec.sources.base import (
-    WIDEST,
+    WIDEST_ROW,
     ArraySource,
     Matrix,
     Rows,
@@ -120,7 +120,7 @@ def _open_vecs(path: Path, element: np.dtype[Any]) -> VectorSource:
     if len(header) < 4:
         raise MalformedSourceError(f"{path}: expected at least one row led by its width, the file has {size} bytes")
     dim = int.from_bytes(header, "little", signed=True)
-    if not 0 < dim <= WIDEST:
+    if not 0 < dim <= WIDEST_ROW:
         raise MalformedSourceError(f"{path}: the first row says it has {dim} values; is this a {path.suffix} file?")
     record = 4 + dim * element.itemsize
     rows, rest = divmod(size, record)
@@ -138,7 +138,7 @@ def _map_bin(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
     if len(header) < 8:
         raise MalformedSourceError(f"{path}: expected a header of 8 bytes, the file has {len(header)}")
     rows, dim = (int(value) for value in np.frombuffer(header, "<u4"))
-    if not 0 < dim <= WIDEST:
+    if not 0 < dim <= WIDEST_ROW:
         raise MalformedSourceError(f"{path}: the header says rows have {dim} values; is this a {path.suffix} file?")
     check_size(path, 8, (rows, dim), dtype)
     return map_file(path, dtype, 8, (rows, dim))

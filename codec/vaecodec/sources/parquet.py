@@ -18,7 +18,7 @@ from vaecodec.errors import (
     SourceNotFoundError,
 )
 from vaecodec.extras import require
-from vaecodec.sources.base import VALUES, WIDEST, Rows, choose_column, malformed_if_it_fails, rows_per_block
+from vaecodec.sources.base import VALUES, WIDEST_ROW, Rows, choose_column, malformed_if_it_fails, rows_per_block
 from vaecodec.sources.ids import choose_id_column
 from vaecodec.sources.parquet_footer import chunk_values
 
@@ -66,7 +66,7 @@ class ParquetSource:
                 self.rows += parquet.metadata.num_rows
                 kind = parquet.schema_arrow.field(column).type
                 chunks = chunk_values(file)
-                _check_counts(chunks, file, column, self.dim or WIDEST)
+                _check_counts(chunks, file, column, self.dim or WIDEST_ROW)
                 self.dim = self.dim or _parquet_width(kind, file, column, bad_rows=bad_rows)
                 _check_counts(chunks, file, column, self.dim)
 

@@ -20,7 +20,7 @@ from vaecodec.codec import Codec
 from vaecodec.errors import CodecMismatchError, UnusableDataError
 from vaecodec.evaluation import Figures, exact_search, recall
 from vaecodec.interface import FloatArray, Metric, VectorCodec
-from vaecodec.vectors import as_compared, as_vectors
+from vaecodec.vectors import as_compared, as_vectors, normalised_or_zero
 
 # Key in the provenance of a bridge between codecs, with the identities of both.
 BRIDGE = "bridge"
@@ -60,10 +60,8 @@ class Affine:
 
     def __call__(self, rows: FloatArray, metrics: tuple[Metric, Metric]) -> FloatArray:
         """Map float32 (n, in) to float32 (n, out); the metrics say on which side rows have unit norm."""
-        mapped = as_compared(rows, metrics[0]) @ self.matrix.T + self.bias
-        if metrics[1] is Metric.COSINE:
-            mapped /= np.maximum(np.linalg.norm(mapped, axis=1), np.finfo(np.float32).tiny)[:, None]
-        return mapped
+        mapped = np.asarray(as_compared(rows, metrics[0]) @ self.matrix.T + self.bias)
+        return normalised_or_zero(mapped) if metrics[1] is Metric.COSINE else mapped
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from vaecodec_integrations.plan.candidates import RESCORED
 from vaecodec_integrations.plan.planner import Answer, Plan
 from vaecodec_integrations.plan.stores import StoreName
 
-LABELS = {
+STORE_LABELS = {
     StoreName.QDRANT: "Qdrant",
     StoreName.HNSWLIB: "hnswlib",
     StoreName.PACKED: "PackedIndex",
@@ -22,7 +22,7 @@ LABELS = {
 def headline(plan: Plan) -> str:
     """Return one sentence that says whether the goal is met, in which stores and at what cost."""
     stores = [
-        f"{LABELS[answer.store]} {answer.recall.mean:.3f} with {answer.ram_bytes:,} bytes of RAM per vector, "
+        f"{STORE_LABELS[answer.store]} {answer.recall.mean:.3f} with {answer.ram_bytes:,} bytes of RAM per vector, "
         f"{answer.ram_bytes / answer.uncompressed_ram_bytes:.0%} of the uncompressed"
         for answer in plan.answers
         if answer.met and answer.recall is not None
@@ -56,7 +56,7 @@ def rows(plan: Plan) -> list[Sequence[str]]:
     """Return the table: first the headings, then a row for each figure; the first column names it. It fits 80
     columns."""
     k, vectors = plan.goal.k, plan.goal.vectors
-    columns = [[LABELS[answer.store], *_cells(answer, vectors)] for answer in plan.answers]
+    columns = [[STORE_LABELS[answer.store], *_cells(answer, vectors)] for answer in plan.answers]
     names = [
         "",
         "goal",

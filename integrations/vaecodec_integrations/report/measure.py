@@ -402,7 +402,7 @@ class _Bench:
             "scored_pairs": None
             if scored is None
             else spearman(pair_scores(kept(scored.first), kept(scored.second), stored_metric), scored.scores),
-            "reconstruction": _mean_cosine(base[sample], restored),
+            "reconstruction": float(pair_scores(base[sample], restored, Metric.COSINE).mean()),
             "unreached": self.hood.unreached(stored, codec.encode_queries if codec else None, stored_metric),
         }
 
@@ -487,11 +487,6 @@ def _timed(call: Callable[[], T]) -> tuple[T, float]:
     start = time.perf_counter()
     result = call()
     return result, time.perf_counter() - start
-
-
-def _mean_cosine(left: FloatArray, right: FloatArray) -> float:
-    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    return float((np.einsum("ij,ij->i", left, right) / np.maximum(norms, np.finfo(np.float32).tiny)).mean())
 
 
 def _fingerprint(vectors: FloatArray) -> str:

@@ -18,7 +18,7 @@ from vaecodec_integrations.report.verdict import Difference, Verdict, verdict
 JUDGED = "recall@10"
 
 # Names of the baselines in the text.
-LABELS = {
+BASELINE_LABELS = {
     LinearKind.TRUNCATION: "truncation",
     LinearKind.TRUNCATION_DOT: "truncation, dot product",
     LinearKind.SVD: "SVD",
@@ -229,9 +229,9 @@ def label(name: str) -> str:
     """Return what a method is called in print."""
     kind, at, width = name.partition(" at ")
     kind, comma, code = kind.partition(", ") if not at else (kind, "", "")
-    if kind not in LABELS:
+    if kind not in BASELINE_LABELS:
         return name
-    return LABELS[LinearKind(kind)] + at + width + comma + code
+    return BASELINE_LABELS[LinearKind(kind)] + at + width + comma + code
 
 
 def summarise(run: Run, earlier: Run | None = None) -> ReportSummary:

@@ -16,7 +16,7 @@ from pydantic import Field, PrivateAttr  # noqa: E402
 
 
 @register("vaecodec")  # type: ignore[no-untyped-call]
-class CompressedEmbeddings(EmbeddingFunction):
+class CompressedEmbeddingFunction(EmbeddingFunction):
     """Turn texts into latents: a function of LanceDB's registry embeds them, and the codec compresses the embeddings.
 
     LanceDB keeps the path and the id of the codec file in the table's schema, and makes this function anew from them
@@ -37,7 +37,7 @@ class CompressedEmbeddings(EmbeddingFunction):
     _codec: Codec = PrivateAttr()
 
     @classmethod
-    def create(cls, **arguments: Any) -> CompressedEmbeddings:
+    def create(cls, **arguments: Any) -> CompressedEmbeddingFunction:
         """Make the function of these attributes.
 
         Raises:
@@ -47,7 +47,7 @@ class CompressedEmbeddings(EmbeddingFunction):
         codec = Codec.load(arguments["codec"])
         arguments.setdefault("codec_id", codec.codec_id)
         check_codec_id(arguments["codec"], arguments["codec_id"], codec)
-        made: CompressedEmbeddings = super().create(**arguments)  # type: ignore[no-untyped-call]
+        made: CompressedEmbeddingFunction = super().create(**arguments)  # type: ignore[no-untyped-call]
         made._codec = codec
         model: Any = get_registry().get(made.model)
         made._model = model.create(**made.model_options)

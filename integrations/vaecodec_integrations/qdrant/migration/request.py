@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from vaecodec.bulk import OnBadRows
+from vaecodec.bulk import OnBadRows, OnProgress
 from vaecodec.codec import Codec
 from vaecodec.errors import MigrationError
 from vaecodec_integrations.qdrant.connection import open_client
@@ -19,7 +19,6 @@ from vaecodec_integrations.qdrant.migration.job import Migration
 from vaecodec_integrations.qdrant.migration.run import (
     MigrationOutcome,
     MigrationSize,
-    OnProgress,
     Started,
     estimate,
     migrate,

@@ -17,7 +17,7 @@ from typing import Any
 
 from qdrant_client import models
 
-from vaecodec.bulk import OnBadRows
+from vaecodec.bulk import OnBadRows, OnProgress
 from vaecodec_integrations.qdrant.connection import refusals
 from vaecodec_integrations.qdrant.layout import Originals
 from vaecodec_integrations.qdrant.migration.alias import check_alias, switch_alias
@@ -33,7 +33,6 @@ from vaecodec_integrations.row_encoding import Float16Rows
 _BITS = {"float32": 32, "float16": 16, "uint8": 8, "turbo16": 16, "turbo8": 8, "turbo4": 4}
 
 Started = Callable[["MigrationSize"], object]
-OnProgress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from vaecodec.bulk import OnProgress
 from vaecodec.codec import Codec
 from vaecodec_integrations.embedder import OnnxEmbedder
 from vaecodec_integrations.qdrant.connection import open_client
 from vaecodec_integrations.qdrant.layout import UNNAMED
 from vaecodec_integrations.qdrant.reembedding.estimate import Cost, estimate
 from vaecodec_integrations.qdrant.reembedding.job import Reembedding, read_ids
-from vaecodec_integrations.qdrant.reembedding.run import OnProgress, ReembeddingOutcome, reembed
+from vaecodec_integrations.qdrant.reembedding.run import ReembeddingOutcome, reembed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,13 @@ stopped at any moment and run again, and a run over what is done embeds only wha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from qdrant_client import models
 
+from vaecodec.bulk import OnProgress
 from vaecodec.errors import MigrationError
 from vaecodec.interface import FloatArray
 from vaecodec_integrations.qdrant.connection import collection_info, refusals
@@ -21,8 +22,6 @@ from vaecodec_integrations.qdrant.migration.alias import check_alias, switch_ali
 from vaecodec_integrations.qdrant.migration.target import MIGRATION_KEY, check_is_not_live, migration_record
 from vaecodec_integrations.qdrant.reembedding.job import Reembedding
 from vaecodec_integrations.qdrant.versions import METADATA, VECTOR_NAMES, check_server
-
-OnProgress = Callable[[int, int], Any]
 
 
 @dataclass(frozen=True)
