@@ -6,7 +6,7 @@ Float queries against what codes decode to, exact search, single pass; then the 
 Codecs that are not in --codecs yet are trained there first, with Recipe.for_code, which takes most of the time: --parts
 train does only that. The parts trellis, uniform, peers, qdrant and engines can be run one by one: figures of
 the others are kept from the last run. Writes OUT.json (every figure, the machine, the versions), OUT.md (the tables)
-and OUT.png (recall against bytes).
+and OUT.svg (recall against bytes).
 """
 
 from __future__ import annotations
@@ -393,7 +393,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.draw:
         known_rows = json.loads(arguments.out.with_suffix(".json").read_text())["rows"]
-        picture([Row(**row) for row in known_rows], arguments.out.with_suffix(".png"), ticks=TRELLIS)
+        picture([Row(**row) for row in known_rows], arguments.out.with_suffix(".svg"), ticks=TRELLIS)
         return
     data, budgets, folder, seeds = (
         Data(arguments.data),
@@ -432,7 +432,7 @@ def main() -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(content, indent=1) + "\n")
     arguments.out.with_suffix(".md").write_text(table(rows, gains))
-    picture(rows, arguments.out.with_suffix(".png"), ticks=tuple(TRELLIS))
+    picture(rows, arguments.out.with_suffix(".svg"), ticks=tuple(TRELLIS))
 
 
 def _processor() -> str:

@@ -190,7 +190,7 @@ def picture(rows: list[Row], path: Path, *, ticks: Iterable[float]) -> None:
         axes.set_xticks(ticked, [f"{tick:g}" for tick in ticked])
         axes.minorticks_off()
         axes.legend(frameon=False)
-        path.write_bytes(rendered(figure, "png"))
+        path.write_bytes(rendered(figure, "svg"))
 
 
 def _front(rows: list[Row]) -> list[tuple[float, float]]:

@@ -40,7 +40,7 @@ from vaecodec.evaluation import exact_search, recall
 from vaecodec.vectors import normalised
 from vaecodec_exporters.linear import export_linear
 
-PICTURE = ROOT / "docs" / "images" / "index-curve.png"
+PICTURE = ROOT / "docs" / "images" / "index-curve.svg"
 
 M, EF_CONSTRUCTION, K = 16, 200, 10
 EFS = (20, 40, 80, 160, 320)
@@ -141,7 +141,7 @@ def draw(
             widths = f"{result['dim']} to {result['code_dim']}"
             axes.set_title(f"{result['engine']}: {result['rows']:,} vectors, {widths}{copies}", size=9)
         panels[0].set_ylabel(f"queries per second, threads: {found[0]['threads']}")
-        out.write_bytes(rendered(figure, "png"))
+        out.write_bytes(rendered(figure, "svg"))
 
 
 def _make_collection(folder: Path, rows: int, codec: Path | None, dim: int, data: Path) -> None:

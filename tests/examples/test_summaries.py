@@ -79,6 +79,60 @@ def test_the_readmes_table_of_short_codes_is_what_the_benchmark_measured() -> No
         assert rivals[size] == pytest.approx(max(found.values()), abs=0.00051)
 
 
+def rows_under(page: str, head: str) -> list[list[str]]:
+    """Return the rows of the table whose first line starts like this."""
+    lines = (ROOT / "docs" / page).read_text().splitlines()
+    (start,) = (number for number, line in enumerate(lines) if line.startswith(head))
+    end = next(number for number in range(start, len(lines)) if not lines[number].startswith("|"))
+    return tables("\n".join(lines[start + 2 : end]))
+
+
+def figures(cell: str) -> list[float]:
+    """Read ``**.594 / .562** (OPQ24)`` as .594 and .562."""
+    return [float(figure) for figure in re.findall(r"(?<![\d.\[+-])\.\d{3}(?!\d)", cell)]
+
+
+PEERS, SVD_BITS = r"PQ\d+|OPQ\d+|RaBitQ.*|full vector x .*", SYSTEMS["SVD, then one, two or four bits"]
+COLUMNS = (PEERS, SVD_BITS, r"SVD x trellis \(untrained\)", "trellis", r"uniform \d+ x .*")
+
+
+def test_the_table_of_recall_per_byte_is_what_the_benchmark_measured() -> None:
+    kept = [entry for entry in measured("debian-minilm.json") if entry["part"] in ("peers", "uniform", "trellis")]
+    shown = rows_under("benchmarks.md", "| bytes | best of PQ")
+    assert [int(row[0]) for row in shown] == [24, 32, 48, 64, 96, 128, 192]
+    for row in shown:
+        of_size = [entry for entry in kept if entry["bytes"] == int(row[0])]
+        for cell, systems in zip((*row[1:5], row[6]), COLUMNS, strict=True):
+            if cell:
+                found = [entry for entry in of_size if re.fullmatch(systems, entry["system"])]
+                best = max(found, key=lambda entry: entry["recall"])
+                assert figures(cell) == pytest.approx([best["recall"], best["ndcg"]], abs=0.00051), (row[0], systems)
+        assert ["**" in cell for cell in row].index(True) == max(range(1, 5), key=lambda at: figures(row[at]) or [0.0])
+
+
+def test_the_table_of_the_shortest_codes_is_what_the_benchmark_measured() -> None:
+    content = json.loads((ROOT / "docs" / "bytes" / "debian-minilm-short.json").read_text())
+    shown = rows_under("benchmarks.md", "| bytes | **ours** | trellis alone")
+    assert len(shown) == 7
+    for size, ours, alone, rival, gain in shown:
+        found = {row["system"]: row for row in content["rows"] if row["bytes"] == int(size)}
+        best = max((name for name in found if "trellis" not in name), key=lambda name: found[name]["recall"])
+        for cell, name in ((ours, "stages and trellis"), (alone, "trellis alone"), (rival, best)):
+            assert figures(cell) == pytest.approx([found[name]["recall"], found[name]["ndcg"]], abs=0.00051), size
+        told = content["gains"][f"{best}|{size}"]
+        assert gain == f"{told['mean']:+.3f} [{told['low']:+.3f}, {told['high']:+.3f}]".replace("0.", ".")
+
+
+def test_the_table_of_mteb_is_what_it_measured() -> None:
+    results = json.loads((ROOT / "benchmarks" / "harness" / "results" / "mteb.json").read_text())["results"]
+    shown = rows_under("benchmarks.md", "| stored | ndcg_at_10")
+    assert len(shown) == len(results)
+    for row in shown:
+        found = results[row[0].split(",")[0]]
+        told = [found[name] for name in ("ndcg_at_10", "recall_at_10", "recall_at_100")]
+        assert list(map(float, row[1:])) == pytest.approx(told, abs=0.00051), row[0]
+
+
 def test_the_page_about_sizes_adds_up_as_the_planner_does() -> None:
     settings = {
         "Qdrant, float32": (384, CodeType.FLOAT32, 1536, 1),
