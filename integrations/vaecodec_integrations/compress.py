@@ -34,7 +34,7 @@ from vaecodec_exporters.pipeline import Fitted, fit
 from vaecodec_integrations.plan import Answer, Goal, GoalRequest, Plan, plan
 from vaecodec_integrations.plan.candidates import Setting
 from vaecodec_integrations.plan.commands import QdrantCollection
-from vaecodec_integrations.plan.planner import FEWEST_QUERIES, plan_at_full_width
+from vaecodec_integrations.plan.planner import FEWEST_QUERIES, plan_at_full_width, refuse_impossible
 from vaecodec_integrations.plan.stores import StoreName, qdrant_bytes
 from vaecodec_integrations.report import ReportData, ReportSummary, measure, summarise, write
 from vaecodec_integrations.report.engines import open_engine
@@ -157,7 +157,8 @@ def compress(
 
     Raises:
         UnusableDataError, InvalidVectorsError, SourceError: the vectors cannot be used.
-        InvalidGoalError: a limit of RAM depends on the number of vectors, which nothing says.
+        InvalidGoalError: a limit of RAM depends on the number of vectors, which nothing says; or no code is as small
+            as the limits ask for.
         EvaluationInputError: too few queries can be held out to choose by; before anything is trained.
         CheckpointError: ``out`` holds the fit of other data or settings.
         OutputExistsError: ``out`` holds a codec that this did not write.
@@ -172,9 +173,10 @@ def compress(
     on_step("reading vectors")
     sources = data.sources()
     goal = wanted.goal(sources[0], unknown=None if wanted.ram else _UNKNOWN_ROWS)
+    here = replace(goal, stores=(store,))
+    refuse_impossible(here, sources[0].dim)
     collection = data.judged(sources, out)
     searched, asked = _searched(collection, data)
-    here = replace(goal, stores=(store,))
     fitted, planned = None, _enough_untrained(searched, here, asked, data.metric, on_step)
     if planned is None:
         on_step("training")

@@ -14,7 +14,7 @@ from vaecodec.errors import BadRowsError, InvalidDimensionError, InvalidVectorsE
 from vaecodec.evaluation import exact_search, recall
 from vaecodec.linear import product
 from vaecodec.sources import open_source
-from vaecodec.vectors import normalised
+from vaecodec.vectors import as_compared, normalised
 from vaecodec_exporters.linear import export_linear
 
 
@@ -147,3 +147,16 @@ def test_rows_of_which_nothing_is_kept_are_refused(tmp_path: Path) -> None:
             other.encode(vectors)
         with pytest.raises(BadRowsError, match="queries: row 0 has latents of zero norm"):
             other.encode_queries(vectors[7:8])
+
+
+def test_axes_in_which_the_data_do_not_vary_give_the_same_bits_alone(sample) -> None:
+    # The second half repeats the first: half of the axes carry nothing but rounding errors.
+    rows = np.hstack([sample.base[:200, :96], 1.7 * sample.base[:200, :96]])
+    codec = fit_linear(rows, 192, kind=LinearKind.SVD_DOT)
+    latents = codec.encode(rows)
+    assert 0 < np.abs(latents[:, 96:]).max() < 1e-6
+    for row in range(0, 200, 20):
+        assert np.array_equal(codec.encode(rows[row : row + 1])[0], latents[row])
+    units = as_compared(rows, Metric.COSINE)
+    exact = units.astype(np.float64) @ codec.components.T.astype(np.float64)
+    assert np.abs(latents - exact).max() < 4e-8

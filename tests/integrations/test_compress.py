@@ -121,6 +121,29 @@ def test_too_few_queries_to_judge_by_are_named_before_anything_is_trained(folder
     assert 40 <= len(data.open().confirmation.queries) <= 80
 
 
+@pytest.mark.parametrize(
+    ("goal", "message"),
+    [
+        (
+            ["--ram", "1GB", "--vectors", "50M", "--for", "qdrant"],
+            "ram: expected at least 7.3 GB for 50,000,000",
+        ),
+        (
+            ["--ram", "10GB", "--vectors", "50M", "--for", "hnswlib"],
+            "the smallest takes 324 bytes with its index",
+        ),
+        (["--bytes", "1"], "bytes: expected at least 2 for a vector in packed, got 1"),
+    ],
+)
+def test_limits_that_nothing_can_meet_are_named_before_anything_is_trained(goal, message, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    assert typed("compress", "docs.npy", "--queries", "queries.npy", *goal, "--out", "never") == 2
+    captured = capsys.readouterr()
+    assert message in captured.err.replace("\n", " ")
+    assert "training" not in captured.out + captured.err
+    assert not (folder / "never").exists()
+
+
 def test_another_codec_is_not_replaced(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     (folder / "taken").mkdir()

@@ -132,7 +132,7 @@ def candidates(
             on_step(f"{path.name} at {width} dimensions")
             codec = Codec.load(path, dim=width)
             encoded = _Encoded(codec, codec.encode(sample.base), codec.encode_queries(sample.queries))
-            yield from _coded(sample, encoded, codec.calibration, factors, wanted, (path, whole.code_dim))
+            yield from _coded(sample, encoded, codec.calibration, factors, wanted, on_step, (path, whole.code_dim))
     yield from linear_candidates(sample, _widths(sample.base.shape[1]), factors, wanted, on_step)
 
 
@@ -161,7 +161,7 @@ def linear_candidates(
         if width == dim and wanted(_setting(best_kind.codec, None, min(_BUDGETS), None)):  # others have none
             on_step("fitting codes of a given number of bytes")
             calibration = calibration.with_residual(latents)
-        yield from _coded(sample, best_kind, calibration, factors, wanted)
+        yield from _coded(sample, best_kind, calibration, factors, wanted, on_step)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +193,7 @@ def _coded(
     calibration: Calibration,
     factors: Sequence[int],
     wanted: Callable[[Setting], bool],
+    on_step: Callable[[str], None],
     file: tuple[Path, int] | None = None,
 ) -> Iterator[TriedSetting]:
     codec, latents, queries = encoded.codec, encoded.latents, encoded.queries
@@ -207,6 +208,7 @@ def _coded(
         settings = [setting for setting in settings if wanted(setting)]
         if code.bytes_per_vector >= _FLOAT_BYTES * codec.dim or not settings:
             continue
+        on_step(f"searching {settings[0]}")
         stored = code.decode(code.encode(latents))
         depth = max(counts) * (RESCORED if settings[-1].rescored else 1)
         ids = exact_search(stored, queries, depth, codec.latent_metric)[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vaecodec.codec import Codec
-from vaecodec.errors import EvaluationInputError, InvalidOptionError
+from vaecodec.errors import EvaluationInputError, InvalidGoalError, InvalidOptionError
 from vaecodec.evaluation import Interval, bootstrap, exact_search, paired_bootstrap, recall_among
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.sources import VectorSource, sample_rows
@@ -22,8 +22,8 @@ from vaecodec_integrations.plan.trial import Trial, try_out
 # Documents to search: intervals of about half a point of recall either way, in a minute or two on one core.
 SAMPLE_ROWS = 20_000
 _MOST_SAMPLE = 10_000_000
-# Linear codecs are fitted on more rows, because `vaecodec linear` fits them on all.
-_FITTED_ROWS = 100_000
+# Linear codecs are fitted on more, as `vaecodec linear` fits them on all: on so many values, but not more rows.
+_FITTED_VALUES, _FITTED_ROWS = 64_000_000, 100_000
 _MOST_QUERIES = 2_000
 FEWEST_QUERIES = 40
 _HELD_OUT = 0.1
@@ -170,6 +170,20 @@ def plan_at_full_width(
         return linear_candidates(sample, [data.dim], factors, uniform, on_step)
 
     return _planned(considered, goal, sample, queries is None, data.name, on_step)
+
+
+def refuse_impossible(goal: Goal, dim: int) -> None:
+    """Raise ``InvalidGoalError`` where no store that is asked for can hold vectors of this width within the limits."""
+    stores = [store for store in STORES if store.name in goal.stores]
+    code_bytes, ram = (min(least) for least in zip(*(store.least(dim) for store in stores), strict=True))
+    names = " or ".join(store.name for store in stores)
+    if goal.code_bytes is not None and goal.code_bytes < code_bytes:
+        raise InvalidGoalError(f"bytes: expected at least {code_bytes} for a vector in {names}, got {goal.code_bytes}")
+    if goal.ram_bytes is not None and goal.ram_bytes < ram * goal.vectors:
+        raise InvalidGoalError(
+            f"ram: expected at least {ram * goal.vectors / 1e9:,.3g} GB for {goal.vectors:,} vectors in {names}, where "
+            f"the smallest takes {ram} bytes with its index, got {goal.ram_bytes / 1e9:,.3g} GB"
+        )
 
 
 def _most_bytes(goal: Goal) -> float:
@@ -333,7 +347,8 @@ def draw(
     """Return documents and queries at random, and the exact answers; see :func:`plan` for arguments and errors."""
     if not 1 <= rows <= _MOST_SAMPLE:
         raise InvalidOptionError(f"sample: expected from 1 to {_MOST_SAMPLE:,} rows, got {rows:,}")
-    known = _rows(sample_rows(data, max(rows, _FITTED_ROWS), seed), metric, data)
+    fitted = min(_FITTED_ROWS, _FITTED_VALUES // data.dim)
+    known = _rows(sample_rows(data, max(rows, fitted), seed), metric, data)
     random = np.random.default_rng(seed)
     if queries is not None:
         if queries.dim != data.dim:

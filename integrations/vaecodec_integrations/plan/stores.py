@@ -17,6 +17,8 @@ from vaecodec_integrations.plan.candidates import QUANTISED, Setting
 from vaecodec_integrations.plan.commands import QdrantCollection
 
 _FLOAT32, _FLOAT16 = 4, 2
+# The narrowest latents and the smallest trellis codes that a plan considers: dimensions, and bytes.
+_NARROWEST = 16
 _M, _EF_CONSTRUCTION, _EF = 16, 200, 128
 
 
@@ -81,6 +83,17 @@ class Store(ABC):
     @abstractmethod
     def ram(self, setting: Setting) -> int:
         """Return the bytes of RAM, with graph and ids."""
+
+    def least(self, dim: int) -> tuple[int, int]:
+        """Return the bytes of the smallest code that the store can hold, and the least RAM of a vector with it."""
+        width = min(_NARROWEST, dim)
+        uniform = [
+            Setting("", None, width, dim, width, dtype, -(-width * bits // 8), rescored)
+            for dtype, bits in _BITS.items()
+            for rescored in (False, True)
+        ]
+        held = [each for each in (*uniform, Setting("", None, dim, dim, dim, None, _NARROWEST)) if self.holds(each)]
+        return min(each.code_bytes for each in held), min(self.ram(each) for each in held)
 
     @abstractmethod
     def disk(self, setting: Setting, oversample: int) -> int:
