@@ -355,7 +355,7 @@ class ResidualCode:
         Each stage is one look-up of a row; then the trellis is scored by the query in the axes of the rest.
 
         Args:
-            codes, query, needed, numbers, threads: see there.
+            codes: see there, as for ``query``, ``needed``, ``numbers`` and ``threads``.
             squares: float32 (n,), as :meth:`squares` makes them; without them every row is finished.
 
         Returns:

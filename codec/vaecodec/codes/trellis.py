@@ -285,7 +285,7 @@ class TrellisCode:
         """Work as :meth:`dot_products`, for codes that begin with other bytes.
 
         Args:
-            codes, needed, squares, numbers, threads: see there.
+            codes: see there, as for ``needed``, ``squares``, ``numbers`` and ``threads``.
             steps: float32 (T,), the query in the order of the stream.
             dots: float32 (n,), to which the products are added.
             tables: float32 (m, 256), what each value of the m first bytes is worth.

@@ -47,8 +47,10 @@ class Reference:
         """Measure vectors that the codec was not trained on. More than 4,096 of a kind gain nothing.
 
         Args:
-            documents, queries: what the codec makes of them.
-            metric, latent_metric: how embeddings and latents are compared.
+            documents: what the codec makes of them.
+            queries: the same of queries, if there are any.
+            metric: how embeddings are compared.
+            latent_metric: how latents are compared.
 
         Returns:
             None if there are fewer than 64 documents. Fewer than 64 queries are left out.

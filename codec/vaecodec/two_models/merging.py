@@ -220,7 +220,8 @@ class Merger:
         """Judge merged results when a random share of the documents is done: nDCG@10 per query.
 
         Args:
-            documents, queries: by both models.
+            documents: by both models.
+            queries: by both models.
             relevant: for each query the rows that answer it; without it the one that the new model finds first.
             share: of the documents that are done.
             seed: which ones.
