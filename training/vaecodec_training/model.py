@@ -72,7 +72,8 @@ class VariationalCodec(nn.Module):
     Args:
         dim: width d of the embeddings.
         code_dim: width k of the latents.
-        hidden, decoder_hidden: units of the hidden layers, 0 for none.
+        hidden: units of the encoder's hidden layer, 0 for none.
+        decoder_hidden: units of the decoder's hidden layer, 0 for none.
         asymmetric: queries have an encoder of their own.
         metric: how embeddings are compared.
         form: what is done to the latents before they are compared; see :class:`~vaecodec_training.recipe.LatentMetric`.

@@ -98,7 +98,8 @@ class Residual:
 
         Args:
             budget: bytes for each vector.
-            centre, reach: float32 (k,), mean and spread of the latents, for what counts as out of range.
+            centre: float32 (k,), mean of the latents, for what counts as out of range.
+            reach: float32 (k,), their spread, for the same.
             tables: the trellis.
             metric: how latents are compared.
 

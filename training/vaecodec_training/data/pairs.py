@@ -41,7 +41,8 @@ class Pairs:
         """Return for each query the positions of its documents within ``documents``, and their grades.
 
         Args:
-            queries, documents: increasing row numbers; every pair's rows are among them.
+            queries: increasing row numbers; every pair's query is among them.
+            documents: the same of documents.
         """
         ordered = self._at(np.argsort(self.rows[:, 0], kind="stable"))
         bounds = np.searchsorted(ordered.rows[:, 0], queries)[1:]
