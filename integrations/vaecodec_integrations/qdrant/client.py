@@ -37,7 +37,8 @@ class CompressedQdrantClient(QdrantClient):
     Args:
         client: the client to wrap; closing this one closes it.
         codec: compresses the unnamed vector.
-        codecs: compress vectors by name.
+        codecs: compress vectors by name, ``{"title": codec}``; or give each collection its own, ``{"docs": codec,
+            "cache": {"title": codec}}``, or as a function from a collection's name; ``None`` leaves a vector as it is.
         originals: where uncompressed vectors are kept to re-rank with: ``"disk"``, a second vector of the same
             collection, or an :class:`OriginalsFile`, or ``None`` for nowhere.
         rerank: candidates fetched per result wanted, re-ranked by their originals; 4 when originals are kept.
