@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vaecodec.errors import AmbiguousColumnError, MalformedSourceError, MissingColumnError, VaecodecError
+from vaecodec.errors import (
+    AmbiguousColumnError,
+    MalformedSourceError,
+    MissingColumnError,
+    UnknownSourceError,
+    VaecodecError,
+)
 from vaecodec.sources import open_source
 
 ROWS = np.random.default_rng(0).standard_normal((20, 8)).astype(np.float32)
@@ -155,3 +162,41 @@ def test_an_array_that_is_a_zip_inside_is_no_array(tmp_path: Path) -> None:
     (tmp_path / "given.npy").write_bytes(content.getvalue())
     with pytest.raises(MalformedSourceError, match=r"not a readable \.npy header"):
         open_source(tmp_path / "given.npy")
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "fvecs", "fbin", "h5", "parquet"])
+def test_a_pipe_and_a_device_are_not_waited_for(tmp_path: Path, suffix: str) -> None:
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no named pipes")
+    pipe, device = tmp_path / f"pipe.{suffix}", tmp_path / f"device.{suffix}"
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/zero")
+    for path in (pipe, device):
+        with pytest.raises(UnknownSourceError, match="got a device or a pipe, which may never end"):
+            open_source(path)
+
+
+def test_a_pipe_among_the_files_of_a_folder_is_not_waited_for(tmp_path: Path) -> None:
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no named pipes")
+    pq.write_table(pa.table({"v": ROWS.tolist()}), tmp_path / "a.parquet")
+    os.mkfifo(tmp_path / "b.parquet")
+    with pytest.raises(UnknownSourceError, match=r"b\.parquet: expected a file or a folder, got a device or a pipe"):
+        open_source(tmp_path)
+
+
+def test_an_array_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.npz"
+    content = io.BytesIO()
+    np.save(content, ROWS)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("vectors.npy", content.getvalue())
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("vectors.npy", content.getvalue())
+    with pytest.raises(MalformedSourceError, match="an array is there twice"):
+        open_source(path)
+
+
+def test_an_empty_location_is_no_folder() -> None:
+    with pytest.raises(UnknownSourceError, match="expected the name of a file or folder"):
+        open_source("")

@@ -109,6 +109,8 @@ class NpzFile:
         with malformed_if_it_fails(f"{name}: not a complete .npz file"):
             self._archive = zipfile.ZipFile(file)
             members = [member for member in self._archive.namelist() if member.endswith(".npy")]
+            if len(set(members)) < len(members):
+                raise ValueError("an array is there twice")
             self.headers: dict[str, NpyHeader] = {}
             for member in members:
                 with self._archive.open(member) as stored:

@@ -6,6 +6,7 @@ import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,6 +18,7 @@ from vaecodec.errors import (
     MalformedSourceError,
     MissingColumnError,
     NotFloatingPointError,
+    UnknownSourceError,
     VaecodecError,
 )
 from vaecodec.vectors import as_array
@@ -82,6 +84,12 @@ class RandomAccessSource(VectorSource, Protocol):
     def take(self, rows: NDArray[np.int64]) -> Rows:
         """Read the rows of these numbers: int64 (m,), strictly increasing, to a new float (m, dim)."""
         ...
+
+
+def refuse_special(path: Path) -> None:
+    """Raise ``UnknownSourceError`` for a device or a pipe, which may never end; what is missing is for the reader."""
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise UnknownSourceError(f"{path}: expected a file or a folder, got a device or a pipe, which may never end")
 
 
 def rows_per_block(dim: int) -> int:

@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from vaecodec.errors import AmbiguousColumnError, MissingColumnError, SourceNotFoundError, UnknownSourceError
-from vaecodec.sources.base import VectorSource
+from vaecodec.sources.base import VectorSource, refuse_special
 from vaecodec.sources.binary import open_bvecs, open_fbin, open_fvecs, open_ibin, open_npy, open_npz
 from vaecodec.sources.hdf5 import Hdf5Source
 from vaecodec.sources.parquet import ParquetSource
@@ -71,6 +71,7 @@ def open_source(
 def _open_path(path: Path, column: str | None, *, codes: bool, queries: bool, bad_rows: bool) -> VectorSource:
     if not path.exists():
         raise SourceNotFoundError(f"{path}: no such file or folder")
+    refuse_special(path)
     if path.is_dir() or path.suffix.lower() == ".parquet":
         return ParquetSource(path, column, codes=codes, bad_rows=bad_rows)
     if codes and path.suffix.lower() != ".npy":

@@ -18,7 +18,15 @@ from vaecodec.errors import (
     SourceNotFoundError,
 )
 from vaecodec.extras import require
-from vaecodec.sources.base import VALUES, WIDEST_ROW, Rows, choose_column, malformed_if_it_fails, rows_per_block
+from vaecodec.sources.base import (
+    VALUES,
+    WIDEST_ROW,
+    Rows,
+    choose_column,
+    malformed_if_it_fails,
+    refuse_special,
+    rows_per_block,
+)
 from vaecodec.sources.ids import choose_id_column
 from vaecodec.sources.parquet_footer import chunk_values
 
@@ -148,8 +156,10 @@ def parquet_files(path: Path) -> list[Path]:
     files = sorted(
         file
         for file in path.rglob("*.parquet")
-        if not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
+        if not file.is_dir() and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
     )
+    for file in files:
+        refuse_special(file)
     if not files:
         raise SourceNotFoundError(f"{path}: the folder holds no .parquet file")
     return files
