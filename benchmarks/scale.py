@@ -1,14 +1,17 @@
 """Measure minutes and peak memory of every command on collections of the sizes that people have.
 
-    python benchmarks/scale.py --data DIR --rows 500000 --out scale.json
+    python benchmarks/scale.py --data DIR --rows 500000 --rows 1000000 --out scale.json
+    python benchmarks/scale.py --data DIR --rows 200000 --dim 1536 --commands plan --out scale.json
+    python benchmarks/scale.py --data DIR --out scale.json --table
 
-The collection is DIR/base.npy followed by copies of its rows with a little noise, of the width of the base, or made
-wider by repeating its dimensions: good for time and memory, worthless for recall. Each command runs in a process of its
-own; its peak memory is the resident set that the system recorded of it, memory-mapped files included. Silence is the
-longest time without a line of output, where no terminal shows a bar. To see what is bounded, run two sizes and compare.
+The collection is DIR/base.npy followed by copies of its rows with a little noise. It has the width of the base, or is
+made wider by placing several of its rows side by side: good for time and memory, worthless for recall. `migrate` copies
+a collection in a folder of Qdrant's local mode, which keeps it in memory. Each command runs in a process of its own.
+Its peak memory is the resident set that the system recorded of it, memory-mapped files included. Silence is the longest
+time without a line of output, where no terminal shows a bar. To see what is bounded, run two sizes and compare.
 
-Each result is written to the JSON at once, and what is there already is not run again. ``--table`` prints it
-as Markdown.
+Each result is written to the JSON at once, and what is there already is not run again: the cases can be run one by one,
+and `--table` prints all of them as Markdown.
 """
 
 from __future__ import annotations
@@ -33,14 +36,15 @@ from vaecodec.provenance import made_now
 _BLOCK = 20_000
 _NOISE = 0.05
 QUERIES = 1_000
+COMMANDS = ("linear", "encode", "train", "fit", "plan", "report", "compress", "migrate")
 
 
 def main(
     data: Annotated[Path, typer.Option(help="Folder with base.npy and queries.npy.")],
-    rows: Annotated[list[int], typer.Option(help="Rows of the collection; may be repeated.")],
     out: Annotated[Path, typer.Option(help="JSON to write.")],
+    rows: Annotated[list[int] | None, typer.Option(help="Rows of the collection; may be repeated.")] = None,
     dim: Annotated[int | None, typer.Option(help="Width; by default that of the base.")] = None,
-    commands: Annotated[str, typer.Option(help="Which of them to run.")] = "linear,train,plan,encode,report",
+    commands: Annotated[str, typer.Option(help="Which of them to run.")] = ",".join(COMMANDS),
     budget: Annotated[str, typer.Option(help="Time for all training in fit and compress.")] = "10m",
     show: Annotated[bool, typer.Option("--table", help="Print the results that are there, and run nothing.")] = False,
 ) -> None:
@@ -49,11 +53,13 @@ def main(
     if show:
         print("\n".join(table(found)))
         return
-    for count in rows:
+    for count in rows or ():
         with tempfile.TemporaryDirectory(prefix="vaecodec-scale-", dir=out.parent) as folder:
             # In a process of its own: the system counts the largest memory of the parent for its children, too.
             with get_context("spawn").Pool(1) as pool:
                 width = pool.apply(make_collection, (data, Path(folder), count, dim))
+                if "migrate" in commands.split(","):
+                    pool.apply(fill, (Path(folder),))
             done = [entry["command"] for entry in found if (entry["rows"], entry["dim"]) == (count, width)]
             wanted = [name for name in commands.split(",") if name not in done]
             # The codec that others use comes first, and is not measured unless it was asked for.
@@ -68,10 +74,10 @@ def main(
 
 def table(found: list[dict[str, Any]]) -> list[str]:
     """Return the lines of a Markdown table."""
-    lines = ["| command | rows | seconds | of processor | peak memory | longest silence |", "|---|---|---|---|---|---|"]
+    lines = ["| command | rows | minutes | of processor | peak memory | longest silence |", "|---|---|---|---|---|---|"]
     for entry in found:
         memory = f"{entry['peak_mb'] / 1e3:.1f} GB | {entry['silence']:.0f} s"
-        times = f"{entry['seconds']:,.0f} | {entry['cpu_seconds']:,.0f}"
+        times = f"{entry['seconds'] / 60:,.1f} | {entry['cpu_seconds'] / 60:,.1f}"
         lines += [f"| `{entry['command']}` | {entry['rows']:,} x {entry['dim']:,} | {times} | {memory} |"]
     return lines
 
@@ -81,51 +87,53 @@ def make_collection(data: Path, folder: Path, rows: int, dim: int | None) -> int
     base = np.load(data / "base.npy", mmap_mode="r")
     queries = np.load(data / "queries.npy", mmap_mode="r")[:QUERIES]
     width = dim or base.shape[1]
-    columns = np.arange(width) % base.shape[1]
     random = np.random.default_rng(0)
     docs = np.lib.format.open_memmap(folder / "docs.npy", "w+", np.float32, (rows, width))
     for start in range(0, rows, _BLOCK):
         numbers = np.arange(start, min(start + _BLOCK, rows))
-        block = np.asarray(base[numbers % len(base)], np.float32)[:, columns]
-        noise = random.standard_normal(block.shape, np.float32) * (_NOISE / np.sqrt(width)) * np.linalg.norm(block)
-        docs[numbers] = block + noise / np.sqrt(len(block)) * (numbers >= len(base))[:, None]
+        block = _beside(base, numbers, width)
+        lengths = np.linalg.norm(block, axis=1, keepdims=True) / np.sqrt(width)
+        noise = _NOISE * lengths * random.standard_normal(block.shape, np.float32)
+        docs[numbers] = block + noise * (numbers >= len(base))[:, None]
     docs.flush()
-    np.save(folder / "queries.npy", np.asarray(queries, np.float32)[:, columns])
+    np.save(folder / "queries.npy", _beside(queries, np.arange(len(queries)), width))
     return width
+
+
+def _beside(rows: np.ndarray, numbers: np.ndarray, width: int) -> np.ndarray:
+    """Return rows by number, each with rows far from it at its side until it is so wide: float32 (n, width)."""
+    parts = [rows[(numbers + part * 7_919) % len(rows)] for part in range(-(-width // rows.shape[1]))]
+    return np.concatenate(parts, axis=1)[:, :width].astype(np.float32)
+
+
+def fill(folder: Path) -> None:
+    """Put the documents into a collection of Qdrant's local mode, in the folder ``qdrant``."""
+    from qdrant_client import QdrantClient, models
+
+    docs = np.load(folder / "docs.npy", mmap_mode="r")
+    client = QdrantClient(path=str(folder / "qdrant"))
+    size = models.VectorParams(size=docs.shape[1], distance=models.Distance.COSINE)
+    client.create_collection("docs", vectors_config=size)
+    for start in range(0, len(docs), _BLOCK):
+        block = docs[start : start + _BLOCK]
+        payload = [{"row": row} for row in range(start, start + len(block))]
+        client.upload_collection("docs", np.array(block), payload, ids=range(start, start + len(block)))
+    client.close()
 
 
 def words(name: str, budget: str) -> list[str]:
     """Return a command as it is typed in the folder of the collection."""
+    searched = "docs.npy --queries queries.npy"
     return {
-        "linear": ["linear", "docs.npy", "--dim", "64", "--out", "linear.onnx"],
-        "train": ["train", "docs.npy", "--queries", "queries.npy", "--dim", "64", "--out", "run"],
-        "fit": ["fit", "docs.npy", "--queries", "queries.npy", "--budget", budget, "--out", "fitted"],
-        "plan": ["plan", "docs.npy", "--queries", "queries.npy", "--target", "recall@10>=0.5"],
-        "encode": ["encode", "docs.npy", "--codec", "linear.onnx", "--out", "latents.npy"],
-        "report": [
-            "report",
-            "--base",
-            "docs.npy",
-            "--queries",
-            "queries.npy",
-            "--codec",
-            "linear.onnx",
-            "--out",
-            "report",
-        ],
-        "compress": [
-            "compress",
-            "docs.npy",
-            "--queries",
-            "queries.npy",
-            "--bytes",
-            "64",
-            "--budget",
-            budget,
-            "--out",
-            "small",
-        ],
-    }[name]
+        "linear": "linear docs.npy --dim 64 --out linear.onnx",
+        "encode": "encode docs.npy --codec linear.onnx --out latents.npy",
+        "train": f"train {searched} --dim 64 --out run",
+        "fit": f"fit {searched} --budget {budget} --out fitted",
+        "plan": f"plan {searched} --target recall@10>=0.5",
+        "report": f"report --base {searched} --codec linear.onnx --out report",
+        "compress": f"compress {searched} --bytes 64 --budget {budget} --out compressed",
+        "migrate": "migrate --path qdrant --collection docs --codec linear.onnx --into small",
+    }[name].split()
 
 
 def run(command: list[str], folder: Path) -> dict[str, float]:

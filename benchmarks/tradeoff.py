@@ -1,8 +1,9 @@
 """Draw the README's picture: recall against bytes per vector, learned codecs beside linear ones.
 
-    python benchmarks/contract.py --data ../shared/data/debian-minilm --dims 64,128 --json contract.json
+    python benchmarks/contract.py --data ../shared/data/debian-minilm --dims 64,128 \\
+        --json docs/contract/debian-minilm.json
     python benchmarks/tradeoff.py --data ../shared/data/debian-minilm \\
-        --codes docs/bytes/debian-minilm-short.json --floats contract.json
+        --codes docs/bytes/debian-minilm-short.json --floats docs/contract/debian-minilm.json
 
 Codes are those of `short_codes.py`, learned floats those of `contract.py`; the linear codecs are fitted here on the
 same training documents and measured on the same base and queries.

@@ -92,6 +92,26 @@ def figures(cell: str) -> list[float]:
     return [float(figure) for figure in re.findall(r"(?<![\d.\[+-])\.\d{3}(?!\d)", cell)]
 
 
+def test_figures_of_floats_are_what_the_contract_measured() -> None:
+    content = json.loads((ROOT / "docs" / "contract" / "debian-minilm.json").read_text())
+    found = {(row["dim"], row["figure"]): row for row in content["results"]}
+    columns = ("recall@1", "recall@10", "recall@100", "kept@100", "ndcg@10")
+    training, index = (
+        rows_under(page, head) for page, head in (("training.md", "| collection | k | lat"), ("index.md", "| all-Mini"))
+    )
+    for number, width in enumerate((64, 128)):
+        shown = {"recall@10": figures(index[number + 1][1]), "ndcg@10": figures(index[number + 1][2])}
+        for name, (learned, linear) in shown.items():
+            row = found[width, name]
+            assert [learned, linear] == pytest.approx([row["learned"], row["learned"] - row["mean"]], abs=0.00051)
+        assert training[number][1] == str(width)
+        for cell, name in zip(training[number][3:], columns, strict=True):
+            learned, gain = map(float, re.findall(r"[+-]?[\d.]+", cell))
+            row = found[width, name]
+            assert [learned, gain] == pytest.approx([row["learned"], row["mean"]], abs=0.00051), (width, name)
+        assert all(f"{figure:.3f}".removeprefix("0") in README for figure in shown["recall@10"])
+
+
 PEERS, SVD_BITS = r"PQ\d+|OPQ\d+|RaBitQ.*|full vector x .*", SYSTEMS["SVD, then one, two or four bits"]
 COLUMNS = (PEERS, SVD_BITS, r"SVD x trellis \(untrained\)", "trellis", r"uniform \d+ x .*")
 
