@@ -537,6 +537,18 @@ def test_nothing_of_others_is_removed(rows: np.ndarray, svd_codec: LinearCodec, 
     assert [path.name for path in (tmp_path / "v.npy.partial").iterdir()] == ["letter.txt"]
 
 
+def test_the_folder_that_one_is_in_is_not_replaced(
+    rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "rows.npy", rows[:10])
+    (tmp_path / "here" / "below").mkdir(parents=True)
+    for folder, output in (("here/below", "."), ("here/below", ".."), ("here/below", tmp_path / "here" / "below")):
+        monkeypatch.chdir(tmp_path / folder)
+        with pytest.raises(OutputExistsError, match="is or holds the current folder, which cannot be replaced"):
+            encode(tmp_path / "rows.npy", Path(output), svd_codec)
+    assert list((tmp_path / "here" / "below").iterdir()) == []
+
+
 def test_an_input_is_never_overwritten(rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path) -> None:
     anew = replace(SHARDS, overwrite=True)
     encode(write(tmp_path / "x.npy", rows), tmp_path / "y.npy", svd_codec, options=SHARDS)

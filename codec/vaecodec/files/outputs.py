@@ -65,10 +65,11 @@ def check_folder(
     overwrite: bool = False,
     inputs: Iterable[str | os.PathLike[str]] = (),
 ) -> None:
-    """Check that a folder may be written; raises as :func:`check_file` does.
+    """Check that a folder may be written, another one in its place; raises as :func:`check_file` does.
 
     Args:
-        path: the folder to write; it may exist if it is empty, or ``overwrite`` is given and all in it is ours.
+        path: the folder to write; it may exist if it is empty, or ``overwrite`` is given and all in it is ours. The
+            current folder is refused: whoever is in it would see nothing of the new one.
         is_ours: see :data:`IsOurs`; called with everything in the folder.
         overwrite: replace what is there, if vaecodec wrote it.
         inputs: what is read.
@@ -76,6 +77,8 @@ def check_folder(
     target = Path(path)
     check_not_input(target, inputs)
     if target.is_dir():
+        if _holds_current_folder(target):
+            raise OutputExistsError(f"{path}: is or holds the current folder, which cannot be replaced; name a new one")
         entries = sorted(target.iterdir())
         foreign = next((entry for entry in entries if not is_ours(entry)), None)
         if foreign is not None:
@@ -112,6 +115,13 @@ def check_not_input(path: Path, inputs: Iterable[str | os.PathLike[str]]) -> Non
             raise OutputExistsError(f"{path}: lies within the input, {given}, and would be read as part of it")
         if read.is_relative_to(output) and path.exists():
             raise OutputExistsError(f"{path}: holds the input {given}, which is never overwritten; choose another one")
+
+
+def _holds_current_folder(target: Path) -> bool:
+    try:
+        return Path.cwd().is_relative_to(target.resolve())
+    except FileNotFoundError:  # the current folder was deleted
+        return False
 
 
 def _refuse_unasked(target: Path, overwrite: bool, found: str = "") -> None:
