@@ -185,7 +185,7 @@ def test_latents_of_another_codec_are_not_decoded(
         decode(tmp_path / middle, tmp_path / "back.npy", other)
     assert str(raised.value) == (
         f"{tmp_path / middle}: written by codec {svd_codec.codec_id[:16]}, cannot be decoded by codec "
-        f"{other.codec_id[:16]}"
+        f"{other.codec_id[:16]}; load the codec that wrote it"
     )
     assert not (tmp_path / "back.npy.partial").exists()
 
@@ -271,7 +271,10 @@ def test_codes_that_cannot_be_made_or_read_are_refused(
     encode(source, tmp_path / "c32.npy", Codec.load(path, dim=32), options=int8)
     with pytest.raises(CodecMismatchError) as mismatch:
         decode(tmp_path / "c32.npy", tmp_path / "back3.npy", Codec.load(path))
-    assert str(mismatch.value) == f"{tmp_path}/c32.npy: written with dim 32, cannot be decoded with dim 64"
+    assert (
+        str(mismatch.value)
+        == f"{tmp_path}/c32.npy: written with dim 32, cannot be decoded with dim 64; load the codec with that dim"
+    )
     assert {path.name for path in tmp_path.iterdir() if path.suffix == ".partial"} == set()
 
 
@@ -282,7 +285,9 @@ def test_damaged_words_about_an_output_are_named(
     codes = tmp_path / "codes.npy"
     encode(write(tmp_path / "x.npy", rows[:50]), codes, calibrated, options=BulkOptions(bytes=16))
     codes.with_name("codes.npy.json").write_text(said)
-    with pytest.raises(MalformedSourceError, match=rf"^{codes}: what was kept of how it was written, .* is damaged$"):
+    with pytest.raises(
+        MalformedSourceError, match=rf"^{codes}: what was kept of how it was written, .* is damaged; encode again$"
+    ):
         decode(codes, tmp_path / "back.npy", calibrated)
     codes.with_name("codes.npy.json").unlink()
     with pytest.raises(
@@ -800,7 +805,7 @@ def test_what_cannot_be_encoded_is_refused_before_anything_is_written(
         (
             "two",
             MalformedSourceError,
-            f"{two}/c.parquet: its columns differ from those of {two}/a.parquet: tags",
+            f"{two}/c.parquet: its columns differ from those of {two}/a.parquet: tags; make them the same",
         ),
     ]
     for name, error, message in refused:
@@ -887,7 +892,7 @@ def test_the_commands_encode_and_decode(rows: np.ndarray, svd_path: Path, tmp_pa
 def test_a_log_gets_lines_with_the_rate_of_this_run_and_the_time_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter((0.0, 7.0, 37.0, 66.0, 68.0))
+    clock = iter((0.0, 7.0, 37.0, 37.0, 66.0, 68.0, 68.0))  # whoever logs a line looks at the clock, too
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     lines = LogLines("docs", seconds=30)
     for done in (5_000, 8_000, 8_001, 9_000):  # resumed at 5,000

@@ -126,7 +126,7 @@ def test_another_codec_is_refused(sample, cosine_codec: Codec, tmp_path: Path) -
         PackedIndex.load(tmp_path / "a.index", other)
     assert str(refusal.value) == (
         f"{tmp_path / 'a.index'}: filled by codec {cosine_codec.codec_id[:16]} at 128 dimensions, cannot be "
-        f"searched with codec {other.codec_id[:16]} at 64"
+        f"searched with codec {other.codec_id[:16]} at 64; load the codec that filled it"
     )
 
 
@@ -138,15 +138,17 @@ def test_files_that_are_no_index_are_refused(sample, cosine_codec: Codec, tmp_pa
     whole = path.read_bytes()
     with pytest.raises(FileNotFoundError, match=r"none\.index"):
         PackedIndex.load(tmp_path / "none.index", cosine_codec)
+    again = "copy the file again, or add the vectors anew"
+    newer = "format version 3 is newer than the 2 known here; upgrade with: pip install --upgrade vaecodec"
     for damaged, message in (
         (b"", "expected a file that PackedIndex.save wrote"),
         (b"something else entirely", "expected a file that PackedIndex.save wrote"),
-        (whole[:8] + b"\x03" + whole[9:], "format version 3 is newer than the 2 known here"),
+        (whole[:8] + b"\x03" + whole[9:], newer),
         (whole[:8] + b"\x01" + whole[9:], "format version 1 has no checksum; add the vectors to a new index"),
         (whole[:48] + b"\xff" * 16 + whole[64:], "the header is damaged; copy the file again, or add the vectors anew"),
         (whole[:40], "expected a file that PackedIndex.save wrote"),
-        (whole[:-1], f"expected {len(whole)} bytes, found {len(whole) - 1}"),
-        (whole + b"\0", f"expected {len(whole)} bytes, found {len(whole) + 1}"),
+        (whole[:-1], f"expected {len(whole)} bytes, found {len(whole) - 1}; {again}"),
+        (whole + b"\0", f"expected {len(whole)} bytes, found {len(whole) + 1}; {again}"),
         (whole[:-1] + b"\0", "the content does not fit its checksum; copy the file again, or add the vectors"),
     ):
         path.write_bytes(damaged)

@@ -491,8 +491,13 @@ def test_points_that_lack_the_named_vector_are_passed_over(client: QdrantClient)
             "collection 'named' has several vectors: 'body', 'title'; say which is meant",
         ),
         ("named", "x", MissingColumnError, "collection 'named' has no vector 'x'; it has: 'body', 'title'"),
-        ("sparse", None, MissingColumnError, "collection 'sparse' has no dense vectors"),
-        ("multi", None, InvalidVectorsError, "vector '' of collection 'multi' is a multivector"),
+        ("sparse", None, MissingColumnError, "collection 'sparse' has no dense vectors; name another collection"),
+        (
+            "multi",
+            None,
+            InvalidVectorsError,
+            "vector '' of collection 'multi' is a multivector; name a vector of one row per point",
+        ),
     ],
 )
 def test_a_collection_that_cannot_be_read_says_why(

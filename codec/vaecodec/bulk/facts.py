@@ -135,14 +135,18 @@ def _stored(file: Path, column: str | None) -> str | bytes | None:
 def _settings(name: Path, file: Path, stored: str | bytes, codec: VectorCodec) -> dict[str, Any]:
     facts = _parse(name, stored)
     if facts["work"] != "encode":
-        raise CodecMismatchError(f"{name}: holds reconstructed embeddings, which cannot be decoded once more")
+        raise CodecMismatchError(
+            f"{name}: holds reconstructed embeddings, which cannot be decoded once more; give latents or codes"
+        )
     if facts["codec_id"] != decoded_by(codec):
         raise CodecMismatchError(
-            f"{name}: written by codec {facts['codec_id'][:16]}, cannot be decoded by codec {codec.codec_id[:16]}"
+            f"{name}: written by codec {facts['codec_id'][:16]}, cannot be decoded by codec {codec.codec_id[:16]}; "
+            "load the codec that wrote it"
         )
     if facts["code_dim"] != codec.code_dim:
         raise CodecMismatchError(
-            f"{name}: written with dim {facts['code_dim']}, cannot be decoded with dim {codec.code_dim}"
+            f"{name}: written with dim {facts['code_dim']}, cannot be decoded with dim {codec.code_dim}; "
+            "load the codec with that dim"
         )
     if "sha256" in facts and facts["sha256"] != sha256(file):
         raise MalformedSourceError(
@@ -162,7 +166,7 @@ def _parse(file: Path, stored: str | bytes) -> dict[str, Any]:
     except (ValueError, LookupError) as error:
         raise MalformedSourceError(
             f"{file}: what was kept of how it was written, in .json beside an array and in the metadata of Parquet, "
-            "is damaged"
+            "is damaged; encode again"
         ) from error
     return facts
 

@@ -137,7 +137,9 @@ class ParquetInput:
         )
         if columns != expected:
             differing = ", ".join(sorted({name for name, _ in columns.items() ^ expected.items()}))
-            raise MalformedSourceError(f"{file}: its columns differ from those of {self.files[0]}: {differing}")
+            raise MalformedSourceError(
+                f"{file}: its columns differ from those of {self.files[0]}: {differing}; make them the same"
+            )
 
     def output_schema(self, empty: NDArray[Any], facts: dict[str, Any]) -> tuple[Any, str]:
         """Return the first file's columns, with the latents in the place of the vectors."""

@@ -31,6 +31,7 @@ _MAGIC = b"VAECPACK"
 VERSION = 2
 _ALIGNMENT = 64
 _MOST_ROWS = 1 << 48
+_ANEW = "copy the file again, or add the vectors anew"
 _MOST_HEADER = 1 << 16
 _BLOCK_BYTES = 1 << 22
 
@@ -96,12 +97,15 @@ def read(path: str | os.PathLike[str], codec: Codec) -> tuple[Header, Rows]:
             raise IndexFileError(f"{path}: expected a file that PackedIndex.save wrote")
         _, version, length, expected = _PREAMBLE.unpack(preamble)
         if version > VERSION:
-            raise IndexFileError(f"{path}: format version {version} is newer than the {VERSION} known here")
+            raise IndexFileError(
+                f"{path}: format version {version} is newer than the {VERSION} known here; upgrade with: "
+                "pip install --upgrade vaecodec"
+            )
         if version < VERSION:
             raise IndexFileError(f"{path}: format version {version} has no checksum; add the vectors to a new index")
         text = file.read(min(length, _MOST_HEADER))
         if len(text) < length or hashlib.sha256(text).digest() != expected:
-            raise IndexFileError(f"{path}: the header is damaged; copy the file again, or add the vectors anew")
+            raise IndexFileError(f"{path}: the header is damaged; {_ANEW}")
         header, digest = _header(path, text)
         code = _code(path, header, codec)
         empty = code.encode(np.empty((0, codec.code_dim), np.float32))
@@ -109,7 +113,7 @@ def read(path: str | os.PathLike[str], codec: Codec) -> tuple[Header, Rows]:
         stop = start + header.rows * ((8 if header.ids else 0) + code.bytes_per_vector)
         size = os.fstat(file.fileno()).st_size
         if size != stop:
-            raise IndexFileError(f"{path}: expected {stop} bytes, found {size}")
+            raise IndexFileError(f"{path}: expected {stop} bytes, found {size}; {_ANEW}")
         if not header.rows:
             payload: NDArray[np.uint8] = np.empty(0, np.uint8)
         else:
@@ -144,9 +148,9 @@ def _header(path: str | os.PathLike[str], text: bytes) -> tuple[Header, str]:
         )
     # The header is no JSON, no object, or lacks a value or has one of a wrong type.
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        raise IndexFileError(f"{path}: the header is malformed") from error
+        raise IndexFileError(f"{path}: the header is malformed; {_ANEW}") from error
     if not good:
-        raise IndexFileError(f"{path}: the header is malformed")
+        raise IndexFileError(f"{path}: the header is malformed; {_ANEW}")
     return header, digest
 
 
@@ -154,7 +158,7 @@ def _code(path: str | os.PathLike[str], header: Header, codec: Codec) -> Code:
     if (header.codec_id, header.code_dim) != (codec.codec_id, codec.code_dim):
         raise CodecMismatchError(
             f"{path}: filled by codec {header.codec_id[:16]} at {header.code_dim} dimensions, cannot be "
-            f"searched with codec {codec.codec_id[:16]} at {codec.code_dim}"
+            f"searched with codec {codec.codec_id[:16]} at {codec.code_dim}; load the codec that filled it"
         )
     try:
         return codec.code(**header.code)
@@ -172,11 +176,11 @@ def _digest(payload: NDArray[np.uint8]) -> str:
 def _check(path: str | os.PathLike[str], header: Header, rows: Rows) -> None:
     if rows.ids is None:
         if header.next_id < header.rows:
-            raise IndexFileError(f"{path}: the header is malformed")
+            raise IndexFileError(f"{path}: the header is malformed; {_ANEW}")
     elif len(rows.ids) and (len(np.unique(rows.ids)) < len(rows.ids) or int(rows.ids.max()) >= header.next_id):
-        raise IndexFileError(f"{path}: the ids are malformed")
+        raise IndexFileError(f"{path}: the ids are malformed; {_ANEW}")
     if rows.stored.dtype.kind == "f":
         for first, codes in rows.blocks(_BLOCK_BYTES // max(1, rows.stored.shape[1])):
             finite = np.isfinite(codes).all(axis=1)
             if not finite.all():
-                raise IndexFileError(f"{path}: row {first + int(np.argmin(finite))} holds NaN or infinity")
+                raise IndexFileError(f"{path}: row {first + int(np.argmin(finite))} holds NaN or infinity; {_ANEW}")

@@ -60,14 +60,16 @@ class QdrantSource:
         named = vectors if isinstance(vectors, dict) else {"": vectors} if vectors is not None else {}
         listed = ", ".join(repr(name) for name in sorted(named)) or "none"
         if not named:
-            raise MissingColumnError(f"collection {collection!r} has no dense vectors")
+            raise MissingColumnError(f"collection {collection!r} has no dense vectors; name another collection")
         if vector is None and len(named) > 1:
             raise AmbiguousColumnError(f"collection {collection!r} has several vectors: {listed}; say which is meant")
         chosen = vector if vector is not None else next(iter(named))
         if chosen not in named:
             raise MissingColumnError(f"collection {collection!r} has no vector {chosen!r}; it has: {listed}")
         if named[chosen].multivector_config is not None:
-            raise InvalidVectorsError(f"vector {chosen!r} of collection {collection!r} is a multivector")
+            raise InvalidVectorsError(
+                f"vector {chosen!r} of collection {collection!r} is a multivector; name a vector of one row per point"
+            )
         self.name = f"qdrant collection {collection!r}"
         self.dim = named[chosen].size
         self._client = client

@@ -143,7 +143,9 @@ def read_report(path: Path) -> Run:
         raise EvaluationInputError(
             f"{path}: expected the report.json of an earlier report, got something else"
         ) from error
-    raise EvaluationInputError(f"{path}: a report of format {version}, but this vaecodec reads {FORMAT_VERSION}")
+    raise EvaluationInputError(
+        f"{path}: a report of format {version}, but this vaecodec reads {FORMAT_VERSION}; make that report again"
+    )
 
 
 def _is_row(value: Any) -> bool:
