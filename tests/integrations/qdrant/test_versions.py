@@ -35,8 +35,12 @@ def dense(**options: Any) -> models.DenseVectorNameConfig:
 
 
 CALLS: dict[str, tuple[str, str, Callable[[Any], Any]]] = {
-    "datatype turbo8": ("1.18.3", "1.19", lambda c: c.create_collection("new", params(datatype="turbo8"))),
-    "datatype turbo4": ("1.18.3", "1.19", lambda c: c.create_collection("new", {"title": params(datatype="turbo4")})),
+    "datatype turbo4": ("1.18.3", "1.19", lambda c: c.create_collection("new", params(datatype="turbo4"))),
+    "datatype of a name": (
+        "1.18.3",
+        "1.19",
+        lambda c: c.create_collection("new", {"title": params(datatype="turbo4")}),
+    ),
     "TurboQuant codes (quantization_config)": (
         "1.17.1",
         "1.18",
@@ -86,8 +90,8 @@ async def test_the_async_client_looks_as_well(rest_server: RestServer, codecs: d
     client = AsyncCompressedQdrantClient(
         AsyncQdrantClient(url=rest_server.url, check_compatibility=False), codecs=codecs
     )
-    with pytest.raises(UnsupportedRequestError, match=r"^datatype turbo8: expected a Qdrant server of version 1\.19"):
-        await client.create_collection("new", params(datatype="turbo8"))
+    with pytest.raises(UnsupportedRequestError, match=r"^datatype turbo4: expected a Qdrant server of version 1\.19"):
+        await client.create_collection("new", params(datatype="turbo4"))
     await client.close()
 
 
@@ -95,8 +99,16 @@ def test_the_version_is_asked_for_only_where_something_depends_on_it(rest_server
     client.create_collection("plain", params(datatype="float16"))
     client.upsert("plain", [models.PointStruct(id=1, vector=[1.0] * 384)])
     assert ("GET", "/") not in rest_server.requests
-    client.create_collection("small", params(datatype="turbo8"))
+    client.create_collection("small", params(datatype="turbo4"))
     assert ("GET", "/") in rest_server.requests
+
+
+@pytest.mark.parametrize("datatype", ["turbo4", "turbo8", "turbo16"])
+def test_every_compact_datatype_needs_the_same_version(datatype: str) -> None:
+    feature = f"datatype {datatype}"
+    with pytest.raises(UnsupportedRequestError, match=rf"^{feature}: .* of version 1\.19 or later, got 1\.18\.3"):
+        check_version("1.18.3", [feature])
+    check_version("1.19.0", [feature])
 
 
 @pytest.mark.skipif(EIGHT is None, reason="this qdrant-client does not know 8 bits")
