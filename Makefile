@@ -17,10 +17,14 @@ ANN_COMMIT := f402b2cc17b980d7cd45241ab5a7a4cc0f965e55
 COMPUTING := $(addprefix tests/, codec/test_calibration.py codec/test_codec.py codec/test_codes.py codec/test_codes_trellis.py codec/test_drift.py \
 	codec/test_evaluation.py codec/test_linear.py codec/test_packed_index.py training/test_losses.py)
 
+PYTHONS ?= python3.12 python3.13 $(wildcard $(addprefix $(HOME)/.pyenv/versions/, 3.12.*/bin/python 3.13.*/bin/python))
+BASE_TESTS := $(addprefix tests/, codec/test_artifact.py codec/test_codec.py codec/test_hub.py codec/test_linear.py codec/test_vectors.py \
+	integrations/test_usearch.py)
+
 # A second OpenMP thread gains little on matrices of this size, and its spinning costs much on a busy machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test harness processors lowest fuzz check lint types wheel docs lock clean
+.PHONY: demo test harness processors lowest pythons fuzz check lint types wheel docs lock clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -86,6 +90,16 @@ lowest:
 	uv pip install --quiet --python build/lowest --constraint build/lowest.txt \
 		hypothesis pandas pytest pytest-asyncio pytest-timeout scikit-learn scipy
 	build/lowest/bin/pytest tests/codec tests/integrations/test_usearch.py
+
+# What runs without torch, with each later Python that this machine has and today's newest dependencies.
+pythons:
+	for python in $(PYTHONS); do \
+		$$python -c '' 2>/dev/null || continue; \
+		rm -rf build/python && $$python -m venv build/python && \
+		build/python/bin/pip install --quiet '.[cli,export,hub,packed,parquet,prometheus,report,usearch]' \
+			hypothesis pandas pytest pytest-asyncio pytest-timeout scikit-learn scipy && \
+		build/python/bin/pytest $(BASE_TESTS) || exit 1; \
+	done
 
 # Coverage-guided fuzzing: the seconds are shared by all targets. Any exception but our own ends it, with its input kept.
 fuzz: $(VENV)/.installed

@@ -170,6 +170,7 @@ def test_a_dtype_that_would_spoil_the_distances_is_refused():
 
 
 def test_files_of_others_are_refused_and_change_nothing(tmp_path):
+    pytest.importorskip("hnswlib", reason="hnswlib is not installed: pip install 'vaecodec[hnsw]'")
     codec = identity(Metric.L2)
     index = CompressedUsearchIndex(codec)
     index.add([7], rows(1))

@@ -184,7 +184,8 @@ class ReportSummary:
     def in_words(self, name: str) -> str:
         """Say how much smaller a codec or code is, what it keeps, and what is kept without training."""
         codec, whole = self.method(name), self.method(UNCOMPRESSED)
-        text = f"{name}: {whole.bytes_per_vector / codec.bytes_per_vector:.3g}x smaller"
+        share = whole.bytes_per_vector / codec.bytes_per_vector
+        text = f"{name}: {share:.3g}x smaller" if share > 1 else f"{name}: not smaller"
         text += f" ({codec.bytes_per_vector:,} bytes per vector)"
         text += f"; keeps {_percent(codec.metrics[JUDGED].mean)} of the ten nearest documents"
         if 4 in codec.losses.reranked:
