@@ -61,10 +61,10 @@ def on_no_page(names: set[str]) -> set[str]:
     }
 
 
-def annotations(node: ast.stmt) -> list[ast.expr]:
+def written_types(node: ast.stmt) -> list[ast.expr]:
     """Return the annotations of a function, or of a class's fields and public methods."""
     if isinstance(node, ast.ClassDef):
-        return [annotation for member in node.body for annotation in annotations(member)]
+        return [annotation for member in node.body for annotation in written_types(member)]
     if isinstance(node, ast.AnnAssign):
         return [] if isinstance(node.target, ast.Name) and node.target.id.startswith("_") else [node.annotation]
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or re.match(r"_(?!_init__)", node.name):
@@ -77,7 +77,7 @@ def test_every_class_in_a_listed_signature_is_listed() -> None:
     met = set()
     for name in LISTED:
         for node in defined(name):
-            for annotation in annotations(node):
+            for annotation in written_types(node):
                 met |= {each.id for each in ast.walk(annotation) if isinstance(each, ast.Name)}
     public = {name for name in met if not name.startswith("_")}
     assert len(public & SHORT) > 50
