@@ -108,7 +108,7 @@ def test_commands_that_write_a_codec_say_which_as_json(capsys, files: Path, vae_
     linear_codec = printed(capsys, "linear", data, "--dim", 8, "--out", files / "l.onnx")
     exported = printed(capsys, "export", vae_run, "--out", files / "vae.onnx")
     trained = printed(capsys, "train", data, "--dim", 8, "--epochs", 1, "--out", run, "--export", files / "t.onnx")
-    (files / "short.toml").write_text("epochs = 1\n")
+    (files / "short.toml").write_text("epochs = 1\nhidden = 32\n")
     briefly = ("--recipe", files / "short.toml", "--budget", "2s")
     fitted = printed(capsys, "fit", data, "--dims", "8", *briefly, "--out", files / "fit")
     for written in (linear_codec, exported, trained["codec"], fitted["codec"]):

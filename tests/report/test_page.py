@@ -16,7 +16,7 @@ from vaecodec_integrations.report import ReportData, measure, summarise, write
 from vaecodec_integrations.report.engines import open_engine
 from vaecodec_integrations.report.engines.base import SearchEngineName
 from vaecodec_integrations.report.page import page
-from vaecodec_integrations.report.picture import Picture, _spread
+from vaecodec_integrations.report.picture import Picture, spread_apart
 from vaecodec_integrations.report.tables import Table
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -78,7 +78,7 @@ def test_text_cannot_break_the_page():
 
 
 def test_labels_of_a_picture_do_not_cover_each_other():
-    heights = _spread([0.64, 0.63, 0.64, 0.20, 0.635], [36, 68, 256, 256, 256], gap=0.05)
+    heights = spread_apart([0.64, 0.63, 0.64, 0.20, 0.635], [36, 68, 256, 256, 256], gap=0.05)
     assert heights[0] == heights[2] == 0.64  # far apart in bytes
     assert heights[1] == pytest.approx(0.59)  # beside the first
     assert heights[4] == pytest.approx(0.59)  # below the third

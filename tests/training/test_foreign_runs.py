@@ -13,14 +13,22 @@ from safetensors.torch import save
 
 from vaecodec.errors import CheckpointError, RecipeError
 from vaecodec.interface import Metric
-from vaecodec_training.checkpoint import MODEL, RUN, Checkpoint, _digest, load_checkpoint, new_model, save_checkpoint
+from vaecodec_training.checkpoint import (
+    MODEL,
+    RUN,
+    Checkpoint,
+    load_checkpoint,
+    new_model,
+    save_checkpoint,
+    weights_digest,
+)
 from vaecodec_training.recipe import Recipe
 
 Change = Callable[[dict[str, Any], dict[str, torch.Tensor]], object]
 
 
 def sign(run: Path, record: str, weights: dict[str, torch.Tensor]) -> None:
-    (run / MODEL).write_bytes(save(weights, {"record": record, "digest": _digest(weights, record)}))
+    (run / MODEL).write_bytes(save(weights, {"record": record, "digest": weights_digest(weights, record)}))
     (run / RUN).write_text(record)
 
 

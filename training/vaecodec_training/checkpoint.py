@@ -69,7 +69,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
     weights = _contiguous(checkpoint.model.state_dict())
     content = {
         "format": _FORMAT,
-        "weights": _digest(weights, ""),  # so that the record says which weights it belongs to
+        "weights": weights_digest(weights, ""),  # so that the record says which weights it belongs to
         "dim": checkpoint.model.dim,
         "metric": str(checkpoint.metric),
         "embedder": checkpoint.embedder,
@@ -78,7 +78,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
         "calibration": checkpoint.calibration,
     }
     record = json.dumps(content, indent=1, allow_nan=False)
-    write_atomically(run / MODEL, save(weights, {"record": record, "digest": _digest(weights, record)}))
+    write_atomically(run / MODEL, save(weights, {"record": record, "digest": weights_digest(weights, record)}))
     write_atomically(run / RUN, record.encode())
 
 
@@ -111,7 +111,7 @@ def load_checkpoint(run: Path) -> Checkpoint:
             f"{run}: {MODEL} does not fit {RUN}: the training ended between the two files, or one was replaced; resume "
             "the training, which writes both anew"
         )
-    if metadata.get("digest") != _digest(weights, record):
+    if metadata.get("digest") != weights_digest(weights, record):
         raise CheckpointError(f"{run}: damaged: the weights or the record changed after they were saved; train again")
     try:
         return _checkpoint(content, weights)
@@ -152,7 +152,7 @@ def mend(run: Path) -> None:
     except (OSError, ValueError, SafetensorError):
         return  # the function that loads the file says what is wrong
     record = metadata.get("record", "")
-    if metadata.get("digest") == _digest(weights, record):
+    if metadata.get("digest") == weights_digest(weights, record):
         write_atomically(run / RUN, record.encode())
 
 
@@ -163,7 +163,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - no mapping
 
 
-def _digest(weights: Mapping[str, Tensor], record: str) -> str:
+def weights_digest(weights: Mapping[str, Tensor], record: str) -> str:
     """Return the SHA-256 over the record and every tensor with its name and shape."""
     digest = hashlib.sha256(record.encode())
     for name in sorted(weights):
@@ -189,7 +189,7 @@ def new_model(dim: int, recipe: Recipe, metric: Metric) -> VariationalCodec:
 def save_state(run: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
     """Write everything a run needs to go on, bit for bit: tensors by name, and JSON values."""
     kept, text = _contiguous(tensors), json.dumps(values)
-    write_atomically(run / STATE, save(kept, {"values": text, "digest": _digest(kept, text)}))
+    write_atomically(run / STATE, save(kept, {"values": text, "digest": weights_digest(kept, text)}))
 
 
 def load_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -203,7 +203,7 @@ def load_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{run}: nothing to resume, {STATE} is not there; start without resume")
     try:
         tensors, metadata = _read(path)
-        if metadata["digest"] != _digest(tensors, metadata["values"]):
+        if metadata["digest"] != weights_digest(tensors, metadata["values"]):
             raise ValueError("its content does not fit its checksum; start without resume")
         return tensors, parse_object(metadata["values"])
     except (SafetensorError, KeyError, ValueError) as error:

@@ -121,7 +121,7 @@ def _recall_against_bytes(summary: ReportSummary, theme: Theme, form: Literal["p
     heights = dict(
         zip(
             (point.text for point in shown),
-            _spread(means, [point.size for point in shown], gap=(1.04 - bottom) / 18),
+            spread_apart(means, [point.size for point in shown], gap=(1.04 - bottom) / 18),
             strict=True,
         )
     )
@@ -220,7 +220,7 @@ def _bar(axes: Any, row: int, method: MethodSummary, theme: Theme) -> None:
     axes.annotate(text, (1, row), xytext=(8, 0), textcoords="offset points", va="center", annotation_clip=False)
 
 
-def _spread(values: Sequence[float], columns: Sequence[int], gap: float) -> list[float]:
+def spread_apart(values: Sequence[float], columns: Sequence[int], gap: float) -> list[float]:
     """Return heights for labels: each at its value, or ``gap`` lower where it would cover another label."""
     heights = list(values)
     placed: list[int] = []
