@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import vaecodec_training.full_size as full_size
 from vaecodec.evaluation import Truth, exact_search, judge, without_own
@@ -16,6 +17,8 @@ from vaecodec_training.checkpoint import load_checkpoint
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.diagnostics import FullSizeWarning
 from vaecodec_training.full_size import judge_at_full_size
+from vaecodec_training.kept import Kept, choose_kept
+from vaecodec_training.model import VariationalCodec, interpolated
 from vaecodec_training.recipe import Recipe
 from vaecodec_training.start import start_model
 from vaecodec_training.trainer import train
@@ -33,7 +36,7 @@ def test_all_documents_are_searched_in_blocks_and_every_answer_counts(sample, mo
         [np.stack([np.arange(ROWS), (np.arange(ROWS) + 7) % ROWS], 1), [[n, n] for n in range(ROWS)]]
     )
     collection = Collection.open(ArraySource(documents), ArraySource(queries), pairs=pairs)
-    found = judge_at_full_size(start_model(collection, RECIPE), collection, RECIPE, collection.validation)
+    [found] = judge_at_full_size([start_model(collection, RECIPE)], collection, RECIPE, collection.validation)
     assert found.documents == ROWS
     assert found.unseen == ROWS - len(collection.document_rows)
     rows = collection.validation.query_rows
@@ -53,7 +56,7 @@ def test_all_documents_are_searched_in_blocks_and_every_answer_counts(sample, mo
 def test_without_queries_no_document_finds_itself(sample) -> None:
     documents = sample.train[:ROWS]
     collection = Collection.open(ArraySource(documents))
-    found = judge_at_full_size(start_model(collection, RECIPE), collection, RECIPE, collection.validation)
+    [found] = judge_at_full_size([start_model(collection, RECIPE)], collection, RECIPE, collection.validation)
     rows = collection.validation.query_rows
     truth = Truth.of(documents, documents[rows], Metric.COSINE, own=rows)
     codec = collection.linear_family(RECIPE.dim)["svd-dot"]
@@ -78,7 +81,27 @@ def test_a_code_is_searched_through_the_code(sample) -> None:
     collection = Collection.open(ArraySource(sample.train[:ROWS]), ArraySource(sample.train_queries[:ROWS]))
     recipe = Recipe.for_code(target="binary", dim=24)
     model = start_model(collection, recipe)
-    floats = judge_at_full_size(model, collection, RECIPE, collection.validation)
-    codes = judge_at_full_size(model, collection, recipe, collection.validation)
+    [floats] = judge_at_full_size([model], collection, RECIPE, collection.validation)
+    [codes] = judge_at_full_size([model], collection, recipe, collection.validation)
     assert list(codes.baselines) == ["svd"]
     assert codes.figures["recall@10"].mean() < floats.figures["recall@10"].mean() - 0.05
+
+
+def test_the_share_of_training_that_is_kept_loses_nothing_among_all_documents(sample) -> None:
+    documents, queries = sample.train[:4_000], sample.train_queries[:4_000]
+    collection = Collection.open(ArraySource(documents), ArraySource(queries), pairs="aligned", validation=0.25)
+    start, baselines = start_model(collection, RECIPE), collection.baselines(RECIPE.dim)
+
+    def chosen(trained: VariationalCodec, full_size: bool) -> Kept:
+        return choose_kept(start, trained, collection, RECIPE, baselines, full_size=full_size)
+
+    for seed in range(2):
+        worse = interpolated(start, start, 1.0)
+        with torch.no_grad():
+            noise = torch.randn(worse.encoder.linear.weight.shape, generator=torch.Generator().manual_seed(seed))
+            worse.encoder.linear.weight += 0.02 * noise * worse.encoder.linear.weight.std()
+        by_held_out, by_both = chosen(worse, False), chosen(worse, True)
+        assert by_held_out.full_size is None
+        assert by_both.full_size is not None
+        assert by_both.worth <= by_held_out.worth
+        assert by_both.share == by_held_out.share or not by_both.full_size.lost

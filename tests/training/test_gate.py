@@ -44,7 +44,7 @@ def test_a_codec_that_loses_one_figure_does_not_ship_as_better() -> None:
     assert not decision.passed
     assert [(each.figure, each.over) for each in decision.lost] == [("recall@100", "svd-dot")]
     assert str(decision) == (
-        "The learned codec loses recall@100 by -0.030 [-0.030, -0.030] against svd-dot: exporting the linear codec svd."
+        "The learned codec loses recall@100 to svd-dot (-0.030 [-0.030, -0.030]): exporting the linear codec svd."
     )
     assert gate(figures(recall_10=0.6, recall_100=0.75, kept_100=0.9), linear).passed
 

@@ -213,9 +213,8 @@ def inspect_outcome(
             "or queries, or train longer"
         )
     elif decision.lost and not recipe.for_codes:
-        worst = decision.lost[0]
         message = (
-            f"the codec loses {worst.figure} by {worst.difference:+.3f} to the linear codec {worst.over!r}; "
+            f"the codec loses {decision.lost[0].loss}, a linear codec; "
             "set deep_lists = true, train on more rows, or use the linear codec"
         )
     else:

@@ -4,7 +4,7 @@ another linear codec can be the best one."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -60,7 +60,7 @@ class FullSize:
     @property
     def lost(self) -> str:
         """Say what the codec loses among all documents; empty where it loses no figure that counts."""
-        losses = "; ".join(f"{each.figure} by {each.difference:+.3f} against {each.over}" for each in self.gate.lost)
+        losses = "; ".join(each.loss for each in self.gate.lost)
         return f"Among all {self.documents:,} documents the codec loses {losses}." if losses else ""
 
     def to_json(self) -> dict[str, Any]:
@@ -79,23 +79,31 @@ class FullSize:
         }
 
 
-def judge_at_full_size(model: VariationalCodec, collection: Collection, recipe: Recipe, part: HeldOut) -> FullSize:
+def judge_at_full_size(
+    models: Sequence[VariationalCodec], collection: Collection, recipe: Recipe, part: HeldOut
+) -> list[FullSize]:
     """Search all documents once by exact search, in blocks, for some hundred held-out queries.
 
     Args:
-        model: the learned codec.
-        collection: what it was trained on.
+        models: the learned codecs, which are compared with the same linear ones.
+        collection: what they were trained on.
         recipe: how; for a code the documents go through it, and the start is the only linear codec.
         part: whose queries are asked.
+
+    Returns:
+        What was found, by model.
     """
     asked = evenly_spaced(np.arange(len(part.queries)), _QUERIES)
-    codecs = _codecs(model, collection, recipe)
-    found = _found(codecs, collection, part, asked)
+    learned = {f"codec {number}": model for number, model in enumerate(models)}
+    found = _found(_codecs(learned, collection, recipe), collection, part, asked)
     figures = {name: _judged(ids, found[""], collection, part, asked) for name, ids in found.items() if name}
-    learned = figures.pop("codec")
-    decision = gate(learned, figures, recipe.objective)
+    linear = {kind: each for kind, each in figures.items() if kind not in learned}
     rows = collection.report.rows
-    return FullSize(rows, rows - len(collection.document_rows), len(asked), learned, figures, decision)
+    unseen = rows - len(collection.document_rows)
+    return [
+        FullSize(rows, unseen, len(asked), figures[name], linear, gate(figures[name], linear, recipe.objective))
+        for name in learned
+    ]
 
 
 class _Searched(NamedTuple):
@@ -106,8 +114,8 @@ class _Searched(NamedTuple):
     metric: Metric
 
 
-def _codecs(model: VariationalCodec, collection: Collection, recipe: Recipe) -> dict[str, _Searched]:
-    """Return the uncompressed vectors under an empty name, the learned codec, and the linear ones by kind."""
+def _codecs(learned: Mapping[str, VariationalCodec], collection: Collection, recipe: Recipe) -> dict[str, _Searched]:
+    """Return the uncompressed vectors under an empty name, the learned codecs, and the linear ones by kind."""
 
     def unchanged(rows: FloatArray) -> FloatArray:
         return rows
@@ -115,11 +123,10 @@ def _codecs(model: VariationalCodec, collection: Collection, recipe: Recipe) -> 
     def coded(encode: Encode, metric: Metric) -> Encode:
         return through_code(encode, collection.calibration_sample, recipe, metric) if recipe.for_codes else encode
 
-    learned = in_numpy(model.encode, model), in_numpy(model.encode_queries, model)
-    codecs = {
-        "": _Searched(unchanged, unchanged, collection.metric),
-        "codec": _Searched(coded(learned[0], model.latent_metric), learned[1], model.latent_metric),
-    }
+    codecs = {"": _Searched(unchanged, unchanged, collection.metric)}
+    for name, model in learned.items():
+        encode = coded(in_numpy(model.encode, model), model.latent_metric)
+        codecs[name] = _Searched(encode, in_numpy(model.encode_queries, model), model.latent_metric)
     for kind, codec in collection.linear_family(recipe.dim).items():
         if not recipe.for_codes or kind == collection.start_kind:
             encode = coded(codec.encode, codec.latent_metric)

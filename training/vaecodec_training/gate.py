@@ -36,6 +36,11 @@ class Comparison:
         """Tell whether the whole interval lies below zero."""
         return self.difference.high < 0
 
+    @property
+    def loss(self) -> str:
+        """Say what is lost, to which codec, and how much of it."""
+        return f"{self.figure} to {self.over} ({self.difference:+.3f})"
+
     def __str__(self) -> str:
         return f"{self.figure} minus that of {self.over}: {self.difference:+.3f}"
 
@@ -81,7 +86,7 @@ class Gate:
     def __str__(self) -> str:
         first = str(self.comparisons[0])
         if self.lost:
-            worst = "; ".join(f"{each.figure} by {each.difference:+.3f} against {each.over}" for each in self.lost)
+            worst = "; ".join(each.loss for each in self.lost)
             return f"The learned codec loses {worst}: exporting the linear codec {self.over}."
         if not self.passed:
             return (

@@ -43,7 +43,7 @@ from vaecodec.files.stored_json import parse_with_checksum, with_checksum
 from vaecodec_training.checkpoint import STATE, load_checkpoint, save_checkpoint
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.data.held_out import HeldOut
-from vaecodec_training.diagnostics import BelowBaselineWarning, BudgetWarning
+from vaecodec_training.diagnostics import BelowBaselineWarning, BudgetWarning, FullSizeWarning
 from vaecodec_training.frontier import frontier, relevance_trials
 from vaecodec_training.full_size import judge_at_full_size
 from vaecodec_training.gate import Gate, gate
@@ -333,7 +333,7 @@ class _Search:
         last = {"final": locked, "default": self.recipe.replace(dim=locked.dim, nested_dims=locked.nested_dims)}
         if last["default"] == locked:
             del last["default"]
-        standing = {name: self._train(name, recipe) for name, recipe in last.items()}
+        standing = {name: self._train(name, recipe, full_size=True) for name, recipe in last.items()}
         best = max(standing, key=lambda name: standing[name])
         if not standing[best].diverged:
             return best, last[best]
@@ -384,18 +384,19 @@ class _Search:
             self.on_step(name, steps[name])
         return steps[name]
 
-    def _train(self, name: str, recipe: Recipe) -> Standing:
+    def _train(self, name: str, recipe: Recipe, *, full_size: bool = False) -> Standing:
         """Train, and say how good that is on the validation rows."""
-        step = self._step(name, lambda: self._trained(name, recipe))
+        step = self._step(name, lambda: self._trained(name, recipe, full_size))
         if "validation" not in step:
             return Standing(False, -math.inf, -math.inf)
         return Standing(not step["loses"], step["worth"], float(step["validation"][self.figure]["mean"]))
 
-    def _trained(self, name: str, recipe: Recipe) -> dict[str, Any]:
+    def _trained(self, name: str, recipe: Recipe, full_size: bool) -> dict[str, Any]:
         folder = self._folder(name)
         start = _clock()
-        # The autoencoder is trained for comparison only, so do not warn that it loses.
-        with _muted(BelowBaselineWarning if name == "autoencoder" else None):
+        # The autoencoder is trained for comparison only, so do not warn that it loses. What is lost among all documents
+        # is reported by the gate.
+        with _muted(BelowBaselineWarning if name == "autoencoder" else FullSizeWarning):
             try:
                 result = train(
                     self.collection,
@@ -403,7 +404,7 @@ class _Search:
                     folder,
                     resume=(folder / STATE).exists(),
                     observers=self.observers,
-                    full_size=False,
+                    full_size=full_size,
                 )
             except DivergedError as error:
                 return {"seconds": _taken(start), "recipe": recipe.to_dict(), "diverged": str(error)}
@@ -436,8 +437,8 @@ class _Search:
         linear = linear_figures(self.collection, recipe, confirmation)
         decision = gate(learned, linear, recipe.objective)
         figures = {"codec": intervals(learned), **{kind: intervals(measured) for kind, measured in linear.items()}}
-        whole = judge_at_full_size(checkpoint.model, self.collection, recipe, confirmation).to_json()
-        found = {"confirmation": figures, "full_size": whole}
+        [whole] = judge_at_full_size([checkpoint.model], self.collection, recipe, confirmation)
+        found = {"confirmation": figures, "full_size": whole.to_json()}
         save_checkpoint(
             folder, replace(checkpoint, provenance={**checkpoint.provenance, **found, "gate": str(decision)})
         )
@@ -469,8 +470,7 @@ def _taken(start: tuple[float, float]) -> float:
 
 
 @contextmanager
-def _muted(category: type[Warning] | None) -> Iterator[None]:
+def _muted(category: type[Warning]) -> Iterator[None]:
     with warnings.catch_warnings():
-        if category is not None:
-            warnings.simplefilter("ignore", category)
+        warnings.simplefilter("ignore", category)
         yield

@@ -40,10 +40,9 @@ from vaecodec_training.diagnostics import (
     inspect_outcome,
     inspect_shift,
 )
-from vaecodec_training.full_size import judge_at_full_size
-from vaecodec_training.gate import gate
+from vaecodec_training.kept import choose_kept
 from vaecodec_training.losses import free_bits
-from vaecodec_training.model import VariationalCodec, in_numpy, interpolated, parameter_groups
+from vaecodec_training.model import VariationalCodec, in_numpy, parameter_groups
 from vaecodec_training.objective import Objective
 from vaecodec_training.observe import Observer, Reporter, taken_means
 from vaecodec_training.outcome import TrainedRun
@@ -58,11 +57,6 @@ MOST_ROLLBACKS = 4
 
 # For a codec that is trained for codes: steps between two measurements of its latents.
 _MEASURE_EVERY = 50
-
-# Shares of the training that may be kept: points on the line from the start to the trained weights.
-_SHARES = (1.0, 0.8, 0.6, 0.4, 0.3, 0.2, 0.1, 0.0)
-# For codes, which take long to calibrate, and for nested widths, which are not validated, only both ends are tried.
-_ENDS = (1.0, 0.0)
 
 
 def train(
@@ -294,14 +288,14 @@ class _Trainer:
     def _finish(self, full_size: bool) -> TrainedRun:
         """Choose how much of the training is kept, write that with history and calibration, and return all."""
         state = self.state
-        model, figures, share = self._kept()
-        state.best_step = state.trained_step if share else 0
+        start = start_model(self.collection, self.recipe)
+        kept = choose_kept(start, self.trained, self.collection, self.recipe, self.baselines, full_size=full_size)
+        figures, whole = kept.figures, kept.full_size
+        state.best_step = state.trained_step if kept.share else 0
         self.reporter.warn(state, inspect_outcome(figures, self.baselines, self.recipe, state.best_step))
-        checkpoint = self._as_checkpoint(model, figures, share)
-        whole = None
-        if full_size:
-            whole = judge_at_full_size(checkpoint.model, self.collection, self.recipe, self.collection.validation)
-            self.reporter.warn(state, [FullSizeWarning(whole.lost)] if whole.lost else [])
+        if whole is not None and whole.lost:
+            self.reporter.warn(state, [FullSizeWarning(whole.lost)])
+        checkpoint = self._as_checkpoint(kept.model, figures, kept.share)
         diagnostics = {"history": state.history, "warnings": state.warnings}
         provenance: dict[str, Any] = {**checkpoint.provenance, "diagnostics": diagnostics}
         if whole is not None:
@@ -314,24 +308,6 @@ class _Trainer:
         self.processes.wait()  # so that no process returns before the files are complete
         history = tuple(Record.from_json(entry) for entry in state.history)
         return TrainedRun(final, figures, self.baselines, history, tuple(self.reporter.found), whole)
-
-    def _kept(self) -> tuple[VariationalCodec, QueryFigures, float]:
-        """Return the model between the start and the best trained one that is kept, its figures, and the share trained.
-
-        Of those that lose no figure to a linear codec it is the best one. Where all lose some, what is lost counts
-        against what the codec is for.
-        """
-        start, aim = start_model(self.collection, self.recipe), self.recipe.objective
-        tried: list[tuple[tuple[bool, float], VariationalCodec, QueryFigures, float]] = []
-        ends = self.recipe.for_codes or bool(self.recipe.nested_dims)
-        for share in _ENDS if ends else _SHARES:
-            model = interpolated(start, self.trained, share)
-            figures = validate(model, self.collection, self.recipe)
-            decision = gate(figures, self.baselines, aim)
-            worth = (True, decision.difference.mean) if ends else (not decision.lost, decision.worth)
-            tried.append((worth, model, figures, share))
-        _, model, figures, share = max(tried, key=lambda each: each[0])
-        return model, figures, share
 
     def _identity(self) -> dict[str, Any]:
         return {"recipe": self.recipe.to_dict(), "data": self.collection.fingerprints}
