@@ -26,7 +26,7 @@ from vaecodec_training.validation import intervals
 
 _LOG = logging.getLogger(__name__)
 
-_QUERIES = 400
+_QUERIES = 1_000
 _BLOCK_ROWS = 16_384
 
 
