@@ -21,12 +21,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import matplotlib.figure  # noqa: F401 - loaded once here, and not by every forked process
 import numpy as np
 import torch
 
 from embeddings import SAMPLE
 from vaecodec import Codec
+from vaecodec.charts import chart
 from vaecodec.sources import ArraySource
 from vaecodec_exporters.pipeline import fit
 from vaecodec_training.data.collection import Collection
@@ -87,6 +87,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    with chart(1, 1):  # loads matplotlib here once, and not in every forked process
+        pass
     chosen = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"

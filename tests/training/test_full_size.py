@@ -88,7 +88,7 @@ def test_a_code_is_searched_through_the_code(sample) -> None:
 
 
 def test_the_share_of_training_that_is_kept_loses_nothing_among_all_documents(sample) -> None:
-    documents, queries = sample.train[:4_000], sample.train_queries[:4_000]
+    documents, queries = sample.train[:2_000], sample.train_queries[:2_000]
     collection = Collection.open(ArraySource(documents), ArraySource(queries), pairs="aligned", validation=0.25)
     start, baselines = start_model(collection, RECIPE), collection.baselines(RECIPE.dim)
 
