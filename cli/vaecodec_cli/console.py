@@ -16,7 +16,7 @@ from rich.text import Text
 
 from vaecodec.artifact import read_artifact
 from vaecodec.evaluation import Interval
-from vaecodec_cli.text import one_line, visible
+from vaecodec.text import one_line, visible
 
 if TYPE_CHECKING:
     from vaecodec_training.data.collection import Collection

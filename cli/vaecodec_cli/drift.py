@@ -9,10 +9,10 @@ import typer
 
 from vaecodec.drift.monitor import check_files
 from vaecodec.errors import NotCalibratedError
+from vaecodec.text import one_line
 from vaecodec_cli.console import Terminal, print_json
 from vaecodec_cli.options import AsJson, CodecFile, Columns
 from vaecodec_cli.progress import working
-from vaecodec_cli.text import one_line
 
 DRIFT, NOT_COMPARED = 3, 4
 

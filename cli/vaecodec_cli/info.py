@@ -10,9 +10,9 @@ import typer
 from vaecodec.card import card as make_card
 from vaecodec.card import describe
 from vaecodec.fused import FusedModel
+from vaecodec.text import visible
 from vaecodec_cli.console import Terminal, print_json, table, tables_for
 from vaecodec_cli.options import AsJson
-from vaecodec_cli.text import visible
 
 
 def info(

@@ -20,7 +20,7 @@ from vaecodec.errors import (
     VaecodecError,
 )
 from vaecodec.extras import require
-from vaecodec_cli.text import one_line
+from vaecodec.text import one_line
 
 # Command -> the module of this package that defines its function.
 COMMANDS = {

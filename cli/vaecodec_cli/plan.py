@@ -11,10 +11,10 @@ import typer
 from vaecodec.interface import Metric
 from vaecodec.sources.bad_rows import OnBadRows
 from vaecodec.sources.files import VectorFiles
+from vaecodec.text import visible
 from vaecodec_cli.console import Terminal, print_json, table
 from vaecodec_cli.options import AsJson, Columns, Documents, MetricOption, OnBadRowsChoice, SizeLimits
 from vaecodec_cli.progress import steps_shown
-from vaecodec_cli.text import visible
 from vaecodec_integrations.plan import GoalRequest, plan_files
 from vaecodec_integrations.plan.planner import SAMPLE_ROWS
 from vaecodec_integrations.plan.stores import StoreName

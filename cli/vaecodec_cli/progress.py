@@ -19,8 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Column
 from rich.text import Text
 
+from vaecodec.text import one_line, visible
 from vaecodec_cli.console import Terminal
-from vaecodec_cli.text import one_line, visible
 
 if TYPE_CHECKING:
     from vaecodec_training.observe import Progress as StepProgress

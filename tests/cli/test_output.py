@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from vaecodec import fit_linear
+from vaecodec.text import one_line, visible
 from vaecodec_cli.console import Terminal, print_json, table, tables_for, warnings_shown
 from vaecodec_cli.main import COMMANDS, main
 from vaecodec_cli.progress import LogLines, TrainingBar, alive, set_level, shown, steps_shown, working
 from vaecodec_cli.reference import updated
-from vaecodec_cli.text import one_line, visible
 from vaecodec_exporters.linear import export_linear
 from vaecodec_training.observe import Progress
 

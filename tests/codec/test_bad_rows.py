@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vaecodec.errors import BadRowsError, OutputExistsError
+from vaecodec.bulk import BulkOptions, encode
+from vaecodec.errors import BadRowsError, MissingColumnError, OutputExistsError
 from vaecodec.interface import Metric
+from vaecodec.linear import fit_linear
 from vaecodec.sources import ArraySource, RandomAccessSource, VectorSource, open_source
 from vaecodec.sources.bad_rows import LeftOutWarning, OnBadRows, without_bad_rows
 from vaecodec_training.data.pairs import checked_pairs
@@ -65,3 +67,26 @@ def test_pairs_keep_the_numbers_of_the_files(by_number: ArraySource, in_order: V
     taken = checked_pairs(pairs, good[0], good[1])
     np.testing.assert_array_equal(good[1].take(np.unique(taken.rows[:, 0])), ROWS[[1, 3, 5]])
     np.testing.assert_array_equal(good[0].take(np.unique(taken.rows[:, 1])), ROWS[[2, 3, 7]])
+
+
+def test_the_first_file_may_hold_only_bad_rows(tmp_path: Path) -> None:
+    """pandas writes a column without a single vector as nulls without a type; another model's vectors are narrower."""
+    floats = pa.list_(pa.float32())
+    pq.write_table(pa.table({"id": [1, 2], "vector": pa.nulls(2)}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"id": [3], "vector": pa.array([[1.0]], floats)}), tmp_path / "b.parquet")
+    pq.write_table(pa.table({"id": [4, 5], "vector": pa.array([[1, 2], [3, 4]], floats)}), tmp_path / "c.parquet")
+    source = open_source(tmp_path, bad_rows=True)
+    read = np.concatenate(list(source.blocks()))
+    np.testing.assert_array_equal(read, [[np.nan] * 2] * 3 + [[1, 2], [3, 4]])
+    result = encode(
+        tmp_path,
+        tmp_path.with_name("out"),
+        fit_linear(np.eye(2, dtype=np.float32), 1),
+        options=BulkOptions(on_bad_rows=OnBadRows.SKIP),
+    )
+    assert (result.rows, result.bad_rows) == (2, 3)
+    listed = result.output.with_name("out.bad-rows.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[1:] for line in listed] == [["0", "no vector"], ["1", "no vector"], ["0", "width 1"]]
+    assert pq.read_table(result.output)["id"].to_pylist() == [4, 5]
+    with pytest.raises(MissingColumnError, match=r"a\.parquet: has no column of floating point vectors"):
+        open_source(tmp_path)

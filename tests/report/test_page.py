@@ -6,7 +6,9 @@ import base64
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
@@ -15,8 +17,10 @@ from pypdf import PdfReader
 from vaecodec_integrations.report import ReportData, measure, summarise, write
 from vaecodec_integrations.report.engines import open_engine
 from vaecodec_integrations.report.engines.base import SearchEngineName
+from vaecodec_integrations.report.markdown import markdown
 from vaecodec_integrations.report.page import page
-from vaecodec_integrations.report.picture import Picture, spread_apart
+from vaecodec_integrations.report.picture import Picture, pictures, spread_apart
+from vaecodec_integrations.report.run import Role
 from vaecodec_integrations.report.tables import Table
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -75,6 +79,20 @@ def test_text_cannot_break_the_page():
     text = page("<i>&", ["<v>"], [table], [picture])
     assert not re.search(r"<[itncrav]>", text)
     assert 'alt="&#34;&lt;p&gt;&#34;"' in text
+
+
+def test_names_of_files_may_hold_any_bytes(report):
+    """A codec is called by its file: names there are bytes, and control characters are no XML."""
+    odd, shown = "a\udcff\x1b[2J$x$", r"a\udcff\x1b[2J$x$"
+    _, summary = report
+    methods = [replace(m, name=odd) if m.role is Role.CODEC else replace(m, of=m.of and odd) for m in summary.methods]
+    recall, losses = pictures(replace(summary, methods=methods))
+    for picture in (recall, losses):
+        assert shown in picture.shows
+        assert shown in "".join(ElementTree.fromstring(picture.dark).itertext())
+    table = Table(odd, odd, (odd, ""), [(odd, odd)])
+    assert page(odd, [odd], [table], [recall]).encode().count(shown.encode()) == 10
+    assert b"\x1b" not in markdown(odd, [odd], [table], [("a.png", odd)]).encode()
 
 
 def test_labels_of_a_picture_do_not_cover_each_other():

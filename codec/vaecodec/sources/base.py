@@ -219,7 +219,8 @@ def choose_matrix(
     matrices = [key for key, (shape, dtype) in found.items() if len(shape) == 2 and np.issubdtype(dtype, np.floating)]
     if column is None and not matrices:
         for key, (shape, dtype) in found.items():
-            if dtype.hasobject:  # this error says more than that there are no vectors
+            # These errors say more than that there are no vectors.
+            if dtype.hasobject or (dtype.kind == "V" and len(shape) == 2):
                 check_matrix(f"{name}[{key}]", shape, dtype)
     chosen = choose_column(name, what, list(found), matrices, column)
     check_matrix(f"{name}[{chosen}]", *found[chosen])

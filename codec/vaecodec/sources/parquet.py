@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -14,6 +15,7 @@ from vaecodec.errors import (
     AmbiguousColumnError,
     BadRowsError,
     MalformedSourceError,
+    MissingColumnError,
     NotFloatingPointError,
     SourceNotFoundError,
 )
@@ -30,7 +32,8 @@ from vaecodec.sources.base import (
 from vaecodec.sources.ids import choose_id_column
 from vaecodec.sources.parquet_footer import chunk_values
 
-_ROWS_TO_FIND_ONE = 1024
+# So many rows of so many files are looked at to find how wide vectors are, where some rows may be bad.
+_ROWS_TO_FIND_ONE, _FILES_TO_FIND_ONE = 1024, 8
 _ROWS_OF_IDS = 65_536
 
 # Some rows may be too wide: these are bad rows. If they hold very many values, a small file would fill the memory.
@@ -66,17 +69,20 @@ class ParquetSource:
         self.files = parquet_files(path)
         self.partitions = Partitions(path, self.files)
         self.rows = 0
-        self.dim = 0
         self._bad_rows = bad_rows
+        self.column = _first_column(self.files, column, codes=codes, bad_rows=bad_rows)
+        chunks = {}
         for file in self.files:
             with open_parquet(file) as parquet:
-                self.column = column = vector_column(parquet.schema_arrow, file, column, codes=codes)
                 self.rows += parquet.metadata.num_rows
-                kind = parquet.schema_arrow.field(column).type
-                chunks = chunk_values(file)
-                _check_counts(chunks, file, column, self.dim or WIDEST_ROW)
-                self.dim = self.dim or _parquet_width(kind, file, column, bad_rows=bad_rows)
-                _check_counts(chunks, file, column, self.dim)
+                schema = parquet.schema_arrow
+            if not (bad_rows and self.column in schema.names and _is_null(schema.field(self.column).type)):
+                vector_column(schema, file, self.column, codes=codes)
+            chunks[file] = chunk_values(file)
+            _check_counts(chunks[file], file, self.column, WIDEST_ROW)
+        self.dim = _parquet_width(self.files, self.column, bad_rows=bad_rows)
+        for file in self.files:
+            _check_counts(chunks[file], file, self.column, self.dim)
 
     def blocks(self, rows: int | None = None) -> Iterator[Rows]:
         for file in self.files:
@@ -226,8 +232,18 @@ def vector_column(schema: Any, path: Path, column: str | None, *, codes: bool = 
     return chosen
 
 
+def _is_null(kind: Any) -> bool:
+    return bool(require("pyarrow", extra="parquet").types.is_null(kind))
+
+
 def list_storage(values: Any) -> Any:
-    """Return the lists that an Arrow array of an extension type, such as tensors, is stored as; else the array."""
+    """Return the lists that an Arrow array of an extension type, such as tensors, is stored as; else the array.
+
+    An array of nulls without a type, as pandas writes a column that is empty, gives lists that are null.
+    """
+    if _is_null(values.type):
+        arrow = require("pyarrow", extra="parquet")
+        return values.cast(arrow.list_(arrow.float32()))
     return getattr(values, "storage", values)
 
 
@@ -279,17 +295,39 @@ def _check_counts(chunks: list[tuple[int, str, int]], path: Path, column: str, d
             )
 
 
-def _parquet_width(kind: Any, path: Path, column: str, *, bad_rows: bool) -> int:
-    """Return the width of a file's vectors: the first one's, or the commonest of the first; 0 where it has none."""
+def _first_column(files: list[Path], column: str | None, *, codes: bool, bad_rows: bool) -> str:
+    """Return the column of the first file; with ``bad_rows``, of the first that has vectors in one."""
+    looked_at = files if bad_rows else files[:1]
+    for file in looked_at[:-1]:
+        with open_parquet(file) as parquet, suppress(MissingColumnError, NotFloatingPointError):
+            return vector_column(parquet.schema_arrow, file, column, codes=codes)
+    with open_parquet(looked_at[-1]) as parquet:
+        return vector_column(parquet.schema_arrow, looked_at[-1], column, codes=codes)
+
+
+def _parquet_width(files: list[Path], column: str, *, bad_rows: bool) -> int:
+    """Return the width of the first vector; with ``bad_rows``, the commonest of the first files; 0 without vectors."""
+    found: list[int] = []
+    for number, file in enumerate(files, 1):
+        found += _first_widths(file, column, bad_rows=bad_rows)
+        if found and (not bad_rows or number >= _FILES_TO_FIND_ONE):
+            break
+    return int(np.bincount(found).argmax()) if found else 0
+
+
+def _first_widths(path: Path, column: str, *, bad_rows: bool) -> list[int]:
+    """Return the width of a file's first vector; with ``bad_rows``, the widths of the first that it has."""
+    with open_parquet(path) as parquet:
+        kind, rows = parquet.schema_arrow.field(column).type, parquet.metadata.num_rows
     kind = getattr(kind, "storage_type", kind)
     if hasattr(kind, "list_size"):
-        return int(kind.list_size)
+        return [int(kind.list_size)] * max(1, min(rows, _ROWS_TO_FIND_ONE))
     compute = require("pyarrow.compute", extra="parquet")
     for batch in parquet_batches(path, columns=[column], rows=_ROWS_TO_FIND_ONE if bad_rows else 1):
         widths = compute.list_value_length(list_storage(batch.column(0)))
         if widths.null_count and not bad_rows:
             raise BadRowsError(f"{path}: row 0 is null; every row needs a vector")
-        known = widths.drop_null().to_numpy()
-        if len(known):
-            return int(np.bincount(known).argmax())
-    return 0
+        known: list[int] = widths.drop_null().to_pylist()
+        if known:
+            return known
+    return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vaecodec.text import visible
 from vaecodec_integrations.report.tables import Table
 
 
@@ -17,7 +18,7 @@ def markdown(
     parts += [f"![{_escaped(caption)}]({name})" for name, caption in pictures]
     for table in tables:
         parts += [f"## {_escaped(table.title)}", *([table.note] if table.note else []), _table(table)]
-    return "\n\n".join(parts) + "\n"
+    return visible("\n\n".join(parts)) + "\n"
 
 
 def _table(table: Table) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vaecodec.extras import require
+from vaecodec.text import visible
 from vaecodec_integrations.report.picture import Picture
 from vaecodec_integrations.report.tables import Table
 
@@ -30,6 +31,8 @@ def page(headline: str, verdicts: Sequence[str], tables: Sequence[Table], pictur
             return text
         return require("markupsafe", extra="report").Markup("{}<br><small>[{}</small>").format(mean, interval)
 
+    # Text from files, and markup, which is a subclass of it.
+    environment.finalize = lambda value: visible(value) if type(value) is str else value
     environment.filters |= {"data_address": _data_address, "kind": _kind, "mean_above_interval": mean_above_interval}
     template = environment.get_template("page.html.jinja")
     rendered: str = template.render(headline=headline, verdicts=verdicts, tables=tables, pictures=pictures)

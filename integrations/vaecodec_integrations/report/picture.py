@@ -100,9 +100,9 @@ def _points(summary: ReportSummary, theme: Theme) -> list[_Point]:
             points.append(_Point(label(method.name), size, recall, linear, "s", labelled=named))
         elif method.role in (Role.CODEC, Role.CODE):
             mark = MARKERS[codecs.index(method.of or method.name) * 2 % len(MARKERS)]
-            points.append(_Point(method.name, size, recall, ours, mark, ours=method.role is Role.CODEC))
+            points.append(_Point(label(method.name), size, recall, ours, mark, ours=method.role is Role.CODEC))
         else:
-            points.append(_Point(method.name, size, recall, theme.ink, "D"))
+            points.append(_Point(label(method.name), size, recall, theme.ink, "D"))
     points += [
         _Point(label(rival.name), rival.bytes_per_vector, rival.metrics[JUDGED], other, "v")
         for rival in summary.rivals

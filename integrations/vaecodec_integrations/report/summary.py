@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vaecodec.evaluation import Figures, Interval, bootstrap, paired_bootstrap
 from vaecodec.linear import LinearKind
+from vaecodec.text import visible
 from vaecodec_integrations.report.run import UNCOMPRESSED, Method, Rival, Role, Run, Scores, plain
 from vaecodec_integrations.report.verdict import Difference, Verdict, verdict
 
@@ -227,11 +228,11 @@ class ReportSummary:
 
 
 def label(name: str) -> str:
-    """Return what a method is called in print."""
+    """Return what a method is called in print; a codec is called by its file, whose name may hold any bytes."""
     kind, at, width = name.partition(" at ")
     kind, comma, code = kind.partition(", ") if not at else (kind, "", "")
     if kind not in BASELINE_LABELS:
-        return name
+        return visible(name)
     return BASELINE_LABELS[LinearKind(kind)] + at + width + comma + code
 
 
