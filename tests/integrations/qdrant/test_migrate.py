@@ -606,6 +606,21 @@ class TestACopyThatWentLive:
                 migrate(migration)
         assert_same(contents(client, "docs_small"), live)
 
+    def test_a_copy_that_grew_by_itself_is_kept(self, client: QdrantClient, make: Make) -> None:
+        """An application opened the copy by its own name; no alias says that it is in use."""
+        migration = make()
+        points = migrate(migration).target_points
+        client.upsert("docs_small", [models.PointStruct(id=77_000, vector={})])
+        found = rf"holds {points + 1:,} points where the last run left {points:,}: .* would delete"
+        for _ in range(2):
+            with pytest.raises(MigrationError, match=found):
+                migrate(migration)
+        assert client.count("docs_small").count == points + 1
+        migration.state.unlink()  # as the message says
+        assert migrate(migration).removed == 1
+        client.delete("docs", [client.scroll("docs", limit=1)[0][0].id])
+        assert migrate(migration).removed == 1, "what the source loses is no reason to refuse"
+
     def test_an_unfinished_switch_is_finished(self, client: QdrantClient, make: Make) -> None:
         """Kill the run before its alias moves: nobody can have written to the copy."""
         migration = make()

@@ -25,8 +25,13 @@ from vaecodec_integrations.qdrant.migration.bad_points import listing, report_ba
 from vaecodec_integrations.qdrant.migration.copy import Repairs, copy_page, pages, remove_stray, repair_page
 from vaecodec_integrations.qdrant.migration.job import Migration
 from vaecodec_integrations.qdrant.migration.recall import RecallComparison, Recalls
-from vaecodec_integrations.qdrant.migration.state import State, load_state
-from vaecodec_integrations.qdrant.migration.target import check_source, check_target, prepare_target
+from vaecodec_integrations.qdrant.migration.state import State, load_state, save_state
+from vaecodec_integrations.qdrant.migration.target import (
+    check_is_not_written,
+    check_source,
+    check_target,
+    prepare_target,
+)
 from vaecodec_integrations.row_encoding import Float16Rows
 
 # Bits of a stored number by the value of its ``models.Datatype``. qdrant-client 1.19 does not know all of these.
@@ -180,12 +185,17 @@ def migrate(
     """
     size = estimate(migration, alias=alias)
     state = load_state(migration)
+    with refusals(migration.client):
+        check_is_not_written(migration, state.left)
     started(size)
     with refusals(migration.client):
         if migration.on_bad_rows is OnBadRows.REPORT:
             report_bad(migration, pages(migration, migration.collection, with_vectors=[migration.vector]))
         prepare_target(migration)
+        if state.left is not None:  # until this run ends, nobody can tell who wrote a point of the target
+            save_state(migration, state.model_copy(update={"left": None}))
         outcome = _copy_and_compare(migration, size, state, progress, sample)
+        save_state(migration, state.model_copy(update={"left": outcome.target_points}))
         if alias is not None and outcome.settled:
             switch_alias(migration.client, migration.collection, migration.into, alias)
             outcome = replace(outcome, switched_alias=alias)

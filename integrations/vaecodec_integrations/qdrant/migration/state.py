@@ -18,12 +18,16 @@ STATE_VERSION = 1
 
 
 class State(BaseModel, strict=True):
-    """Hold how far the copy came. Batches must not change between runs, so their size is kept too."""
+    """Hold how far the copy came. Batches must not change between runs, so their size is kept too.
+
+    ``left`` is the number of points that the last whole run left in the target; None while a run changes it.
+    """
 
     batch_size: Annotated[int, Field(ge=1)]
     offset: Annotated[int, Field(ge=0)] | UUID | None = None
     copied: Annotated[int, Field(ge=0)] = 0
     done: bool = False
+    left: Annotated[int, Field(ge=0)] | None = None
     subject: dict[str, Any] = {}
 
 

@@ -168,10 +168,26 @@ def check_is_not_live(client: QdrantClient, collection: str, into: str) -> None:
         # Finish a switch that was interrupted after its alias had moved.
         client.update_collection(into, metadata={MIGRATION_KEY: {**record, "switched": True}})
     found = f"serves the alias {', '.join(map(repr, serving))}" if serving else "served an alias before"
-    raise MigrationError(
+    raise _live(collection, into, found, f"To search {collection!r} again, run `vaecodec rollback`.")
+
+
+def check_is_not_written(migration: Migration, left: int | None) -> None:
+    """Refuse a target that has more points than the last whole run left: only an application can have written them."""
+    client, into = migration.client, migration.into
+    if into is None or left is None or not client.collection_exists(into):
+        return
+    points = client.count(into, exact=True).count
+    if points > left:
+        found = f"holds {points:,} points where the last run left {left:,}"
+        way = f"To bring it up to date all the same, remove {migration.state}."
+        raise _live(migration.collection, into, found, way)
+
+
+def _live(collection: str, into: str, found: str, way: str) -> MigrationError:
+    return MigrationError(
         f"into: expected a collection that only this migration writes to, got {into!r}, which {found}: bringing it up "
         f"to date with {collection!r} would delete what was written to it since. If {into!r} is the one to "
-        f"keep, write to it and leave it as it is. To search {collection!r} again, run `vaecodec rollback`. "
+        f"keep, write to it and leave it as it is. {way} "
         f"To compress {collection!r} as it is now, name a new collection"
     )
 
