@@ -523,6 +523,15 @@ def test_only_an_output_of_ours_is_replaced_and_only_when_asked(
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("name", ["y.npy", "y"])
+def test_a_complete_output_is_not_resumed(rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path, name: str) -> None:
+    source, output = write(tmp_path / "x.npy", rows[:50]), tmp_path / name
+    options = BulkOptions(resume=True)
+    assert encode(source, output, svd_codec, options=options).rows == 50
+    with pytest.raises(OutputExistsError, match=r"y\S*: is complete, and no unfinished output is there to continue;"):
+        encode(source, output, svd_codec, options=options)
+
+
 def test_nothing_of_others_is_removed(rows: np.ndarray, svd_codec: LinearCodec, tmp_path: Path) -> None:
     source = write(tmp_path / "x.npy", rows)
     for path in ("y.npy.partial/letter.txt", "z.npy.bad-rows.csv"):

@@ -534,6 +534,10 @@ def test_a_location_may_name_its_column(tmp_path: Path) -> None:
         open_source(f"{tmp_path}/two.npz#title", column="body")
     np.save(tmp_path / "odd#1.npy", title)
     assert open_source(tmp_path / "odd#1.npy").dim == 4
+    odd: dict[str, Any] = {"my #1": title, "#1": np.zeros((2, 3), np.float32)}
+    np.savez(tmp_path / "odd#2.npz", **odd)
+    assert open_source(f"{tmp_path}/odd#2.npz#my #1").dim == 4
+    assert open_source(f"{tmp_path}/odd#2.npz##1").dim == 3
     with pytest.raises(MissingColumnError, match="has no array 'x'"):
         open_source(f"{tmp_path}/two.npz#x")
 

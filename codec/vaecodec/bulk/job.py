@@ -283,11 +283,12 @@ class _Job:
         unfinished = os.path.lexists(self.staging)
         # An interrupted job may already have written a part of the output itself.
         overwrite = self.options.overwrite or (self.options.resume and unfinished)
+        found = "is complete, and no unfinished output is there to continue" if self.options.resume else ""
         if self.is_array:
             for path, is_ours_here in ((self.output, _is_our_array), (facts_path(self.output), is_facts_file)):
-                check_file(path, is_ours=is_ours_here, overwrite=overwrite, inputs=[source], parents=True)
+                check_file(path, is_ours=is_ours_here, overwrite=overwrite, inputs=[source], parents=True, found=found)
         else:
-            check_folder(self.output, is_ours=_is_our_part, overwrite=overwrite, inputs=[source])
+            check_folder(self.output, is_ours=_is_our_part, overwrite=overwrite, inputs=[source], found=found)
         if unfinished and not (self.options.resume or self.options.overwrite):
             raise OutputExistsError(
                 f"{self.staging}: an unfinished output; continue it with resume (--resume), or delete it"

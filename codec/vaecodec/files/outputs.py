@@ -64,6 +64,7 @@ def check_folder(
     is_ours: IsOurs,
     overwrite: bool = False,
     inputs: Iterable[str | os.PathLike[str]] = (),
+    found: str = "",
 ) -> None:
     """Check that a folder may be written, another one in its place; raises as :func:`check_file` does.
 
@@ -73,6 +74,7 @@ def check_folder(
         is_ours: see :data:`IsOurs`; called with everything in the folder.
         overwrite: replace what is there, if vaecodec wrote it.
         inputs: what is read.
+        found: as for :func:`check_file`.
     """
     target = Path(path)
     check_not_input(target, inputs)
@@ -86,7 +88,7 @@ def check_folder(
                 f"{path}: holds {foreign.name!r}, which vaecodec did not write; choose another name"
             )
         if entries:
-            _refuse_unasked(target, overwrite)
+            _refuse_unasked(target, overwrite, found)
     elif os.path.lexists(target):
         raise OutputExistsError(f"{path}: expected a folder to write, got a file; choose another name")
     _check_ancestor(target.absolute())

@@ -95,7 +95,7 @@ def _open_path(path: Path, column: str | None, *, codes: bool, queries: bool, ba
 def locate(location: str | Path, column: str | None = None) -> tuple[Path | str, str | None]:
     """Split a location into a path, or an address, and the column that stands after its last ``#``.
 
-    A file whose own name holds ``#`` is found by its name.
+    A file whose own name holds ``#`` is found by its name, and so is one whose column's name holds ``#``.
 
     Args:
         location: as :func:`open_source` takes it.
@@ -112,8 +112,12 @@ def locate(location: str | Path, column: str | None = None) -> tuple[Path | str,
     if not text.strip():
         raise UnknownSourceError(f"expected the name of a file or folder, or an address, got {text!r}")
     is_address = _SCHEME.match(text) is not None
-    start, mark, named = text.rpartition("#")
-    if mark and start and named and (is_address or not Path(text).exists()):
+    start, _, named = text.rpartition("#")
+    if not is_address:
+        cuts = (cut for cut in range(len(text) - 1, 0, -1) if text[cut] == "#" and Path(text[:cut]).exists())
+        cut = next(cuts, len(start))
+        start, named = text[:cut], text[cut + 1 :]
+    if start and named and (is_address or not Path(text).exists()):
         if column not in (None, named):
             raise AmbiguousColumnError(f"{text}: names the column {named!r}, but the column {column!r} was asked for")
         text, column = start, named
