@@ -15,7 +15,8 @@ from qdrant_client import models
 from vaecodec.bulk import OnBadRows
 from vaecodec.errors import BadRowsError, InvalidVectorsError
 from vaecodec.files import replacing
-from vaecodec.interface import FloatArray
+from vaecodec.interface import FloatArray, Metric
+from vaecodec.vectors import NO_DIRECTION, NOT_FINITE, faults
 from vaecodec_integrations.qdrant.migration.job import Migration, by_name
 
 _COLUMNS = ("id", "reason")
@@ -41,6 +42,11 @@ def find_bad(migration: Migration, records: Sequence[models.Record | models.Scor
 
 def _reason(migration: Migration, vectors: FloatArray) -> str | None:
     """Return why vectors cannot be compressed, or None."""
+    broken, undirected = faults(vectors)
+    if broken.any():
+        return NOT_FINITE
+    if undirected.any() and migration.codec.metric is Metric.COSINE:
+        return NO_DIRECTION
     try:
         migration.codec.encode(vectors)
     except InvalidVectorsError as error:
