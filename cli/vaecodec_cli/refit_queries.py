@@ -51,7 +51,7 @@ def refit_queries(
     """Fit the queries' side of a codec anew, so that searches find more in an index that stays as it is.
 
     Documents are encoded as before, and existing indexes and codes open with the new file. Nothing is written unless
-    held-out queries surely find more.
+    held-out queries find significantly more.
     """
     require_training(export=True)
     from vaecodec_exporters.query_refit import refit_queries_of_files

@@ -111,7 +111,7 @@ def refit_queries(
             what is there is no codec file.
         ArtifactError: the codec file cannot be used.
         UnusableDataError: the collection is not of this codec's embeddings, or has no queries or no confirmation part.
-        ExportError: held-out queries do not surely find more, or lose another figure; no file is written. Or the
+        ExportError: held-out queries do not find significantly more, or lose another figure; no file is written. Or the
             codec file is not in float32.
         InvalidBudgetError, NotCalibratedError: the codec has no such code.
     """

@@ -27,7 +27,7 @@ from vaecodec_training.state import RunState
 from vaecodec_training.trainer import refuse_mismatch
 
 SMALL = Recipe(dim=32, hidden=32, batch=256, epochs=2, checkpoints=3)
-# Two epochs do not beat the linear codec surely; the tests that are about something else do not mind.
+# Two epochs do not beat the linear codec significantly; the tests that are about something else do not mind.
 pytestmark = pytest.mark.filterwarnings("ignore::vaecodec_training.diagnostics.BelowBaselineWarning")
 
 

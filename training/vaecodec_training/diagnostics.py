@@ -208,7 +208,7 @@ def inspect_outcome(
         )
     elif difference.low <= 0:
         message = (
-            f"{chosen_by} {figures[chosen_by].mean():.3f} is not surely above that of the linear codec {over!r} "
+            f"{chosen_by} {figures[chosen_by].mean():.3f} is not significantly above that of the linear codec {over!r} "
             f"(difference {difference.low:.3f} to {difference.high:.3f}); use the linear codec, give more rows "
             "or queries, or train longer"
         )

@@ -1,4 +1,4 @@
-"""Decide whether a learned codec is exported: it must be surely better in its purpose, and lose no figure."""
+"""Decide whether a learned codec is exported: it must be significantly better in its purpose, and lose no figure."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Gate:
 
     @property
     def passed(self) -> bool:
-        """Tell whether the learned codec is surely better in its purpose, and no figure that counts is lost."""
+        """Tell whether the learned codec is significantly better in its purpose, and no figure that counts is lost."""
         return self.difference.low > 0 and not self.lost
 
     @property

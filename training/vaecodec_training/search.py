@@ -80,7 +80,7 @@ class Standing(NamedTuple):
     """Rate a run on the validation rows; among runs of one width a larger rating is better.
 
     Attributes:
-        loses_nothing: no figure that counts is surely below that of the linear codec which is best in it.
+        loses_nothing: no figure that counts is significantly below that of the linear codec which is best in it.
         worth: see :attr:`vaecodec_training.gate.Gate.worth`; minus infinity where the run diverged.
         figure: that of the objective.
     """
