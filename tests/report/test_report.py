@@ -588,6 +588,7 @@ def test_command(vae_path, tmp_path):
     # On a terminal of 80 columns nothing is cut off, and the line after the tables says where all others are.
     assert "…" not in result.stdout
     assert " recall@10 " in result.stdout
+    assert re.search(r"│ queries +│ 100 +│", result.stdout)
     assert " ".join(result.stdout.split()).endswith(
         f"All tables and the pictures are in {tmp_path}/report/report.html."
     )
