@@ -24,7 +24,7 @@ from vaecodec.errors import CheckpointError, MissingExtraError, RecipeError, Tra
 from vaecodec.sources import ArraySource
 from vaecodec_cli.main import main
 from vaecodec_cli.options import duration
-from vaecodec_training.checkpoint import load_checkpoint
+from vaecodec_training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from vaecodec_training.data.check import check
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.diagnostics import BelowBaselineWarning, BudgetWarning
@@ -124,7 +124,7 @@ def test_a_fit_ships_the_linear_codec_where_that_wins(tmp_path: Path, capsys, mo
     assert monitor.check().drifted
 
 
-def test_an_interrupted_fit_goes_on_where_it_was(sample, tmp_path: Path) -> None:
+def test_an_interrupted_fit_goes_on_where_it_was(sample, tmp_path: Path, monkeypatch) -> None:
     collection = Collection.open(ArraySource(sample.train[:2_000]), confirmation=0.1)
 
     def stop_after_vae(name: str, figures: dict) -> None:
@@ -136,7 +136,19 @@ def test_an_interrupted_fit_goes_on_where_it_was(sample, tmp_path: Path) -> None
         searching.search(collection, tmp_path, **settings, on_step=stop_after_vae)
     kept = json.loads((tmp_path / "run.json").read_text())["steps"]
     assert list(kept) == ["baselines", "pace", "autoencoder", "vae"]
+
+    def die_between_the_files(run: Path, checkpoint: Checkpoint) -> None:
+        record = (run / "run.json").read_bytes()
+        save_checkpoint(run, checkpoint)
+        (run / "run.json").write_bytes(record)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr(searching, "save_checkpoint", die_between_the_files)
+        with pytest.raises(KeyboardInterrupt):
+            searching.search(collection, tmp_path, **settings)
     result = searching.search(collection, tmp_path, **settings)
+    assert "gate" in load_checkpoint(result.run).provenance
     assert {name: result.content["steps"][name] for name in kept} == kept
     with pytest.raises(CheckpointError, match="expected a fit of the same budget"):
         searching.search(collection, tmp_path, **{**settings, "budget": 3.0})

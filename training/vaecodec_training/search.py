@@ -40,7 +40,7 @@ from vaecodec.errors import CheckpointError, DivergedError, RecipeError, Trainin
 from vaecodec.files import locked, write_atomically
 from vaecodec.files.outputs import check_file
 from vaecodec.files.stored_json import parse_with_checksum, with_checksum
-from vaecodec_training.checkpoint import STATE, load_checkpoint, save_checkpoint
+from vaecodec_training.checkpoint import STATE, load_checkpoint, mend, save_checkpoint
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.data.held_out import HeldOut
 from vaecodec_training.diagnostics import BelowBaselineWarning, BudgetWarning, FullSizeWarning
@@ -432,6 +432,7 @@ class _Search:
     def _confirm(self, name: str, recipe: Recipe, confirmation: HeldOut) -> dict[str, Any]:
         """Measure on rows that no choice was made on, and add the figures to the run's own provenance."""
         folder = self._folder(name)
+        mend(folder)  # the process may have died while it added the figures
         checkpoint = load_checkpoint(folder)
         learned = validate(checkpoint.model, self.collection, recipe, confirmation)
         linear = linear_figures(self.collection, recipe, confirmation)
