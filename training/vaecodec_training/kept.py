@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.data.held_out import QueryFigures
@@ -73,21 +73,17 @@ def choose_kept(
     best = max(tried, key=lambda each: (ends or not each.loses, each.worth))
     if not full_size:
         return best
+    others = [] if ends or best.loses else [each for each in tried if not each.loses and each is not best]
     [best] = _judged([best], collection, recipe)
-    assert best.full_size is not None
-    if ends or best.loses or not best.full_size.lost:
+    if _lossless(best) or not others:
         return best
-    others = _judged([each for each in tried if not each.loses and each.share != best.share], collection, recipe)
-    return max((each for each in others if not _loses(each)), key=lambda each: each.worth, default=best)
+    return max(filter(_lossless, _judged(others, collection, recipe)), key=lambda each: each.worth, default=best)
 
 
 def _judged(tried: list[Kept], collection: Collection, recipe: Recipe) -> list[Kept]:
     found = judge_at_full_size([each.model for each in tried], collection, recipe, collection.validation)
-    return [
-        Kept(each.model, each.share, each.figures, each.loses, each.worth, whole)
-        for each, whole in zip(tried, found, strict=True)
-    ]
+    return [replace(each, full_size=whole) for each, whole in zip(tried, found, strict=True)]
 
 
-def _loses(kept: Kept) -> bool:
-    return kept.full_size is None or bool(kept.full_size.lost)
+def _lossless(kept: Kept) -> bool:
+    return kept.full_size is not None and not kept.full_size.lost
