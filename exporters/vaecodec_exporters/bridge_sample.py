@@ -13,6 +13,8 @@ from vaecodec.interface import FloatArray
 from vaecodec.sources import VectorSource
 from vaecodec.steps import Steps
 from vaecodec.two_models.merging import Embedded
+from vaecodec_training.data.pairs import Pairs, numbered_pairs
+from vaecodec_training.data.sample import evenly_spaced
 
 BRIDGE_SAMPLE_ROWS = 20_000
 
@@ -33,10 +35,9 @@ def embedded_by_both(
     Args:
         documents: by the old and by the new model, row for row.
         queries: the same.
-        pairs: row numbers (p, 2) of queries and documents, with grades as a third column where there are some; or
-            ``aligned``.
-        rows: the most documents and the most queries, evenly spaced. Where pairs are known, documents that answer a
-            query of the sample come before others.
+        pairs: as :func:`~vaecodec_training.data.pairs.numbered_pairs` takes them.
+        rows: the most documents and the most queries, evenly spaced. Where pairs are known, queries that have an
+            answer come before others, and so do documents that answer one of them.
 
     Returns:
         The documents, the queries, and the pairs by the numbers of the sample's rows.
@@ -45,41 +46,36 @@ def embedded_by_both(
         UnusableDataError: the models' rows differ in number, or pairs do not fit them.
     """
     count = _common("sample", *documents)
-    asked = None if queries is None else _common("queries", *queries)
-    known = None if pairs is None or asked is None else row_numbers(pairs, asked, count)
-    of_queries = None if asked is None else _spaced(np.arange(asked), rows)
-    of_documents = _spaced(np.arange(count), rows)
-    if known is not None and of_queries is not None:
-        known = known[np.isin(known[:, 0], of_queries)]
-        answers = _spaced(np.unique(known[:, 1].astype(np.int64)), rows)
-        others = np.setdiff1d(np.arange(count), answers, assume_unique=True)
-        of_documents = np.union1d(answers, _spaced(others, rows - len(answers)))
-        known = known[np.isin(known[:, 1], of_documents)]
-        known[:, 0] = np.searchsorted(of_queries, known[:, 0])
-        known[:, 1] = np.searchsorted(of_documents, known[:, 1])
-    sampled = Embedded(*(_read(source, of_documents, count) for source in documents))
-    if queries is None or of_queries is None or asked is None:
-        return sampled, None, None
-    return sampled, Embedded(*(_read(source, of_queries, asked) for source in queries)), known
+    sampled = np.arange(count)
+    if queries is None:
+        sampled = evenly_spaced(sampled, rows)
+        return Embedded(*(_read(source, sampled, count) for source in documents)), None, None
+    asked = _common("queries", *queries)
+    asking, known = np.arange(asked), None
+    if pairs is not None:
+        known = numbered_pairs(pairs, count, asked)
+        asking = _preferred(known.rows[:, 0], asking, rows)
+        known = known.within(asking, sampled)
+        sampled = _preferred(known.rows[:, 1], sampled, rows)
+        known = known.within(asking, sampled)
+    asking, sampled = evenly_spaced(asking, rows), evenly_spaced(sampled, rows)
+    return (
+        Embedded(*(_read(source, sampled, count) for source in documents)),
+        Embedded(*(_read(source, asking, asked) for source in queries)),
+        None if known is None else _renumbered(known, asking, sampled),
+    )
 
 
-def row_numbers(pairs: Known, queries: int, documents: int) -> NDArray[Any]:
-    """Return pairs as row numbers (p, 2), or (p, 3) with grades.
+def _preferred(first: NDArray[np.int64], all_rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Return at most so many rows in ascending order, of which those named first come before others."""
+    chosen = evenly_spaced(np.unique(first), most)
+    others = np.setdiff1d(all_rows, chosen, assume_unique=True)
+    return np.union1d(chosen, evenly_spaced(others, most - len(chosen)))
 
-    Raises:
-        UnusableDataError: they are of another form, or there are no such rows.
-    """
-    if isinstance(pairs, str):
-        if queries > documents:
-            raise UnusableDataError(f"pairs: expected a document for each of {queries:,} queries, got {documents:,}")
-        return np.repeat(np.arange(queries)[:, None], 2, axis=1)
-    rows = np.array(pairs)
-    if rows.ndim != 2 or rows.shape[1] not in (2, 3):
-        raise UnusableDataError(f"pairs: expected an array (p, 2), (query, document), got one of shape {rows.shape}")
-    for column, limit, name in ((0, queries, "queries"), (1, documents, "documents")):
-        if len(rows) and not 0 <= rows[:, column].min() <= rows[:, column].max() < limit:
-            raise UnusableDataError(f"pairs: expected row numbers of {limit:,} {name}, got others")
-    return rows
+
+def _renumbered(pairs: Pairs, queries: NDArray[np.int64], documents: NDArray[np.int64]) -> NDArray[Any]:
+    columns = [np.searchsorted(queries, pairs.rows[:, 0]), np.searchsorted(documents, pairs.rows[:, 1])]
+    return np.stack(columns if pairs.grades is None else [*columns, pairs.grades], axis=1)
 
 
 def _common(name: str, old: VectorSource, new: VectorSource) -> int:
@@ -91,11 +87,6 @@ def _common(name: str, old: VectorSource, new: VectorSource) -> int:
             f"{name}: expected the same texts by both models, got {counts[0]:,} and {counts[1]:,} rows"
         )
     return counts[0]
-
-
-def _spaced(numbers: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    step = max(1, -(-len(numbers) // max(1, most)))
-    return numbers[::step][: max(0, most)]
 
 
 def _read(source: VectorSource, numbers: NDArray[np.int64], count: int) -> FloatArray:

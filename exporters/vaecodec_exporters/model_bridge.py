@@ -19,11 +19,12 @@ from vaecodec.two_models.bridge import MODEL_BRIDGE, Affine
 from vaecodec.two_models.merging import Embedded
 from vaecodec.two_models.retention import Answers, probable_answers, searched_by
 from vaecodec.vectors import as_vectors, normalised
-from vaecodec_exporters.bridge_sample import Known, embedded_by_both, row_numbers
+from vaecodec_exporters.bridge_sample import Known, embedded_by_both
 from vaecodec_exporters.checkpoint import residual_weights
 from vaecodec_exporters.graph import CodecWeights, ResidualWeights, write_codec
 from vaecodec_exporters.output import refuse_existing
 from vaecodec_training.data.pair_files import read_pairs
+from vaecodec_training.data.pairs import numbered_pairs
 from vaecodec_training.maps import MapKind, fit_map, map_rows
 from vaecodec_training.model import ResidualMap
 
@@ -288,9 +289,4 @@ def _joined(documents: Embedded, queries: Embedded) -> Embedded:
 
 
 def _known(pairs: Known, queries: int, documents: int) -> Answers:
-    rows = row_numbers(pairs, queries, documents)
-    if isinstance(pairs, str):
-        return Answers(np.arange(queries))
-    places = [np.flatnonzero(rows[:, 0] == query) for query in range(queries)]
-    grades = [rows[place, 2] for place in places] if rows.shape[1] == 3 else None
-    return Answers([rows[place, 1].astype(np.int64) for place in places], grades)
+    return Answers(*numbered_pairs(pairs, documents, queries).by_query(np.arange(queries), np.arange(documents)))

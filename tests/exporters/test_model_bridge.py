@@ -95,14 +95,14 @@ def test_what_is_predicted_is_what_is_kept() -> None:
 
 
 def test_known_answers_are_what_counts(documents: Embedded) -> None:
-    asked = Embedded(*(rows[:300] for rows in two_models(1_200, 1, noise=0.8)))
+    asked = two_models(1_200, 1, noise=0.8)
     aligned = predict_retention(documents, asked, "aligned", kinds=(MapKind.PROCRUSTES,))
-    pairs = np.stack([np.arange(300), np.arange(300)], axis=1)
-    graded = np.concatenate([pairs, np.full((300, 1), 3)], axis=1)
+    pairs = np.stack([np.arange(1_200), np.arange(1_200)], axis=1)
+    graded = np.concatenate([pairs, np.full((1_200, 1), 3)], axis=1)
     for same in (pairs, graded):
         assert predict_retention(documents, asked, same, kinds=(MapKind.PROCRUSTES,)) == aligned
     found, _ = exact_search(documents.new, asked.new, 10, Metric.COSINE)
-    assert ndcg(found, np.arange(300), 10).mean() > 0.5
+    assert ndcg(found, np.arange(1_200), 10).mean() > 0.5
     assert 0.5 < aligned.best.mean < 1.1
 
 
@@ -173,12 +173,17 @@ def test_unusable_samples_are_refused(
         bridge_models(out, queries)
     with pytest.raises(UnusableDataError, match="expected the same texts by both models, got 400 and 399 rows"):
         bridge_models(out, documents, Embedded(queries.old, queries.new[1:]))
-    for pairs, message in (
-        (np.array([[0, 1_200]]), "expected row numbers of 1,200 documents"),
-        (np.array([[400, 0]]), "expected row numbers of 400 queries"),
-        (np.arange(3), r"expected an array \(p, 2\)"),
-        (np.empty((0, 2), int), "got none among its ten best"),
-    ):
+    wrong: list[tuple[Any, str]] = [
+        (np.array([[0, 1_200]]), r"row 0 is \[0, 1200\], but there are 400 queries and 1,200 documents"),
+        (np.array([[400, 0]]), r"row 0 is \[400, 0\], but there are 400 queries and 1,200 documents"),
+        (np.array([[3, 4], [3, 4]]), "expected each pair once, got query row 3 with document row 4 again"),
+        (np.array([[3, 4, -1]]), "expected grades of at least 0, got -1"),
+        (np.arange(3), r"expected integers \(p, 2\)"),
+        (np.empty((0, 2), int), r"expected integers \(p, 2\)"),
+        ("aligned", "must be as many, got 400 queries and 1,200 documents"),
+        (np.array([[0, np.argmin(documents.new @ queries.new[0])]]), "got none among its ten best"),
+    ]
+    for pairs, message in wrong:
         with pytest.raises(UnusableDataError, match=message):
             bridge_models(out, documents, queries, pairs)
     with pytest.raises(UnusableDataError, match="pairs: expected queries beside them"):
@@ -244,19 +249,31 @@ def test_pairs_follow_the_rows_of_a_sample(caplog: pytest.LogCaptureFixture) -> 
         texts, asked, known = embedded_by_both(documents, queries, pairs, rows=20)
     assert asked is not None
     assert known is not None
-    assert len(texts.old) <= 20
+    assert len(texts.old) == 20
     assert np.array_equal(texts.old, -texts.new)
     assert np.array_equal(asked.old + 1_000, asked.new)
     # Every query of the sample still has its own answer and its own grade.
-    query = asked.old[known[:, 0], 0] - 1_000
-    assert np.array_equal(texts.old[known[:, 1], 0], 89 - query)
+    query = asked.old[known[:, 0].astype(int), 0] - 1_000
+    assert np.array_equal(texts.old[known[:, 1].astype(int), 0], 89 - query)
     assert np.array_equal(known[:, 2], 1 + query % 3)
-    assert len(known) == len(asked.old) == 15
+    assert len(known) == len(asked.old) == 20
     assert "old: 20 of 90 rows are used" in caplog.messages
-    aligned = embedded_by_both(documents, queries, "aligned", rows=20)[2]
+    aligned = embedded_by_both(queries, queries, "aligned", rows=20)[2]
     assert aligned is not None
-    assert len(aligned) == 15
-    with pytest.raises(UnusableDataError, match="expected row numbers of 90 documents, got others"):
+    assert np.array_equal(aligned, np.repeat(np.arange(20)[:, None], 2, axis=1))
+    few = embedded_by_both(documents, queries, np.array([[3, 88], [11, 89]]), rows=20)
+    assert few[1] is not None
+    assert len(few[0].old) == len(few[1].old) == 20
+    assert few[2] is not None
+    assert len(few[2]) == 2  # queries and documents that belong together come before others
+    with pytest.raises(UnusableDataError, match="but there are 30 queries and 90 documents"):
         embedded_by_both(documents, queries, np.array([[0, 90]]), rows=20)
     with pytest.raises(UnusableDataError, match="expected the same texts by both models, got 90 and 30 rows"):
         embedded_by_both((documents[0], queries[0]))
+
+
+def test_a_sample_has_as_many_rows_as_are_asked_for() -> None:
+    numbers = ArraySource(np.arange(41, dtype=np.float32)[:, None])
+    texts, asked, _ = embedded_by_both((numbers, numbers), (numbers, numbers), rows=40)
+    assert asked is not None
+    assert len(texts.old) == len(asked.old) == 40
