@@ -46,6 +46,8 @@ COMMANDS = {
     "train": "train",
 }
 
+# Characters of an error that are printed; the longest of ours has about half as many.
+_LONGEST = 3_000
 # These errors mean that an option has an impossible value.
 _WRONG_USAGE = (InvalidBudgetError, InvalidDimensionError, InvalidGoalError, InvalidOptionError, RecipeError)
 
@@ -69,10 +71,15 @@ def main(arguments: list[str] | None = None) -> None:
             app(arguments, prog_name="vaecodec")
     # Print one line without a traceback, also for errors of the system such as a full disk.
     except (VaecodecError, OSError) as error:
-        print(f"error: {one_line(_explained(error))}", file=sys.stderr)
+        print(f"error: {_cut(one_line(_explained(error)))}", file=sys.stderr)
         sys.exit(2 if isinstance(error, _WRONG_USAGE) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _cut(message: str) -> str:
+    """Shorten a message that quotes a value of any length from a file."""
+    return message if len(message) <= _LONGEST else f"{message[:_LONGEST]} ... ({len(message):,} characters)"
 
 
 def _explained(error: Exception) -> str:

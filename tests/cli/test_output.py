@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,6 +62,18 @@ def test_what_controls_a_terminal_becomes_visible(text: str, expected: str) -> N
 
 def test_an_error_takes_one_line() -> None:
     assert one_line("first\n\n  second\x1b\n") == "first second\\x1b"
+
+
+def test_an_error_that_quotes_a_long_value_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    columns: dict[str, Any] = {"x" * 5000: np.eye(8)}
+    np.savez(tmp_path / "rows.npz", **columns)
+    with pytest.raises(SystemExit) as ended:
+        main(["linear", f"{tmp_path}/rows.npz#y", "--dim", "2", "--out", f"{tmp_path}/codec.onnx"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert "has no array 'y'; it has: xxx" in said
+    assert said.endswith(" characters)\n")
+    assert len(said) < 3_100
 
 
 def test_tables_and_lines_show_brackets_and_escapes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,11 +32,13 @@ from vaecodec.errors import InvalidVectorsError, VaecodecError
 from vaecodec.files.stored_json import with_checksum
 from vaecodec.packed_index import PackedIndex
 from vaecodec.scores import fit_score_calibration
-from vaecodec.sources import RandomAccessSource, open_source
+from vaecodec.sources import RandomAccessSource, VectorSource, open_source
 from vaecodec_exporters.linear import export_linear
 from vaecodec_integrations.qdrant.migration.state import read_state
-from vaecodec_integrations.report.inputs import read_relevant, read_report
+from vaecodec_integrations.qdrant.reembedding.job import read_ids
+from vaecodec_integrations.report.inputs import read_labels, read_relevant, read_report, read_scored_pairs
 from vaecodec_training.data.pair_files import read_pairs
+from vaecodec_training.data.pairs import numbered_pairs
 from vaecodec_training.recipe import Recipe
 
 DIM, WIDTH, BUDGET = 32, 24, 8
@@ -106,6 +108,17 @@ def read_text(read: Callable[[Path], object], suffix: str) -> Callable[[bytes], 
     def target(data: bytes) -> None:
         with suppress(VaecodecError):
             read(_file(data, suffix))
+
+    return target
+
+
+def pair_reader(suffix: str) -> Callable[[bytes], None]:
+    """Return a reader of pairs that looks their ids up, and checks the rows."""
+
+    def target(data: bytes) -> None:
+        with suppress(VaecodecError):
+            found = numbered_pairs(read_pairs(str(_file(data, suffix)), *_ided()), 9, 9)
+            assert found.rows.max(initial=0) < 9
 
     return target
 
@@ -181,21 +194,59 @@ def targets() -> dict[str, Target]:
         "recipe": Target(read_text(Recipe.load, ".toml"), [Recipe(dim=8, nested_dims=(4,)).to_toml().encode()]),
         "relevant rows": Target(read_text(read_relevant, ".json"), [b"[[1, 2], [], [3]]"]),
         "report": Target(read_text(read_report, ".json"), [b'{"format_version": 1, "run": {"a": [1.5]}}']),
-        "pairs": Target(read_text(lambda path: read_pairs(str(path)), ".npy"), [_plain_files()[".npy"]]),
+        **_pair_files(),
+        "labels": Target(read_text(read_labels, ".npy"), [_npy(np.array(["news", "mail"]))]),
+        "scored pairs": Target(read_text(read_scored_pairs, ".npz"), [_scored_pairs()]),
+        "ids to embed first": Target(read_text(read_ids, ".txt"), [b"12\n12345678-1234-5678-1234-567812345678\n"]),
         "codes": Target(read_codes, [rows()[:20].tobytes()]),
     }
+
+
+@cache
+def _ided() -> list[VectorSource]:
+    return [open_source(_folder() / f"{name}.parquet") for name in ("documents", "queries")]
+
+
+def _pair_files() -> dict[str, Target]:
+    """Return a target for every format of a table of pairs, and for an array of them."""
+    queries, documents = [f"q{i}" for i in range(9)], [f"d{i}" for i in range(9)]
+    columns = {"query_id": queries, "document_id": documents, "grade": [*range(9)]}
+    for name, ids in (("queries", queries), ("documents", documents)):
+        pq.write_table(pa.table({"id": ids, "vector": rows()[:9].tolist()}), _folder() / f"{name}.parquet")
+    table = io.BytesIO()
+    pq.write_table(pa.table(columns), table)
+    lines = [*zip(*columns.values(), strict=True)]
+    seeds = {
+        ".npy": _npy(np.array([[1, 2], [3, 4]])),
+        ".parquet": table.getvalue(),
+        ".jsonl": "".join(f"{json.dumps(dict(zip(columns, line, strict=True)))}\n" for line in lines).encode(),
+    }
+    for suffix, mark in ((".csv", ","), (".tsv", "\t")):
+        seeds[suffix] = "\n".join(mark.join(map(str, line)) for line in [tuple(columns), *lines]).encode()
+    return {f"pairs {suffix}": Target(pair_reader(suffix), [seed]) for suffix, seed in seeds.items()}
+
+
+def _npy(array: np.ndarray) -> bytes:
+    data = io.BytesIO()
+    np.save(data, array)
+    return data.getvalue()
+
+
+def _scored_pairs() -> bytes:
+    data = io.BytesIO()
+    np.savez(data, first=rows()[:5], second=rows()[5:10], scores=np.arange(5.0))
+    return data.getvalue()
 
 
 def _plain_files() -> dict[str, bytes]:
     few = rows()[:5]
     widths = np.full((len(few), 1), DIM, "<i4")
-    npy, npz, compressed = io.BytesIO(), io.BytesIO(), io.BytesIO()
-    np.save(npy, few)
+    npz, compressed = io.BytesIO(), io.BytesIO()
     np.savez(npz, vectors=few)
     np.savez_compressed(compressed, vectors=few, names=np.array(["a", "b"]))
     header = struct.pack("<II", *few.shape)
     return {
-        ".npy": npy.getvalue(),
+        ".npy": _npy(few),
         ".npz": npz.getvalue(),
         ".fvecs": np.hstack([widths.view("<f4"), few]).tobytes(),
         ".bvecs": np.hstack([widths.view("u1"), few.astype("u1")]).tobytes(),

@@ -28,7 +28,7 @@ def damaged(draw: st.DrawFn, seeds: tuple[bytes, ...]) -> bytes:
 def test_nothing_but_our_own_errors_escapes(name: str) -> None:
     target = TARGETS[name]
 
-    @settings(max_examples=150)
+    @settings(max_examples=60)
     @given(damaged(tuple(target.seeds)))
     def read(data: bytes) -> None:
         target.read(data)

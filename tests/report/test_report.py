@@ -463,12 +463,28 @@ def test_an_earlier_report_shows_what_changed(run, small, sample, svd_codec, fol
     assert "not paired" in markdown("", [], tables(summarise(other, run), other), [])
 
 
+# The largest number is none that a float holds.
+EMPTY_RUN = json.dumps(
+    {
+        "setting": {},
+        "truth": [[0]],
+        "relevant": None,
+        "labels": None,
+        "sampled": None,
+        "methods": [],
+        "rivals": [{"figures": {"recall_at_10": [10**400]}}],
+        "svd_curve": {},
+    }
+)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("[]", "expected the report.json of an earlier report, got something else"),
         ("{", "expected the report.json"),
         ('{"format_version": 2, "run": {"methods": 3}}', "expected the report.json"),
+        (f'{{"format_version": 2, "run": {EMPTY_RUN}}}', "expected the report.json"),
         ('{"format_version": 1}', "a report of format 1, but this vaecodec reads 2"),
     ],
 )
@@ -642,3 +658,14 @@ def test_a_codec_that_has_no_code_of_that_size_is_named(svd_path, tmp_path, samp
     data = ReportData(base=sample.base[:60], queries=sample.queries[:10])
     with pytest.raises(InvalidBudgetError, match=r"small\.onnx: bytes: expected 8 to 40 for 64 latents, got 48"):
         measure(data, {"small.onnx": Codec.load(svd_path)}, open_engine(SearchEngineName.EXACT), budgets=[48])
+
+
+def test_a_damaged_character_is_no_label(tmp_path):
+    np.save(tmp_path / "labels.npy", np.array(["ab", "cd"]))
+    data = bytearray((tmp_path / "labels.npy").read_bytes())
+    data[-1] = 0x7F
+    (tmp_path / "labels.npy").write_bytes(data)
+    with pytest.raises(
+        EvaluationInputError, match=r"labels.npy: not a complete array of plain values: a character is none"
+    ):
+        read_labels(tmp_path / "labels.npy")

@@ -186,3 +186,10 @@ def test_a_report_reads_pairs_with_their_grades(sources: Any, tmp_path: Path) ->
     found = read_relevance(str(pairs), str(tmp_path / "docs.parquet"), str(tmp_path / "queries.parquet"))
     assert found.rows == [[0], [2, 3], []]
     assert found.grades == [[1.0], [2.0, 0.5], []]
+
+
+def test_a_number_that_no_float_holds_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(f'{{"query": 0, "document": 1{"0" * 400}}}\n')
+    with pytest.raises(UnusableDataError, match=r"expected numbers in the column document of .*, got 10+ in row 0"):
+        read_pairs(str(path))

@@ -46,6 +46,7 @@ def test_a_recipe_survives_its_file(tmp_path_factory: pytest.TempPathFactory, re
         ("epochs = 0", "epochs: expected above 0 and at most 1,000,000, got 0.0"),
         ("learning_rate = 0.0", "learning_rate: expected above 0"),
         ("batch = 9223372036854775808", "batch: expected from 2 to 1,000,000"),
+        (f"batch = 1{'0' * 400}", "batch: expected from 2 to 1,000,000, got 1000"),
         ("hidden = 1000000", "hidden: expected from 0 to 65,536"),
         ("alignment = 1e300", "alignment: expected from 0 to 1,000,000, got 1e+300"),
         ("weight_decay = -inf", "weight_decay: expected from 0 to 1,000,000, got -inf"),

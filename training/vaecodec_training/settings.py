@@ -42,7 +42,7 @@ def check_settings(settings: DataclassInstance) -> None:
         if not entry.metadata:
             continue
         low, high, above = entry.metadata["low"], entry.metadata["high"], entry.metadata.get("above", False)
-        if not (math.isfinite(value) and low <= value <= high) or (above and value <= low):
+        if not (low <= value <= high and abs(value) < math.inf) or (above and value <= low):
             wanted = f"above {low:g} and at most {high:,}" if above else f"from {low:g} to {high:,}"
             raise RecipeError(f"{entry.name}: expected {wanted}, got {value}")
 

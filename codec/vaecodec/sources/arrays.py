@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
@@ -146,4 +147,8 @@ def read_npz(path: Path, keys: Collection[str]) -> list[NDArray[Any]]:
 def _array(file: IO[bytes], name: str) -> NDArray[Any]:
     with malformed_if_it_fails(f"{name}: not a complete array of plain values"):
         array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+        if array.dtype.kind == "U" and array.dtype.itemsize:
+            codes = np.frombuffer(array.tobytes(), np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
+            if codes.max(initial=0) > sys.maxunicode:
+                raise ValueError("a character is none of Unicode")
         return array

@@ -139,7 +139,7 @@ def read_report(path: Path) -> Run:
         version = document["format_version"]
         if version == FORMAT_VERSION:
             return Run.from_json(document["run"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise EvaluationInputError(
             f"{path}: expected the report.json of an earlier report, got something else"
         ) from error

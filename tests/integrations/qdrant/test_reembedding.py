@@ -20,7 +20,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from vaecodec import LinearCodec, fit_linear
-from vaecodec.errors import BadRowsError, InvalidArtifactError, MigrationError
+from vaecodec.errors import BadRowsError, InvalidArtifactError, MigrationError, UnusableDataError
 from vaecodec.fused import Pooling
 from vaecodec.two_models.merging import Embedded, Merger
 from vaecodec_cli.main import main
@@ -39,6 +39,7 @@ from vaecodec_integrations.qdrant.reembedding import (
     reembed,
     reembed_at,
 )
+from vaecodec_integrations.qdrant.reembedding.job import read_ids
 
 WORDS = [f"word{i}" for i in range(120)]
 N = 700
@@ -422,3 +423,35 @@ class TestCommandLine:
         record = client.retrieve("docs", [3], with_vectors=True)[0]
         assert (len(record.vector["old"]), len(record.vector["new"])) == (24, 32)
         client.close()
+
+
+def test_ids_to_embed_first_are_ids_of_points(tmp_path: Path) -> None:
+    uuid = "12345678-1234-5678-1234-567812345678"
+    path = tmp_path / "ids"
+    path.write_bytes(f"\ufeff7\n\n {2**64 - 1} \r\n{uuid.upper()}\n".encode())
+    assert read_ids(path) == [7, 2**64 - 1, uuid]
+    for line in (str(2**64), "9" * 5000, "page-7", "1.5"):
+        path.write_text(f"7\n{line}\n")
+        with pytest.raises(UnusableDataError, match="ids, line 2: expected the id of a point"):
+            read_ids(path)
+    path.write_bytes(b"7\n\xff\n")
+    with pytest.raises(UnusableDataError, match=r"line 2: expected the id of a point, below 2.64 or a UUID, got"):
+        read_ids(path)
+
+
+def test_a_damaged_model_or_tokenizer_is_named(folder: Path, tmp_path: Path) -> None:
+    for name in ("old.onnx", "tokenizer.json"):
+        for each in ("old.onnx", "tokenizer.json"):
+            (tmp_path / each).write_bytes((folder / each).read_bytes())
+        (tmp_path / name).write_bytes((folder / name).read_bytes()[:-40])
+        with pytest.raises(InvalidArtifactError, match=f"{name}: expected"):
+            OnnxEmbedder(tmp_path / "old.onnx")
+
+
+def test_a_model_of_another_tokenizer_or_pooling_is_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArtifactError, match=r"expected floats \(texts, width\) with pooling=none, got float32"):
+        OnnxEmbedder(folder / "old.onnx", pooling=Pooling.NONE)(["word1"])
+    vocabulary = {"[UNK]": 0, "far": 5000}
+    Tokenizer(WordLevel(vocabulary, unk_token="[UNK]")).save(str(tmp_path / "other.json"))
+    with pytest.raises(InvalidArtifactError, match="expected a model that takes the tokens of its tokenizer"):
+        OnnxEmbedder(folder / "old.onnx", tmp_path / "other.json")(["far"])

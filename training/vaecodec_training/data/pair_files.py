@@ -104,7 +104,7 @@ def _matched(
 def _numbers(path: Path, name: str, values: Sequence[Any]) -> NDArray[np.float64]:
     try:
         return np.asarray([float(value) for value in values], np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         row = next(row for row, value in enumerate(values) if not _is_number(value))
         raise UnusableDataError(
             f"pairs: expected numbers in the column {name} of {path}, got {values[row]!r} in row {row}"
@@ -114,7 +114,7 @@ def _numbers(path: Path, name: str, values: Sequence[Any]) -> NDArray[np.float64
 def _is_number(value: Any) -> bool:
     try:
         float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return True
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 from qdrant_client import QdrantClient, models
 
-from vaecodec.errors import MigrationError
+from vaecodec.errors import MigrationError, UnusableDataError
 from vaecodec.interface import FloatArray, VectorCodec
 from vaecodec.vectors import as_vectors
 from vaecodec_integrations.qdrant.client import CompressedQdrantClient
@@ -21,6 +22,7 @@ from vaecodec_integrations.qdrant.layout import DISTANCES, UNNAMED, dense_params
 
 Embed = Callable[[list[str]], Any]
 """Embeds texts: a list of n strings to float (n, d)."""
+_MOST_DIGITS = len(str(2**64))
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,21 @@ class Reembedding:
 
 
 def read_ids(path: str | os.PathLike[str]) -> list[int | str]:
-    """Read point ids, one a line: integers, or UUIDs."""
-    lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    return [int(line) if line.isdecimal() else line for line in lines if line]
+    """Read point ids, one a line: integers, or UUIDs.
+
+    Raises:
+        UnusableDataError: a line is neither.
+        OSError: the file cannot be read.
+    """
+    lines = Path(path).read_text(encoding="utf-8-sig", errors="backslashreplace").splitlines()
+    return [_point_id(line.strip(), f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _point_id(text: str, where: str) -> int | str:
+    try:
+        number = int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else None
+        if number is None or number >= 2**64:
+            return str(UUID(text))
+        return number
+    except ValueError:
+        raise UnusableDataError(f"{where}: expected the id of a point, below 2^64 or a UUID, got {text!r}") from None
