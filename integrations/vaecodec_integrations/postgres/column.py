@@ -77,21 +77,22 @@ class CompressedColumn:
         return self.storage.operator_class(self.codec)
 
     def add_to(self, connection: Connection[Any]) -> None:
-        """Add the column to its table where it is missing, and record the codec; existing columns are checked.
+        """Add the column and that of the originals where they are missing, and record the codec; check what exists.
 
         Raises:
             CodecMismatchError: the column exists and another codec filled it.
         """
-        if self._exists(connection):
+        exists = self._exists(connection)
+        if exists:
             self.check(connection)
-            return
-        statement = "ALTER TABLE {table} ADD COLUMN {column} " + self.sql_type
-        connection.execute(self.statement(statement))
+        else:
+            connection.execute(self.statement("ALTER TABLE {table} ADD COLUMN {column} " + self.sql_type))
         if self.originals is not None:
             name = sql.Identifier(self.originals.name)
             statement = "ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {name} bytea"
             connection.execute(self.statement(statement, name=name))
-        self.record(connection)
+        if not exists:
+            self.record(connection)
 
     def record(self, connection: Connection[Any]) -> None:
         """Write the codec's record into the column's comment; what people wrote there stays.

@@ -26,6 +26,8 @@ from vaecodec.evaluation import Interval, bootstrap, similarities
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.vectors import as_row, as_vectors, faults
 from vaecodec_integrations.postgres.column import CompressedColumn
+from vaecodec_integrations.postgres.tables import check_key, column_type, count, rename_column
+from vaecodec_integrations.postgres.watching import unwatch, watch
 from vaecodec_integrations.reranking import Hit
 
 if TYPE_CHECKING:
@@ -33,16 +35,6 @@ if TYPE_CHECKING:
 
 _SOURCE_OPERATORS = {Metric.COSINE: "<=>", Metric.DOT: "<#>", Metric.L2: "<->"}
 _KEPT = "_uncompressed"
-
-_COLUMN = """
-SELECT format_type(a.atttypid, a.atttypmod)
-FROM pg_attribute a WHERE a.attrelid = to_regclass(%s) AND a.attname = %s AND NOT a.attisdropped
-"""
-_UNIQUE = """
-SELECT 1 FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-WHERE i.indrelid = to_regclass(%s) AND a.attname = %s AND i.indisunique AND i.indnkeyatts = 1 AND i.indpred IS NULL
-  AND a.attnotnull
-"""
 
 
 @dataclass(frozen=True)
@@ -111,9 +103,11 @@ def migrate_column(
     if not connection.autocommit:
         raise MigrationError("expected a connection with autocommit=True, so that each batch is kept once it is done")
     _check_source(connection, migration)
-    migration.target.add_to(connection)
-    migration.target.check(connection)
-    _watch_source(connection, migration)
+    column = migration.target
+    column.add_to(connection)
+    column.check(connection)
+    emptied = [column.column, *([column.originals.name] if column.originals else [])]
+    watch(connection, column.table, migration.source, emptied)
     filled, last, total = 0, None, _left(connection, migration)
     bad: list[Any] = []
     while True:
@@ -224,9 +218,9 @@ def switch(connection: Connection[Any], migration: ColumnMigration) -> Compresse
                 f"{column.table}: expected every row with {migration.source} to have {column.column}, got {left:,} "
                 "without; migrate again before the switch"
             )
-        _unwatch_source(connection, migration)
-        _rename(connection, column, migration.source, migration.source + _KEPT)
-        _rename(connection, column, column.column, migration.source)
+        unwatch(connection, column.table, column.column)
+        rename_column(connection, column.table, migration.source, migration.source + _KEPT)
+        rename_column(connection, column.table, column.column, migration.source)
     return CompressedColumn(
         column.codec, column.table, migration.source, storage=column.storage, originals=column.originals
     )
@@ -240,74 +234,31 @@ def switch_back(connection: Connection[Any], migration: ColumnMigration) -> None
     """
     column = migration.target
     kept = migration.source + _KEPT
-    if connection.execute(_COLUMN, (column.table, kept)).fetchone() is None:
+    if column_type(connection, column.table, kept) is None:
         raise MigrationError(f"{column.table}: expected a column {kept}, got none; nothing was switched")
     with connection.transaction():
         connection.execute(column.statement("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
         statement = "SELECT count(*) FROM {table} WHERE {kept} IS NULL AND {source} IS NOT NULL"
         names = {"kept": sql.Identifier(kept), "source": sql.Identifier(migration.source)}
-        (lost,) = _one(connection.execute(column.statement(statement, **names)))
+        lost = count(connection, column.statement(statement, **names))
         if lost:
             raise MigrationError(
                 f"{column.table}: {lost:,} rows were written after the switch and have no uncompressed vector; fill "
                 f"{kept} for them before switching back"
             )
-        _rename(connection, column, migration.source, column.column)
-        _rename(connection, column, kept, migration.source)
+        rename_column(connection, column.table, migration.source, column.column)
+        rename_column(connection, column.table, kept, migration.source)
 
 
 def _check_source(connection: Connection[Any], migration: ColumnMigration) -> None:
     table, codec = migration.target.table, migration.target.codec
-    found = connection.execute(_COLUMN, (table, migration.source)).fetchone()
-    kind = "no such column" if found is None else found[0]
+    kind = column_type(connection, table, migration.source) or "no such column"
     if kind not in (f"vector({codec.dim})", f"halfvec({codec.dim})", "vector", "halfvec"):
         raise MigrationError(
             f"{table}.{migration.source}: expected a column of type vector({codec.dim}) or halfvec({codec.dim}), as "
             f"the codec takes, got {kind}"
         )
-    if connection.execute(_UNIQUE, (table, migration.key)).fetchone() is None:
-        raise MigrationError(
-            f"{table}.{migration.key}: expected a column with a unique index and NOT NULL, got another"
-        )
-
-
-def _watch_source(connection: Connection[Any], migration: ColumnMigration) -> None:
-    """Empty a row's latent whenever its source changes, so that no stale latent is ever kept."""
-    column = migration.target
-    emptied = [column.column, *([column.originals.name] if column.originals else [])]
-    assignments = sql.SQL(" ").join(sql.SQL("NEW.{} := NULL;").format(sql.Identifier(name)) for name in emptied)
-    body = sql.SQL(
-        "BEGIN IF NEW.{source} IS DISTINCT FROM OLD.{source} AND NEW.{target} IS NOT DISTINCT FROM OLD.{target} "
-        "THEN {assignments} END IF; RETURN NEW; END"
-    ).format(source=sql.Identifier(migration.source), target=sql.Identifier(column.column), assignments=assignments)
-    names = _trigger_names(migration)
-    with connection.transaction():
-        connection.execute(
-            column.statement(
-                "CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS {body}",
-                function=names["function"],
-                body=sql.Literal(body.as_string(connection)),
-            )
-        )
-        connection.execute(
-            column.statement(
-                "CREATE OR REPLACE TRIGGER {trigger} BEFORE UPDATE ON {table} "
-                "FOR EACH ROW EXECUTE FUNCTION {function}()",
-                **names,
-            )
-        )
-
-
-def _unwatch_source(connection: Connection[Any], migration: ColumnMigration) -> None:
-    names = _trigger_names(migration)
-    connection.execute(migration.target.statement("DROP TRIGGER IF EXISTS {trigger} ON {table}", **names))
-    connection.execute(migration.target.statement("DROP FUNCTION IF EXISTS {function}()", **names))
-
-
-def _trigger_names(migration: ColumnMigration) -> dict[str, sql.Identifier]:
-    *schema, table = migration.target.table.split(".")
-    name = f"vaecodec_{table}_{migration.target.column}"[:63]
-    return {"trigger": sql.Identifier(name), "function": sql.Identifier(*schema, name)}
+    check_key(connection, table, migration.key)
 
 
 def _next_rows(connection: Connection[Any], migration: ColumnMigration, last: Any, rows: int) -> list[Any]:
@@ -406,18 +357,7 @@ def _on_source_scale(column: CompressedColumn, hits: list[Hit]) -> list[Hit]:
 
 def _left(connection: Connection[Any], migration: ColumnMigration) -> int:
     statement = "SELECT count(*) FROM {table} WHERE {column} IS NULL AND {source} IS NOT NULL"
-    (rows,) = _one(connection.execute(migration.target.statement(statement, source=sql.Identifier(migration.source))))
-    return int(rows)
-
-
-def _rename(connection: Connection[Any], column: CompressedColumn, old: str, new: str) -> None:
-    statement = "ALTER TABLE {table} RENAME COLUMN {old} TO {new}"
-    connection.execute(column.statement(statement, old=sql.Identifier(old), new=sql.Identifier(new)))
-
-
-def _one(cursor: Any) -> tuple[Any, ...]:
-    row: tuple[Any, ...] = cursor.fetchone()
-    return row
+    return count(connection, migration.target.statement(statement, source=sql.Identifier(migration.source)))
 
 
 def _matrix(values: list[Any], dim: int) -> FloatArray:

@@ -6,10 +6,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from vaecodec import Codec
 
@@ -73,3 +75,31 @@ def other_codec_path(sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def other_codec(other_codec_path: Path) -> Codec:
     return Codec.load(other_codec_path)
+
+
+@pytest.fixture
+def database(server: str, schema: str) -> Iterator[Any]:
+    """Yield Django's connection to the test's own schema."""
+    django = pytest.importorskip("django", reason="the extra django is not installed")
+    from django.conf import settings
+    from django.db import connections
+
+    known = conninfo_to_dict(server)
+    address = {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": known["dbname"],
+        "USER": known.get("user", ""),
+        "PASSWORD": known.get("password", ""),
+        "HOST": known.get("host", ""),
+        "PORT": str(known.get("port", "")),
+        "OPTIONS": {"options": f"-c search_path={schema},public"},
+    }
+    if not settings.configured:
+        settings.configure(DATABASES={"default": address}, USE_TZ=True)
+        django.setup()
+    connections.databases["default"].update(address)
+    connection = connections["default"]
+    connection.close()
+    connection.settings_dict.update(address)
+    yield connection
+    connection.close()

@@ -149,3 +149,14 @@ def test_an_hnsw_index_with_the_operator_class_is_used(connection, base, sample,
         f"EXPLAIN SELECT id FROM docs ORDER BY embedding {column.operator} %s LIMIT 5", (column.query(base[0]),)
     ).fetchall()
     assert "Index Scan" in str(plan)
+
+
+def test_originals_can_be_kept_of_a_column_that_exists(connection: Any, base: np.ndarray, vae_codec: Codec) -> None:
+    connection.execute("CREATE TABLE docs (id integer PRIMARY KEY)")
+    CompressedColumn(vae_codec, "docs", "embedding").add_to(connection)
+    column = CompressedColumn(vae_codec, "docs", "embedding", originals=OriginalsColumn("original"))
+    column.add_to(connection)
+    column.check(connection)
+    values = [*column.documents(base[:1]), *OriginalsColumn("original").values(base[:1], 384)]
+    connection.execute("INSERT INTO docs (id, embedding, original) VALUES (1, %s, %s)", values)
+    assert column.search(connection, base[0], 1, rerank=2)[0].distance == pytest.approx(0, abs=1e-3)

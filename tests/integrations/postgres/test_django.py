@@ -2,48 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
-django = pytest.importorskip("django", reason="the extra django is not installed")
-from django.apps import apps  # noqa: E402
-from django.conf import settings  # noqa: E402
-from django.db import connections, models  # noqa: E402
-from django.db.migrations.writer import MigrationWriter  # noqa: E402
+pytest.importorskip("django", reason="the extra django is not installed")
+from django.apps import apps
+from django.db import models
+from django.db.migrations.writer import MigrationWriter
 
-from vaecodec import Codec  # noqa: E402
-from vaecodec.errors import BadRowsError, CodecMismatchError  # noqa: E402
-from vaecodec.evaluation import exact_search  # noqa: E402
-from vaecodec.interface import Metric  # noqa: E402
-from vaecodec_integrations.postgres.django import CompressedVectorField, LatentDistance  # noqa: E402
-
-
-@pytest.fixture
-def database(server: str, schema: str) -> Iterator[Any]:
-    """Yield Django's connection to the test's own schema."""
-    known = conninfo_to_dict(server)
-    address = {
-        "ENGINE": "django.db.backends.postgresql",
-        "NAME": known["dbname"],
-        "USER": known.get("user", ""),
-        "PASSWORD": known.get("password", ""),
-        "HOST": known.get("host", ""),
-        "PORT": str(known.get("port", "")),
-        "OPTIONS": {"options": f"-c search_path={schema},public"},
-    }
-    if not settings.configured:
-        settings.configure(DATABASES={"default": address}, USE_TZ=True)
-        django.setup()
-    connections.databases["default"].update(address)
-    connection = connections["default"]
-    connection.close()
-    connection.settings_dict.update(address)
-    yield connection
-    connection.close()
+from vaecodec import Codec
+from vaecodec.errors import BadRowsError, CodecMismatchError
+from vaecodec.evaluation import exact_search
+from vaecodec.interface import Metric
+from vaecodec_integrations.postgres.django import CompressedVectorField, LatentDistance
 
 
 def new_model(path: Any, name: str, storage: str = "vector") -> type[models.Model]:

@@ -6,7 +6,6 @@ stopped at any moment and run again, and a run over what is done embeds only wha
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +15,7 @@ from qdrant_client import models
 from vaecodec.bulk import OnProgress
 from vaecodec.errors import MigrationError
 from vaecodec.interface import FloatArray
+from vaecodec_integrations.pace import Pace
 from vaecodec_integrations.qdrant.connection import collection_info, refusals
 from vaecodec_integrations.qdrant.layout import UNNAMED, dense_params
 from vaecodec_integrations.qdrant.migration.alias import check_alias, switch_alias
@@ -93,7 +93,7 @@ def reembed(
         _check(job)
         total = job.client.count(job.collection, exact=True).count
         outcome = ReembeddingOutcome(points=total, named=job.named)
-        seen, pace = 0, _Pace(job.texts_per_second)
+        seen, pace = 0, Pace(job.texts_per_second)
         for records in job.undone_pages():
             outcome = _page(job, records, outcome, pace)
             seen += len(records)
@@ -105,19 +105,6 @@ def reembed(
             switch_alias(job.client, job.collection, job.into, alias)
             outcome = replace(outcome, switched_alias=alias)
     return outcome
-
-
-class _Pace:
-    """Wait so that no more than a given number of texts are embedded in a second."""
-
-    def __init__(self, per_second: float | None) -> None:
-        self._per_second, self._free_at = per_second, time.monotonic()
-
-    def wait(self, texts: int) -> None:
-        if self._per_second is not None:
-            now = time.monotonic()
-            time.sleep(max(0.0, self._free_at - now))
-            self._free_at = max(self._free_at, now) + texts / self._per_second
 
 
 def _check(job: Reembedding) -> None:
@@ -148,7 +135,7 @@ def _check(job: Reembedding) -> None:
 
 
 def _page(
-    job: Reembedding, records: list[models.Record], outcome: ReembeddingOutcome, pace: _Pace
+    job: Reembedding, records: list[models.Record], outcome: ReembeddingOutcome, pace: Pace
 ) -> ReembeddingOutcome:
     """Bring one batch of points up to date."""
     held = _held(job, [record.id for record in records])
