@@ -6,7 +6,8 @@ The folder is that of benchmarks/quality.py; its train_queries belong to its tra
 pairs.npy. Everything is chosen on held-out pairs of these; base and queries are only measured. The recipe is that of
 ``vaecodec train --objective relevance``, unless options change it. Every figure has its mean over the queries
 and the 95 % interval of its difference from the uncompressed embeddings, and stands beside the linear codec that is
-best in it. The full width is the fair opponent: the same training without compression.
+best in it. The full width is the fair opponent: the same training without compression. With --bytes each codec is
+measured by short codes, too: float queries search what the documents' codes decode to.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--noise", type=float, help="norm of noise on the inputs, relative to theirs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=float, help="by default those of 1,500 steps")
+    parser.add_argument("--bytes", type=lambda text: [int(size) for size in text.split(",")], default=[])
     parser.add_argument("--json", type=Path, help="write every mean and interval there")
     arguments = parser.parse_args()
     test = Test(arguments.data)
@@ -73,8 +75,12 @@ def main() -> None:
             **changes,
         )
         start = time.process_time()
-        learned = test.measure(trained(arguments.data, recipe))
-        results.append(row("trained for relevance", dim, learned, reference, time.process_time() - start))
+        codec = trained(arguments.data, recipe)
+        seconds = time.process_time() - start
+        results.append(row("trained for relevance", dim, test.measure(codec), reference, seconds))
+        for size in arguments.bytes:
+            figures = test.measure(codec, bytes=size)
+            results.append(row(f"its codes of {size} bytes", dim, figures, reference, 0.0))
     if arguments.json:
         arguments.json.write_text(json.dumps({"recipe": recipe.to_dict(), "results": results}, indent=1))
 
@@ -87,11 +93,15 @@ class Test:
         self.relevant = load_relevant(folder)
         self.truth = Truth.of(self.base, self.queries, Metric.COSINE, depth=DEPTH)
 
-    def measure(self, codec: VectorCodec | None) -> Figures:
-        """Return every figure of every query, by exact search on the latents, or on the embeddings themselves."""
+    def measure(self, codec: VectorCodec | None, *, bytes: int = 0) -> Figures:  # noqa: A002
+        """Return every figure of every query, by exact search on the latents or their codes, or on the embeddings."""
         base, queries, metric = self.base, self.queries, Metric.COSINE
         if codec is not None:
             base, queries, metric = codec.encode(base), codec.encode_queries(queries), codec.latent_metric
+        if bytes:
+            assert isinstance(codec, Codec)
+            code = codec.code(bytes=bytes)
+            base = code.decode(code.encode(base))
         found, _ = exact_search(base, queries, DEPTH, metric)
         return judge(found, self.truth, self.relevant)
 

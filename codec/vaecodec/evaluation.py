@@ -23,6 +23,7 @@ Figures = NDArray[np.float64]
 # Queries and documents per block of scores: 256 x 65,536 float32 are 64 MiB.
 _QUERY_ROWS = 256
 _BASE_ROWS = 65_536
+_HEAD_COLUMNS = 1_024
 # Up to this many documents it is faster to compute all scores of a query than to gather a hundred rows.
 _FEW_DOCUMENTS = 4_096
 
@@ -52,6 +53,11 @@ def similarities(queries: FloatArray, base: FloatArray, metric: Metric) -> Float
     """
     if metric is Metric.COSINE:
         queries, base = normalised_or_zero(queries), normalised_or_zero(base)
+    return _scores(queries, base, metric)
+
+
+def _scores(queries: FloatArray, base: FloatArray, metric: Metric) -> FloatArray:
+    """Return scores of every pair as :func:`similarities` does, of rows that have unit norm already under cosine."""
     scores = queries @ base.T
     if metric is Metric.L2:
         scores = 2 * scores - np.einsum("ij,ij->i", base, base) - np.einsum("ij,ij->i", queries, queries)[:, None]
@@ -86,22 +92,15 @@ def exact_search(base: Any, queries: FloatArray, k: int, metric: Metric) -> tupl
     """
     base = as_matrix(base, name="base")
     queries = as_vectors(queries, base.shape[1], Metric.DOT, name="queries")
-    k = min(k, len(base))
-    ids = np.empty((len(queries), k), np.int64)
-    scores = np.empty((len(queries), k), np.float32)
-    for first in range(0, len(queries), _QUERY_ROWS):
-        rows = slice(first, min(first + _QUERY_ROWS, len(queries)))
-        best_ids = np.empty((rows.stop - rows.start, 0), np.int64)
-        best_scores = np.empty((rows.stop - rows.start, 0), np.float32)
-        for start, block in blocks(base, base.shape[1], Metric.DOT, name="base", rows=_BASE_ROWS):
-            block_ids, block_scores = _top(similarities(queries[rows], block, metric), k)
-            best_ids = np.concatenate([best_ids, block_ids + start], axis=1)
-            best_scores = np.concatenate([best_scores, block_scores], axis=1)
-            order = np.lexsort((best_ids, -best_scores), axis=1)[:, :k]
-            best_ids = np.take_along_axis(best_ids, order, axis=1)
-            best_scores = np.take_along_axis(best_scores, order, axis=1)
-        ids[rows], scores[rows] = best_ids, best_scores
-    return ids, scores
+    unit = normalised_or_zero if metric is Metric.COSINE else np.asarray
+    queries = unit(queries)
+    best = _Best(len(queries), min(k, len(base)))
+    for start, block in blocks(base, base.shape[1], Metric.DOT, name="base", rows=_BASE_ROWS):
+        block = unit(block)
+        for first in range(0, len(queries), _QUERY_ROWS):
+            rows = slice(first, first + _QUERY_ROWS)
+            best.add(rows, start, _scores(queries[rows], block, metric))
+    return best.ids, best.scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -433,16 +432,43 @@ def _resampling(n: int, seed: int, resamples: int) -> Figures:
     return np.asarray(counts, np.float64)
 
 
-def _top(scores: FloatArray, k: int) -> tuple[IdArray, FloatArray]:
-    """Return the k best columns of each row, unsorted; at a tie for the last place the lower column stays."""
-    if k >= scores.shape[1]:
-        return np.broadcast_to(np.arange(scores.shape[1]), scores.shape), scores
-    candidates = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-    kth = np.take_along_axis(scores, candidates, axis=1).min(axis=1)
-    for row in np.flatnonzero((scores >= kth[:, None]).sum(axis=1) > k):
-        tied = np.flatnonzero(scores[row] >= kth[row])
-        candidates[row] = tied[np.lexsort((tied, -scores[row, tied]))][:k]
-    return candidates, np.take_along_axis(scores, candidates, axis=1)
+class _Best:
+    """Keep the best columns of each row while scores arrive block by block, ascending by column.
+
+    Only scores above the last one kept are looked at further: to select from all takes longer than to compute them.
+
+    Attributes:
+        ids, scores: int64 and float32 (rows, k), nearest first, ties by lower id.
+    """
+
+    def __init__(self, rows: int, k: int) -> None:
+        self.ids = np.zeros((rows, k), np.int64)
+        self.scores = np.full((rows, k), -np.inf, np.float32)
+
+    def add(self, rows: slice, seen: int, scores: FloatArray) -> None:
+        """Take the scores of some rows with the columns from number ``seen`` on, float32 (n, columns)."""
+        ids, kept = self.ids[rows], self.scores[rows]
+        # As many columns at once as were seen before: then about k of each row's pass.
+        start = 0
+        while start < scores.shape[1]:
+            stop = min(scores.shape[1], start + max(_HEAD_COLUMNS, seen + start))
+            ids[:], kept[:] = _merged(ids, kept, scores[:, start:stop], seen + start)
+            start = stop
+
+
+def _merged(ids: IdArray, kept: FloatArray, scores: FloatArray, first_id: int) -> tuple[IdArray, FloatArray]:
+    """Return the best of what is kept, (n, k), and of further columns with higher ids, (n, columns), nearest first."""
+    n, k = ids.shape
+    # With a score equal to the last one's a column stays out, as its id is higher.
+    rows, columns = np.divmod(np.flatnonzero(scores > kept[:, -1:]), scores.shape[1])
+    all_rows = np.concatenate([np.repeat(np.arange(n), k), rows])
+    all_ids = np.concatenate([ids.ravel(), columns + first_id])
+    all_scores = np.concatenate([kept.ravel(), scores[rows, columns]])
+    order = np.lexsort((all_ids, -all_scores, all_rows))
+    # Where each row's begin: k of each row were there before.
+    starts = np.searchsorted(all_rows[order], np.arange(n))
+    best = order[starts[:, None] + np.arange(k)]
+    return all_ids[best], all_scores[best]
 
 
 class _Answers(NamedTuple):

@@ -44,6 +44,22 @@ def test_exact_search_is_a_stable_sort_of_all_scores(
     assert np.allclose(scores, np.take_along_axis(expected, order, axis=1))
 
 
+@given(
+    hnp.arrays(np.float32, st.tuples(st.integers(1, 60), st.just(2)), elements=small),
+    hnp.arrays(np.float32, st.tuples(st.integers(1, 5), st.just(2)), elements=small),
+    st.integers(1, 15),
+)
+def test_exact_search_settles_equal_scores_alike_however_the_base_is_divided(
+    base: np.ndarray, queries: np.ndarray, k: int
+) -> None:
+    expected, _ = exact_search(base, queries, k, Metric.DOT)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in {"_BASE_ROWS": 7, "_QUERY_ROWS": 2, "_HEAD_COLUMNS": 2}.items():
+            patch.setattr(f"vaecodec.evaluation.{name}", size)
+        ids, _ = exact_search(base, queries, k, Metric.DOT)
+    assert np.array_equal(ids, expected)
+
+
 def test_exact_search_spans_blocks_of_the_base(sample, monkeypatch) -> None:
     whole_ids, whole_scores = exact_search(sample.base, sample.queries[:300], 10, Metric.COSINE)
     monkeypatch.setattr("vaecodec.evaluation._BASE_ROWS", 700)
