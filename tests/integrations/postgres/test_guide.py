@@ -32,10 +32,10 @@ def run(code: str, names: dict[str, Any]) -> Any:
     parsed = ast.parse(code)
     last = parsed.body[-1]
     if not isinstance(last, ast.Expr):
-        exec(compile(parsed, "docs/postgres.md", "exec"), names)
+        exec(compile(parsed, "docs/postgres.md", "exec", dont_inherit=True), names)
         return None
-    exec(compile(ast.Module(parsed.body[:-1], []), "docs/postgres.md", "exec"), names)
-    return eval(compile(ast.Expression(last.value), "docs/postgres.md", "eval"), names)
+    exec(compile(ast.Module(parsed.body[:-1], []), "docs/postgres.md", "exec", dont_inherit=True), names)
+    return eval(compile(ast.Expression(last.value), "docs/postgres.md", "eval", dont_inherit=True), names)
 
 
 def python(section: str) -> list[str]:

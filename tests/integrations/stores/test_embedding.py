@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.integrations.stores.words import embed
 
 from vaecodec import Codec, fit_linear
 from vaecodec.errors import CodecMismatchError
@@ -17,12 +17,6 @@ from vaecodec_exporters.linear import export_linear
 pytestmark = pytest.mark.filterwarnings("ignore")  # what the engines warn of is theirs
 
 TEXTS = ["how to mount a disk", "mount a network drive", "bake a cake with apples", "the weather in spring"]
-
-
-def embed(texts: Any) -> np.ndarray:
-    """Turn words into vectors: texts with common words are near."""
-    rows = [sum(np.random.default_rng(zlib.crc32(word.encode())).normal(size=384) for word in t.split()) for t in texts]
-    return np.array(rows, np.float32)
 
 
 @pytest.fixture
@@ -39,45 +33,20 @@ def other_file(sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class TestChroma:
     @pytest.fixture
-    def model(self) -> Any:
-        pytest.importorskip("chromadb", reason="the extra chroma is not installed")
-        from chromadb.api.types import EmbeddingFunction
-        from chromadb.utils.embedding_functions import register_embedding_function
-
-        @register_embedding_function
-        class Words(EmbeddingFunction[Any]):
-            def __init__(self) -> None:
-                """Keep nothing."""
-
-            def __call__(self, input: Any) -> Any:  # noqa: A002
-                return list(embed(input))
-
-            @staticmethod
-            def name() -> str:
-                return "words"
-
-            def get_config(self) -> dict[str, Any]:
-                return {}
-
-            @staticmethod
-            def build_from_config(config: dict[str, Any]) -> Words:
-                return Words()
-
-        return Words()
-
-    @pytest.fixture
-    def client(self, model: Any, tmp_path: Path) -> Any:
+    def client(self, words_of_chroma: Any, tmp_path: Path) -> Any:
         import chromadb
 
         return chromadb.PersistentClient(
             str(tmp_path / "chroma"), settings=chromadb.config.Settings(anonymized_telemetry=False)
         )
 
-    def test_stores_latents_of_texts_and_finds_by_a_text(self, model: Any, client: Any, codec_file: Path) -> None:
+    def test_stores_latents_of_texts_and_finds_by_a_text(
+        self, words_of_chroma: Any, client: Any, codec_file: Path
+    ) -> None:
         from vaecodec_integrations.stores.chroma_embedding import CompressedEmbeddingFunction
 
         codec = Codec.load(codec_file)
-        function = CompressedEmbeddingFunction(model, codec_file)
+        function = CompressedEmbeddingFunction(words_of_chroma, codec_file)
         collection = client.create_collection("docs", embedding_function=function)
         collection.add(ids=list("abcd"), documents=TEXTS)
 
@@ -92,11 +61,11 @@ class TestChroma:
         assert again.query(query_texts=["apples"], n_results=1)["ids"] == [["c"]]
 
     def test_another_codec_in_the_same_place_is_refused(
-        self, model: Any, client: Any, codec_file: Path, other_file: Path
+        self, words_of_chroma: Any, client: Any, codec_file: Path, other_file: Path
     ) -> None:
         from vaecodec_integrations.stores.chroma_embedding import CompressedEmbeddingFunction
 
-        function = CompressedEmbeddingFunction(model, codec_file)
+        function = CompressedEmbeddingFunction(words_of_chroma, codec_file)
         client.create_collection("docs", embedding_function=function).add(ids=["a"], documents=TEXTS[:1])
         shutil.copy(other_file, codec_file)
         with pytest.raises(CodecMismatchError, match=r"expected the codec .* which the collection was filled with"):
@@ -106,31 +75,11 @@ class TestChroma:
 
 
 class TestLanceDb:
-    @pytest.fixture
-    def registry(self) -> Any:
-        pytest.importorskip("lancedb", reason="the extra lancedb is not installed")
-        from lancedb.embeddings import TextEmbeddingFunction, get_registry
-
-        import vaecodec_integrations.stores.lancedb_embedding  # noqa: F401
-
-        registry = get_registry()
-        if "words" not in registry._functions:
-
-            @registry.register("words")
-            class Words(TextEmbeddingFunction):
-                def ndims(self) -> int:
-                    return 384
-
-                def generate_embeddings(self, texts: Any, *_: Any, **__: Any) -> list[Any]:
-                    return list(embed(texts))
-
-        return registry
-
-    def made(self, registry: Any, codec_file: Path, folder: Path) -> Any:
+    def made(self, words_of_lancedb: Any, codec_file: Path, folder: Path) -> Any:
         import lancedb
         from lancedb.pydantic import LanceModel, Vector
 
-        function = registry.get("vaecodec").create(model="words", codec=str(codec_file))
+        function = words_of_lancedb.get("vaecodec").create(model="words", codec=str(codec_file))
 
         class Document(LanceModel):
             text: str = function.SourceField()
@@ -138,10 +87,12 @@ class TestLanceDb:
 
         return lancedb.connect(folder / "lance").create_table("docs", schema=Document)
 
-    def test_stores_latents_of_texts_and_finds_by_a_text(self, registry: Any, codec_file: Path, tmp_path: Path) -> None:
+    def test_stores_latents_of_texts_and_finds_by_a_text(
+        self, words_of_lancedb: Any, codec_file: Path, tmp_path: Path
+    ) -> None:
         import lancedb
 
-        self.made(registry, codec_file, tmp_path).add([{"text": text} for text in TEXTS])
+        self.made(words_of_lancedb, codec_file, tmp_path).add([{"text": text} for text in TEXTS])
         table = lancedb.connect(tmp_path / "lance").open_table("docs")
         rows = {row["text"]: row["latent"] for row in table.to_arrow().to_pylist()}
         codec = Codec.load(codec_file)
@@ -150,11 +101,11 @@ class TestLanceDb:
         assert found[0]["text"] == "bake a cake with apples"
 
     def test_another_codec_in_the_same_place_is_refused(
-        self, registry: Any, codec_file: Path, other_file: Path, tmp_path: Path
+        self, words_of_lancedb: Any, codec_file: Path, other_file: Path, tmp_path: Path
     ) -> None:
         import lancedb
 
-        self.made(registry, codec_file, tmp_path).add([{"text": TEXTS[0]}])
+        self.made(words_of_lancedb, codec_file, tmp_path).add([{"text": TEXTS[0]}])
         shutil.copy(other_file, codec_file)
         with pytest.raises(CodecMismatchError, match=r"expected the codec .* which the collection was filled with"):
             lancedb.connect(tmp_path / "lance").open_table("docs").search("apples").limit(1).to_list()
