@@ -129,11 +129,12 @@ def as_array(vectors: Any, *, name: str = "vectors") -> np.ndarray[Any, Any]:
     """Turn whatever holds numbers into a numpy array, without a copy where numpy can do without.
 
     Takes arrays, lists of rows, tensors of torch on any device, with gradients or of bfloat16, series and columns whose
-    entries are rows (pandas, pyarrow), data frames of floats, arrays of bfloat16, and whatever offers ``__array__`` or
-    ``__dlpack__``.
+    entries are rows (pandas, polars, pyarrow), data frames of floats, arrays of bfloat16, and whatever offers
+    ``__array__`` or ``__dlpack__``.
 
     Raises:
-        InvalidVectorsError: rows of several widths or none, masked values, or no array at all.
+        InvalidVectorsError: rows of several widths or none, masked values, a table with other columns than floats, or
+            no array at all.
     """
     if type(vectors) is np.ndarray and vectors.dtype.kind == "f":
         return vectors
@@ -141,6 +142,7 @@ def as_array(vectors: Any, *, name: str = "vectors") -> np.ndarray[Any, Any]:
         if np.ma.is_masked(vectors):
             raise InvalidVectorsError(f"{name}: expected no masked values, got some; fill them or drop the rows")
         return np.asarray(vectors.data)
+    given = vectors
     try:
         vectors = _for_numpy(vectors)
         if isinstance(vectors, list | tuple) and any(map(_holds_more, {type(row) for row in vectors})):
@@ -154,7 +156,17 @@ def as_array(vectors: Any, *, name: str = "vectors") -> np.ndarray[Any, Any]:
         raise InvalidVectorsError(
             f"{name}: expected rows of one width, got a {type(vectors).__name__} that is no matrix: {error}"
         ) from error
+    if array.dtype == object and array.ndim != 1 and is_table(given):
+        raise InvalidVectorsError(
+            f"{name}: expected rows of floats, got a whole {type(given).__name__}; "
+            "give its column of vectors, such as table['vector'], read into memory"
+        )
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def is_table(vectors: Any) -> bool:
+    """Tell whether this has named columns: of pandas, polars or pyarrow, or a table of LanceDB on disk."""
+    return any(hasattr(type(vectors), name) for name in ("columns", "column_names", "schema"))
 
 
 def _for_numpy(vectors: Any) -> Any:
@@ -173,8 +185,10 @@ def _for_numpy(vectors: Any) -> Any:
 
 def _knows_missing_values(vectors: Any) -> bool:
     """Tell whether this is a pandas data frame of types of floats of its own, of which numpy would make objects."""
+    if not callable(getattr(vectors, "to_numpy", None)):
+        return False
     types: Any = getattr(vectors, "dtypes", ())
-    if not callable(getattr(vectors, "to_numpy", None)) or np.ndim(types) != 1 or not len(types):
+    if np.ndim(types) != 1 or not len(types):
         return False
     return all(getattr(one, "kind", "") == "f" and not isinstance(one, np.dtype) for one in types)
 
@@ -234,7 +248,7 @@ def as_matrix(vectors: Any, *, name: str = "vectors", dim: int | None = None) ->
     array = as_array(vectors, name=name)
     if array.ndim != 2:
         width = "d" if dim is None else dim
-        hint = f"; reshape one vector to (1, {width})" if array.ndim == 1 else ""
+        hint = f"; reshape one vector to (1, {width})" if array.ndim == 1 and array.dtype != object else ""
         raise InvalidVectorsError(f"{name}: expected a 2-D array (n, {width}), got shape {array.shape}{hint}")
     if array.dtype.kind != "f":
         raise NotFloatingPointError(

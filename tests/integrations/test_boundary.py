@@ -382,6 +382,43 @@ def test_whatever_numpy_can_read_is_taken(codec: Codec) -> None:
         np.testing.assert_array_equal(codec.encode(vectors), expected, err_msg=name)
 
 
+class OnDisk:
+    """Stand for a table that has named columns, and reads nothing before it is asked to."""
+
+    schema = ("id", "vector")
+
+
+TABLES: dict[str, Any] = {
+    "DataFrame": pd.DataFrame({"id": range(ROWS), "vector": [*VECTORS]}),
+    "Table": pa.table({"vector": pa.array(VECTORS.tolist())}),
+    "RecordBatch": pa.record_batch({"vector": pa.array(VECTORS.tolist())}),
+    "OnDisk": OnDisk(),
+}
+
+
+@pytest.mark.parametrize("name", ["encode", "hnswlib", "Qdrant, upload"])
+def test_of_a_table_the_column_is_asked_for(codec: Codec, name: str, fast_path: Path) -> None:
+    for kind, table in TABLES.items():
+        (fast_path / kind).mkdir()
+        with pytest.raises(InvalidVectorsError, match=f"expected rows of floats, got a whole {kind}; give its column"):
+            ENTRIES[name](codec, table, fast_path / kind)
+
+
+def test_what_polars_holds_is_taken(codec: Codec) -> None:
+    polars = pytest.importorskip("polars", reason="polars is not installed")
+    expected = codec.encode(VECTORS)
+    column = polars.Series("vector", VECTORS.tolist())
+    fixed = column.cast(polars.Array(polars.Float32, DIM))
+    for vectors in (column, fixed, polars.DataFrame(VECTORS), [polars.Series(row) for row in VECTORS]):
+        np.testing.assert_array_equal(codec.encode(vectors), expected)
+    for table in (polars.DataFrame({"vector": column}), polars.DataFrame({"vector": column}).lazy()):
+        with pytest.raises(InvalidVectorsError, match="got a whole"):
+            codec.encode(table)
+    for missing in (polars.Series([None, *VECTORS[1:].tolist()]), polars.Series([[None] * DIM, *VECTORS[1:].tolist()])):
+        with pytest.raises(InvalidVectorsError, match="vectors: "):
+            codec.encode(missing)
+
+
 @pytest.mark.parametrize("name", NO_ARRAYS)
 def test_what_numpy_cannot_read_is_refused_in_our_words(codec: Codec, name: str) -> None:
     with pytest.raises(InvalidVectorsError, match="vectors: "):

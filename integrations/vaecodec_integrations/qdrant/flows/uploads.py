@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from qdrant_client import models
 
-from vaecodec.vectors import as_rows
+from vaecodec.vectors import as_rows, is_table
 from vaecodec.vectors import blocks as blocks_of
 from vaecodec_integrations.qdrant.flows.base import CALLER_SECONDS, UPLOAD_SECONDS, Call, Flow
 from vaecodec_integrations.qdrant.flows.originals import EncodedWrite, KeptOriginals
@@ -208,7 +208,7 @@ def _row_blocks(vectors: Any, rows_each: int) -> Iterator[Any]:
 def _column(vectors: Any) -> Any:
     """Return vectors of a frame, tensor or table column as an array; return lists and streams unchanged."""
     plain = isinstance(vectors, np.ndarray) and not isinstance(vectors, np.ma.MaskedArray)
-    return as_rows(vectors) if hasattr(type(vectors), "__array__") and not plain else vectors
+    return as_rows(vectors) if (hasattr(type(vectors), "__array__") and not plain) or is_table(vectors) else vectors
 
 
 def _fresh_ids() -> Iterator[str]:
