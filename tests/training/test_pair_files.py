@@ -188,6 +188,19 @@ def test_a_report_reads_pairs_with_their_grades(sources: Any, tmp_path: Path) ->
     assert found.grades == [[1.0], [2.0, 0.5], []]
 
 
+def test_columns_of_a_damaged_table_have_one_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "pairs.parquet"
+    parquet.write_table(pa.table({"query": [0, 1], "document": [1, 0]}), path)
+    whole = parquet.ParquetFile.read
+
+    def short(file: Any, columns: list[str]) -> Any:
+        return whole(file, columns=columns)[: 1 if columns == ["document"] else 2]
+
+    monkeypatch.setattr(parquet.ParquetFile, "read", short)
+    with pytest.raises(UnusableDataError, match="damaged Parquet data: a column does not have 2 values, as the file"):
+        read_pairs(str(path))
+
+
 def test_a_number_that_no_float_holds_is_named(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text(f'{{"query": 0, "document": 1{"0" * 400}}}\n')

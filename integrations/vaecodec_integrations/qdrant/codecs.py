@@ -58,7 +58,7 @@ class Codecs:
     def __iter__(self) -> Iterator[VectorCodec]:
         """Yield every codec that is known so far; a function may name more later."""
         if self.codec is not None:
-            yield self.codec
+            yield from Assigned(_by_vector(self.codec)).compressing.values()
         if isinstance(self.codecs, Mapping):
             for value in self.codecs.values():
                 yield from Assigned(_by_vector(value)).compressing.values()
@@ -97,4 +97,11 @@ class Codecs:
 
 
 def _by_vector(codecs: CollectionCodecs) -> Mapping[str, VectorCodec | None]:
-    return codecs if isinstance(codecs, Mapping) else {UNNAMED: codecs}
+    found = codecs if isinstance(codecs, Mapping) else {UNNAMED: codecs}
+    for name, codec in found.items():
+        if not (codec is None or hasattr(codec, "codec_id")):
+            raise UnsupportedRequestError(
+                f"codecs: expected a codec or None for vector {name!r}, got a {type(codec).__name__}; load codec files "
+                "by Codec.load"
+            )
+    return found

@@ -101,7 +101,7 @@ def read_layout(
     missing: dict[str, Any] = {}
     unwritable = ""
     for name, found in params.items():
-        record = (info.config.metadata or {}).get(metadata_key(name))
+        record = record_of(collection, name, info)
         codec = _codec_of(collection, name, record, assigned, codecs)
         if codec is None:
             continue
@@ -153,6 +153,22 @@ def uncompressed(collection: str, name: str, codec: VectorCodec) -> str:
         f"uncompressed ones of size {codec.dim}; copy the collection with `vaecodec migrate`, or open it without this "
         f"codec, as by codecs={{{collection!r}: None, ...}}"
     )
+
+
+def record_of(collection: str, name: str, info: models.CollectionInfo) -> Mapping[str, Any] | None:
+    """Return the record of a vector, or None; anybody may have written to the metadata."""
+    key = metadata_key(name)
+    record: Any = (info.config.metadata or {}).get(key)
+    if record is None:
+        return None
+    texts = ("codec_id", "embedder", "originals")
+    whole = isinstance(record, Mapping) and all(isinstance(record.get(text), str) for text in texts)
+    if not whole or not isinstance(record.get("original_vector", 0), str | None):
+        raise CodecMismatchError(
+            f"collection {collection!r}, vector {name!r}: expected the record of a codec in its metadata {key!r}, got "
+            f"{str(record)[:80]!r}; write back what vaecodec wrote there, or migrate the collection again"
+        )
+    return dict(record)
 
 
 def _codec_of(

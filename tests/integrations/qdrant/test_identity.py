@@ -15,7 +15,7 @@ from vaecodec_integrations.qdrant import OriginalsFile
 from vaecodec_integrations.qdrant.codecs import Codecs
 from vaecodec_integrations.qdrant.flows import Flows
 from vaecodec_integrations.qdrant.flows.base import SEARCH_SECONDS
-from vaecodec_integrations.qdrant.identity import read_layout
+from vaecodec_integrations.qdrant.identity import METADATA_KEY, read_layout
 from vaecodec_integrations.qdrant.layout import Originals
 from vaecodec_integrations.qdrant.settings import Settings
 
@@ -208,7 +208,34 @@ def test_an_alias_that_was_pointed_elsewhere_is_noticed(
         filled.scroll(f"{name}-alias")
 
 
+@pytest.mark.parametrize("record", [5, True, "codec", [], [{}], {}, {"codec_id": 5}, {"vectors": {"": None}}], ids=str)
+def test_a_record_that_somebody_else_wrote_is_no_record(
+    filled: Any, open_client: Open, svd_codec: LinearCodec, sample: Any, name: str, record: Any
+) -> None:
+    client = filled._client
+    client.update_collection(name, metadata={METADATA_KEY: record})
+    for attempt in (
+        lambda: open_client(svd_codec).upsert(name, [point(sample, 1)]),
+        lambda: filled.upsert(name, [point(sample, 1)]),
+    ):
+        with pytest.raises(CodecMismatchError, match="expected the record of a codec in its metadata 'vaecodec', got"):
+            attempt()
+    assert client.count(name).count == 1
+
+
 class TestArguments:
+    @pytest.mark.parametrize("given", [5, "codec.onnx", {"": "codec.onnx"}], ids=str)
+    def test_what_is_no_codec_is_named(self, open_client: Open, name: str, given: Any) -> None:
+        with pytest.raises(
+            UnsupportedRequestError, match=r"expected a codec or None for vector '', got a (int|str); load"
+        ):
+            open_client(
+                given if not isinstance(given, dict) else None, codecs=given if isinstance(given, dict) else None
+            )
+        client = open_client(codecs=lambda _: given)
+        with pytest.raises(UnsupportedRequestError, match="expected a codec or None for vector ''"):
+            client.create_collection(name)
+
     def test_a_codec_is_needed(self, open_client: Open) -> None:
         with pytest.raises(
             UnsupportedRequestError, match=r"^codec: expected a codec, or codecs by vector name, got none$"

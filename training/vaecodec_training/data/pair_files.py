@@ -125,6 +125,8 @@ def _parquet(path: Path) -> Table:
         wanted = {name for names in (*_ROWS, *_IDS, _GRADES) for name in names}
         with malformed_if_it_fails(f"{path}: damaged Parquet data"):
             found = {name: parquet.read(columns=[name]).column(0).to_pylist() for name in known if name in wanted}
+            if any(len(values) != parquet.metadata.num_rows for values in found.values()):
+                raise ValueError(f"a column does not have {parquet.metadata.num_rows:,} values, as the file says")
     return {name: found.get(name, ()) for name in known}
 
 

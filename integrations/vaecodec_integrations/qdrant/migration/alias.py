@@ -103,7 +103,7 @@ def _point_back(client: QdrantClient, collection: str, into: str) -> str:
     record = migration_record(client, into)
     if record.get("source") != collection or "alias" not in record:
         raise MigrationError(f"collection {into!r}: expected a switch from {collection!r} to undo, got none")
-    alias, previous = record["alias"], record["previous"]
+    alias, previous = record["alias"], record.get("previous")
     current = _alias_target(client, alias)
     if current not in (into, previous):  # after an interrupted rollback it points at `previous`
         now = "points at nothing now" if current is None else f"points at {current!r} now"

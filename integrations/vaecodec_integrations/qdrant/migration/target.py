@@ -17,6 +17,7 @@ from vaecodec_integrations.qdrant.identity import (
     names_codec,
     no_identity,
     read_layout,
+    record_of,
 )
 from vaecodec_integrations.qdrant.layout import DISTANCES, Originals, dense_params
 from vaecodec_integrations.qdrant.migration.job import Migration, vector_names
@@ -30,7 +31,13 @@ MIGRATION_KEY = "vaecodec-migration"
 
 def migration_record(client: QdrantClient, target: str) -> dict[str, Any]:
     """Return the record of the migration that made a collection; empty if none did."""
-    return (collection_info(client, target).config.metadata or {}).get(MIGRATION_KEY) or {}
+    record = (collection_info(client, target).config.metadata or {}).get(MIGRATION_KEY) or {}
+    if not isinstance(record, dict) or (record and not isinstance(record.get("source"), str)):
+        raise MigrationError(
+            f"collection {target!r}: expected the record of a migration in its metadata {MIGRATION_KEY!r}, got "
+            f"{str(record)[:80]!r}; write back what vaecodec wrote there, or name a new collection"
+        )
+    return record
 
 
 # ---------------------------------------------------------------- checks
@@ -80,7 +87,7 @@ def _check_vector(migration: Migration, info: models.CollectionInfo, found: mode
             f"{where}: expected size {codec.dim} and distance {DISTANCES[codec.metric]}, as the codec's embeddings "
             f"have, got size {found.size} and distance {found.distance}"
         )
-    record = (info.config.metadata or {}).get(metadata_key(migration.vector))
+    record = record_of(migration.collection, migration.vector, info)
     if record is not None:
         raise MigrationError(
             f"{where}: expected uncompressed vectors, got latents of codec {record['codec_id'][:12]}; migrate the "
@@ -119,7 +126,7 @@ def _needed(migration: Migration) -> list[str]:
 
 def _check_named_vector(migration: Migration, named: str) -> None:
     info = migration.client.get_collection(migration.collection)
-    known = (info.config.metadata or {}).get(metadata_key(named))
+    known = record_of(migration.collection, named, info)
     if known is not None:
         check_record(migration.collection, named, known, migration.codec, migration.originals)
     elif named in vector_names(info):
@@ -255,14 +262,14 @@ def _complete(migration: Migration, into: str) -> None:
 
 def _inherited(migration: Migration) -> dict[str, dict[str, Any]]:
     """Return the source's records of vectors that it holds compressed already."""
-    metadata = migration.client.get_collection(migration.collection).config.metadata or {}
-    keys = [metadata_key(name) for name in migration.others]
-    records = {key: metadata[key] for key in keys if key in metadata}
+    info = migration.client.get_collection(migration.collection)
+    known = {name: record_of(migration.collection, name, info) for name in migration.others}
+    records = {metadata_key(name): record for name, record in known.items() if record is not None}
     # A vector that served as another one's original is compressed in the copy, or kept there under another name.
     kept = migration.translation.coded[migration.vector].original
     now = {"originals": str(Originals.DISK if kept else Originals.NONE), "original_vector": kept}
     return {
-        key: {**record, **now} if record["original_vector"] == migration.vector else record
+        key: {**record, **now} if record["original_vector"] == migration.vector else dict(record)
         for key, record in records.items()
     }
 
