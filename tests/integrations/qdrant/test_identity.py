@@ -11,7 +11,7 @@ from qdrant_client import QdrantClient, models
 
 from vaecodec import LinearCodec, fit_linear
 from vaecodec.errors import CodecMismatchError, NotCalibratedError, OriginalsError, UnsupportedRequestError
-from vaecodec_integrations.qdrant import OriginalsFile
+from vaecodec_integrations.qdrant import CompressedQdrantClient, OriginalsFile
 from vaecodec_integrations.qdrant.codecs import Codecs
 from vaecodec_integrations.qdrant.flows import Flows
 from vaecodec_integrations.qdrant.flows.base import SEARCH_SECONDS
@@ -209,18 +209,16 @@ def test_an_alias_that_was_pointed_elsewhere_is_noticed(
 
 
 @pytest.mark.parametrize("record", [5, True, "codec", [], [{}], {}, {"codec_id": 5}, {"vectors": {"": None}}], ids=str)
-def test_a_record_that_somebody_else_wrote_is_no_record(
-    filled: Any, open_client: Open, svd_codec: LinearCodec, sample: Any, name: str, record: Any
-) -> None:
-    client = filled._client
-    client.update_collection(name, metadata={METADATA_KEY: record})
-    for attempt in (
-        lambda: open_client(svd_codec).upsert(name, [point(sample, 1)]),
-        lambda: filled.upsert(name, [point(sample, 1)]),
-    ):
+def test_a_record_that_somebody_else_wrote_is_no_record(svd_codec: LinearCodec, sample: Any, record: Any) -> None:
+    client = QdrantClient(":memory:")
+    filled = CompressedQdrantClient(client, svd_codec)
+    filled.create_collection("docs")
+    filled.upsert("docs", [point(sample)])
+    client.update_collection("docs", metadata={METADATA_KEY: record})
+    for writer in (filled, CompressedQdrantClient(client, svd_codec)):
         with pytest.raises(CodecMismatchError, match="expected the record of a codec in its metadata 'vaecodec', got"):
-            attempt()
-    assert client.count(name).count == 1
+            writer.upsert("docs", [point(sample, 1)])
+    assert client.count("docs").count == 1
 
 
 class TestArguments:
