@@ -49,7 +49,7 @@ demo: $(VENV)/.demo
 		--codec $(OUT)/vae64.onnx --engine hnsw --out $(OUT)/report
 	@echo
 	@echo "The report: $(OUT)/report/report.html"
-	@echo "Next, all in one command, planning included:"
+	@echo "Next, all in one command, planning included (some minutes; it says why training may take longer than --budget):"
 	@echo "$(BIN)/vaecodec compress $(SAMPLE)/train.npy --queries $(SAMPLE)/train_queries.npy --pairs aligned --save 90% --budget 1m --out $(OUT)/small"
 
 # COVERAGE=1 adds the share of lines that the tests ran; it takes a fifth more time, so CI on GitHub asks for it alone.
@@ -88,8 +88,11 @@ lowest:
 		'.[cli,export,hdf5,packed,parquet,prometheus,qdrant,report,usearch]'
 	uv pip freeze --quiet --python build/lowest --exclude vaecodec > build/lowest.txt
 	uv pip install --quiet --python build/lowest --constraint build/lowest.txt \
-		hypothesis pandas pytest pytest-asyncio pytest-timeout scikit-learn scipy
+		hypothesis ml-dtypes pandas pytest pytest-asyncio pytest-timeout scikit-learn scipy
 	build/lowest/bin/pytest tests/codec tests/integrations/test_usearch.py
+	build/lowest/bin/vaecodec linear $(SAMPLE)/base.npy --dim 32 --out build/lowest/linear.onnx --overwrite
+	build/lowest/bin/vaecodec report --base $(SAMPLE)/base.npy --queries $(SAMPLE)/queries.npy \
+		--codec build/lowest/linear.onnx --engine hnsw --out build/lowest/report
 
 # What runs without torch, with each later Python that this machine has and today's newest dependencies.
 pythons:
@@ -97,7 +100,7 @@ pythons:
 		$$python -c '' 2>/dev/null || continue; \
 		rm -rf build/python && $$python -m venv build/python && \
 		build/python/bin/pip install --quiet '.[cli,export,hub,packed,parquet,prometheus,report,usearch]' \
-			hypothesis pandas pytest pytest-asyncio pytest-timeout scikit-learn scipy && \
+			hypothesis ml-dtypes pandas pytest pytest-asyncio pytest-timeout scikit-learn scipy && \
 		build/python/bin/pytest $(BASE_TESTS) || exit 1; \
 	done
 

@@ -197,7 +197,7 @@ class LogLines:
         self._last = now
         rate = (done - self._first) / (now - self._start)
         left = f", {timedelta(seconds=round((total - done) / rate))} left" if rate else ""
-        counted = f"{done:,} of {total:,} {self._unit}, {rate:,.0f} {self._unit}/s"
+        counted = f"{done:,} of {total:,} {self._unit}, {rate:,.{0 if rate >= 10 else 1}f} {self._unit}/s"
         LOGGER.info("%s: %s%s%s", self._name, counted, left, note and f", {note}")
 
 

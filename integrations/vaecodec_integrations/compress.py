@@ -199,9 +199,10 @@ def compress(
     on_step("writing the codec")
     _write_codec(setting, collection, data, file)
     on_step("measuring")
-    summary = _measured(setting, collection, file, out / _REPORT)
+    summary = _measured(setting, collection, file, out / _REPORT, on_step)
     judged = summary.methods[-1].name
-    lines = [summary.in_words(judged), _worth(setting, fitted)]
+    in_words = summary.in_words if setting.file is not None else summary.gain_in_words
+    lines = [in_words(judged), _worth(setting, fitted)]
     if setting.rescored and answer.recall is not None:
         lines.append(f"{store} orders what the codes find by latents on its disk: recall@{goal.k} {answer.recall:.3f}.")
     if goal.recall is not None:
@@ -316,7 +317,9 @@ def _is_written(file: Path, setting: Setting) -> bool:
     return (metadata.provenance.get("linear"), metadata.code_dim) == (setting.codec, setting.width)
 
 
-def _measured(setting: Setting, collection: Collection, file: Path, folder: Path) -> ReportSummary:
+def _measured(
+    setting: Setting, collection: Collection, file: Path, folder: Path, on_step: Callable[[str], None]
+) -> ReportSummary:
     """Judge the setting on rows that nothing was trained or chosen on, and write the report."""
     held_out = collection.confirmation
     assert held_out is not None
@@ -334,6 +337,7 @@ def _measured(setting: Setting, collection: Collection, file: Path, folder: Path
         open_engine(SearchEngineName.EXACT),
         budgets=[] if setting.dtype else [setting.code_bytes],
         dtypes=[] if setting.dtype in (None, CodeType.FLOAT32) else [setting.dtype],
+        on_method=lambda name: on_step(f"measuring: {name}"),
     )
     summary = summarise(run)
     write(folder, run, summary)
@@ -347,8 +351,10 @@ def _worth(setting: Setting, fitted: Fitted | None) -> str:
         if fitted.ships:
             return f"Training pays here: the learned codec, kept as {kept}, is the best of what fits. {fitted.lines[0]}"
         return f"Training does not pay here: the codec is {fitted.linear}, which needs none. {fitted.lines[0]}"
+    # The user waited for the training: say what came of it.
+    tried = "" if fitted is None else f" Training was tried, too. {fitted.lines[0]}"
     if setting.width == setting.dim:
-        return f"No training is needed: {kept} of all dimensions are enough."
+        return f"No training is needed: {kept} of all dimensions are enough.{tried}"
     if setting.codec.startswith("truncation"):
-        return f"No training is needed: the first {setting.width} dimensions are enough, kept as {kept}."
-    return f"No training is needed: a linear codec ({setting.codec}) is enough, kept as {kept}."
+        return f"No training is needed: the first {setting.width} dimensions are enough, kept as {kept}.{tried}"
+    return f"No training is needed: a linear codec ({setting.codec}) is enough, kept as {kept}.{tried}"

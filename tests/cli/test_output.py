@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import threading
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ import pytest
 
 from vaecodec import fit_linear
 from vaecodec.text import one_line, visible
+from vaecodec_cli import progress
 from vaecodec_cli.console import Terminal, print_json, table, tables_for, warnings_shown
 from vaecodec_cli.main import COMMANDS, main
 from vaecodec_cli.progress import LogLines, TrainingBar, alive, set_level, shown, steps_shown, working
@@ -211,10 +214,15 @@ def test_quiet_hides_progress_and_verbose_adds_details(
         assert "y.npy: shard 0 is done, 60 rows" in capsys.readouterr().err
         assert run(*command) == 0
         assert capsys.readouterr().err == ""
+        with monkeypatch.context() as clock:
+            ticks = itertools.count(0.0, 2.0)
+            clock.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+            lines = LogLines("docs", seconds=1e-9)
+            lines(1, 10)
+            lines(2, 10)
+        assert capsys.readouterr().err == "docs: 2 of 10 rows, 0.5 rows/s, 0:00:16 left\n"
         set_level(quiet=True)
-        lines = LogLines("docs", seconds=1e-9)
-        lines(1, 10)
-        lines(2, 10)
+        lines(3, 10)
         with steps_shown("reading") as say:
             say("measuring")
         assert capsys.readouterr().err == ""

@@ -102,6 +102,8 @@ def test_nothing_is_trained_where_half_precision_is_enough(folder, monkeypatch, 
         document = json.loads(captured.out)
         assert (document["setting"]["dtype"], document["setting"]["width"]) == ("float16", DIM)
         assert document["learned_ships"] is False
+        assert document["lines"][0].startswith("codec.onnx, float16: 2x smaller")
+        assert "Without training" not in document["lines"][0]  # it is untrained itself
         assert document["lines"][1] == f"No training is needed: {DIM} x float16 of all dimensions are enough."
         steps = [line for line in captured.err.splitlines() if line.endswith(" ...")]
         assert steps[:3] == ["reading vectors ...", "trying what needs no training ...", "writing the codec ..."]

@@ -103,6 +103,22 @@ def test_labels_of_a_picture_do_not_cover_each_other():
     assert heights[3] == 0.20
 
 
+def test_a_name_near_the_right_edge_of_a_picture_stands_on_the_left(report):
+    _, summary = report
+    for size, left in ((100, False), (1_000, True)):
+        rivals = [replace(rival, bytes_per_vector=size) for rival in summary.rivals if rival.untrained]
+        svg = pictures(replace(summary, rivals=rivals))[0].light.decode()
+        (style,) = re.findall(r'<text style="([^"]*)"[^>]*>untrained [^<]*</text>', svg)
+        assert ("text-anchor: end" in style) is left, size
+
+
+def test_only_long_tables_may_be_divided_between_pages():
+    tables = [Table("t", "", ("c", "d"), [("r", "1")] * rows) for rows in (10, 11)]
+    sections = re.findall(r"<section[^>]*>", page("h", [], tables, []))
+    assert sections == ["<section>", '<section class="long">']
+    assert "section:not(.long), tr, figure, h1 { break-inside: avoid; }" in page("h", [], tables, [])
+
+
 @pytest.mark.skipif(BROWSER is None, reason="needs chromium or google-chrome on the PATH")
 class TestInABrowser:
     def test_shows_every_figure_and_the_console_stays_silent(self, report):

@@ -317,6 +317,7 @@ def test_two_codecs_are_judged_in_one_report(small, sample, svd_codec):
     for judged, width in zip(summary.verdicts, (16, 64), strict=True):
         assert {difference.rival.split(" at ")[1] for difference in judged.differences.values()} == {str(width)}
         assert summary.method(judged.method).width == width
+        assert re.search(rf"\([^()]+(?<! at {width}); {width} dimensions\)", judged.text)
     other = fit_linear(base[:, :100], 8)
     with pytest.raises(EvaluationInputError, match=r"other: expected a codec for embeddings of width 384 .* width 100"):
         measure(data, {**codecs, "other": other}, open_engine(SearchEngineName.EXACT))
@@ -333,6 +334,16 @@ def test_a_verdict_names_what_is_lost_though_the_goal_is_won():
     assert "codec beats the best linear baseline (svd; 8 dimensions): recall@10" in found.text
     assert "It loses recall@100 (svd: -0.1" in found.text
     assert verdict("codec", codec, {"svd": {**linear["svd"], "recall@100": low}}, str, "", "neighbours").better
+
+
+def test_a_verdict_on_a_code_names_its_size_once_and_calls_no_trellis_linear():
+    figures = {"recall@10": np.linspace(0.6, 0.7, 50)}
+    rivals = {"trellis codes of 32 bytes": {"recall@10": figures["recall@10"] - 0.1}}
+    found = verdict("a, 32 bytes", figures, rivals, str, "32 bytes", "neighbours", "best code without training")
+    assert found.text.startswith(
+        "a, 32 bytes beats the best code without training (trellis codes of 32 bytes): recall@10 0.650 against 0.550"
+    )
+    assert found.opponent == "best code without training"
 
 
 ENGINES = {**{str(name): partial(open_engine, name) for name in SearchEngineName}, "usearch": UsearchEngine}

@@ -257,14 +257,14 @@ class _Search:
                 ),
                 stacklevel=4,
             )
-        # The given recipe is trained, and so is the final run, which is at least as long.
-        least = 2 * self.recipe.epochs * epoch_seconds
-        if least > self.budget:
+        # The given recipe is trained, and so is the final run, which is at least as long, or is the same run.
+        most = 2 * self.recipe.epochs * epoch_seconds
+        if most > self.budget:
             warnings.warn(
                 BudgetWarning(
-                    f"the recipe that was asked for takes {least / 2:.0f} s for its {self.recipe.epochs:g} epochs, and "
-                    f"a fit trains it and one as long: at least {least:.0f} s, whatever the budget of "
-                    f"{self.budget:.0f} s; raise the budget, or lower the epochs of the recipe"
+                    f"training can take up to {most:.0f} s instead of the budget of {self.budget:.0f} s: it lasts at "
+                    f"least {self.recipe.epochs:g} epochs, once or twice, and an epoch with its validation takes "
+                    f"{epoch_seconds:.1f} s; to shorten it, give fewer documents, or a recipe of fewer epochs"
                 ),
                 stacklevel=4,
             )

@@ -18,7 +18,7 @@ from vaecodec.interface import Metric
 from vaecodec.sources import Rows
 from vaecodec.sources.bad_rows import BadRow
 from vaecodec.sources.base import Matrix, rows_per_block
-from vaecodec.sources.parquet import ParquetSource, list_rows, list_storage, open_parquet, parquet_batches
+from vaecodec.sources.parquet import ParquetSource, chosen, list_rows, list_storage, open_parquet, parquet_batches
 from vaecodec.vectors import NO_DIRECTION, NOT_FINITE, faults
 
 
@@ -44,7 +44,7 @@ class Piece(NamedTuple):
 
     def only(self, rows: NDArray[np.bool_]) -> Piece:
         """Return the piece with some of its rows: bool (m,)."""
-        batch = self.batch.filter(rows) if self.batch is not None else None
+        batch = chosen(self.batch, rows) if self.batch is not None else None
         return Piece(self.numbers[rows], self.vectors[rows], batch, self.bad)
 
 
@@ -124,8 +124,8 @@ class ParquetInput:
             ]
             good = widths == self._width
             if bad:
-                batch = batch.filter(good)
-            vectors = list_rows(lists.filter(good) if bad else lists, self._width, shard.file, first)
+                batch = chosen(batch, good)
+            vectors = list_rows(chosen(lists, good) if bad else lists, self._width, shard.file, first)
             yield Piece(first + np.flatnonzero(good), vectors, batch, bad)
             first += len(good)
 

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vaecodec.errors import (
     AmbiguousColumnError,
@@ -281,8 +282,13 @@ def _with_nan(lists: Any, dim: int) -> Rows:
     if good.all():
         return list_rows(lists, dim, Path(), 0)
     rows = np.full((len(lists), dim), np.nan, lists.type.value_type.to_pandas_dtype())
-    rows[good] = list_rows(lists.filter(good), dim, Path(), 0)
+    rows[good] = list_rows(chosen(lists, good), dim, Path(), 0)
     return rows
+
+
+def chosen(values: Any, mask: NDArray[np.bool_]) -> Any:
+    """Return the rows of an Arrow array or batch for which the mask holds; old releases take no mask of numpy."""
+    return values.filter(require("pyarrow", extra="parquet").array(mask))
 
 
 def _check_counts(chunks: list[tuple[int, str, int]], path: Path, column: str, dim: int) -> None:

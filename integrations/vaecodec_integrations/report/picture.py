@@ -146,10 +146,10 @@ def _recall_against_bytes(summary: ReportSummary, theme: Theme, form: Literal["p
                 fmt=point.marker,
                 color=point.colour,
                 capsize=3,
-                markersize=8 if point.ours else 4,
+                markersize=8 if point.ours else 5 if point.labelled else 4,
             )
             if point.labelled and point.size < widest:
-                _name(axes, point, heights[point.text])
+                _name(axes, point, heights[point.text], left=widest / point.size < _LABEL, paper=theme.paper)
         last = ", ".join(point.text for point in shown if point.size == widest)
         axes.annotate(last, (widest, 1.04), ha="right", va="bottom", color=theme.ink, annotation_clip=False)
         axes.set_ylim(bottom, 1.04)
@@ -161,17 +161,19 @@ def _recall_against_bytes(summary: ReportSummary, theme: Theme, form: Literal["p
         return rendered(figure, form)
 
 
-def _name(axes: Any, point: _Point, height: float) -> None:
-    """Write a point's name beside it, on the right."""
+def _name(axes: Any, point: _Point, height: float, *, left: bool, paper: str) -> None:
+    """Write a point's name beside it: on the right, or on the left of a point that is near the right edge."""
     axes.annotate(
         point.text,
         (point.size, point.recall.mean),
-        xytext=(point.size * 1.14, height),
+        xytext=(point.size / 1.14 if left else point.size * 1.14, height),
         textcoords="data",
+        ha="right" if left else "left",
         va="center",
         color=point.colour,
         fontweight="bold" if point.ours else "normal",
-        arrowprops={"arrowstyle": "-", "color": point.colour, "linewidth": 0.5, "relpos": (0, 0.5)},
+        bbox={"facecolor": paper, "edgecolor": "none", "pad": 0.5},  # no line runs through the name
+        arrowprops={"arrowstyle": "-", "color": point.colour, "linewidth": 0.5, "relpos": (float(left), 0.5)},
     )
 
 

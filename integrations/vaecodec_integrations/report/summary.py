@@ -184,6 +184,15 @@ class ReportSummary:
 
     def in_words(self, name: str) -> str:
         """Say how much smaller a codec or code is, what it keeps, and what is kept without training."""
+        rivals = [f"the best linear codecs of this size keep {_kept(self._best_without_training(name))}"]
+        for rival in self.rivals:
+            if rival.of == name and rival.untrained:
+                means = {metric: value.mean for metric, value in rival.metrics.items()}
+                rivals.append(f"{rival.name}, {_kept(means)}")
+        return f"{self.gain_in_words(name)} Without training, {'; '.join(rivals)}."
+
+    def gain_in_words(self, name: str) -> str:
+        """Say how much smaller a codec or code is, and what it keeps."""
         codec, whole = self.method(name), self.method(UNCOMPRESSED)
         share = whole.bytes_per_vector / codec.bytes_per_vector
         text = f"{name}: {share:.3g}x smaller" if share > 1 else f"{name}: not smaller"
@@ -202,12 +211,7 @@ class ReportSummary:
             if adapted is not None:
                 text += f", {adapted.name} in {100 * adapted.metrics['relevant@10'].mean:.0f}"
                 text += f" (nDCG@10 {adapted.metrics['ndcg@10'].mean:.3f})"
-        rivals = [f"the best linear codecs of this size keep {_kept(self._best_without_training(name))}"]
-        for rival in self.rivals:
-            if rival.of == name and rival.untrained:
-                means = {metric: value.mean for metric, value in rival.metrics.items()}
-                rivals.append(f"{rival.name}, {_kept(means)}")
-        return f"{text}. Without training, {'; '.join(rivals)}."
+        return f"{text}."
 
     def _best_without_training(self, name: str) -> dict[str, float]:
         """Return for each figure the mean of the best linear codec of the same width, with the same code where it has
@@ -295,13 +299,21 @@ def _verdicts(run: Run, figures: Mapping[str, Mapping[str, Figures]], answered: 
             for method in run.methods
             if method.role is Role.LINEAR and method.width == width
         }
-        found.append(verdict(name, figures[name], linear, label, f"{width} dimensions", objectives[name]))
+        found.append(verdict(name, figures[name], linear, _without_width, f"{width} dimensions", objectives[name]))
     for method in run.methods:
         rivals = {rival.name: per_query(rival, answered) for rival in run.rivals if rival.of == method.name}
         if method.role is Role.CODE and rivals:
             size = f"{method.bytes_per_vector} bytes"
-            found.append(verdict(method.name, figures[method.name], rivals, label, size, objectives[method.of]))
+            objective = objectives[method.of]
+            found.append(
+                verdict(method.name, figures[method.name], rivals, label, size, objective, "best code without training")
+            )
     return found
+
+
+def _without_width(name: str) -> str:
+    """Return what a linear codec is called in print where its width is said beside it."""
+    return label(name.partition(" at ")[0])
 
 
 def _summarise(run: Run, method: Method, figures: Mapping[str, Figures]) -> MethodSummary:

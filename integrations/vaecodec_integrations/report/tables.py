@@ -145,7 +145,7 @@ def _differences(summary: ReportSummary) -> list[Table]:
     )
     return [
         Table(
-            f"{verdict.method} minus the best linear baseline",
+            f"{verdict.method} minus the {verdict.opponent}",
             note,
             ("figure", "difference", "baseline"),
             [

@@ -37,6 +37,7 @@ class Verdict:
 
     Attributes:
         method: the name of the codec or code.
+        opponent: what it is compared with, in words: the best of these in each figure.
         better: whether it wins the figure that it was trained for and loses none of the others.
         text: the same in words, with the figures.
         differences: for each figure, against the baseline that is best by it.
@@ -44,6 +45,7 @@ class Verdict:
     """
 
     method: str
+    opponent: str
     better: bool
     text: str
     differences: Mapping[str, Difference]
@@ -57,6 +59,7 @@ def verdict(
     label: Callable[[str], str],
     size: str,
     objective: str,
+    opponent: str = "best linear baseline",
 ) -> Verdict:
     """Compare a method with its baselines, each figure with the baseline that is best by it.
 
@@ -67,6 +70,7 @@ def verdict(
         label: returns what a baseline is called in print.
         size: what method and baselines have in common, in words.
         objective: ``neighbours`` or ``relevance``: what the codec was trained for.
+        opponent: what the best of the baselines is called.
     """
     rivals = {metric: best(baselines, metric) for metric in figures}
     differences = {
@@ -81,8 +85,11 @@ def verdict(
     won = differences[goal].interval.low > 0
     judgement = "beats" if won else "is worse than" if goal in worse else "does not beat"
     rival, interval = differences[goal].rival, differences[goal].interval
+    named = label(rival)
+    if not named.endswith(size):
+        named += f"; {size}"
     text = (
-        f"{method} {judgement} the best linear baseline ({label(rival)}; {size}): {figure(goal)} "
+        f"{method} {judgement} the {opponent} ({named}): {figure(goal)} "
         f"{figures[goal].mean():.3f} against {baselines[rival][goal].mean():.3f}, paired difference "
         f"{interval:+.3f} (95 % interval)."
     )
@@ -92,12 +99,12 @@ def verdict(
         if metric in worse
     ]
     if lost:
-        text += f" It loses {' and '.join(lost)}."
+        text += f" It loses {' and '.join(filter(None, (', '.join(lost[:-1]), lost[-1])))}."
     elif won and others:
         text += " No other figure is lost."
     if objective == "relevance" and "recall@10" not in deciding:
         text += f" It was trained for relevance: recall@10 differs by {differences['recall@10'].interval:+.3f}."
-    return Verdict(method, won and not worse, text, differences, worse)
+    return Verdict(method, opponent, won and not worse, text, differences, worse)
 
 
 def figure(metric: str) -> str:
