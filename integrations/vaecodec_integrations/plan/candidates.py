@@ -21,6 +21,9 @@ from vaecodec.vectors import check_latents, normalised
 # Sizes of trellis codes: from a third of the smallest width at two bits up to where uniform codes are as good.
 _BUDGETS = (16, 24, 32, 48, 64, 96, 128, 192)
 _FLOAT_BYTES = 4
+# Trellis codes choose among so many leading latents of a linear codec. Fitting them to more takes minutes, and in few
+# bytes the others get no bits.
+_MOST_TRELLIS_LATENTS = 512
 # Most rows to calibrate codes on.
 _CALIBRATED = 20_000
 # Codes that Qdrant keeps in RAM, with the float latents on disk.
@@ -132,7 +135,10 @@ def candidates(
             on_step(f"{path.name} at {width} dimensions")
             codec = Codec.load(path, dim=width)
             encoded = _Encoded(codec, codec.encode(sample.base), codec.encode_queries(sample.queries))
-            yield from _coded(sample, encoded, codec.calibration, factors, wanted, on_step, (path, whole.code_dim))
+            # A trellis code chooses among all latents, so nested widths add nothing.
+            file = path, whole.code_dim
+            trellis = width == whole.code_dim
+            yield from _coded(sample, encoded, codec.calibration, factors, wanted, on_step, file, trellis=trellis)
     yield from linear_candidates(sample, _widths(sample.base.shape[1]), factors, wanted, on_step)
 
 
@@ -158,10 +164,11 @@ def linear_candidates(
         best_kind = _best_linear(sample, [kind.truncated(width) for kind in kinds])
         latents = best_kind.codec.encode(calibrating)
         calibration = Calibration.fit(latents, best_kind.codec.latent_metric)
-        if width == dim and wanted(_setting(best_kind.codec, None, min(_BUDGETS), None)):  # others have none
+        trellis = width == max(each for each in widths if each <= max(_MOST_TRELLIS_LATENTS, widths[0]))
+        if trellis and wanted(_setting(best_kind.codec, None, min(_BUDGETS), None)):
             on_step("fitting codes of a given number of bytes")
             calibration = calibration.with_residual(latents)
-        yield from _coded(sample, best_kind, calibration, factors, wanted, on_step)
+        yield from _coded(sample, best_kind, calibration, factors, wanted, on_step, trellis=trellis)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,11 +202,12 @@ def _coded(
     wanted: Callable[[Setting], bool],
     on_step: Callable[[str], None],
     file: tuple[Path, int] | None = None,
+    *,
+    trellis: bool,
 ) -> Iterator[TriedSetting]:
     codec, latents, queries = encoded.codec, encoded.latents, encoded.queries
     codes: list[tuple[CodeType | None, Code]] = [(dtype, calibration.code(dtype=dtype)) for dtype in CodeType]
-    # A trellis code chooses among all latents, so nested widths add nothing.
-    if codec.code_dim == (file[1] if file else codec.dim) and find_spec("numba"):
+    if trellis and find_spec("numba"):
         codes += [(None, code) for code in _trellis(calibration)]
     counts = [factor * sample.truth.shape[1] for factor in factors]
     for dtype, code in codes:
