@@ -138,7 +138,10 @@ def read_report(path: Path) -> Run:
         document = parse_json(_text(path))
         version = document["format_version"]
         if version == FORMAT_VERSION:
-            return Run.from_json(document["run"])
+            run = Run.from_json(document["run"])
+            for part in ("base", "queries"):  # they tell whether both reports are of the same vectors
+                run.setting[part]["fingerprint"]
+            return run
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise EvaluationInputError(
             f"{path}: expected the report.json of an earlier report, got something else"
