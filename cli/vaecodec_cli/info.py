@@ -11,7 +11,7 @@ from vaecodec.card import card as make_card
 from vaecodec.card import describe
 from vaecodec.fused import FusedModel
 from vaecodec.text import visible
-from vaecodec_cli.console import Terminal, print_json, table, tables_for
+from vaecodec_cli.console import KEPT_MEANS, Terminal, print_json, table, tables_for
 from vaecodec_cli.options import AsJson
 
 
@@ -34,3 +34,5 @@ def info(
             title = "Measured on held-out rows (mean, 95 % interval)"
             for part in tables_for(console.width, ["codec", *found.metrics], rows, title=title):
                 console.print(part)
+            if "kept@100" in found.metrics:
+                console.print(KEPT_MEANS)

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from vaecodec.extras import require
 from vaecodec_cli.console import (
+    KEPT_MEANS,
     Terminal,
     describe,
     how_to_resume,
@@ -102,6 +103,8 @@ def train(given: CheckedTrainingData, how: RecipeOptions, run: RunOptions, as_js
     if result is None:
         return
     console.print(_figures(result))
+    if "kept@100" in result.best_linear:
+        console.print(KEPT_MEANS)
     if result.full_size is not None:
         console.print(str(result.full_size))
     checkpoint = result.checkpoint

@@ -50,6 +50,7 @@ def test_info_shows_the_file_and_its_identity(capsys, vae_path: Path) -> None:
     shown = vaecodec("info", vae_path)
     assert codec.codec_id in shown
     assert re.search(rf"latents\s+│ {codec.code_dim} dimensions, compared by cosine", shown)
+    assert "kept@100 is the share of the old top 10" in shown
     whole = printed(capsys, "info", vae_path)
     assert whole["codec_id"] == codec.codec_id
     assert whole["dim"] == 384

@@ -143,6 +143,50 @@ def test_the_table_of_the_shortest_codes_is_what_the_benchmark_measured() -> Non
         assert gain == f"{told['mean']:+.3f} [{told['low']:+.3f}, {told['high']:+.3f}]".replace("0.", ".")
 
 
+def relevance_of(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a run of benchmarks/relevance.py measured of the trained codec and of the best linear ones."""
+    results = json.loads((ROOT / "docs" / "relevance" / f"{name}.json").read_text())["results"]
+    by_name = {row["codec"]: row for row in results}
+    return by_name["trained for relevance"], by_name["best linear for each figure"]
+
+
+def relevance_cell(row: dict[str, Any], figure: str) -> str:
+    _, low, high = row[figure]["gain"]
+    return f"{row[figure]['mean']:.3f} [{low:+.3f}, {high:+.3f}]".replace("0.", ".")
+
+
+def test_the_table_of_relevance_is_what_the_benchmark_measured() -> None:
+    shown, collection = rows_under("training.md", "| collection, pairs | latents"), ""
+    checked = []
+    for name, width, ndcg, relevant, near, kept, linear, seconds in shown:
+        collection = name.split(",")[0] or collection
+        if width.endswith("not compressed"):
+            continue
+        trained, best = relevance_of(f"{collection}-{width}")
+        assert trained["dim"] == best["dim"] == int(width)
+        assert [ndcg, relevant] == [relevance_cell(trained, "ndcg@10"), relevance_cell(trained, "relevant@100")]
+        told = [float(cell) for cell in (near, kept, *linear.split(", "))]
+        found = [(trained, "recall@10"), (trained, "kept@100"), (best, "ndcg@10"), (best, "recall@10")]
+        assert told == pytest.approx([row[figure]["mean"] for row, figure in found], abs=0.00051), (collection, width)
+        assert int(seconds) == round(trained["cpu_seconds"])
+        checked.append((collection, width))
+    assert len(checked) == len(shown) - 1 == 6
+    heavier, _ = relevance_of("npm-e5small-64-weight3")
+    text = (ROOT / "docs" / "training.md").read_text()
+    assert f"no more at 64 latents: {heavier['ndcg@10']['mean']:.3f}".replace("0.", ".") in text
+
+
+def test_the_row_of_the_full_width_is_what_the_benchmark_printed() -> None:
+    printed = {row[0]: row for row in tables((ROOT / "docs" / "relevance" / "debian-minilm-384.md").read_text())}
+    trained, best = printed["trained for relevance"], printed["best linear for each figure"]
+    (shown,) = (row for row in rows_under("training.md", "| collection, pairs | latents") if row[1].startswith("384"))
+    found = [re.sub(r"\([+-][\d.]+ (.*)\)", r"\1", cell).replace("0.", ".") for cell in trained[2:4]]
+    assert shown[2:4] == found
+    assert list(map(float, shown[4:6])) == [float(trained[at].split()[0]) for at in (4, 6)]
+    assert list(map(float, shown[6].split(", "))) == [float(best[at].split()[0]) for at in (2, 4)]
+    assert shown[7] == trained[-1]
+
+
 def test_the_table_of_mteb_is_what_it_measured() -> None:
     results = json.loads((ROOT / "benchmarks" / "harness" / "results" / "mteb.json").read_text())["results"]
     shown = rows_under("benchmarks.md", "| stored | ndcg_at_10")
