@@ -59,7 +59,7 @@ def refuse_existing(
 def _codec_at(path: Path) -> str:
     """Return which codec file, or part of one, is at a path; an empty string for anything else."""
     try:
-        data = path.read_bytes()
+        data = path.read_bytes() if path.is_file() else b""  # to read a pipe would wait for who writes to it
     except OSError:
         return ""
     if b"vaecodec.codec_id" not in data:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,3 +146,10 @@ def test_commands_keep_the_codec_that_is_there(
     assert f"codec.onnx: the codec {known[:12]}… is there" in capsys.readouterr().err
     assert Codec.load(old).codec_id == known
     assert not Path("run").exists()  # refused before anything was trained
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, overwrite: bool) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputExistsError, match="expected a new name, or a codec file to replace, but something else"):
+        refuse_existing(tmp_path / "pipe", overwrite=overwrite)
