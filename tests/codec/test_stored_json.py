@@ -20,6 +20,7 @@ RECORD = {"name": "é", "rows": [1, 2.5, None, True], "inner": {"b": 1e-300, "a"
         ("9" * 10_000, "limit"),
         ("[NaN]", "NaN is not JSON"),
         ("-Infinity", "-Infinity is not JSON"),
+        ("[-1e999]", "-1e999 is too large a number"),
         (b"\xff\xfe\x00", "decode"),
         ("", "Expecting value"),
     ],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,10 +18,10 @@ def parse_json(text: str | bytes) -> Any:
     """Parse one JSON value.
 
     Raises:
-        ValueError: it is not JSON or not UTF-8, holds NaN or infinity, or is nested too deeply.
+        ValueError: it is not JSON or not UTF-8, holds NaN, infinity or a number beyond float64, or is too deep.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError:
         raise ValueError("the JSON values are nested too deeply") from None
 
@@ -53,6 +54,13 @@ def parse_with_checksum(text: str | bytes) -> dict[str, Any]:
     if content.pop(_CHECKSUM, None) != _digest(content):
         raise ValueError("the record does not fit its checksum")
     return content
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if math.isinf(value):
+        raise ValueError(f"{number} is too large a number")
+    return value
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -634,8 +634,9 @@ class TestACopyThatWentLive:
         """Pointed elsewhere, the next run would replace the copy's points by those of another collection."""
         point_alias(client, "current", "docs")
         migration = Migration(client, "current", svd_codec, make().state, into="docs_small")
-        with pytest.raises(MigrationError, match="got the alias 'current'; name the collection 'docs' itself"):
-            migrate(migration)
+        for switched in (None, "current"):
+            with pytest.raises(MigrationError, match="got the alias 'current'; name the collection 'docs' itself"):
+                migrate(migration, alias=switched)
         assert not client.collection_exists("docs_small")
 
     def test_a_source_that_was_made_anew_empties_no_copy(self, client: QdrantClient, make: Make, sample: Any) -> None:

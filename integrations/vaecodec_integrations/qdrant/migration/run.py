@@ -137,9 +137,9 @@ class MigrationOutcome:
 def estimate(migration: Migration, *, alias: str | None = None) -> MigrationSize:
     """Return the size of the migration; raise as :func:`migrate` does when it cannot be done."""
     with refusals(migration.client):
+        params = check_source(migration)
         if alias is not None:
             check_alias(migration.client, migration.collection, migration.into, alias)
-        params = check_source(migration)
         check_target(migration)
         points = migration.client.count(migration.collection, exact=True).count
     bits = _BITS[params.datatype or models.Datatype.FLOAT32]

@@ -88,9 +88,9 @@ def reembed(
         StoreError: the server does not answer, refuses the key, or refuses a request.
     """
     with refusals(job.client):
+        _check(job)
         if alias is not None:
             check_alias(job.client, job.collection, job.into, alias)
-        _check(job)
         total = job.client.count(job.collection, exact=True).count
         outcome = ReembeddingOutcome(points=total, named=job.named)
         seen, pace = 0, Pace(job.texts_per_second)
