@@ -81,7 +81,8 @@ processors: $(VENV)/.installed
 	OPENBLAS_CORETYPE=SkylakeX OMP_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 $(BIN)/pytest $(COMPUTING)
 	OPENBLAS_CORETYPE=Zen $(BIN)/pytest --numprocesses $(THREADS) $(COMPUTING)
 
-# The oldest releases that pyproject.toml allows, without torch: its oldest wheels bring CUDA.
+# The oldest releases that pyproject.toml allows, without torch: its oldest wheels bring CUDA. What they depend on is new, and
+# says that their calls are deprecated.
 lowest:
 	uv venv --quiet --clear build/lowest
 	uv pip install --quiet --python build/lowest --resolution lowest-direct \
@@ -89,7 +90,7 @@ lowest:
 	uv pip freeze --quiet --python build/lowest --exclude vaecodec > build/lowest.txt
 	uv pip install --quiet --python build/lowest --constraint build/lowest.txt \
 		hypothesis ml-dtypes pandas pytest pytest-asyncio pytest-timeout scikit-learn scipy
-	build/lowest/bin/pytest tests/codec tests/integrations/test_usearch.py
+	build/lowest/bin/pytest -W ignore::DeprecationWarning tests/codec tests/integrations/test_usearch.py
 	build/lowest/bin/vaecodec linear $(SAMPLE)/base.npy --dim 32 --out build/lowest/linear.onnx --overwrite
 	build/lowest/bin/vaecodec report --base $(SAMPLE)/base.npy --queries $(SAMPLE)/queries.npy \
 		--codec build/lowest/linear.onnx --engine hnsw --out build/lowest/report

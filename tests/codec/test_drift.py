@@ -285,6 +285,7 @@ def test_threads_share_a_monitor(monitor: MonitoredCodec, sample: Any) -> None:
 
 
 def test_a_monitor_is_a_codec_to_an_index(monitor: MonitoredCodec, sample: Any) -> None:
+    pytest.importorskip("hnswlib", reason="hnswlib is not installed: pip install 'vaecodec[hnsw]'")
     from vaecodec_integrations.hnsw import CompressedIndex
 
     index = CompressedIndex("cosine", 384, monitor)
