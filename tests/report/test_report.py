@@ -505,6 +505,16 @@ def test_what_is_no_report_is_not_compared_with(content, message, tmp_path):
         read_report(tmp_path / "report.json")
 
 
+def test_figures_of_an_earlier_report_whose_sums_overflow_are_refused(folder, tmp_path):
+    document = json.loads((folder / "report.json").read_text())
+    figures = document["run"]["methods"][0]["figures"]
+    name = next(iter(figures))
+    figures[name] = [1.7e308] * len(figures[name])
+    (tmp_path / "report.json").write_text(json.dumps(document))
+    with pytest.raises(EvaluationInputError, match=r"expected the report.json of an earlier report"):
+        read_report(tmp_path / "report.json")
+
+
 def test_names_cannot_break_the_tables():
     text = markdown("a_b*c", [], [], [("recall.png", "[x]|`y`<z>")])
     assert text == "# a\\_b\\*c\n\n![\\[x]\\|\\`y\\`\\<z>](recall.png)\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from vaecodec.sources import open_source
 from vaecodec.sources.arrays import read_npy, read_npz
 from vaecodec.steps import Steps
 from vaecodec_integrations.report.run import FORMAT_VERSION, Run, ScoredPairs
+from vaecodec_integrations.report.summary import summarise
 from vaecodec_training.data.pair_files import read_pairs
 from vaecodec_training.data.pairs import numbered_pairs
 
@@ -141,6 +143,8 @@ def read_report(path: Path) -> Run:
             run = Run.from_json(document["run"])
             for part in ("base", "queries"):  # they tell whether both reports are of the same vectors
                 run.setting[part]["fingerprint"]
+            with np.errstate(over="ignore", invalid="ignore"):
+                json.dumps(summarise(run, run).to_json(), allow_nan=False)  # figures so large that sums overflow
             return run
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise EvaluationInputError(
