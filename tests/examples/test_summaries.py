@@ -170,10 +170,40 @@ def test_the_table_of_relevance_is_what_the_benchmark_measured() -> None:
         assert told == pytest.approx([row[figure]["mean"] for row, figure in found], abs=0.00051), (collection, width)
         assert int(seconds) == round(trained["cpu_seconds"])
         checked.append((collection, width))
-    assert len(checked) == len(shown) - 1 == 6
+    assert len(checked) == len(shown) - 1 == 8
     heavier, _ = relevance_of("npm-e5small-64-weight3")
     text = (ROOT / "docs" / "training.md").read_text()
     assert f"no more at 64 latents: {heavier['ndcg@10']['mean']:.3f}".replace("0.", ".") in text
+
+
+def test_the_second_seed_of_relevance_and_its_codes_are_what_the_benchmark_measured() -> None:
+    text, two = (ROOT / "docs" / "training.md").read_text(), ("ndcg@10", "recall@10")
+    for width in (128, 256):
+        trained, _ = relevance_of(f"debian-minilm-{width}-seed1")
+        told = " / ".join(f"{trained[figure]['mean']:.3f}".replace("0.", ".") for figure in two)
+        assert f"{told} at {width}" in text
+    results = json.loads((ROOT / "docs" / "relevance" / "debian-minilm-256-seed1.json").read_text())["results"]
+    measured = {row["codec"]: row for row in results}
+    shown = rows_under("training.md", "| bytes | nDCG@10 | relevant@100 | recall@10 |")
+    assert [row[0] for row in shown] == ["96", "64", "48", "32"]
+    for size, *cells, near in shown:
+        row = measured[f"its codes of {size} bytes"]
+        assert cells == [relevance_cell(row, "ndcg@10"), relevance_cell(row, "relevant@100")]
+        assert float(near) == pytest.approx(row["recall@10"]["mean"], abs=0.00051)
+
+
+def test_the_table_of_time_and_memory_is_what_the_benchmark_measured() -> None:
+    results = json.loads((ROOT / "docs" / "scale" / "commands.json").read_text())["results"]
+    shown = rows_under("sizes.md", "| command | rows | processor seconds")
+    told = {(re.match(r"`(\w+)", row[0])[1], row[1]): row[2:] for row in shown}
+    assert told == {
+        (found["command"], f"{found['rows']:,} x {found['dim']:,}"): [
+            f"{found['cpu_seconds']:.0f}",
+            f"{found['peak_mb'] / 1e3:.1f} GB",
+            f"{found['silence']:.0f} s",
+        ]
+        for found in results
+    }
 
 
 def test_the_row_of_the_full_width_is_what_the_benchmark_printed() -> None:
