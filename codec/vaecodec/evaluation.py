@@ -23,7 +23,9 @@ Figures = NDArray[np.float64]
 # Queries and documents per block of scores: 256 x 65,536 float32 are 64 MiB.
 _QUERY_ROWS = 256
 _BASE_ROWS = 65_536
+# Of the first documents so many are compared at once; later as many as were seen before.
 _HEAD_COLUMNS = 1_024
+_FREE = np.iinfo(np.int64).max
 # Up to this many documents it is faster to compute all scores of a query than to gather a hundred rows.
 _FEW_DOCUMENTS = 4_096
 
@@ -442,7 +444,8 @@ class _Best:
     """
 
     def __init__(self, rows: int, k: int) -> None:
-        self.ids = np.zeros((rows, k), np.int64)
+        # Free places come after every column, also after one whose score overflowed to minus infinity.
+        self.ids = np.full((rows, k), _FREE, np.int64)
         self.scores = np.full((rows, k), -np.inf, np.float32)
 
     def add(self, rows: slice, seen: int, scores: FloatArray) -> None:
@@ -460,7 +463,8 @@ def _merged(ids: IdArray, kept: FloatArray, scores: FloatArray, first_id: int) -
     """Return the best of what is kept, (n, k), and of further columns with higher ids, (n, columns), nearest first."""
     n, k = ids.shape
     # With a score equal to the last one's a column stays out, as its id is higher.
-    rows, columns = np.divmod(np.flatnonzero(scores > kept[:, -1:]), scores.shape[1])
+    enters = (scores > kept[:, -1:]) | (ids[:, -1:] == _FREE)
+    rows, columns = np.divmod(np.flatnonzero(enters), scores.shape[1])
     all_rows = np.concatenate([np.repeat(np.arange(n), k), rows])
     all_ids = np.concatenate([ids.ravel(), columns + first_id])
     all_scores = np.concatenate([kept.ravel(), scores[rows, columns]])

@@ -60,6 +60,14 @@ def test_exact_search_settles_equal_scores_alike_however_the_base_is_divided(
     assert np.array_equal(ids, expected)
 
 
+def test_a_score_that_overflows_is_the_last_one_and_no_document_comes_twice() -> None:
+    far = np.array([[1.2e19], [-1.2e19], [-1.3e19], [1.2e19]], np.float32)
+    with np.errstate(over="ignore"):
+        ids, scores = exact_search(far, far[:1], 4, Metric.L2)
+    assert ids.tolist() == [[0, 3, 1, 2]]
+    assert np.isneginf(scores[0, 2:]).all()
+
+
 def test_exact_search_spans_blocks_of_the_base(sample, monkeypatch) -> None:
     whole_ids, whole_scores = exact_search(sample.base, sample.queries[:300], 10, Metric.COSINE)
     monkeypatch.setattr("vaecodec.evaluation._BASE_ROWS", 700)
