@@ -159,12 +159,14 @@ def linear_candidates(
         on_step(f"encoding by {kind}")
         linear = moments.codec(dim, kind)
         kinds.append(_Encoded(linear, linear.encode(sample.base), linear.encode_queries(sample.queries)))
+    narrow = [width for width in widths if width <= _MOST_TRELLIS_LATENTS]
+    coded_width = max(narrow or widths)
     for width in widths:
         on_step(f"linear codecs at {width} dimensions")
         best_kind = _best_linear(sample, [kind.truncated(width) for kind in kinds])
         latents = best_kind.codec.encode(calibrating)
         calibration = Calibration.fit(latents, best_kind.codec.latent_metric)
-        trellis = width == max(each for each in widths if each <= max(_MOST_TRELLIS_LATENTS, widths[0]))
+        trellis = width == coded_width
         if trellis and wanted(_setting(best_kind.codec, None, min(_BUDGETS), None)):
             on_step("fitting codes of a given number of bytes")
             calibration = calibration.with_residual(latents)
