@@ -26,8 +26,9 @@ from vaecodec.evaluation import Interval, bootstrap, similarities
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.vectors import as_row, as_vectors, faults
 from vaecodec_integrations.postgres.column import CompressedColumn
-from vaecodec_integrations.postgres.tables import check_key, column_type, count, rename_column
-from vaecodec_integrations.postgres.watching import unwatch, watch
+from vaecodec_integrations.postgres.switching import give_name_back, take_name
+from vaecodec_integrations.postgres.tables import check_key, column_type, count
+from vaecodec_integrations.postgres.watching import watch
 from vaecodec_integrations.reranking import Hit
 
 if TYPE_CHECKING:
@@ -210,17 +211,16 @@ def switch(connection: Connection[Any], migration: ColumnMigration) -> Compresse
     """
     column = migration.target
     column.check(connection)
-    with connection.transaction():
-        connection.execute(column.statement("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
-        left = _left(connection, migration)
-        if left:
-            raise MigrationError(
-                f"{column.table}: expected every row with {migration.source} to have {column.column}, got {left:,} "
-                "without; migrate again before the switch"
-            )
-        unwatch(connection, column.table, column.column)
-        rename_column(connection, column.table, migration.source, migration.source + _KEPT)
-        rename_column(connection, column.table, column.column, migration.source)
+    take_name(
+        connection,
+        column.table,
+        migration.source,
+        column.column,
+        kept=migration.source + _KEPT,
+        filled_from=migration.source,
+        left=lambda: _left(connection, migration),
+        again="migrate again",
+    )
     return CompressedColumn(
         column.codec, column.table, migration.source, storage=column.storage, originals=column.originals
     )
@@ -232,22 +232,8 @@ def switch_back(connection: Connection[Any], migration: ColumnMigration) -> None
     Raises:
         MigrationError: the columns were not switched, or rows were written since that have no source.
     """
-    column = migration.target
-    kept = migration.source + _KEPT
-    if column_type(connection, column.table, kept) is None:
-        raise MigrationError(f"{column.table}: expected a column {kept}, got none; nothing was switched")
-    with connection.transaction():
-        connection.execute(column.statement("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
-        statement = "SELECT count(*) FROM {table} WHERE {kept} IS NULL AND {source} IS NOT NULL"
-        names = {"kept": sql.Identifier(kept), "source": sql.Identifier(migration.source)}
-        lost = count(connection, column.statement(statement, **names))
-        if lost:
-            raise MigrationError(
-                f"{column.table}: {lost:,} rows were written after the switch and have no uncompressed vector; fill "
-                f"{kept} for them before switching back"
-            )
-        rename_column(connection, column.table, migration.source, column.column)
-        rename_column(connection, column.table, kept, migration.source)
+    column, kept = migration.target, migration.source + _KEPT
+    give_name_back(connection, column.table, migration.source, column.column, kept=kept, lacking="uncompressed vector")
 
 
 def _check_source(connection: Connection[Any], migration: ColumnMigration) -> None:

@@ -25,8 +25,9 @@ from vaecodec.vectors import as_vectors, normalised
 from vaecodec_integrations.pace import Pace
 from vaecodec_integrations.postgres.column import CompressedColumn
 from vaecodec_integrations.postgres.storage import Storage
-from vaecodec_integrations.postgres.tables import check_key, column_type, count, rename_column
-from vaecodec_integrations.postgres.watching import unwatch, watch
+from vaecodec_integrations.postgres.switching import give_name_back, take_name
+from vaecodec_integrations.postgres.tables import check_key, column_type, count
+from vaecodec_integrations.postgres.watching import watch
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -143,8 +144,9 @@ def reembed_column(
         raise MigrationError(f"{job.table}.{job.text}: expected a column of texts, got {kind}")
     check_key(connection, job.table, job.key)
     _prepare(connection, job)
-    _agreement(connection, job)
-    total, filled, pace = _left(connection, job), 0, Pace(job.texts_per_second)
+    pace = Pace(job.texts_per_second)
+    _agreement(connection, job, pace)
+    total, filled = _left(connection, job), 0
     keys = list(job.first_keys)
     for first in range(0, len(keys), job.batch_rows):
         among = sql.SQL("AND {} = ANY({})").format(sql.Identifier(job.key), keys[first : first + job.batch_rows])
@@ -157,7 +159,7 @@ def reembed_column(
         after = sql.SQL("AND {} > {}").format(sql.Identifier(job.key), sql.Literal(rows[-1][0]))
         advance(filled, total)
     empty = count(connection, job.statement("SELECT count(*) FROM {table} WHERE {text} IS NULL OR {text} !~ '\\S'"))
-    return ReembeddedColumn(filled, _left(connection, job), empty, _agreement(connection, job))
+    return ReembeddedColumn(filled, _left(connection, job), empty, _agreement(connection, job, pace))
 
 
 def switch_models(connection: Connection[Any], job: ColumnReembedding, old: str) -> CompressedColumn | str:
@@ -174,17 +176,16 @@ def switch_models(connection: Connection[Any], job: ColumnReembedding, old: str)
     Raises:
         MigrationError: rows have a text and no new vector; call :func:`reembed_column` again.
     """
-    with connection.transaction():
-        connection.execute(job.statement("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
-        left = _left(connection, job)
-        if left:
-            raise MigrationError(
-                f"{job.table}: expected every row with {job.text} to have {job.column}, got {left:,} without; embed "
-                "again before the switch"
-            )
-        unwatch(connection, job.table, job.column)
-        rename_column(connection, job.table, old, old + _KEPT)
-        rename_column(connection, job.table, job.column, old)
+    take_name(
+        connection,
+        job.table,
+        old,
+        job.column,
+        kept=old + _KEPT,
+        filled_from=job.text,
+        left=lambda: _left(connection, job),
+        again="embed again",
+    )
     if isinstance(job.new, str):
         return old
     return CompressedColumn(job.new.codec, job.table, old, storage=job.new.storage, originals=job.new.originals)
@@ -196,20 +197,7 @@ def switch_models_back(connection: Connection[Any], job: ColumnReembedding, old:
     Raises:
         MigrationError: the columns were not switched, or rows were written since that have no vector of the old model.
     """
-    if column_type(connection, job.table, old + _KEPT) is None:
-        raise MigrationError(f"{job.table}: expected a column {old}{_KEPT}, got none; nothing was switched")
-    with connection.transaction():
-        connection.execute(job.statement("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
-        statement = "SELECT count(*) FROM {table} WHERE {kept} IS NULL AND {present} IS NOT NULL"
-        names = {"kept": sql.Identifier(old + _KEPT), "present": sql.Identifier(old)}
-        lost = count(connection, job.statement(statement, **names))
-        if lost:
-            raise MigrationError(
-                f"{job.table}: {lost:,} rows were written after the switch and have no vector of the old model; fill "
-                f"{old}{_KEPT} for them before switching back"
-            )
-        rename_column(connection, job.table, old, job.column)
-        rename_column(connection, job.table, old + _KEPT, old)
+    give_name_back(connection, job.table, old, job.column, kept=old + _KEPT, lacking="vector of the old model")
 
 
 def _prepare(connection: Connection[Any], job: ColumnReembedding) -> None:
@@ -261,7 +249,7 @@ def _values(job: ColumnReembedding, vectors: FloatArray) -> list[Any]:
     return [Vector(row) for row in vectors] if isinstance(job.new, str) else job.new.documents(vectors)
 
 
-def _agreement(connection: Connection[Any], job: ColumnReembedding) -> float | None:
+def _agreement(connection: Connection[Any], job: ColumnReembedding, pace: Pace) -> float | None:
     """Return the mean cosine between some stored vectors and their texts embedded again; refuse another model's."""
     statement = (
         "SELECT {new}, {text} FROM {table} WHERE {new} IS NOT NULL AND {text} ~ '\\S' ORDER BY random() LIMIT %s"
@@ -269,6 +257,7 @@ def _agreement(connection: Connection[Any], job: ColumnReembedding) -> float | N
     rows = connection.execute(job.statement(statement), (_COMPARED_ROWS,)).fetchall()
     if not rows:
         return None
+    pace.wait(len(rows))
     again = job.embedded([text for _, text in rows])
     again = again if isinstance(job.new, str) else job.new.codec.encode(again)
     stored = [np.asarray(value.to_list(), np.float32) for value, _ in rows]
