@@ -208,3 +208,17 @@ def test_bad_rows_and_ids_change_nothing(opener: Opener, base, vae_codec: Codec)
         assert store.search(base[:2], 3) == [[], []]
         store.upsert([], base[:0])
         store.delete([])
+
+
+def test_duckdb_writes_within_a_transaction_that_is_open(base, vae_codec: Codec) -> None:
+    duckdb = pytest.importorskip("duckdb", reason="the extra duckdb is not installed")
+    from vaecodec_integrations.stores.duckdb import DuckDbStore
+
+    with duckdb.connect() as connection:
+        store = DuckDbStore(connection, vae_codec)
+        store.upsert(range(2), base[:2])
+        connection.execute("BEGIN")
+        store.upsert(range(1, 5), base[1:5])
+        assert len(store) == 5
+        connection.execute("ROLLBACK")
+        assert len(store) == 2
