@@ -189,7 +189,7 @@ def picture(rows: list[Row], path: Path, *, ticks: Iterable[float]) -> None:
         ticked = sorted({row.bytes for row in shown} & set(ticks))
         axes.set_xticks(ticked, [f"{tick:g}" for tick in ticked])
         axes.minorticks_off()
-        axes.legend(frameon=False)
+        axes.legend(facecolor=LIGHT.paper, edgecolor="none", framealpha=1)
         path.write_bytes(rendered(figure, "svg"))
 
 

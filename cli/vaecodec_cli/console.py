@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from vaecodec_training.data.collection import Collection
 
 
-# The one figure of the tables whose name does not tell what it is.
-KEPT_MEANS = "kept@100 is the share of the old top 10 that is in the new 100."
-
 # Of a column: a space on both sides and its border.
 _CELL_PADDING = 3
 

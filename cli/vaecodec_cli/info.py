@@ -9,9 +9,10 @@ import typer
 
 from vaecodec.card import card as make_card
 from vaecodec.card import describe
+from vaecodec.evaluation import KEPT_MEANS
 from vaecodec.fused import FusedModel
 from vaecodec.text import visible
-from vaecodec_cli.console import KEPT_MEANS, Terminal, print_json, table, tables_for
+from vaecodec_cli.console import Terminal, print_json, table, tables_for
 from vaecodec_cli.options import AsJson
 
 

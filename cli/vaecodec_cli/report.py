@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 import typer
 
 from vaecodec.codes import CodeType
+from vaecodec.evaluation import KEPT_MEANS
 from vaecodec_cli.console import Terminal, print_json, tables_for
 from vaecodec_cli.options import AsJson, Columns, Dim, with_column
 from vaecodec_cli.progress import steps_shown
@@ -105,11 +106,13 @@ def report(
             on_step=step,
         )
     console.print(written.summary.headline, style="bold", soft_wrap=False)
-    for verdict in written.summary.verdicts:
-        console.print(verdict.text, soft_wrap=False)
+    for judgement in written.summary.judgements:
+        console.print(judgement, soft_wrap=False)
     for shown in (*written.tables[:_ON_SCREEN], written.tables[-1]):
         for part in tables_for(console.width, shown.columns, shown.rows, title=shown.title, bold=shown.emphasised):
             console.print(part)
+    if any("kept@100" in shown.columns for shown in written.tables[:_ON_SCREEN]):
+        console.print(KEPT_MEANS, soft_wrap=False)
     console.print(f"All tables and the pictures are in {out / 'report.html'}.")
     if as_json:
         print_json({"folder": str(out), "summary": written.summary.to_json()})

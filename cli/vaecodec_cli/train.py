@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 from rich.table import Table
 
+from vaecodec.evaluation import KEPT_MEANS
 from vaecodec.extras import require
 from vaecodec_cli.console import (
-    KEPT_MEANS,
     Terminal,
     describe,
     how_to_resume,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vaecodec.artifact import Metadata
-from vaecodec.evaluation import Interval
+from vaecodec.evaluation import KEPT_MEANS, Interval
 from vaecodec.fused import FusedModel
 
 
@@ -130,7 +130,10 @@ def _figures(found: Description) -> str:
     rows = [[name, *figures] for name, figures in found.figures.items()]
     return (
         "Measured on held-out rows of the training collection, mean and 95 % interval, beside linear codecs of the "
-        "same width.\n\n" + _rows(["codec", *found.metrics], rows)
+        "same width."
+        + (f" {KEPT_MEANS}" if "kept@100" in found.metrics else "")
+        + "\n\n"
+        + _rows(["codec", *found.metrics], rows)
     )
 
 

@@ -29,6 +29,9 @@ _FREE = np.iinfo(np.int64).max
 # Up to this many documents it is faster to compute all scores of a query than to gather a hundred rows.
 _FEW_DOCUMENTS = 4_096
 
+# The one figure whose name does not tell what it is.
+KEPT_MEANS = "kept@100 is the share of the old top 10 that is in the new 100."
+
 
 class Interval(NamedTuple):
     """Hold a mean and the ends of its 95 % bootstrap interval.

@@ -200,9 +200,7 @@ def compress(
     _write_codec(setting, collection, data, file)
     on_step("measuring")
     summary = _measured(setting, collection, file, out / _REPORT, on_step)
-    judged = summary.methods[-1].name
-    in_words = summary.in_words if setting.file is not None else summary.gain_in_words
-    lines = [in_words(judged), _worth(setting, fitted)]
+    lines = [summary.headline, _worth(setting, fitted)]
     if setting.rescored and answer.recall is not None:
         lines.append(f"{store} orders what the codes find by latents on its disk: recall@{goal.k} {answer.recall:.3f}.")
     if goal.recall is not None:
@@ -339,7 +337,7 @@ def _measured(
         dtypes=[] if setting.dtype in (None, CodeType.FLOAT32) else [setting.dtype],
         on_method=lambda name: on_step(f"measuring: {name}"),
     )
-    summary = summarise(run)
+    summary = summarise(run, chosen=run.methods[-1].name, trained=setting.file is not None)
     write(folder, run, summary)
     return summary
 

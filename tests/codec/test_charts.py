@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vaecodec.charts import DASHES, MARKERS, THEMES, chart, rendered
+from vaecodec.charts import DASHES, MARKERS, THEMES, chart, place_names, rendered
 
 
 def contrast(first: str, second: str) -> float:
@@ -54,6 +54,28 @@ def test_text_stays_text_and_the_same_figures_give_the_same_bytes() -> None:
     svg = draw()
     assert re.search(rb"<text[^>]*>bytes per vector</text>", svg)
     assert svg == draw()
+
+
+def test_names_cover_neither_points_nor_each_other() -> None:
+    points = [(0.4, 0.97), (0.2, 0.96), (0.41, 0.95), (0.9, 0.9), (0.1, 0.02), (0.5, 0.5), (0.6, 0.5)]
+    lengths = [0.3, 0.4, 0.2, 0.2, 0.2, 0.3]
+    line = 0.05
+    boxes = place_names(points, lengths, gap=0.02, line=line)
+    assert len(boxes) == len(lengths)
+    for (start, end, height), length in zip(boxes, lengths, strict=True):
+        assert end - start == pytest.approx(length)
+        assert 0 <= start < end <= 1
+        assert 0 < height <= 1
+        assert not any(start < across < end and abs(up - height) < 0.9 * line for across, up in points)
+    for one, other in itertools.combinations(boxes, 2):
+        assert one.end <= other.start or other.end <= one.start or abs(one.height - other.height) >= line
+    assert boxes[3].end < 0.9  # there is no room on the right
+    assert place_names(points[3:4], lengths[3:4], gap=0.02, line=line, right=2)[0].start > 0.9
+
+
+def test_a_name_without_any_room_stands_right_of_its_point() -> None:
+    (box,) = place_names([(0.5, 0.5)], [0.9], gap=0.02, line=0.05)
+    assert (box.start, box.height) == (0.52, 0.5)
 
 
 def test_every_picture_is_drawn_in_this_style() -> None:

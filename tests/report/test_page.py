@@ -19,7 +19,7 @@ from vaecodec_integrations.report.engines import open_engine
 from vaecodec_integrations.report.engines.base import SearchEngineName
 from vaecodec_integrations.report.markdown import markdown
 from vaecodec_integrations.report.page import page
-from vaecodec_integrations.report.picture import Picture, pictures, spread_apart
+from vaecodec_integrations.report.picture import Picture, pictures
 from vaecodec_integrations.report.run import Role
 from vaecodec_integrations.report.tables import Table
 
@@ -93,14 +93,6 @@ def test_names_of_files_may_hold_any_bytes(report):
     table = Table(odd, odd, (odd, ""), [(odd, odd)])
     assert page(odd, [odd], [table], [recall]).encode().count(shown.encode()) == 10
     assert b"\x1b" not in markdown(odd, [odd], [table], [("a.png", odd)]).encode()
-
-
-def test_labels_of_a_picture_do_not_cover_each_other():
-    heights = spread_apart([0.64, 0.63, 0.64, 0.20, 0.635], [36, 68, 256, 256, 256], gap=0.05)
-    assert heights[0] == heights[2] == 0.64  # far apart in bytes
-    assert heights[1] == pytest.approx(0.59)  # beside the first
-    assert heights[4] == pytest.approx(0.59)  # below the third
-    assert heights[3] == 0.20
 
 
 def test_a_name_near_the_right_edge_of_a_picture_stands_on_the_left(report):

@@ -308,6 +308,53 @@ def test_the_first_sentence_names_the_opponent_of_codecs_trained_on_pairs(run):
     assert expected in summary.headline
 
 
+@pytest.fixture(scope="module")
+def coded(run) -> Run:
+    """Return the run with a code that is held against the same untrained codes as the codec."""
+    codec = run.method("svd32.onnx")
+    code = replace(codec, name="svd32.onnx, float16", role=Role.CODE, of=codec.name, bytes_per_vector=64)
+    rivals = [replace(rival, of=code.name) for rival in run.rivals]
+    return replace(run, methods=[*run.methods, code], rivals=[*run.rivals, *rivals])
+
+
+def test_the_first_sentence_is_about_what_was_chosen(coded, tmp_path):
+    summary = summarise(coded, chosen="svd32.onnx, float16")
+    assert summary.headline.startswith("svd32.onnx, float16: 24x smaller (64 bytes per vector)")
+    assert "Without training," in summary.headline
+    assert [text.split(" ")[1] for text in summary.judgements] == ["float16", "does"]
+    assert [shown.rows[row][0] for shown in tables(summary, coded)[:1] for row in shown.emphasised] == [
+        "svd32.onnx",
+        "svd32.onnx, float16",
+    ]
+    write(tmp_path, coded, summary)
+    assert json.loads((tmp_path / "report.json").read_text())["summary"]["chosen"] == "svd32.onnx, float16"
+    assert (tmp_path / "report.md").read_text().startswith("# svd32.onnx, float16: 24x smaller")
+
+
+def test_what_needs_no_training_is_not_judged_against_what_needs_none(coded):
+    summary = summarise(coded, chosen="svd32.onnx, float16", trained=False)
+    assert summary.headline == summary.gain_in_words("svd32.onnx, float16")
+    assert summary.judgements == ["It needs no training. What else needs none is beside it below."]
+    assert not any("minus the" in shown.title for shown in tables(summary, coded))
+
+
+def test_untrained_codes_of_several_methods_stand_once(coded):
+    summary = summarise(coded)
+    (name,) = {rival.name for rival in coded.rivals if rival.untrained}
+    (rivals,) = [shown for shown in tables(summary, coded) if shown.title == "In as many bytes, without training"]
+    names = [row[0] for row in rivals.rows]
+    assert names.count(name) == 1
+    assert names.index(name) > names.index("svd32.onnx, float16")
+    assert pictures(summary)[0].shows.count(name) == 1
+
+
+def test_a_share_of_nearly_all_is_not_said_to_be_all(coded):
+    codec = coded.method("svd32.onnx")
+    nearly = replace(codec, figures={**codec.figures, "recall@10": np.where(np.arange(QUERIES) == 0, 0.97, 1.0)})
+    summary = summarise(replace(coded, methods=[*coded.methods[:-2], nearly, coded.methods[-1]]))
+    assert "keeps over 99.9% of the ten nearest" in summary.headline
+
+
 def test_two_codecs_are_judged_in_one_report(small, sample, svd_codec):
     base, queries, _ = small
     data = ReportData(base=base, queries=queries, train=sample.train[:2_000])

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vaecodec.charts import LIGHT, MARKERS, chart, rendered
+from vaecodec.charts import LIGHT, MARKERS, Name, chart, rendered, write_names
 from vaecodec.files import write_atomically
 from vaecodec_training.data.held_out import HeldOut, QueryFigures
 from vaecodec_training.recipe import Aim, Recipe
@@ -104,17 +104,23 @@ def draw_frontier(points: Sequence[Point], served: str, path: Path) -> None:
     """
     beside = (UNCOMPRESSED, BEST_LINEAR, FULL_WIDTH)
     groups = {
-        "trials": [point for point in points if point.name not in (*beside, served)],
+        "other trials": [point for point in points if point.name not in (*beside, served)],
         **{name: [point for point in points if point.name == name] for name in beside},
         "served": [point for point in points if point.name == served],
     }
     with chart(6, 4) as (drawing, (axes,)):
         colours = (*LIGHT.lines, LIGHT.ink)
+        names: list[Name] = []
+        others: list[tuple[float, float]] = []
         for (label, marked), colour, marker in zip(groups.items(), colours, MARKERS, strict=False):
-            places = [[point.figures[name]["mean"] for point in marked] for name in ("recall@10", "ndcg@10")]
-            axes.plot(*places, linestyle="", marker=marker, color=colour, label=label)
+            places = [tuple(point.figures[name]["mean"] for name in ("recall@10", "ndcg@10")) for point in marked]
+            if places:
+                axes.plot(*zip(*places, strict=True), linestyle="", marker=marker, color=colour)
+                names.append(Name(label, *max(places), colour, bold=label == "served"))
+                others += places
         axes.set(xlabel="recall@10 of the old neighbours", ylabel="nDCG@10 on validation queries")
-        axes.legend(frameon=False)
+        axes.margins(0.08)
+        write_names(axes, names, others=others)
         write_atomically(path, rendered(drawing, "png"))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vaecodec.evaluation import Interval, best, paired_bootstrap
+from vaecodec.evaluation import KEPT_MEANS, Interval, best, paired_bootstrap
 from vaecodec_training.data.held_out import QueryFigures
 from vaecodec_training.recipe import Aim
 
@@ -87,7 +87,8 @@ class Gate:
         first = str(self.comparisons[0])
         if self.lost:
             worst = "; ".join(each.loss for each in self.lost)
-            return f"The learned codec loses {worst}: exporting the linear codec {self.over}."
+            text = f"The learned codec loses {worst}: exporting the linear codec {self.over}."
+            return f"{text} {KEPT_MEANS}" if "kept@100" in worst else text
         if not self.passed:
             return (
                 "The learned codec's gain is not significant: exporting the linear codec. "
@@ -95,7 +96,13 @@ class Gate:
             )
         text = f"The learned codec ships: {first} on the confirmation queries."
         paid = "; ".join(str(each) for each in self.comparisons if each.lost)
-        return f"{text} It keeps fewer of the neighbours: {paid}." if paid else text
+        return " ".join(
+            [
+                text,
+                *([f"It keeps fewer of the neighbours: {paid}."] if paid else []),
+                *([KEPT_MEANS] if "kept@100" in paid else []),
+            ]
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the decision as JSON values."""

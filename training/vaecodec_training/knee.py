@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from vaecodec.charts import DASHES, LIGHT, MARKERS, chart, rendered
+from vaecodec.charts import DASHES, LIGHT, MARKERS, Name, chart, rendered, write_names
 from vaecodec.files import write_atomically
 
 # Smaller differences are noise.
@@ -67,10 +67,19 @@ def draw_knee(curves: Mapping[str, Mapping[float, float]], chosen: tuple[float, 
         MissingExtraError: matplotlib is not installed.
     """
     with chart(6, 4) as (drawing, (axes,)):
+        ends = []
         for (label, points), colour, dashes, marker in zip(curves.items(), LIGHT.lines, DASHES, MARKERS, strict=False):
             sizes = sorted(points)
-            axes.plot(sizes, [points[size] for size in sizes], dashes, color=colour, marker=marker, label=label)
-        axes.axvline(chosen[0], linestyle=":", color=LIGHT.ink, label=chosen[1])
-        axes.set(xlabel="bytes per vector", ylabel=f"{figure} on validation queries")
-        axes.legend(frameon=False)
+            axes.plot(sizes, [points[size] for size in sizes], dashes, color=colour, marker=marker)
+            ends.append(Name(label, sizes[-1], points[sizes[-1]], colour))
+        axes.axvline(chosen[0], linestyle=":", color=LIGHT.ink)
+        axes.annotate(chosen[1], (chosen[0], 1.01), xycoords=("data", "axes fraction"), ha="center", va="bottom")
+        axes.set(
+            xlabel="bytes per vector", ylabel=f"{figure.replace('ndcg', 'nDCG')} on validation queries", xscale="log"
+        )
+        ticks = sorted({size for points in curves.values() for size in points})
+        axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlim(ticks[0] / 1.1, ticks[-1] * 1.1)
+        write_names(axes, ends, beyond=True)
         write_atomically(path, rendered(drawing, "png"))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vaecodec.charts import DARK, LIGHT, MARKERS, Theme, chart, rendered
+from vaecodec.charts import DARK, LIGHT, MARKERS, Name, Theme, chart, rendered, write_names
 from vaecodec.evaluation import Interval
 from vaecodec_integrations.report.run import Role
 from vaecodec_integrations.report.summary import JUDGED, MethodSummary, ReportSummary, label
 
 _WIDTH = 6.4
-# On the axis of bytes, which is logarithmic, a label spans this factor.
-_LABEL = 3
 _SHOWN_AGAIN = 4  # the factor of re-ranking that is drawn
 
 
@@ -100,13 +98,16 @@ def _points(summary: ReportSummary, theme: Theme) -> list[_Point]:
             points.append(_Point(label(method.name), size, recall, linear, "s", labelled=named))
         elif method.role in (Role.CODEC, Role.CODE):
             mark = MARKERS[codecs.index(method.of or method.name) * 2 % len(MARKERS)]
-            points.append(_Point(label(method.name), size, recall, ours, mark, ours=method.role is Role.CODEC))
+            points.append(
+                _Point(label(method.name), size, recall, ours, mark, ours=method.name in (*codecs, summary.chosen))
+            )
         else:
             points.append(_Point(label(method.name), size, recall, theme.ink, "D"))
+    # Several methods may be held against the same codes.
+    untrained = {rival.name: rival for rival in summary.rivals if rival.untrained}
     points += [
         _Point(label(rival.name), rival.bytes_per_vector, rival.metrics[JUDGED], other, "v")
-        for rival in summary.rivals
-        if rival.untrained
+        for rival in untrained.values()
     ]
     return points
 
@@ -116,18 +117,8 @@ def _recall_against_bytes(summary: ReportSummary, theme: Theme, form: Literal["p
     points = _points(summary, theme)
     shown = [point for point in points if point.labelled]
     curve_bytes, curve_recall = zip(*summary.svd_curve, strict=True)
-    means = [point.recall.mean for point in shown]
     bottom = min(0.9, *(point.recall.mean for point in points), *curve_recall) - 0.05
-    heights = dict(
-        zip(
-            (point.text for point in shown),
-            spread_apart(means, [point.size for point in shown], gap=(1.04 - bottom) / 18),
-            strict=True,
-        )
-    )
-    widest = max(
-        point.size for point in points
-    )  # label the uncompressed vectors, and others of their width, above the frame
+    widest = max(point.size for point in points)  # these, uncompressed vectors among them, are named above the frame
     with chart(_WIDTH, 4.2, theme) as (figure, (axes,)):
         axes.plot(
             curve_bytes,
@@ -148,33 +139,22 @@ def _recall_against_bytes(summary: ReportSummary, theme: Theme, form: Literal["p
                 capsize=3,
                 markersize=8 if point.ours else 5 if point.labelled else 4,
             )
-            if point.labelled and point.size < widest:
-                _name(axes, point, heights[point.text], left=widest / point.size < _LABEL, paper=theme.paper)
         last = ", ".join(point.text for point in shown if point.size == widest)
         axes.annotate(last, (widest, 1.04), ha="right", va="bottom", color=theme.ink, annotation_clip=False)
         axes.set_ylim(bottom, 1.04)
         axes.set_xscale("log", base=2)
+        named = [point for point in shown if point.size < widest]
+        write_names(
+            axes,
+            [Name(point.text, point.size, point.recall.mean, point.colour, point.ours) for point in named],
+            others=[(point.size, point.recall.mean) for point in points if point not in named],
+            paper=theme.paper,
+        )
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.set_xlabel("bytes per vector")
         axes.set_ylabel(f"{JUDGED} against exact search")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.02), frameon=False)
         return rendered(figure, form)
-
-
-def _name(axes: Any, point: _Point, height: float, *, left: bool, paper: str) -> None:
-    """Write a point's name beside it: on the right, or on the left of a point that is near the right edge."""
-    axes.annotate(
-        point.text,
-        (point.size, point.recall.mean),
-        xytext=(point.size / 1.14 if left else point.size * 1.14, height),
-        textcoords="data",
-        ha="right" if left else "left",
-        va="center",
-        color=point.colour,
-        fontweight="bold" if point.ours else "normal",
-        bbox={"facecolor": paper, "edgecolor": "none", "pad": 0.5},  # no line runs through the name
-        arrowprops={"arrowstyle": "-", "color": point.colour, "linewidth": 0.5, "relpos": (float(left), 0.5)},
-    )
 
 
 def _losses(summary: ReportSummary, theme: Theme, form: Literal["png", "svg"]) -> bytes:
@@ -220,16 +200,3 @@ def _bar(axes: Any, row: int, method: MethodSummary, theme: Theme) -> None:
         axes.plot(again, row, "D", color=theme.paper, markeredgecolor=theme.ink, markersize=5, clip_on=False, zorder=3)
         text += f", then {again:.3f}"
     axes.annotate(text, (1, row), xytext=(8, 0), textcoords="offset points", va="center", annotation_clip=False)
-
-
-def spread_apart(values: Sequence[float], columns: Sequence[int], gap: float) -> list[float]:
-    """Return heights for labels: each at its value, or ``gap`` lower where it would cover another label."""
-    heights = list(values)
-    placed: list[int] = []
-    for row in sorted(range(len(values)), key=lambda row: values[row], reverse=True):
-        near = (other for other in placed if 1 / _LABEL < columns[row] / columns[other] < _LABEL)
-        for other in sorted(near, key=lambda other: heights[other], reverse=True):
-            if abs(heights[row] - heights[other]) < gap:
-                heights[row] = heights[other] - gap
-        placed.append(row)
-    return heights

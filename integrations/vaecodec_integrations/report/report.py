@@ -198,13 +198,14 @@ def write(folder: Path, run: Run, summary: ReportSummary, *, ids: bool = False) 
     Everything is rendered before the first file is written, and each file appears whole.
     """
     shown = tables(summary, run)
-    verdicts = [verdict.text for verdict in summary.verdicts]
     drawn = pictures(summary)
     document = {"format_version": FORMAT_VERSION, "summary": summary.to_json(), "run": run.to_json(ids=ids)}
-    text = markdown(summary.headline, verdicts, shown, [(f"{picture.name}.png", picture.shows) for picture in drawn])
+    text = markdown(
+        summary.headline, summary.judgements, shown, [(f"{picture.name}.png", picture.shows) for picture in drawn]
+    )
     files = {f"{picture.name}.png": picture.png for picture in drawn}
     files["report.md"] = text.encode()
-    files["report.html"] = page(summary.headline, verdicts, shown, drawn).encode()
+    files["report.html"] = page(summary.headline, summary.judgements, shown, drawn).encode()
     files["report.json"] = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():

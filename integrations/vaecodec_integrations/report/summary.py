@@ -143,6 +143,8 @@ class ReportSummary:
     """Hold the statements and figures of a report.
 
     Attributes:
+        chosen: the codec or code that the first sentence is about: the first codec, or what will be used.
+        trained: whether that needed training; what needs none is not compared with what needs none.
         verdicts: for each codec and each code of it, whether it is better than what needs no training.
         methods: in the order measured.
         rivals: what needs no training and takes as many bytes.
@@ -151,6 +153,8 @@ class ReportSummary:
         changes: against an earlier report, where one was given.
     """
 
+    chosen: str
+    trained: bool
     verdicts: Sequence[Verdict]
     methods: Sequence[MethodSummary]
     rivals: Sequence[RivalSummary]
@@ -175,8 +179,15 @@ class ReportSummary:
 
     @property
     def headline(self) -> str:
-        """Return in two sentences what the first codec saves and keeps."""
-        return self.in_words(self.codec)
+        """Return in one or two sentences what the chosen codec or code saves and keeps."""
+        return self.in_words(self.chosen) if self.trained else self.gain_in_words(self.chosen)
+
+    @property
+    def judgements(self) -> list[str]:
+        """Return the verdicts in words, that on the chosen codec or code first; what needs no training has none."""
+        if not self.trained:
+            return ["It needs no training. What else needs none is beside it below."]
+        return [each.text for each in sorted(self.verdicts, key=lambda each: each.method != self.chosen)]
 
     def method(self, name: str) -> MethodSummary:
         """Return the method of that name."""
@@ -240,8 +251,17 @@ def label(name: str) -> str:
     return BASELINE_LABELS[LinearKind(kind)] + at + width + comma + code
 
 
-def summarise(run: Run, earlier: Run | None = None) -> ReportSummary:
-    """Derive every figure of a report from what was measured, and what changed since an earlier one."""
+def summarise(
+    run: Run, earlier: Run | None = None, *, chosen: str | None = None, trained: bool = True
+) -> ReportSummary:
+    """Derive every figure of a report from what was measured.
+
+    Args:
+        run: what was measured.
+        earlier: an earlier report, to show what changed.
+        chosen: the name of the codec or code that will be used; by default the first codec.
+        trained: whether that needed training.
+    """
     answered = _answered(run)
     figures = {method.name: per_query(method, answered) for method in run.methods}
     methods = [_summarise(run, method, figures[method.name]) for method in run.methods]
@@ -249,6 +269,8 @@ def summarise(run: Run, earlier: Run | None = None) -> ReportSummary:
     verdicts = _verdicts(run, figures, answered)
     first = run.codecs[0]
     return ReportSummary(
+        chosen=first if chosen is None else run.method(chosen).name,
+        trained=trained,
         verdicts=verdicts,
         methods=methods,
         rivals=rivals,
@@ -269,7 +291,11 @@ def _kept(means: Mapping[str, float]) -> str:
 
 
 def _percent(share: float) -> str:
-    """Write a share with a decimal near the ends."""
+    """Write a share with a decimal near the ends, and none of nearly all as all."""
+    if 0.9995 <= share < 1:
+        return "over 99.9%"
+    if 0 < share < 0.0005:
+        return "under 0.1%"
     return f"{share:.0%}" if 0.02 <= share <= 0.98 or share in (0, 1) else f"{share:.1%}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from vaecodec.evaluation import KEPT_MEANS
 from vaecodec_integrations.report.run import UNCOMPRESSED, Role, Run
 from vaecodec_integrations.report.summary import JUDGED, MethodSummary, ReportSummary, label
 from vaecodec_integrations.report.verdict import figure
@@ -41,7 +42,12 @@ def tables(summary: ReportSummary, run: Run) -> list[Table]:
     shown = [_quality(summary)]
     if summary.rivals:
         shown.append(_rivals(summary))
-    shown += [_costs(summary), *_differences(summary), _losses(summary), _geometry(summary, run)]
+    shown += [
+        _costs(summary),
+        *(_differences(summary) if summary.trained else []),
+        _losses(summary),
+        _geometry(summary, run),
+    ]
     if any(method.scores for method in summary.methods):
         shown.append(_scores(summary))
     if summary.slices:
@@ -66,7 +72,11 @@ def _methods(
         note,
         ("stored as", *columns),
         rows,
-        emphasised=tuple(row for row, method in enumerate(summary.methods) if method.role is Role.CODEC),
+        emphasised=tuple(
+            row
+            for row, method in enumerate(summary.methods)
+            if method.role is Role.CODEC or method.name == summary.chosen
+        ),
         decisive=decisive,
     )
 
@@ -81,6 +91,7 @@ def _quality(summary: ReportSummary) -> Table:
         "Mean over the queries with its 95 % bootstrap interval. Recall: share of the exact nearest neighbours of the "
         "uncompressed vectors that the index returns; documents with equal scores count as equal. Worst tenth: mean "
         "recall@10 of the queries that lose most."
+        + (f" Below, {KEPT_MEANS}" if "kept@100" in summary.methods[0].metrics else "")
     )
     columns = (*map(figure, metrics), "worst tenth")
     return _methods(summary, "What is found", note, columns, cells, decisive=True)
@@ -95,18 +106,20 @@ def _rivals(summary: ReportSummary) -> Table:
     metrics = _ordered(summary.rivals[0].metrics)
     rows: list[tuple[str, ...]] = []
     own = []
+    # Several methods may be held against the same untrained codes: these stand once, below the last of them.
+    last = {rival.name: rival.of for rival in summary.rivals if rival.untrained}
     for of in dict.fromkeys(rival.of for rival in summary.rivals):
         method = summary.method(of)
         own.append(len(rows))
         size = f"{method.bytes_per_vector:,}"
         rows.append((of, *(f"{method.metrics[metric]:.3f}" for metric in metrics), size))
-        for rival in (rival for rival in summary.rivals if rival.of == of):
+        for rival in (rival for rival in summary.rivals if rival.of == of == last.get(rival.name, of)):
             figures = (f"{rival.metrics[metric]:.3f}" for metric in metrics)
             rows.append((label(rival.name), *figures, f"{rival.bytes_per_vector:,}"))
     note = (
-        "The codec (emphasised) and, below it, what needs no training and takes no more bytes: the same code of linear "
-        "latents, and a code of all dimensions turned to their principal axes. The latter need an index that holds "
-        "codes; they are searched exactly here."
+        "Codecs and codes (emphasised) and, below them, what needs no training and takes no more bytes: "
+        "the same code of linear latents, and a code of all dimensions turned to their principal axes. The latter "
+        "need an index that holds codes; they are searched exactly here."
     )
     columns = ("stored as", *map(figure, metrics), "bytes per vector")
     return Table("In as many bytes, without training", note, columns, rows, tuple(own), decisive=True)
@@ -181,7 +194,7 @@ def _losses(summary: ReportSummary) -> Table:
         "again with the original vectors."
     )
     lost_by = ("codec", "bits", "index") if coded else ("codec", "index")
-    deep = ["old top 10 in new 100"] if "kept@100" in summary.methods[0].metrics else []
+    deep = ["kept@100"] if "kept@100" in summary.methods[0].metrics else []
     columns = (*(f"lost by the {part}" for part in lost_by), *(f"re-ranked {factor}x" for factor in times), *deep)
     title = "Where it is lost, and what re-ranking brings back"
     return _methods(summary, title, note, columns, [cells(method) for method in summary.methods])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from vaecodec.evaluation import Figures, Interval, best, paired_bootstrap
+from vaecodec.evaluation import KEPT_MEANS, Figures, Interval, best, paired_bootstrap
 
 # Figures that a codec must not lose, by its objective. The first is the one it should win.
 _DECIDING = {
@@ -15,7 +15,6 @@ _DECIDING = {
 
 # Names of the figures in the text.
 FIGURES = {
-    "kept@100": "old top 10 in new 100",
     "ndcg@10": "nDCG@10",
     "mrr@10": "MRR@10",
     "relevant@10": "relevant in top 10",
@@ -100,6 +99,8 @@ def verdict(
     ]
     if lost:
         text += f" It loses {' and '.join(filter(None, (', '.join(lost[:-1]), lost[-1])))}."
+        if "kept@100" in worse:
+            text += f" {KEPT_MEANS}"
     elif won and others:
         text += " No other figure is lost."
     if objective == "relevance" and "recall@10" not in deciding:
