@@ -84,7 +84,8 @@ def compress(
 ) -> None:
     """Train a codec, compare it with untrained ones, and recommend what to use and the command to run next.
 
-    Repeat the command to go on after an interruption. Exit code 3: the goal is not met.
+    Give at least one goal: --save, --bytes, --ram with --vectors, or --recall. Repeat the command to go on after an
+    interruption. Exit code 3: the goal is not met.
     """
     require_training(export=True)
     from vaecodec_integrations.compress import CompressionData

@@ -22,29 +22,16 @@ from vaecodec.errors import (
 from vaecodec.extras import require
 from vaecodec.text import one_line
 
-# Command -> the module of this package that defines its function.
-COMMANDS = {
-    "bridge": "bridge",
-    "compress": "compress",
-    "decode": "decode",
-    "doctor": "doctor",
-    "drift": "drift",
-    "encode": "encode",
-    "export": "export",
-    "fit": "fit",
-    "fuse": "fuse",
-    "info": "info",
-    "linear": "linear",
-    "migrate": "migrate",
-    "migrate-pg": "migrate_pg",
-    "plan": "plan",
-    "reembed": "reembed",
-    "refit-queries": "refit_queries",
-    "report": "report",
-    "rollback": "rollback",
-    "split": "split",
-    "train": "train",
+# Commands by what they are for, in the order in which --help lists them.
+PANELS = {
+    "Start here": ("compress", "doctor"),
+    "Train": ("fit", "train", "linear", "export"),
+    "Choose and judge": ("plan", "report", "info", "drift"),
+    "Encode and search": ("encode", "decode", "split", "fuse", "bridge", "refit-queries"),
+    "Live databases": ("migrate", "rollback", "migrate-pg", "reembed"),
 }
+# Command -> the module of this package that defines its function.
+COMMANDS = {name: name.replace("-", "_") for names in PANELS.values() for name in names}
 
 # Characters of an error that are printed; the longest of ours has about half as many.
 _LONGEST = 3_000
@@ -102,7 +89,8 @@ def application(*, only: str | None = None) -> Any:
     typer = require("typer", extra="cli")
     app = typer.Typer(
         name="vaecodec",
-        help="Learned compression of embedding vectors.",
+        help="Compress embedding vectors with a codec that is trained on them.\n\nStart with: vaecodec compress DATA "
+        "--save half --out small. It says what to type next.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
     )
@@ -110,7 +98,8 @@ def application(*, only: str | None = None) -> Any:
     app.callback()(options.root)
     for name, module in {only: COMMANDS[only]}.items() if only in COMMANDS else COMMANDS.items():
         command = getattr(import_module(f"vaecodec_cli.{module}"), name.replace("-", "_"))
-        app.command(name)(_with_verbosity(options.flat(command)))
+        panel = next(title for title, names in PANELS.items() if name in names)
+        app.command(name, rich_help_panel=panel)(_with_verbosity(options.flat(command)))
     return app
 
 
