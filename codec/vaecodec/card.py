@@ -51,7 +51,8 @@ def describe(path: str | os.PathLike[str]) -> Description:
     validation = {
         str(name): _mapping(figures) for name, figures in _mapping(metadata.provenance.get("validation")).items()
     }
-    metrics = list(dict.fromkeys(str(metric) for figures in validation.values() for metric in figures))
+    known = dict.fromkeys(str(metric) for figures in validation.values() for metric in figures)
+    metrics = sorted(known, key=lambda metric: metric != "recall@10")  # what most readers look for first
     return Description(
         file=Path(path),
         codec_id=metadata.codec_id,

@@ -29,6 +29,7 @@ from vaecodec.linear import LinearKind
 from vaecodec.sources import ArraySource, VectorSource, open_source
 from vaecodec.sources.bad_rows import OnBadRows
 from vaecodec.sources.open import locate
+from vaecodec.sources.parquet import ParquetSource
 from vaecodec_exporters.linear import fit_and_export_linear
 from vaecodec_exporters.pipeline import Fitted, fit
 from vaecodec_integrations.plan import Answer, Goal, GoalRequest, Plan, plan
@@ -230,7 +231,9 @@ def next_command(data: CompressionData, setting: Setting, codec: Path, store: St
         code = ["--dtype", str(setting.dtype)] if setting.dtype else ["--bytes", str(setting.code_bytes)]
     bad = ["--on-bad-rows", "skip"] if skip else []
     words = ["encode", data.documents, "--codec", str(codec), *width, *code, *bad]
-    return shlex.join(["vaecodec", *words, "--out", str(codec.parent / "latents.npy")])
+    # From Parquet to Parquet: all other columns, ids among them, are copied along.
+    output = "latents" if isinstance(open_source(data.documents), ParquetSource) else "latents.npy"
+    return shlex.join(["vaecodec", *words, "--out", str(codec.parent / output)])
 
 
 def _table(address: str, setting: Setting) -> list[str]:

@@ -48,6 +48,14 @@ def test_the_page_of_commands_is_current() -> None:
     assert all(f"### `vaecodec {name}`\n" in page for name in COMMANDS)
 
 
+def test_help_says_where_to_start(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    shown = capsys.readouterr().out
+    assert "Start with: vaecodec compress" in shown
+    places = [shown.index(f" {name} ") for name in COMMANDS]
+    assert places == sorted(places)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -117,6 +117,20 @@ def test_compress_leaves_bad_rows_out_and_says_so(rows, sample, tmp_path: Path, 
     assert len(np.load("latents.npy")) == 1498
 
 
+def test_the_next_command_for_parquet_keeps_all_columns(sample, tmp_path: Path, monkeypatch, capsys) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    monkeypatch.chdir(tmp_path)
+    rows = np.ascontiguousarray(sample.train[:40, :16])
+    parquet.write_table(arrow.table({"id": range(40), "vector": rows.tolist()}), "docs.parquet")
+    export_linear(fit_linear(sample.train[:500, :16], 8), "codec.onnx")
+    setting = Setting("svd8.onnx", "codec.onnx", 8, 16, 8, CodeType.FLOAT32, 8)
+    data = CompressionData(documents="docs.parquet")
+    next_one = shlex.split(next_command(data, setting, Path("codec.onnx"), StoreName.PACKED))
+    assert typed(*next_one[1:]) == 0
+    written = parquet.read_table(next_one[-1])
+    assert written["id"].to_pylist() == list(range(40))
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -44,7 +44,10 @@ class Goal:
 
     def __post_init__(self) -> None:
         if self.recall is None and self.code_bytes is None and self.ram_bytes is None:
-            raise InvalidGoalError("expected a target, bytes or ram, got none of them; see vaecodec plan --help")
+            raise InvalidGoalError(
+                "expected a target, bytes or ram, got none of them; see vaecodec plan --help, or give vaecodec "
+                "compress one of --save, --recall, --bytes and --ram"
+            )
         if self.recall is not None and not 0 < self.recall <= 1:
             raise InvalidGoalError(f"target: expected a recall above 0 and up to 1, got {self.recall:g}")
         if not 1 <= self.k <= _DEEPEST:
