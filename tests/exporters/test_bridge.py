@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from qdrant_client import QdrantClient
 
@@ -58,6 +59,13 @@ def test_the_old_collection_is_found_through_the_bridge(
     assert carried > with_new - 0.02
     # Without the bridge the same search finds nothing.
     assert found_by(vae_codec, old @ rotation(64), sample) < 0.05
+
+
+def test_rows_of_a_bridge_are_named_at_inputs_only(bridge_path: Path) -> None:
+    """Runtimes that fix the batch name a symbol, and refuse outputs that have another one."""
+    graph = onnx.load(bridge_path).graph
+    rows = [value.type.tensor_type.shape.dim[0].WhichOneof("value") for value in (*graph.input, *graph.output)]
+    assert rows == ["dim_param"] * 3 + [None] * 3
 
 
 def test_figures_are_those_of_the_rows_that_were_not_fitted_on(

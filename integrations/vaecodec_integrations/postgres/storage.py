@@ -12,6 +12,7 @@ from vaecodec.codec import Codec
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.vectors import as_rows
+from vaecodec_integrations.latents import as_latents
 
 require("pgvector", extra="postgres")
 
@@ -41,17 +42,17 @@ class Storage(StrEnum):
         return "bit_hamming_ops" if self is Storage.BIT else f"{self}_{_OPERATOR_CLASSES[codec.latent_metric]}_ops"
 
     def documents(self, codec: Codec, vectors: Any) -> list[Any]:
-        """Encode documents, float (n, dim), to n values of this type.
+        """Encode documents, float (n, dim), to n values of this type; latents, float (n, code_dim), stay as they are.
 
         Raises:
             InvalidVectorsError: a row is not a vector that the codec takes; the row is named.
             NotCalibratedError: the storage is ``bit`` and the codec file holds no calibration for codes.
         """
-        return self._values(codec, codec.encode(as_rows(vectors)))
+        return self._values(codec, as_latents(codec, as_rows(vectors), codec.encode))
 
     def queries(self, codec: Codec, vectors: Any) -> list[Any]:
         """Encode queries, float (n, dim), through the codec's query entry point; raises as :meth:`documents`."""
-        return self._values(codec, codec.encode_queries(as_rows(vectors)))
+        return self._values(codec, as_latents(codec, as_rows(vectors), codec.encode_queries))
 
     def vectors(self, codec: Codec, values: Sequence[Any]) -> FloatArray:
         """Reconstruct float32 (n, dim) vectors from stored values."""

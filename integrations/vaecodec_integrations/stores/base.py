@@ -9,10 +9,11 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from vaecodec.errors import CodecMismatchError, IndexArgumentError, StoreError
+from vaecodec.errors import CodecMismatchError, IndexArgumentError, StoreError, UnsupportedRequestError
 from vaecodec.files.stored_json import parse_object
 from vaecodec.interface import FloatArray, VectorCodec
 from vaecodec.vectors import as_rows
+from vaecodec_integrations.latents import are_latents, as_latents
 from vaecodec_integrations.reranking import Candidate, Hit, OriginalsColumn, rerank_by_originals
 
 
@@ -45,14 +46,20 @@ class CompressedStore(ABC):
 
         Args:
             ids: integers (n,).
-            vectors: float (n, dim).
+            vectors: float (n, dim), or latents, float (n, code_dim), which are stored as they are.
 
         Raises:
             InvalidVectorsError: a row is not such as the codec takes; nothing is written.
             IndexArgumentError: the ids are not n integers of that range; nothing is written.
+            UnsupportedRequestError: the store keeps originals, and these are latents; nothing is written.
         """
         vectors = as_rows(vectors)
-        latents = self.codec.encode(vectors)
+        if self.originals is not None and are_latents(self.codec, vectors):
+            raise UnsupportedRequestError(
+                f"vectors: expected {self.codec.dim} floats each, because the store keeps originals to re-rank by, got "
+                f"latents of width {self.codec.code_dim}; pass the embeddings"
+            )
+        latents = as_latents(self.codec, vectors, self.codec.encode)
         keys = _checked_ids(ids, len(latents))
         last = {key: row for row, key in enumerate(keys)}
         rows = list(last.values())
@@ -67,7 +74,7 @@ class CompressedStore(ABC):
         """Find the k nearest rows of each query.
 
         Args:
-            vectors: float (n, dim), the queries.
+            vectors: float (n, dim), the queries, or their latents, float (n, code_dim).
             k: how many rows.
             rerank: score ``rerank * k`` candidates again with the originals.
 
@@ -76,15 +83,15 @@ class CompressedStore(ABC):
 
         Raises:
             InvalidVectorsError: a query is not a vector that the codec takes.
-            ValueError: ``rerank`` is given, but the store keeps no originals.
+            ValueError: ``rerank`` is given, but the store keeps no originals, or the queries are latents.
         """
         if rerank is not None and self.originals is None:
             raise ValueError("rerank: expected a store with originals, got one without; open it with originals=")
         vectors = as_rows(vectors, name="queries")
-        return [
-            self._found(query, latent, k, rerank)
-            for query, latent in zip(vectors, self.codec.encode_queries(vectors), strict=True)
-        ]
+        if rerank is not None and are_latents(self.codec, vectors):
+            raise ValueError(f"rerank: expected queries of width {self.codec.dim}, got latents; pass the embeddings")
+        latents = as_latents(self.codec, vectors, self.codec.encode_queries, name="queries")
+        return [self._found(query, latent, k, rerank) for query, latent in zip(vectors, latents, strict=True)]
 
     def get(self, ids: Any) -> FloatArray:
         """Decode stored rows to float32 (n, dim), in the order of ``ids``.

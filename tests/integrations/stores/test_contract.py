@@ -9,8 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vaecodec import Codec
-from vaecodec.errors import BadRowsError, CodecMismatchError, IndexArgumentError, StoreError
+from vaecodec import Codec, fit_linear
+from vaecodec.errors import (
+    BadRowsError,
+    CodecMismatchError,
+    IndexArgumentError,
+    StoreError,
+    UnsupportedRequestError,
+    WrongWidthError,
+)
 from vaecodec.evaluation import exact_search
 from vaecodec.interface import Metric
 from vaecodec_integrations.reranking import OriginalsColumn
@@ -115,7 +122,6 @@ def base(sample: Any) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def other_codec(sample: Any, tmp_path_factory: pytest.TempPathFactory) -> Codec:
-    from vaecodec import fit_linear
     from vaecodec_exporters.linear import export_linear
 
     path = tmp_path_factory.mktemp("other") / "other64.onnx"
@@ -145,6 +151,54 @@ def test_stored_rows_decode_to_the_codecs_reconstruction(opener: Opener, base, v
         np.testing.assert_allclose(store.get([9, 4]), expected[[2, 0]], atol=1e-4)
         with pytest.raises(StoreError, match="expected ids that are stored, got 5"):
             store.get([4, 5])
+
+
+def test_codes_and_latents_are_stored_as_they_are(opener: Opener, base, svd_path: Path) -> None:
+    codec = Codec.load(svd_path)
+    code = codec.code(bytes=32)
+    latents = np.concatenate([codec.encode(base[:20]), code.decode(codec.encode(base[20:40], bytes=32))])
+    with opener(codec) as store:
+        store.upsert(range(40), latents)
+        np.testing.assert_allclose(store.get([3, 30]), codec.decode(latents[[3, 30]]), atol=1e-4)
+        by_latents, by_vectors = store.search(codec.encode_queries(base[:5]), 4), store.search(base[:5], 4)
+        assert [[hit.key for hit in hits] for hits in by_latents] == [[hit.key for hit in hits] for hits in by_vectors]
+        assert [hits[0].key for hits in by_latents] == list(range(5))
+        bad = latents[:3].copy()
+        bad[2, 5] = np.nan
+        with pytest.raises(BadRowsError, match="row 2"):
+            store.upsert(range(3), bad)
+        with pytest.raises(WrongWidthError, match=f"{codec.code_dim - 1}"):
+            store.upsert(range(3), latents[:3, 1:])
+        assert len(store) == 40
+
+
+def test_latents_have_no_originals_to_rerank_by(opener: Opener, base, svd_path: Path) -> None:
+    codec = Codec.load(svd_path)
+    with opener(codec, originals=OriginalsColumn("original")) as store:
+        with pytest.raises(
+            UnsupportedRequestError, match="expected 384 floats each, because the store keeps originals"
+        ):
+            store.upsert(range(3), codec.encode(base[:3]))
+        assert len(store) == 0
+        store.upsert(range(3), base[:3])
+        with pytest.raises(ValueError, match="rerank: expected queries of width 384, got latents"):
+            store.search(codec.encode_queries(base[:1]), 1, rerank=2)
+
+
+@pytest.mark.parametrize("metric", [Metric.DOT, Metric.L2])
+def test_latents_of_every_metric_are_compared_by_it(opener: Opener, metric: Metric, base, sample) -> None:
+    # Norms differ, so that cosine would find others.
+    vectors = base * np.random.default_rng(0).uniform(0.5, 2, (len(base), 1)).astype(np.float32)
+    codec = fit_linear(vectors, 24, metric=metric)
+    if metric is Metric.DOT and opener.__qualname__.startswith("sqlite"):
+        with pytest.raises(UnsupportedRequestError, match="sqlite-vec compares by cosine or l2"):
+            opener(codec)
+        return
+    with opener(codec) as store:
+        store.upsert(range(400), vectors)
+        found = [[hit.key for hit in hits] for hits in store.search(sample.queries[:10], 5)]
+    expected, _ = exact_search(codec.encode(vectors), codec.encode_queries(sample.queries[:10]), 5, codec.latent_metric)
+    assert np.mean([len(set(keys) & set(row)) for keys, row in zip(found, expected, strict=True)]) >= 4.8
 
 
 def test_an_update_replaces_and_a_delete_removes(opener: Opener, base, vae_codec: Codec) -> None:
