@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from short_code_systems import Data, Fitted, K, System, by_decoding
+from short_code_systems import Data, DoesNotFitError, Fitted, K, System, by_decoding
 from vaecodec.codes import CodeType
 from vaecodec.codes.uniform import LEVELS
 from vaecodec.vectors import normalised
@@ -97,7 +97,7 @@ def rabitq_library(bits: int) -> System:
             if taken <= size:
                 break
         else:
-            raise ValueError(f"no RaBitQ code of {size} bytes")
+            raise DoesNotFitError(f"no RaBitQ code of {size} bytes")
         narrow = data.linear.truncated(dim)
         kept: list[Any] = []
 

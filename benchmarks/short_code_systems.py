@@ -24,6 +24,10 @@ LOCAL_SEARCH_ITERATIONS = 5
 FACTORS = 8
 
 
+class DoesNotFitError(ValueError):
+    """Say that a system has no code of a size."""
+
+
 class Data:
     """Hold vectors of unit norm, their exact neighbours and the documents that answer the queries."""
 

@@ -21,7 +21,18 @@ from typing import Any
 import numpy as np
 
 from short_code_peers import peers
-from short_code_systems import FACTORS, Data, K, Ours, System, additive, product, scaled_bits, sentence_transformers
+from short_code_systems import (
+    FACTORS,
+    Data,
+    DoesNotFitError,
+    K,
+    Ours,
+    System,
+    additive,
+    product,
+    scaled_bits,
+    sentence_transformers,
+)
 from vaecodec.evaluation import ndcg, paired_bootstrap, recall
 
 SIZES = (8, 16, 24, 32, 48, 64, 96)
@@ -130,7 +141,7 @@ def main() -> None:
                 continue
             try:
                 row, known[f"{system}|{size}"] = measured(data, system, size, make)
-            except ImportError as missing:
+            except (ImportError, DoesNotFitError) as missing:
                 print(f"{size:3} bytes  left out: {system}: {missing}", flush=True)
                 continue
             print(f"{size:3} bytes  {row.recall:.4f} / {row.ndcg:.4f}  {system}", flush=True)

@@ -132,14 +132,14 @@ def test_dot_products_are_those_with_what_codes_stand_for(size: int, early: bool
     assert np.allclose(values / np.linalg.norm(values, axis=1, keepdims=True), code.decode(codes), atol=1e-5)
     expected = values @ query
     needed = np.full(700, np.median(expected), np.float32)
-    squares = code.squares(codes) if early else None
-    dots = code.dot_products(codes, query, needed, squares, threads=2)
+    squares, asked = code.squares(codes) if early else None, code.tables_of(query)
+    dots = code.dot_products(codes, asked, needed, squares, threads=2)
     kept = np.isfinite(dots)
     assert np.allclose(dots[kept], expected[kept], atol=1e-5)
     assert kept[expected > needed + 1e-4].all()
     assert not kept[expected < needed - 1e-4].any()
     some = np.arange(1, 700, 3)
-    fewer = code.dot_products(codes, query, needed[some], None if squares is None else squares[some], numbers=some)
+    fewer = code.dot_products(codes, asked, needed[some], None if squares is None else squares[some], numbers=some)
     assert np.array_equal(fewer, dots[some])
 
 
@@ -154,10 +154,10 @@ def test_rows_are_given_up_early_but_none_that_reaches_what_is_needed() -> None:
     assert code.rest is not None
     assert code.rest.steps > 96
     codes = random.integers(0, 256, (rows, 40)).astype(np.uint8)
-    query = random.standard_normal(width).astype(np.float32)
-    whole = code.dot_products(codes, query, np.full(rows, -np.inf, np.float32))
+    asked = code.tables_of(random.standard_normal(width).astype(np.float32))
+    whole = code.dot_products(codes, asked, np.full(rows, -np.inf, np.float32))
     needed = np.full(rows, np.quantile(whole, 0.9), np.float32)
-    dots = code.dot_products(codes, query, needed, code.squares(codes), threads=2)
+    dots = code.dot_products(codes, asked, needed, code.squares(codes), threads=2)
     assert np.array_equal(np.isfinite(dots), whole >= needed)
     assert np.array_equal(dots[whole >= needed], whole[whole >= needed])
 

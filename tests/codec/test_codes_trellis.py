@@ -166,7 +166,9 @@ def test_only_rows_below_what_is_needed_are_given_up(width, size, memory, share,
     expected = latents @ query
     needed = np.quantile(expected, share) * np.random.default_rng(seed).uniform(0.9, 1.1, len(rows))
     squares = (latents**2).sum(axis=1)
-    dots = code.dot_products(codes, query, needed.astype(np.float32), squares.astype(np.float32), threads=2)
+    dots = code.dot_products(
+        codes, code.tables_of(query), needed.astype(np.float32), squares.astype(np.float32), threads=2
+    )
     error = 1e-4 * np.linalg.norm(query) * np.sqrt(squares)
     finished = np.isfinite(dots)
     assert np.allclose(dots[finished], expected[finished], rtol=0, atol=error.max())

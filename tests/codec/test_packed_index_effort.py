@@ -96,6 +96,22 @@ def test_less_effort_finds_most_of_it(index, effort: str, least: float) -> None:
     assert np.array_equal(alone, ids[:5])
 
 
+@pytest.mark.parametrize(("rows", "count"), [(20_000, 80), (20_003, 300), (20_000, 1000), (500, 80), (50, 80)])
+def test_the_highest_scores_are_all_chosen_and_few_others(rows: int, count: int) -> None:
+    scores = np.random.default_rng(rows).standard_normal(rows).astype(np.float32)
+    places = search._highest(scores, count)
+    assert np.isin(np.argsort(-scores)[:count], places).all()
+    assert (np.diff(places) > 0).all()
+    assert len(places) <= 1.25 * count
+
+
+def test_scores_that_overflowed_count_as_the_highest() -> None:
+    scores = np.linspace(0, 1, 9000, dtype=np.float32)
+    scores[10::1125] = 2  # all of one group
+    scores[[5, 700, 8001]] = np.nan
+    assert np.isin([5, 700, 8001, 10, 1135], search._highest(scores, 5)).all()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "int8", "binary"])
 def test_less_effort_for_codes_without_look_ups(tmp_path: Path, dtype: str) -> None:
     linear = fit_linear(vectors(4000, 2), DIM)

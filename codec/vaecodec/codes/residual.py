@@ -22,7 +22,14 @@ from vaecodec.codes.code import checked_codes, unit_rows
 from vaecodec.codes.parallel import over_rows
 from vaecodec.codes.saturation import far_rows
 from vaecodec.codes.stored import check_moments, from_text, to_text
-from vaecodec.codes.trellis import FEWEST_BYTES, TrellisCode, TrellisTables, check_budget, compiled_kernels
+from vaecodec.codes.trellis import (
+    FEWEST_BYTES,
+    QueryTables,
+    TrellisCode,
+    TrellisTables,
+    check_budget,
+    compiled_kernels,
+)
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric
 
@@ -341,10 +348,17 @@ class ResidualCode:
             return np.empty((len(codes), 0), np.float32)
         return self.rest.levels_of(np.ascontiguousarray(codes[:, len(self.books) :]))
 
+    def tables_of(self, query: FloatArray) -> QueryTables:
+        """Return what a query, float32 (k,), is worth against each part of a code: once for all rows of a search."""
+        offset, stages = np.float32(query @ self.decoder.offset), self.decoder.books @ query
+        if self._scored is None:
+            return QueryTables(offset, stages, query[:0], np.empty(0, np.int64), query[:0])
+        return self._scored.step_tables(self._ordered_axes @ query, offset, stages)
+
     def dot_products(
         self,
         codes: NDArray[np.uint8],
-        query: FloatArray,
+        asked: QueryTables,
         needed: FloatArray,
         squares: FloatArray | None = None,
         *,
@@ -356,7 +370,7 @@ class ResidualCode:
         Each stage is one look-up of a row; then the trellis is scored by the query in the axes of the rest.
 
         Args:
-            codes: see there, as for ``query``, ``needed``, ``numbers`` and ``threads``.
+            codes: see there, as for ``asked``, ``needed``, ``numbers`` and ``threads``.
             squares: float32 (n,), as :meth:`squares` makes them; without them every row is finished.
 
         Returns:
@@ -365,16 +379,13 @@ class ResidualCode:
         Raises:
             MissingExtraError: numba is not installed.
         """
-        dots = np.full(len(needed), query @ self.decoder.offset, np.float32)
-        tables = self.decoder.books @ query
-        if self._scored is None:
-            rows = codes if numbers is None else codes[numbers]
-            for stage, table in enumerate(tables):
-                dots += table[rows[:, stage]]
-            return np.where(dots >= needed, dots, np.float32(-np.inf))
-        steps = self._ordered_axes @ query
-        self._scored.add_dot_products(codes, steps, needed, squares, dots, tables, numbers, threads=threads)
-        return dots
+        if self._scored is not None:
+            return self._scored.dot_products(codes, asked, needed, squares, numbers=numbers, threads=threads)
+        dots = np.full(len(needed), asked.offset, np.float32)
+        rows = codes if numbers is None else codes[numbers]
+        for stage, table in enumerate(asked.stages):
+            dots += table[rows[:, stage]]
+        return np.where(dots >= needed, dots, np.float32(-np.inf))
 
     def squares(self, codes: NDArray[np.uint8]) -> FloatArray:
         """Return the squared norms of the levels of the rest, by which a search gives up rows early: float32 (n,)."""

@@ -86,6 +86,25 @@ def check_budget(budget: int, fewest: int, largest: int, width: int) -> None:
 
 
 @dataclass(frozen=True, eq=False)
+class QueryTables:
+    """Hold a query as codes are scored by it.
+
+    Attributes:
+        offset: what is added to the product with every row.
+        stages: float32 (m, 256), what each value of the first bytes is worth.
+        steps: float32 (T,), what each step of the stream is worth.
+        order: int64 (T,), the steps, those that count most for this query first.
+        left: float32 (T,), the norm of the query in these steps, from each of them on.
+    """
+
+    offset: np.float32
+    stages: FloatArray
+    steps: FloatArray
+    order: NDArray[np.int64]
+    left: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
 class TrellisCode:
     """Turn latents into codes of ``bytes_per_vector`` bytes and back; made by :meth:`vaecodec.codes.Calibration.code`.
 
@@ -234,10 +253,29 @@ class TrellisCode:
         """Return the queries' dimensions in the order of the stream."""
         return np.ascontiguousarray(queries[:, self.order])
 
+    def tables_of(self, query: FloatArray) -> QueryTables:
+        """Return what a query, float32 (k,), is worth against each part of a code: once for all rows of a search."""
+        without = self.bits == 0
+        return self.step_tables(
+            query[self.order], np.float32(query[without] @ self.mean[without]), np.empty((0, 256), np.float32)
+        )
+
+    def step_tables(self, steps: FloatArray, offset: np.float32, stages: FloatArray) -> QueryTables:
+        """Work as :meth:`tables_of`, for codes that may begin with other bytes.
+
+        Args:
+            steps: float32 (T,), the query in the order of the stream.
+            offset: what is added to each product.
+            stages: float32 (m, 256), what each value of the m first bytes is worth.
+        """
+        order = np.argsort(-np.abs(steps) * self.spread[self.order], kind="stable")
+        left = np.sqrt(np.cumsum((steps[order] ** 2)[::-1])[::-1])
+        return QueryTables(offset, stages, steps, order, left)
+
     def dot_products(
         self,
         codes: NDArray[np.uint8],
-        query: FloatArray,
+        asked: QueryTables,
         needed: FloatArray,
         squares: FloatArray | None = None,
         *,
@@ -251,8 +289,8 @@ class TrellisCode:
         be given up early and none wrongly.
 
         Args:
-            codes: uint8 (m, bytes_per_vector).
-            query: float32 (k,).
+            codes: uint8 (m, bytes_per_vector), after the bytes that ``asked.stages`` are for.
+            asked: what :meth:`tables_of` made of the query.
             needed: float32 (n,), the least dot product of each row that is of interest.
             squares: float32 (n,), squared norms of the same latents; without them every row is finished.
             numbers: int64 (n,), the rows of ``codes`` to score; by default all.
@@ -264,41 +302,15 @@ class TrellisCode:
         Raises:
             MissingExtraError: numba is not installed.
         """
-        without = self.bits == 0
-        dots = np.full(len(needed), query[without] @ self.mean[without], np.float32)
-        tables = np.empty((0, 256), np.float32)
-        self.add_dot_products(codes, query[self.order], needed, squares, dots, tables, numbers, threads=threads)
-        return dots
-
-    def add_dot_products(
-        self,
-        codes: NDArray[np.uint8],
-        steps: FloatArray,
-        needed: FloatArray,
-        squares: FloatArray | None,
-        dots: FloatArray,
-        tables: FloatArray,
-        numbers: NDArray[np.int64] | None,
-        *,
-        threads: int | None = None,
-    ) -> None:
-        """Work as :meth:`dot_products`, for codes that begin with other bytes.
-
-        Args:
-            codes: see there, as for ``needed``, ``squares``, ``numbers`` and ``threads``.
-            steps: float32 (T,), the query in the order of the stream.
-            dots: float32 (n,), to which the products are added.
-            tables: float32 (m, 256), what each value of the m first bytes is worth.
-        """
         require("numba", extra="packed")
         from vaecodec.codes import score_kernels
 
         mean, spread = self.mean[self.order], self.spread[self.order]
-        order = np.argsort(-np.abs(steps) * spread, kind="stable")
-        stages = [stage for stage in _STAGES if stage < len(order)] if squares is not None else []
-        left = np.sqrt(np.cumsum((steps[order] ** 2)[::-1])[::-1])
-        reaches = np.array([*(left[stage] for stage in stages), 0], np.float32)
+        stages = [stage for stage in _STAGES if stage < len(asked.order)] if squares is not None else []
+        reaches = np.array([*(asked.left[stage] for stage in stages), 0], np.float32)
         without = self.bits == 0
+        square = self.mean[without] @ self.mean[without]
+        dots = np.full(len(needed), asked.offset, np.float32)
         if squares is None:
             squares = np.zeros(len(needed), np.float32)
         if numbers is None:
@@ -308,24 +320,25 @@ class TrellisCode:
             score_kernels.score_rows(
                 codes,
                 numbers[start:stop],
-                tables,
+                asked.stages,
                 self.starts,
                 self.tables.memory,
                 self.rates,
                 self.levels,
                 mean,
                 spread,
-                steps,
-                order,
-                np.array([*stages, len(order)]),
+                asked.steps,
+                asked.order,
+                np.array([*stages, len(asked.order)]),
                 reaches,
-                self.mean[without] @ self.mean[without],
+                square,
                 squares[start:stop],
                 needed[start:stop],
                 dots[start:stop],
             )
 
         over_rows(work, len(numbers), _SCORE_ROWS, threads)
+        return dots
 
     def levels_of(self, codes: NDArray[np.uint8]) -> FloatArray:
         """Return the level of each step, float32 (n, T), in units of its spread; the same bits with numba and

@@ -108,3 +108,16 @@ def weigh_some(words: Words, numbers: Any, planes: Words, places: Words, step: A
         for word in range(len(planes)):
             total += _coarse(words[block, word, row], planes[word]) << places[word]
         out[i] = offset + step * np.float32(np.int64(total))
+
+
+@compiled
+def find_reaching(scores: Any, lost: Any, reach: Any, least: Any, places: Any) -> int:
+    """Write the places where ``scores + reach * lost`` is not below ``least`` into ``places``; return their number.
+
+    ``scores`` and ``lost`` are float32 (n,), ``places`` int64 (n,). A NaN is not below.
+    """
+    count = 0
+    for i in range(len(scores)):
+        places[count] = i
+        count += not (scores[i] + reach * lost[i] < least)
+    return count
