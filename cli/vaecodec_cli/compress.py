@@ -87,17 +87,17 @@ def compress(
     Give at least one goal: --save, --bytes, --ram with --vectors, or --recall. Repeat the command to go on after an
     interruption. Exit code 3: the goal is not met.
     """
+    seconds, files = duration(time), checked.files()
     require_training(export=True)
     from vaecodec_integrations.compress import CompressionData
     from vaecodec_integrations.compress import compress as run
     from vaecodec_integrations.plan.stores import StoreName
 
-    seconds = duration(time)
     store = StoreName.PACKED if place is Place.FILES else StoreName(place)
     console = Terminal(stderr=as_json)
     with how_to_resume(console, f"repeat the command to go on from {out}"), TrainingBar() as bar:
         found = run(
-            CompressionData(**checked.files()),
+            CompressionData(**files),
             wanted.request(),
             out,
             store=store,

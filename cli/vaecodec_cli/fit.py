@@ -48,6 +48,7 @@ def fit(
 
     Repeat the command to go on from what OUT holds.
     """
+    files = given.files()
     require_training(export=True)
     from vaecodec_exporters.from_files import fit_files
     from vaecodec_training.data.files import TrainingFiles
@@ -66,7 +67,7 @@ def fit(
     base = Recipe.load(recipe) if recipe else None
     with how_to_resume(console, f"repeat the command to go on from {out}"), TrainingBar() as bar:
         fitted = fit_files(
-            TrainingFiles(**given.files()),
+            TrainingFiles(**files),
             RecipeRequest(base=base, target=target, objective=objective),
             out,
             dims=candidates,

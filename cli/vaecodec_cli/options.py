@@ -22,7 +22,7 @@ from typer.models import OptionInfo
 from vaecodec import __version__
 from vaecodec.interface import Metric
 from vaecodec.sources.bad_rows import OnBadRows
-from vaecodec.sources.open import locate
+from vaecodec.sources.open import check_location, locate
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, and everything else to standard error.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log details to standard error.")]
@@ -157,13 +157,20 @@ class CheckedTrainingData:
     on_bad_rows: OnBadRowsChoice = OnBadRows.FAIL
 
     def files(self) -> dict[str, Any]:
-        """Return what :class:`~vaecodec_training.data.files.TrainingFiles` is made of."""
+        """Return what :class:`~vaecodec_training.data.files.TrainingFiles` is made of.
+
+        Call it before libraries are imported that take seconds: a wrong name is an error at once.
+        """
         data = self.data
         if data.pairs is not None and data.queries is None:
             raise typer.BadParameter("--pairs needs --queries")
+        documents, queries = data.columns.documents(data.data), data.columns.queries(data.queries)
+        check_location(documents)
+        if queries is not None:
+            check_location(queries, queries=True)
         return {
-            "documents": data.columns.documents(data.data),
-            "queries": data.columns.queries(data.queries),
+            "documents": documents,
+            "queries": queries,
             "pairs": data.pairs,
             "metric": data.metric,
             "embedder": data.embedder,

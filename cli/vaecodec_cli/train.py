@@ -78,6 +78,7 @@ class RunOptions:
 
 def train(given: CheckedTrainingData, how: RecipeOptions, run: RunOptions, as_json: AsJson = False) -> None:
     """Train a codec on a collection's embeddings and keep its best checkpoint."""
+    files = given.files()
     require_training(run.export is not None)
     from vaecodec_exporters.from_files import train_files
     from vaecodec_exporters.pipeline import leads
@@ -91,7 +92,7 @@ def train(given: CheckedTrainingData, how: RecipeOptions, run: RunOptions, as_js
         if run.tensorboard and leads():
             observers.append(TensorBoard(out / "tensorboard"))
         result = train_files(
-            TrainingFiles(**given.files()),
+            TrainingFiles(**files),
             how.request(),
             out,
             export=export,

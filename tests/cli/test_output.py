@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -48,11 +50,27 @@ def test_the_page_of_commands_is_current() -> None:
     assert all(f"### `vaecodec {name}`\n" in page for name in COMMANDS)
 
 
+def test_a_wrong_name_is_an_error_before_torch_is_imported(tmp_path: Path) -> None:
+    script = """
+import sys
+from vaecodec_cli.main import main
+for command in (["train"], ["fit"], ["compress", "--save", "half"]):
+    try:
+        main([*command, "missing.npy", "--out", "out"])
+    except SystemExit as ended:
+        assert ended.code == 1
+assert "torch" not in sys.modules
+"""
+    ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.splitlines() == 3 * ["error: missing.npy: no such file or folder"]
+
+
 def test_help_says_where_to_start(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     shown = capsys.readouterr().out
     assert "Start with: vaecodec compress" in shown
-    places = [shown.index(f" {name} ") for name in COMMANDS]
+    places = [shown.index(f"│ {name} ") for name in COMMANDS]
     assert places == sorted(places)
 
 

@@ -68,6 +68,20 @@ def open_source(
         raise
 
 
+def check_location(location: str, *, queries: bool = False) -> None:
+    """Check the name and the header of a file before anything slow is done; addresses are not asked.
+
+    Args:
+        location: see :func:`open_source`.
+        queries: see :func:`open_source`.
+
+    Raises:
+        SourceError, InvalidVectorsError, MissingExtraError: see :func:`open_source`.
+    """
+    if isinstance(locate(location)[0], Path):
+        open_source(location, queries=queries, bad_rows=True)
+
+
 def _open_path(path: Path, column: str | None, *, codes: bool, queries: bool, bad_rows: bool) -> VectorSource:
     if not path.exists():
         raise SourceNotFoundError(f"{path}: no such file or folder")
