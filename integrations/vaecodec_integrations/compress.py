@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vaecodec.artifact import read_artifact
+from vaecodec.calibration import CodecCalibration
 from vaecodec.codec import Codec
 from vaecodec.codes import CodeType
 from vaecodec.errors import ArtifactError, EvaluationInputError
@@ -30,7 +31,7 @@ from vaecodec.sources import ArraySource, VectorSource, open_source
 from vaecodec.sources.bad_rows import OnBadRows
 from vaecodec.sources.open import locate
 from vaecodec.sources.parquet import ParquetSource
-from vaecodec_exporters.linear import fit_and_export_linear
+from vaecodec_exporters.linear import export_linear
 from vaecodec_exporters.pipeline import Fitted, fit
 from vaecodec_integrations.plan import Answer, Goal, GoalRequest, Plan, plan
 from vaecodec_integrations.plan.candidates import Setting
@@ -198,7 +199,7 @@ def compress(
         lines = [f"Nothing fits {goal} in {store}."]
         return Compressed(None, answer, planned, fitted, None, None, lines, "")
     on_step("writing the codec")
-    _write_codec(setting, collection, data, file)
+    _write_codec(setting, collection, file)
     on_step("measuring")
     summary = _measured(setting, collection, file, out / _REPORT, on_step)
     lines = [summary.headline, _worth(setting, fitted)]
@@ -295,19 +296,15 @@ def _recipe(collection: Collection, data: CompressionData, goal: Goal) -> Recipe
     return choose_recipe(width=collection.dim, target=str(wanted) if small else "", paired=data.pairs is not None)
 
 
-def _write_codec(setting: Setting, collection: Collection, data: CompressionData, file: Path) -> None:
+def _write_codec(setting: Setting, collection: Collection, file: Path) -> None:
+    """Write the chosen codec; a linear one is fitted on training documents alone, as what it is measured on is not."""
     if setting.file is not None:
         write_atomically(file, Path(setting.file).read_bytes())
     elif not _is_written(file, setting):
-        fit_and_export_linear(
-            collection.documents,
-            file,
-            setting.width,
-            kind=LinearKind(setting.codec),
-            metric=data.metric,
-            embedder=data.embedder,
-            overwrite=True,
-        )
+        codec = collection.linear(setting.width, LinearKind(setting.codec))
+        calibration = CodecCalibration.fit(codec, collection.calibration_rows)
+        data = {"data": collection.to_json()}
+        export_linear(codec, file, provenance=data, calibration=calibration, overwrite=True)
 
 
 def _is_written(file: Path, setting: Setting) -> bool:

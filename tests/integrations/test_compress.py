@@ -13,6 +13,7 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from vaecodec import Codec, fit_linear
+from vaecodec.artifact import read_artifact
 from vaecodec.codes import CodeType
 from vaecodec.errors import EvaluationInputError
 from vaecodec.sources import ArraySource
@@ -108,6 +109,10 @@ def test_nothing_is_trained_where_half_precision_is_enough(folder, monkeypatch, 
         steps = [line for line in captured.err.splitlines() if line.endswith(" ...")]
         assert steps[:3] == ["reading vectors ...", "trying what needs no training ...", "writing the codec ..."]
     assert list((folder / "half" / "fit").iterdir()) == []
+    # What the codec is judged by was not fitted on.
+    opened = CompressionData(documents="docs.npy", queries="queries.npy").open().to_json()
+    assert read_artifact(folder / "half" / "codec.onnx")[1].provenance["data"] == opened
+    assert opened["held_out_rows"] >= 1_500 * 0.05
     assert typed(*shlex.split(document["command"])[1:]) == 0
     assert np.load(folder / "half" / "latents.npy").dtype == np.float16
 

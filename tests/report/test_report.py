@@ -17,10 +17,10 @@ from scipy.stats import spearmanr
 from sklearn.neighbors import NearestNeighbors
 
 from vaecodec import Codec, LinearCodec, LinearKind, Metric, fit_linear
-from vaecodec.codes import CodeType
+from vaecodec.codes import CodeType, calibration, decoder_fit
 from vaecodec.errors import BadRowsError, EvaluationInputError, InvalidBudgetError, WrongWidthError
 from vaecodec.evaluation import exact_search, recall
-from vaecodec.linear import linear_kinds
+from vaecodec.linear import LinearMoments, linear_kinds
 from vaecodec_cli.main import main
 from vaecodec_integrations.report import ReportData, Run, measure, summarise, write
 from vaecodec_integrations.report.engines import open_engine
@@ -29,6 +29,7 @@ from vaecodec_integrations.report.engines.usearch import UsearchEngine
 from vaecodec_integrations.report.inputs import read_labels, read_relevant, read_report, read_scored_pairs
 from vaecodec_integrations.report.markdown import markdown
 from vaecodec_integrations.report.picture import pictures
+from vaecodec_integrations.report.rivals import LinearCodes
 from vaecodec_integrations.report.run import ADAPTED, Role, ScoredPairs
 from vaecodec_integrations.report.tables import tables
 from vaecodec_integrations.report.verdict import verdict
@@ -346,6 +347,19 @@ def test_untrained_codes_of_several_methods_stand_once(coded):
     assert names.count(name) == 1
     assert names.index(name) > names.index("svd32.onnx, float16")
     assert pictures(summary)[0].shows.count(name) == 1
+
+
+def test_untrained_codes_have_the_stages_that_trained_ones_have(sample, monkeypatch):
+    pytest.importorskip("numba")
+    monkeypatch.setattr(calibration, "_STAGED_ROWS", 700)
+    monkeypatch.setattr(decoder_fit, "EPOCHS", 1)
+    train = sample.train[:700]
+    codes, moments = LinearCodes(train), LinearMoments.of(train)
+    svd = moments.codec(16, LinearKind.SVD)
+    staged = codes.of(svd, staged=True)
+    assert staged.residual is not None
+    assert codes.of(svd, staged=True) is staged
+    assert codes.of(svd, staged=False).residual is None
 
 
 def test_a_share_of_nearly_all_is_not_said_to_be_all(coded):

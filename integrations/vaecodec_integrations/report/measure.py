@@ -43,7 +43,7 @@ from vaecodec.scores import fit_line, original_scores
 from vaecodec.vectors import as_vectors, normalised
 from vaecodec_integrations.report.engines.base import SearchEngine
 from vaecodec_integrations.report.neighbourhoods import Neighbourhoods
-from vaecodec_integrations.report.rivals import best_kinds, rivals_of_codes, rivals_of_floats
+from vaecodec_integrations.report.rivals import LinearCodes, best_kinds, rivals_of_codes, rivals_of_floats
 from vaecodec_integrations.report.run import ADAPTED, UNCOMPRESSED, FoundIds, Method, Role, Run, ScoredPairs, Scores
 
 T = TypeVar("T")
@@ -152,18 +152,18 @@ def measure(
         on_method(ADAPTED)
         methods.append(bench.method(ADAPTED, Role.ADAPTER, adapter))
     linear = _linear_methods(bench, moments, sorted({codec.code_dim for codec in codecs.values()}), on_method)
-    rivals = []
+    rivals, codes = [], LinearCodes(data.train)
     for name, codec in codecs.items():
         on_method(name)
         methods += linear.pop(codec.code_dim, [])
         of_width = [method for method in methods if method.role is Role.LINEAR and method.width == codec.code_dim]
         methods.append(bench.method(name, Role.CODEC, codec))
         kinds = [moments.codec(codec.code_dim, LinearKind(kind)) for kind in best_kinds(of_width)]
-        rivals += rivals_of_floats(methods[-1], moments, data.train, bench.search)
+        rivals += rivals_of_floats(methods[-1], moments, codes, bench.search)
         for coding in coded[name]:
             on_method(coding.name)
             methods.append(bench.coded(coding, codec))
-            rivals += rivals_of_codes(methods[-1], coding.code, kinds, moments, data.train, bench.search)
+            rivals += rivals_of_codes(methods[-1], coding.code, kinds, moments, codes, bench.search)
     on_method("SVD at other widths")
     return Run(
         setting={

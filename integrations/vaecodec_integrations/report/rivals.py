@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from vaecodec.codes import Calibration, Code, CodeType
+from vaecodec.codes.residual import ResidualCode
 from vaecodec.evaluation import Figures, best
-from vaecodec.interface import FloatArray
 from vaecodec.linear import LinearCodec, LinearKind, LinearMoments
 from vaecodec.sources import ArraySource, VectorSource, sample_rows
 from vaecodec_integrations.report.run import Method, Rival
@@ -18,8 +18,28 @@ from vaecodec_integrations.report.run import Method, Rival
 # Rows to calibrate codes of linear codecs on.
 _RIVAL_ROWS = 20_000
 _FEWEST_TRELLIS = 8  # bytes of a trellis code
+# Up to so many bytes stages before the trellis find more; larger codes gain next to nothing by them.
+_MOST_STAGED = 128
 
 Search = Callable[[LinearCodec, Code], Mapping[str, Figures]]
+
+
+class LinearCodes:
+    """Fit the codes of linear codecs on training rows, each once."""
+
+    def __init__(self, train: Any) -> None:
+        source = train if isinstance(train, VectorSource) else ArraySource(np.asarray(train))
+        self._rows = sample_rows(source, _RIVAL_ROWS, 0)
+        self._fitted: dict[tuple[str, int, bool], Calibration] = {}
+
+    def of(self, codec: LinearCodec, *, staged: bool) -> Calibration:
+        """Return the codes of a codec, with stages where they are asked for and the rows are enough for them."""
+        key = (str(codec.kind), codec.code_dim, staged)
+        if key not in self._fitted:
+            latents = codec.encode(self._rows)
+            fitted = Calibration.fit(latents, codec.latent_metric)
+            self._fitted[key] = fitted.with_residual(latents) if staged else fitted
+        return self._fitted[key]
 
 
 def best_kinds(linear: Sequence[Method]) -> list[str]:
@@ -28,22 +48,25 @@ def best_kinds(linear: Sequence[Method]) -> list[str]:
     return sorted({best(by_name, metric) for metric in linear[0].figures})
 
 
-def rivals_of_floats(method: Method, moments: LinearMoments, train: Any, search: Search) -> list[Rival]:
+def rivals_of_floats(method: Method, moments: LinearMoments, codes: LinearCodes, search: Search) -> list[Rival]:
     """Measure what untrained codes keep in the bytes of a codec's float32 latents."""
-    return _untrained(method, moments, train, search)
+    return _untrained(method, moments, codes, search)
 
 
 def rivals_of_codes(
-    method: Method, code: Code | None, linear: Sequence[LinearCodec], moments: LinearMoments, train: Any, search: Search
+    method: Method,
+    code: Code | None,
+    linear: Sequence[LinearCodec],
+    moments: LinearMoments,
+    codes: LinearCodes,
+    search: Search,
 ) -> list[Rival]:
     """Measure what the same code of linear latents, and untrained codes, keep in the bytes of a code."""
     if code is None:
         return []
-    rows = _rows(train)
     found = []
     for codec in linear:
-        calibration = Calibration.fit(codec.encode(rows), codec.latent_metric)
-        same = _same_code(calibration, code, method)
+        same = _same_code(codes.of(codec, staged=isinstance(code, ResidualCode)), code, method)
         found.append(
             Rival(
                 of=method.name,
@@ -54,7 +77,7 @@ def rivals_of_codes(
                 figures=search(codec, same),
             )
         )
-    return [*found, *_untrained(method, moments, train, search)]
+    return [*found, *_untrained(method, moments, codes, search)]
 
 
 def _same_code(calibration: Calibration, code: Code, method: Method) -> Code:
@@ -63,11 +86,11 @@ def _same_code(calibration: Calibration, code: Code, method: Method) -> Code:
     return calibration.code(bytes=method.bytes_per_vector)
 
 
-def _untrained(method: Method, moments: LinearMoments, train: Any, search: Search) -> list[Rival]:
+def _untrained(method: Method, moments: LinearMoments, codes: LinearCodes, search: Search) -> list[Rival]:
     """Return the best code of all dimensions that takes no more bytes; trellis codes need numba."""
     codec = moments.codec(len(moments.total), LinearKind.SVD)
-    calibration = Calibration.fit(codec.encode(_rows(train)), codec.latent_metric)
     room = method.bytes_per_vector
+    calibration = codes.of(codec, staged=room <= _MOST_STAGED)
     name, code = CodeType.INT8.value, calibration.code(dtype=CodeType.INT8)
     if code.bytes_per_vector > room and find_spec("numba") and room >= _FEWEST_TRELLIS:
         name, code = "trellis", calibration.code(bytes=min(room, calibration.trellis.largest(codec.dim)))
@@ -78,8 +101,3 @@ def _untrained(method: Method, moments: LinearMoments, train: Any, search: Searc
         return []
     name = f"untrained {name} codes of {code.bytes_per_vector} bytes"
     return [Rival(method.name, name, True, codec.code_dim, code.bytes_per_vector, search(codec, code))]
-
-
-def _rows(train: Any) -> FloatArray:
-    source = train if isinstance(train, VectorSource) else ArraySource(np.asarray(train))
-    return sample_rows(source, _RIVAL_ROWS, 0)
