@@ -87,7 +87,7 @@ def compress(
     Give at least one goal: --save, --bytes, --ram with --vectors, or --recall. Repeat the command to go on after an
     interruption. Exit code 3: the goal is not met.
     """
-    seconds, files = duration(time), checked.files()
+    seconds, files, goal = duration(time), checked.files(), wanted.request()
     require_training(export=True)
     from vaecodec_integrations.compress import CompressionData
     from vaecodec_integrations.compress import compress as run
@@ -98,7 +98,7 @@ def compress(
     with how_to_resume(console, f"repeat the command to go on from {out}"), TrainingBar() as bar:
         found = run(
             CompressionData(**files),
-            wanted.request(),
+            goal,
             out,
             store=store,
             budget=seconds,

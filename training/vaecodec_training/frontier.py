@@ -113,10 +113,14 @@ def draw_frontier(points: Sequence[Point], served: str, path: Path) -> None:
         names: list[Name] = []
         others: list[tuple[float, float]] = []
         for (label, marked), colour, marker in zip(groups.items(), colours, MARKERS, strict=False):
-            places = [tuple(point.figures[name]["mean"] for name in ("recall@10", "ndcg@10")) for point in marked]
+            figures = [point.figures for point in marked]
+            places: list[tuple[float, float]] = [
+                (each["recall@10"]["mean"], each["ndcg@10"]["mean"]) for each in figures
+            ]
             if places:
                 axes.plot(*zip(*places, strict=True), linestyle="", marker=marker, color=colour)
-                names.append(Name(label, *max(places), colour, bold=label == "served"))
+                across, up = max(places)
+                names.append(Name(label, across, up, colour, bold=label == "served"))
                 others += places
         axes.set(xlabel="recall@10 of the old neighbours", ylabel="nDCG@10 on validation queries")
         axes.margins(0.08)
