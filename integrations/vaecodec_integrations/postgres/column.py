@@ -9,6 +9,7 @@ from vaecodec.errors import MissingColumnError
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray
 from vaecodec.vectors import as_row
+from vaecodec_integrations.latents import are_latents
 from vaecodec_integrations.postgres.identity import check_record, with_record
 from vaecodec_integrations.postgres.storage import Storage
 from vaecodec_integrations.reranking import Candidate, Hit, OriginalsColumn, rerank_by_originals
@@ -140,7 +141,7 @@ class CompressedColumn:
 
         Args:
             connection: a connection that :meth:`check` has seen.
-            vector: float (dim,), the query.
+            vector: float (dim,), the query, or its latent, float (code_dim,).
             k: how many rows.
             key: the column that names a row.
             rerank: score ``rerank * k`` candidates again with the vectors of the originals' column.
@@ -150,10 +151,12 @@ class CompressedColumn:
 
         Raises:
             InvalidVectorsError: the query is not a vector that the codec takes.
-            ValueError: ``rerank`` is given, but the column has no originals.
+            ValueError: ``rerank`` is given, but the column has no originals, or the query is a latent.
         """
         if rerank is not None and self.originals is None:
             raise ValueError("rerank: expected a column of originals, got none; open the column with originals=")
+        if rerank is not None and are_latents(self.codec, as_row(vector, name="query")):
+            raise ValueError(f"rerank: expected a query of width {self.codec.dim}, got latents; pass the embedding")
         extra: sql.Composable = sql.SQL("")
         if self.originals is not None and rerank is not None:
             extra = self.statement(", {column}, {name}", name=sql.Identifier(self.originals.name))

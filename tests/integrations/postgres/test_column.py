@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,19 @@ def test_a_missing_column_is_named(connection, vae_codec: Codec) -> None:
     connection.execute("CREATE TABLE docs (id integer PRIMARY KEY)")
     with pytest.raises(MissingColumnError, match=r"docs\.embedding: expected a column of type vector\(64\)"):
         CompressedColumn(vae_codec, "docs", "embedding").check(connection)
+
+
+def test_latents_are_taken_as_they_are(connection, base, svd_path: Path) -> None:
+    codec = Codec.load(svd_path)
+    column = filled(
+        connection, CompressedColumn(codec, "docs", "embedding", originals=OriginalsColumn("original")), base[:20]
+    )
+    latents = codec.encode(base[:3])
+    assert [value.to_list() for value in column.documents(latents)] == latents.tolist()
+    query = codec.encode_queries(base[5:6])[0]
+    assert column.search(connection, query, 4) == column.search(connection, base[5], 4)
+    with pytest.raises(ValueError, match="rerank: expected a query of width 384, got latents"):
+        column.search(connection, query, 4, rerank=2)
 
 
 def test_a_bad_row_is_refused_whole(base, vae_codec: Codec) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 from pgvector import Vector
 from pgvector.psycopg import register_vector
 
-from vaecodec import Codec
+from vaecodec import Codec, fit_linear
 from vaecodec.errors import CodecMismatchError, MigrationError
 from vaecodec.evaluation import exact_search
 from vaecodec.interface import Metric
 from vaecodec_cli.main import main
+from vaecodec_exporters.linear import export_linear
 from vaecodec_integrations.postgres.column import CompressedColumn
 from vaecodec_integrations.postgres.migration import (
     ColumnMigration,
@@ -74,6 +77,21 @@ def test_every_row_is_filled_and_the_source_is_as_it_was(connection, table, base
     assert 0.5 < result.recall.mean <= 1
     assert connection.execute("SELECT id, embedding::text FROM docs ORDER BY id").fetchall() == before
     assert connection.execute("SELECT count(*) FROM docs WHERE original IS NULL").fetchone() == (0,)
+
+
+def test_vectors_that_are_too_wide_for_an_index_get_one_as_latents(connection: Any, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(60, 2_100)).astype(np.float32)
+    export_linear(fit_linear(rows, 16), tmp_path / "codec.onnx")
+    register_vector(connection)
+    connection.execute("CREATE TABLE docs (id bigint PRIMARY KEY, embedding vector(2100))")
+    insert(connection, range(60), rows)
+    index = "CREATE INDEX ON docs USING hnsw ({} {})"
+    with pytest.raises(psycopg.Error, match="cannot have more than 2000 dimensions"):
+        connection.execute(index.format("embedding", "vector_cosine_ops"))
+    migration = migration_of(Codec.load(tmp_path / "codec.onnx"))
+    assert migrate_column(connection, migration).filled == 60
+    connection.execute(index.format("embedding_vae", migration.target.operator_class))
+    assert migration.target.search(connection, rows[7], 1)[0].key == 7
 
 
 def test_an_interrupted_migration_goes_on_where_it_stopped(connection, table, vae_codec: Codec) -> None:
