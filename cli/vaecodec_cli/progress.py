@@ -25,7 +25,7 @@ from vaecodec_cli.console import Terminal
 if TYPE_CHECKING:
     from vaecodec_training.observe import Progress as StepProgress
 
-SECONDS = 30.0
+SECONDS = 20.0
 """Between two lines of a log."""
 
 # So that a clock which stands still does not turn the watch into a loop.
@@ -102,7 +102,7 @@ set_level()
 
 @contextmanager
 def alive(command: str) -> Iterator[None]:
-    """Log a line where a command has been silent for half a minute: the step it is at, and since when it runs.
+    """Log a line where a command has been silent for 20 seconds: the step it is at, and since when it runs.
 
     On a terminal something moves instead.
     """
@@ -186,16 +186,20 @@ class LogLines:
     def __init__(self, name: str, unit: str = "rows", *, seconds: float = SECONDS) -> None:
         self._name, self._unit, self._seconds = name, unit, seconds
         self._first: int | None = None
+        self._done = 0
         self._start = self._last = time.perf_counter()
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         now = time.perf_counter()
         if self._first is None:  # do not count the work of an earlier run
             self._first, self._start, self._last = done, now, now
+        elif done < self._done:  # the next run has begun
+            self._first, self._start = done, now
+        self._done = done
         if now - self._last < self._seconds:
             return
         self._last = now
-        rate = (done - self._first) / (now - self._start)
+        rate = (done - self._first) / max(now - self._start, _SHORTEST_WAIT)
         left = f", {timedelta(seconds=round((total - done) / rate))} left" if rate else ""
         counted = f"{done:,} of {total:,} {self._unit}, {rate:,.{0 if rate >= 10 else 1}f} {self._unit}/s"
         LOGGER.info("%s: %s%s%s", self._name, counted, left, note and f", {note}")
@@ -235,6 +239,7 @@ class TrainingBar:
                 figures.append(f"queue {record.queue_age:.0f} steps old")
         figures.append(f"gradient {progress.gradient_norm:.2g}")
         if self._log is not None:
+            _DETAILS.step = f"training, step {progress.step:,} of {progress.steps:,}"
             self._log(progress.step, progress.steps, ", ".join(figures))
         else:
             self._bar.update(self._task, total=progress.steps, completed=progress.step, figures=", ".join(figures))

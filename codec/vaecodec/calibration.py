@@ -102,22 +102,28 @@ class CodecCalibration:
     drift: Reference | None = None
 
     @classmethod
-    def fit(cls, codec: EncoderDecoder, rows: CalibrationRows, *, memory: int = 10) -> CodecCalibration:
+    def fit(
+        cls, codec: EncoderDecoder, rows: CalibrationRows, *, memory: int = 10, staged: bool = True
+    ) -> CodecCalibration:
         """Fit every part that the rows are enough for; with 10,000 documents or more it takes about a minute.
 
         Args:
             codec: its maps.
             rows: what to fit on.
             memory: bits of the trellis's state, 8, 10 or 12.
+            staged: fit the stages before the trellis, which take nearly all of that minute.
 
         Raises:
             InvalidVectorsError: fewer than two documents.
         """
         _LOG.debug("fitting the codes")
         latents = codec.encode(rows.documents)
-        asked = codec.encode_queries(rows.training_queries) if len(rows.training_queries) else None
+        codes = Calibration.fit(latents, codec.latent_metric, memory=memory)
+        if staged:
+            asked = codec.encode_queries(rows.training_queries) if len(rows.training_queries) else None
+            codes = codes.with_residual(latents, asked)
         return cls(
-            codes=Calibration.fit(latents, codec.latent_metric, memory=memory).with_residual(latents, asked),
+            codes=codes,
             scores=_fit_scores(codec, rows),
             drift=_fit_reference(codec, rows),
         )

@@ -246,7 +246,12 @@ def test_quiet_hides_progress_and_verbose_adds_details(
             lines = LogLines("docs", seconds=1e-9)
             lines(1, 10)
             lines(2, 10)
-        assert capsys.readouterr().err == "docs: 2 of 10 rows, 0.5 rows/s, 0:00:16 left\n"
+            assert capsys.readouterr().err == "docs: 2 of 10 rows, 0.5 rows/s, 0:00:16 left\n"
+            # Fewer than before are those of the next run, which has a rate of its own.
+            lines(1, 10)
+            lines(3, 10)
+        expected = "docs: 1 of 10 rows, 0.0 rows/s\ndocs: 3 of 10 rows, 0.5 rows/s, 0:00:14 left\n"
+        assert capsys.readouterr().err == expected
         set_level(quiet=True)
         lines(3, 10)
         with steps_shown("reading") as say:

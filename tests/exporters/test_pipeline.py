@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import vaecodec_training.budget as dividing
 from vaecodec import Codec
 from vaecodec.errors import CheckpointError, DivergedError, OutputBusyError, OutputExistsError
 from vaecodec.sources import ArraySource
@@ -32,6 +33,12 @@ def collection(sample: Any) -> Collection:
     )
 
 
+@pytest.fixture(autouse=True)
+def short_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let trials last an epoch, whatever this machine has time for just now."""
+    monkeypatch.setattr(dividing, "_LONGEST", 1.0)
+
+
 @pytest.fixture(scope="module")
 def noise() -> Collection:
     """Open a collection in which no codec can learn anything."""
@@ -40,7 +47,7 @@ def noise() -> Collection:
 
 
 def test_fit_leaves_a_codec_and_repeats_nothing(collection: Collection, tmp_path: Path) -> None:
-    fitted = fit(collection, tmp_path / "fit", dims=(16,), budget=0.1, recipe=SMALL)
+    fitted = fit(collection, tmp_path / "fit", dims=(16,), budget=600.0, recipe=SMALL)
     assert fitted.codec == tmp_path / "fit" / "codec.onnx"
     codec = Codec.load(fitted.codec)
     assert (codec.dim, codec.code_dim) == (32, 16)
@@ -50,11 +57,11 @@ def test_fit_leaves_a_codec_and_repeats_nothing(collection: Collection, tmp_path
         json.loads(fitted.record.read_text())["steps"]["gate"]["comparisons"][0]
     )
     written = {path: path.stat().st_mtime_ns for path in (fitted.codec, *fitted.codec.parent.rglob("*.safetensors"))}
-    again = fit(collection, tmp_path / "fit", dims=(16,), budget=0.1, recipe=SMALL)
+    again = fit(collection, tmp_path / "fit", dims=(16,), budget=600.0, recipe=SMALL)
     assert again.gate == fitted.gate
     assert {path: path.stat().st_mtime_ns for path in written} == written
     fitted.codec.unlink()
-    fit(collection, tmp_path / "fit", dims=(16,), budget=0.1, recipe=SMALL)
+    fit(collection, tmp_path / "fit", dims=(16,), budget=600.0, recipe=SMALL)
     assert Codec.load(fitted.codec).codec_id == codec.codec_id
 
 
@@ -66,7 +73,7 @@ def test_fit_chooses_codecs_for_codes(
     aims: dict, parameters: dict, size: int, collection: Collection, tmp_path: Path
 ) -> None:
     recipe = Recipe.for_code(**aims, hidden=0, batch=256, checkpoints=1, epochs=1.0)
-    fitted = fit(collection, tmp_path, dims=None if "target_bytes" in aims else (8, 16), budget=0.1, recipe=recipe)
+    fitted = fit(collection, tmp_path, dims=None if "target_bytes" in aims else (8, 16), budget=600.0, recipe=recipe)
     steps = json.loads(fitted.record.read_text())["steps"]
     assert "autoencoder" not in steps
     assert fitted.search.recipe.dim == (32 if "target_bytes" in aims else 16)
@@ -85,7 +92,7 @@ def test_the_linear_codec_for_binary_codes_ships_with_the_rotation_it_was_measur
     noise: Collection, tmp_path: Path
 ) -> None:
     recipe = Recipe.for_code(target="binary", hidden=0, batch=256, checkpoints=1, epochs=1.0)
-    fitted = fit(noise, tmp_path, dims=(16,), budget=0.1, recipe=recipe)
+    fitted = fit(noise, tmp_path, dims=(16,), budget=600.0, recipe=recipe)
     assert not fitted.gate.passed
     codec = Codec.load(fitted.codec)
     assert codec.metadata.kind == "linear"
@@ -117,25 +124,25 @@ def test_what_no_fit_wrote_is_not_replaced(collection: Collection, tmp_path: Pat
         folder.mkdir()
         (folder / name).write_bytes(b"mine")
         with pytest.raises(OutputExistsError, match=f"{name}: exists already; delete it or choose another name"):
-            fit(collection, folder, dims=(16,), budget=0.1, recipe=SMALL)
+            fit(collection, folder, dims=(16,), budget=600.0, recipe=SMALL)
         assert [path.name for path in folder.iterdir()] == [name]
         assert (folder / name).read_bytes() == b"mine"
     (tmp_path / "run.json").write_text('{"format": 1}')
     with pytest.raises(CheckpointError, match="expected the record of a fit, but this is none or damaged"):
-        fit(collection, tmp_path, dims=(16,), budget=0.1, recipe=SMALL)
+        fit(collection, tmp_path, dims=(16,), budget=600.0, recipe=SMALL)
     assert (tmp_path / "run.json").read_text() == '{"format": 1}'
 
 
 def test_trials_that_diverge_are_noted(collection: Collection, tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match="every trial diverged; lower learning_rate"):
-        fit(collection, tmp_path, dims=(16,), budget=0.1, recipe=SMALL.replace(learning_rate=1e30))
+        fit(collection, tmp_path, dims=(16,), budget=600.0, recipe=SMALL.replace(learning_rate=1e30))
     steps = json.loads((tmp_path / "run.json").read_text())["steps"]
     assert all("rollbacks" in steps[name]["diverged"] for name in ("autoencoder", "vae", "alignment", "queue"))
     assert not (tmp_path / "codec.onnx").exists()
 
 
 def test_a_fit_that_is_stopped_anywhere_goes_on_to_the_same_codec(collection: Collection, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"dims": (8, 16), "budget": 0.1, "recipe": SMALL}
+    settings: dict[str, Any] = {"dims": (8, 16), "budget": 600.0, "recipe": SMALL}
     expected = fit(collection, tmp_path / "whole", **settings)
     steps = 0
 
@@ -166,10 +173,10 @@ def test_a_fit_that_is_stopped_anywhere_goes_on_to_the_same_codec(collection: Co
 
 def test_a_folder_is_for_one_fit_at_a_time(collection: Collection, tmp_path: Path) -> None:
     def fit_again(_: object) -> None:
-        fit(collection, tmp_path, dims=(8,), budget=0.1, recipe=SMALL)
+        fit(collection, tmp_path, dims=(8,), budget=600.0, recipe=SMALL)
 
     with pytest.raises(OutputBusyError, match="another process is writing it"):
-        fit(collection, tmp_path, dims=(8,), budget=0.1, recipe=SMALL, observers=[fit_again])
+        fit(collection, tmp_path, dims=(8,), budget=600.0, recipe=SMALL, observers=[fit_again])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills as Unix does")

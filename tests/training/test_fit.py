@@ -16,14 +16,18 @@ import pytest
 import typer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import vaecodec_training.budget as dividing
 import vaecodec_training.search as searching
 from vaecodec import Codec
-from vaecodec.calibration import scores_of
+from vaecodec.calibration import codes_of, scores_of
+from vaecodec.codes import Calibration
 from vaecodec.drift.monitor import MonitoredCodec
 from vaecodec.errors import CheckpointError, MissingExtraError, RecipeError, TrainingError
 from vaecodec.sources import ArraySource
 from vaecodec_cli.main import main
 from vaecodec_cli.options import duration
+from vaecodec_exporters.checkpoint import export_checkpoint
+from vaecodec_exporters.pipeline import fit
 from vaecodec_training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from vaecodec_training.data.check import check
 from vaecodec_training.data.collection import Collection
@@ -37,6 +41,12 @@ COLUMNS = ("recall@10", "recall@100", "ndcg@10")
 SMALL = Recipe(hidden=32, batch=512, checkpoints=2, learning_rate=4e-3, epochs=2)
 
 
+@pytest.fixture(autouse=True)
+def short_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let trials last an epoch, whatever this machine has time for just now."""
+    monkeypatch.setattr(dividing, "_LONGEST", 1.0)
+
+
 def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
@@ -48,14 +58,14 @@ def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_fit_ships_the_learned_codec_where_it_wins(sample, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     # Of 4 epochs, and at the end of at most 10, not of as many as this machine has time for just now.
-    monkeypatch.setattr(searching._Search, "_pace", lambda *_: {"epoch_seconds": 0.15})
-    monkeypatch.setattr(searching, "_LONGEST", 10.0)
+    monkeypatch.setattr(searching._Search, "_pace", lambda *_: {"epoch_seconds": 1.5, "run_seconds": 0.0})
+    monkeypatch.setattr(dividing, "_LONGEST", 10.0)
     for name in ("train", "train_queries"):
         np.save(tmp_path / f"{name}.npy", getattr(sample, name)[:2_500])
     (tmp_path / "recipe.toml").write_text(SMALL.replace(temperature=0.1, objective=Aim.RELEVANCE).to_toml())
     out = tmp_path / "fit"
     arguments = ["fit", str(tmp_path / "train.npy"), "--queries", str(tmp_path / "train_queries.npy")]
-    arguments += ["--pairs", "aligned", "--dims", "16,32,64", "--budget", "20s"]
+    arguments += ["--pairs", "aligned", "--dims", "16,32,64", "--budget", "200s"]
     arguments += ["--recipe", str(tmp_path / "recipe.toml"), "--out", str(out)]
     text = run(arguments, capsys)
     # Pairs are known: it finds more relevant documents than any linear codec, and fewer of the old neighbours.
@@ -131,7 +141,7 @@ def test_an_interrupted_fit_goes_on_where_it_was(sample, tmp_path: Path, monkeyp
         if name == "vae":
             raise KeyboardInterrupt
 
-    settings: dict[str, Any] = {"dims": (16,), "budget": 2.0, "recipe": SMALL}
+    settings: dict[str, Any] = {"dims": (16,), "budget": 600.0, "recipe": SMALL}
     with pytest.raises(KeyboardInterrupt):
         searching.search(collection, tmp_path, **settings, on_step=stop_after_vae)
     kept = json.loads((tmp_path / "run.json").read_text())["steps"]
@@ -151,7 +161,7 @@ def test_an_interrupted_fit_goes_on_where_it_was(sample, tmp_path: Path, monkeyp
     assert "gate" in load_checkpoint(result.run).provenance
     assert {name: result.content["steps"][name] for name in kept} == kept
     with pytest.raises(CheckpointError, match="expected a fit of the same budget"):
-        searching.search(collection, tmp_path, **{**settings, "budget": 3.0})
+        searching.search(collection, tmp_path, **{**settings, "budget": 300.0})
 
 
 def test_a_shift_measured_by_other_threads_is_no_other_fit(sample, tmp_path: Path) -> None:
@@ -172,7 +182,7 @@ def test_a_shift_measured_by_other_threads_is_no_other_fit(sample, tmp_path: Pat
 def test_a_target_for_the_kl_is_kept_by_every_step_but_the_autoencoder(sample, tmp_path: Path) -> None:
     collection = Collection.open(ArraySource(sample.train[:1_500]), confirmation=0.1)
     recipe = SMALL.replace(kl_target=20.0, checkpoints=1)
-    result = searching.search(collection, tmp_path, dims=(16,), budget=0.1, recipe=recipe)
+    result = searching.search(collection, tmp_path, dims=(16,), budget=600.0, recipe=recipe)
     recipes = {name: step["recipe"] for name, step in result.content["steps"].items() if "recipe" in step}
     aims = [(recipes[name]["kl"], recipes[name]["kl_target"]) for name in ("autoencoder", "vae", "alignment", "queue")]
     assert aims == [(0, 0), (1e-4, 20), (1e-4, 20), (1e-4, 20)]
@@ -188,46 +198,76 @@ def test_what_cannot_be_fitted_is_refused_before_any_step(sample, tmp_path: Path
     assert not (tmp_path / "fit").exists()
 
 
-def test_a_budget_that_is_too_small_for_an_epoch_is_warned_of(sample, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(searching._Search, "_pace", lambda *_: {"epoch_seconds": 4.0})
-    collection = Collection.open(ArraySource(sample.train[:1_000]), confirmation=0.1)
-
-    def stop(name: str, figures: dict) -> None:
-        if name == "autoencoder":
-            raise KeyboardInterrupt
-
-    with (
-        pytest.warns(BudgetWarning, match=r"an epoch takes 4\.0 s, more than the 3\.0 s that a budget of 60 s leaves"),
-        pytest.raises(KeyboardInterrupt),
-    ):
-        searching.search(collection, tmp_path, dims=(16,), budget=60.0, recipe=SMALL, on_step=stop)
-    assert json.loads((tmp_path / "run.json").read_text())["steps"]["autoencoder"]["recipe"]["epochs"] == 1
-
-
-def test_a_recipe_that_takes_longer_than_the_budget_is_warned_of(sample, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(searching._Search, "_pace", lambda *_: {"epoch_seconds": 0.05})
-    collection = Collection.open(ArraySource(sample.train[:1_000]), confirmation=0.1)
-
-    def stop(name: str, figures: dict) -> None:
-        if name == "autoencoder":
-            raise KeyboardInterrupt
-
-    settings: dict[str, Any] = {"dims": (16,), "on_step": stop}
+def test_a_budget_without_time_for_trials_is_spent_on_the_recipe_alone(sample, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(searching._Search, "_pace", lambda *_: {"epoch_seconds": 4.0, "run_seconds": 1.0})
+    collection = Collection.open(ArraySource(sample.train[:1_000, :24]), confirmation=0.1)
+    settings: dict[str, Any] = {"dims": (8, 16), "recipe": SMALL.replace(checkpoints=1)}
     message = (
-        r"up to 30 s instead of the budget of 2 s: .* least 300 epochs, once or twice, .* takes 0\.1 s; to shorten"
+        r"a budget of 20 s has no time for trials: the recipe as it is takes about 9 s \(2 epochs of 4\.0 s\), and "
+        r"trials would take at least 58 s more; .* give a budget of 74 s or more"
     )
-    with pytest.warns(BudgetWarning, match=message), pytest.raises(KeyboardInterrupt):
-        searching.search(collection, tmp_path / "2s", budget=2.0, recipe=SMALL.replace(epochs=300), **settings)
+    with pytest.warns(BudgetWarning, match=message):
+        result = searching.search(collection, tmp_path / "20s", budget=20.0, **settings)
+    steps = result.content["steps"]
+    assert list(steps) == ["baselines", "pace", "knee", "final", "gate"]
+    linear = {
+        width: max(figures["recall@10"]["mean"] for figures in kinds.values())
+        for width, kinds in steps["baselines"].items()
+    }
+    assert (steps["knee"]["of"], steps["knee"]["recall@10"]) == ("linear codecs", linear)
+    assert result.recipe == settings["recipe"].replace(dim=16)
+
+    def stop(name: str, figures: dict) -> None:
+        if name == "autoencoder":
+            raise KeyboardInterrupt
+
     with warnings.catch_warnings():
         warnings.simplefilter("error", BudgetWarning)
         with pytest.raises(KeyboardInterrupt):
-            searching.search(collection, tmp_path / "2m", budget=120.0, recipe=SMALL.replace(epochs=300), **settings)
+            searching.search(collection, tmp_path / "70s", budget=70.0, on_step=stop, **settings)
+    assert json.loads((tmp_path / "70s" / "run.json").read_text())["steps"]["autoencoder"]["recipe"]["epochs"] == 1
+
+
+def test_the_final_run_is_no_longer_than_there_is_time_for(sample, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(searching._Search, "_pace", lambda *_: {"epoch_seconds": 4.0, "run_seconds": 1.0})
+    collection = Collection.open(ArraySource(sample.train[:1_000, :24]), confirmation=0.1)
+    lengths = {}
+    for spent in (0.0, 30.0):
+        # Steps that ended before tell how much time is gone.
+        monkeypatch.setattr(searching, "taken", lambda _, spent=spent: spent)
+        settings: dict[str, Any] = {"dims": (8,), "recipe": SMALL.replace(checkpoints=1, epochs=6)}
+        result = searching.search(collection, tmp_path / f"{spent:g}", budget=150.0, **settings)
+        lengths[spent] = {
+            name: step["recipe"]["epochs"] for name, step in result.content["steps"].items() if "recipe" in step
+        }
+    assert all(found["default"] == 6 for found in lengths.values() if "default" in found)
+    assert lengths[0.0]["final"] >= 6
+    assert lengths[30.0]["final"] <= 2
+
+
+def test_stages_of_codes_are_fitted_for_the_codec_that_ships_alone(sample, tmp_path: Path, monkeypatch) -> None:
+    fitted: list[int] = []
+    original = Calibration.with_residual
+
+    def noted(self: Calibration, *arguments: Any, **settings: Any) -> Calibration:
+        fitted.append(self.code_dim)
+        return original(self, *arguments, **settings)
+
+    monkeypatch.setattr(Calibration, "with_residual", noted)
+    collection = Collection.open(ArraySource(sample.train[:1_200, :24]), confirmation=0.1)
+    done = fit(collection, tmp_path, dims=(8,), budget=600.0, recipe=SMALL.replace(checkpoints=1))
+    assert len([step for step in done.search.content["steps"].values() if "validation" in step]) == 10
+    assert fitted == [8]
+    assert codes_of(Codec.load(done.codec)).code_dim == 8
+    # The other trials can be exported, too.
+    export_checkpoint(tmp_path / "runs" / "alignment", tmp_path / "trial.onnx")
+    assert codes_of(Codec.load(tmp_path / "trial.onnx")).code_dim == 8
 
 
 def test_a_fit_for_neighbours_shows_what_relevance_would_give_where_pairs_are_known(sample, tmp_path: Path) -> None:
     documents, queries = (ArraySource(rows[:1_000, :24]) for rows in (sample.train, sample.train_queries))
     collection = Collection.open(documents, queries, pairs="aligned", confirmation=0.1)
-    result = searching.search(collection, tmp_path, dims=(8,), budget=0.1, recipe=SMALL.replace(checkpoints=1))
+    result = searching.search(collection, tmp_path, dims=(8,), budget=600.0, recipe=SMALL.replace(checkpoints=1))
     steps = result.content["steps"]
     trials = ["relevance", "relevance mlp", "relevance mlp noise", "relevance final"]
     assert list(steps)[-9:] == ["default", "relevance pace", *trials, "full width", "frontier", "gate"]
@@ -246,7 +286,7 @@ def test_runs_that_are_not_to_win_do_not_warn_of_losing(sample, tmp_path: Path) 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = searching.search(
-            collection, tmp_path, dims=(16,), budget=0.1, recipe=SMALL.replace(learning_rate=1e-9)
+            collection, tmp_path, dims=(16,), budget=600.0, recipe=SMALL.replace(learning_rate=1e-9)
         )
     said = sum(each.category is BelowBaselineWarning for each in caught)
     runs = {name: step["warnings"] for name, step in result.content["steps"].items() if "warnings" in step}

@@ -112,8 +112,11 @@ def provenance(
     }
 
 
-def calibrated(checkpoint: Checkpoint, collection: Collection) -> Checkpoint:
-    """Return the checkpoint with what its file will hold beside the weights: codes, scores and drift."""
-    codec = ModelCodec(checkpoint.model)
-    calibration = CodecCalibration.fit(codec, collection.calibration_rows, memory=checkpoint.recipe.trellis_memory)
+def calibrated(checkpoint: Checkpoint, collection: Collection, *, staged: bool = True) -> Checkpoint:
+    """Return the checkpoint with what its file will hold beside the weights: codes, scores and drift.
+
+    ``staged`` is as in :meth:`vaecodec.calibration.CodecCalibration.fit`.
+    """
+    codec, rows = ModelCodec(checkpoint.model), collection.calibration_rows
+    calibration = CodecCalibration.fit(codec, rows, memory=checkpoint.recipe.trellis_memory, staged=staged)
     return replace(checkpoint, calibration=calibration.to_json())

@@ -4,19 +4,21 @@
 the moment it ends, so that an interrupted search goes on where it was:
 
 1. baselines: every linear codec at every width, through the code where one is trained for;
-2. pace: how long an epoch takes here;
+2. pace: how long an epoch takes here, and what a run takes besides. Where the budget does not hold steps 3 to 6 and 8
+   beside one run of the recipe that was asked for, they are left out: the width is the knee of the linear codecs;
 3. autoencoder, then vae: is the pipeline sound, and what is the prior worth on this data; not for codes, whose noise
    takes the place of the prior;
 4. alignment, deep lists, then queue: similarity distillation, at more than one temperature, and with a queue of past
    documents. For relevance steps 3 and 4 try linear maps, a hidden layer, and noise on its inputs instead;
 5. sweep: the best of these at every width; the knee of the figure against bytes is chosen;
 6. tune: learning rate, for relevance the weight decay, then whether a longer run is a better one, at that width only;
-7. final: one long run of the recipe, now locked; default: one of the recipe that was asked for, at the same width. The
-   better one is served, so that a search is never worse than training once;
+7. final: one run of the recipe, now locked, long if there is time for that; default: one of the recipe that was asked
+   for, at the same width, whatever the budget. The better one is served, so that a search is never worse than training
+   once;
 8. frontier, where pairs are known and floats are served: the other aim is trained for, too, and the same without
    compression, so that old neighbours kept stand against right documents found;
 9. gate: the confirmation rows, which no step has read so far, decide whether the learned codec ships; their queries
-   search all documents, too.
+   search all documents, too. Only for a codec that ships the stages of the codes are fitted.
 
 Among runs of one width those that lose no figure to a linear codec come first, then those that gain most. A run that
 diverges is noted and does not end the search. Where the last ones do, the best short run is served.
@@ -28,9 +30,8 @@ import json
 import logging
 import math
 import os
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,7 @@ from vaecodec.errors import CheckpointError, DivergedError, RecipeError, Trainin
 from vaecodec.files import locked, write_atomically
 from vaecodec.files.outputs import check_file
 from vaecodec.files.stored_json import parse_with_checksum, with_checksum
+from vaecodec_training.budget import Budget, Pace, Stopwatch, clock, probe_epochs, taken
 from vaecodec_training.checkpoint import STATE, load_checkpoint, mend, save_checkpoint
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.data.held_out import HeldOut
@@ -49,6 +51,7 @@ from vaecodec_training.full_size import judge_at_full_size
 from vaecodec_training.gate import Gate, gate
 from vaecodec_training.knee import knee
 from vaecodec_training.observe import Observer
+from vaecodec_training.outcome import calibrated
 from vaecodec_training.recipe import Aim, Recipe, choose_recipe
 from vaecodec_training.search_result import SearchResult
 from vaecodec_training.trainer import refuse_mismatch, train
@@ -62,15 +65,8 @@ RUN = "run.json"
 RECIPE = "recipe.toml"
 _LOCK = ".fit.lock"
 
-# Shares of the budget for each short run and for the final run. With four widths there are nine short runs and one of
-# twice their length. If pairs are known, there are also three short runs for the other objective, its long run, and a
-# run at full width.
-_SHORT, _FINAL = 0.05, 0.4
-_SHORT_OF_BOTH, _FINAL_OF_BOTH, _OTHER = 0.03, 0.25, 0.12
 _DECAY = 0.3
-_PROBE_EPOCHS = 0.5
 _LEARNING_RATES = (0.5, 2.0)
-_LONGEST = 60.0
 
 # Default widths to choose among.
 _WIDTHS = (32, 64, 128, 192)
@@ -112,8 +108,8 @@ def search(
         out: folder for ``run.json``, the training runs, and the recipe of the last one, ``recipe.toml``.
         dims: widths of the sweep; by default 32, 64, 128 and 192, as far as the embeddings are as wide, and for trellis
             codes, which choose among all latents, the width of the embeddings.
-        budget: seconds for all training, of processor time where that is less than has passed; the length of the runs
-            is chosen by it.
+        budget: seconds for all training, of processor time where that is less than has passed; the number and length
+            of the runs are chosen by it.
         recipe: where to start from, with what the codec is for and which codes it has to survive; the steps change
             its weights, width, learning rate and length. The final run is at least as long as it says.
         observers: of every training run.
@@ -209,7 +205,6 @@ class _Search:
         self.figure = recipe.objective.figure
         self.rows = len(collection.document_rows)
         self.trades = collection.pairs is not None and not recipe.for_codes
-        self.short, self.final = (_SHORT_OF_BOTH, _FINAL_OF_BOTH) if self.trades else (_SHORT, _FINAL)
         self.observers = observers
         self.on_step = on_step
         asked = {"data": collection.fingerprints, "dims": widths, "budget": budget, "recipe": recipe.to_dict()}
@@ -220,13 +215,17 @@ class _Search:
     def run(self, confirmation: HeldOut) -> SearchResult:
         first = self.recipe.replace(dim=self.widths[(len(self.widths) - 1) // 2], nested_dims=())
         self._step("baselines", self._baselines)
-        short = self._short(first)
-        chosen, reached = self._try_terms(first.replace(epochs=short))
-        dim, best = self._choose_width(chosen, reached)
-        locked = self._tune(chosen.replace(dim=dim), best)
+        pace = Pace(**self._step("pace", lambda: self._pace(first)))
+        budget = self._divided(first, pace)
+        if budget.has_trials:
+            chosen, reached = self._try_terms(first.replace(epochs=budget.short(pace)))
+            dim, best = self._choose_width(chosen, reached)
+            locked = self._tune(chosen.replace(dim=dim), best, budget)
+        else:
+            locked = self._at_width(self.recipe, self._width_of_linear())
         name, served = self._finish(locked)
-        if self.trades:
-            self._try_other_aim(name, served)
+        if self.trades and budget.has_trials:
+            self._try_other_aim(name, served, budget)
         write_atomically(self.out / RECIPE, served.to_toml().encode())
         decision = self._step("gate", lambda: self._confirm(name, served, confirmation))
         return SearchResult(self.content, Gate.from_json(decision), served, self._folder(name))
@@ -239,55 +238,42 @@ class _Search:
             found[str(width)] = {kind: intervals(figures) for kind, figures in kinds.items()}
         return found
 
-    def _short(self, first: Recipe) -> float:
-        """Return the number of epochs of a short run."""
-        epoch_seconds = self._step("pace", lambda: self._pace(first))["epoch_seconds"]
-        self._warn_of_time(epoch_seconds)
-        return self._epochs(self.short, epoch_seconds)
+    def _divided(self, first: Recipe, pace: Pace) -> Budget:
+        """Divide the budget, and say it where that is too small for trials."""
+        terms, rates = len(self._terms(first)), len(self._rates(first))
+        runs = terms + len(self.widths) - 1 + rates + 1
+        others = 0 if not self.trades else 2 if first.objective is Aim.RELEVANCE else 5
+        budget = Budget(self.budget, self.recipe.epochs, self._steps_per_epoch(first), pace, runs, others)
+        if not budget.has_trials:
+            warnings.warn(BudgetWarning(str(budget)), stacklevel=4)
+        return budget
 
-    def _warn_of_time(self, epoch_seconds: float) -> None:
-        """Say it where a budget is too small for what is trained in any case."""
-        each = self.short * self.budget
-        if epoch_seconds > each:
-            warnings.warn(
-                BudgetWarning(
-                    f"an epoch takes {epoch_seconds:.1f} s, more than the {each:.1f} s that a budget "
-                    f"of {self.budget:.0f} s leaves for each short run; each will take an epoch, and the fit longer "
-                    "than asked; raise the budget, or give fewer dims or documents"
-                ),
-                stacklevel=4,
-            )
-        # The given recipe is trained, and so is the final run, which is at least as long, or is the same run.
-        most = 2 * self.recipe.epochs * epoch_seconds
-        if most > self.budget:
-            warnings.warn(
-                BudgetWarning(
-                    f"training can take up to {most:.0f} s instead of the budget of {self.budget:.0f} s: it lasts at "
-                    f"least {self.recipe.epochs:g} epochs, once or twice, and an epoch with its validation takes "
-                    f"{epoch_seconds:.1f} s; to shorten it, give fewer documents, or a recipe of fewer epochs"
-                ),
-                stacklevel=4,
-            )
+    def _steps_per_epoch(self, recipe: Recipe) -> float:
+        return max(1, self.rows // recipe.batch)
 
-    def _try_terms(self, first: Recipe) -> tuple[Recipe, Standing]:
-        """Try sets of terms at one width, and return the best with its rating."""
+    def _terms(self, first: Recipe) -> dict[str, Recipe]:
+        """Return the sets of terms to try, by name."""
         queue = self.recipe.queue or 2 * self.recipe.batch
         if self.trades and first.objective is Aim.RELEVANCE:
             trials = relevance_trials(first, self.rows)
-            candidates = {name: trial.replace(epochs=first.epochs) for name, trial in trials.items()}
-        elif self.recipe.for_codes:
-            candidates = {"alignment": first.replace(queue=0), "queue": first.replace(queue=queue)}
-        else:
-            plain = first.replace(alignment=0.0, contrastive=0.0, queue=0, kl=0.0, kl_target=0.0, reconstruction=1.0)
-            kl = self.recipe.kl or Recipe().kl
-            candidates = {
-                "autoencoder": plain,
-                "vae": plain.replace(kl=kl, kl_target=first.kl_target),
-                "alignment": first.replace(kl=kl, queue=0),
-                "queue": first.replace(kl=kl, queue=queue),
-            }
-            if first.objective is Aim.NEIGHBOURS:
-                candidates["deep lists"] = first.replace(kl=kl, queue=0, deep_lists=True)
+            return {name: trial.replace(epochs=first.epochs) for name, trial in trials.items()}
+        if self.recipe.for_codes:
+            return {"alignment": first.replace(queue=0), "queue": first.replace(queue=queue)}
+        plain = first.replace(alignment=0.0, contrastive=0.0, queue=0, kl=0.0, kl_target=0.0, reconstruction=1.0)
+        kl = self.recipe.kl or Recipe().kl
+        candidates = {
+            "autoencoder": plain,
+            "vae": plain.replace(kl=kl, kl_target=first.kl_target),
+            "alignment": first.replace(kl=kl, queue=0),
+            "queue": first.replace(kl=kl, queue=queue),
+        }
+        if first.objective is Aim.NEIGHBOURS:
+            candidates["deep lists"] = first.replace(kl=kl, queue=0, deep_lists=True)
+        return candidates
+
+    def _try_terms(self, first: Recipe) -> tuple[Recipe, Standing]:
+        """Try sets of terms at one width, and return the best with its rating."""
+        candidates = self._terms(first)
         reached = {name: self._train(name, candidate) for name, candidate in candidates.items()}
         best = max(reached, key=lambda name: reached[name])
         if reached[best].diverged:
@@ -299,41 +285,57 @@ class _Search:
         swept = {}
         for width in self.widths:
             swept[width] = reached if width == chosen.dim else self._train(f"sweep {width}", chosen.replace(dim=width))
-        stable = {width: each.figure for width, each in swept.items() if not each.diverged}
-        dim, reason = knee(stable, self.figure, "latent" if self.recipe.for_codes else "4 bytes")
-        values = {str(width): value for width, value in stable.items()}
-        self._step("knee", lambda: {"dim": dim, "reason": reason, self.figure: values})
+        dim = self._knee({width: each.figure for width, each in swept.items() if not each.diverged}, "short runs")
         return dim, swept[dim]
 
-    def _tune(self, chosen: Recipe, reached: Standing) -> Recipe:
-        """Tune learning rate and length, and return the recipe of the final run."""
-        tuned = {"as it is": (reached, chosen)}
-        for factor in _LEARNING_RATES:
-            candidate = chosen.replace(learning_rate=chosen.learning_rate * factor)
-            tuned[f"tune {candidate.learning_rate:g}"] = (reached, candidate)
+    def _width_of_linear(self) -> int:
+        """Choose the width at the knee of the best linear codecs, where no time is left for short runs."""
+        kinds = self.content["steps"]["baselines"]
+        best = {width: max(each[self.figure]["mean"] for each in kinds[str(width)].values()) for width in self.widths}
+        return self._knee(best, "linear codecs")
+
+    def _knee(self, values: Mapping[int, float], of: str) -> int:
+        dim, reason = knee(values, self.figure, "latent" if self.recipe.for_codes else "4 bytes")
+        shown = {str(width): value for width, value in values.items()}
+        self._step("knee", lambda: {"dim": dim, "reason": reason, "of": of, self.figure: shown})
+        return dim
+
+    def _rates(self, chosen: Recipe) -> dict[str, Recipe]:
+        """Return the settings of the optimiser to try, by name."""
+        rates = [chosen.learning_rate * factor for factor in _LEARNING_RATES]
+        tuned = {f"tune {rate:g}": chosen.replace(learning_rate=rate) for rate in rates}
         if chosen.objective is Aim.RELEVANCE:
-            tuned["tune decay"] = (reached, chosen.replace(weight_decay=max(_DECAY, 2 * chosen.weight_decay)))
-        for name, (_, candidate) in tuned.items():
-            if candidate != chosen:
-                tuned[name] = (self._train(name, candidate), candidate)
-        reached, best = max(tuned.values(), key=lambda each: each[0])
-        longer = self._train("tune length", best.replace(epochs=2 * best.epochs))
+            tuned["tune decay"] = chosen.replace(weight_decay=max(_DECAY, 2 * chosen.weight_decay))
+        return tuned
+
+    def _tune(self, chosen: Recipe, reached: Standing, budget: Budget) -> Recipe:
+        """Tune learning rate and length, and return the recipe of the final run."""
+        tuned = [(self._train(name, candidate), candidate) for name, candidate in self._rates(chosen).items()]
+        reached, best = max([(reached, chosen), *tuned], key=lambda each: each[0])
+        longer = self._train("tune length", best.replace(epochs=2 * best.epochs)) > reached
+        epochs = 2 * best.epochs if longer else best.epochs
+        steps = self.content["steps"]
         # The last run has measured the pace of the chosen width and terms.
-        pace = self.content["steps"]["tune length"]["seconds"] / (2 * best.epochs)
-        epochs = max(2 * best.epochs, self._epochs(self.final, pace)) if longer > reached else best.epochs
-        return best.replace(
-            nested_dims=tuple(width for width in self.recipe.nested_dims if width < best.dim),
-            epochs=max(epochs, self.recipe.epochs),
-        )
+        pace = budget.pace.measured_again(steps["tune length"]["seconds"], 2 * best.epochs)
+        room = budget.room(pace, spent=sum(step.get("seconds", 0.0) for step in steps.values()))
+        if room >= max(epochs, self.recipe.epochs):
+            most = min(room, budget.final(pace)) if longer else 0.0
+            epochs = max(epochs, self.recipe.epochs, most)
+        return self._at_width(best.replace(epochs=epochs), best.dim)
+
+    def _at_width(self, recipe: Recipe, dim: int) -> Recipe:
+        return recipe.replace(dim=dim, nested_dims=tuple(width for width in self.recipe.nested_dims if width < dim))
 
     def _finish(self, locked: Recipe) -> tuple[str, Recipe]:
         """Return the step whose run is served: the better one of the last two, or the best short one where both
         diverged.
         """
-        last = {"final": locked, "default": self.recipe.replace(dim=locked.dim, nested_dims=locked.nested_dims)}
+        last = {"final": locked, "default": self._at_width(self.recipe, locked.dim)}
         if last["default"] == locked:
             del last["default"]
-        standing = {name: self._train(name, recipe, full_size=True) for name, recipe in last.items()}
+        # What is kept of codes and nested widths does not depend on figures among all documents; the gate has them.
+        whole = not (locked.for_codes or locked.nested_dims)
+        standing = {name: self._train(name, recipe, full_size=whole) for name, recipe in last.items()}
         best = max(standing, key=lambda name: standing[name])
         if not standing[best].diverged:
             return best, last[best]
@@ -346,33 +348,30 @@ class _Search:
             for name, step in steps.items()
             if "validation" in step and same == {key: step["recipe"][key] for key in same}
         ]
+        if not stable:
+            raise DivergedError(steps["final"]["diverged"])
         best = max(stable, key=lambda name: float(steps[name]["validation"][self.figure]["mean"]))
         return best, Recipe.from_dict(steps[best]["recipe"])
 
-    def _try_other_aim(self, served: str, recipe: Recipe) -> None:
+    def _try_other_aim(self, served: str, recipe: Recipe, budget: Budget) -> None:
         """Train for the other aim, and without compression, at the width chosen."""
         other = recipe
         if recipe.objective is Aim.RELEVANCE:
-            pace = self.content["steps"]["pace"]["epoch_seconds"]
             neighbours = choose_recipe(width=self.collection.dim, rows=self.rows, dim=recipe.dim)
-            self._train("neighbours", self._bounded(neighbours, pace))
+            self._train("neighbours", neighbours.replace(epochs=min(neighbours.epochs, budget.other(budget.pace))))
         else:
             trials = relevance_trials(recipe, self.rows)
-            pace = self._step("relevance pace", lambda: self._pace(trials["relevance"]))["epoch_seconds"]
-            short = self._epochs(self.short, pace)
+            pace = Pace(**self._step("relevance pace", lambda: self._pace(trials["relevance"])))
+            short = budget.short(pace)
             reached = {name: self._train(name, trial.replace(epochs=short)) for name, trial in trials.items()}
-            other = self._bounded(trials[max(reached, key=lambda name: reached[name])], pace)
+            other = trials[max(reached, key=lambda name: reached[name])]
+            other = other.replace(epochs=min(other.epochs, budget.other(pace)))
             self._train("relevance final", other)
         self._train("full width", other.replace(dim=self.collection.dim, nested_dims=()))
         part = self.collection.validation
         self._step(
             "frontier", lambda: frontier(self.content["steps"], recipe.dim, served, opponent="full width", part=part)
         )
-
-    def _bounded(self, recipe: Recipe, pace: float) -> Recipe:
-        """Shorten the long run of the other aim to its share of the budget, but not below two short ones."""
-        most = max(2 * self._epochs(self.short, pace), self._epochs(_OTHER, pace))
-        return recipe.replace(epochs=min(recipe.epochs, most))
 
     def _step(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         steps: dict[str, dict[str, Any]] = self.content["steps"]
@@ -393,7 +392,7 @@ class _Search:
 
     def _trained(self, name: str, recipe: Recipe, full_size: bool) -> dict[str, Any]:
         folder = self._folder(name)
-        start = _clock()
+        start = clock()
         # The autoencoder is trained for comparison only, so do not warn that it loses. What is lost among all documents
         # is reported by the gate.
         with _muted(BelowBaselineWarning if name == "autoencoder" else FullSizeWarning):
@@ -405,12 +404,13 @@ class _Search:
                     resume=(folder / STATE).exists(),
                     observers=self.observers,
                     full_size=full_size,
+                    staged=False,
                 )
             except DivergedError as error:
-                return {"seconds": _taken(start), "recipe": recipe.to_dict(), "diverged": str(error)}
+                return {"seconds": taken(start), "recipe": recipe.to_dict(), "diverged": str(error)}
         decision = gate(result.figures, result.baselines, recipe.objective)
         return {
-            "seconds": _taken(start),
+            "seconds": taken(start),
             "recipe": recipe.to_dict(),
             "validation": intervals(result.figures),
             "loses": [each.figure for each in decision.lost],
@@ -419,15 +419,14 @@ class _Search:
         }
 
     def _pace(self, recipe: Recipe) -> dict[str, Any]:
-        self.collection.baselines(recipe.dim)
-        start = _clock()
+        if not recipe.for_codes:
+            self.collection.baselines(recipe.dim)  # which all runs share
+        epochs = probe_epochs(self._steps_per_epoch(recipe))
+        watch = Stopwatch(self._steps_per_epoch(recipe))
         with _muted(BelowBaselineWarning), suppress(DivergedError):
-            probe = recipe.replace(epochs=_PROBE_EPOCHS, checkpoints=1)
-            train(self.collection, probe, self._folder("pace"), full_size=False)
-        return {"epoch_seconds": (_taken(start)) / _PROBE_EPOCHS}
-
-    def _epochs(self, share: float, epoch_seconds: float) -> float:
-        return min(_LONGEST, max(1.0, round(self.budget * share / epoch_seconds, 1)))
+            probe = recipe.replace(epochs=epochs, checkpoints=1)
+            train(self.collection, probe, self._folder("pace"), observers=[watch], full_size=False, staged=False)
+        return watch.pace()._asdict()
 
     def _confirm(self, name: str, recipe: Recipe, confirmation: HeldOut) -> dict[str, Any]:
         """Measure on rows that no choice was made on, and add the figures to the run's own provenance."""
@@ -440,9 +439,11 @@ class _Search:
         figures = {"codec": intervals(learned), **{kind: intervals(measured) for kind, measured in linear.items()}}
         [whole] = judge_at_full_size([checkpoint.model], self.collection, recipe, confirmation)
         found = {"confirmation": figures, "full_size": whole.to_json()}
-        save_checkpoint(
-            folder, replace(checkpoint, provenance={**checkpoint.provenance, **found, "gate": str(decision)})
-        )
+        provenance = {**checkpoint.provenance, **found, "gate": str(decision)}
+        checkpoint = replace(checkpoint, provenance=provenance)
+        if decision.passed and not whole.lost:  # it ships
+            checkpoint = calibrated(checkpoint, self.collection)
+        save_checkpoint(folder, checkpoint)
         return {**decision.to_json(), **found}
 
     def _folder(self, name: str) -> Path:
@@ -459,15 +460,6 @@ class _Search:
                 "was started with"
             )
         self.content = found
-
-
-def _clock() -> tuple[float, float]:
-    return time.perf_counter(), time.process_time()
-
-
-def _taken(start: tuple[float, float]) -> float:
-    """Return the seconds that the work itself took, whatever else the machine did and however many threads worked."""
-    return min(now - then for now, then in zip(_clock(), start, strict=True))
 
 
 @contextmanager

@@ -68,6 +68,7 @@ def train(
     observers: Sequence[Observer] = (),
     accelerator: str = "auto",
     full_size: bool = True,
+    staged: bool = True,
 ) -> TrainedRun:
     """Train a codec and leave the best checkpoint, by the figure of its objective, in a folder.
 
@@ -83,6 +84,7 @@ def train(
         observers: called after every step.
         accelerator: Lightning Fabric's name for the device kind, ``cpu`` and ``cuda`` among them.
         full_size: search all documents of the collection once at the end, besides the held-out ones.
+        staged: fit the stages of the codes, too, which can take a minute; without them codes are a trellis alone.
 
     Raises:
         CheckpointError: there is nothing to resume, or it belongs to another recipe or collection.
@@ -104,7 +106,7 @@ def train(
     run.mkdir(parents=True, exist_ok=True)
     with locked(run / LOCK, str(run)) if fabric.is_global_zero else nullcontext():
         trainer = _Trainer(fabric, collection, recipe, run, resume, observers)
-        return trainer.run(full_size)
+        return trainer.run(full_size, staged)
 
 
 def refuse_mismatch(recipe: Recipe, collection: Collection) -> None:
@@ -158,7 +160,7 @@ class _Trainer:
         if not resume and collection.shift is not None:
             self.reporter.warn(self.state, inspect_shift(collection.shift, recipe))
 
-    def run(self, full_size: bool) -> TrainedRun:
+    def run(self, full_size: bool, staged: bool) -> TrainedRun:
         if self.state.best < 0:
             self._checkpoint(None)
         good = self.parts.snapshot(self.state)
@@ -169,7 +171,7 @@ class _Trainer:
             elif self.state.step % self.every == 0 or self.state.step == self.steps:
                 self._checkpoint(self._record())
                 good = self.parts.snapshot(self.state)
-        return self._finish(full_size)
+        return self._finish(full_size, staged)
 
     def _step(self) -> str | None:
         """Take one step of the optimiser; return what went wrong, if anything, before any weight changed."""
@@ -285,7 +287,7 @@ class _Trainer:
             {**provenance, "trained_share": share},
         )
 
-    def _finish(self, full_size: bool) -> TrainedRun:
+    def _finish(self, full_size: bool, staged: bool) -> TrainedRun:
         """Choose how much of the training is kept, write that with history and calibration, and return all."""
         state = self.state
         start = start_model(self.collection, self.recipe)
@@ -302,7 +304,7 @@ class _Trainer:
             provenance["full_size"] = whole.to_json()
         if self.objective.channel is not None:
             provenance["rates"] = self.objective.channel.rates
-        final = outcome.calibrated(replace(checkpoint, provenance=provenance), self.collection)
+        final = outcome.calibrated(replace(checkpoint, provenance=provenance), self.collection, staged=staged)
         if self.processes.leads:
             save_checkpoint(self.folder, final)
         self.processes.wait()  # so that no process returns before the files are complete
