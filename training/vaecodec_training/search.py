@@ -53,7 +53,7 @@ from vaecodec_training.knee import knee
 from vaecodec_training.observe import Observer
 from vaecodec_training.outcome import calibrated
 from vaecodec_training.recipe import Aim, Recipe, choose_recipe
-from vaecodec_training.search_result import SearchResult
+from vaecodec_training.search_result import LINEAR_CODECS, SHORT_RUNS, SearchResult
 from vaecodec_training.trainer import refuse_mismatch, train
 from vaecodec_training.validation import intervals, linear_figures, validate
 
@@ -285,14 +285,14 @@ class _Search:
         swept = {}
         for width in self.widths:
             swept[width] = reached if width == chosen.dim else self._train(f"sweep {width}", chosen.replace(dim=width))
-        dim = self._knee({width: each.figure for width, each in swept.items() if not each.diverged}, "short runs")
+        dim = self._knee({width: each.figure for width, each in swept.items() if not each.diverged}, SHORT_RUNS)
         return dim, swept[dim]
 
     def _width_of_linear(self) -> int:
         """Choose the width at the knee of the best linear codecs, where no time is left for short runs."""
         kinds = self.content["steps"]["baselines"]
         best = {width: max(each[self.figure]["mean"] for each in kinds[str(width)].values()) for width in self.widths}
-        return self._knee(best, "linear codecs")
+        return self._knee(best, LINEAR_CODECS)
 
     def _knee(self, values: Mapping[int, float], of: str) -> int:
         dim, reason = knee(values, self.figure, "latent" if self.recipe.for_codes else "4 bytes")

@@ -11,6 +11,9 @@ from vaecodec_training.gate import Gate
 from vaecodec_training.knee import draw_knee
 from vaecodec_training.recipe import Recipe
 
+SHORT_RUNS, LINEAR_CODECS = "short runs", "linear codecs"
+"""What the width is chosen by."""
+
 
 @dataclass(frozen=True)
 class SearchResult:
@@ -87,7 +90,9 @@ class SearchResult:
             width: max(figures[figure]["mean"] for figures in kinds.values())
             for width, kinds in steps["baselines"].items()
         }
-        curves = {"learned, short runs": sizes(steps["knee"][figure]), "best linear": sizes(linear)}
+        curves = {"best linear": sizes(linear)}
+        if steps["knee"]["of"] == SHORT_RUNS:
+            curves = {f"learned, {SHORT_RUNS}": sizes(steps["knee"][figure]), **curves}
         draw_knee(curves, (bytes_per_vector(self.recipe), f"chosen: {self.dim} latents"), figure, path)
 
 
