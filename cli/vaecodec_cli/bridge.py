@@ -144,9 +144,14 @@ def _bridge_models(files: ModelBridgeFiles, out: Path, models: ModelOptions, ove
     if as_json:
         print_json(found.to_json())
         return
-    title = f"share of the new model's nDCG@10 that is kept, {found.queries:,} held-out queries, [95 % interval]"
+    title = (
+        f"share of the new model's nDCG@10 that is kept among {found.documents:,} documents, "
+        f"{found.queries:,} held-out queries, [95 % interval]"
+    )
     rows = [(str(kind), f"{kept:.3f}") for kind, kept in found.kept.items()]
     Terminal().print(table("map", "kept", title=title, rows=rows))
+    if not found.labelled:
+        Terminal().print("without known answers this is uncertain; give them with --pairs")
     print_file(out, f"the map {found.chosen}, {out.stat().st_size:,} bytes")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,9 @@ LEAST_RETENTION = 0.6
 _FOLDS = 5
 # Number of documents to use as queries if none are given.
 _ASKING = 2_500
+# Without known answers nothing tells which model is the better one. A prediction was off by up to this much on two
+# collections, in both directions.
+_ANSWERS_UNKNOWN = 0.14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,16 +71,26 @@ class Retention:
         chosen: the map that keeps most.
         kept: the share that each map keeps, with its 95 % interval, over queries that it was not fitted on.
         queries: how many queries.
+        documents: how many documents were searched. Among more, less is kept.
+        labelled: whether the queries' answers were known. The intervals are much wider where they were not.
     """
 
     chosen: MapKind
     kept: dict[MapKind, Interval]
     queries: int
+    documents: int
+    labelled: bool
 
     def to_json(self) -> dict[str, Any]:
         """Return all as JSON values."""
         kept = {str(kind): share._asdict() for kind, share in self.kept.items()}
-        return {"chosen": str(self.chosen), "kept": kept, "queries": self.queries}
+        return {
+            "chosen": str(self.chosen),
+            "kept": kept,
+            "queries": self.queries,
+            "documents": self.documents,
+            "labelled": self.labelled,
+        }
 
     @property
     def best(self) -> Interval:
@@ -140,7 +154,7 @@ def bridge_models(
         documents: texts such as those of the collection, embedded by both models: 2,000 to 5,000, 1,000 at least.
         queries: embedded by both; without them the documents ask.
         pairs: int (p, 2), which query is answered by which document, or ``aligned``; without them what both models
-            together find is taken for the answer.
+            together find is taken for the answer, and the share may be wrong by .14.
         kinds: of the maps to choose from.
         least: the share of the new model's nDCG@10 that has to be left.
         embedder: name of the new model.
@@ -177,6 +191,8 @@ def predict_retention(
 ) -> Retention:
     """Predict what each map keeps: fit it on four fifths of the texts, ask by the fifth, in turn.
 
+    The best answer to a query is in the same fifth as the query.
+
     Args:
         documents: float32 of unit norm, by both models.
         queries: float32 of unit norm, by both models.
@@ -188,12 +204,6 @@ def predict_retention(
         raise UnusableDataError("pairs: expected queries beside them, embedded by both models, got none")
     random = np.random.default_rng(seed)
     texts = documents if queries is None else _joined(documents, queries)
-    folds = np.concatenate(
-        [
-            random.permutation(len(each.old)) % _FOLDS
-            for each in ([documents] if queries is None else [documents, queries])
-        ]
-    )
     own: IdArray | None = None
     if queries is None:
         own = np.sort(random.permutation(len(documents.old))[:_ASKING])
@@ -208,11 +218,51 @@ def predict_retention(
     whole = searched_by(documents.new, asked.new, answers, own)
     if not whole.any():
         raise UnusableDataError("pairs: expected answers that the new model finds, got none among its ten best")
+    folds = answers_apart(len(texts.old), asking, answers, random)
     kept = {}
     for kind in kinds:
         across = mapped_in_turn(kind, texts, folds)[asking]
-        kept[kind] = ratio_bootstrap(searched_by(documents.old, across, answers, own), whole)
-    return Retention(max(kept, key=lambda kind: kept[kind].mean), kept, len(asking))
+        share = ratio_bootstrap(searched_by(documents.old, across, answers, own), whole)
+        kept[kind] = share if pairs is not None else _widened(share)
+    chosen = max(kept, key=lambda kind: kept[kind].mean)
+    return Retention(chosen, kept, len(asking), len(documents.old), pairs is not None)
+
+
+def _widened(share: Interval) -> Interval:
+    below, above = (math.hypot(end - share.mean, _ANSWERS_UNKNOWN) for end in share[1:])
+    return Interval(share.mean, max(share.mean - below, 0.0), share.mean + above)
+
+
+def answers_apart(texts: int, asking: IdArray, answers: Answers, random: np.random.Generator) -> IdArray:
+    """Divide texts into fifths, so that a map that is judged by a query was not fitted on its best answer either.
+
+    Args:
+        texts: how many there are; the documents come first.
+        asking: int64 (nq,), which of the texts ask.
+        answers: to these.
+        random: draws the fifths.
+
+    Returns:
+        int64 (texts,), from 0.
+    """
+    best = [
+        (text, found[0 if answers.grades is None else np.argmax(answers.grades[row])])
+        for row, (text, found) in enumerate(zip(asking, map(np.atleast_1d, answers.relevant), strict=True))
+        if len(found)
+    ]
+    ends = np.array(best).T
+    # Texts that belong together get the lowest of their numbers.
+    groups = np.arange(texts)
+    while True:
+        lowest, lower = groups[ends].min(axis=0), groups.copy()
+        for end in ends:
+            np.minimum.at(lower, end, lowest)
+        if np.array_equal(lower, groups):
+            break
+        groups = lower
+    # So many texts cannot be left out of a fit.
+    groups = np.where(np.bincount(groups)[groups] > texts / _FOLDS, np.arange(texts), groups)
+    return np.asarray((random.permutation(texts) % _FOLDS)[groups], np.int64)
 
 
 def mapped_in_turn(kind: MapKind, texts: Embedded, folds: IdArray) -> FloatArray:

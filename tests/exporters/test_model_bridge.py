@@ -17,12 +17,12 @@ from vaecodec.interface import Metric
 from vaecodec.sources import ArraySource
 from vaecodec.two_models.bridge import BridgedCodec, BridgedModel
 from vaecodec.two_models.merging import Embedded
-from vaecodec.two_models.retention import probable_answers, searched_by
+from vaecodec.two_models.retention import Answers, probable_answers, searched_by
 from vaecodec.vectors import normalised
 from vaecodec_cli.main import main
 from vaecodec_exporters.bridge_sample import embedded_by_both
 from vaecodec_exporters.linear import export_linear
-from vaecodec_exporters.model_bridge import bridge_models, predict_retention
+from vaecodec_exporters.model_bridge import answers_apart, bridge_models, predict_retention
 from vaecodec_integrations.qdrant import CompressedQdrantClient
 
 pytest.importorskip("torch", reason="torch is not installed: pip install 'vaecodec[train]'")
@@ -104,6 +104,28 @@ def test_known_answers_are_what_counts(documents: Embedded) -> None:
     found, _ = exact_search(documents.new, asked.new, 10, Metric.COSINE)
     assert ndcg(found, np.arange(1_200), 10).mean() > 0.5
     assert 0.5 < aligned.best.mean < 1.1
+
+
+def test_a_map_is_not_fitted_on_the_answer_that_judges_it() -> None:
+    answers = Answers([np.array([5]), np.array([7, 5]), np.array([2]), np.array([], int), np.array([5])])
+    asking = np.arange(100, 105)
+    folds = answers_apart(105, asking, answers, np.random.default_rng(0))
+    assert len({folds[100], folds[104], folds[5]}) == 1
+    assert (folds[101], folds[102]) == (folds[7], folds[2])
+    assert set(folds) == set(range(5))
+    graded = answers._replace(grades=[np.array([1]), np.array([1, 3]), np.array([1]), np.array([]), np.array([2])])
+    folds = answers_apart(105, asking, graded, np.random.default_rng(0))
+    assert len({folds[100], folds[101], folds[104], folds[5]}) == 1
+    # Where everything has one answer, it cannot be left out.
+    one = answers_apart(105, np.arange(1, 105), Answers(np.zeros(104, int)), np.random.default_rng(0))
+    assert np.bincount(one).tolist() == [21] * 5
+
+
+def test_foreign_texts_are_not_better_known_by_pairs() -> None:
+    """A map that was fitted on a query's answer would find it, though the models have nothing in common."""
+    foreign = Embedded(two_models(1_000, 1).old, two_models(1_000, 2).new)
+    found = predict_retention(foreign, foreign, "aligned", kinds=(MapKind.RIDGE,))
+    assert found.best.mean < 0.03
 
 
 def test_documents_ask_where_there_are_no_queries(documents: Embedded) -> None:
