@@ -7,7 +7,8 @@ pairs.npy. Everything is chosen on held-out pairs of these; base and queries are
 ``vaecodec train --objective relevance``, unless options change it. Every figure has its mean over the queries
 and the 95 % interval of its difference from the uncompressed embeddings, and stands beside the linear codec that is
 best in it. The full width is the fair opponent: the same training without compression. With --bytes each codec is
-measured by short codes, too: float queries search what the documents' codes decode to.
+measured by short codes, too: float queries search what the documents' codes decode to. With --target it is trained for
+codes of so many bytes, as ``vaecodec train --objective relevance --target BYTES`` does it.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ def main() -> None:
     parser.add_argument("--weight", type=float, help="of InfoNCE; the rest is the distillation's")
     parser.add_argument("--hidden", type=int, help="units of a hidden layer in both maps")
     parser.add_argument("--noise", type=float, help="norm of noise on the inputs, relative to theirs")
+    parser.add_argument("--hard-negatives", type=int, help="documents for each query that do not answer it")
+    parser.add_argument("--soft-labels", type=float, help="share of the pairs in what distillation teaches to queries")
+    parser.add_argument("--target", default="", help="bytes per vector to train for, such as 48 or 32,48")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=float, help="by default those of 1,500 steps")
     parser.add_argument("--bytes", type=lambda text: [int(size) for size in text.split(",")], default=[])
@@ -62,13 +66,19 @@ def main() -> None:
         family = [test.measure(moments.codec(dim, kind)) for kind in linear_kinds(Metric.COSINE)]
         best = {name: max((each[name] for each in family), key=lambda values: values.mean()) for name in FIGURES}
         results.append(row("best linear for each figure", dim, best, reference, 0.0))
-        changes: dict[str, Any] = {"hidden": arguments.hidden, "input_noise": arguments.noise}
+        changes: dict[str, Any] = {
+            "hidden": arguments.hidden,
+            "input_noise": arguments.noise,
+            "hard_negatives": arguments.hard_negatives,
+            "soft_labels": arguments.soft_labels,
+        }
         if arguments.weight is not None:
             changes |= {"contrastive": arguments.weight, "alignment": 1 - arguments.weight}
         recipe = choose_recipe(
             width=documents.shape[1],
             rows=len(documents),
             objective="relevance",
+            target=arguments.target,
             dim=dim,
             seed=arguments.seed,
             epochs=arguments.epochs,

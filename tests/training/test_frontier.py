@@ -56,7 +56,7 @@ def test_the_points_hold_the_trials_of_the_width_chosen_and_what_stands_beside(p
         "relevance mlp noise": {"recipe": {"dim": 32}, "diverged": "the loss is not finite"},
         "full width": step(0.65, 0.6, dim=64),
     }
-    found = frontier(steps, 32, "default", "full width", part)
+    found = frontier(steps, Recipe(dim=32), "default", "full width", part)
     points = {point["name"]: Point(**point) for point in found["points"]}
     assert list(points) == [
         "uncompressed",
@@ -67,7 +67,7 @@ def test_the_points_hold_the_trials_of_the_width_chosen_and_what_stands_beside(p
         "relevance",
         "relevance mlp",
     ]
-    assert points["uncompressed"].width == 384
+    assert points["uncompressed"].stored == "384 floats"
     assert points["uncompressed"].figures["recall@10"]["mean"] == 1.0
     # Each figure's own best linear codec.
     best = points["best linear by figure"].figures
@@ -89,7 +89,7 @@ def test_a_search_without_a_stable_opponent_has_a_frontier_too(part: HeldOut) ->
         "final": step(0.6, 0.41),
         "full width": {"recipe": {"dim": 64}, "diverged": "the loss is not finite"},
     }
-    found = frontier(steps, 32, "final", "full width", part)
+    found = frontier(steps, Recipe(dim=32), "final", "full width", part)
     names = [point["name"] for point in found["points"]]
     assert names == ["uncompressed", "best linear by figure", "final"]
     assert np.isfinite([point["figures"]["ndcg@10"]["mean"] for point in found["points"]]).all()

@@ -17,6 +17,7 @@ from vaecodec_training import losses
 from vaecodec_training.data.batches import Batch, Batches
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.data.negatives import hard_negatives
+from vaecodec_training.losses import distillation
 from vaecodec_training.model import VariationalCodec, parameter_groups
 from vaecodec_training.objective import Objective
 from vaecodec_training.processes import Processes
@@ -220,6 +221,20 @@ def test_hard_negatives_join_the_batch_after_all_other_documents(collection: Col
     assert torch.equal(batch.documents[: len(without.documents)], without.documents)
     near = (batch.queries * batch.documents[len(without.documents) :][: len(batch.queries)]).sum(1)
     assert near.mean() > 2 * (batch.queries @ without.documents.T).mean()
+
+
+def test_hard_negatives_are_compared_with_the_queries_and_the_other_documents_only(collection: Collection) -> None:
+    recipe = Recipe(dim=16, hidden=0, batch=64, hard_negatives=2)
+    terms, model, batch = objective(collection, recipe)
+    assert batch.queries is not None
+    asking = model.encode_queries(batch.queries)
+    latents = model.encode(batch.documents)
+    others = len(batch.documents) - 2 * len(batch.queries)
+    rows, own = slice(0, others, 2), torch.arange(0, others, 2)
+    columns = (batch.documents, latents, terms.temperature)
+    near = distillation(batch.documents[rows], columns[0], latents[rows], *columns[1:], own)
+    asked = distillation(batch.queries, columns[0], asking, *columns[1:])
+    torch.testing.assert_close(terms.alignment(batch, latents, asking, 0), (near + asked) / 2)
 
 
 def test_soft_labels_ask_for_the_documents_that_answer(collection: Collection) -> None:

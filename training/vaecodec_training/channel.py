@@ -190,9 +190,8 @@ def in_units_of_spread(encoder: nn.Module, variance: Tensor) -> None:
 
 def code_for(latents: FloatArray, recipe: Recipe, metric: Metric) -> Code:
     """Return the code that a recipe trains for, the middle one of several, calibrated on latents (n, k)."""
-    size = recipe.target_bytes[len(recipe.target_bytes) // 2] if recipe.target_bytes else None
     calibration = Calibration.fit(latents, metric, memory=recipe.trellis_memory)
-    return calibration.code(dtype=recipe.target or None, bytes=size)
+    return calibration.code(dtype=recipe.target or None, bytes=recipe.judged_bytes)
 
 
 def rotation_for(latents: FloatArray, recipe: Recipe, metric: Metric) -> FloatArray:

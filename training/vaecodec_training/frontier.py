@@ -27,28 +27,30 @@ class Point:
 
     Attributes:
         name: of the step, or of what stands beside the trials.
-        width: of its vectors.
+        stored: what is stored of a document, such as "64 floats" or "codes of 48 bytes".
         figures: recall@10, recall@100 and ndcg@10, each as mean, low and high.
     """
 
     name: str
-    width: int
+    stored: str
     figures: Mapping[str, Mapping[str, float]]
 
     def __str__(self) -> str:
         kept, found = (self.figures[name]["mean"] for name in ("recall@10", "ndcg@10"))
-        return f"{self.name} ({self.width} floats): recall@10 {kept:.3f}, nDCG@10 {found:.3f}"
+        return f"{self.name} ({self.stored}): recall@10 {kept:.3f}, nDCG@10 {found:.3f}"
 
 
 def relevance_trials(asked: Recipe, rows: int) -> dict[str, Recipe]:
     """Return what is tried for relevance at one width, by the name of the step.
 
     Args:
-        asked: a recipe whose width and seed are taken; it is tried itself where relevance is what it is for.
+        asked: a recipe whose width, codes and seed are taken; it is tried itself where relevance is what it is for.
         rows: how many documents there are to train on.
     """
     shape: dict[str, Any] = {"dim": asked.dim, "seed": asked.seed}
     linear = Recipe.for_relevance(rows=rows, **shape).replace(hidden=0, input_noise=0.0)
+    if asked.for_codes:
+        return {"relevance": linear.replace(**_codes(asked))}
     trials = {
         "relevance": linear,
         "relevance mlp": linear.replace(hidden=_HIDDEN),
@@ -64,30 +66,31 @@ def uncompressed(part: HeldOut) -> QueryFigures:
 
 
 def frontier(
-    steps: Mapping[str, Mapping[str, Any]], width: int, served: str, opponent: str, part: HeldOut
+    steps: Mapping[str, Mapping[str, Any]], recipe: Recipe, served: str, opponent: str, part: HeldOut
 ) -> dict[str, Any]:
     """Return the points of a search, and the sentence that sums them up, as JSON values.
 
     Args:
         steps: of the search so far, by name.
-        width: the one chosen; trials at others are left out.
+        recipe: the one that is served. Trials at other widths are left out.
         served: the step whose run is served.
         opponent: the step that trained without compression.
         part: what the trials were validated on.
     """
-    kinds = steps["baselines"][str(width)]
+    kinds, stored = steps["baselines"][str(recipe.dim)], _stored(recipe)
     best = {name: max((each[name] for each in kinds.values()), key=lambda figure: figure["mean"]) for name in _FIGURES}
     trials = [
-        Point(name, width, _chosen(step["validation"]))
+        Point(name, stored, _chosen(step["validation"]))
         for name, step in steps.items()
-        if "validation" in step and step["recipe"]["dim"] == width and name != opponent
+        if "validation" in step and step["recipe"]["dim"] == recipe.dim and name != opponent
     ]
+    whole = f"{part.documents.shape[1]} floats"
     beside = [
-        Point(UNCOMPRESSED, part.documents.shape[1], _chosen(intervals(uncompressed(part)))),
-        Point(BEST_LINEAR, width, best),
+        Point(UNCOMPRESSED, whole, _chosen(intervals(uncompressed(part)))),
+        Point(BEST_LINEAR, stored, best),
     ]
     if "validation" in steps[opponent]:
-        beside.append(Point(FULL_WIDTH, part.documents.shape[1], _chosen(steps[opponent]["validation"])))
+        beside.append(Point(FULL_WIDTH, whole, _chosen(steps[opponent]["validation"])))
     edge = [trial for trial in trials if not any(_beats(other, trial) for other in trials)]
     said = [*beside, *(trial for trial in edge if trial.name != served)]
     (own,) = (trial for trial in trials if trial.name == served)
@@ -126,6 +129,18 @@ def draw_frontier(points: Sequence[Point], served: str, path: Path) -> None:
         axes.margins(0.08)
         write_names(axes, names, others=others)
         write_atomically(path, rendered(drawing, "png"))
+
+
+def _codes(recipe: Recipe) -> dict[str, Any]:
+    """Return the settings of a recipe that say which codes its latents are trained for."""
+    return {name: getattr(recipe, name) for name in ("target", "target_bytes", "trellis_memory")}
+
+
+def _stored(recipe: Recipe) -> str:
+    """Say what is stored of a document."""
+    return (
+        f"codes of {recipe.judged_bytes} bytes" if recipe.judged_bytes else f"{recipe.dim} {recipe.target or 'floats'}"
+    )
 
 
 def _chosen(figures: Mapping[str, Any]) -> dict[str, Any]:

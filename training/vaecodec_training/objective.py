@@ -115,7 +115,8 @@ class Objective:
     def alignment(self, batch: Batch, mean: Tensor, query_mean: Tensor | None, step: int) -> Tensor:
         """Compute similarity distillation, with all documents of the step as columns.
 
-        Without queries every document is a row; with them every other one, since the queries are rows as well.
+        Without queries every document is a row; with them every other one, since the queries are rows as well. Hard
+        negatives are columns only: as rows they would take most of the time.
 
         Args:
             batch: vectors of this process.
@@ -130,8 +131,10 @@ class Objective:
             coded_columns = self.processes.gathered(coded)
         stride = 1 if query_mean is None else 2
         first = self.processes.rank * len(mean)
-        own = torch.arange(first, first + len(mean), stride, device=mean.device)
-        rows: list[tuple[Tensor, Tensor, Tensor | None]] = [(batch.documents[::stride], mean[::stride], own)]
+        negatives = 0 if batch.queries is None else self.recipe.hard_negatives * len(batch.queries)
+        chosen = slice(0, len(mean) - negatives, stride)
+        own = first + torch.arange(len(mean), device=mean.device)[chosen]
+        rows: list[tuple[Tensor, Tensor, Tensor | None]] = [(batch.documents[chosen], mean[chosen], own)]
         if batch.queries is not None and query_mean is not None:
             rows.append((batch.queries, query_mean, None))
         total = mean.new_zeros(())

@@ -245,6 +245,11 @@ class Recipe:
         return bool(self.target or self.target_bytes)
 
     @property
+    def judged_bytes(self) -> int | None:
+        """Return the bytes of the trellis codes that figures are measured with: the middle one of ``target_bytes``."""
+        return self.target_bytes[len(self.target_bytes) // 2] if self.target_bytes else None
+
+    @property
     def reconstructs(self) -> bool:
         """Tell whether the decoder takes part in training."""
         return self.reconstruction > 0 or self.reconstruction_mse > 0

@@ -370,7 +370,7 @@ class _Search:
         self._train("full width", other.replace(dim=self.collection.dim, nested_dims=()))
         part = self.collection.validation
         self._step(
-            "frontier", lambda: frontier(self.content["steps"], recipe.dim, served, opponent="full width", part=part)
+            "frontier", lambda: frontier(self.content["steps"], recipe, served, opponent="full width", part=part)
         )
 
     def _step(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -98,7 +98,7 @@ class SearchResult:
 
 def bytes_per_vector(recipe: Recipe) -> float:
     """Return the bytes of one vector of latents, or of the code that a recipe trains for, the middle one of several."""
-    if recipe.target_bytes:
-        return float(recipe.target_bytes[len(recipe.target_bytes) // 2])
+    if recipe.judged_bytes:
+        return float(recipe.judged_bytes)
     bits = {"": 32, "int8": 8, "int4": 4, "int2": 2, "binary": 1}[recipe.target]
     return float(-(-recipe.dim * bits // 8))
