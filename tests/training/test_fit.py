@@ -33,7 +33,7 @@ from vaecodec_training.data.check import check
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.diagnostics import BelowBaselineWarning, BudgetWarning
 from vaecodec_training.knee import knee
-from vaecodec_training.recipe import Aim, Recipe
+from vaecodec_training.recipe import Aim, Recipe, choose_recipe
 from vaecodec_training.tensorboard import TensorBoard
 
 pytestmark = pytest.mark.filterwarnings("ignore::vaecodec_training.diagnostics.TrainingWarning")
@@ -281,6 +281,28 @@ def test_a_fit_for_neighbours_shows_what_relevance_would_give_where_pairs_are_kn
     assert wide == narrow
     assert {point.name for point in result.points} >= {"uncompressed", "best linear by figure", *trials}
     assert any(line.startswith("Old neighbours kept against right documents found") for line in result.lines)
+
+
+@pytest.mark.parametrize("objective", list(Aim))
+def test_codes_have_a_frontier_of_what_they_store(sample, tmp_path: Path, monkeypatch, objective: Aim) -> None:
+    monkeypatch.setattr(searching._Search, "_pace", lambda *_: {"epoch_seconds": 20.0, "run_seconds": 0.0})
+    documents, queries = (ArraySource(rows[:1_000, :24]) for rows in (sample.train, sample.train_queries))
+    collection = Collection.open(documents, queries, pairs="aligned", confirmation=0.1)
+    short: dict[str, Any] = {"epochs": 1.0, "batch": 256, "checkpoints": 1}
+    recipe = choose_recipe(width=24, rows=1_000, target="8", objective=objective, paired=True).replace(**short)
+    result = searching.search(collection, tmp_path, budget=1_000.0, recipe=recipe)
+    steps = result.content["steps"]
+    trials = ["relevance", "relevance mlp", "relevance mlp noise"]
+    others = {Aim.NEIGHBOURS: [*trials, "relevance final"], Aim.RELEVANCE: ["neighbours"]}[objective]
+    aims = {name: steps[name]["recipe"]["objective"] for name in (*others, *trials)}
+    assert aims == {name: name.split()[0] for name in aims}
+    assert {tuple(steps[name]["recipe"]["target_bytes"]) for name in aims} == {(8,)}
+    assert steps["full width"]["recipe"]["target_bytes"] == []
+    stored = {point.name: point.stored for point in result.points}
+    assert {stored[name] for name in aims} == {"codes of 8 bytes"}
+    assert stored["uncompressed + the same training"] == stored["uncompressed"] == "24 floats"
+    (line,) = [line for line in result.lines if line.startswith("Old neighbours kept against right documents found")]
+    assert "best linear by figure (codes of 8 bytes): recall@10 0." in line
 
 
 def test_runs_that_are_not_to_win_do_not_warn_of_losing(sample, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from vaecodec.charts import LIGHT, MARKERS, Name, chart, rendered, write_names
 from vaecodec.files import write_atomically
 from vaecodec_training.data.held_out import HeldOut, QueryFigures
-from vaecodec_training.recipe import Aim, Recipe
+from vaecodec_training.recipe import Aim, Recipe, choose_recipe
 from vaecodec_training.validation import intervals
 
 UNCOMPRESSED = "uncompressed"
@@ -48,9 +48,7 @@ def relevance_trials(asked: Recipe, rows: int) -> dict[str, Recipe]:
         rows: how many documents there are to train on.
     """
     shape: dict[str, Any] = {"dim": asked.dim, "seed": asked.seed}
-    linear = Recipe.for_relevance(rows=rows, **shape).replace(hidden=0, input_noise=0.0)
-    if asked.for_codes:
-        return {"relevance": linear.replace(**_codes(asked))}
+    linear = Recipe.for_relevance(rows=rows, **shape).replace(hidden=0, input_noise=0.0, **_codes(asked))
     trials = {
         "relevance": linear,
         "relevance mlp": linear.replace(hidden=_HIDDEN),
@@ -58,6 +56,18 @@ def relevance_trials(asked: Recipe, rows: int) -> dict[str, Recipe]:
     }
     own = {"relevance as asked": asked.replace(nested_dims=())} if asked.objective is Aim.RELEVANCE else {}
     return {**own, **{name: trial for name, trial in trials.items() if trial not in own.values()}}
+
+
+def for_neighbours(asked: Recipe, rows: int) -> Recipe:
+    """Return the default recipe for neighbours at a width, for the same codes.
+
+    Args:
+        asked: a recipe whose width and codes are taken.
+        rows: how many documents there are to train on.
+    """
+    if asked.for_codes:
+        return Recipe.for_code(**_codes(asked), paired=True, dim=asked.dim)
+    return choose_recipe(width=asked.dim, rows=rows, dim=asked.dim)
 
 
 def uncompressed(part: HeldOut) -> QueryFigures:

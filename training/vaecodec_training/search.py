@@ -15,8 +15,8 @@ the moment it ends, so that an interrupted search goes on where it was:
 7. final: one run of the recipe, now locked, long if there is time for that; default: one of the recipe that was asked
    for, at the same width, whatever the budget. The better one is served, so that a search is never worse than training
    once;
-8. frontier, where pairs are known and floats are served: the other aim is trained for, too, and the same without
-   compression, so that old neighbours kept stand against right documents found;
+8. frontier, where pairs are known: the other aim is trained for, too, and the same without compression, so that old
+   neighbours kept stand against right documents found;
 9. gate: the confirmation rows, which no step has read so far, decide whether the learned codec ships; their queries
    search all documents, too. Only for a codec that ships the stages of the codes are fitted.
 
@@ -46,7 +46,7 @@ from vaecodec_training.checkpoint import STATE, load_checkpoint, mend, save_chec
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.data.held_out import HeldOut
 from vaecodec_training.diagnostics import BelowBaselineWarning, BudgetWarning, FullSizeWarning
-from vaecodec_training.frontier import frontier, relevance_trials
+from vaecodec_training.frontier import for_neighbours, frontier, relevance_trials
 from vaecodec_training.full_size import judge_at_full_size
 from vaecodec_training.gate import Gate, gate
 from vaecodec_training.knee import knee
@@ -204,7 +204,7 @@ class _Search:
         self.recipe = recipe
         self.figure = recipe.objective.figure
         self.rows = len(collection.document_rows)
-        self.trades = collection.pairs is not None and not recipe.for_codes
+        self.trades = collection.pairs is not None
         self.observers = observers
         self.on_step = on_step
         asked = {"data": collection.fingerprints, "dims": widths, "budget": budget, "recipe": recipe.to_dict()}
@@ -242,7 +242,9 @@ class _Search:
         """Divide the budget, and say it where that is too small for trials."""
         terms, rates = len(self._terms(first)), len(self._rates(first))
         runs = terms + len(self.widths) - 1 + rates + 1
-        others = 0 if not self.trades else 2 if first.objective is Aim.RELEVANCE else 5
+        others = 0
+        if self.trades:
+            others = 2 if first.objective is Aim.RELEVANCE else 2 + len(relevance_trials(first, self.rows))
         budget = Budget(self.budget, self.recipe.epochs, self._steps_per_epoch(first), pace, runs, others)
         if not budget.has_trials:
             warnings.warn(BudgetWarning(str(budget)), stacklevel=4)
@@ -357,7 +359,7 @@ class _Search:
         """Train for the other aim, and without compression, at the width chosen."""
         other = recipe
         if recipe.objective is Aim.RELEVANCE:
-            neighbours = choose_recipe(width=self.collection.dim, rows=self.rows, dim=recipe.dim)
+            neighbours = for_neighbours(recipe, self.rows)
             self._train("neighbours", neighbours.replace(epochs=min(neighbours.epochs, budget.other(budget.pace))))
         else:
             trials = relevance_trials(recipe, self.rows)
@@ -367,7 +369,8 @@ class _Search:
             other = trials[max(reached, key=lambda name: reached[name])]
             other = other.replace(epochs=min(other.epochs, budget.other(pace)))
             self._train("relevance final", other)
-        self._train("full width", other.replace(dim=self.collection.dim, nested_dims=()))
+        whole: dict[str, Any] = {"dim": self.collection.dim, "nested_dims": (), "target": "", "target_bytes": ()}
+        self._train("full width", other.replace(**whole))
         part = self.collection.validation
         self._step(
             "frontier", lambda: frontier(self.content["steps"], recipe, served, opponent="full width", part=part)
