@@ -57,8 +57,11 @@ def main() -> None:
             )
 
 
-def embedded(folder: Path, models: tuple[str, ...], *kinds: str) -> list[Embedded]:
-    return [Embedded(*load(folder, *(f"{model}-{kind}" for model in models))) for kind in kinds]
+def embedded(folder: Path, models: tuple[str, ...], documents: str, queries: str) -> tuple[Embedded, Embedded]:
+    def both(kind: str) -> Embedded:
+        return Embedded(*load(folder, *(f"{model}-{kind}" for model in models)))
+
+    return both(documents), both(queries)
 
 
 class Judged(NamedTuple):

@@ -95,23 +95,24 @@ def fit(
 def _steps(found: SearchResult) -> Table:
     """Show every run of a fit beside what needs no run, on the validation rows, then the codec on the confirmation
     rows."""
-    from vaecodec_training.frontier import BEST_LINEAR, UNCOMPRESSED
+    from vaecodec_training.frontier import BEST_LINEAR, UNCOMPRESSED, stored
+    from vaecodec_training.recipe import Recipe
 
     steps = found.content["steps"]
     confirmed = steps["gate"]["confirmation"]
     metrics = [metric for metric in ("recall@10", "recall@100", "ndcg@10") if metric in confirmed["codec"]]
-    shown = table("validation rows", "width", *metrics, "seconds", title="Steps, means; intervals are in run.json")
+    shown = table("validation rows", "stored", *metrics, "seconds", title="Steps, means; intervals are in run.json")
     for name, step in steps.items():
         if "validation" in step:
             cells = (_mean(step["validation"], metric) for metric in metrics)
-            shown.add_row(name, str(step["recipe"]["dim"]), *cells, f"{step['seconds']:.1f}")
+            shown.add_row(name, stored(Recipe.from_dict(step["recipe"])), *cells, f"{step['seconds']:.1f}")
     for point in found.points:
         if point.name in (UNCOMPRESSED, BEST_LINEAR):
-            shown.add_row(point.name, str(point.width), *(_mean(point.figures, metric) for metric in metrics), "")
+            shown.add_row(point.name, point.stored, *(_mean(point.figures, metric) for metric in metrics), "")
     shown.add_section()
     shown.add_row(Text("confirmation rows", "bold"))
     for name, figures in confirmed.items():
-        shown.add_row(name, str(found.dim), *(_mean(figures, metric) for metric in metrics), "")
+        shown.add_row(name, stored(found.recipe), *(_mean(figures, metric) for metric in metrics), "")
     return shown
 
 

@@ -87,17 +87,17 @@ def frontier(
         opponent: the step that trained without compression.
         part: what the trials were validated on.
     """
-    kinds, stored = steps["baselines"][str(recipe.dim)], _stored(recipe)
+    kinds, small = steps["baselines"][str(recipe.dim)], stored(recipe)
     best = {name: max((each[name] for each in kinds.values()), key=lambda figure: figure["mean"]) for name in _FIGURES}
     trials = [
-        Point(name, stored, _chosen(step["validation"]))
+        Point(name, small, _chosen(step["validation"]))
         for name, step in steps.items()
         if "validation" in step and step["recipe"]["dim"] == recipe.dim and name != opponent
     ]
     whole = f"{part.documents.shape[1]} floats"
     beside = [
         Point(UNCOMPRESSED, whole, _chosen(intervals(uncompressed(part)))),
-        Point(BEST_LINEAR, stored, best),
+        Point(BEST_LINEAR, small, best),
     ]
     if "validation" in steps[opponent]:
         beside.append(Point(FULL_WIDTH, whole, _chosen(steps[opponent]["validation"])))
@@ -146,8 +146,8 @@ def _codes(recipe: Recipe) -> dict[str, Any]:
     return {name: getattr(recipe, name) for name in ("target", "target_bytes", "trellis_memory")}
 
 
-def _stored(recipe: Recipe) -> str:
-    """Say what is stored of a document."""
+def stored(recipe: Recipe) -> str:
+    """Say what is stored of a document, in a word or two."""
     return (
         f"codes of {recipe.judged_bytes} bytes" if recipe.judged_bytes else f"{recipe.dim} {recipe.target or 'floats'}"
     )
