@@ -182,14 +182,17 @@ def test_the_second_seed_of_relevance_and_its_codes_are_what_the_benchmark_measu
         trained, _ = relevance_of(f"debian-minilm-{width}-seed1")
         told = " / ".join(f"{trained[figure]['mean']:.3f}".replace("0.", ".") for figure in two)
         assert f"{told} at {width}" in text
-    results = json.loads((ROOT / "docs" / "relevance" / "debian-minilm-256-seed1.json").read_text())["results"]
-    measured = {row["codec"]: row for row in results}
-    shown = rows_under("training.md", "| bytes | nDCG@10 | relevant@100 | recall@10 |")
+    files = ("debian-minilm-256-seed1.json", "debian-minilm-384-target48.json")
+    results = [json.loads((ROOT / "docs" / "relevance" / name).read_text())["results"] for name in files]
+    floats, codes = ({row["codec"]: row for row in rows} for rows in results)
+    shown = rows_under("training.md", "| bytes | nDCG@10 | relevant@100 | recall@10 | trained for")
     assert [row[0] for row in shown] == ["96", "64", "48", "32"]
-    for size, *cells, near in shown:
-        row = measured[f"its codes of {size} bytes"]
+    for size, *cells, near, aimed in shown:
+        row, trained = floats[f"its codes of {size} bytes"], codes[f"its codes of {size} bytes"]
         assert cells == [relevance_cell(row, "ndcg@10"), relevance_cell(row, "relevant@100")]
         assert float(near) == pytest.approx(row["recall@10"]["mean"], abs=0.00051)
+        told = list(map(float, aimed.split(", ")))
+        assert told == pytest.approx([trained[figure]["mean"] for figure in two], abs=0.00051)
 
 
 def test_the_table_of_time_and_memory_is_what_the_benchmark_measured() -> None:
