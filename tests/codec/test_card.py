@@ -30,8 +30,8 @@ def test_a_card_holds_figures_data_use_and_limits(tmp_path: Path) -> None:
         "rates": [{"code_bits": 256.0, "kl_bits": 250.2}],
     }
     text = card(codec_file(tmp_path / "vae.onnx", known))
-    assert "| codec | mrr | recall@10 |\n| --- | --- | --- |\n| codec | 0.250 | 0.500 \\[0.400, 0.600\\] |\n" in text
-    assert "| svd |  | 0.500 \\[0.400, 0.600\\] |" in text
+    assert "| codec | recall@10 | mrr |\n| --- | --- | --- |\n| codec | 0.500 \\[0.400, 0.600\\] | 0.250 |\n" in text
+    assert "| svd | 0.500 \\[0.400, 0.600\\] |  |" in text
     assert "Trained on: rows 50.\n" in text
     assert "| trained for | codes of 256 bits, by the model's KL 250 |" in text
     assert 'codec = Codec.load("vae.onnx")' in text

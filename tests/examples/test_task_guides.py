@@ -160,7 +160,7 @@ def test_a_cold_archive(reader: Reader) -> None:
     assert np.load("archive/latents.npy").shape == (ROWS, 12)
     restored, docs = np.load("restored.npy"), np.load("docs.npy")
     assert np.einsum("ij,ij->i", restored, docs).mean() > 0.8
-    assert reader.names["ids"].shape == (200, 10)
+    assert reader.names["ids"].shape == (5, 10)
 
 
 def test_a_new_model(capsys: pytest.CaptureFixture[str]) -> None:

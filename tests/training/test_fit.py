@@ -100,9 +100,9 @@ def test_a_fit_ships_the_learned_codec_where_it_wins(sample, tmp_path: Path, cap
     def shown(figures: dict) -> list[str]:
         return ["{mean:.3f}".format(**figures[metric]) for metric in COLUMNS]
 
-    assert rows["final"] == ["32", *shown(final["validation"]), f"{final['seconds']:.1f}"]
-    assert rows["sweep 16"][0] == "16"
-    assert {name: rows[name] for name in gate} == {name: ["32", *shown(gate[name]), ""] for name in gate}
+    assert rows["final"] == ["32 floats", *shown(final["validation"]), f"{final['seconds']:.1f}"]
+    assert rows["sweep 16"][0] == "16 floats"
+    assert {name: rows[name] for name in gate} == {name: ["32 floats", *shown(gate[name]), ""] for name in gate}
 
 
 def test_a_fit_ships_the_linear_codec_where_that_wins(tmp_path: Path, capsys, monkeypatch) -> None:
@@ -453,8 +453,9 @@ def test_a_target_on_the_command_line_trains_with_the_recipe_for_codes(
 
 def test_fit_is_for_one_process(sample, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
+    np.save(tmp_path / "few.npy", sample.train[:2])  # refused before it is read
     with pytest.raises(SystemExit) as ended:
-        main(["fit", str(tmp_path / "absent.npy"), "--out", str(tmp_path / "fit")])
+        main(["fit", str(tmp_path / "few.npy"), "--out", str(tmp_path / "fit")])
     assert ended.value.code == 1
     assert "fit: expected one process, got WORLD_SIZE = 2; start it without torchrun" in capsys.readouterr().err
     with pytest.raises(TrainingError, match="expected one process"):
