@@ -191,8 +191,8 @@ def test_the_second_seed_of_relevance_and_its_codes_are_what_the_benchmark_measu
         row, trained = floats[f"its codes of {size} bytes"], codes[f"its codes of {size} bytes"]
         assert cells == [relevance_cell(row, "ndcg@10"), relevance_cell(row, "relevant@100")]
         assert float(near) == pytest.approx(row["recall@10"]["mean"], abs=0.00051)
-        told = list(map(float, aimed.split(", ")))
-        assert told == pytest.approx([trained[figure]["mean"] for figure in two], abs=0.00051)
+        aims = list(map(float, aimed.split(", ")))
+        assert aims == pytest.approx([trained[figure]["mean"] for figure in two], abs=0.00051)
 
 
 def test_the_table_of_time_and_memory_is_what_the_benchmark_measured() -> None:
