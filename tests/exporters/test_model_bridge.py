@@ -94,6 +94,16 @@ def test_what_is_predicted_is_what_is_kept() -> None:
         assert kept.mean == pytest.approx(ratio_bootstrap(searched_by(base.old, across, answers), whole).mean, abs=0.03)
 
 
+def test_queries_without_an_answer_in_the_sample_hardly_count() -> None:
+    documents, others = two_models(400, 1, noise=0.1), two_models(100, 2, noise=0.1)
+    asked = Embedded(*(np.concatenate([here[:100], other]) for here, other in zip(documents, others, strict=True)))
+    answers = probable_answers(documents, asked)
+    assert answers.relevant[:100].tolist() == list(range(100))
+    assert answers.weights is not None
+    answered, unanswered = answers.weights[:100].mean(), answers.weights[100:].mean()
+    assert unanswered < 0.5 * answered
+
+
 def test_known_answers_are_what_counts(documents: Embedded) -> None:
     asked = two_models(1_200, 1, noise=0.8)
     aligned = predict_retention(documents, asked, "aligned", kinds=(MapKind.PROCRUSTES,))

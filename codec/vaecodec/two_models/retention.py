@@ -21,8 +21,8 @@ from vaecodec.two_models.merging import Embedded
 DEPTH = 10
 
 # A sample lacks the answers to most queries, those of which the best document stands out least: they count less, by
-# this power of how far it stands out. Chosen among 0, 4, 8 and 16 on Debian packages, for the map that is chosen there.
-_POWER = 8
+# this power of how far it stands out. Chosen among 0 to 16 on Debian packages, for the map that is chosen there.
+_POWER = 6
 _QUERY_ROWS = 256
 
 
