@@ -5,6 +5,8 @@ VENV := .venv
 # Extras that the tests use beside those of `all`.
 ADAPTERS := hnsw,hub,chroma,django,duckdb,faiss,lancedb,milvus,langchain,llama-index,postgres,prometheus,ray,sentence-transformers,sklearn,sqlite-vec,usearch
 BIN := $(VENV)/bin
+# Python compiles a module when it is first imported. To compile all of them here takes half of the installation's time.
+INSTALL := pip install --quiet --no-compile
 SAMPLE := examples/debian-sample
 OUT := out/demo
 THREADS ?= 2
@@ -29,7 +31,7 @@ export OMP_NUM_THREADS ?= 1
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all,$(ADAPTERS)]' --group dev --group docs
+	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[all,$(ADAPTERS)]' --group dev --group docs
 	touch $@
 
 # What the demo needs and no more; torch is 1 GB of it.
@@ -37,7 +39,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 	@echo "make demo installs 1.5 GB into $(VENV), of which torch is 1 GB, and then trains for about a minute on two cores."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,export,report,packed]'
+	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[train,export,report,packed]'
 	touch $@
 
 demo: $(VENV)/.demo
@@ -70,7 +72,7 @@ build/harness/.installed: pyproject.toml constraints.txt benchmarks/harness/requ
 	git -C build/harness/ann-benchmarks checkout --quiet $(ANN_COMMIT)
 	$(PYTHON) -m venv $(HARNESS)
 	$(HARNESS)/bin/pip install --quiet --upgrade pip
-	$(HARNESS)/bin/pip install --quiet --constraint constraints.txt \
+	$(HARNESS)/bin/$(INSTALL) --constraint constraints.txt \
 		--editable '.[cli,export,packed,hnsw,faiss]' -r benchmarks/harness/requirements.txt
 	touch $@
 
@@ -100,14 +102,14 @@ pythons:
 	for python in $(PYTHONS); do \
 		$$python -c '' 2>/dev/null || continue; \
 		rm -rf build/python && $$python -m venv build/python && \
-		build/python/bin/pip install --quiet '.[cli,export,hub,packed,parquet,prometheus,report,usearch]' \
+		build/python/bin/$(INSTALL) '.[cli,export,hub,packed,parquet,prometheus,report,usearch]' \
 			hypothesis ml-dtypes pandas pytest pytest-asyncio pytest-timeout scikit-learn scipy && \
 		build/python/bin/pytest $(BASE_TESTS) || exit 1; \
 	done
 
 # Coverage-guided fuzzing: the seconds are shared by all targets. Any exception but our own ends it, with its input kept.
 fuzz: $(VENV)/.installed
-	$(BIN)/pip install --quiet --group fuzz
+	$(BIN)/$(INSTALL) --group fuzz
 	mkdir -p build/fuzz
 	cd build/fuzz && ../../$(BIN)/python ../../tests/fuzz/run_atheris.py $(FUZZ_SECONDS)
 
@@ -125,7 +127,7 @@ wheel: $(VENV)/.installed
 	rm -rf build dist
 	$(BIN)/python -m build --outdir dist .
 	$(PYTHON) -m venv build/empty
-	build/empty/bin/pip install --quiet dist/*.whl
+	build/empty/bin/$(INSTALL) dist/*.whl
 	cd build && empty/bin/python ../.ci/smoke.py
 
 # The documentation as a site, in out/site; a link that leads nowhere is an error.
@@ -138,7 +140,7 @@ lock:
 	mkdir -p build
 	grep '^torch==' constraints.txt > build/torch.txt
 	build/lock/bin/pip install --quiet --upgrade pip
-	build/lock/bin/pip install --quiet --constraint build/torch.txt '.[all,$(ADAPTERS)]' --group dev --group docs
+	build/lock/bin/$(INSTALL) --constraint build/torch.txt '.[all,$(ADAPTERS)]' --group dev --group docs
 	(sed -n '/^#/p' constraints.txt; build/lock/bin/pip freeze --exclude vaecodec | sed 's/+cpu$$//') > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 
