@@ -350,7 +350,7 @@ def _worth(setting: Setting, fitted: Fitted | None) -> str:
             return f"Training pays here: the learned codec, kept as {kept}, is the best of what fits. {fitted.lines[0]}"
         return f"Training does not pay here: the codec is {fitted.linear}, which needs none. {fitted.lines[0]}"
     # The user waited for the training: say what came of it.
-    tried = "" if fitted is None else f" Training was tried, too. {fitted.lines[0]}"
+    tried = "" if fitted is None else f" Training was tried, too. {fitted.search.finding}"
     if setting.width == setting.dim:
         return f"No training is needed: {kept} of all dimensions are enough.{tried}"
     if setting.codec.startswith("truncation"):

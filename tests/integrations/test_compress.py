@@ -199,3 +199,17 @@ def test_goals_as_people_write_them():
         GoalRequest(save="half", code_bytes=3).goal(source)
     with pytest.raises(EvaluationInputError, match="expected a target, bytes or ram"):
         GoalRequest().goal(source)
+
+
+@pytest.mark.filterwarnings("ignore::vaecodec_training.diagnostics.BudgetWarning")
+def test_what_training_found_is_told_apart_from_what_is_written(tmp_path, monkeypatch, capsys):
+    """The planner chooses among more than the fit compared, so the fit's own choice is not what the folder holds."""
+    monkeypatch.chdir(tmp_path)
+    noise = np.random.default_rng(0).normal(size=(1_200, 32)).astype(np.float32)
+    np.save("noise.npy", noise)
+    assert typed("compress", "noise.npy", "--save", "60%", "--for", "pgvector", "--budget", "1s", "--out", "small") == 0
+    _, verdict, *_ = (line for line in capsys.readouterr().out.splitlines() if not line.endswith(" ..."))
+    written = read_artifact(tmp_path / "small" / "codec.onnx")[1].provenance["linear"]
+    assert verdict.startswith(f"No training is needed: a linear codec ({written}) is enough")
+    assert "Training was tried, too. The learned codec's gain is not significant. Recall@10 minus that of " in verdict
+    assert "exporting" not in verdict

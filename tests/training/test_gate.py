@@ -28,9 +28,12 @@ def test_the_gate_asks_for_the_whole_interval() -> None:
     assert better.passed
     assert better.over == "svd"
     assert better.difference.mean == pytest.approx(0.05)
+    assert str(better).startswith("The learned codec ships: recall@10 minus that of svd: +0.050 ")
+    assert better.finding.startswith("The learned codec is better than the linear ones of its width: recall@10 minus ")
     unsure = gate({"recall@10": base + random.normal(0.005, 0.2, 500)}, linear)
     assert unsure.difference.low < 0 < unsure.difference.high
     assert not unsure.passed
+    assert unsure.finding.startswith("The learned codec's gain is not significant. Recall@10 minus that of svd: ")
 
 
 def test_a_codec_that_loses_one_figure_does_not_ship_as_better() -> None:
@@ -46,6 +49,7 @@ def test_a_codec_that_loses_one_figure_does_not_ship_as_better() -> None:
     assert str(decision) == (
         "The learned codec loses recall@100 to svd-dot (-0.030 [-0.030, -0.030]): exporting the linear codec svd."
     )
+    assert decision.finding == "The learned codec loses recall@100 to svd-dot (-0.030 [-0.030, -0.030])."
     assert gate(figures(recall_10=0.6, recall_100=0.75, kept_100=0.9), linear).passed
 
 

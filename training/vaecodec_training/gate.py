@@ -84,17 +84,23 @@ class Gate:
         return self.difference.mean + sum(each.difference.mean for each in self.lost)
 
     def __str__(self) -> str:
+        """Say what was found, and what is exported for it."""
+        return self._told(f": exporting the linear codec {self.over}", ": exporting the linear codec", "ships")
+
+    @property
+    def finding(self) -> str:
+        """Say what was found, where something else decides what is exported."""
+        return self._told("", "", "is better than the linear ones of its width")
+
+    def _told(self, lost: str, unsure: str, passed: str) -> str:
         first = str(self.comparisons[0])
         if self.lost:
             worst = "; ".join(each.loss for each in self.lost)
-            text = f"The learned codec loses {worst}: exporting the linear codec {self.over}."
+            text = f"The learned codec loses {worst}{lost}."
             return f"{text} {KEPT_MEANS}" if "kept@100" in worst else text
         if not self.passed:
-            return (
-                "The learned codec's gain is not significant: exporting the linear codec. "
-                f"{first[0].upper()}{first[1:]}."
-            )
-        text = f"The learned codec ships: {first} on the confirmation queries."
+            return f"The learned codec's gain is not significant{unsure}. {first[0].upper()}{first[1:]}."
+        text = f"The learned codec {passed}: {first} on the confirmation queries."
         paid = "; ".join(str(each) for each in self.comparisons if each.lost)
         return " ".join(
             [

@@ -55,6 +55,11 @@ class SearchResult:
         return self.gate.over if self.recipe.for_codes else str(self.full_size["over"])
 
     @property
+    def finding(self) -> str:
+        """Say how the learned codec compares with linear ones, where something else decides what is exported."""
+        return str(self.full_size["loses"]) if self.gate.passed and not self.ships else self.gate.finding
+
+    @property
     def lines(self) -> list[str]:
         """Return the summary for people: the decision, the width and why, and what was found among all documents."""
         steps = self.content["steps"]
