@@ -114,6 +114,7 @@ def _facts(size: int, metadata: Metadata) -> dict[str, str]:
         "embeddings": f"{metadata.dim} dimensions, compared by {metadata.metric}",
         "latents": f"{metadata.code_dim} dimensions, compared by {metadata.latent_metric}",
         "nested dims": _ranges(metadata.nested_dims),
+        "codes": _codes_in_words(_mapping(metadata.calibration.get("codes"))),
         "embedder": metadata.embedder,
         "file": f"{size:,} bytes, format {metadata.format_version}",
         "precision": _plain(known.get("precision")),
@@ -174,6 +175,13 @@ def _pairs(values: Any) -> str:
     return ", ".join(
         f"{key} {value}" for key, value in _mapping(values).items() if isinstance(value, str | int | float)
     )
+
+
+def _codes_in_words(codes: Mapping[str, Any]) -> str:
+    """Say what codes of a number of bytes are made of; nothing of a file that has none."""
+    if not codes:
+        return ""
+    return "stages, then a trellis" if "residual" in codes else "a trellis alone, without stages"
 
 
 def _data_in_words(data: Mapping[str, Any]) -> str:

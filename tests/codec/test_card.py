@@ -4,6 +4,7 @@ holds.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 
 from vaecodec import fit_linear
+from vaecodec.calibration import CodecCalibration
 from vaecodec.card import card, describe
+from vaecodec.codes.residual_fit import fit_residual
 from vaecodec_exporters.linear import export_linear
 
 HALF = {"mean": 0.5, "low": 0.4, "high": 0.6}
@@ -46,6 +49,23 @@ def test_training_data_are_told_in_words(tmp_path: Path) -> None:
     data |= {"queries": 90, "queries_fingerprint": "fedcba9876543210fedc"}
     text = card(codec_file(tmp_path / "vae.onnx", {"data": data}))
     assert documents + r"90 queries \(fedcba9876543210\)." in text
+
+
+def test_a_file_tells_whether_its_codes_have_stages(tmp_path: Path) -> None:
+    pytest.importorskip("numba")
+    rows = np.random.default_rng(0).normal(size=(1_000, 16)).astype(np.float32)
+    codec, path = fit_linear(rows, 16), tmp_path / "c.onnx"
+    export_linear(codec, path)  # too few rows for stages
+    assert describe(path).facts["codes"] == "a trellis alone, without stages"
+    assert codec.fitted_on is not None
+    codes = CodecCalibration.fit(codec, codec.fitted_on.kept).codes
+    assert codes is not None
+    residual = fit_residual(codec.encode(rows), stages=4, tables=codes.trellis, seed=0)
+    export_linear(codec, path, calibration=CodecCalibration(codes=replace(codes, residual=residual)), overwrite=True)
+    assert describe(path).facts["codes"] == "stages, then a trellis"
+    assert "| codes | stages, then a trellis |" in card(path)
+    export_linear(codec, path, calibration=CodecCalibration(), overwrite=True)
+    assert "codes" not in describe(path).facts
 
 
 @pytest.mark.parametrize(
