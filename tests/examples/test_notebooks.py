@@ -30,12 +30,16 @@ def printed(name: str) -> str:
     return "".join(output["text"] for output in outputs if output["output_type"] == "stream")
 
 
-def test_the_learned_codec_is_judged_better_than_the_best_linear_one():
+def test_the_learned_codec_is_judged_at_two_depths():
     text = printed("train_and_judge.ipynb")
-    order = re.findall(r"^(\S+) +recall@10", text, re.M)
-    assert order[0].startswith("truncation")
-    assert order[-1] == "learned"
+    for depth in (10, 100):
+        order = re.findall(rf"^(\S+) +recall@{depth} ", text, re.M)
+        assert order[0].startswith("truncation")
+        assert order[-1] == "learned"
+    assert len(re.findall(r"^recall@10+, learned - (?:pca|svd)\S*: \+0\.\d+ \[\+", text, re.M)) == 2
     assert "verdict: ship the learned codec" in text
+    # What the text says of the rows that training held out.
+    assert re.search(r"BelowBaselineWarning: the codec loses recall@100 to svd-dot", text)
     assert "9,216,000 bytes of vectors, 1,536,000 bytes of latents" in text
 
 
