@@ -105,7 +105,7 @@ class Compressed:
         fitted: the trained codec and the gate's decision; None where nothing had to be trained.
         report: folder of the report, or None where nothing was measured.
         summary: its figures.
-        lines: what was gained and lost in words: the measure of it first, then what it is worth to train.
+        lines: what was gained and lost in words: the measure of it first, then what it is worth to train, then RAM.
         command: what to type next; empty where there is nothing to do.
     """
 
@@ -202,7 +202,7 @@ def compress(
     _write_codec(setting, collection, file)
     on_step("measuring")
     summary = _measured(setting, collection, file, out / _REPORT, on_step)
-    lines = [summary.headline, _worth(setting, fitted)]
+    lines = [summary.headline, _worth(setting, fitted), _in_ram(answer)]
     if setting.rescored and answer.recall is not None:
         lines.append(f"{store} orders what the codes find by latents on its disk: recall@{goal.k} {answer.recall:.3f}.")
     if goal.recall is not None:
@@ -340,6 +340,13 @@ def _measured(
     summary = summarise(run, chosen=run.methods[-1].name, trained=setting.file is not None)
     write(folder, run, summary)
     return summary
+
+
+def _in_ram(answer: Answer) -> str:
+    """Say what a vector takes with its index, of which the codec makes only the vector smaller."""
+    place = "a PackedIndex" if answer.store is StoreName.PACKED else answer.store
+    whole, left = answer.uncompressed_ram_bytes, answer.ram_bytes
+    return f"Searched in {place}, a vector takes {left:,} bytes of RAM with its index, instead of {whole:,}."
 
 
 def _worth(setting: Setting, fitted: Fitted | None) -> str:

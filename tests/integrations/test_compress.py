@@ -106,6 +106,9 @@ def test_nothing_is_trained_where_half_precision_is_enough(folder, monkeypatch, 
         assert document["lines"][0].startswith("codec.onnx, float16: 2x smaller")
         assert "Without training" not in document["lines"][0]  # it is untrained itself
         assert document["lines"][1] == f"No training is needed: {DIM} x float16 of all dimensions are enough."
+        assert document["lines"][2] == (
+            f"Searched in a PackedIndex, a vector takes {2 * DIM} bytes of RAM with its index, instead of {4 * DIM}."
+        )
         steps = [line for line in captured.err.splitlines() if line.endswith(" ...")]
         assert steps[:3] == ["reading vectors ...", "trying what needs no training ...", "writing the codec ..."]
     assert list((folder / "half" / "fit").iterdir()) == []
@@ -139,7 +142,7 @@ def test_too_few_queries_to_judge_by_are_named_before_anything_is_trained(folder
             ["--ram", "10GB", "--vectors", "50M", "--for", "hnswlib"],
             "the smallest takes 324 bytes with its index",
         ),
-        (["--bytes", "1"], "bytes: expected at least 2 for a vector in packed, got 1"),
+        (["--bytes", "1"], "bytes: expected at least 2 for a vector in packed (saves 98%), got 1"),
     ],
 )
 def test_limits_that_nothing_can_meet_are_named_before_anything_is_trained(goal, message, folder, monkeypatch, capsys):

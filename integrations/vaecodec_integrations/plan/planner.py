@@ -178,7 +178,10 @@ def refuse_impossible(goal: Goal, dim: int) -> None:
     code_bytes, ram = (min(least) for least in zip(*(store.least(dim) for store in stores), strict=True))
     names = " or ".join(store.name for store in stores)
     if goal.code_bytes is not None and goal.code_bytes < code_bytes:
-        raise InvalidGoalError(f"bytes: expected at least {code_bytes} for a vector in {names}, got {goal.code_bytes}")
+        saved = f"saves {int(100 * (1 - code_bytes / (4 * dim)))}%"
+        raise InvalidGoalError(
+            f"bytes: expected at least {code_bytes} for a vector in {names} ({saved}), got {goal.code_bytes}"
+        )
     if goal.ram_bytes is not None and goal.ram_bytes < ram * goal.vectors:
         raise InvalidGoalError(
             f"ram: expected at least {ram * goal.vectors / 1e9:,.3g} GB for {goal.vectors:,} vectors in {names}, where "
