@@ -19,6 +19,9 @@ ANN_COMMIT := f402b2cc17b980d7cd45241ab5a7a4cc0f965e55
 COMPUTING := $(addprefix tests/, codec/test_calibration.py codec/test_codec.py codec/test_codes.py codec/test_codes_trellis.py codec/test_drift.py \
 	codec/test_evaluation.py codec/test_linear.py codec/test_packed_index.py training/test_losses.py)
 
+# A processor without AVX-512 cannot run the instructions of SkylakeX.
+WIDEST := $(shell grep -qsw avx512vl /proc/cpuinfo && echo SkylakeX || echo Haswell)
+
 PYTHONS ?= python3.12 python3.13 $(wildcard $(addprefix $(HOME)/.pyenv/versions/, 3.12.*/bin/python 3.13.*/bin/python))
 BASE_TESTS := $(addprefix tests/, codec/test_artifact.py codec/test_codec.py codec/test_hub.py codec/test_linear.py codec/test_vectors.py \
 	integrations/test_usearch.py)
@@ -80,7 +83,7 @@ build/harness/.installed: pyproject.toml constraints.txt benchmarks/harness/requ
 processors: export ATEN_CPU_CAPABILITY = default
 processors: $(VENV)/.installed
 	OPENBLAS_CORETYPE=Haswell $(BIN)/pytest --numprocesses $(THREADS) $(COMPUTING)
-	OPENBLAS_CORETYPE=SkylakeX OMP_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 $(BIN)/pytest $(COMPUTING)
+	OPENBLAS_CORETYPE=$(WIDEST) OMP_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 $(BIN)/pytest $(COMPUTING)
 	OPENBLAS_CORETYPE=Zen $(BIN)/pytest --numprocesses $(THREADS) $(COMPUTING)
 
 # The oldest releases that pyproject.toml allows, without torch: its oldest wheels bring CUDA. What they depend on is new, and
