@@ -176,6 +176,19 @@ def test_the_table_of_relevance_is_what_the_benchmark_measured() -> None:
     assert f"no more at 64 latents: {heavier['ndcg@10']['mean']:.3f}".replace("0.", ".") in text
 
 
+def test_the_gain_of_hard_negatives_is_what_the_benchmark_measured() -> None:
+    text = " ".join((ROOT / "docs" / "training.md").read_text().split())
+    content = json.loads((ROOT / "docs" / "relevance" / "npm-e5small-hard-negatives.json").read_text())
+    assert content["recipe"]["hard_negatives"] == 4
+    harder = {row["dim"]: row for row in content["results"] if row["codec"] == "trained for relevance"}
+    assert harder.keys() == {64, 128}
+    for figure in ("ndcg@10", "recall@10"):
+        for width, row in harder.items():
+            before, _ = relevance_of(f"npm-e5small-{width}")
+            told = f"from {before[figure]['mean']:.3f} to {row[figure]['mean']:.3f}".replace("0.", ".")
+            assert told in text, (figure, width)
+
+
 def test_the_second_seed_of_relevance_and_its_codes_are_what_the_benchmark_measured() -> None:
     text, two = (ROOT / "docs" / "training.md").read_text(), ("ndcg@10", "recall@10")
     for width in (128, 256):
