@@ -111,6 +111,12 @@ def test_figures_of_floats_are_what_the_contract_measured() -> None:
             assert [learned, gain] == pytest.approx([row["learned"], row["mean"]], abs=0.00051), (width, name)
         assert all(f"{figure:.3f}".removeprefix("0") in README for figure in shown["recall@10"])
 
+    content = json.loads((ROOT / "docs" / "contract" / "pypi-wordllama-dot.json").read_text())
+    by_dot = {row["figure"]: [row["learned"], row["mean"]] for row in content["results"]}
+    (dot,) = (row for row in training if row[0] == "pypi-wordllama by dot product")
+    for cell, name in zip(dot[3:], columns, strict=True):
+        assert list(map(float, re.findall(r"[+-]?[\d.]+", cell))) == pytest.approx(by_dot[name], abs=0.00051), name
+
 
 PEERS, SVD_BITS = r"PQ\d+|OPQ\d+|RaBitQ.*|full vector x .*", SYSTEMS["SVD, then one, two or four bits"]
 COLUMNS = (PEERS, SVD_BITS, r"SVD x trellis \(untrained\)", "trellis", r"uniform \d+ x .*")
