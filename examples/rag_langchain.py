@@ -5,7 +5,7 @@
 
 The documents are this project's own guides. Nothing is downloaded, so two places are kept for models of your own:
 
-- *Embeddings.* `Words` counts words, 2,048 numbers for a text: a real vector space, but one that knows words, not
+- *Embeddings.* `Words` counts words, a number for each: a real vector space, but one that knows words, not
   meanings. Put your model in its place (`HuggingFaceEmbeddings`, `OpenAIEmbeddings`) with the codec that you trained on
   its embeddings. The few hundred passages here are enough for a linear codec only, which is fitted on the spot.
 - *The language model.* The chain ends with the prompt, which is printed: `chain | ChatOpenAI(...)` would answer it.
@@ -40,7 +40,7 @@ class Words(Embeddings):
     """Embed texts as weighted counts of their words (TF-IDF)."""
 
     def __init__(self, texts: list[str]) -> None:
-        self.counts = TfidfVectorizer(stop_words="english", sublinear_tf=True, max_features=2_048)
+        self.counts = TfidfVectorizer(stop_words="english", sublinear_tf=True)
         self.counts.fit(texts)
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
