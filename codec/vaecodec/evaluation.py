@@ -19,13 +19,16 @@ from vaecodec.vectors import as_matrix, as_vectors, blocks, normalised_or_zero
 
 IdArray = NDArray[np.int64]
 Figures = NDArray[np.float64]
+_Keys = NDArray[np.uint64]
 
-# Queries and documents per block of scores: 256 x 65,536 float32 are 64 MiB.
+# Queries and documents per block of scores: 256 x 16,384 float32 are 16 MiB. Larger ones are asked of the system anew.
 _QUERY_ROWS = 256
-_BASE_ROWS = 65_536
+_BASE_ROWS = 16_384
 # Of the first documents so many are compared at once; later as many as were seen before.
-_HEAD_COLUMNS = 1_024
-_FREE = np.iinfo(np.int64).max
+_HEAD_COLUMNS = 256
+_ID_WIDTH = np.uint64(32)
+_ID_BITS = np.uint64(2**32 - 1)
+_FREE = np.uint64(2**64 - 1)
 # Up to this many documents it is faster to compute all scores of a query than to gather a hundred rows.
 _FEW_DOCUMENTS = 4_096
 
@@ -73,7 +76,7 @@ def exact_search(base: Any, queries: FloatArray, k: int, metric: Metric) -> tupl
     """Return the k nearest rows of ``base`` for each query, by brute force in blocks of bounded memory.
 
     Args:
-        base: float (nb, d), an array or a memory map.
+        base: float (nb, d), an array or a memory map of fewer than 2**32 rows.
         queries: float32 (nq, d).
         k: neighbours asked for; at most nb are returned.
         metric: see :func:`similarities`.
@@ -441,41 +444,74 @@ class _Best:
     """Keep the best columns of each row while scores arrive block by block, ascending by column.
 
     Only scores above the last one kept are looked at further: to select from all takes longer than to compute them.
+    A score and its column are one number, since numbers are sorted many times as fast as pairs of them.
 
     Attributes:
-        ids, scores: int64 and float32 (rows, k), nearest first, ties by lower id.
+        keys: uint64 (rows, k), see :func:`_keys`, ascending: nearest first, ties by lower id.
     """
 
     def __init__(self, rows: int, k: int) -> None:
         # Free places come after every column, also after one whose score overflowed to minus infinity.
-        self.ids = np.full((rows, k), _FREE, np.int64)
-        self.scores = np.full((rows, k), -np.inf, np.float32)
+        self.keys = np.full((rows, k), _FREE)
+
+    @property
+    def ids(self) -> IdArray:
+        """Return int64 (rows, k)."""
+        return (self.keys & _ID_BITS).astype(np.int64)
+
+    @property
+    def scores(self) -> FloatArray:
+        """Return float32 (rows, k)."""
+        return _scores_of(self.keys)
 
     def add(self, rows: slice, seen: int, scores: FloatArray) -> None:
         """Take the scores of some rows with the columns from number ``seen`` on, float32 (n, columns)."""
-        ids, kept = self.ids[rows], self.scores[rows]
         # As many columns at once as were seen before: then about k of each row's pass.
         start = 0
         while start < scores.shape[1]:
             stop = min(scores.shape[1], start + max(_HEAD_COLUMNS, seen + start))
-            ids[:], kept[:] = _merged(ids, kept, scores[:, start:stop], seen + start)
+            self.keys[rows] = _merged(self.keys[rows], scores[:, start:stop], seen + start)
             start = stop
 
 
-def _merged(ids: IdArray, kept: FloatArray, scores: FloatArray, first_id: int) -> tuple[IdArray, FloatArray]:
+def _merged(kept: _Keys, scores: FloatArray, first_id: int) -> _Keys:
     """Return the best of what is kept, (n, k), and of further columns with higher ids, (n, columns), nearest first."""
-    n, k = ids.shape
-    # With a score equal to the last one's a column stays out, as its id is higher.
-    enters = (scores > kept[:, -1:]) | (ids[:, -1:] == _FREE)
-    rows, columns = np.divmod(np.flatnonzero(enters), scores.shape[1])
-    all_rows = np.concatenate([np.repeat(np.arange(n), k), rows])
-    all_ids = np.concatenate([ids.ravel(), columns + first_id])
-    all_scores = np.concatenate([kept.ravel(), scores[rows, columns]])
-    order = np.lexsort((all_ids, -all_scores, all_rows))
-    # Where each row's begin: k of each row were there before.
-    starts = np.searchsorted(all_rows[order], np.arange(n))
-    best = order[starts[:, None] + np.arange(k)]
-    return all_ids[best], all_scores[best]
+    n, k = kept.shape
+    last = kept[:, -1:]
+    if (last == _FREE).any():
+        columns = np.arange(scores.shape[1])
+        every = np.concatenate([kept, _keys(scores, columns + first_id)], axis=1)
+    else:
+        # With a score equal to the last one's a column stays out, as its id is higher.
+        rows, columns = np.divmod(np.flatnonzero(scores > _scores_of(last)), scores.shape[1])
+        counts = np.bincount(rows, minlength=n)
+        places = k + np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        every = np.full((n, k + counts.max()), _FREE)
+        every[:, :k] = kept
+        every[rows, places] = _keys(scores[rows, columns], columns + first_id)
+    every.partition(k - 1, axis=1)
+    best = every[:, :k]
+    best.sort(axis=1)
+    return best
+
+
+def _keys(scores: FloatArray, ids: IdArray) -> _Keys:
+    """Return numbers that ascend as scores descend and, at equal scores, as ids ascend.
+
+    The upper half holds the bits of the score. Those of a positive float ascend with it, those of a negative one with
+    its size, so the former are complemented below the sign. NaN, from an overflow, counts as minus infinity.
+    """
+    bits = (np.fmax(scores, np.float32(-np.inf)) + np.float32(0)).view(np.uint32)  # -0.0 + 0 is 0.0
+    return _flipped(bits).astype(np.uint64) << _ID_WIDTH | ids.astype(np.uint64)
+
+
+def _scores_of(keys: _Keys) -> FloatArray:
+    return _flipped((keys >> _ID_WIDTH).astype(np.uint32)).view(np.float32)
+
+
+def _flipped(bits: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    below_sign = np.uint32(0x7FFFFFFF)
+    return np.where(bits > below_sign, bits, bits ^ below_sign)
 
 
 class _Answers(NamedTuple):
