@@ -30,7 +30,7 @@ _ID_WIDTH = np.uint64(32)
 _ID_BITS = np.uint64(2**32 - 1)
 _FREE = np.uint64(2**64 - 1)
 # Up to this many documents it is faster to compute all scores of a query than to gather a hundred rows.
-_FEW_DOCUMENTS = 4_096
+_FEW_DOCUMENTS = 8_192
 
 # The one figure whose name does not tell what it is.
 KEPT_MEANS = "kept@100 is the share of the old top 10 that is in the new 100."
