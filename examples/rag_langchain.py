@@ -5,9 +5,10 @@
 
 The documents are this project's own guides. Nothing is downloaded, so two places are kept for models of your own:
 
-- *Embeddings.* `Words` counts words, a number for each: a real vector space, but one that knows words, not
-  meanings. Put your model in its place (`HuggingFaceEmbeddings`, `OpenAIEmbeddings`) with the codec that you trained on
-  its embeddings. The few hundred passages here are enough for a linear codec only, which is fitted on the spot.
+- *Embeddings.* `Words` counts words, a number for each that stands in two passages: a real vector space, but one that
+  knows words, not meanings. Put your model in its place (`HuggingFaceEmbeddings`, `OpenAIEmbeddings`) with the codec
+  that you trained on its embeddings. The few hundred passages here are enough for a linear codec only, which is
+  fitted on the spot.
 - *The language model.* The chain ends with the prompt, which is printed: `chain | ChatOpenAI(...)` would answer it.
 """
 
@@ -40,7 +41,7 @@ class Words(Embeddings):
     """Embed texts as weighted counts of their words (TF-IDF)."""
 
     def __init__(self, texts: list[str]) -> None:
-        self.counts = TfidfVectorizer(stop_words="english", sublinear_tf=True)
+        self.counts = TfidfVectorizer(stop_words="english", sublinear_tf=True, min_df=2)
         self.counts.fit(texts)
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:

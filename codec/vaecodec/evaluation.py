@@ -432,7 +432,7 @@ def ratio_bootstrap(a: NDArray[Any], b: NDArray[Any], *, seed: int = 0, resample
     return Interval(float(a.sum() / b.sum()), float(low), float(high))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _resampling(n: int, seed: int, resamples: int) -> Figures:
     """Draw how often each value appears in each resampling, (resamples, n); it is cached, as drawing takes long."""
     # Resampling n of n values means drawing multinomial counts. One matrix product then gives all means.

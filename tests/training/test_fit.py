@@ -57,9 +57,9 @@ def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_a_fit_ships_the_learned_codec_where_it_wins(sample, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    # Of 4 epochs, and at the end of at most 10, not of as many as this machine has time for just now.
-    monkeypatch.setattr(searching._Search, "_pace", lambda *_: {"epoch_seconds": 1.5, "run_seconds": 0.0})
-    monkeypatch.setattr(dividing, "_LONGEST", 10.0)
+    # Of 2 epochs, and at the end of at most 5, not of as many as this machine has time for just now.
+    monkeypatch.setattr(searching._Search, "_pace", lambda *_: {"epoch_seconds": 3.0, "run_seconds": 0.0})
+    monkeypatch.setattr(dividing, "_LONGEST", 5.0)
     for name in ("train", "train_queries"):
         np.save(tmp_path / f"{name}.npy", getattr(sample, name)[:2_500])
     (tmp_path / "recipe.toml").write_text(SMALL.replace(temperature=0.1, objective=Aim.RELEVANCE).to_toml())
@@ -78,7 +78,7 @@ def test_a_fit_ships_the_learned_codec_where_it_wins(sample, tmp_path: Path, cap
     assert list(content["steps"])[-7:] == last
     lengths = {name: step["recipe"]["epochs"] for name, step in content["steps"].items() if "recipe" in step}
     short = lengths["relevance"]
-    assert short == 4
+    assert short == 2
     assert lengths["tune length"] == 2 * short
     widest = [step for step in content["steps"].values() if step.get("recipe", {}).get("dim") == 32]
     figures = [step["validation"]["ndcg@10"]["mean"] for step in widest if step["recipe"]["epochs"] == short]
