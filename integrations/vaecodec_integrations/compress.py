@@ -33,6 +33,7 @@ from vaecodec.sources.open import locate
 from vaecodec.sources.parquet import ParquetSource
 from vaecodec_exporters.linear import export_linear
 from vaecodec_exporters.pipeline import Fitted, fit
+from vaecodec_integrations.hnsw.index import SPACES
 from vaecodec_integrations.plan import Answer, Goal, GoalRequest, Plan, plan
 from vaecodec_integrations.plan.candidates import Setting
 from vaecodec_integrations.plan.commands import QdrantCollection
@@ -205,6 +206,11 @@ def compress(
     lines = [summary.headline, _worth(setting, fitted), _in_ram(answer)]
     if setting.rescored and answer.recall is not None:
         lines.append(f"{store} orders what the codes find by latents on its disk: recall@{goal.k} {answer.recall:.3f}.")
+    if store is StoreName.HNSWLIB:
+        lines.append(
+            f"In Python, write {compressed_index(setting, file, data.metric)} where hnswlib.Index stood: "
+            "it compresses what is added and asked (from vaecodec_integrations.hnsw import CompressedIndex)."
+        )
     if goal.recall is not None:
         reached = f"recall@{goal.k} {answer.recall:.3f} of the {goal.recall:g} asked for" if answer.recall else ""
         lines.append(f"The goal is {'met' if answer.met else 'not met'}: {reached}.")
@@ -235,6 +241,12 @@ def next_command(data: CompressionData, setting: Setting, codec: Path, store: St
     # From Parquet to Parquet: all other columns, ids among them, are copied along.
     output = "latents" if isinstance(open_source(data.documents), ParquetSource) else "latents.npy"
     return shlex.join(["vaecodec", *words, "--out", str(codec.parent / output)])
+
+
+def compressed_index(setting: Setting, codec: Path, metric: Metric) -> str:
+    """Write the Python expression of an index that takes the place of ``hnswlib.Index``."""
+    width = "" if setting.width == Codec.load(codec).code_dim else f", dim={setting.width}"
+    return f'CompressedIndex("{SPACES[metric]}", {setting.dim}, Codec.load("{codec}"{width}))'
 
 
 def _table(address: str, setting: Setting) -> list[str]:

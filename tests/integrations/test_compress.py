@@ -16,12 +16,14 @@ from vaecodec import Codec, fit_linear
 from vaecodec.artifact import read_artifact
 from vaecodec.codes import CodeType
 from vaecodec.errors import EvaluationInputError
+from vaecodec.interface import Metric
 from vaecodec.sources import ArraySource
 from vaecodec_cli.main import main
 
 pytest.importorskip("torch", reason="torch is not installed: pip install 'vaecodec[train]'")
 
-from vaecodec_integrations.compress import CompressionData, next_command
+from vaecodec_integrations.compress import CompressionData, compressed_index, next_command
+from vaecodec_integrations.hnsw import CompressedIndex
 from vaecodec_integrations.plan import GoalRequest
 from vaecodec_integrations.plan.candidates import Setting
 from vaecodec_integrations.plan.goal import bytes_for
@@ -186,6 +188,18 @@ def test_a_collection_in_qdrant_is_migrated_by_the_next_command(svd_path, sample
     assert (params.quantization_config.turbo.bits.value, params.on_disk) == ("bits8", True)
     latents = Codec.load(svd_path, dim=32).encode(sample.base[7:8, ::-1])[0]
     np.testing.assert_allclose(point.vector["title"], latents, atol=1e-5)
+
+
+def test_an_index_of_hnswlib_is_replaced_by_what_is_printed(svd_path, sample):
+    pytest.importorskip("hnswlib")
+    setting = Setting("svd64.onnx", str(svd_path), 64, 384, 32, CodeType.FLOAT32, 128)
+    names = {"Codec": Codec, "CompressedIndex": CompressedIndex}
+    index = eval(compressed_index(setting, svd_path, Metric.COSINE), names)
+    index.init_index(max_elements=60)
+    index.add_items(sample.base[:60])
+    labels, _ = index.knn_query(sample.base[7], k=1)
+    assert labels.tolist() == [[7]]
+    assert index.get_items([7]).shape == (1, 384)
 
 
 def test_goals_as_people_write_them():
