@@ -41,6 +41,7 @@ class FullSize:
         figures: of the learned codec, per query.
         baselines: those of the linear codecs, by kind.
         gate: each figure beside the linear codec that is best in it among so many documents.
+        nearest: int64 (queries, 100), the rows that uncompressed vectors find.
     """
 
     documents: int
@@ -49,6 +50,7 @@ class FullSize:
     figures: QueryFigures
     baselines: Mapping[str, QueryFigures]
     gate: Gate
+    nearest: IdArray
 
     def __str__(self) -> str:
         found = "; ".join(str(each) for each in self.gate.comparisons)
@@ -80,7 +82,11 @@ class FullSize:
 
 
 def judge_at_full_size(
-    models: Sequence[VariationalCodec], collection: Collection, recipe: Recipe, part: HeldOut
+    models: Sequence[VariationalCodec],
+    collection: Collection,
+    recipe: Recipe,
+    part: HeldOut,
+    known: FullSize | None = None,
 ) -> list[FullSize]:
     """Search all documents once by exact search, in blocks, for some hundred held-out queries.
 
@@ -89,20 +95,29 @@ def judge_at_full_size(
         collection: what they were trained on.
         recipe: how; for a code the documents go through it, and the start is the only linear codec.
         part: whose queries are asked.
+        known: what was found for another model by the same arguments; the linear codecs are not searched again.
 
     Returns:
         What was found, by model.
     """
     asked = evenly_spaced(np.arange(len(part.queries)), _QUERIES)
-    learned = {f"codec {number}": model for number, model in enumerate(models)}
-    found = _found(_codecs(learned, collection, recipe), collection, part, asked)
-    figures = {name: _judged(ids, found[""], collection, part, asked) for name, ids in found.items() if name}
-    linear = {kind: each for kind, each in figures.items() if kind not in learned}
+    codecs = _learned(models, collection, recipe)
+    if known is None:
+        others = _others(collection, recipe)
+        found = _found({**codecs, **others}, collection, part, asked)
+        nearest = found.pop("")
+    else:
+        others = {}
+        found, nearest = _found(codecs, collection, part, asked), known.nearest
+    figures = {name: _judged(ids, nearest, collection, part, asked) for name, ids in found.items()}
+    linear = known.baselines if known else {kind: figures[kind] for kind in others if kind}
     rows = collection.report.rows
     unseen = rows - len(collection.document_rows)
     return [
-        FullSize(rows, unseen, len(asked), figures[name], linear, gate(figures[name], linear, recipe.objective))
-        for name in learned
+        FullSize(
+            rows, unseen, len(asked), figures[name], linear, gate(figures[name], linear, recipe.objective), nearest
+        )
+        for name in codecs
     ]
 
 
@@ -114,24 +129,31 @@ class _Searched(NamedTuple):
     metric: Metric
 
 
-def _codecs(learned: Mapping[str, VariationalCodec], collection: Collection, recipe: Recipe) -> dict[str, _Searched]:
-    """Return the uncompressed vectors under an empty name, the learned codecs, and the linear ones by kind."""
+def _learned(models: Sequence[VariationalCodec], collection: Collection, recipe: Recipe) -> dict[str, _Searched]:
+    """Return the learned codecs under names of their own."""
+    codecs = {}
+    for number, model in enumerate(models):
+        encode = _coded(in_numpy(model.encode, model), model.latent_metric, collection, recipe)
+        codecs[f"codec {number}"] = _Searched(encode, in_numpy(model.encode_queries, model), model.latent_metric)
+    return codecs
+
+
+def _others(collection: Collection, recipe: Recipe) -> dict[str, _Searched]:
+    """Return the uncompressed vectors under an empty name, and the linear codecs by kind."""
 
     def unchanged(rows: FloatArray) -> FloatArray:
         return rows
 
-    def coded(encode: Encode, metric: Metric) -> Encode:
-        return through_code(encode, collection.calibration_sample, recipe, metric) if recipe.for_codes else encode
-
     codecs = {"": _Searched(unchanged, unchanged, collection.metric)}
-    for name, model in learned.items():
-        encode = coded(in_numpy(model.encode, model), model.latent_metric)
-        codecs[name] = _Searched(encode, in_numpy(model.encode_queries, model), model.latent_metric)
     for kind, codec in collection.linear_family(recipe.dim).items():
         if not recipe.for_codes or kind == collection.start_kind:
-            encode = coded(codec.encode, codec.latent_metric)
+            encode = _coded(codec.encode, codec.latent_metric, collection, recipe)
             codecs[kind] = _Searched(encode, codec.encode_queries, codec.latent_metric)
     return codecs
+
+
+def _coded(encode: Encode, metric: Metric, collection: Collection, recipe: Recipe) -> Encode:
+    return through_code(encode, collection.calibration_sample, recipe, metric) if recipe.for_codes else encode
 
 
 def _found(

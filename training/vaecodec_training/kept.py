@@ -17,6 +17,8 @@ from vaecodec_training.validation import validate
 _SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0.0)
 # Codes take long to calibrate, and nested widths would be lost unseen: for these the better end is kept.
 _ENDS = (1.0, 0.0)
+# So many models are searched in one pass over all documents. The first passes mostly find one that loses nothing there.
+_AT_ONCE = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,14 +76,21 @@ def choose_kept(
     if not full_size:
         return best
     others = [] if ends or best.loses else [each for each in tried if not each.loses and each is not best]
+    others.sort(key=lambda each: each.worth, reverse=True)
     [best] = _judged([best], collection, recipe)
-    if _lossless(best) or not others:
+    if _lossless(best):
         return best
-    return max(filter(_lossless, _judged(others, collection, recipe)), key=lambda each: each.worth, default=best)
+    for first in range(0, len(others), _AT_ONCE):
+        judged = _judged(others[first : first + _AT_ONCE], collection, recipe, best.full_size)
+        for each in judged:
+            if _lossless(each):
+                return each
+    return best
 
 
-def _judged(tried: list[Kept], collection: Collection, recipe: Recipe) -> list[Kept]:
-    found = judge_at_full_size([each.model for each in tried], collection, recipe, collection.validation)
+def _judged(tried: list[Kept], collection: Collection, recipe: Recipe, known: FullSize | None = None) -> list[Kept]:
+    models = [each.model for each in tried]
+    found = judge_at_full_size(models, collection, recipe, collection.validation, known)
     return [replace(each, full_size=whole) for each, whole in zip(tried, found, strict=True)]
 
 
