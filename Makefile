@@ -7,6 +7,8 @@ ADAPTERS := hnsw,hub,chroma,django,duckdb,faiss,lancedb,milvus,langchain,llama-i
 BIN := $(VENV)/bin
 # Python compiles a module when it is first imported. To compile all of them here takes half of the installation's time.
 INSTALL := pip install --quiet --no-compile
+# Python keeps what it compiled, whatever the shell asks for; otherwise every process would compile every module anew.
+export PYTHONDONTWRITEBYTECODE :=
 SAMPLE := examples/debian-sample
 OUT := out/demo
 THREADS ?= 2
