@@ -5,10 +5,10 @@
 
 The documents are this project's own guides. Nothing is downloaded, so two places are kept for models of your own:
 
-- *Embeddings.* `Words` counts words, a number for each that stands in two passages: a real vector space, but one that
-  knows words, not meanings. Put your model in its place (`HuggingFaceEmbeddings`, `OpenAIEmbeddings`) with the codec
-  that you trained on its embeddings. The few hundred passages here are enough for a linear codec only, which is
-  fitted on the spot.
+- *Embeddings.* `Words` counts words, a number for each that stands in two passages or more: a real vector space, but
+  one that knows words, not meanings. Put your model in its place (`HuggingFaceEmbeddings`, `OpenAIEmbeddings`) with
+  the codec that you trained on its embeddings. The few hundred passages here are enough for a linear codec only,
+  which is fitted on the spot.
 - *The language model.* The chain ends with the prompt, which is printed: `chain | ChatOpenAI(...)` would answer it.
 """
 

@@ -33,12 +33,11 @@ from vaecodec.sources.open import locate
 from vaecodec.sources.parquet import ParquetSource
 from vaecodec_exporters.linear import export_linear
 from vaecodec_exporters.pipeline import Fitted, fit
-from vaecodec_integrations.hnsw.index import SPACES
 from vaecodec_integrations.plan import Answer, Goal, GoalRequest, Plan, plan
 from vaecodec_integrations.plan.candidates import Setting
 from vaecodec_integrations.plan.commands import QdrantCollection
 from vaecodec_integrations.plan.planner import FEWEST_QUERIES, plan_at_full_width, refuse_impossible
-from vaecodec_integrations.plan.stores import StoreName, qdrant_bytes
+from vaecodec_integrations.plan.stores import StoreName, compressed_index, loaded, qdrant_bytes
 from vaecodec_integrations.report import ReportData, ReportSummary, measure, summarise, write
 from vaecodec_integrations.report.engines import open_engine
 from vaecodec_integrations.report.engines.base import SearchEngineName
@@ -207,10 +206,7 @@ def compress(
     if setting.rescored and answer.recall is not None:
         lines.append(f"{store} orders what the codes find by latents on its disk: recall@{goal.k} {answer.recall:.3f}.")
     if store is StoreName.HNSWLIB:
-        lines.append(
-            f"In Python, write {compressed_index(setting, file, data.metric)} where hnswlib.Index stood: "
-            "it compresses what is added and asked (from vaecodec_integrations.hnsw import CompressedIndex)."
-        )
+        lines.append(instead_of_hnswlib(setting, file, data.metric))
     if goal.recall is not None:
         reached = f"recall@{goal.k} {answer.recall:.3f} of the {goal.recall:g} asked for" if answer.recall else ""
         lines.append(f"The goal is {'met' if answer.met else 'not met'}: {reached}.")
@@ -243,10 +239,14 @@ def next_command(data: CompressionData, setting: Setting, codec: Path, store: St
     return shlex.join(["vaecodec", *words, "--out", str(codec.parent / output)])
 
 
-def compressed_index(setting: Setting, codec: Path, metric: Metric) -> str:
-    """Write the Python expression of an index that takes the place of ``hnswlib.Index``."""
-    width = "" if setting.width == Codec.load(codec).code_dim else f", dim={setting.width}"
-    return f'CompressedIndex("{SPACES[metric]}", {setting.dim}, Codec.load("{codec}"{width}))'
+def instead_of_hnswlib(setting: Setting, codec: Path, metric: Metric) -> str:
+    """Say which index takes the place of ``hnswlib.Index`` in Python."""
+    part = None if setting.width == Codec.load(codec).code_dim else setting.width
+    index = compressed_index(metric, setting.dim, loaded(str(codec), part))
+    return (
+        f"In Python, write {index} where hnswlib.Index stood. It compresses what is added and what is asked "
+        "(from vaecodec_integrations.hnsw import CompressedIndex)."
+    )
 
 
 def _table(address: str, setting: Setting) -> list[str]:

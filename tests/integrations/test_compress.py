@@ -22,7 +22,7 @@ from vaecodec_cli.main import main
 
 pytest.importorskip("torch", reason="torch is not installed: pip install 'vaecodec[train]'")
 
-from vaecodec_integrations.compress import CompressionData, compressed_index, next_command
+from vaecodec_integrations.compress import CompressionData, instead_of_hnswlib, next_command
 from vaecodec_integrations.hnsw import CompressedIndex
 from vaecodec_integrations.plan import GoalRequest
 from vaecodec_integrations.plan.candidates import Setting
@@ -194,7 +194,9 @@ def test_an_index_of_hnswlib_is_replaced_by_what_is_printed(svd_path, sample):
     pytest.importorskip("hnswlib")
     setting = Setting("svd64.onnx", str(svd_path), 64, 384, 32, CodeType.FLOAT32, 128)
     names = {"Codec": Codec, "CompressedIndex": CompressedIndex}
-    index = eval(compressed_index(setting, svd_path, Metric.COSINE), names)
+    said = instead_of_hnswlib(setting, svd_path, Metric.COSINE)
+    index = eval(said.removeprefix("In Python, write ").partition(" where ")[0], names)
+    assert index.codec.code_dim == 32
     index.init_index(max_elements=60)
     index.add_items(sample.base[:60])
     labels, _ = index.knn_query(sample.base[7], k=1)

@@ -1,4 +1,4 @@
-"""Judge codecs once among all documents of a collection: with many more neighbours to confuse, figures are lower, and
+"""Judge codecs among all documents of a collection: with many more neighbours to confuse, figures are lower, and
 another linear codec can be the best one."""
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def choose_kept(
     """Choose among models between the start and the trained one, by the validation queries.
 
     Of those that lose no figure to a linear codec it is the one that gains most. Where all lose some, what is lost
-    counts against what the codec is for. The same queries are asked among all documents once: where the chosen model
+    counts against what the codec is for. The same queries are then asked among all documents: where the chosen model
     loses a figure there, the best of the others that does not takes its place.
 
     Args:

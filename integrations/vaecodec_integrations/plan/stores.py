@@ -128,15 +128,21 @@ class Store(ABC):
         copied = self.copy(setting, use, path)
         command += f"$ {shlex.join(copied)}\n" if copied else ""
         command += "\n" if command else ""
-        dim = "" if setting.width == setting.file_width else f", dim={setting.width}"
+        width = None if setting.width == setting.file_width else setting.width
         lines = [
             *self.imports(use.oversample),
             "",
-            f"codec = Codec.load({json.dumps(path)}{dim})",
+            f"codec = {loaded(path, width)}",
             f"# embeddings: float (n, {setting.dim}); query: float ({setting.dim},)",
             *self.steps(setting, use),
         ]
         return command + "\n".join(lines) + "\n"
+
+
+def loaded(path: str, width: int | None) -> str:
+    """Write the Python expression of a codec, of all its latents or the first ``width``."""
+    dim = "" if width is None else f", dim={width}"
+    return f"Codec.load({json.dumps(path)}{dim})"
 
 
 class Qdrant(Store):
@@ -197,6 +203,11 @@ class Qdrant(Store):
         ]
 
 
+def compressed_index(metric: Metric, dim: int, codec: str) -> str:
+    """Write the Python expression of an index that takes the place of ``hnswlib.Index``, around that of a codec."""
+    return f'CompressedIndex("{SPACES[metric]}", {dim}, {codec})'
+
+
 class Hnswlib(Store):
     """Keep latents in hnswlib, which stores float32 only."""
 
@@ -227,7 +238,7 @@ class Hnswlib(Store):
     def steps(self, setting: Setting, use: Use) -> list[str]:
         found = use.k * use.oversample
         lines = [
-            f'index = CompressedIndex("{SPACES[use.metric]}", {setting.dim}, codec)',
+            f"index = {compressed_index(use.metric, setting.dim, 'codec')}",
             f"index.init_index(max_elements={use.vectors:_}, M={_M}, ef_construction={_EF_CONSTRUCTION})",
             "index.add_items(embeddings)",
             f"index.set_ef({ef_for(found)})",
