@@ -7,7 +7,7 @@ return one figure per query; :func:`bootstrap` and :func:`paired_bootstrap` turn
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
@@ -24,13 +24,13 @@ _Keys = NDArray[np.uint64]
 # Queries and documents per block of scores: 256 x 16,384 float32 are 16 MiB. Larger ones are asked of the system anew.
 _QUERY_ROWS = 256
 _BASE_ROWS = 16_384
-# Of the first documents so many are compared at once; later as many as were seen before.
-_HEAD_COLUMNS = 256
 _ID_WIDTH = np.uint64(32)
 _ID_BITS = np.uint64(2**32 - 1)
 _FREE = np.uint64(2**64 - 1)
-# Up to this many documents it is faster to compute all scores of a query than to gather a hundred rows.
+# Up to this many documents it is faster to compute all scores of a query than to gather a hundred rows. They are kept
+# for the next codec that is judged, unless that takes more than 128 MiB.
 _FEW_DOCUMENTS = 8_192
+_MOST_SCORES = 2**25
 
 # The one figure whose name does not tell what it is.
 KEPT_MEANS = "kept@100 is the share of the old top 10 that is in the new 100."
@@ -120,13 +120,11 @@ class Truth:
 
     Attributes:
         ids: int64 (nq, depth), nearest first.
-        scores: float32 (nq, depth), of these.
         base, queries: float32 (nb, d) and (nq, d), as they are compared; of unit norm under cosine.
         metric: how they are compared.
     """
 
     ids: IdArray
-    scores: FloatArray
     base: FloatArray
     queries: FloatArray
     metric: Metric
@@ -147,19 +145,15 @@ class Truth:
         base, queries = as_matrix(base, name="base"), as_matrix(queries, name="queries")
         if metric is Metric.COSINE:
             base, queries = normalised_or_zero(base), normalised_or_zero(queries)
-        ids, scores = exact_search(base, queries, depth + (own is not None), metric)
-        if own is not None:
-            others = _others(ids, own)
-            ids, scores = ids[others].reshape(len(ids), -1), scores[others].reshape(len(ids), -1)
-        return cls(ids, scores, base, queries, metric)
+        ids, _ = exact_search(base, queries, depth + (own is not None), metric)
+        return cls(ids if own is None else without_own(ids, own), base, queries, metric)
 
     @classmethod
     def known(cls, base: FloatArray, queries: FloatArray, metric: Metric, ids: IdArray) -> Truth:
         """Take the neighbours that a search has found: ``ids``, int64 (nq, depth), rows of ``base``, nearest first."""
         if metric is Metric.COSINE:
             base, queries = normalised_or_zero(base), normalised_or_zero(queries)
-        unscored = cls(ids, np.empty((0, 0), np.float32), base, queries, metric)
-        return replace(unscored, scores=unscored._original_scores(ids))
+        return cls(ids, base, queries, metric)
 
     @property
     def depth(self) -> int:
@@ -193,26 +187,38 @@ class Truth:
 
     def _share_of(self, scores: FloatArray, k: int) -> Figures:
         """Share of the k nearest among documents with these original scores."""
-        right = scores >= self.scores[:, k - 1 : k] - self._tolerance[:, None]
+        right = scores >= self._nearest_scores[:, k - 1 : k] - self._tolerance[:, None]
         return np.asarray(np.minimum(right.sum(axis=1), k) / k, np.float64)
 
     def _original_scores(self, found: IdArray) -> FloatArray:
         scores = np.empty(found.shape, np.float32)
-        plain = Metric.L2 if self.metric is Metric.L2 else Metric.DOT  # under cosine the rows have unit norm
-        for start in range(0, len(found), _QUERY_ROWS):
-            block = slice(start, start + _QUERY_ROWS)
-            if len(self.base) <= _FEW_DOCUMENTS:
-                every = similarities(self.queries[block], self.base, plain)
-                scores[block] = np.take_along_axis(every, found[block], axis=1)
-                continue
-            rows, queries = self.base[found[block]], self.queries[block]
-            products = np.matmul(rows, queries[:, :, None])[:, :, 0]
-            if self.metric is Metric.L2:
-                products = 2 * products - np.einsum("ijk,ijk->ij", rows, rows)
-                products -= np.einsum("ij,ij->i", queries, queries)[:, None]
-            scores[block] = products
+        if self._every is not None:
+            scores[:] = np.take_along_axis(self._every, found, axis=1)
+        else:
+            for block in self._query_blocks():
+                rows, queries = self.base[found[block]], self.queries[block]
+                products = np.matmul(rows, queries[:, :, None])[:, :, 0]
+                if self.metric is Metric.L2:
+                    products = 2 * products - np.einsum("ijk,ijk->ij", rows, rows)
+                    products -= np.einsum("ij,ij->i", queries, queries)[:, None]
+                scores[block] = products
         scores[found < 0] = -np.inf
         return scores
+
+    def _query_blocks(self) -> list[slice]:
+        return [slice(start, start + _QUERY_ROWS) for start in range(0, len(self.queries), _QUERY_ROWS)]
+
+    @cached_property
+    def _every(self) -> FloatArray | None:
+        """Return the scores of all pairs, (nq, nb), where these are few; otherwise None."""
+        if len(self.base) > _FEW_DOCUMENTS or len(self.base) * len(self.queries) > _MOST_SCORES:
+            return None
+        return np.concatenate([_scores(self.queries[block], self.base, self.metric) for block in self._query_blocks()])
+
+    @cached_property
+    def _nearest_scores(self) -> FloatArray:
+        """Return the scores of the nearest, float32 (nq, depth)."""
+        return self._original_scores(self.ids)
 
     @cached_property
     def _tolerance(self) -> FloatArray:
@@ -414,9 +420,19 @@ def bootstrap(values: NDArray[Any], *, seed: int = 0, resamples: int = 2_000) ->
     Args:
         values: (nq,), at least one.
     """
-    values = np.asarray(values, np.float64)
-    low, high = np.percentile(_resampling(len(values), seed, resamples) @ values / len(values), [2.5, 97.5])
-    return Interval(float(values.mean()), float(low), float(high))
+    [interval] = bootstraps({"": values}, seed=seed, resamples=resamples).values()
+    return interval
+
+
+def bootstraps(figures: Mapping[str, NDArray[Any]], *, seed: int = 0, resamples: int = 2_000) -> dict[str, Interval]:
+    """Return what :func:`bootstrap` does for several figures of the same queries, each (nq,), in one matrix product."""
+    if not figures:
+        return {}
+    values = np.stack([np.asarray(each, np.float64) for each in figures.values()], axis=1)
+    drawn = _resampling(len(values), seed, resamples) @ values / len(values)
+    lows, highs = np.percentile(drawn, [2.5, 97.5], axis=0)
+    means = values.mean(axis=0)
+    return {name: Interval(*map(float, ends)) for name, *ends in zip(figures, means, lows, highs, strict=True)}
 
 
 def paired_bootstrap(a: NDArray[Any], b: NDArray[Any], *, seed: int = 0, resamples: int = 2_000) -> Interval:
@@ -466,12 +482,7 @@ class _Best:
 
     def add(self, rows: slice, seen: int, scores: FloatArray) -> None:
         """Take the scores of some rows with the columns from number ``seen`` on, float32 (n, columns)."""
-        # As many columns at once as were seen before: then about k of each row's pass.
-        start = 0
-        while start < scores.shape[1]:
-            stop = min(scores.shape[1], start + max(_HEAD_COLUMNS, seen + start))
-            self.keys[rows] = _merged(self.keys[rows], scores[:, start:stop], seen + start)
-            start = stop
+        self.keys[rows] = _merged(self.keys[rows], scores, seen)
 
 
 def _merged(kept: _Keys, scores: FloatArray, first_id: int) -> _Keys:
@@ -479,16 +490,18 @@ def _merged(kept: _Keys, scores: FloatArray, first_id: int) -> _Keys:
     n, k = kept.shape
     last = kept[:, -1:]
     if (last == _FREE).any():
-        columns = np.arange(scores.shape[1])
-        every = np.concatenate([kept, _keys(scores, columns + first_id)], axis=1)
+        scores = np.fmax(scores, np.float32(-np.inf))  # NaN would count as the largest
+        place = max(scores.shape[1] - k, 0)
+        passed = scores >= np.partition(scores, place, axis=1)[:, place, None]
     else:
         # With a score equal to the last one's a column stays out, as its id is higher.
-        rows, columns = np.divmod(np.flatnonzero(scores > _scores_of(last)), scores.shape[1])
-        counts = np.bincount(rows, minlength=n)
-        places = k + np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-        every = np.full((n, k + counts.max()), _FREE)
-        every[:, :k] = kept
-        every[rows, places] = _keys(scores[rows, columns], columns + first_id)
+        passed = scores > _scores_of(last)
+    rows, columns = np.divmod(np.flatnonzero(passed), scores.shape[1])
+    counts = np.bincount(rows, minlength=n)
+    places = k + np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    every = np.full((n, k + counts.max()), _FREE)
+    every[:, :k] = kept
+    every[rows, places] = _keys(scores[rows, columns], columns + first_id)
     every.partition(k - 1, axis=1)
     best = every[:, :k]
     best.sort(axis=1)

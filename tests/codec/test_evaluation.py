@@ -54,7 +54,7 @@ def test_exact_search_settles_equal_scores_alike_however_the_base_is_divided(
 ) -> None:
     expected, _ = exact_search(base, queries, k, Metric.DOT)
     with pytest.MonkeyPatch.context() as patch:
-        for name, size in {"_BASE_ROWS": 7, "_QUERY_ROWS": 2, "_HEAD_COLUMNS": 2}.items():
+        for name, size in {"_BASE_ROWS": 7, "_QUERY_ROWS": 2}.items():
             patch.setattr(f"vaecodec.evaluation.{name}", size)
         ids, _ = exact_search(base, queries, k, Metric.DOT)
     assert np.array_equal(ids, expected)

@@ -28,6 +28,8 @@ _LOG = logging.getLogger(__name__)
 
 _QUERIES = 1_000
 _BLOCK_ROWS = 16_384
+# What all codecs found for so many queries is read at once: some ten thousand documents.
+_JUDGED_QUERIES = 250
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +111,7 @@ def judge_at_full_size(
     else:
         others = {}
         found, nearest = _found(codecs, collection, part, asked), known.nearest
-    figures = {name: _judged(ids, nearest, collection, part, asked) for name, ids in found.items()}
+    figures = _judged(found, nearest, collection, part, asked)
     linear = known.baselines if known else {kind: figures[kind] for kind in others if kind}
     rows = collection.report.rows
     unseen = rows - len(collection.document_rows)
@@ -183,16 +185,35 @@ def _found(
 
 
 def _judged(
-    found: IdArray, nearest: IdArray, collection: Collection, part: HeldOut, asked: NDArray[np.int64]
-) -> QueryFigures:
-    """Judge what one codec found; only the documents that are looked at are read again."""
+    found: Mapping[str, IdArray],
+    nearest: IdArray,
+    collection: Collection,
+    part: HeldOut,
+    asked: NDArray[np.int64],
+) -> dict[str, QueryFigures]:
+    """Judge what each codec found; only the documents that are looked at are read again."""
     relevant, grades = None, None
     if part.relevant is not None and collection.known is not None:
         every = np.arange(collection.report.rows)
         rows = part.query_rows[asked]
         relevant, grades = collection.known.within(rows, every).by_query(rows, every)
-    looked_at = np.unique(np.concatenate([found.ravel(), nearest.ravel(), *(relevant or [])]))
-    vectors, queries = vectors_at(collection.documents, looked_at, collection.metric), part.queries[asked]
-    truth = Truth.known(vectors, queries, collection.metric, np.searchsorted(looked_at, nearest))
-    answers = None if relevant is None else [np.searchsorted(looked_at, each) for each in relevant]
-    return judge(np.searchsorted(looked_at, found), truth, answers, grades)
+    # A hundred of a hundred documents say nothing: the first ones tell the judge that there are more, where there are.
+    first = np.arange(min(collection.report.rows, DEPTH_OF_LISTS + 1))
+    parts: dict[str, list[QueryFigures]] = {name: [] for name in found}
+    for start in range(0, len(asked), _JUDGED_QUERIES):
+        block = slice(start, start + _JUDGED_QUERIES)
+        answers = None if relevant is None else relevant[block]
+        lists = [nearest[block], *(ids[block] for ids in found.values())]
+        looked_at = np.unique(np.concatenate([first, *(ids.ravel() for ids in lists), *(answers or [])]))
+        vectors = vectors_at(collection.documents, looked_at, collection.metric)
+        places = np.searchsorted(looked_at, nearest[block])
+        truth = Truth.known(vectors, part.queries[asked[block]], collection.metric, places)
+        if answers is not None:
+            answers = [np.searchsorted(looked_at, each) for each in answers]
+        for name, ids in found.items():
+            figures = judge(np.searchsorted(looked_at, ids[block]), truth, answers, grades and grades[block])
+            parts[name].append(figures)
+    return {
+        name: {figure: np.concatenate([each[figure] for each in blocks]) for figure in blocks[0]}
+        for name, blocks in parts.items()
+    }

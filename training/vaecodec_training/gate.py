@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vaecodec.evaluation import KEPT_MEANS, Interval, best, paired_bootstrap
+from vaecodec.evaluation import KEPT_MEANS, Interval, best, bootstraps
 from vaecodec_training.data.held_out import QueryFigures
 from vaecodec_training.recipe import Aim
 
@@ -145,9 +145,6 @@ def gate(learned: QueryFigures, linear: Mapping[str, QueryFigures], aim: Aim = A
         aim: what the codec is for. Of neighbours no figure may be lost, of relevance only those of relevant documents.
     """
     known = dict.fromkeys((aim.figure, *(name for names in _VETOES.values() for name in names)))
-    comparisons = []
-    for name in known:
-        if name in learned:
-            over = best(linear, name)
-            comparisons.append(Comparison(name, over, paired_bootstrap(learned[name], linear[over][name])))
-    return Gate(aim, tuple(comparisons))
+    over = {name: best(linear, name) for name in known if name in learned}
+    differences = bootstraps({name: learned[name] - linear[kind][name] for name, kind in over.items()})
+    return Gate(aim, tuple(Comparison(name, over[name], difference) for name, difference in differences.items()))

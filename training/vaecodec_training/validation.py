@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from vaecodec.evaluation import best, bootstrap, paired_bootstrap
+from vaecodec.evaluation import best, bootstraps
 from vaecodec_training.channel import through_code
 from vaecodec_training.data.collection import Collection
 from vaecodec_training.data.held_out import Encode, HeldOut, QueryFigures
@@ -60,18 +60,15 @@ def linear_figures(collection: Collection, recipe: Recipe, part: HeldOut) -> dic
 
 
 def intervals(figures: QueryFigures) -> dict[str, dict[str, float]]:
-    """Return the mean s with their 95 % bootstrap intervals over the queries, as JSON values."""
-    return {name: bootstrap(values)._asdict() for name, values in figures.items()}
+    """Return the means with their 95 % bootstrap intervals over the queries, as JSON values."""
+    return {name: each._asdict() for name, each in bootstraps(figures).items()}
 
 
 def gain(figures: QueryFigures, baseline: QueryFigures) -> dict[str, dict[str, float]]:
     """Return paired differences to a baseline with their 95 % intervals, as JSON values."""
-    return {name: paired_bootstrap(values, baseline[name])._asdict() for name, values in figures.items()}
+    return intervals({name: values - baseline[name] for name, values in figures.items()})
 
 
 def gains(figures: QueryFigures, baselines: Mapping[str, QueryFigures]) -> dict[str, dict[str, float]]:
     """Return what :func:`gain` does, each figure minus that of the linear codec which is best in it."""
-    return {
-        name: paired_bootstrap(values, baselines[best(baselines, name)][name])._asdict()
-        for name, values in figures.items()
-    }
+    return intervals({name: values - baselines[best(baselines, name)][name] for name, values in figures.items()})
