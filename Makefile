@@ -129,7 +129,7 @@ types: $(VENV)/.installed
 
 # The wheel, built from the sdist, does in an empty environment what the README promises of the base install.
 wheel: $(VENV)/.installed
-	rm -rf build dist
+	rm -rf build/empty dist
 	$(BIN)/python -m build --outdir dist .
 	$(PYTHON) -m venv build/empty
 	build/empty/bin/$(INSTALL) dist/*.whl
