@@ -14,19 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vaecodec.best import Best
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.vectors import as_matrix, as_vectors, blocks, normalised_or_zero
 
 IdArray = NDArray[np.int64]
 Figures = NDArray[np.float64]
-_Keys = NDArray[np.uint64]
 
 # Queries and documents per block of scores: 256 x 16,384 float32 are 16 MiB. Larger ones are asked of the system anew.
 _QUERY_ROWS = 256
 _BASE_ROWS = 16_384
-_ID_WIDTH = np.uint64(32)
-_ID_BITS = np.uint64(2**32 - 1)
-_FREE = np.uint64(2**64 - 1)
 # Up to this many documents it is faster to compute all scores of a query than to gather a hundred rows. They are kept
 # for the next codec that is judged, unless that takes more than 128 MiB.
 _FEW_DOCUMENTS = 8_192
@@ -102,13 +99,13 @@ def exact_search(base: Any, queries: FloatArray, k: int, metric: Metric) -> tupl
     queries = as_vectors(queries, base.shape[1], Metric.DOT, name="queries")
     unit = normalised_or_zero if metric is Metric.COSINE else np.asarray
     queries = unit(queries)
-    best = _Best(len(queries), min(k, len(base)))
+    parts = [queries[first : first + _QUERY_ROWS] for first in range(0, max(1, len(queries)), _QUERY_ROWS)]
+    best = [Best(len(part), k) for part in parts]
     for start, block in blocks(base, base.shape[1], Metric.DOT, name="base", rows=_BASE_ROWS):
-        block = unit(block)
-        for first in range(0, len(queries), _QUERY_ROWS):
-            rows = slice(first, first + _QUERY_ROWS)
-            best.add(rows, start, _scores(queries[rows], block, metric))
-    return best.ids, best.scores
+        block, rows = unit(block), np.arange(start, start + len(block))
+        for part, found in zip(parts, best, strict=True):
+            found.update(rows, _scores(part, block, metric))
+    return np.concatenate([each.rows for each in best]), np.concatenate([each.scores for each in best])
 
 
 @dataclass(frozen=True, eq=False)
@@ -454,77 +451,6 @@ def _resampling(n: int, seed: int, resamples: int) -> Figures:
     # Resampling n of n values means drawing multinomial counts. One matrix product then gives all means.
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
     return np.asarray(counts, np.float64)
-
-
-class _Best:
-    """Keep the best columns of each row while scores arrive block by block, ascending by column.
-
-    Only scores above the last one kept are looked at further: to select from all takes longer than to compute them.
-    A score and its column are one number, since numbers are sorted many times as fast as pairs of them.
-
-    Attributes:
-        keys: uint64 (rows, k), see :func:`_keys`, ascending: nearest first, ties by lower id.
-    """
-
-    def __init__(self, rows: int, k: int) -> None:
-        # Free places come after every column, also after one whose score overflowed to minus infinity.
-        self.keys = np.full((rows, k), _FREE)
-
-    @property
-    def ids(self) -> IdArray:
-        """Return int64 (rows, k)."""
-        return (self.keys & _ID_BITS).astype(np.int64)
-
-    @property
-    def scores(self) -> FloatArray:
-        """Return float32 (rows, k)."""
-        return _scores_of(self.keys)
-
-    def add(self, rows: slice, seen: int, scores: FloatArray) -> None:
-        """Take the scores of some rows with the columns from number ``seen`` on, float32 (n, columns)."""
-        self.keys[rows] = _merged(self.keys[rows], scores, seen)
-
-
-def _merged(kept: _Keys, scores: FloatArray, first_id: int) -> _Keys:
-    """Return the best of what is kept, (n, k), and of further columns with higher ids, (n, columns), nearest first."""
-    n, k = kept.shape
-    last = kept[:, -1:]
-    if (last == _FREE).any():
-        scores = np.fmax(scores, np.float32(-np.inf))  # NaN would count as the largest
-        place = max(scores.shape[1] - k, 0)
-        passed = scores >= np.partition(scores, place, axis=1)[:, place, None]
-    else:
-        # With a score equal to the last one's a column stays out, as its id is higher.
-        passed = scores > _scores_of(last)
-    rows, columns = np.divmod(np.flatnonzero(passed), scores.shape[1])
-    counts = np.bincount(rows, minlength=n)
-    places = k + np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    every = np.full((n, k + counts.max()), _FREE)
-    every[:, :k] = kept
-    every[rows, places] = _keys(scores[rows, columns], columns + first_id)
-    every.partition(k - 1, axis=1)
-    best = every[:, :k]
-    best.sort(axis=1)
-    return best
-
-
-def _keys(scores: FloatArray, ids: IdArray) -> _Keys:
-    """Return numbers that ascend as scores descend and, at equal scores, as ids ascend.
-
-    The upper half holds the bits of the score. Those of a positive float ascend with it, those of a negative one with
-    its size, so the former are complemented below the sign. NaN, from an overflow, counts as minus infinity.
-    """
-    bits = (np.fmax(scores, np.float32(-np.inf)) + np.float32(0)).view(np.uint32)  # -0.0 + 0 is 0.0
-    return _flipped(bits).astype(np.uint64) << _ID_WIDTH | ids.astype(np.uint64)
-
-
-def _scores_of(keys: _Keys) -> FloatArray:
-    return _flipped((keys >> _ID_WIDTH).astype(np.uint32)).view(np.float32)
-
-
-def _flipped(bits: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    below_sign = np.uint32(0x7FFFFFFF)
-    return np.where(bits > below_sign, bits, bits ^ below_sign)
 
 
 class _Answers(NamedTuple):

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vaecodec.best import Best
 from vaecodec.codes import Code, ResidualCode, TrellisCode
 from vaecodec.codes.parallel import over_rows
 from vaecodec.codes.trellis import QueryTables, compiled_kernels
 from vaecodec.evaluation import IdArray
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray, Metric
-from vaecodec.packed_index.best import Best
 from vaecodec.packed_index.growing import Growing
 from vaecodec.packed_index.rows import Rows
 from vaecodec.packed_index.sketch import SKETCH_SAMPLE_ROWS, Axes, Sketch
