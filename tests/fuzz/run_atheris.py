@@ -14,7 +14,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["vaecodec", "vaecodec_integrations.qdrant.migration.state"]):
+with atheris.instrument_imports(include=["vaecodec", "vaecodec_integrations", "vaecodec_training"]):
     from fuzz_targets import targets
 
 

@@ -332,6 +332,11 @@ def test_the_first_sentence_is_about_what_was_chosen(coded, tmp_path):
     assert (tmp_path / "report.md").read_text().startswith("# svd32.onnx, float16: 24x smaller")
 
 
+def test_who_asks_for_codes_is_told_of_the_first_of_them(coded, run):
+    assert summarise(coded).headline.startswith("svd32.onnx, float16: 24x smaller (64 bytes per vector)")
+    assert summarise(run).headline.startswith("svd32.onnx: 12x smaller (128 bytes per vector)")
+
+
 def test_what_needs_no_training_is_not_judged_against_what_needs_none(coded):
     summary = summarise(coded, chosen="svd32.onnx, float16", trained=False)
     assert summary.headline == summary.gain_in_words("svd32.onnx, float16")
@@ -365,7 +370,8 @@ def test_untrained_codes_have_the_stages_that_trained_ones_have(sample, monkeypa
 def test_a_share_of_nearly_all_is_not_said_to_be_all(coded):
     codec = coded.method("svd32.onnx")
     nearly = replace(codec, figures={**codec.figures, "recall@10": np.where(np.arange(QUERIES) == 0, 0.97, 1.0)})
-    summary = summarise(replace(coded, methods=[*coded.methods[:-2], nearly, coded.methods[-1]]))
+    run = replace(coded, methods=[*coded.methods[:-2], nearly, coded.methods[-1]])
+    summary = summarise(run, chosen="svd32.onnx")
     assert "keeps over 99.9% of the ten nearest" in summary.headline
 
 

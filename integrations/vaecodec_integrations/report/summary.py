@@ -143,7 +143,7 @@ class ReportSummary:
     """Hold the statements and figures of a report.
 
     Attributes:
-        chosen: the codec or code that the first sentence is about: the first codec, or what will be used.
+        chosen: the codec or code that the first sentence is about: what will be used, as far as that is known.
         trained: whether that needed training; what needs none is not compared with what needs none.
         verdicts: for each codec and each code of it, whether it is better than what needs no training.
         methods: in the order measured.
@@ -259,7 +259,8 @@ def summarise(
     Args:
         run: what was measured.
         earlier: an earlier report, to show what changed.
-        chosen: the name of the codec or code that will be used; by default the first codec.
+        chosen: the name of the codec or code that will be used; by default the first code that was measured of the
+            first codec, since who asks for codes stores codes, or that codec where there is none.
         trained: whether that needed training.
     """
     answered = _answered(run)
@@ -268,8 +269,9 @@ def summarise(
     rivals = [_rival(rival, figures[rival.of], answered) for rival in run.rivals]
     verdicts = _verdicts(run, figures, answered)
     first = run.codecs[0]
+    codes = [method.name for method in run.methods if method.role is Role.CODE and method.of == first]
     return ReportSummary(
-        chosen=first if chosen is None else run.method(chosen).name,
+        chosen=[*codes, first][0] if chosen is None else run.method(chosen).name,
         trained=trained,
         verdicts=verdicts,
         methods=methods,
