@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import faiss
 import numpy as np
 
 from embeddings import load, load_relevant
-from vaecodec import Metric, fit_linear
+from vaecodec import Codec, Metric, fit_linear
 from vaecodec.codes import Calibration
 from vaecodec.evaluation import exact_search
+from vaecodec.sources import ArraySource
 from vaecodec.vectors import normalised
 
 K = 10
@@ -71,6 +73,29 @@ class Ours:
             lambda: code.encode(data.linear.encode(data.base), threads=1),
             by_decoding(code.decode, data.linear.encode_queries(data.queries)),
         )
+
+
+def learned(data: Data, size: int) -> Fitted:
+    """Train a codec for codes of this size, with as many latents as the vectors have, and search its codes."""
+    from vaecodec_exporters.checkpoint import export_checkpoint
+    from vaecodec_training.data.collection import Collection
+    from vaecodec_training.recipe import Recipe
+    from vaecodec_training.trainer import train
+
+    # In these folders as many queries as documents means that they belong together row for row.
+    paired = len(data.train) == len(data.asked)
+    documents, asked = ArraySource(data.train), ArraySource(data.asked)
+    collection = Collection.open(documents, asked, pairs="aligned" if paired else None)
+    with tempfile.TemporaryDirectory() as temporary:
+        run, file = Path(temporary) / "run", Path(temporary) / "codec.onnx"
+        train(collection, Recipe.for_code(target_bytes=(size,), paired=paired, dim=data.width), run)
+        export_checkpoint(run, file)
+        codec = Codec.load(file)
+    code = codec.code(bytes=size)
+    return (
+        lambda: code.encode(codec.encode(data.base), threads=1),
+        by_decoding(code.decode, codec.encode_queries(data.queries)),
+    )
 
 
 def additive(name: str) -> System:

@@ -292,7 +292,7 @@ def test_codes_have_a_frontier_of_what_they_store(sample, tmp_path: Path, monkey
     recipe = choose_recipe(width=24, rows=1_000, target="8", objective=objective, paired=True).replace(**short)
     result = searching.search(collection, tmp_path, budget=1_000.0, recipe=recipe)
     steps = result.content["steps"]
-    trials = ["relevance", "relevance mlp", "relevance mlp noise"]
+    trials = ["relevance", "relevance mlp", "relevance mlp noise", "relevance mlp heavier"]
     others = {Aim.NEIGHBOURS: [*trials, "relevance final"], Aim.RELEVANCE: ["neighbours"]}[objective]
     aims = {name: steps[name]["recipe"]["objective"] for name in (*others, *trials)}
     assert aims == {name: name.split()[0] for name in aims}

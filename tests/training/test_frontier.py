@@ -43,6 +43,11 @@ def test_linear_maps_hidden_layers_and_noise_are_tried_and_the_recipe_that_was_a
     # What is asked for and tried anyway is tried once.
     tried = relevance_trials(trials["relevance mlp"], 40_000)
     assert list(tried) == ["relevance as asked", "relevance", "relevance mlp noise"]
+    # Codes may follow the pairs more closely.
+    of_codes = relevance_trials(Recipe.for_code(target_bytes=(48,), dim=48), 40_000)
+    assert list(of_codes) == [*trials, "relevance mlp heavier"]
+    assert of_codes["relevance mlp heavier"].contrastive > of_codes["relevance mlp"].contrastive
+    assert {trial.target_bytes for trial in of_codes.values()} == {(48,)}
 
 
 def test_the_points_hold_the_trials_of_the_width_chosen_and_what_stands_beside(part: HeldOut, tmp_path: Path) -> None:

@@ -119,9 +119,12 @@ def test_the_objective_chooses_the_recipe_and_the_figure_that_chooses_checkpoint
     assert choose_recipe(width=384).objective.figure == "recall@10"
     coded = choose_recipe(width=384, rows=40_000, objective="relevance", target="48")
     assert (coded.objective.figure, coded.target_bytes, coded.dim) == ("ndcg@10", (48,), 384)
-    # Few pairs overfit a hidden layer, and codes are made by linear maps.
-    few = choose_recipe(width=384, rows=10_000, objective="relevance")
-    assert (recipe.hidden, few.hidden, coded.hidden) == (512, 0, 0)
+    # Few pairs overfit a hidden layer, and codes of many pairs follow these more closely than floats do.
+    few, few_coded = (choose_recipe(width=384, rows=10_000, objective="relevance", target=to) for to in ("", "48"))
+    assert (recipe.hidden, coded.hidden, few.hidden, few_coded.hidden) == (512, 512, 0, 0)
+    assert (recipe.contrastive, coded.contrastive, few.contrastive, few_coded.contrastive) == (0.2, 0.6, 0.2, 0.2)
+    uniform = choose_recipe(width=384, rows=40_000, objective="relevance", target="int8")
+    assert (uniform.hidden, uniform.contrastive) == (0, 0.2)
     with pytest.raises(RecipeError, match="objective: expected one of neighbours, relevance, got 'hits'"):
         choose_recipe(width=384, objective="hits")
     with pytest.raises(RecipeError, match="weight: expected from 0 to 1, got 2"):

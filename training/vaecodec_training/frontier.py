@@ -10,7 +10,7 @@ from typing import Any
 from vaecodec.charts import LIGHT, MARKERS, Name, chart, rendered, write_names
 from vaecodec.files import write_atomically
 from vaecodec_training.data.held_out import HeldOut, QueryFigures
-from vaecodec_training.recipe import Aim, Recipe, choose_recipe
+from vaecodec_training.recipe import WEIGHT_FOR_CODES, Aim, Recipe, choose_recipe
 from vaecodec_training.validation import intervals
 
 UNCOMPRESSED = "uncompressed"
@@ -54,6 +54,9 @@ def relevance_trials(asked: Recipe, rows: int) -> dict[str, Recipe]:
         "relevance mlp": linear.replace(hidden=_HIDDEN),
         "relevance mlp noise": linear.replace(hidden=_HIDDEN, input_noise=_NOISE),
     }
+    if asked.for_codes:
+        heavier = {"contrastive": WEIGHT_FOR_CODES, "alignment": 1 - WEIGHT_FOR_CODES}
+        trials["relevance mlp heavier"] = trials["relevance mlp"].replace(**heavier)
     own = {"relevance as asked": asked.replace(nested_dims=())} if asked.objective is Aim.RELEVANCE else {}
     return {**own, **{name: trial for name, trial in trials.items() if trial not in own.values()}}
 
