@@ -201,17 +201,24 @@ def test_the_second_seed_of_relevance_and_its_codes_are_what_the_benchmark_measu
         trained, _ = relevance_of(f"debian-minilm-{width}-seed1")
         told = " / ".join(f"{trained[figure]['mean']:.3f}".replace("0.", ".") for figure in two)
         assert f"{told} at {width}" in text
-    files = ("debian-minilm-256-seed1.json", "debian-minilm-384-target48.json")
-    results = [json.loads((ROOT / "docs" / "relevance" / name).read_text())["results"] for name in files]
-    floats, codes = ({row["codec"]: row for row in rows} for rows in results)
-    shown = rows_under("training.md", "| bytes | nDCG@10 | relevant@100 | recall@10 | trained for")
+    names = ("384-target48-heavier", "256-heavier", "256-seed1", "384-target48")
+    results = [json.loads((ROOT / "docs" / "relevance" / f"debian-minilm-{name}.json").read_text()) for name in names]
+    assert [found["recipe"]["contrastive"] for found in results] == [0.6, 0.6, 0.2, 0.2]
+    first, *others = ({row["codec"]: row for row in found["results"]} for found in results)
+    shown = rows_under("training.md", "| bytes | nDCG@10 | relevant@100 | recall@10 | kept@100 |")
     assert [row[0] for row in shown] == ["96", "64", "48", "32"]
-    for size, *cells, near, aimed in shown:
-        row, trained = floats[f"its codes of {size} bytes"], codes[f"its codes of {size} bytes"]
-        assert cells == [relevance_cell(row, "ndcg@10"), relevance_cell(row, "relevant@100")]
-        assert float(near) == pytest.approx(row["recall@10"]["mean"], abs=0.00051)
-        aims = list(map(float, aimed.split(", ")))
-        assert aims == pytest.approx([trained[figure]["mean"] for figure in two], abs=0.00051)
+    for size, *cells in shown:
+        codec = f"its codes of {size} bytes"
+        assert cells[:2] == [relevance_cell(first[codec], figure) for figure in ("ndcg@10", "relevant@100")]
+        kept = [first[codec][figure]["mean"] for figure in ("recall@10", "kept@100")]
+        assert list(map(float, cells[2:4])) == pytest.approx(kept, abs=0.00051)
+        for told, rows in zip(cells[4:], others, strict=True):
+            found = [rows[codec][figure]["mean"] for figure in two]
+            assert list(map(float, told.split(", "))) == pytest.approx(found, abs=0.00051)
+    smallest = [first["its codes of 32 bytes"][figure]["mean"] for figure in two]
+    readme = (ROOT / "README.md").read_text()
+    for told, value in zip(("48 times smaller, reach {}", "of the codes {}"), smallest, strict=True):
+        assert told.format(f"{value:.3f}".replace("0.", ".")) in readme
 
 
 def test_the_table_of_time_and_memory_is_what_the_benchmark_measured() -> None:
