@@ -471,7 +471,7 @@ def _for_rows(rows: int | None) -> Recipe:
 
 
 def _in_bytes(target: str) -> bool:
-    return target[:1].isdecimal()
+    return target != "" and target[0] in "0123456789"
 
 
 def _sizes(text: str) -> tuple[int, ...]:
