@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from vaecodec.codes import CodeType
@@ -149,10 +150,15 @@ def test_the_table_of_the_shortest_codes_is_what_the_benchmark_measured() -> Non
         assert gain == f"{told['mean']:+.3f} [{told['low']:+.3f}, {told['high']:+.3f}]".replace("0.", ".")
 
 
+def by_codec(name: str) -> dict[str, dict[str, Any]]:
+    """Return what a run of benchmarks/relevance.py measured, by the name of the codec."""
+    results = json.loads((ROOT / "docs" / "relevance" / f"{name}.json").read_text())["results"]
+    return {row["codec"]: row for row in results}
+
+
 def relevance_of(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what a run of benchmarks/relevance.py measured of the trained codec and of the best linear ones."""
-    results = json.loads((ROOT / "docs" / "relevance" / f"{name}.json").read_text())["results"]
-    by_name = {row["codec"]: row for row in results}
+    by_name = by_codec(name)
     return by_name["trained for relevance"], by_name["best linear for each figure"]
 
 
@@ -215,6 +221,12 @@ def test_the_second_seed_of_relevance_and_its_codes_are_what_the_benchmark_measu
         for told, rows in zip(cells[4:], others, strict=True):
             found = [rows[codec][figure]["mean"] for figure in two]
             assert list(map(float, told.split(", "))) == pytest.approx(found, abs=0.00051)
+    text = " ".join(text.split())
+    seeds = [f"{names[0]}{suffix}" for suffix in ("", "-seed1", "-seed2")]
+    for figure in two:
+        runs = [by_codec(f"debian-minilm-{seed}") for seed in seeds]
+        means = [np.mean([run[f"its codes of {row[0]} bytes"][figure]["mean"] for run in runs]) for row in shown]
+        assert " / ".join(f"{mean:.3f}".replace("0.", ".") for mean in means) in text
     smallest = [first["its codes of 32 bytes"][figure]["mean"] for figure in two]
     readme = (ROOT / "README.md").read_text()
     for told, value in zip(("48 times smaller, reach {}", "of the codes {}"), smallest, strict=True):
