@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.best import Best
+from vaecodec.best_rows import BestRows
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.vectors import as_matrix, as_vectors, blocks, normalised_or_zero
 
@@ -100,7 +100,7 @@ def exact_search(base: Any, queries: FloatArray, k: int, metric: Metric) -> tupl
     unit = normalised_or_zero if metric is Metric.COSINE else np.asarray
     queries = unit(queries)
     parts = [queries[first : first + _QUERY_ROWS] for first in range(0, max(1, len(queries)), _QUERY_ROWS)]
-    best = [Best(len(part), k) for part in parts]
+    best = [BestRows(len(part), min(k, len(base))) for part in parts]
     for start, block in blocks(base, base.shape[1], Metric.DOT, name="base", rows=_BASE_ROWS):
         block, rows = unit(block), np.arange(start, start + len(block))
         for part, found in zip(parts, best, strict=True):

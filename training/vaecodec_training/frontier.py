@@ -55,8 +55,8 @@ def relevance_trials(asked: Recipe, rows: int) -> dict[str, Recipe]:
         "relevance mlp noise": linear.replace(hidden=_HIDDEN, input_noise=_NOISE),
     }
     if asked.for_codes:
-        heavier = {"contrastive": WEIGHT_FOR_CODES, "alignment": 1 - WEIGHT_FOR_CODES}
-        trials["relevance mlp heavier"] = trials["relevance mlp"].replace(**heavier)
+        heavier = Recipe.for_relevance(rows=rows, weight=WEIGHT_FOR_CODES, **shape)
+        trials["relevance mlp heavier"] = heavier.replace(hidden=_HIDDEN, **_codes(asked))
     own = {"relevance as asked": asked.replace(nested_dims=())} if asked.objective is Aim.RELEVANCE else {}
     return {**own, **{name: trial for name, trial in trials.items() if trial not in own.values()}}
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vaecodec.best import Best
+from vaecodec.best_rows import BestRows
 from vaecodec.codes import Code, ResidualCode, TrellisCode
 from vaecodec.codes.parallel import over_rows
 from vaecodec.codes.trellis import QueryTables, compiled_kernels
@@ -156,7 +156,7 @@ class Scorer:
         self, rows: Rows, queries: FloatArray, k: int, allowed: IdArray | None, threads: int | None
     ) -> tuple[IdArray, FloatArray]:
         """Return the k best rows of each query, by a matrix product with every block of rows."""
-        best = Best(len(queries), k)
+        best = BestRows(len(queries), k)
         widened = self.widened(queries)
         for first, codes in rows.blocks(_BASE_ROWS):
             numbers = np.arange(first, first + len(codes))
@@ -251,9 +251,9 @@ class Scorer:
         numbers: IdArray | None,
         needed: np.float32,
         threads: int | None,
-    ) -> Best:
+    ) -> BestRows:
         """Score the codes of some rows, or of all; skip early those that stay below ``needed`` or the k best."""
-        best = Best(1, k)
+        best = BestRows(1, k)
         for chunk, codes, first in _chunks(rows, numbers):
             norms = derived.norms[chunk]
             scale, bias = self._scale_and_bias(norms)
@@ -296,7 +296,7 @@ class Scorer:
             np.negative(norms**2, out=bias)
         return scale, bias
 
-    def _finished(self, best: Best, queries: FloatArray) -> FloatArray:
+    def _finished(self, best: BestRows, queries: FloatArray) -> FloatArray:
         if self._metric is Metric.L2:
             return np.asarray(best.scores - np.einsum("ij,ij->i", queries, queries)[:, None])
         return best.scores

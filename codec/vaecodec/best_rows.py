@@ -17,7 +17,7 @@ _ROW_BITS = np.uint64(2**32 - 1)
 _FREE = np.uint64(2**64 - 1)
 
 
-class Best:
+class BestRows:
     """Keep the k best rows of each query; of equal scores the lower row comes first.
 
     A score and its row are one number, since numbers are sorted many times as fast as pairs of them. Rows are below
