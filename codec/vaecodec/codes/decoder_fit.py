@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vaecodec.codes.residual import Decoder, ResidualCode
+from vaecodec.codes.residual import Decoder, ResidualCode, encode_in_sizes
 from vaecodec.codes.residual_fit import group_sums
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.steps import Steps
@@ -48,7 +48,7 @@ def fit_decoder(
     books, axes = start.books.copy(), start.axes.copy()
     rates = _BOOKS_RATE * books[0].std(), _AXES_RATE * np.abs(axes).sum() / max(1, axes.size)
     optimiser = _Adam((books, axes))
-    encoded = [code.encode(latents) for code in codes]
+    encoded = encode_in_sizes(codes, latents)
     batch = min(_BATCH, len(latents))
     steps = int(EPOCHS * len(latents) / batch)
     scale = 1 / (_TEMPERATURE * np.float32(np.mean(np.einsum("ij,ij->i", latents, latents))))

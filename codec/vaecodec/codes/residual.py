@@ -199,6 +199,40 @@ class Residual:
         return Decoder(budget, budget, budget, books, self.spread[:, None] * self.axes, offset)
 
 
+class _StageSearch:
+    """Choose the centroids of rows, and say what they leave in some axes.
+
+    Args:
+        books: float32 (m, 256, k), the centroids of each stage.
+        axes: float32 (t, k).
+    """
+
+    def __init__(self, books: FloatArray, axes: FloatArray) -> None:
+        from vaecodec.codes import residual_kernels
+
+        self._stages, total = len(books), CENTROIDS * len(books)
+        centroids = np.ascontiguousarray(books.reshape(total, -1))
+        self._columns = np.ascontiguousarray(np.concatenate([centroids, axes]).T)
+        crossed = np.empty((total, total + len(axes)), np.float32)
+        residual_kernels.products(centroids, self._columns, crossed)
+        self._between = np.ascontiguousarray(crossed[:, :total])
+        self._squares = self._between.diagonal().reshape(len(books), CENTROIDS).copy()
+        self._turned = np.ascontiguousarray(crossed[:, total:]).reshape(len(books), CENTROIDS, len(axes))
+
+    def __call__(self, rows: FloatArray) -> tuple[NDArray[np.uint8], FloatArray]:
+        """Return the centroids, uint8 (n, m), and the rest in the axes, float32 (n, t), of float32 (n, k) rows."""
+        from vaecodec.codes import residual_kernels
+
+        products = np.empty((len(rows), self._columns.shape[1]), np.float32)
+        residual_kernels.products(rows, self._columns, products)
+        chosen = np.empty((len(rows), self._stages), np.uint8)
+        residual_kernels.search_stages(products, self._squares, self._between, _BEAM, chosen)
+        left = products[:, CENTROIDS * self._stages :]
+        for stage in range(self._stages):
+            left = left - self._turned[stage, chosen[:, stage]]
+        return chosen, left
+
+
 @dataclass(frozen=True, eq=False)
 class ResidualCode:
     """Turn latents into codes of ``bytes_per_vector`` bytes and back; made by :meth:`vaecodec.codes.Calibration.code`.
@@ -242,20 +276,8 @@ class ResidualCode:
         return len(self.centre)
 
     @cached_property
-    def _columns(self) -> FloatArray:
-        """Return all centroids, then the axes of the rest in stream order, as columns: float32 (k, c)."""
-        axes = self.axes[self.rest.order] if self.rest is not None else self.axes[:0]
-        return np.ascontiguousarray(np.concatenate([self.books.reshape(-1, len(self.centre)), axes]).T)
-
-    @cached_property
-    def _crossed(self) -> FloatArray:
-        """Return the products of all centroids with the columns: float32 (m * 256, c)."""
-        from vaecodec.codes import residual_kernels
-
-        centroids = np.ascontiguousarray(self.books.reshape(-1, len(self.centre)))
-        crossed = np.empty((len(centroids), self._columns.shape[1]), np.float32)
-        residual_kernels.products(centroids, self._columns, crossed)
-        return crossed
+    def _search(self) -> _StageSearch:
+        return _StageSearch(self.books, self.axes[self.order])
 
     def encode(self, latents: FloatArray, *, threads: int | None = None) -> NDArray[np.uint8]:
         """Return codes, uint8 (n, bytes_per_vector), of float32 (n, k) latents; each row's code depends on that row
@@ -265,29 +287,19 @@ class ResidualCode:
             MissingExtraError: numba is not installed.
         """
         require("numba", extra="packed")
-        from vaecodec.codes import residual_kernels
-
-        stages, total = len(self.books), CENTROIDS * len(self.books)
-        columns, crossed = self._columns, self._crossed
-        between = np.ascontiguousarray(crossed[:, :total])
-        squares = between.diagonal().reshape(stages, CENTROIDS).copy()
-        turned = np.ascontiguousarray(crossed[:, total:]).reshape(stages, CENTROIDS, -1)
-        codes = np.empty((len(latents), self.bytes_per_vector), np.uint8)
+        search, codes = self._search, np.empty((len(latents), self.bytes_per_vector), np.uint8)
 
         def work(start: int, stop: int) -> None:
-            products = np.empty((stop - start, columns.shape[1]), np.float32)
-            residual_kernels.products(latents[start:stop], columns, products)
-            chosen = np.empty((stop - start, stages), np.uint8)
-            residual_kernels.search_stages(products, squares, between, _BEAM, chosen)
-            codes[start:stop, :stages] = chosen
-            if self.rest is not None:
-                left = products[:, total:]
-                for stage in range(stages):
-                    left = left - turned[stage, chosen[:, stage]]
-                codes[start:stop, stages:] = self.rest.encode_steps(left)
+            self._write(codes[start:stop], *search(latents[start:stop]))
 
         over_rows(work, len(latents), _ENCODE_ROWS, threads)
         return codes
+
+    def _write(self, codes: NDArray[np.uint8], chosen: NDArray[np.uint8], left: FloatArray) -> None:
+        """Write the codes of a block, from its centroids and what they leave in the axes of :attr:`order`."""
+        codes[:, : len(self.books)] = chosen
+        if self.rest is not None:
+            codes[:, len(self.books) :] = self.rest.encode_steps(left)
 
     def saturated(self, latents: FloatArray) -> NDArray[np.bool_]:
         """Tell which rows hold a value more than six standard deviations from the mean."""
@@ -398,6 +410,27 @@ class ResidualCode:
         if self.rest is None:
             return None
         return replace(self.rest, mean=np.zeros_like(self.rest.mean), spread=np.ones_like(self.rest.spread))
+
+
+def encode_in_sizes(codes: Sequence[ResidualCode], latents: FloatArray) -> list[NDArray[np.uint8]]:
+    """Return the codes of all sizes of one calibration with the same stages, which are searched once for all.
+
+    Args:
+        codes: at least one.
+        latents: float32 (n, k).
+    """
+    axes = np.unique(np.concatenate([code.order for code in codes]))
+    search = _StageSearch(codes[0].books, codes[0].axes[axes])
+    places = [np.searchsorted(axes, code.order) for code in codes]
+    found = [np.empty((len(latents), code.bytes_per_vector), np.uint8) for code in codes]
+
+    def work(start: int, stop: int) -> None:
+        chosen, left = search(latents[start:stop])
+        for code, place, out in zip(codes, places, found, strict=True):
+            code._write(out[start:stop], chosen, np.ascontiguousarray(left[:, place]))
+
+    over_rows(work, len(latents), _ENCODE_ROWS, None)
+    return found
 
 
 def _books(text: str, width: int) -> FloatArray:

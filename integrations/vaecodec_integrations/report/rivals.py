@@ -64,9 +64,9 @@ def rivals_of_codes(
     """Measure what the same code of linear latents, and untrained codes, keep in the bytes of a code."""
     if code is None:
         return []
-    found = []
-    for codec in linear:
-        same = _same_code(codes.of(codec, staged=isinstance(code, ResidualCode)), code, method)
+    found, staged = [], isinstance(code, ResidualCode)
+    for codec in _that_differ(linear, moments) if staged else linear:
+        same = _same_code(codes.of(codec, staged=staged), code, method)
         found.append(
             Rival(
                 of=method.name,
@@ -78,6 +78,19 @@ def rivals_of_codes(
             )
         )
     return [*found, *_untrained(method, moments, codes, search)]
+
+
+def _that_differ(linear: Sequence[LinearCodec], moments: LinearMoments) -> list[LinearCodec]:
+    """Return one codec for all whose codes with stages are the same, since a fit of them takes up to minutes.
+
+    At full width all but PCA only turn the vectors, and centroids and the axes of the rest are turned along. The SVD
+    stands for them, as the untrained codes are made of it.
+    """
+    turning = (LinearKind.SVD, LinearKind.SVD_DOT, LinearKind.TRUNCATION, LinearKind.TRUNCATION_DOT)
+    others = [codec for codec in linear if codec.code_dim < codec.dim or codec.kind not in turning]
+    if len(others) == len(linear):
+        return others
+    return [moments.codec(len(moments.total), LinearKind.SVD), *others]
 
 
 def _same_code(calibration: Calibration, code: Code, method: Method) -> Code:
