@@ -9,9 +9,9 @@ queries are the collection, whose answers only the real figure knows. For both d
 share of the new model's nDCG@10 that is really kept, with its interval, and what is predicted from the sample without
 answers.
 
-With --splits it needs no training texts, and answers to many queries, one each. Again and again it draws 4,000
-documents of the base as the sample, with 2,500 queries that they answer. It counts how often what is predicted with
-known answers is within .03 of what is really kept among all other documents, by the queries that these answer.
+With --splits it needs no training texts, and answers to many queries, one each. Again and again it draws 5,000
+documents (--sample) of the base as the sample, with all queries that they answer. It counts how often what is predicted
+with known answers is within .03 of what is really kept among all other documents, by the queries that these answer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from vaecodec.two_models.merging import Embedded
 from vaecodec_exporters.model_bridge import predict_retention
 from vaecodec_training.maps import MapKind, fit_map, map_rows
 
-DOCUMENTS, QUERIES = 4_000, 2_500
 BOUND = 0.03
 
 
@@ -40,13 +39,14 @@ def main() -> None:
     parser.add_argument("--models", nargs=2, default=["minilm-l3", "minilm-l6"])
     parser.add_argument("--maps", nargs="+", type=MapKind, default=list(MapKind))
     parser.add_argument("--splits", type=int, default=0)
+    parser.add_argument("--sample", type=int, default=5_000)
     arguments = parser.parse_args()
     for names in permutations(arguments.models):
         print(f"{names[0]} to {names[1]}")
         judged = Judged(*embedded(arguments.data, names, "base", "queries"), load_relevant(arguments.data))
         for kind in arguments.maps:
             if arguments.splits:
-                compared = [judged.divided(kind, seed) for seed in range(arguments.splits)]
+                compared = [judged.divided(kind, arguments.sample, seed) for seed in range(arguments.splits)]
                 print(f"  {kind:<10} {summary(compared)}", flush=True)
                 continue
             sample = embedded(arguments.data, names, "train", "train_queries")
@@ -78,17 +78,17 @@ class Judged(NamedTuple):
         whole = found(self.documents.new, self.queries.new, self.relevant)
         return ratio_bootstrap(found(self.documents.old, across, self.relevant), whole)
 
-    def of(self, documents: IdArray, most: int | None = None) -> Judged:
+    def of(self, documents: IdArray) -> Judged:
         """Return some of the documents, with the queries that they answer."""
         places = np.full(len(self.documents.old), -1)
         places[documents] = np.arange(len(documents))
-        asked = np.flatnonzero(places[self.relevant] >= 0)[:most]
+        asked = np.flatnonzero(places[self.relevant] >= 0)
         return Judged(self.documents.rows(documents), self.queries.rows(asked), places[self.relevant[asked]])
 
-    def divided(self, kind: MapKind, seed: int) -> tuple[Interval, float]:
+    def divided(self, kind: MapKind, sampled: int, seed: int) -> tuple[Interval, float]:
         """Return what is predicted from a random sample, and what is kept among all other documents."""
         order = np.random.default_rng(seed).permutation(len(self.documents.old))
-        sample, others = self.of(order[:DOCUMENTS], QUERIES), self.of(order[DOCUMENTS:])
+        sample, others = self.of(order[:sampled]), self.of(order[sampled:])
         pairs = np.stack([np.arange(len(sample.relevant)), sample.relevant], axis=1)
         predicted = predict_retention(sample.documents, sample.queries, pairs, kinds=(kind,))
         real = others.kept(kind, sample.documents, sample.queries).mean

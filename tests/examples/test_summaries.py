@@ -236,7 +236,7 @@ def test_the_second_seed_of_relevance_and_its_codes_are_what_the_benchmark_measu
 def test_the_table_of_time_and_memory_is_what_the_benchmark_measured() -> None:
     results = json.loads((ROOT / "docs" / "scale" / "commands.json").read_text())["results"]
     shown = rows_under("sizes.md", "| command | rows | processor seconds")
-    told = {(re.match(r"`(\w+)", row[0])[1], row[1]): row[2:] for row in shown}
+    told = {(re.match(r"`([\w-]+)", row[0])[1], row[1]): row[2:] for row in shown}
     assert told == {
         (found["command"], f"{found['rows']:,} x {found['dim']:,}"): [
             f"{found['cpu_seconds']:.0f}",
