@@ -55,6 +55,8 @@ def main(
     out: Annotated[Path | None, typer.Option(help="Folder for the JSON files.")] = None,
 ) -> None:
     """Measure and print the tables."""
+    if only not in (known := ("", "postgres", "stores", *ENGINES)):
+        raise typer.BadParameter(f"--only: expected one of {', '.join(known[1:])}, got {only!r}")
     base, queries, train = load(data, "base", "queries", "train")
     queries = queries[:asked]
     base = np.concatenate([base, train])[: max(rows, len(base))]
