@@ -69,6 +69,38 @@ def test_deleted_documents_and_those_that_are_done_do_not_come_twice() -> None:
     assert labels[0, 0] == 300
 
 
+@pytest.mark.parametrize("calls", [0, 1, 2])
+def test_a_document_that_is_added_during_a_search_is_found_once(calls: int) -> None:
+    documents = models(N, 1)
+    old = filled(documents.old, np.arange(N), Metric.COSINE)
+    new = filled(documents.new[:DONE], np.arange(DONE), Metric.COSINE)
+    made: list[str] = []
+
+    class Adds:
+        """Pass calls on, and add the document before one of them."""
+
+        def __init__(self, index: Any) -> None:
+            self._index = index
+            self.space = index.space
+
+        def __getattr__(self, name: str) -> Any:
+            if name not in ("knn_query", "get_ids_list"):
+                return getattr(self._index, name)
+
+            def call(*arguments: Any, **named: Any) -> Any:
+                if len(made) == calls:
+                    new.add_items(documents.new[[300]], [300])
+                made.append(name)
+                return getattr(self._index, name)(*arguments, **named)
+
+            return call
+
+    both = TwoModelIndex(Adds(old), Adds(new), Merger.fit(documents))
+    labels, _ = both.knn_query(documents.old[300], documents.new[300], k=8)
+    assert len(made) > calls
+    assert labels[0].tolist().count(300) == 1
+
+
 def test_nothing_done_and_all_done() -> None:
     documents = models(N, 1)
     merger = Merger.fit(documents)

@@ -52,8 +52,11 @@ class TwoModelIndex:
             Labels, uint64 (n, k), and scores on the merger's scale, float32 (n, k), the best first.
         """
         asked = Embedded(*(np.atleast_2d(np.asarray(rows, np.float32)) for rows in (old_queries, new_queries)))
-        new_labels, new_scores = _search(self._new, asked.new, k)
+        # The new index is asked last: a document that is added meanwhile is then found twice, and not missed.
         old_labels, old_scores = self._old_ones(asked.old, k)
+        new_labels, new_scores = _search(self._new, asked.new, k)
+        twice = (old_labels[:, :, None] == new_labels[:, None, :]).any(axis=2)
+        old_scores = np.where(twice, -np.inf, old_scores).astype(np.float32)
         compared = Embedded(_compared(self._old, asked.old), _compared(self._new, asked.new))
         order, scores = self._merger.rank(compared, Embedded(old_scores, new_scores))
         labels = np.take_along_axis(np.concatenate([old_labels, new_labels], axis=1), order, axis=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from vaecodec.codec import Codec
 from vaecodec.errors import MissingColumnError
@@ -61,6 +62,7 @@ class CompressedColumn:
         self.column = column
         self.storage = Storage(storage)
         self.originals = originals
+        self._checked: WeakSet[Connection[Any]] = WeakSet()
 
     @property
     def sql_type(self) -> str:
@@ -111,7 +113,7 @@ class CompressedColumn:
     def check(self, connection: Connection[Any]) -> None:
         """Check that this codec filled the column, and let the connection pass pgvector's types.
 
-        Call it once for each new connection, before the first statement.
+        Call it once for each new connection, before the first statement; :meth:`search` does so itself.
 
         Raises:
             CodecMismatchError: another codec filled the column, or none is recorded.
@@ -121,6 +123,12 @@ class CompressedColumn:
         if not self._exists(connection):
             raise MissingColumnError(f"{self._where}: expected a column of type {self.sql_type}, got no such column")
         check_record(self._where, self._comment(connection), self.codec, self.storage)
+        self._checked.add(connection)
+
+    def check_once(self, connection: Connection[Any]) -> None:
+        """Check as :meth:`check` does, unless it has seen this connection."""
+        if connection not in self._checked:
+            self.check(connection)
 
     def documents(self, vectors: Any) -> list[Any]:
         """Encode documents, float (n, dim), to n values for INSERT and UPDATE; see :meth:`Storage.documents`."""
@@ -140,7 +148,7 @@ class CompressedColumn:
         """Find the k nearest rows, in one SQL statement.
 
         Args:
-            connection: a connection that :meth:`check` has seen.
+            connection: to the database; it is checked as :meth:`check` does when it is used first.
             vector: float (dim,), the query, or its latent, float (code_dim,).
             k: how many rows.
             key: the column that names a row.
@@ -150,6 +158,8 @@ class CompressedColumn:
             At most k hits, the nearest first.
 
         Raises:
+            CodecMismatchError: another codec filled the column, or none is recorded.
+            MissingColumnError: the table has no such column.
             InvalidVectorsError: the query is not a vector that the codec takes.
             ValueError: ``rerank`` is given, but the column has no originals, or the query is a latent.
         """
@@ -157,6 +167,7 @@ class CompressedColumn:
             raise ValueError("rerank: expected a column of originals, got none; open the column with originals=")
         if rerank is not None and are_latents(self.codec, as_row(vector, name="query")):
             raise ValueError(f"rerank: expected a query of width {self.codec.dim}, got latents; pass the embedding")
+        self.check_once(connection)
         extra: sql.Composable = sql.SQL("")
         if self.originals is not None and rerank is not None:
             extra = self.statement(", {column}, {name}", name=sql.Identifier(self.originals.name))

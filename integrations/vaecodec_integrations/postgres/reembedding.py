@@ -21,22 +21,19 @@ from psycopg import sql
 
 from vaecodec.errors import MigrationError
 from vaecodec.interface import FloatArray, Metric
-from vaecodec.vectors import as_vectors, normalised
+from vaecodec.vectors import as_vectors
 from vaecodec_integrations.pace import Pace
 from vaecodec_integrations.postgres.column import CompressedColumn
 from vaecodec_integrations.postgres.storage import Storage
 from vaecodec_integrations.postgres.switching import give_name_back, take_name
 from vaecodec_integrations.postgres.tables import check_key, column_type, count
 from vaecodec_integrations.postgres.watching import watch
+from vaecodec_integrations.same_model import COMPARED_ROWS, agreement
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
 _KEPT = "_old_model"
-# Stored vectors and those of the same texts, embedded again, have at least this mean cosine: rounding, and models that
-# round by batches, are above it, other models far below.
-_SAME_MODEL = 0.95
-_COMPARED_ROWS = 16
 _TEXT_TYPES = ("text", "character", "citext")
 
 
@@ -254,21 +251,14 @@ def _agreement(connection: Connection[Any], job: ColumnReembedding, pace: Pace) 
     statement = (
         "SELECT {new}, {text} FROM {table} WHERE {new} IS NOT NULL AND {text} ~ '\\S' ORDER BY random() LIMIT %s"
     )
-    rows = connection.execute(job.statement(statement), (_COMPARED_ROWS,)).fetchall()
+    rows = connection.execute(job.statement(statement), (COMPARED_ROWS,)).fetchall()
     if not rows:
         return None
     pace.wait(len(rows))
     again = job.embedded([text for _, text in rows])
     again = again if isinstance(job.new, str) else job.new.codec.encode(again)
     stored = [np.asarray(value.to_list(), np.float32) for value, _ in rows]
-    same = all(len(row) == again.shape[1] for row in stored)
-    mean = float(np.einsum("ij,ij->i", normalised(np.stack(stored)), normalised(again)).mean()) if same else 0.0
-    if mean < _SAME_MODEL:
-        raise MigrationError(
-            f"{job.table}.{job.column}: expected the vectors of this model, got others (mean cosine {mean:.2f} to the "
-            "same texts embedded again); give the model that filled the column, or another column"
-        )
-    return mean
+    return agreement(stored, again, f"{job.table}.{job.column}")
 
 
 def _left(connection: Connection[Any], job: ColumnReembedding) -> int:

@@ -84,7 +84,7 @@ class TwoModelColumns:
         """Search by both queries, and merge what they find.
 
         Args:
-            connection: one that ``CompressedColumn.check`` has seen for each compressed column.
+            connection: to the database; compressed columns are checked when it is used first.
             old_query: float (d,), the query embedded by the old model.
             new_query: float (e,), by the new one.
             k: how many rows.
@@ -92,7 +92,13 @@ class TwoModelColumns:
 
         Returns:
             At most k rows, the best first.
+
+        Raises:
+            CodecMismatchError: another codec filled a compressed column, or none is recorded.
         """
+        for column in (self._old, self._new):
+            if isinstance(column, CompressedColumn):
+                column.check_once(connection)
         lacking = sql.SQL("{} IS NULL").format(sql.Identifier(_name(self._new)))
         conditions = [lacking, sql.SQL("TRUE")]
         found, compared = [], []
@@ -106,6 +112,9 @@ class TwoModelColumns:
                 self._statement(column, metric, held), (Vector(vector[0]).to_text(), k)
             ).fetchall()
             found.append([(key, _score(distance, metric)) for key, distance in rows])
+        # A row that was filled between both statements is found by both.
+        twice = {key for key, _ in found[1]}
+        found[0] = [row for row in found[0] if row[0] not in twice]
         scores = Embedded(*(np.array([[score for _, score in rows]], np.float32) for rows in found))
         order, common = self._merger.rank(Embedded(*compared), scores)
         keys = [key for rows in found for key, _ in rows]

@@ -112,6 +112,8 @@ def test_another_codec_is_refused_before_anything_is_read(connection, base, vae_
         CompressedColumn(other_codec, "docs", "embedding").check(connection)
     with pytest.raises(CodecMismatchError, match="open it with the codec that filled it"):
         CompressedColumn(other_codec, "docs", "embedding").record(connection)
+    with pytest.raises(CodecMismatchError, match="open it with the codec that filled it"):
+        CompressedColumn(other_codec, "docs", "embedding").search(connection, base[0], 3)
 
 
 def test_a_column_without_a_record_is_refused_and_can_be_recorded(connection, base, vae_codec: Codec) -> None:

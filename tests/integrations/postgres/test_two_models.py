@@ -70,6 +70,29 @@ def test_merged_results_are_those_of_exact_search(
     assert [hit.key for hit in third] == [key for key in whole if key % 3 == 1][:15]
 
 
+def test_a_row_that_is_filled_during_a_search_is_found_once(
+    half: tuple[TwoModelColumns, Merger, Embedded],
+    connection: psycopg.Connection,
+    documents: Embedded,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    search, row, execute, filled = half[0], DONE + 7, psycopg.Connection.execute, []
+    old, new = documents.old[row], documents.new[row]
+    assert search.search(connection, old, new, 1)[0].key == row
+
+    def fills_after(connection: psycopg.Connection, *arguments: Any) -> Any:
+        answer = execute(connection, *arguments)
+        if not filled:
+            filled.append(row)
+            execute(connection, "UPDATE docs SET new = (SELECT new FROM docs WHERE id = 3) WHERE id = %s", (row,))
+        return answer
+
+    monkeypatch.setattr(psycopg.Connection, "execute", fills_after)
+    keys = [hit.key for hit in search.search(connection, old, documents.new[3], 600)]
+    assert filled
+    assert sorted(keys) == list(range(600))
+
+
 def test_columns_that_do_not_fit_are_refused(svd_path: Path, documents: Embedded) -> None:
     codec, merger = Codec.load(svd_path), Merger.fit(documents)
     with pytest.raises(MigrationError, match="expected two columns, got 'old' twice"):

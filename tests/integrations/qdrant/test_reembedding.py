@@ -151,6 +151,28 @@ class TestFilling:
         assert reembed(make()).embedded == N - done
         assert client.count("docs_new").count == N
 
+    @pytest.mark.parametrize("kind", ["into", "named", "latents"])
+    def test_another_model_does_not_go_on_where_one_began(
+        self, make: Make, new: OnnxEmbedder, texts: list[str], kind: str
+    ) -> None:
+        embedded: list[str] = []
+
+        def stops(batch: list[str]) -> Any:
+            if len(embedded) >= 200:
+                raise KeyboardInterrupt
+            embedded.extend(batch)
+            return new(batch)
+
+        changes: dict[str, Any] = {"named": {"named": "new"}, "latents": {"codec": fit_linear(new(texts), 20)}}.get(
+            kind, {}
+        )
+        with pytest.raises(KeyboardInterrupt):
+            reembed(make(embed=stops, **changes))
+        done = len(embedded)
+        with pytest.raises(MigrationError, match=r"expected the vectors of this model, got others \(mean cosine"):
+            reembed(make(embed=lambda batch: new(batch)[:, ::-1], **changes))
+        assert reembed(make(**changes)).embedded == N - done
+
     def test_ids_that_are_named_come_first(self, make: Make, new: OnnxEmbedder, texts: list[str]) -> None:
         embedded: list[str] = []
 
@@ -283,6 +305,33 @@ class TestBothModels:
             pages = [search.query_points(left, right, limit=4, offset=offset) for offset in (0, 4, 8)]
             assert [point.id for page in pages for point in page] == expected[row].tolist()
             assert points[0].payload["group"] == points[0].id % 7
+
+    @pytest.mark.parametrize("calls", [0, 1, 2])
+    def test_a_point_that_is_embedded_during_a_search_is_found_once(
+        self, client: QdrantClient, make: Make, old: OnnxEmbedder, new: OnnxEmbedder, texts: list[str], calls: int
+    ) -> None:
+        reembed(make())
+        client.delete("docs_new", list(range(N // 2, N)), wait=True)
+        point = models.PointStruct(id=640, vector=new(texts[640:641])[0].tolist(), payload={})
+        made: list[str] = []
+
+        class Writes:
+            """Pass calls on, and write the point before one of them."""
+
+            def __getattr__(self, name: str) -> Callable[..., Any]:
+                def call(**arguments: Any) -> Any:
+                    if len(made) == calls:
+                        client.upsert("docs_new", [point], wait=True)
+                    made.append(name)
+                    return getattr(client, name)(**arguments)
+
+                return call
+
+        merger = Merger.fit(Embedded(old(texts), new(texts)))
+        search = TwoModelSearch(Model(Writes(), "docs"), Model(Writes(), "docs_new"), merger)
+        found = search.query_points(old(texts[640:641])[0], new(texts[640:641])[0], limit=5)
+        assert len(made) > calls
+        assert [found_point.id for found_point in found].count(640) == 1
 
     def test_filters_and_groups_are_as_of_one_collection(
         self, half: tuple[Model, Model, Merger], old: OnnxEmbedder, new: OnnxEmbedder, texts: list[str]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from qdrant_client import models
 
 from vaecodec.bulk import OnProgress
@@ -22,6 +23,7 @@ from vaecodec_integrations.qdrant.migration.alias import check_alias, switch_ali
 from vaecodec_integrations.qdrant.migration.target import MIGRATION_KEY, check_is_not_live, migration_record
 from vaecodec_integrations.qdrant.reembedding.job import Reembedding
 from vaecodec_integrations.qdrant.versions import METADATA, VECTOR_NAMES, check_server
+from vaecodec_integrations.same_model import COMPARED_ROWS, agreement
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ def reembed(
         progress: called with the points looked at and their total.
 
     Raises:
-        MigrationError: the collection cannot be changed as asked, the target holds something else, or the model returns
-            something other than one vector for each text.
+        MigrationError: the collection cannot be changed as asked, the target holds something else or vectors of another
+            model, or the model returns something other than one vector for each text.
         InvalidVectorsError: the model returns NaN, zeros or another width.
         StoreError: the server does not answer, refuses the key, or refuses a request.
     """
@@ -94,6 +96,7 @@ def reembed(
         total = job.client.count(job.collection, exact=True).count
         outcome = ReembeddingOutcome(points=total, named=job.named)
         seen, pace = 0, Pace(job.texts_per_second)
+        _refuse_another_model(job, pace)
         for records in job.undone_pages():
             outcome = _page(job, records, outcome, pace)
             seen += len(records)
@@ -132,6 +135,32 @@ def _check(job: Reembedding) -> None:
             f"into: expected a new collection, or one that texts of {job.collection!r} were embedded into, got "
             f"{job.into!r}, which holds something else; name another one"
         )
+
+
+def _refuse_another_model(job: Reembedding, pace: Pace) -> None:
+    """Embed some texts of the target again, and compare them with what it holds."""
+    client = job.client
+    if not client.collection_exists(job.target) or job.target_vector not in dense_params(
+        collection_info(client, job.target)
+    ):
+        return
+    has = models.Filter(must=[models.HasVectorCondition(has_vector=job.target_vector)])
+    records, _ = client.scroll(job.target, has, limit=COMPARED_ROWS, with_vectors=[job.target_vector])
+    held = [
+        (text, _vector_of(record, job.target_vector)) for record in records if (text := job.text_of(record.payload))
+    ]
+    if not held:
+        return
+    texts, stored = zip(*held, strict=True)
+    pace.wait(len(texts))
+    again = job.embedded(list(texts))
+    again = again if job.codec is None else job.codec.encode(again)
+    agreement(stored, again, f"collection {job.target!r}, vector {job.target_vector!r}")
+
+
+def _vector_of(record: models.Record, name: str) -> FloatArray:
+    vectors = record.vector
+    return np.asarray(vectors[name] if isinstance(vectors, dict) else vectors, np.float32)
 
 
 def _page(

@@ -69,8 +69,11 @@ class _Flows:
         with_payload: Any,
     ) -> _Flow[list[models.ScoredPoint]]:
         wanted = limit + offset
-        new = yield from _found(self._new, new_query, query_filter, wanted, with_payload)
+        # The new side is asked last: a point that is embedded meanwhile is then found twice, and not missed.
         old = yield from self._old_ones(old_query, query_filter, wanted, with_payload)
+        new = yield from _found(self._new, new_query, query_filter, wanted, with_payload)
+        twice = {point.id for point in new}
+        old = [point for point in old if point.id not in twice]
         asked, scores = zip(self._compared(0, old_query, old), self._compared(1, new_query, new), strict=True)
         order, common = self._merger.rank(Embedded(*asked), Embedded(*scores))
         both = [*old, *new]
