@@ -12,6 +12,7 @@ from rich.table import Table
 
 from vaecodec.errors import MigrationError
 from vaecodec.extras import require
+from vaecodec.fused import Pooling
 from vaecodec_cli.console import Terminal, print_json, table
 from vaecodec_cli.options import AsJson
 from vaecodec_cli.progress import shown
@@ -29,6 +30,9 @@ class ReembedSource:
         str, typer.Option(help="The collection whose texts are embedded again. With --into it is only read.")
     ]
     model: Annotated[Path, typer.Option(help="The new embedding model: an ONNX file with tokenizer.json beside it.")]
+    pooling: Annotated[
+        Pooling, typer.Option(help="How to combine a text's token vectors into one; none if the model does so itself.")
+    ] = Pooling.MEAN
     text: Annotated[str, typer.Option(help="Key of the text in the payload, e.g. page.content.")] = "text"
     vector: Annotated[str, typer.Option(help="Name of the old model's vector. Default: the unnamed one.")] = ""
 

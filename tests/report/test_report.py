@@ -158,6 +158,7 @@ def test_scored_pairs_are_correlated_as_scipy_does(sample, svd_codec):
         cosines = np.einsum("ij,ij->i", a, b)
         assert summary.method(name).scored_pairs == pytest.approx(spearmanr(cosines, scores).statistic, abs=1e-6)
     text = markdown("", [], tables(summary, run), [])
+    assert "****" not in text
     assert "| stored as | pair similarity | scored pairs | reconstruction | unreached |" in text
     assert f"{summary.method('codec').scored_pairs:.3f}" in text
 

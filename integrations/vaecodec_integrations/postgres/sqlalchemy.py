@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from typing import Any, Literal
 
 from vaecodec.codec import Codec
 from vaecodec.errors import CodecMismatchError
@@ -20,6 +20,7 @@ from sqlalchemy import Column, Connection, Delete, Engine, Float, Insert, Select
 from sqlalchemy.sql import visitors  # noqa: E402
 from sqlalchemy.sql.base import SchemaEventTarget  # noqa: E402
 from sqlalchemy.sql.elements import ClauseElement, ColumnElement  # noqa: E402
+from sqlalchemy.sql.selectable import FromClause  # noqa: E402
 from sqlalchemy.types import TypeDecorator  # noqa: E402
 
 _TYPES = {Storage.VECTOR: VECTOR, Storage.HALFVEC: HALFVEC, Storage.BIT: BIT}
@@ -71,6 +72,25 @@ class _Query(_Compressed):
     def process_bind_param(self, value: Any, dialect: Any) -> Any:  # noqa: ARG002
         """Encode a query, float (dim,), through the codec's query entry point."""
         return None if value is None else _sent(self.storage.queries(self.codec, as_row(value))[0])
+
+
+def render_item(kind: str, item: Any, context: Any) -> str | Literal[False]:
+    """Write pgvector's own type in an Alembic migration, which then needs no codec file.
+
+    Pass it to Alembic in ``env.py``: ``context.configure(..., render_item=render_item)``.
+
+    Args:
+        kind: what Alembic asks for, such as ``type``.
+        item: the type.
+        context: Alembic's, which gathers the imports of the migration.
+
+    Returns:
+        The type in Python; False for other types, which Alembic writes itself.
+    """
+    if kind != "type" or not isinstance(item, _Compressed):
+        return False
+    context.imports.add("import pgvector.sqlalchemy")
+    return f"pgvector.sqlalchemy.{item.impl!r}"
 
 
 class CompressedVector(_Compressed):
@@ -167,7 +187,7 @@ def _check_columns(
 
 
 def _compressed_columns(statement: Any) -> set[Column[Any]]:
-    tables = {element for element in visitors.iterate(statement) if hasattr(element, "columns")}
+    tables = {element for element in visitors.iterate(statement) if isinstance(element, FromClause)}
     tables |= {statement.table} if hasattr(statement, "table") else set()
     return {column for table in tables for column in table.columns if column in _columns}
 

@@ -26,7 +26,7 @@ def _table(table: Table) -> str:
     for number, row in enumerate(table.rows):
         cells = [_escaped(cell) for cell in row]
         if number in table.emphasised:
-            cells = [f"**{cell}**" for cell in cells]
+            cells = [cell and f"**{cell}**" for cell in cells]
         lines.append(_row(cells))
     return "\n".join(lines)
 

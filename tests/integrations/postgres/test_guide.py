@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,15 @@ def test_the_sections_on_sqlalchemy_and_psycopg(folder: Path, address: str, base
     assert len(names["hits"]) == 10
     with engine.connect() as connection:
         found = connection.execute(names["nearest"]).scalars().all()
+        configured: dict[str, Any] = {}
+        names |= {
+            "connection": connection,
+            "metadata": names["docs"].metadata,
+            "context": SimpleNamespace(configure=configured.update),
+        }
+        run(python("SQLAlchemy")[1], names)
+        written = configured["render_item"]("type", names["docs"].c.embedding.type, SimpleNamespace(imports=set()))
+    assert written.startswith("pgvector.sqlalchemy.")
     engine.dispose()
     assert found[0] == 7
     assert len(set(found) & {hit.key for hit in names["hits"]}) >= 5

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import sqlalchemy
-from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, insert, select, update
+from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, func, insert, select, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from vaecodec import Codec
 from vaecodec.errors import BadRowsError, CodecMismatchError
 from vaecodec.evaluation import exact_search
 from vaecodec.interface import Metric
-from vaecodec_integrations.postgres.sqlalchemy import CompressedVector
+from vaecodec_integrations.postgres.sqlalchemy import CompressedVector, render_item
 
 
 @pytest.fixture
@@ -121,3 +121,49 @@ def test_a_zero_vector_is_refused_before_it_is_sent(engine: Engine, base, vae_co
     with engine.connect() as connection, pytest.raises(sqlalchemy.exc.StatementError) as refused:
         connection.execute(insert(docs).values(id=1, embedding=np.zeros(384)))
     assert isinstance(refused.value.orig, BadRowsError)
+
+
+def test_a_subquery_is_a_value_or_a_table_and_is_checked(
+    engine: Engine, base, vae_codec: Codec, other_codec: Codec
+) -> None:
+    docs = docs_table(vae_codec)
+    fill(engine, docs, base[:20])
+    other = docs_table(other_codec)
+    for table, refused in ((docs, False), (other, True)):
+        last = select(func.max(table.c.id)).where(table.c.embedding.is_not(None)).scalar_subquery()
+        for statement in (select(last), select(table.c.id).where(table.c.id == last)):
+            with engine.connect() as connection:
+                if refused:
+                    with pytest.raises(CodecMismatchError, match="open it with the codec that filled it"):
+                        connection.execute(statement)
+                else:
+                    assert connection.scalars(statement).all() == [19]
+    with engine.connect() as connection:  # a statement of other tables, too
+        assert connection.scalar(select(select(sqlalchemy.literal(3)).scalar_subquery())) == 3
+
+
+@pytest.mark.parametrize("storage", ["vector", "halfvec", "bit"])
+def test_alembic_writes_a_migration_that_makes_the_column(engine: Engine, vae_codec: Codec, storage: str) -> None:
+    autogenerate = pytest.importorskip("alembic.autogenerate", reason="Alembic is not installed")
+    from alembic.migration import MigrationContext
+    from alembic.operations import Operations
+
+    docs = docs_table(vae_codec, storage)
+    with engine.begin() as connection:
+        context = MigrationContext.configure(connection, opts={"target_metadata": docs.metadata})
+        upgrade = autogenerate.produce_migrations(context, docs.metadata).upgrade_ops
+        imports = {"import sqlalchemy as sa"}
+
+        def rendered(*asked: Any) -> str | bool:
+            found = render_item(*asked)
+            imports.update(asked[-1].imports)
+            return found
+
+        written = autogenerate.render_python_code(upgrade, render_item=rendered)
+        assert "CompressedVector" not in written
+        body = written.replace("\n", "\n    ")
+        module: dict[str, Any] = {}
+        exec("\n".join([*imports, "def upgrade(op):", f"    {body}"]), module)
+        module["upgrade"](Operations(context))
+        assert autogenerate.compare_metadata(context, docs.metadata) == []
+        connection.execute(insert(docs), [{"id": 1, "embedding": np.ones(vae_codec.dim, np.float32)}])

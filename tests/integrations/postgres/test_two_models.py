@@ -76,7 +76,8 @@ def test_a_row_that_is_filled_during_a_search_is_found_once(
     documents: Embedded,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    search, row, execute, filled = half[0], DONE + 7, psycopg.Connection.execute, []
+    search, row, execute = half[0], DONE + 7, psycopg.Connection.execute
+    filled: list[int] = []
     old, new = documents.old[row], documents.new[row]
     assert search.search(connection, old, new, 1)[0].key == row
 

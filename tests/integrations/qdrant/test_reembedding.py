@@ -163,9 +163,11 @@ class TestFilling:
             embedded.extend(batch)
             return new(batch)
 
-        changes: dict[str, Any] = {"named": {"named": "new"}, "latents": {"codec": fit_linear(new(texts), 20)}}.get(
-            kind, {}
-        )
+        targets: dict[str, dict[str, Any]] = {
+            "named": {"named": "new"},
+            "latents": {"codec": fit_linear(new(texts), 20)},
+        }
+        changes = targets.get(kind, {})
         with pytest.raises(KeyboardInterrupt):
             reembed(make(embed=stops, **changes))
         done = len(embedded)
@@ -444,6 +446,24 @@ class TestCommandLine:
         assert estimate_at(request).texts == 2
         assert reembed_at(request).embedded == 2
         assert reembed_at(request).settled
+
+    def test_the_vectors_of_tokens_are_combined_as_asked(
+        self, folder: Path, fast_path: Path, old: OnnxEmbedder, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        client = QdrantClient(path=str(fast_path))
+        client.create_collection("docs", models.VectorParams(size=24, distance=models.Distance.COSINE))
+        client.upload_collection("docs", old(["word1 word2"]), ids=[0], payload=[{"text": "word1 word2"}], wait=True)
+        client.close()
+        asked = ["reembed", "--path", str(fast_path), "--collection", "docs", "--model", str(folder / "new.onnx")]
+        for pooling, same in (("cls", True), ("mean", False)):
+            with pytest.raises(SystemExit) as ended:
+                main([*asked, "--into", pooling, "--pooling", pooling])
+            assert ended.value.code == 0
+            client = QdrantClient(path=str(fast_path))
+            (record,) = client.retrieve(pooling, [0], with_vectors=True)
+            client.close()
+            first = OnnxEmbedder(folder / "new.onnx", threads=1)(["word1"])[0]
+            assert np.allclose(record.vector, first, atol=1e-5) is same
 
     def test_a_new_vector_in_the_same_collection(
         self, folder: Path, fast_path: Path, old: OnnxEmbedder, texts: list[str], capsys: pytest.CaptureFixture[str]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vaecodec.bulk import OnProgress
 from vaecodec.codec import Codec
+from vaecodec.fused import Pooling
 from vaecodec_integrations.embedder import OnnxEmbedder
 from vaecodec_integrations.qdrant.connection import open_client
 from vaecodec_integrations.qdrant.layout import UNNAMED
@@ -24,6 +25,7 @@ class ReembeddingRequest:
     Attributes:
         collection: holds the old model's vectors, and the texts in its payload.
         model: the new model: an ONNX file with ``tokenizer.json`` beside it.
+        pooling: how the vectors of a text's tokens become one; ``none`` for a model that returns one for each text.
         url: address of the server; give exactly one of ``url`` and ``path``.
         path: folder of Qdrant's local mode.
         into, named, vector, text, texts_per_second: see :class:`Reembedding`.
@@ -33,6 +35,7 @@ class ReembeddingRequest:
 
     collection: str
     model: Path
+    pooling: Pooling = Pooling.MEAN
     url: str | None = None
     path: Path | None = None
     into: str | None = None
@@ -58,13 +61,13 @@ def reembed_at(
         ArtifactError: the codec file cannot be used.
         MigrationError, InvalidVectorsError, StoreError: see :func:`reembed`.
     """
-    with _opened(request, OnnxEmbedder(request.model)) as job:
+    with _opened(request, OnnxEmbedder(request.model, pooling=request.pooling)) as job:
         return reembed(job, alias=alias, progress=progress)
 
 
 def estimate_at(request: ReembeddingRequest, *, price_per_million: float | None = None) -> Cost:
     """Embed a sample, and tell what all texts will cost; see :func:`estimate`. Nothing is written."""
-    embedder = OnnxEmbedder(request.model)
+    embedder = OnnxEmbedder(request.model, pooling=request.pooling)
     with _opened(request, embedder) as job:
         return estimate(job, count_tokens=embedder.count_tokens, price_per_million=price_per_million)
 
