@@ -229,7 +229,7 @@ def test_the_second_seed_of_relevance_and_its_codes_are_what_the_benchmark_measu
         assert " / ".join(f"{mean:.3f}".replace("0.", ".") for mean in means) in text
     smallest = [first["its codes of 32 bytes"][figure]["mean"] for figure in two]
     readme = (ROOT / "README.md").read_text()
-    for told, value in zip(("48 times smaller, reach {}", "of the codes {}"), smallest, strict=True):
+    for told, value in zip(("48 times smaller, reach {}", "with the codes {}"), smallest, strict=True):
         assert told.format(f"{value:.3f}".replace("0.", ".")) in readme
 
 
