@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import http.server
 import json
+import re
 import shutil
 import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -28,6 +30,13 @@ PUBLISHED = [
     ("codes-residual.npz", "cosine", (4, 6, 8, 9, 11, 14)),
     ("codes-residual.npz", "dot", (4, 7, 8, 10, 12)),
 ]
+
+
+def published(file: str, name: str, sizes: tuple[int, ...]) -> tuple[dict[str, Any], dict[int, np.ndarray]]:
+    """Return a calibration, and the codes of each size."""
+    with np.load(GOLDEN / file, allow_pickle=False) as golden:
+        stored = json.loads(str(golden[name if f"{name} calibration" not in golden else f"{name} calibration"]))
+        return stored, {size: golden[f"{name} {size}"] for size in sizes}
 
 
 class Decoder(NamedTuple):
@@ -57,9 +66,7 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_published_codes_are_decoded_to_the_same_bits(
     decoder: Decoder, file: str, name: str, sizes: tuple[int, ...], tmp_path: Path
 ) -> None:
-    with np.load(GOLDEN / file, allow_pickle=False) as golden:
-        stored = json.loads(str(golden[name if f"{name} calibration" not in golden else f"{name} calibration"]))
-        codes = {size: golden[f"{name} {size}"] for size in sizes}
+    stored, codes = published(file, name, sizes)
     path = tmp_path / "calibration.json"
     path.write_text(json.dumps({"codes": stored}))
     calibration = Calibration.from_json(stored)
@@ -102,19 +109,56 @@ def test_the_module_is_small_and_depends_on_nothing() -> None:
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
+def shown(folder: Path, page: str, profile: Path) -> str:
+    """Serve a folder, and return what a page of it holds after its scripts ran in a browser."""
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        command = [str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+        command += [f"--user-data-dir={profile}", "--virtual-time-budget=60000"]
+        address = f"http://127.0.0.1:{server.server_port}/{page}"
+        content = subprocess.run([*command, address], capture_output=True, text=True, timeout=600, check=True).stdout
+        server.shutdown()
+    return content
+
+
+PAGE = """<!doctype html><body><script type="module">
+import {openCode} from "./vaecodec.mjs";
+const read = async (file) => new Uint8Array(await (await fetch(file)).arrayBuffer());
+for (const [calibration, codes, size] of await (await fetch("cases.json")).json()) {
+  const latents = openCode(await read(calibration), size).decode(await read(codes));
+  const bytes = new Uint8Array(latents.buffer, latents.byteOffset, latents.byteLength);
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  document.body.append(Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join(""), " ");
+}
+</script></body>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs chromium or google-chrome on the PATH")
+def test_a_browser_decodes_published_codes_to_the_same_bits(tmp_path: Path) -> None:
+    folder = tmp_path / "served"
+    folder.mkdir()
+    shutil.copy(DECODERS / "vaecodec.mjs", folder)
+    (folder / "page.html").write_text(PAGE)
+    cases, expected = [], []
+    for number, one in enumerate(PUBLISHED):
+        stored, codes = published(*one)
+        (folder / f"{number}.json").write_text(json.dumps({"codes": stored}))
+        for size, rows in codes.items():
+            (folder / f"{number}-{size}.bin").write_bytes(rows.tobytes())
+            cases.append((f"{number}.json", f"{number}-{size}.bin", size))
+            latents = Calibration.from_json(stored).code(bytes=size).decode(rows)
+            expected.append(hashlib.sha256(latents.astype("<f4").tobytes()).hexdigest())
+    (folder / "cases.json").write_text(json.dumps(cases))
+    assert re.findall(r"\b[0-9a-f]{64}\b", shown(folder, "page.html", tmp_path / "profile")) == expected
+
+
 @pytest.mark.skipif(BROWSER is None, reason="needs chromium or google-chrome on the PATH")
 def test_the_page_finds_in_a_browser_what_python_finds(tmp_path: Path) -> None:
     folder = tmp_path / "page"
     build = [sys.executable, str(ROOT / "examples" / "browser" / "build.py"), "--out", str(folder), "--rows", "1500"]
     subprocess.run(build, check=True, capture_output=True)
-    handler = functools.partial(Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        command = [str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-        command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=60000"]
-        address = f"http://127.0.0.1:{server.server_port}/"
-        page = subprocess.run([*command, address], capture_output=True, text=True, timeout=600, check=True).stdout
-        server.shutdown()
+    page = shown(folder, "", tmp_path / "profile")
 
     codec = Codec.load(folder / "codec.onnx")
     latents = codec.code(bytes=32).decode(np.fromfile(folder / "codes.bin", np.uint8).reshape(-1, 32))
