@@ -178,6 +178,8 @@ def _size(title: str, size: MigrationSize, *, added: bool) -> Table:
     table.add_row("points", f"{size.points:,}")
     table.add_row("vectors now", f"{size.source_bytes:,} bytes")
     table.add_row("latents added" if added else "compressed", f"{size.target_bytes:,} bytes")
+    if size.codes_bytes is not None:
+        table.add_row("of it in memory", f"{size.codes_bytes:,} bytes")
     table.add_row("originals added", f"{size.originals_bytes:,} bytes")
     return table
 

@@ -314,6 +314,7 @@ class TestIntoACollection:
 @pytest.mark.parametrize(("size", "bits", "datatype"), [(32, "bits4", None), (128, None, models.Datatype.FLOAT16)])
 def test_a_copy_of_a_given_size_has_the_recommended_settings(make: Make, client: QdrantClient, size, bits, datatype):
     outcome = migrate(make(code_bytes=size))
+    assert outcome.estimate.codes_bytes == N * size
     params = client.get_collection("docs_small").config.params.vectors
     quantised = params[""].quantization_config
     assert (None if quantised is None else quantised.turbo.bits.value) == bits

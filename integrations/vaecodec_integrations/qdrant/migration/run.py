@@ -48,12 +48,14 @@ class MigrationSize:
         points: points of the source.
         source_bytes: bytes of the vectors to compress, without graph and payload.
         target_bytes: bytes of the latents, without graph and payload.
+        codes_bytes: bytes of the codes that stay in memory; None where none were asked for.
         originals_bytes: bytes of the originals that are kept for re-ranking.
     """
 
     points: int
     source_bytes: int
     target_bytes: int
+    codes_bytes: int | None
     originals_bytes: int
 
 
@@ -153,6 +155,7 @@ def estimate(migration: Migration, *, alias: str | None = None) -> MigrationSize
         points=points,
         source_bytes=points * bits * migration.codec.dim // 8,
         target_bytes=points * latent_bits * migration.codec.code_dim // 8,
+        codes_bytes=None if migration.code_bytes is None else points * migration.code_bytes,
         originals_bytes=points * row_bytes,
     )
 
