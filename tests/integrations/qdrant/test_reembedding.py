@@ -92,6 +92,19 @@ def client(old: OnnxEmbedder, texts: list[str]) -> QdrantClient:
 Make = Callable[..., Reembedding]
 
 
+def interrupted(embed: OnnxEmbedder, after: int) -> tuple[list[str], Callable[[list[str]], Any]]:
+    """Return the texts that were embedded, and a model that is interrupted after so many."""
+    embedded: list[str] = []
+
+    def stops(batch: list[str]) -> Any:
+        if len(embedded) >= after:
+            raise KeyboardInterrupt
+        embedded.extend(batch)
+        return embed(batch)
+
+    return embedded, stops
+
+
 @pytest.fixture
 def make(client: QdrantClient, new: OnnxEmbedder) -> Make:
     def make(**changes: Any) -> Reembedding:
@@ -137,14 +150,7 @@ class TestFilling:
     def test_stopped_and_run_again_it_embeds_each_text_once(
         self, client: QdrantClient, make: Make, new: OnnxEmbedder
     ) -> None:
-        embedded: list[str] = []
-
-        def stops(batch: list[str]) -> Any:
-            if len(embedded) >= 200:
-                raise KeyboardInterrupt
-            embedded.extend(batch)
-            return new(batch)
-
+        embedded, stops = interrupted(new, 200)
         with pytest.raises(KeyboardInterrupt):
             reembed(make(embed=stops))
         done = len(embedded)
@@ -155,14 +161,7 @@ class TestFilling:
     def test_another_model_does_not_go_on_where_one_began(
         self, make: Make, new: OnnxEmbedder, texts: list[str], kind: str
     ) -> None:
-        embedded: list[str] = []
-
-        def stops(batch: list[str]) -> Any:
-            if len(embedded) >= 200:
-                raise KeyboardInterrupt
-            embedded.extend(batch)
-            return new(batch)
-
+        embedded, stops = interrupted(new, 200)
         targets: dict[str, dict[str, Any]] = {
             "named": {"named": "new"},
             "latents": {"codec": fit_linear(new(texts), 20)},
@@ -174,6 +173,14 @@ class TestFilling:
         with pytest.raises(MigrationError, match=r"expected the vectors of this model, got others \(mean cosine"):
             reembed(make(embed=lambda batch: new(batch)[:, ::-1], **changes))
         assert reembed(make(**changes)).embedded == N - done
+
+    def test_texts_that_changed_beside_a_new_vector_do_not_make_it_another_model(
+        self, client: QdrantClient, make: Make
+    ) -> None:
+        reembed(make(named="new"))
+        for row in range(5):
+            client.set_payload("docs", {"page": {"content": "word7 word8"}}, [row], wait=True)
+        assert reembed(make(named="new")).settled
 
     def test_ids_that_are_named_come_first(self, make: Make, new: OnnxEmbedder, texts: list[str]) -> None:
         embedded: list[str] = []
@@ -271,15 +278,8 @@ class TestBothModels:
         self, request: pytest.FixtureRequest, make: Make, old: OnnxEmbedder, new: OnnxEmbedder, texts: list[str]
     ) -> tuple[Model, Model, Merger]:
         """Embed half of the documents."""
-        done: list[str] = []
         codec: LinearCodec | None = fit_linear(new(texts), 20) if request.param == "latents" else None
-
-        def stops(batch: list[str]) -> Any:
-            if len(done) >= N // 2:
-                raise KeyboardInterrupt
-            done.extend(batch)
-            return new(batch)
-
+        _, stops = interrupted(new, N // 2)
         target = {"named": "new"} if request.param == "named" else {"into": "docs_new"}
         job = make(embed=stops, batch_size=50, codec=codec, **target)
         with pytest.raises(KeyboardInterrupt):
@@ -448,7 +448,7 @@ class TestCommandLine:
         assert reembed_at(request).settled
 
     def test_the_vectors_of_tokens_are_combined_as_asked(
-        self, folder: Path, fast_path: Path, old: OnnxEmbedder, capsys: pytest.CaptureFixture[str]
+        self, folder: Path, fast_path: Path, old: OnnxEmbedder
     ) -> None:
         client = QdrantClient(path=str(fast_path))
         client.create_collection("docs", models.VectorParams(size=24, distance=models.Distance.COSINE))
