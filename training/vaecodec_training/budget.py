@@ -132,8 +132,8 @@ class Budget:
             f"a budget of {self.seconds:.0f} s has no time for trials: the recipe as it is takes about "
             f"{self.floor:.0f} s ({self.recipe_epochs:g} epochs of {self.pace.epoch_seconds:.1f} s), and trials would "
             f"take at least {self.least:.0f} s more; it is trained once, with the width that suits linear codecs. For "
-            f"trials give a budget of {1.1 * (self.floor + self.least):.0f} s, a tenth of it to spare; to shorten the "
-            "training give fewer documents, or a recipe of fewer epochs"
+            f"trials give a budget of {1.1 * (self.floor + self.least):.0f} s or more, a tenth more than both; to "
+            "shorten the training give fewer documents, or a recipe of fewer epochs"
         )
 
     @property
