@@ -85,6 +85,11 @@ def fit(
         console.print(f"Recall against bytes: {fitted.picture}")
     if fitted.frontier is not None:
         console.print(f"Old neighbours against right documents: {fitted.frontier}")
+    if fitted.full_width is not None:
+        console.print(
+            f"Uncompressed, after the same training: {fitted.full_width}. "
+            f"Let vaecodec report compare with it: --adapter {fitted.full_width}"
+        )
     written = describe(fitted.codec)
     print_file(fitted.codec, f"{written['dim']} -> {written['code_dim']}; the recipe is {fitted.recipe}", console)
     console.print(f"Every figure is in {fitted.record}.")

@@ -37,6 +37,7 @@ from vaecodec_training.trainer import train
 CODEC = "codec.onnx"
 PICTURE = "recall.png"
 FRONTIER = "frontier.png"
+FULL_WIDTH = "full-width.onnx"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Fitted:
         record: ``run.json``, every figure of every step.
         picture: recall against bytes, or None where matplotlib is not installed.
         frontier: old neighbours kept against nDCG@10; None without pairs, too.
+        full_width: a codec file of all dimensions after the training for relevance, the fair opponent of codecs
+            trained on pairs; None where no pairs are known, the budget left no time for it, or it diverged.
         search: the steps and the gate's decision.
     """
 
@@ -57,6 +60,7 @@ class Fitted:
     record: Path
     picture: Path | None
     frontier: Path | None
+    full_width: Path | None
     search: SearchResult
 
     @property
@@ -88,6 +92,7 @@ class Fitted:
             "difference": self.gate.difference._asdict(),
             "comparisons": self.gate.to_json()["comparisons"],
             "full_size": self.search.full_size,
+            "full_width": None if self.full_width is None else str(self.full_width),
             "reason_for_width": self.search.content["steps"]["knee"]["reason"],
         }
 
@@ -108,7 +113,8 @@ def fit(
 
     Args:
         collection: opened with a confirmation part.
-        out: folder for ``codec.onnx``, ``run.json``, ``recipe.toml``, the training runs, and pictures.
+        out: folder for ``codec.onnx``, ``run.json``, ``recipe.toml``, the training runs, and pictures; where pairs are
+            known, for ``full-width.onnx``, too.
         dims: widths to choose among; by default as :func:`vaecodec_training.search.search` does.
         budget: seconds for all training; the length of the runs is chosen by it.
         recipe: where to start from, with what the codec is for and which codes it has to survive; the steps change
@@ -136,6 +142,9 @@ def fit(
         export_checkpoint(found.run, file)
     else:
         _export_linear(collection, found, file)
+    opponent = None if found.opponent is None else out / FULL_WIDTH
+    if found.opponent is not None and opponent is not None and not opponent.exists():
+        export_checkpoint(found.opponent, opponent)
     picture, traded = None, None
     if find_spec("matplotlib"):
         picture = out / PICTURE
@@ -143,7 +152,7 @@ def fit(
         if found.points:
             traded = out / FRONTIER
             draw_frontier(found.points, found.content["steps"]["frontier"]["served"], traded)
-    return Fitted(file, out / RECIPE, out / RUN, picture, traded, found)
+    return Fitted(file, out / RECIPE, out / RUN, picture, traded, opponent, found)
 
 
 def check_fit(out: Path) -> None:
@@ -154,7 +163,7 @@ def check_fit(out: Path) -> None:
     """
     check_is_folder(out)
     if not (out / RUN).exists():
-        for name in (CODEC, PICTURE, FRONTIER):
+        for name in (CODEC, PICTURE, FRONTIER, FULL_WIDTH):
             check_file(out / name, is_ours=lambda _: False, parents=True)
 
 

@@ -310,6 +310,16 @@ def test_the_first_sentence_names_the_opponent_of_codecs_trained_on_pairs(run):
     assert expected in summary.headline
 
 
+def test_a_report_says_what_a_codec_trained_on_pairs_is_not_compared_with(run):
+    adapter = replace(run.method("uncompressed"), name=ADAPTED, role=Role.ADAPTER)
+    paired = replace(
+        run, setting={**run.setting, "codecs": [{**each, "objective": "relevance"} for each in run.setting["codecs"]]}
+    )
+    compared = replace(paired, methods=[run.methods[0], adapter, *run.methods[1:]])
+    says = ["give it by --adapter" in summarise(each).judgements[-1] for each in (run, paired, compared)]
+    assert says == [False, True, False]
+
+
 @pytest.fixture(scope="module")
 def coded(run) -> Run:
     """Return the run with a code that is held against the same untrained codes as the codec."""

@@ -103,6 +103,11 @@ def test_a_fit_ships_the_learned_codec_where_it_wins(sample, tmp_path: Path, cap
     assert rows["final"] == ["32 floats", *shown(final["validation"]), f"{final['seconds']:.1f}"]
     assert rows["sweep 16"][0] == "16 floats"
     assert {name: rows[name] for name in gate} == {name: ["32 floats", *shown(gate[name]), ""] for name in gate}
+    # The fair opponent is a codec file, too, and the next command says so.
+    opponent = Codec.load(out / "full-width.onnx")
+    assert opponent.code_dim == opponent.dim == sample.train.shape[1]
+    assert opponent.metadata.provenance["recipe"]["objective"] == "relevance"
+    assert f"--adapter {out / 'full-width.onnx'}" in text.replace("\n", " ")
 
 
 def test_a_fit_ships_the_linear_codec_where_that_wins(tmp_path: Path, capsys, monkeypatch) -> None:

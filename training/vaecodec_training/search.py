@@ -65,6 +65,9 @@ RUN = "run.json"
 RECIPE = "recipe.toml"
 _LOCK = ".fit.lock"
 
+# The step that trains without compression.
+_WHOLE = "full width"
+
 _DECAY = 0.3
 _LEARNING_RATES = (0.5, 2.0)
 
@@ -228,7 +231,9 @@ class _Search:
             self._try_other_aim(name, served, budget)
         write_atomically(self.out / RECIPE, served.to_toml().encode())
         decision = self._step("gate", lambda: self._confirm(name, served, confirmation))
-        return SearchResult(self.content, Gate.from_json(decision), served, self._folder(name))
+        stable = "validation" in self.content["steps"].get(_WHOLE, {})
+        opponent = self._folder(_WHOLE) if stable else None
+        return SearchResult(self.content, Gate.from_json(decision), served, self._folder(name), opponent)
 
     def _baselines(self) -> dict[str, Any]:
         found = {}
@@ -370,11 +375,9 @@ class _Search:
             other = other.replace(epochs=min(other.epochs, budget.other(pace)))
             self._train("relevance final", other)
         whole: dict[str, Any] = {"dim": self.collection.dim, "nested_dims": (), "target": "", "target_bytes": ()}
-        self._train("full width", other.replace(**whole))
+        self._train(_WHOLE, other.replace(**whole))
         part = self.collection.validation
-        self._step(
-            "frontier", lambda: frontier(self.content["steps"], recipe, served, opponent="full width", part=part)
-        )
+        self._step("frontier", lambda: frontier(self.content["steps"], recipe, served, opponent=_WHOLE, part=part))
 
     def _step(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         steps: dict[str, dict[str, Any]] = self.content["steps"]

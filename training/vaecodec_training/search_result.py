@@ -24,12 +24,14 @@ class SearchResult:
         gate: the decision.
         recipe: of the training run that is served, the final one unless that diverged.
         run: its folder.
+        opponent: the folder of the run without compression; None where there is none, or it diverged.
     """
 
     content: dict[str, Any]
     gate: Gate
     recipe: Recipe
     run: Path
+    opponent: Path | None
 
     @property
     def dim(self) -> int:

@@ -29,6 +29,10 @@ BASELINE_LABELS = {
 }
 
 _FLOAT_BYTES = 4
+_LACKS_ADAPTER = (
+    "Part of what training for relevance gains is gained without compression, too. To see it, train a codec of all "
+    "dimensions in the same way, and give it by --adapter. vaecodec fit writes one: full-width.onnx."
+)
 _BY_RELEVANCE = ("ndcg@10", "mrr@10", "relevant@10", "relevant@100")
 
 
@@ -146,6 +150,8 @@ class ReportSummary:
         chosen: the codec or code that the first sentence is about: what will be used, as far as that is known.
         trained: whether that needed training; what needs none is not compared with what needs none.
         verdicts: for each codec and each code of it, whether it is better than what needs no training.
+        lacks_adapter: whether a codec was trained for relevance, and what the same training makes of uncompressed
+            vectors was not measured.
         methods: in the order measured.
         rivals: what needs no training and takes as many bytes.
         slices: of the first codec by label, most queries first.
@@ -156,6 +162,7 @@ class ReportSummary:
     chosen: str
     trained: bool
     verdicts: Sequence[Verdict]
+    lacks_adapter: bool
     methods: Sequence[MethodSummary]
     rivals: Sequence[RivalSummary]
     slices: Sequence[Slice]
@@ -187,7 +194,8 @@ class ReportSummary:
         """Return the verdicts in words, that on the chosen codec or code first; what needs no training has none."""
         if not self.trained:
             return ["It needs no training. What else needs none is beside it below."]
-        return [each.text for each in sorted(self.verdicts, key=lambda each: each.method != self.chosen)]
+        found = [each.text for each in sorted(self.verdicts, key=lambda each: each.method != self.chosen)]
+        return [*found, _LACKS_ADAPTER] if self.lacks_adapter else found
 
     def method(self, name: str) -> MethodSummary:
         """Return the method of that name."""
@@ -274,6 +282,7 @@ def summarise(
         chosen=[*codes, first][0] if chosen is None else run.method(chosen).name,
         trained=trained,
         verdicts=verdicts,
+        lacks_adapter=_lacks_adapter(run),
         methods=methods,
         rivals=rivals,
         slices=_slices(run, figures[first][JUDGED], figures[verdicts[0].differences[JUDGED].rival][JUDGED]),
@@ -308,6 +317,11 @@ def per_query(method: Method | Rival, answered: NDArray[np.bool_]) -> Mapping[st
         for name, values in method.figures.items()
         if name not in _BY_RELEVANCE or answered.any()
     }
+
+
+def _lacks_adapter(run: Run) -> bool:
+    trained = any(codec["objective"] == "relevance" for codec in run.setting["codecs"])
+    return trained and all(method.role is not Role.ADAPTER for method in run.methods)
 
 
 def _answered(run: Run) -> NDArray[np.bool_]:
