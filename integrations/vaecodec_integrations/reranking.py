@@ -50,6 +50,19 @@ class OriginalsColumn:
         """Restore float32 (n, dim) vectors from the column's values."""
         return self._encoding(dim).unpack(np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1))
 
+    def check_fits(self, codec: VectorCodec) -> None:
+        """Check that this can keep the originals of what a column's codec compresses.
+
+        Raises:
+            CodecMismatchError: the codes are of a codec for other embeddings.
+            InvalidBudgetError: there is no code of so many bytes.
+            NotCalibratedError: the file of the codes' codec holds no calibration for codes.
+            OriginalsError: a codec is given, and no number of bytes.
+        """
+        encoding = self._encoding(codec.dim)
+        if isinstance(encoding, PackedRows):
+            encoding.check_fits(codec)
+
     def _encoding(self, dim: int) -> RowEncoding:
         if self.codec is None:
             return Float16Rows(dim)

@@ -10,10 +10,11 @@ from vaecodec.errors import MissingColumnError
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray
 from vaecodec.vectors import as_row
-from vaecodec_integrations.latents import are_latents
+from vaecodec_integrations.postgres.adapters import register_dumpers
+from vaecodec_integrations.postgres.candidates import originals_for, reranked
 from vaecodec_integrations.postgres.identity import check_record, with_record
 from vaecodec_integrations.postgres.storage import Storage
-from vaecodec_integrations.reranking import Candidate, Hit, OriginalsColumn, rerank_by_originals
+from vaecodec_integrations.reranking import Hit, OriginalsColumn
 
 require("psycopg", extra="postgres")
 
@@ -40,6 +41,10 @@ class CompressedColumn:
         storage: the column's type: ``vector``, ``halfvec`` or ``bit``.
         originals: an optional column for re-ranking.
 
+    Raises:
+        CodecMismatchError, InvalidBudgetError, NotCalibratedError, OriginalsError: the column of originals cannot keep
+            these; see :meth:`OriginalsColumn.check_fits <vaecodec_integrations.reranking.OriginalsColumn.check_fits>`.
+
     Examples:
         >>> from vaecodec import Codec
         >>> from vaecodec_integrations.postgres.column import CompressedColumn
@@ -61,6 +66,8 @@ class CompressedColumn:
         self.table = table
         self.column = column
         self.storage = Storage(storage)
+        if originals is not None:
+            originals.check_fits(codec)
         self.originals = originals
         self._checked: WeakSet[Connection[Any]] = WeakSet()
 
@@ -130,6 +137,20 @@ class CompressedColumn:
         if connection not in self._checked:
             self.check(connection)
 
+    def register(self, connection: Connection[Any]) -> None:
+        """Let statements of this connection take :class:`Document` and :class:`Query` as parameters.
+
+        A document goes through the codec's entry point for documents, a query through the one for queries. Selected
+        values are decoded by :meth:`vectors`.
+
+        Raises:
+            CodecMismatchError: another codec filled the column, none is recorded, or values of another codec or type
+                are registered with this connection.
+            MissingColumnError: the table has no such column.
+        """
+        self.check_once(connection)
+        register_dumpers(connection, self.codec, self.storage)
+
     def documents(self, vectors: Any) -> list[Any]:
         """Encode documents, float (n, dim), to n values for INSERT and UPDATE; see :meth:`Storage.documents`."""
         return self.storage.documents(self.codec, vectors)
@@ -163,14 +184,11 @@ class CompressedColumn:
             InvalidVectorsError: the query is not a vector that the codec takes.
             ValueError: ``rerank`` is given, but the column has no originals, or the query is a latent.
         """
-        if rerank is not None and self.originals is None:
-            raise ValueError("rerank: expected a column of originals, got none; open the column with originals=")
-        if rerank is not None and are_latents(self.codec, as_row(vector, name="query")):
-            raise ValueError(f"rerank: expected a query of width {self.codec.dim}, got latents; pass the embedding")
+        originals = None if rerank is None else originals_for(self.codec, self.originals, vector)
         self.check_once(connection)
         extra: sql.Composable = sql.SQL("")
-        if self.originals is not None and rerank is not None:
-            extra = self.statement(", {column}, {name}", name=sql.Identifier(self.originals.name))
+        if originals is not None:
+            extra = self.statement(", {column}, {name}", name=sql.Identifier(originals.name))
         statement = self.statement(
             "SELECT {key}, {column} " + self.operator + " %s AS distance{extra} FROM {table} "
             "WHERE {column} IS NOT NULL ORDER BY distance, {key} LIMIT %s",
@@ -178,11 +196,10 @@ class CompressedColumn:
             extra=extra,
         )
         rows = connection.execute(statement, (self.query(vector), k * (rerank or 1))).fetchall()
-        if self.originals is None or rerank is None:
+        if originals is None:
             return [Hit(row[0], float(row[1])) for row in rows]
-        decoded = self.vectors([row[2] for row in rows])
-        candidates = [Candidate(row[0], restored, row[3]) for row, restored in zip(rows, decoded, strict=True)]
-        return rerank_by_originals(self.codec, self.originals, vector, candidates)[:k]
+        candidates = [(key, latent, original) for key, _, latent, original in rows]
+        return reranked(self.codec, self.storage, originals, vector, candidates)[:k]
 
     def _exists(self, connection: Connection[Any]) -> bool:
         return connection.execute(_COMMENT, (self.table, self.column)).fetchone() is not None

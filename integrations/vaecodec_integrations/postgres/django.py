@@ -11,17 +11,32 @@ from vaecodec.codec import Codec
 from vaecodec.extras import require
 from vaecodec.interface import FloatArray
 from vaecodec.vectors import as_row
+from vaecodec_integrations.postgres.candidates import originals_for, reranked
 from vaecodec_integrations.postgres.identity import check_record, with_record
 from vaecodec_integrations.postgres.storage import Storage
+from vaecodec_integrations.reranking import OriginalsColumn
 
 require("django", extra="django")
 
-from django.db.models import Field, FloatField, Func, TextField, Value  # noqa: E402
+from django.db.models import (  # noqa: E402
+    BinaryField,
+    ExpressionWrapper,
+    F,
+    Field,
+    FloatField,
+    Func,
+    QuerySet,
+    TextField,
+    Value,
+)
 
 _COMMENT = """
 SELECT col_description(a.attrelid, a.attnum) FROM pg_attribute a
 WHERE a.attrelid = to_regclass(%s) AND a.attname = %s
 """
+
+# Names that a statement gives to what it selects beside the model.
+_DISTANCE, _LATENT, _ORIGINAL = "vaecodec_distance", "vaecodec_latent", "vaecodec_original"
 
 
 class CompressedVectorField(Field):  # type: ignore[misc]
@@ -72,8 +87,7 @@ class CompressedVectorField(Field):  # type: ignore[misc]
         self.check_identity(connection)
         if value is None:
             return None
-        numbers = np.fromstring(value[1:-1], sep=",") if isinstance(value, str) and value[:1] == "[" else value
-        row: FloatArray = self.storage.vectors(self.codec, [numbers])[0]
+        row: FloatArray = self.storage.vectors(self.codec, [_read(value)])[0]
         return row
 
     def check_identity(self, connection: Any) -> None:
@@ -87,6 +101,50 @@ class CompressedVectorField(Field):  # type: ignore[misc]
         where = f"{self.model._meta.db_table}.{self.column}"
         check_record(where, None if row is None else row[0], self.codec, self.storage)
         self._checked.add(connection.alias)
+
+
+class OriginalVectorField(BinaryField):  # type: ignore[misc]
+    """Keep vectors beside a :class:`CompressedVectorField`, to re-rank by: float16, or trellis codes.
+
+    Give it the same vector as the compressed field. What is loaded is float32 (dim,).
+
+    Args:
+        codec: path of the compressed field's codec file; of codes, of the one whose codes are stored. Migrations name
+            it, so give one that holds wherever they run.
+        code_bytes: bytes of each code, which the extra ``packed`` encodes; None for float16 originals.
+
+    Raises:
+        InvalidBudgetError: there is no code of so many bytes.
+        NotCalibratedError: the codec file holds no calibration for codes.
+        InvalidVectorsError: when a value is not a vector that the codec takes.
+
+    """
+
+    description = "Original of a compressed vector"
+
+    def __init__(self, *args: Any, codec: str | os.PathLike[str], code_bytes: int | None = None, **kwargs: Any) -> None:
+        self.codec_path = os.fspath(codec)
+        self.codec = Codec.load(codec)
+        self.code_bytes = code_bytes
+        self.originals = OriginalsColumn("original", None if code_bytes is None else self.codec, code_bytes)
+        self.originals.check_fits(self.codec)
+        super().__init__(*args, **kwargs)
+
+    def deconstruct(self) -> tuple[str, str, list[Any], dict[str, Any]]:
+        """Describe the field for a migration."""
+        name, path, args, kwargs = super().deconstruct()
+        kwargs |= {"codec": self.codec_path, "code_bytes": self.code_bytes}
+        return name, path, args, kwargs
+
+    def get_db_prep_value(self, value: Any, connection: Any, prepared: bool = False) -> Any:
+        """Encode a vector, float (dim,)."""
+        if value is not None:
+            (value,) = self.originals.values(as_row(value), self.codec.dim)
+        return super().get_db_prep_value(value, connection, prepared)
+
+    def from_db_value(self, value: Any, expression: Any, connection: Any) -> FloatArray | None:  # noqa: ARG002
+        """Restore float32 (dim,)."""
+        return None if value is None else self.originals.vectors([bytes(value)], self.codec.dim)[0]
 
 
 class LatentDistance(Func):  # type: ignore[misc]
@@ -113,3 +171,55 @@ class LatentDistance(Func):  # type: ignore[misc]
         value = field.storage.queries(field.codec, as_row(self._query))[0].to_text()
         operator, kind = field.storage.operator(field.codec), field.storage.sql_type(field.codec)
         return f"({sql} {operator} %s::{kind})", [*parameters, value]
+
+
+def nearest(
+    queryset: QuerySet[Any],
+    field: str,
+    query: Any,
+    k: int,
+    *,
+    originals: str | None = None,
+    rerank: int | None = None,
+) -> list[tuple[Any, float]]:
+    """Find the k nearest models of a queryset, in one SQL statement.
+
+    Args:
+        queryset: of models, with any filters. Its order is replaced.
+        field: the name of the :class:`CompressedVectorField`.
+        query: float (dim,), or its latent, float (code_dim,).
+        k: how many models.
+        originals: the name of the :class:`OriginalVectorField`, for ``rerank``.
+        rerank: score ``rerank * k`` candidates again with the originals, and those without one by their latent.
+
+    Returns:
+        At most k models, each with its distance, the nearest first.
+
+    Raises:
+        CodecMismatchError: another codec filled the field, or the originals are of other embeddings.
+        InvalidVectorsError: the query is not a vector that the codec takes.
+        TypeError: the queryset is one of ``values`` or ``values_list``, or is sliced.
+        ValueError: ``rerank`` is given, but no field of originals, or the query is a latent.
+    """
+    if queryset._fields is not None:
+        raise TypeError("queryset: expected one of models, got one of values; take the values from the models")
+    latents, kept = queryset.model._meta.get_field(field), None
+    added: dict[str, Any] = {_DISTANCE: LatentDistance(field, query)}
+    if rerank is not None:
+        known = None if originals is None else queryset.model._meta.get_field(originals).originals
+        kept = originals_for(latents.codec, known, query)
+        kept.check_fits(latents.codec)
+        added[_LATENT] = ExpressionWrapper(F(field), output_field=TextField())
+        added[_ORIGINAL] = ExpressionWrapper(F(originals), output_field=BinaryField())
+    found = queryset.filter(**{f"{field}__isnull": False}).annotate(**added).order_by(_DISTANCE, "pk")
+    rows = [(model, *(vars(model).pop(name) for name in added)) for model in found[: k * (rerank or 1)]]
+    if kept is None:
+        return [(model, float(distance)) for model, distance in rows]
+    candidates = [(model, _read(latent), original) for model, _, latent, original in rows]
+    hits = reranked(latents.codec, latents.storage, kept, query, candidates)
+    return [(hit.key, hit.distance) for hit in hits[:k]]
+
+
+def _read(value: Any) -> Any:
+    """Return the numbers of a value that the driver left as text; bits stay text."""
+    return np.fromstring(value[1:-1], sep=",") if isinstance(value, str) and value[:1] == "[" else value

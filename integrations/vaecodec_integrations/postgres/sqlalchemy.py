@@ -8,15 +8,34 @@ from typing import Any, Literal
 from vaecodec.codec import Codec
 from vaecodec.errors import CodecMismatchError
 from vaecodec.extras import require
+from vaecodec.interface import FloatArray
 from vaecodec.vectors import as_row
+from vaecodec_integrations.postgres.candidates import originals_for, reranked
 from vaecodec_integrations.postgres.identity import check_record, with_record
 from vaecodec_integrations.postgres.storage import Storage
+from vaecodec_integrations.reranking import OriginalsColumn
 
 require("sqlalchemy", extra="postgres")
 
 from pgvector import Bit  # noqa: E402
 from pgvector.sqlalchemy import BIT, HALFVEC, VECTOR  # noqa: E402
-from sqlalchemy import Column, Connection, Delete, Engine, Float, Insert, Select, Update, bindparam, event, text  # noqa: E402
+from sqlalchemy import (  # noqa: E402
+    Column,
+    Connection,
+    Delete,
+    Engine,
+    Float,
+    Insert,
+    LargeBinary,
+    Row,
+    Select,
+    Update,
+    bindparam,
+    event,
+    text,
+    type_coerce,
+)
+from sqlalchemy.orm import Session  # noqa: E402
 from sqlalchemy.sql import visitors  # noqa: E402
 from sqlalchemy.sql.base import SchemaEventTarget  # noqa: E402
 from sqlalchemy.sql.elements import ClauseElement, ColumnElement  # noqa: E402
@@ -75,7 +94,7 @@ class _Query(_Compressed):
 
 
 def render_item(kind: str, item: Any, context: Any) -> str | Literal[False]:
-    """Write pgvector's own type in an Alembic migration, which then needs no codec file.
+    """Write pgvector's own type, or bytes, in an Alembic migration, which then needs no codec file.
 
     Pass it to Alembic in ``env.py``: ``context.configure(..., render_item=render_item)``.
 
@@ -87,6 +106,9 @@ def render_item(kind: str, item: Any, context: Any) -> str | Literal[False]:
     Returns:
         The type in Python; False for other types, which Alembic writes itself.
     """
+    if kind == "type" and isinstance(item, OriginalVector):
+        context.imports.add("import sqlalchemy as sa")
+        return "sa.LargeBinary()"
     if kind != "type" or not isinstance(item, _Compressed):
         return False
     context.imports.add("import pgvector.sqlalchemy")
@@ -167,6 +189,94 @@ class CompressedVector(_Compressed):
             return self.expr.op(operator, return_type=Float())(query)
 
     comparator_factory = Comparator
+
+
+class OriginalVector(TypeDecorator[Any]):
+    """Keep vectors beside a :class:`CompressedVector`, to re-rank by: float16, or trellis codes.
+
+    Bind the same vector as in the compressed column. What is selected is float32 (dim,).
+
+    Args:
+        codec: that of the compressed column; of codes, the one whose codes are stored.
+        code_bytes: bytes of each code, which the extra ``packed`` encodes; None for float16 originals.
+
+    Raises:
+        InvalidBudgetError: there is no code of so many bytes.
+        NotCalibratedError: the codec file holds no calibration for codes.
+        InvalidVectorsError: by a statement whose vectors are not such as the codec takes.
+    """
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def __init__(self, codec: Codec, *, code_bytes: int | None = None) -> None:
+        super().__init__()
+        self.codec = codec
+        self.code_bytes = code_bytes
+        self.originals = OriginalsColumn("original", None if code_bytes is None else codec, code_bytes)
+        self.originals.check_fits(codec)
+
+    def process_bind_param(self, value: Any, dialect: Any) -> bytes | None:  # noqa: ARG002
+        """Encode a vector, float (dim,)."""
+        return None if value is None else self.originals.values(as_row(value), self.codec.dim)[0]
+
+    def process_result_value(self, value: Any, dialect: Any) -> FloatArray | None:  # noqa: ARG002
+        """Restore float32 (dim,)."""
+        return None if value is None else self.originals.vectors([value], self.codec.dim)[0]
+
+
+def nearest(
+    connection: Connection | Session,
+    statement: Select[Any],
+    column: Any,
+    query: Any,
+    k: int,
+    *,
+    originals: Any = None,
+    rerank: int | None = None,
+) -> list[tuple[Row[Any], float]]:
+    """Find the k nearest rows among those that a statement selects, in one SQL statement.
+
+    Args:
+        connection: or an ORM session.
+        statement: selects what is wanted, with any conditions and joins. Its order and limit are replaced.
+        column: of type :class:`CompressedVector`, such as ``Doc.embedding`` or ``docs.c.embedding``.
+        query: float (dim,), or its latent, float (code_dim,).
+        k: how many rows.
+        originals: the column of type :class:`OriginalVector`, for ``rerank``.
+        rerank: score ``rerank * k`` candidates again with the originals, and those without one by their latent.
+
+    Returns:
+        At most k rows as the statement selects them, each with its distance, the nearest first.
+
+    Raises:
+        CodecMismatchError: another codec filled the column, or the originals are of other embeddings.
+        sqlalchemy.exc.StatementError: of an InvalidVectorsError: the query is not a vector that the codec takes.
+        ValueError: ``rerank`` is given, but no column of originals, or the query is a latent.
+    """
+    kind, kept, extra = column.type, None, []
+    if rerank is not None:
+        kept = originals_for(kind.codec, None if originals is None else originals.type.originals, query)
+        kept.check_fits(kind.codec)
+        extra = [type_coerce(column, kind.impl).label(None), type_coerce(originals, LargeBinary()).label(None)]
+    distance = column.distance(query).label(None)
+    result = connection.execute(
+        statement.add_columns(distance, *extra)
+        .where(column.is_not(None))
+        .order_by(None)
+        .order_by(distance, *column.expression.table.primary_key)
+        .limit(k * (rerank or 1))
+        .offset(None)
+    )
+    wanted = len(result.keys()) - len(extra) - 1
+    found = result.freeze()
+    rows = found().columns(*range(wanted)).all()
+    added = found().columns(*range(wanted, wanted + 1 + len(extra))).all()
+    if kept is None:
+        return [(row, float(near)) for row, (near,) in zip(rows, added, strict=True)]
+    candidates = [(row, latent, original) for row, (_, latent, original) in zip(rows, added, strict=True)]
+    hits = reranked(kind.codec, kind.storage, kept, query, candidates)
+    return [(hit.key, hit.distance) for hit in hits[:k]]
 
 
 @event.listens_for(Engine, "before_execute")

@@ -55,6 +55,16 @@ def connection(server: str, schema: str) -> Iterator[psycopg.Connection]:
         yield opened
 
 
+@pytest.fixture
+def engine(server: str, schema: str) -> Iterator[Any]:
+    from sqlalchemy import create_engine
+
+    address = server.replace("postgresql://", "postgresql+psycopg://")
+    opened = create_engine(address, connect_args={"options": f"-c search_path={schema},public"})
+    yield opened
+    opened.dispose()
+
+
 @pytest.fixture(scope="session")
 def base(sample) -> np.ndarray:
     """Return float32 (600, 384) of unit norm."""

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 
-from vaecodec import Codec
+from vaecodec import Codec, LinearKind, fit_linear
 from vaecodec.errors import BadRowsError, CodecMismatchError, InvalidVectorsError, MissingColumnError
 from vaecodec.evaluation import exact_search
 from vaecodec.interface import Metric
+from vaecodec_exporters.linear import export_linear
+from vaecodec_integrations.postgres.adapters import Document, Query
 from vaecodec_integrations.postgres.column import CompressedColumn
 from vaecodec_integrations.reranking import OriginalsColumn
 
@@ -102,7 +105,7 @@ def test_a_row_without_an_original_is_scored_by_its_latent(connection, base, sam
 
 def test_reranking_without_originals_is_refused(connection, base, vae_codec: Codec) -> None:
     column = filled(connection, CompressedColumn(vae_codec, "docs", "embedding"), base[:5])
-    with pytest.raises(ValueError, match="open the column with originals="):
+    with pytest.raises(ValueError, match="expected a column of originals, got none; give one with originals="):
         column.search(connection, base[0], 3, rerank=4)
 
 
@@ -176,3 +179,58 @@ def test_originals_can_be_kept_of_a_column_that_exists(connection: Any, base: np
     values = [*column.documents(base[:1]), *OriginalsColumn("original").values(base[:1], 384)]
     connection.execute("INSERT INTO docs (id, embedding, original) VALUES (1, %s, %s)", values)
     assert column.search(connection, base[0], 1, rerank=2)[0].distance == pytest.approx(0, abs=1e-3)
+
+
+def test_plain_statements_encode_documents_and_queries(
+    server: str, schema: str, connection: Any, base: np.ndarray, vae_codec: Codec
+) -> None:
+    for storage in ("vector", "halfvec", "bit"):
+        connection.execute("DROP TABLE IF EXISTS docs")
+        connection.execute("CREATE TABLE docs (id integer PRIMARY KEY)")
+        column = CompressedColumn(vae_codec, "docs", "embedding", storage=storage)
+        column.add_to(connection)
+        with psycopg.connect(server, autocommit=True, options=f"-c search_path={schema},public") as plain:
+            column.register(plain)
+            column.register(plain)  # as a pool may do
+            with plain.cursor() as cursor:
+                rows = [(row, Document(base[row])) for row in range(30)]
+                cursor.executemany("INSERT INTO docs (id, embedding) VALUES (%s, %s)", rows)
+            found = plain.execute(
+                f"SELECT id, embedding, embedding {column.operator} %(query)s FROM docs "
+                f"ORDER BY embedding {column.operator} %(query)s, id LIMIT 5",
+                {"query": Query(base[7])},
+            ).fetchall()
+        assert [(row, distance) for row, _, distance in found] == [
+            (hit.key, hit.distance) for hit in column.search(connection, base[7], 5)
+        ]
+        codes: dict[str, Any] = {"dtype": "binary"} if storage == "bit" else {}
+        expected = vae_codec.decode(vae_codec.encode(base[[row for row, *_ in found]], **codes), **codes)
+        np.testing.assert_allclose(column.vectors([value for _, value, _ in found]), expected, atol=2e-2)
+
+
+def test_queries_go_through_the_codecs_entry_point_for_queries(connection: Any, base, tmp_path: Path) -> None:
+    export_linear(fit_linear(base, 32, kind=LinearKind.PCA_DOCUMENTS), tmp_path / "codec.onnx")
+    codec = Codec.load(tmp_path / "codec.onnx")
+    column = filled(connection, CompressedColumn(codec, "docs", "embedding"), base[:20])
+    column.register(connection)
+    sent = [
+        connection.execute("SELECT %s::vector", (each,)).fetchone()[0] for each in (Document(base[3]), Query(base[3]))
+    ]
+    expected = codec.encode(base[3:4])[0], codec.encode_queries(base[3:4])[0]
+    assert not np.allclose(*expected, atol=1e-2)
+    for value, latent in zip(sent, expected, strict=True):
+        np.testing.assert_allclose(value.to_list(), latent, atol=1e-6)
+
+
+def test_a_connection_encodes_by_one_codec(connection: Any, base, vae_codec: Codec, other_codec: Codec) -> None:
+    filled(connection, CompressedColumn(vae_codec, "docs", "embedding"), base[:5]).register(connection)
+    with pytest.raises(BadRowsError, match="row 0"):
+        connection.execute("INSERT INTO docs VALUES (9, %s)", (Document(np.full(384, np.nan)),))
+    connection.execute("CREATE TABLE others (id integer PRIMARY KEY)")
+    other = CompressedColumn(other_codec, "others", "embedding")
+    other.add_to(connection)
+    with pytest.raises(CodecMismatchError, match=r"use CompressedColumn\.documents and CompressedColumn\.query"):
+        other.register(connection)
+    with pytest.raises(CodecMismatchError, match="open it with the codec that filled it"):
+        CompressedColumn(other_codec, "docs", "embedding").register(connection)
+    assert connection.execute("SELECT count(*) FROM docs").fetchone() == (5,)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import sqlalchemy
-from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, func, insert, select, update
+from sqlalchemy import Column, Engine, Integer, MetaData, Table, func, insert, select, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from vaecodec import Codec
@@ -16,14 +15,6 @@ from vaecodec.errors import BadRowsError, CodecMismatchError
 from vaecodec.evaluation import exact_search
 from vaecodec.interface import Metric
 from vaecodec_integrations.postgres.sqlalchemy import CompressedVector, render_item
-
-
-@pytest.fixture
-def engine(server: str, schema: str) -> Iterator[Engine]:
-    address = server.replace("postgresql://", "postgresql+psycopg://")
-    opened = create_engine(address, connect_args={"options": f"-c search_path={schema},public"})
-    yield opened
-    opened.dispose()
 
 
 def docs_table(codec: Codec, storage: str = "vector") -> Table:

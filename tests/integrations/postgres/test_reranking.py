@@ -1,0 +1,280 @@
+"""Test that psycopg, SQLAlchemy and Django keep the same originals and find the same rows, on a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+pytest.importorskip("django", reason="the extra django is not installed")
+from django.apps import apps
+from django.db import models
+from django.db.migrations.writer import MigrationWriter
+from sqlalchemy import Column, Engine, Integer, MetaData, Table, insert, select
+from sqlalchemy.exc import StatementError
+from sqlalchemy.orm import DeclarativeBase, Session
+
+from vaecodec import Codec, fit_linear
+from vaecodec.calibration import CodecCalibration
+from vaecodec.errors import CodecMismatchError, InvalidBudgetError, InvalidVectorsError, NotCalibratedError
+from vaecodec_exporters.linear import export_linear
+from vaecodec_integrations.postgres import django, sqlalchemy
+from vaecodec_integrations.postgres.column import CompressedColumn
+from vaecodec_integrations.postgres.sqlalchemy import CompressedVector, OriginalVector
+from vaecodec_integrations.reranking import OriginalsColumn
+
+ROWS = 120
+Found = list[tuple[int, float]]
+
+
+class Adapter(NamedTuple):
+    """Make the table ``docs``, fill it with rows (id, part, vector, original), and search one part of it, or all."""
+
+    fill: Callable[[list[tuple[int, int, Any, Any]]], None]
+    search: Callable[..., Found]
+
+
+def with_psycopg(connection: Any, codec: Codec, storage: str, code_bytes: int | None) -> Adapter:
+    originals = OriginalsColumn("original", None if code_bytes is None else codec, code_bytes)
+    column = CompressedColumn(codec, "docs", "embedding", storage=storage, originals=originals)
+
+    def fill(rows: list[tuple[int, int, Any, Any]]) -> None:
+        connection.execute("CREATE TABLE docs (id integer PRIMARY KEY, part integer NOT NULL)")
+        column.add_to(connection)
+        column.check(connection)
+        for row, part, vector, original in rows:
+            values = [
+                None if vector is None else column.documents(vector[None])[0],
+                None if original is None else originals.values(original[None], codec.dim)[0],
+            ]
+            connection.execute("INSERT INTO docs VALUES (%s, %s, %s, %s)", (row, part, *values))
+
+    def search(query: Any, k: int, rerank: int | None, part: int | None = None) -> Found:
+        if part is None:
+            return [(hit.key, hit.distance) for hit in column.search(connection, query, k, rerank=rerank)]
+        connection.execute("CREATE OR REPLACE VIEW one AS SELECT * FROM docs WHERE part = " + str(part))
+        view = CompressedColumn(codec, "one", "embedding", storage=storage, originals=originals)
+        view.record(connection)
+        return [(hit.key, hit.distance) for hit in view.search(connection, query, k, rerank=rerank)]
+
+    return Adapter(fill, search)
+
+
+def sqlalchemy_table(codec: Codec, storage: str, code_bytes: int | None) -> Table:
+    return Table(
+        "docs",
+        MetaData(),
+        Column("id", Integer, primary_key=True, autoincrement=False),
+        Column("part", Integer, nullable=False),
+        Column("embedding", CompressedVector(codec, storage=storage)),
+        Column("original", OriginalVector(codec, code_bytes=code_bytes)),
+    )
+
+
+def with_sqlalchemy(engine: Engine, codec: Codec, storage: str, code_bytes: int | None) -> Adapter:
+    class Base(DeclarativeBase):
+        pass
+
+    table = sqlalchemy_table(codec, storage, code_bytes)
+    Doc: Any = type("Doc", (Base,), {"__table__": table})
+
+    def fill(rows: list[tuple[int, int, Any, Any]]) -> None:
+        table.create(engine)
+        with engine.begin() as connection:
+            names = ("id", "part", "embedding", "original")
+            connection.execute(insert(table), [dict(zip(names, row, strict=True)) for row in rows])
+
+    def search(query: Any, k: int, rerank: int | None, part: int | None = None) -> Found:
+        docs = table.alias("chosen")
+        whole, some = select(Doc), select(docs.c.part, docs.c.id).order_by(docs.c.part)
+        if part is not None:
+            whole, some = whole.where(Doc.part == part), some.where(docs.c.part == part)
+        options: dict[str, Any] = {"rerank": rerank}
+        with Session(engine) as session:
+            models = sqlalchemy.nearest(session, whole, Doc.embedding, query, k, originals=Doc.original, **options)
+            found = [(row.Doc.id, distance) for row, distance in models]
+        with engine.connect() as connection:
+            rows = sqlalchemy.nearest(
+                connection, some, docs.c.embedding, query, k, originals=docs.c.original, **options
+            )
+        assert [(row.id, distance) for row, distance in rows] == found
+        assert all(len(row) == 2 for row, _ in rows)
+        return found
+
+    return Adapter(fill, search)
+
+
+def django_model(path: Any, storage: str, code_bytes: int | None) -> Any:
+    apps.all_models["vaecodec_tests"].pop("doc", None)
+    fields = {
+        "__module__": __name__,
+        "Meta": type("Meta", (), {"app_label": "vaecodec_tests", "db_table": "docs"}),
+        "id": models.IntegerField(primary_key=True),
+        "part": models.IntegerField(),
+        "embedding": django.CompressedVectorField(codec=path, storage=storage, null=True),
+        "original": django.OriginalVectorField(codec=path, code_bytes=code_bytes, null=True),
+    }
+    return type("Doc", (models.Model,), fields)
+
+
+def with_django(database: Any, path: Any, storage: str, code_bytes: int | None) -> Adapter:
+    doc = django_model(path, storage, code_bytes)
+
+    def fill(rows: list[tuple[int, int, Any, Any]]) -> None:
+        with database.schema_editor() as editor:
+            editor.create_model(doc)
+        doc.objects.bulk_create(
+            [doc(id=row, part=part, embedding=vector, original=original) for row, part, vector, original in rows]
+        )
+
+    def search(query: Any, k: int, rerank: int | None, part: int | None = None) -> Found:
+        chosen = doc.objects.order_by("part") if part is None else doc.objects.filter(part=part)
+        found = django.nearest(chosen, "embedding", query, k, originals="original", rerank=rerank)
+        assert not any(name.startswith("vaecodec") for each, _ in found for name in vars(each))
+        return [(each.id, distance) for each, distance in found]
+
+    return Adapter(fill, search)
+
+
+@pytest.fixture(params=["vector", "halfvec", "bit"])
+def storage(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=[None, 32], ids=["float16", "codes"])
+def code_bytes(request: pytest.FixtureRequest) -> int | None:
+    return None if request.param is None else int(request.param)
+
+
+@pytest.fixture
+def adapters(
+    connection: Any, engine: Engine, database: Any, vae_path: Any, vae_codec: Codec, storage: str, code_bytes: Any
+) -> dict[str, Adapter]:
+    return {
+        "psycopg": with_psycopg(connection, vae_codec, storage, code_bytes),
+        "sqlalchemy": with_sqlalchemy(engine, vae_codec, storage, code_bytes),
+        "django": with_django(database, vae_path, storage, code_bytes),
+    }
+
+
+@pytest.mark.parametrize("writer", ["psycopg", "sqlalchemy", "django"])
+def test_all_find_the_same_rows_at_the_same_distances(
+    adapters: dict[str, Adapter], writer: str, base: np.ndarray, sample: Any, vae_codec: Codec, code_bytes: int | None
+) -> None:
+    rows: list[tuple[int, int, Any, Any]] = [(i, i % 3, base[i], base[i]) for i in range(ROWS)]
+    rows += [(ROWS, 0, None, base[ROWS])]
+    for i in range(0, ROWS, 5):
+        rows[i] = (i, i % 3, base[i], None)
+    adapters[writer].fill(rows)
+    for query in (*sample.queries[:1], base[5]):
+        for k, rerank, part in ((7, None, None), (7, 4, None), (5, 3, 1), (500, 1, None)):
+            expected = adapters["psycopg"].search(query, k, rerank, part)
+            assert len(expected) == min(k, ROWS)
+            assert all(part is None or row % 3 == part for row, _ in expected)
+            assert [distance for _, distance in expected] == sorted(distance for _, distance in expected)
+            for adapter in adapters.values():
+                found = adapter.search(query, k, rerank, part)
+                assert [row for row, _ in found] == [row for row, _ in expected]
+                np.testing.assert_allclose(
+                    [distance for _, distance in found], [distance for _, distance in expected], atol=1e-6
+                )
+    kept = base if code_bytes is None else vae_codec.decode(vae_codec.encode(base, bytes=code_bytes), bytes=code_bytes)
+    query = sample.queries[0]
+    for row, distance in adapters["django"].search(query, 100, 2):
+        if row % 5:
+            cosine = float(kept[row] @ query) / float(np.linalg.norm(kept[row]) * np.linalg.norm(query))
+            assert distance == pytest.approx(1 - cosine, abs=1e-3)
+
+
+def test_what_cannot_be_reranked_is_refused(
+    connection: Any, engine: Engine, database: Any, vae_path: Any, vae_codec: Codec, base: np.ndarray
+) -> None:
+    with_psycopg(connection, vae_codec, "vector", None).fill([(1, 1, base[1], base[1])])
+    table, doc = sqlalchemy_table(vae_codec, "vector", None), django_model(vae_path, "vector", None)
+    latent = vae_codec.encode(base[:1])[0]
+    column = CompressedColumn(vae_codec, "docs", "embedding", originals=OriginalsColumn("original"))
+    with engine.connect() as opened:
+
+        def searches(originals: bool) -> list[Callable[[Any, int | None], Any]]:
+            return [
+                lambda query, rerank: column.search(connection, query, 1, rerank=rerank),
+                lambda query, rerank: sqlalchemy.nearest(
+                    opened,
+                    select(table.c.id),
+                    table.c.embedding,
+                    query,
+                    1,
+                    originals=table.c.original if originals else None,
+                    rerank=rerank,
+                ),
+                lambda query, rerank: django.nearest(
+                    doc.objects.all(),
+                    "embedding",
+                    query,
+                    1,
+                    originals="original" if originals else None,
+                    rerank=rerank,
+                ),
+            ]
+
+        for search in searches(originals=True):
+            assert len(search(latent, None)) == 1
+            with pytest.raises(ValueError, match="rerank: expected a query of width 384, got latents"):
+                search(latent, 4)
+            with pytest.raises((InvalidVectorsError, StatementError), match="expected rows of width 384, got 100"):
+                search(base[0, :100], 4)
+        for search in searches(originals=False)[1:]:
+            with pytest.raises(ValueError, match="expected a column of originals, got none; give one with originals="):
+                search(base[0], 4)
+    with pytest.raises(TypeError, match="expected one of models, got one of values"):
+        django.nearest(doc.objects.values("id"), "embedding", base[0], 1)
+    with pytest.raises(InvalidVectorsError, match="384"):
+        doc.objects.create(id=2, part=1, embedding=base[2], original=base[2, :100])
+    assert doc.objects.count() == 1
+
+
+def test_codes_that_a_codec_does_not_have_are_refused_at_once(
+    base: np.ndarray, vae_path: Any, vae_codec: Codec, tmp_path: Any
+) -> None:
+    path = tmp_path / "uncalibrated.onnx"
+    export_linear(fit_linear(base, 16), path, calibration=CodecCalibration())
+    uncalibrated = Codec.load(path)
+    for make in (
+        lambda codec, path, size: OriginalVector(codec, code_bytes=size),
+        lambda codec, path, size: django.OriginalVectorField(codec=path, code_bytes=size),
+        lambda codec, path, size: CompressedColumn(
+            codec, "docs", "embedding", originals=OriginalsColumn("original", codec, size)
+        ),
+    ):
+        with pytest.raises(InvalidBudgetError, match="bytes"):
+            make(vae_codec, vae_path, 1)
+        with pytest.raises(NotCalibratedError):
+            make(uncalibrated, path, 32)
+
+
+def test_originals_of_other_embeddings_are_refused(vae_codec: Codec, base: np.ndarray, tmp_path: Any) -> None:
+    export_linear(fit_linear(np.ascontiguousarray(base[:, :200]), 64), tmp_path / "narrow.onnx")
+    narrow = Codec.load(tmp_path / "narrow.onnx")
+    with pytest.raises(CodecMismatchError, match="expected a codec for 384 dimensions"):
+        CompressedColumn(vae_codec, "docs", "embedding", originals=OriginalsColumn("original", narrow, 32))
+
+
+def test_originals_are_selected_as_vectors(engine: Engine, vae_codec: Codec, base: np.ndarray) -> None:
+    table = sqlalchemy_table(vae_codec, "vector", None)
+    table.create(engine)
+    with engine.begin() as connection:
+        connection.execute(
+            insert(table), [{"id": i, "part": 0, "original": each} for i, each in ((1, base[1]), (2, None))]
+        )
+        first, second = connection.scalars(select(table.c.original).order_by(table.c.id)).all()
+    np.testing.assert_allclose(first, base[1], atol=1e-3)
+    assert second is None
+
+
+def test_a_migration_of_django_names_the_codec(vae_path: Any) -> None:
+    text, imports = MigrationWriter.serialize(django.OriginalVectorField(codec=vae_path, code_bytes=32, null=True))
+    assert str(vae_path) in text
+    assert "code_bytes=32" in text
+    assert imports == {"import vaecodec_integrations.postgres.django"}
