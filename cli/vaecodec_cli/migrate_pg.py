@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 import typer
 
-from vaecodec.errors import UnsupportedRequestError
+from vaecodec.errors import CodecMismatchError, InvalidBudgetError, NotCalibratedError, UnsupportedRequestError
 from vaecodec.extras import require
 from vaecodec_cli.console import Terminal, interval, print_json
 from vaecodec_cli.options import AsJson, CodecFile, Dim
@@ -44,7 +45,13 @@ class ColumnTarget:
     into: Annotated[str, typer.Option(help="Name of the compressed column. It is added where it is missing.")]
     storage: Annotated[ColumnType, typer.Option(help="Type of the compressed column.")] = ColumnType.VECTOR
     originals: Annotated[
-        str | None, typer.Option(help="Name of a bytea column for float16 originals, to re-rank with.")
+        str | None, typer.Option(help="Name of a bytea column for originals, to re-rank with: float16, or codes.")
+    ] = None
+    originals_bytes: Annotated[
+        int | None, typer.Option(help="Store codes of so many bytes for each vector there, instead of float16.")
+    ] = None
+    originals_codec: Annotated[
+        Path | None, typer.Option(help="The codec whose codes these are. Default: the one of --codec.")
     ] = None
     switch: Annotated[
         bool, typer.Option("--switch", help="At the end, give the uncompressed column's name to the compressed one.")
@@ -57,6 +64,10 @@ class ColumnTarget:
             if name in taken:
                 raise typer.BadParameter(f"{option}: expected another name than {taken[name]}, got {name!r}")
             taken[name or ""] = "the compressed column's"
+        if self.originals_bytes is not None and self.originals is None:
+            raise typer.BadParameter("--originals-bytes needs a column: --originals NAME")
+        if self.originals_codec is not None and self.originals_bytes is None:
+            raise typer.BadParameter("--originals-codec needs the size of its codes: --originals-bytes N")
 
 
 def migrate_pg(
@@ -83,9 +94,15 @@ def migrate_pg(
         check_address(source.url)
     except UnsupportedRequestError as error:
         raise typer.BadParameter(f"--url: {error}") from None
-    kept = OriginalsColumn(target.originals) if target.originals else None
     codec = Codec.load(source.codec, dim=source.dim)
-    column = CompressedColumn(codec, source.table, target.into, storage=str(target.storage), originals=kept)
+    kept = OriginalsColumn(target.originals) if target.originals else None
+    if target.originals and target.originals_bytes is not None:
+        owner = codec if target.originals_codec is None else Codec.load(target.originals_codec)
+        kept = OriginalsColumn(target.originals, owner, target.originals_bytes)
+    try:
+        column = CompressedColumn(codec, source.table, target.into, storage=str(target.storage), originals=kept)
+    except (CodecMismatchError, InvalidBudgetError, NotCalibratedError) as error:
+        raise typer.BadParameter(f"--originals-bytes: {error}") from error
     migration = ColumnMigration(column, source.column, source.key)
     with shown(f"{source.table}.{target.into}") as progress:
         result = migrate_at(

@@ -13,6 +13,7 @@ from pgvector import Vector
 from pgvector.psycopg import register_vector
 
 from vaecodec import Codec, fit_linear
+from vaecodec.calibration import CodecCalibration
 from vaecodec.errors import CodecMismatchError, MigrationError
 from vaecodec.evaluation import exact_search
 from vaecodec.interface import Metric
@@ -208,6 +209,46 @@ def test_the_command_migrates_and_switches(server, schema, connection, table, va
     document = json.loads(capsys.readouterr().out)
     assert (document["filled"], document["left"], document["bad_keys"]) == (300, 0, [])
     CompressedColumn(vae_codec, "docs", "embedding", storage="halfvec").check(connection)
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_the_command_keeps_codes_to_rerank_by(
+    server, schema, connection, table, sample, vae_path, vae_codec, other_codec_path, other: bool
+) -> None:
+    address = f"{server}{'&' if '?' in server else '?'}options=-csearch_path%3D{schema},public"
+    arguments = ["migrate-pg", "--url", address, "--table", "docs", "--column", "embedding", "--codec", str(vae_path)]
+    arguments += ["--into", "small", "--storage", "bit", "--originals", "codes", "--originals-bytes", "40"]
+    main_command([*arguments, *(["--originals-codec", str(other_codec_path)] if other else [])])
+    originals = OriginalsColumn("codes", Codec.load(other_codec_path) if other else vae_codec, 40)
+    column = CompressedColumn(vae_codec, "docs", "small", storage="bit", originals=originals)
+    assert connection.execute("SELECT DISTINCT octet_length(codes) FROM docs").fetchall() == [(40,)]
+    rows = connection.execute("SELECT codes FROM docs ORDER BY id").fetchall()
+    kept = originals.vectors([code for (code,) in rows], 384)
+    expected, _ = exact_search(kept, sample.queries[:1], 5, Metric.COSINE)
+    assert [hit.key for hit in column.search(connection, sample.queries[0], 5, rerank=60)] == expected[0].tolist()
+
+
+def test_the_command_refuses_codes_that_cannot_be_kept(
+    server, schema, connection, table, base, vae_path, tmp_path, capsys
+) -> None:
+    address = f"{server}{'&' if '?' in server else '?'}options=-csearch_path%3D{schema},public"
+    bare, narrow = tmp_path / "bare.onnx", tmp_path / "narrow.onnx"
+    export_linear(fit_linear(base, 16), bare, calibration=CodecCalibration())
+    export_linear(fit_linear(np.ascontiguousarray(base[:, :200]), 64), narrow)
+    asked = ["migrate-pg", "--url", address, "--table", "docs", "--column", "embedding", "--into", "small"]
+    for options, message in (
+        (["--codec", str(bare), "--originals", "codes", "--originals-bytes", "40"], "calibration"),
+        (["--codec", str(vae_path), "--originals", "codes", "--originals-bytes", "1"], "bytes"),
+        (["--codec", str(vae_path), "--originals-bytes", "40"], "--originals-bytes needs a column"),
+        (["--codec", str(vae_path), "--originals", "a", "--originals-codec", str(bare)], "needs the size of its codes"),
+        (
+            ["--codec", str(vae_path), "--originals", "a", "--originals-codec", str(narrow), "--originals-bytes", "40"],
+            "expected a codec for 384 dimensions",
+        ),
+    ):
+        assert run_command([*asked, *options]) == 2
+        assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert column_names(connection) == {"id", "embedding"}
 
 
 def test_the_command_says_when_no_server_answers(vae_path, capsys) -> None:
