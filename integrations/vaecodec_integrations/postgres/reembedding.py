@@ -136,9 +136,7 @@ def reembed_column(
     """
     if not connection.autocommit:
         raise MigrationError("expected a connection with autocommit=True, so that each batch is kept once it is done")
-    kind = column_type(connection, job.table, job.text) or "no such column"
-    if not kind.startswith(_TEXT_TYPES):
-        raise MigrationError(f"{job.table}.{job.text}: expected a column of texts, got {kind}")
+    check_texts(connection, job)
     check_key(connection, job.table, job.key)
     _prepare(connection, job)
     pace = Pace(job.texts_per_second)
@@ -157,6 +155,13 @@ def reembed_column(
         advance(filled, total)
     empty = count(connection, job.statement("SELECT count(*) FROM {table} WHERE {text} IS NULL OR {text} !~ '\\S'"))
     return ReembeddedColumn(filled, _left(connection, job), empty, _agreement(connection, job, pace))
+
+
+def check_texts(connection: Connection[Any], job: ColumnReembedding) -> None:
+    """Raise ``MigrationError`` unless the job's table has its column of texts."""
+    kind = column_type(connection, job.table, job.text) or "no such column"
+    if not kind.startswith(_TEXT_TYPES):
+        raise MigrationError(f"{job.table}.{job.text}: expected a column of texts, got {kind}")
 
 
 def switch_models(connection: Connection[Any], job: ColumnReembedding, old: str) -> CompressedColumn | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ from psycopg import sql  # noqa: E402
 if TYPE_CHECKING:
     from psycopg import Connection
 
+# The rows of a group are often near each other: first ask for this many times as many as could do.
+_SPARE = 2
 _OPERATORS = {Metric.COSINE: "<=>", Metric.DOT: "<#>", Metric.L2: "<->"}
 
 
@@ -34,6 +37,18 @@ class Scored(NamedTuple):
 
     key: Any
     score: float
+
+
+class Group(NamedTuple):
+    """Hold the rows that were found of one value of a column.
+
+    Attributes:
+        value: of the column.
+        rows: the best first.
+    """
+
+    value: Any
+    rows: list[Scored]
 
 
 class TwoModelColumns:
@@ -79,6 +94,7 @@ class TwoModelColumns:
         new_query: Any,
         k: int,
         *,
+        offset: int = 0,
         where: sql.Composable | None = None,
     ) -> list[Scored]:
         """Search by both queries, and merge what they find.
@@ -88,61 +104,144 @@ class TwoModelColumns:
             old_query: float (d,), the query embedded by the old model.
             new_query: float (e,), by the new one.
             k: how many rows.
+            offset: how many of the best are passed over, as for the pages after the first.
             where: a condition on the rows, such as ``psycopg.sql.SQL("lang = 'en'")``.
 
         Returns:
-            At most k rows, the best first.
+            At most k rows, the best first. Pages hold no row twice, and none is missing between them, as long as the
+            table stays as it is and each column is searched exactly.
 
         Raises:
             CodecMismatchError: another codec filled a compressed column, or none is recorded.
         """
+        queries, wanted = self._asked(connection, old_query, new_query), offset + k
+        nearest = (
+            "SELECT {key}, {distance} AS distance, NULL FROM {table} WHERE {condition} "
+            "ORDER BY distance, {key} LIMIT {limit}"
+        )
+        found = self._merged(connection, queries, nearest, where, limit=sql.Literal(wanted))
+        return [row for row, _ in found[offset:wanted]]
+
+    def search_groups(
+        self,
+        connection: Connection[Any],
+        old_query: Any,
+        new_query: Any,
+        by: str,
+        limit: int,
+        *,
+        group_size: int = 3,
+        where: sql.Composable | None = None,
+    ) -> list[Group]:
+        """Search by both queries, and group what they find by a column.
+
+        Args:
+            connection: as :meth:`search` takes it.
+            old_query: as :meth:`search` takes it.
+            new_query: as :meth:`search` takes it.
+            by: the column's name; rows in which it is null are left out.
+            limit: how many groups are returned, that with the best row first.
+            group_size: rows in a group at most.
+            where: as :meth:`search` takes it.
+
+        Raises:
+            CodecMismatchError: another codec filled a compressed column, or none is recorded.
+        """
+        queries, column = self._asked(connection, old_query, new_query), sql.Identifier(by)
+        nearest = (
+            "SELECT {key}, {distance} AS distance, {by} FROM {table} WHERE {condition} AND {by} IS NOT NULL{others} "
+            "ORDER BY distance, {key} LIMIT {limit}"
+        )
+        values: dict[Any, None] = {}
+        asked = _SPARE * limit * group_size
+        while len(values) < limit:  # each round finds a new value, or there is none
+            others: sql.Composable = sql.SQL("")
+            if values:
+                others = sql.SQL(" AND {} NOT IN ({})").format(column, _literals(values))
+            rows = sql.Literal(asked)
+            found = self._merged(connection, queries, nearest, where, by=column, others=others, limit=rows)
+            if not found:
+                break
+            # Below so many rows either column may have better ones.
+            values |= dict.fromkeys(value for _, value in found[:asked])
+        if not values:
+            return []
+        chosen = list(values)[:limit]
+        best = (
+            "SELECT key, distance, value FROM (SELECT {key} AS key, {distance} AS distance, {by} AS value, "
+            "row_number() OVER (PARTITION BY {by} ORDER BY {distance}, {key}) AS place "
+            "FROM {table} WHERE {condition} AND {by} IN ({values})) AS placed "
+            "WHERE place <= {rows} ORDER BY distance, key"
+        )
+        rows = sql.Literal(group_size)
+        found = self._merged(connection, queries, best, where, by=column, values=_literals(chosen), rows=rows)
+        groups: dict[Any, list[Scored]] = {}
+        for row, value in found:
+            groups.setdefault(value, []).append(row)
+        return [Group(value, rows[:group_size]) for value, rows in groups.items()]
+
+    def _asked(self, connection: Connection[Any], old_query: Any, new_query: Any) -> Embedded:
+        """Check the columns, and return both queries in the form that these compare: float32 (1, w)."""
         for column in (self._old, self._new):
             if isinstance(column, CompressedColumn):
                 column.check_once(connection)
-        lacking = sql.SQL("{} IS NULL").format(sql.Identifier(_name(self._new)))
-        conditions = [lacking, sql.SQL("TRUE")]
-        found, compared = [], []
-        for column, query, metric, condition in zip(
-            (self._old, self._new), (old_query, new_query), self._merger.metrics, conditions, strict=True
-        ):
-            vector = _compared(column, query)
-            compared.append(vector)
-            held = condition if where is None else sql.SQL("{} AND ({})").format(condition, where)
-            rows = connection.execute(
-                self._statement(column, metric, held), (Vector(vector[0]).to_text(), k)
-            ).fetchall()
-            found.append([(key, _score(distance, metric)) for key, distance in rows])
-        # A row that was filled between both statements is found by both.
-        twice = {key for key, _ in found[1]}
-        found[0] = [row for row in found[0] if row[0] not in twice]
-        scores = Embedded(*(np.array([[score for _, score in rows]], np.float32) for rows in found))
-        order, common = self._merger.rank(Embedded(*compared), scores)
-        keys = [key for rows in found for key, _ in rows]
-        ranked = zip(order[0, :k].tolist(), common[0, :k].tolist(), strict=True)
-        return [Scored(keys[place], score) for place, score in ranked]
+        return Embedded(compared(self._old, [old_query]), compared(self._new, [new_query]))
 
-    def _statement(self, column: CompressedColumn | str, metric: Metric, condition: sql.Composable) -> sql.Composed:
-        # Send the query as text, which is converted to the column's own type.
-        text = "SELECT {key}, {column} " + _OPERATORS[metric] + " %s AS distance FROM {table} "
-        text += "WHERE {column} IS NOT NULL AND {condition} ORDER BY distance, {key} LIMIT %s"
-        return sql.SQL(text).format(
-            key=sql.Identifier(self._key),
-            column=sql.Identifier(_name(column)),
-            table=sql.Identifier(*self._table.split(".")),
-            condition=condition,
-        )
+    def _merged(
+        self,
+        connection: Connection[Any],
+        queries: Embedded,
+        statement: str,
+        where: sql.Composable | None,
+        **parts: sql.Composable,
+    ) -> list[tuple[Scored, Any]]:
+        """Ask both columns for keys, distances and values, and merge the rows: the best first, with their values."""
+        found = []
+        for side, (column, query, metric) in enumerate(
+            zip((self._old, self._new), queries, self._merger.metrics, strict=True)
+        ):
+            names = {"column": sql.Identifier(_name(column)), "new": sql.Identifier(_name(self._new))}
+            held = "{column} IS NOT NULL AND {new} IS NULL" if side == 0 else "{column} IS NOT NULL"
+            condition = sql.SQL(held).format(**names)
+            if where is not None:
+                condition = sql.SQL("{} AND ({})").format(condition, where)
+            # The query is sent as text, which is converted to the column's own type.
+            distance = sql.SQL("{column} " + _OPERATORS[metric] + " {query}").format(
+                **names, query=sql.Literal(Vector(query[0]).to_text())
+            )
+            composed = sql.SQL(statement).format(
+                key=sql.Identifier(self._key),
+                table=sql.Identifier(*self._table.split(".")),
+                condition=condition,
+                distance=distance,
+                **parts,
+            )
+            rows = connection.execute(composed).fetchall()
+            found.append([(key, _score(distance, metric), value) for key, distance, value in rows])
+        # A row that was filled between both statements is found by both.
+        twice = {key for key, *_ in found[1]}
+        found[0] = [row for row in found[0] if row[0] not in twice]
+        scores = Embedded(*(np.array([[score for _, score, _ in rows]], np.float32) for rows in found))
+        order, common = self._merger.rank(queries, scores)
+        both = [*found[0], *found[1]]
+        ranked = zip(order[0].tolist(), common[0].tolist(), strict=True)
+        return [(Scored(both[place][0], score), both[place][2]) for place, score in ranked]
 
 
 def _name(column: CompressedColumn | str) -> str:
     return column if isinstance(column, str) else column.column
 
 
-def _compared(column: CompressedColumn | str, query: Any) -> FloatArray:
-    """Return the query in the form that the column compares: float32 (1, w)."""
-    vector = np.asarray(query, np.float32)[None]
-    return vector if isinstance(column, str) else column.codec.encode_queries(vector)
+def compared(column: CompressedColumn | str, queries: Any) -> FloatArray:
+    """Return queries, float (n, d), in the form that the column compares: float32 (n, w)."""
+    vectors = np.asarray(queries, np.float32)
+    return vectors if isinstance(column, str) else column.codec.encode_queries(vectors)
 
 
 def _score(distance: float, metric: Metric) -> float:
     """Return pgvector's distance as a score for the merger."""
     return {Metric.COSINE: 1 - distance, Metric.DOT: -distance, Metric.L2: -(distance**2)}[metric]
+
+
+def _literals(values: Iterable[Any]) -> sql.Composed:
+    return sql.SQL(", ").join(map(sql.Literal, values))

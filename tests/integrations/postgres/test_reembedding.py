@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +14,17 @@ from pgvector.psycopg import register_vector
 
 from vaecodec import Codec
 from vaecodec.errors import MigrationError
+from vaecodec.two_models.cost import JudgedQueries
 from vaecodec.two_models.merging import Embedded, Merger
 from vaecodec_integrations.postgres.column import CompressedColumn
+from vaecodec_integrations.postgres.estimate import estimate
 from vaecodec_integrations.postgres.reembedding import (
     ColumnReembedding,
     reembed_column,
     switch_models,
     switch_models_back,
 )
+from vaecodec_integrations.postgres.tables import column_type
 from vaecodec_integrations.postgres.two_models import TwoModelColumns
 from vaecodec_integrations.reranking import OriginalsColumn
 
@@ -143,6 +148,60 @@ def test_the_columns_exchange_their_names_and_back(connection: Any, make: Make) 
     assert connection.execute("SELECT vector_dims(embedding) FROM docs WHERE id = 1").fetchone() == (200,)
     with pytest.raises(MigrationError, match="expected a column embedding_old_model, got none; nothing was switched"):
         switch_models_back(connection, job, "embedding")
+
+
+def test_cost_and_gain_come_before_the_work(connection: Any, make: Make, base, model: Any) -> None:
+    asked = list(range(0, ROWS, 7))
+    judged = JudgedQueries([f"text {i}" for i in asked], base[asked, 100:300], [[i] for i in asked])
+    job = make()
+    cost = estimate(
+        connection,
+        job,
+        count_tokens=lambda texts: 3 * len(texts),
+        price_per_million=20.0,
+        old="embedding",
+        queries=judged,
+        sample=40,
+    )
+    assert (cost.texts, cost.tokens, cost.money) == (ROWS, 3 * ROWS, pytest.approx(3 * ROWS * 20e-6))
+    assert 40 <= cost.sampled <= 40 + len(asked)
+    assert cost.hours > 0
+    assert (cost.old.mean, cost.new.mean) == (1, 1)  # what asks is the text itself, in both spaces
+    turned = estimate(
+        connection, job, old="embedding", queries=judged, embed_queries=lambda texts: -np.asarray(model(texts))
+    )
+    assert turned.new.mean < 0.2
+    assert turned.gain.mean == pytest.approx(turned.new.mean - 1)
+    assert turned.gain.low <= turned.gain.mean <= turned.gain.high < -0.5
+    assert column_type(connection, "docs", job.column) is None
+    assert estimate(connection, make(texts_per_second=0.1)).hours == pytest.approx(ROWS / 0.1 / 3600)
+
+
+def test_the_gain_over_latents_of_the_old_model(connection: Any, make: Make, base, svd_path: Path) -> None:
+    codec = Codec.load(svd_path)
+    old = CompressedColumn(codec, "docs", "small")
+    old.add_to(connection)
+    old.check(connection)
+    with connection.cursor() as cursor:
+        values = old.documents(base[:ROWS])
+        cursor.executemany("UPDATE docs SET small = %s WHERE id = %s", list(zip(values, range(ROWS), strict=True)))
+    connection.execute("UPDATE docs SET small = NULL WHERE id = 3")
+    judged = JudgedQueries(["text 3", "text 8"], base[[3, 8]], [[3], [8]])
+    cost = estimate(connection, make(), old=old, queries=judged, sample=ROWS)
+    assert (cost.old.mean, cost.new.mean) == (0.5, 0.5)  # without its old vector no row is compared
+
+
+def test_what_cannot_be_told_is_refused(connection: Any, make: Make) -> None:
+    wrong: list[tuple[ColumnReembedding, dict[str, Any], str]] = [
+        (make(), {"price_per_million": 1.0}, "expected count_tokens beside it"),
+        (make(), {"old": "embedding"}, "old, queries: expected both, to tell the gain, or none, got one of them"),
+        (make(text="body"), {}, "docs.body: expected a column of texts, got no such column"),
+        (make(text="empty"), {}, "docs.empty: expected texts, got none; name the column that holds them"),
+    ]
+    connection.execute("ALTER TABLE docs ADD COLUMN empty text")
+    for job, options, message in wrong:
+        with pytest.raises(MigrationError, match=re.escape(message)):
+            estimate(connection, job, **options)
 
 
 def test_another_model_is_refused_before_it_writes(connection: Any, make: Make, base, model: Any) -> None:
