@@ -74,15 +74,24 @@ def test_every_section_with_code_runs() -> None:
     assert with_code - ELSEWHERE == {name for names in tested for name in names if name}
 
 
-def test_the_sections_on_sqlalchemy_and_psycopg(folder: Path, address: str, base: np.ndarray) -> None:
+def test_the_sections_on_sqlalchemy_and_psycopg(
+    folder: Path, address: str, base: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
     sqlalchemy = pytest.importorskip("sqlalchemy", reason="the extra postgres is not installed")
     names: dict[str, Any] = {"query": base[7], "ids": range(200), "embeddings": base[:200]}
     run(python("SQLAlchemy")[0], names)
     engine = sqlalchemy.create_engine(address.replace("postgresql://", "postgresql+psycopg://"))
     names["docs"].metadata.create_all(engine)
-    run(python("psycopg")[0].replace("postgresql://localhost/app", address), names)
+    insert, statements = (code.replace("postgresql://localhost/app", address) for code in python("psycopg"))
+    run(insert, names)
     assert names["hits"][0].key == 7
     assert len(names["hits"]) == 10
+    run(statements, names)
+    assert names["rows"][0][0] == 7
+    assert names["restored"].shape == (10, 384)
+    run(python("SQLAlchemy")[1], names | {"engine": engine})
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [int(key) for key, _ in printed] == [hit.key for hit in names["hits"]]
     with engine.connect() as connection:
         found = connection.execute(names["nearest"]).scalars().all()
         configured: dict[str, Any] = {}
@@ -91,7 +100,7 @@ def test_the_sections_on_sqlalchemy_and_psycopg(folder: Path, address: str, base
             "metadata": names["docs"].metadata,
             "context": SimpleNamespace(configure=configured.update),
         }
-        run(python("SQLAlchemy")[1], names)
+        run(python("SQLAlchemy")[2], names)
         written = configured["render_item"]("type", names["docs"].c.embedding.type, SimpleNamespace(imports=set()))
     assert written.startswith("pgvector.sqlalchemy.")
     engine.dispose()
@@ -99,7 +108,9 @@ def test_the_sections_on_sqlalchemy_and_psycopg(folder: Path, address: str, base
     assert len(set(found) & {hit.key for hit in names["hits"]}) >= 5
 
 
-def test_the_section_on_django(folder: Path, database: Any, base: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_section_on_django(
+    folder: Path, database: Any, base: np.ndarray, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from django.test.utils import override_settings
 
     (folder / "shop").mkdir()
@@ -110,10 +121,13 @@ def test_the_section_on_django(folder: Path, database: Any, base: np.ndarray, mo
         nearest = run(python("Django")[0], names)
         with database.schema_editor() as editor:
             editor.create_model(names["Doc"])
-        names["Doc"].objects.bulk_create([names["Doc"](embedding=row) for row in base[:40]])
+        names["Doc"].objects.bulk_create([names["Doc"](embedding=row, original=row) for row in base[:40]])
         found = list(nearest)
         assert len(found) == 10
         assert found[0].id == 4  # Django's ids begin at 1
+        run(python("Django")[1], names)
+        key, distance = capsys.readouterr().out.splitlines()[0].split()
+        assert (int(key), float(distance)) == (4, pytest.approx(0, abs=1e-3))
     sys.modules.pop("shop", None)
 
 
@@ -133,18 +147,27 @@ def test_the_section_on_a_change_of_the_model(
 ) -> None:
     turned = np.roll(base, 7, axis=1)[:, :300]
     Merger.fit(Embedded(base, turned)).save("merger.npz")
-    fill, search, switch = python("A change of the embedding model")
+    fill, search, groups, before, switch = python("A change of the embedding model")
     names: dict[str, Any] = {
         "connection": uncompressed,
         "new_model": lambda texts: turned[[int(text.split()[-1]) if text != "width" else 0 for text in texts]],
         "old_query": base[11],
         "new_query": turned[11],
     }
+    names |= {"questions": ["text 3", "text 8"], "answers": [[3], [8]], "old_model": lambda texts: base[[3, 8]]}
     run(fill.replace("500", "100_000"), names)
     assert capsys.readouterr().out == "200 texts embedded, 0 left\n"
     uncompressed.execute("UPDATE docs SET embedding_new = NULL WHERE id >= 100")
     run(search, names)
     assert capsys.readouterr().out.split()[0] == "11"
+    uncompressed.execute("ALTER TABLE docs ADD COLUMN author text")
+    uncompressed.execute("UPDATE docs SET author = 'author ' || id / 4")
+    run(groups, names)
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 5
+    assert shown[0].startswith("author 2 [11, ")
+    run(before, names)
+    assert capsys.readouterr().out.startswith("200 texts, 0.0 hours, nDCG@10 ")
     names["reembed_column"](uncompressed, names["job"])
     run(switch, names)
     assert uncompressed.execute("SELECT vector_dims(embedding) FROM docs LIMIT 1").fetchone() == (300,)
