@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vaecodec import Metric, fit_linear
 from vaecodec.errors import IndexArgumentError
+from vaecodec.evaluation import similarities
 from vaecodec.two_models.merging import Embedded, Merger
 from vaecodec.vectors import normalised
 
@@ -109,6 +112,81 @@ def test_nothing_done_and_all_done() -> None:
         new = filled(documents.new[:done], np.arange(done), Metric.COSINE)
         labels, _ = TwoModelIndex(old, new, merger).knn_query(documents.old[:30], documents.new[:30])
         assert labels[:, 0].tolist() == list(range(30))
+
+
+PAGES = models(N, 1)
+CODEC = fit_linear(PAGES.new, 14)
+STORED = Embedded(PAGES.old, CODEC.encode(PAGES.new))
+MERGER = Merger.fit(STORED)
+
+
+@pytest.fixture(scope="module")
+def both() -> TwoModelIndex:
+    """Make two indexes, the new one of latents, in which some documents are deleted."""
+    old = filled(PAGES.old, np.arange(N), Metric.COSINE)
+    new = filled(PAGES.new[:DONE], np.arange(DONE), Metric.COSINE, CODEC)
+    for label in range(20):
+        old.mark_deleted(label)
+        new.mark_deleted(label)
+    return TwoModelIndex(old, new, MERGER)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    share=st.sampled_from([0.0, 0.005, 0.1, 0.5, 1.0]),
+    sizes=st.lists(st.integers(1, 90), max_size=5),
+    seed=st.integers(0, 99),
+)
+def test_filtered_pages_are_those_of_brute_force(
+    both: TwoModelIndex, share: float, sizes: list[int], seed: int
+) -> None:
+    queries = models(2, seed + 100)
+    asked = Embedded(queries.old, CODEC.encode_queries(queries.new))
+    kept = np.random.default_rng(seed).random(N) < share
+    there = [
+        np.flatnonzero(kept & (np.arange(N) >= low) & (np.arange(N) < high)) for low, high in ((DONE, N), (20, DONE))
+    ]
+    scores = [
+        similarities(rows, vectors[labels], Metric.COSINE)
+        for rows, vectors, labels in zip(asked, STORED, there, strict=True)
+    ]
+    order, expected = MERGER.rank(asked, Embedded(*scores))
+    labels = np.concatenate(there)[order]
+    score_of = [dict(zip(*row, strict=True)) for row in zip(labels.tolist(), expected.tolist(), strict=True)]
+    offset = 0
+    found: list[list[int]] = [[], []]
+    for size in sizes:
+        page, common = both.knn_query(
+            queries.old, queries.new, k=size, offset=offset, filter=lambda label: bool(kept[label])
+        )
+        np.testing.assert_allclose(common, expected[:, offset : offset + size], atol=1e-4)
+        for row in (0, 1):
+            found[row] += page[row].tolist()
+            np.testing.assert_allclose([score_of[row][label] for label in page[row].tolist()], common[row], atol=1e-4)
+        offset += size
+    for row in (0, 1):
+        assert len(found[row]) == len(set(found[row])) == min(offset, labels.shape[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 0}, "k: expected an integer of at least 1, got 0"),
+        ({"offset": -1}, "offset: expected an integer of at least 0, got -1"),
+        ({"offset": 1.5}, "offset: expected an integer of at least 0, got 1.5"),
+    ],
+)
+def test_pages_that_cannot_be_are_refused(both: TwoModelIndex, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(IndexArgumentError, match=message):
+        both.knn_query(PAGES.old[0], PAGES.new[0], **arguments)
+
+
+def test_an_error_of_the_filter_comes_through(both: TwoModelIndex) -> None:
+    def fails(label: int) -> bool:
+        raise RuntimeError("no such label")
+
+    with pytest.raises(RuntimeError, match="no such label"):
+        both.knn_query(PAGES.old[0], PAGES.new[0], filter=fails)
 
 
 def test_an_index_that_compares_otherwise_is_refused() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from vaecodec.errors import IndexArgumentError
+from vaecodec.errors import IndexArgumentError, VectorIndexError
 from vaecodec.interface import FloatArray, Metric
 from vaecodec.two_models.merging import Embedded, Merger
 from vaecodec_integrations.index.latent import Labels
@@ -40,37 +41,58 @@ class TwoModelIndex:
                 )
         self._old, self._new, self._merger = old, new, merger
 
-    def knn_query(self, old_queries: Any, new_queries: Any, k: int = 1) -> tuple[Labels, FloatArray]:
+    def knn_query(
+        self,
+        old_queries: Any,
+        new_queries: Any,
+        k: int = 1,
+        *,
+        filter: Callable[[int], bool] | None = None,  # noqa: A002 (hnswlib's name)
+        offset: int = 0,
+    ) -> tuple[Labels, FloatArray]:
         """Search by both queries, and merge what they find.
+
+        Pages with the same queries and filter fit together, as long as ``ef`` of both indexes is at least twice
+        ``k + offset``: no document is on two of them, and none is missing.
 
         Args:
             old_queries: float (n, d) or (d,), embedded by the old model.
             new_queries: float (n, e) or (e,), the same by the new one.
             k: documents wanted; at most as many as there are.
+            filter: keeps the labels for which it is true, as in hnswlib; it is Python, and takes time.
+            offset: how many documents are passed over, as for the pages after the first.
 
         Returns:
-            Labels, uint64 (n, k), and scores on the merger's scale, float32 (n, k), the best first.
+            Labels, uint64 (n, k), and scores on the merger's scale, float32 (n, k), the best first; fewer than k where
+            fewer are left.
+
+        Raises:
+            IndexArgumentError: ``k`` is below 1, or ``offset`` below 0.
         """
+        for name, value, least in (("k", k, 1), ("offset", offset, 0)):
+            if not isinstance(value, (int, np.integer)) or value < least:
+                raise IndexArgumentError(f"{name}: expected an integer of at least {least}, got {value!r}")
+        wanted = k + offset
         asked = Embedded(*(np.atleast_2d(np.asarray(rows, np.float32)) for rows in (old_queries, new_queries)))
         # The new index is asked last: a document that is added meanwhile is then found twice, and not missed.
-        old_labels, old_scores = self._old_ones(asked.old, k)
-        new_labels, new_scores = _search(self._new, asked.new, k)
+        old_labels, old_scores = self._old_ones(asked.old, wanted, filter)
+        new_labels, new_scores = _search(self._new, asked.new, wanted, filter)
         twice = (old_labels[:, :, None] == new_labels[:, None, :]).any(axis=2)
         old_scores = np.where(twice, -np.inf, old_scores).astype(np.float32)
         compared = Embedded(_compared(self._old, asked.old), _compared(self._new, asked.new))
         order, scores = self._merger.rank(compared, Embedded(old_scores, new_scores))
         labels = np.take_along_axis(np.concatenate([old_labels, new_labels], axis=1), order, axis=1)
-        found = int(np.isfinite(scores).sum(axis=1).min(initial=k))
-        return labels[:, : min(k, found)], scores[:, : min(k, found)]
+        found = min(wanted, int(np.isfinite(scores).sum(axis=1).min(initial=wanted)))
+        return labels[:, offset:found], scores[:, offset:found]
 
-    def _old_ones(self, queries: FloatArray, k: int) -> tuple[Labels, FloatArray]:
+    def _old_ones(self, queries: FloatArray, k: int, keep: Callable[[int], bool] | None) -> tuple[Labels, FloatArray]:
         """Return the best documents that are not in the new index: labels, and scores, minus infinity where there is
         none.
         """
         done = np.asarray(self._new.get_ids_list(), np.uint64)
         wanted = k * _SPARE
         while True:
-            labels, scores = _search(self._old, queries, wanted)
+            labels, scores = _search(self._old, queries, wanted, keep)
             left = ~np.isin(labels, done)
             if labels.shape[1] < wanted or left.sum(axis=1).min(initial=k) >= k:
                 break
@@ -95,16 +117,20 @@ def _compared(index: Any, queries: FloatArray) -> FloatArray:
     return encoded
 
 
-def _search(index: Any, queries: FloatArray, k: int) -> tuple[Labels, FloatArray]:
+def _search(index: Any, queries: FloatArray, k: int, keep: Callable[[int], bool] | None) -> tuple[Labels, FloatArray]:
     """Return the nearest elements, at most as many as there are, with scores where larger is nearer."""
     fewest, most = 0, min(k, index.get_current_count())
     found = np.full((len(queries), 0), _NO_LABEL), np.empty((len(queries), 0), np.float32)
     asked = most
-    while fewest < most:  # hnswlib does not tell how many elements are deleted, and fails if one is missing
+    # A filter is Python, which only one thread runs at a time.
+    threads = -1 if keep is None else 1
+    while fewest < most:  # hnswlib does not tell how many elements are deleted or kept, and fails if one is missing
         try:
-            found = index.knn_query(queries, k=asked)
+            found = index.knn_query(queries, k=asked, num_threads=threads, filter=keep)
             fewest = asked
-        except RuntimeError:
+        except RuntimeError as error:
+            if not isinstance(error, VectorIndexError) and "contiguous 2D array" not in str(error):
+                raise  # an error of the filter
             most = asked - 1
         asked = (fewest + most + 1) // 2
     labels, distances = found
