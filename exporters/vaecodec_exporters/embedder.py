@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from vaecodec.artifact import PREFIX
-from vaecodec.errors import ExportError
-from vaecodec.files.stored_json import parse_json, parse_object
+from vaecodec.errors import ExportError, InvalidArtifactError
 from vaecodec.fused import LATENTS, TOKENS, Pooling
 from vaecodec.interface import FloatArray
+from vaecodec.model_settings import ModelSettings
 from vaecodec.vectors import normalised
 from vaecodec_exporters.graph import start
 
@@ -30,21 +29,6 @@ _MOST_BYTES = 2**31 - 2**20
 # Used if the vocabulary's size is unknown: every tokenizer has at least this many tokens.
 _FEWEST_TOKENS = 100
 _TOKENS = 12
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """Hold what ``sentence-transformers`` keeps beside a model.
-
-    Attributes:
-        pooling: or None where the files do not say.
-        normalise: whether vectors are normalised at the end.
-        dense: whether a dense layer follows that the graph does not hold.
-    """
-
-    pooling: Pooling | None
-    normalise: bool
-    dense: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +54,8 @@ class Embedder:
         """Read a model and find the output whose vectors have a width.
 
         Raises:
-            ExportError: there is no such file, it is no embedding model, or ``output`` has to be chosen.
+            ExportError: there is no such file, it is no embedding model, a file beside it is damaged, or ``output`` has
+                to be chosen.
         """
         model = _loaded(path)
         try:
@@ -78,7 +63,11 @@ class Embedder:
         except Exception as error:  # onnxruntime's exceptions have no common public base class
             raise ExportError(f"{path}: onnxruntime cannot load the model: {error}") from error
         name, rank = _chosen_output(session, width, output, path)
-        return cls(model, session, name, rank, _settings_beside(Path(path)))
+        try:
+            settings = ModelSettings.beside(path)
+        except InvalidArtifactError as error:
+            raise ExportError(str(error)) from error
+        return cls(model, session, name, rank, settings)
 
     @property
     def half(self) -> bool:
@@ -168,30 +157,3 @@ def _chosen_output(
         if candidates:
             return candidates[0], rank
     raise ExportError(f"{path}: expected vectors of width {width}, as the codec takes, got {shapes}")
-
-
-def _settings_beside(model: Path) -> ModelSettings | None:
-    """Read ``modules.json`` in the folder of a model, or in the folder above it."""
-    for folder in (model.absolute().parent, model.absolute().parent.parent):
-        try:
-            modules = parse_json((folder / "modules.json").read_bytes())
-            kinds = {str(module["type"]).rsplit(".", 1)[-1]: module["path"] for module in modules}
-            pooling = None
-            if "Pooling" in kinds:
-                stored = parse_object((folder / kinds["Pooling"] / "config.json").read_bytes())
-                pooling = _pooling_of(stored)
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ExportError(f"{folder}: modules.json is not readable: {error!r}") from error
-        return ModelSettings(pooling, "Normalize" in kinds, "Dense" in kinds)
-    return None
-
-
-def _pooling_of(stored: dict[str, Any]) -> Pooling | None:
-    modes = {"mean": Pooling.MEAN, "cls": Pooling.CLS}
-    names = {"pooling_mode_mean_tokens": Pooling.MEAN, "pooling_mode_cls_token": Pooling.CLS}
-    if "pooling_mode" in stored:
-        return modes.get(str(stored["pooling_mode"]))
-    chosen = [name for name, value in stored.items() if name.startswith("pooling_mode_") and value]
-    return names.get(chosen[0]) if len(chosen) == 1 else None

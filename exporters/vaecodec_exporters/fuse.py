@@ -21,6 +21,7 @@ from vaecodec.errors import ExportError
 from vaecodec.fused import LATENTS, TOKENS, FusedModel, Pooling
 from vaecodec.graph.nodes import Precision
 from vaecodec.interface import Metric
+from vaecodec.model_settings import chosen_pooling
 from vaecodec_exporters.embedder import MASK, Embedder
 from vaecodec_exporters.graph import PARITY_BOUNDS, largest_difference, start
 from vaecodec_exporters.output import refuse_existing, write_codec_file
@@ -52,7 +53,8 @@ def fuse(
         embedder: the embedding model in ONNX.
         codec: the codec file, trained on that model's embeddings.
         out: the file to write.
-        pooling: how the vectors of a text's tokens become one.
+        pooling: how the vectors of a text's tokens become one; a warning tells where the files beside the model say
+            otherwise.
         output: which output of the embedding model to encode.
         normalise: whether embeddings are normalised before the codec. Under cosine the codec does that itself.
         queries: encode as queries are, for asymmetric codecs; by default as documents are.
@@ -92,7 +94,7 @@ def _chosen_pooling(model: Embedder, wanted: Pooling | None, name: str) -> Pooli
                 f"{name}: expected pooling none for the output {model.output!r}, one vector a text, got {wanted}"
             )
         return Pooling.NONE
-    found = wanted or (model.settings.pooling if model.settings is not None else None)
+    found = chosen_pooling(name, model.settings, wanted)
     if found in (None, Pooling.NONE):
         raise ExportError(
             f"{name}: the output {model.output!r} holds a vector for each token: expected pooling mean or cls, as the "

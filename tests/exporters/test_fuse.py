@@ -245,9 +245,17 @@ def test_pooling_and_normalisation_are_found_beside_the_model(pooling: dict, bui
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     fused = fuse(tmp_path / "onnx" / "model.onnx", tmp_path / "codec.onnx", tmp_path / "fused.onnx")
     assert (fused.pooling, fused.normalise) == (Pooling.MEAN, True)
+    with pytest.warns(UserWarning, match="names pooling mean; pooling cls is used, as asked"):
+        fused = fuse(tmp_path / "onnx" / "model.onnx", tmp_path / "codec.onnx", tmp_path / "cls.onnx", pooling="cls")
+    assert fused.pooling is Pooling.CLS
     modules.append({"path": "3_Dense", "type": "sentence_transformers.models.Dense"})
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(ExportError, match="names a dense layer, which is not in the graph"):
+        fuse(tmp_path / "onnx" / "model.onnx", tmp_path / "codec.onnx", tmp_path / "other.onnx")
+    (tmp_path / "modules.json").write_text("{")
+    with pytest.raises(
+        ExportError, match=r"expected modules\.json and the files it names as sentence-transformers writes"
+    ):
         fuse(tmp_path / "onnx" / "model.onnx", tmp_path / "codec.onnx", tmp_path / "other.onnx")
 
 
