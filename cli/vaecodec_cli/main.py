@@ -32,6 +32,8 @@ PANELS = {
 }
 # Command -> the module of this package that defines its function.
 COMMANDS = {name: name.replace("-", "_") for names in PANELS.values() for name in names}
+# Options by which a command is looked for elsewhere, and where it is.
+ELSEWHERE = {("migrate", "--reembed"): "to embed the texts again by another model, call `vaecodec reembed`"}
 
 # Characters of an error that are printed; the longest of ours has about half as many.
 _LONGEST = 3_000
@@ -51,7 +53,11 @@ def main(arguments: list[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         typed = sys.argv[1:] if arguments is None else arguments
-        app = application(only=next((word for word in typed if not word.startswith("-")), None))
+        called = next((word for word in typed if not word.startswith("-")), None)
+        for (command, option), where in ELSEWHERE.items():
+            if called == command and option in typed:
+                raise InvalidOptionError(f"{option}: `vaecodec {command}` has no such option; {where}")
+        app = application(only=called)
         from vaecodec_cli.console import warnings_shown
 
         with warnings_shown():

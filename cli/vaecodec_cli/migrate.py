@@ -118,6 +118,9 @@ def migrate(
 
     You can interrupt it and run it again at any time. The application may go on writing to the source: run it again
     until it repairs nothing, then pause writes for the last run.
+
+    The vectors stay those of the same embedding model. To embed the texts again by another model, call `vaecodec
+    reembed`.
     """
     require("qdrant_client", extra="qdrant")
     from vaecodec_integrations.qdrant.migration import estimate_at, migrate_at

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 from rich.table import Table
 
 from vaecodec.errors import MigrationError
+from vaecodec.evaluation import Interval
 from vaecodec.extras import require
 from vaecodec.fused import Pooling
 from vaecodec_cli.console import Terminal, print_json, table
@@ -31,8 +32,19 @@ class ReembedSource:
     ]
     model: Annotated[Path, typer.Option(help="The new embedding model: an ONNX file with tokenizer.json beside it.")]
     pooling: Annotated[
-        Pooling, typer.Option(help="How to combine a text's token vectors into one; none if the model does so itself.")
-    ] = Pooling.MEAN
+        Pooling | None,
+        typer.Option(
+            help="How to combine a text's token vectors into one; none if the model does so itself. Default: as "
+            "modules.json beside the model says, otherwise mean."
+        ),
+    ] = None
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="What to put before each text, e.g. 'passage: '. Default: as the files that modules.json names say, "
+            "otherwise nothing."
+        ),
+    ] = None
     text: Annotated[str, typer.Option(help="Key of the text in the payload, e.g. page.content.")] = "text"
     vector: Annotated[str, typer.Option(help="Name of the old model's vector. Default: the unnamed one.")] = ""
 
@@ -75,14 +87,30 @@ class ReembedRun:
         False
     )
     price: Annotated[float | None, typer.Option(min=0, help="Price of a million tokens, for --dry-run.")] = None
+    judged: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Queries whose answers are known, to estimate the gain in --dry-run: in each line a JSON object with "
+            "the query's text, the vector of the old model, and the ids of the points that answer it.",
+        ),
+    ] = None
+    query_prompt: Annotated[
+        str | None,
+        typer.Option(help="What to put before each query of --judged, e.g. 'query: '. Default: as for --prompt."),
+    ] = None
 
     def check(self) -> None:
         """Refuse what would be ignored, and numbers that are none."""
         for option, value in (("--texts-per-second", self.texts_per_second), ("--price", self.price)):
             if value is not None and not math.isfinite(value):
                 raise typer.BadParameter(f"{option}: expected a number, got {value}")
-        if self.price is not None and not self.dry_run:
-            raise typer.BadParameter("--price needs --dry-run")
+        for option, given in (("--price", self.price is not None), ("--judged", self.judged is not None)):
+            if given and not self.dry_run:
+                raise typer.BadParameter(f"{option} needs --dry-run")
+        if self.query_prompt is not None and self.judged is None:
+            raise typer.BadParameter("--query-prompt needs --judged")
 
 
 def reembed(
@@ -106,14 +134,15 @@ def reembed(
         into=target.into,
         named=target.named,
         codec=target.codec,
+        query_prompt=how.query_prompt,
         first_ids=how.first_ids,
         texts_per_second=how.texts_per_second,
     )
     alias, console = target.switch_alias, Terminal(stderr=as_json)
     if how.dry_run:
-        cost = estimate_at(request, price_per_million=how.price)
+        cost = estimate_at(request, price_per_million=how.price, judged=how.judged)
         console.print(_cost(cost))
-        document = asdict(cost)
+        document = {name: _figure(value) for name, value in asdict(cost).items()}
     else:
         with shown(f"{source.collection} -> {target.into or target.named}", "points") as bar:
             outcome = reembed_at(request, alias=alias, progress=bar)
@@ -132,7 +161,20 @@ def _cost(cost: Cost) -> Table:
         ("tokens", f"{cost.tokens:,}"),
         ("hours", f"{cost.hours:,.2f}"),
     ]
-    return table(rows=rows if cost.money is None else [*rows, ("price", f"{cost.money:,.2f}")])
+    if cost.money is not None:
+        rows.append(("price", f"{cost.money:,.2f}"))
+    if cost.gain is not None:
+        rows += [
+            ("judged queries", f"{cost.judged:,}, among the sample"),
+            ("nDCG@10, old model", f"{cost.old}"),
+            ("nDCG@10, new model", f"{cost.new}"),
+            ("gain", f"{cost.gain:+.3f}"),
+        ]
+    return table(rows=rows)
+
+
+def _figure(value: Any) -> Any:
+    return value._asdict() if isinstance(value, Interval) else value
 
 
 def _outcome(outcome: ReembeddingOutcome) -> Table:

@@ -30,11 +30,13 @@ from vaecodec.codes import Calibration, CodeType
 from vaecodec.drift import Encoded, Reference
 from vaecodec.errors import InvalidVectorsError, VaecodecError
 from vaecodec.files.stored_json import with_checksum
+from vaecodec.model_settings import ModelSettings
 from vaecodec.packed_index import PackedIndex
 from vaecodec.scores import fit_score_calibration
 from vaecodec.sources import RandomAccessSource, VectorSource, open_source
 from vaecodec_exporters.linear import export_linear
 from vaecodec_integrations.qdrant.migration.state import read_state
+from vaecodec_integrations.qdrant.reembedding import read_judged
 from vaecodec_integrations.qdrant.reembedding.job import read_ids
 from vaecodec_integrations.report.inputs import read_labels, read_relevant, read_report, read_scored_pairs
 from vaecodec_training.data.pair_files import read_pairs
@@ -43,6 +45,7 @@ from vaecodec_training.recipe import Recipe
 
 DIM, WIDTH, BUDGET = 32, 24, 8
 STATE = {"batch_size": 40, "offset": "12345678-1234-5678-1234-567812345678", "copied": 80, "subject": {"into": "a"}}
+MODULES = b'[{"type": "models.Transformer", "path": ""}, {"type": "models.Pooling", "path": "1_Pooling"}]'
 
 
 class Target(NamedTuple):
@@ -100,6 +103,19 @@ def read_migration_state(data: bytes) -> None:
     """Read how far a migration came."""
     with suppress(VaecodecError):
         assert read_state(_file(data, ".json")).batch_size > 0
+
+
+def read_model_settings(data: bytes) -> None:
+    """Read the same bytes as each of the files that sentence-transformers keeps beside a model."""
+    folder = _folder() / "settings"
+    (folder / "1_Pooling").mkdir(parents=True, exist_ok=True)
+    files = ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+    for damaged in files:
+        (folder / "modules.json").write_bytes(MODULES)
+        (folder / damaged).write_bytes(data)
+        with suppress(VaecodecError):
+            assert ModelSettings.beside(folder / "model.onnx") is not None
+        (folder / damaged).unlink()
 
 
 def read_text(read: Callable[[Path], object], suffix: str) -> Callable[[bytes], None]:
@@ -198,6 +214,10 @@ def targets() -> dict[str, Target]:
         "labels": Target(read_text(read_labels, ".npy"), [_npy(np.array(["news", "mail"]))]),
         "scored pairs": Target(read_text(read_scored_pairs, ".npz"), [_scored_pairs()]),
         "ids to embed first": Target(read_text(read_ids, ".txt"), [b"12\n12345678-1234-5678-1234-567812345678\n"]),
+        "judged queries": Target(
+            read_text(read_judged, ".jsonl"), [b'{"text": "a", "vector": [1, 0.5], "ids": [7]}\n']
+        ),
+        "modules.json": Target(read_model_settings, [MODULES]),
         "codes": Target(read_codes, [rows()[:20].tobytes()]),
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -45,6 +45,7 @@ class Cost:
             with all their answers, and its 95 % interval; None without judged queries. Among all points both models
             find less than in the sample.
         old, new: nDCG@10 of each model in that sample.
+        judged: how many queries tell the gain: those that some document answers.
     """
 
     texts: int
@@ -55,12 +56,39 @@ class Cost:
     gain: Interval | None = None
     old: Interval | None = None
     new: Interval | None = None
+    judged: int = 0
 
 
 def check_price(price_per_million: float | None, count_tokens: Callable[[Sequence[str]], int] | None) -> None:
     """Raise ``MigrationError`` if a price is given and nothing counts tokens."""
     if price_per_million is not None and count_tokens is None:
         raise MigrationError("price_per_million: expected count_tokens beside it, got none")
+
+
+def answered(queries: JudgedQueries, held: Collection[Any], where: str) -> JudgedQueries:
+    """Return the queries that some document answers: clicks on what was deleted since tell nothing.
+
+    Args:
+        queries: all of them.
+        held: ids of the documents that have a text and an old vector.
+        where: names the collection in messages.
+
+    Raises:
+        MigrationError: there are not as many texts as vectors and lists of ids, or no query is answered.
+    """
+    if not len(queries.texts) == len(queries.old) == len(queries.relevant):
+        raise MigrationError(
+            f"queries: expected as many texts as vectors and lists of ids, got {len(queries.texts)}, "
+            f"{len(queries.old)} and {len(queries.relevant)}"
+        )
+    rows = [row for row, ids in enumerate(queries.relevant) if any(each in held for each in ids)]
+    if not rows:
+        raise MigrationError(
+            f"queries: expected ids of {where} that have a text and an old vector, got none among the answers of "
+            f"{len(queries.relevant)} queries"
+        )
+    old = np.asarray(queries.old)[rows]
+    return JudgedQueries([queries.texts[row] for row in rows], old, [queries.relevant[row] for row in rows])
 
 
 def cost_of(
@@ -127,4 +155,10 @@ def with_gain(
         rows = np.array([vectors[each] for each in ids], np.float32)
         figures.append(ndcg(exact_search(rows, np.asarray(asked, np.float32), 10, metric)[0], answers, 10))
     before, after = figures
-    return replace(cost, gain=paired_bootstrap(after, before), old=bootstrap(before), new=bootstrap(after))
+    return replace(
+        cost,
+        gain=paired_bootstrap(after, before),
+        old=bootstrap(before),
+        new=bootstrap(after),
+        judged=len(answers),
+    )

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from vaecodec.errors import MigrationError
 from vaecodec.interface import Metric
-from vaecodec.two_models.cost import SAMPLE, Cost, JudgedQueries, check_price, cost_of, with_gain
+from vaecodec.two_models.cost import SAMPLE, Cost, JudgedQueries, answered, check_price, cost_of, with_gain
 from vaecodec.two_models.merging import Embedded
 from vaecodec_integrations.postgres.column import CompressedColumn
 from vaecodec_integrations.postgres.reembedding import ColumnReembedding, check_texts
@@ -47,8 +47,8 @@ def estimate(
         sample: how many rows are drawn.
 
     Raises:
-        MigrationError: there is no such column of texts, or no text; a price is given and nothing counts tokens; or
-            only one of ``old`` and ``queries`` is given.
+        MigrationError: there is no such column of texts, or no text; a price is given and nothing counts tokens; only
+            one of ``old`` and ``queries`` is given; or no row with a text and an old vector answers a query.
         CodecMismatchError: another codec filled the old column.
     """
     check_price(price_per_million, count_tokens)
@@ -62,6 +62,9 @@ def estimate(
     if not rows:
         raise MigrationError(f"{job.table}.{job.text}: expected texts, got none; name the column that holds them")
     texts = {key: text for key, text, _ in rows}
+    held = {key: value.to_list() for key, _, value in rows if value is not None}
+    if queries is not None:
+        queries = answered(queries, held, f"rows of {job.table}")
     cost, vectors = cost_of(
         list(texts.values()),
         count(connection, job.statement("SELECT count(*) FROM {table} WHERE {text} ~ '\\S'")),
@@ -76,7 +79,6 @@ def estimate(
     new = vectors
     if isinstance(job.new, CompressedColumn):
         asked, new = job.new.codec.encode_queries(asked), job.new.codec.encode(vectors)
-    held = {key: value.to_list() for key, _, value in rows if value is not None}
     both = Embedded(compared(old, queries.old), asked)
     metrics = _metric(old), _metric(job.new)
     return with_gain(cost, held, dict(zip(texts, new, strict=True)), both, queries.relevant, metrics)

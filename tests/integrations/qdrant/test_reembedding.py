@@ -19,8 +19,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from vaecodec import LinearCodec, fit_linear
+from vaecodec import LinearCodec, Metric, fit_linear
 from vaecodec.errors import BadRowsError, InvalidArtifactError, MigrationError, UnusableDataError
+from vaecodec.evaluation import exact_search, ndcg
 from vaecodec.fused import Pooling
 from vaecodec.two_models.merging import Embedded, Merger
 from vaecodec_cli.main import main
@@ -36,6 +37,7 @@ from vaecodec_integrations.qdrant.reembedding import (
     TwoModelSearch,
     estimate,
     estimate_at,
+    read_judged,
     reembed,
     reembed_at,
 )
@@ -221,6 +223,26 @@ class TestFilling:
         np.testing.assert_allclose(point.vector["title"], title, atol=1e-5)
         assert (len(point.vector["body"]), point.vector["words"]) == (32, sparse)
 
+    def test_latents_that_come_along_keep_their_codec(self, make: Make, old: OnnxEmbedder, new: OnnxEmbedder) -> None:
+        codecs = {"title": fit_linear(old(WORDS), 16), "body": fit_linear(new(WORDS), 20)}
+        client = QdrantClient(":memory:")
+        opened = CompressedQdrantClient(client, codecs={"two": {"title": codecs["title"], "body": None}})
+        params = models.VectorParams(size=24, distance=models.Distance.COSINE)
+        opened.create_collection("two", {"title": params, "body": params})
+        rows = old(WORDS[:9]).tolist()
+        points = [
+            models.PointStruct(id=i, vector={"title": row, "body": row}, payload={"text": WORDS[i]})
+            for i, row in enumerate(rows)
+        ]
+        opened.upsert("two", points)
+        reembed(Reembedding(client, "two", new, into="two_new", vector="body", codec=codecs["body"]))
+        both = CompressedQdrantClient(client, codecs={"two_new": codecs})
+        for name, model in (("title", old), ("body", new)):
+            assert both.query_points("two_new", model([WORDS[7]])[0], using=name, limit=1).points[0].id == 7
+        both.upsert(
+            "two_new", [models.PointStruct(id=9, vector={"title": rows[0], "body": new(WORDS[:1])[0].tolist()})]
+        )
+
     def test_latents_of_a_codec_and_a_vector_beside_the_old_one(
         self, client: QdrantClient, make: Make, new: OnnxEmbedder, texts: list[str]
     ) -> None:
@@ -273,14 +295,14 @@ class TestBothModels:
     def merger(self, old: OnnxEmbedder, new: OnnxEmbedder, texts: list[str]) -> Merger:
         return Merger.fit(Embedded(old(texts), new(texts)))
 
-    @pytest.fixture(params=["into", "named", "latents"])
+    @pytest.fixture(params=["into", "named", "into, latents", "named, latents"])
     def half(
         self, request: pytest.FixtureRequest, make: Make, old: OnnxEmbedder, new: OnnxEmbedder, texts: list[str]
     ) -> tuple[Model, Model, Merger]:
         """Embed half of the documents."""
-        codec: LinearCodec | None = fit_linear(new(texts), 20) if request.param == "latents" else None
+        codec: LinearCodec | None = fit_linear(new(texts), 20) if "latents" in request.param else None
         _, stops = interrupted(new, N // 2)
-        target = {"named": "new"} if request.param == "named" else {"into": "docs_new"}
+        target = {"named": "new"} if "named" in request.param else {"into": "docs_new"}
         job = make(embed=stops, batch_size=50, codec=codec, **target)
         with pytest.raises(KeyboardInterrupt):
             reembed(job)
@@ -351,6 +373,51 @@ class TestBothModels:
         assert [g.id for g in groups] == order
         assert [[h.id for h in g.hits] for g in groups] == [[p.id for p in whole if p.id % 7 == i][:2] for i in order]
 
+    @pytest.mark.parametrize("named", [False, True])
+    def test_two_codecs_and_points_without_a_text(
+        self, make: Make, old: OnnxEmbedder, new: OnnxEmbedder, texts: list[str], named: bool
+    ) -> None:
+        before, after = fit_linear(old(texts), 16), fit_linear(new(texts), 20)
+        client = QdrantClient(":memory:")
+        opened = CompressedQdrantClient(client, codecs={"docs": {"old": before}})
+        config = {"old": models.VectorParams(size=24, distance=models.Distance.COSINE)}
+        opened.create_collection("docs", config)
+        points = [
+            models.PointStruct(
+                id=i, vector={"old": row}, payload={"text": texts[i] if i % 5 else " ", "tags": [i % 3, i % 4]}
+            )
+            for i, row in enumerate(old(texts).tolist())
+        ]
+        opened.upsert("docs", points, wait=True)
+        target = {"named": "new"} if named else {"into": "docs_new"}
+        job = Reembedding(client, "docs", interrupted(new, N // 2)[1], vector="old", codec=after, **target)
+        with pytest.raises(KeyboardInterrupt):
+            reembed(job)
+        stored = Embedded(before.encode(old(texts)), after.encode(new(texts)))
+        merger = Merger.fit(stored)
+        has = models.Filter(must=[models.HasVectorCondition(has_vector=job.target_vector)])
+        done = np.zeros(N, bool)
+        done[[record.id for record in client.scroll(job.target, has, limit=N)[0]]] = True
+        assert 0 < done.sum() < N - N // 5
+        codecs = {"docs": {"old": before, **({"new": after} if named else {})}}
+        asks = CompressedQdrantClient(client, codecs=codecs)
+        search = TwoModelSearch(
+            Model(asks, "docs", "old", before), Model(job.writer, job.target, job.target_vector, after), merger
+        )
+        asked = [f"{texts[641]} word1"]
+        left, right = old(asked), new(asked)
+        queries = Embedded(before.encode_queries(left), after.encode_queries(right))
+        expected = merger.search(stored, queries, done, N)[0].tolist()
+        pages = [search.query_points(left[0], right[0], limit=100, offset=start) for start in range(0, N, 100)]
+        assert [point.id for page in pages for point in page] == expected
+        tagged = models.Filter(must=[models.FieldCondition(key="tags", match=models.MatchValue(value=3))])
+        found = search.query_points(left[0], right[0], query_filter=tagged, limit=30, offset=10)
+        assert [point.id for point in found] == [i for i in expected if i % 4 == 3][10:40]
+        groups = {group.id: group.hits for group in search.query_points_groups(left[0], right[0], "tags", limit=4)}
+        assert groups.keys() == {0, 1, 2, 3}
+        for tag, hits in groups.items():
+            assert [hit.id for hit in hits] == [i for i in expected if tag in (i % 3, i % 4)][:3]
+
     async def ask(self, old: OnnxEmbedder, new: OnnxEmbedder, texts: list[str], merger: Merger) -> list[Any]:
         """Return what both models find when an asynchronous client asks them."""
         client = AsyncQdrantClient(":memory:")
@@ -397,6 +464,36 @@ class TestEstimate:
         assert cost.gain.mean == pytest.approx(cost.new.mean - cost.old.mean)
         assert not client.collection_exists("docs_new")
 
+    def test_queries_without_an_answer_in_the_collection_tell_nothing(
+        self, make: Make, old: OnnxEmbedder, texts: list[str]
+    ) -> None:
+        judged = JudgedQueries(texts[:30], old(texts[:30]), [[i] for i in range(30)])
+        more = JudgedQueries(texts[:40], old(texts[:40]), [*judged.relevant, *([90_000 + i] for i in range(10))])
+        costs = [estimate(make(), queries=queries, sample=N) for queries in (judged, more)]
+        assert [(cost.judged, cost.gain, cost.old) for cost in costs] == [(30, costs[0].gain, costs[0].old)] * 2
+
+    @pytest.mark.parametrize(
+        ("changes", "error", "message"),
+        [
+            ({"texts": ["one"]}, MigrationError, "expected as many texts as vectors and lists of ids, got 1, 2 and 2"),
+            ({"relevant": [[9000], []]}, MigrationError, "expected ids of points of the collection 'docs' that have a"),
+            (
+                {"old": np.ones((2, 7))},
+                MigrationError,
+                r"expected old vectors \(2, 24\), as wide as those of .* got \(2, 7\)",
+            ),
+            ({"old": np.full((2, 24), np.nan)}, BadRowsError, "old vectors of the queries: row 0 holds NaN"),
+        ],
+    )
+    def test_queries_that_cannot_tell_a_gain_are_refused_before_a_text_is_embedded(
+        self, make: Make, old: OnnxEmbedder, texts: list[str], changes: dict[str, Any], error: type, message: str
+    ) -> None:
+        judged = JudgedQueries(texts[:2], old(texts[:2]), [[0], [1]])._replace(**changes)
+        embedded, stops = interrupted(old, 0)
+        with pytest.raises(error, match=message):
+            estimate(make(embed=stops), queries=judged)
+        assert embedded == []
+
     def test_a_rate_that_is_allowed_counts(self, make: Make) -> None:
         assert estimate(make(texts_per_second=0.1)).hours == pytest.approx(N / 0.1 / 3600)
 
@@ -428,6 +525,25 @@ class TestCommandLine:
         code, out, _ = run("--dry-run", "--price", "1000")
         cost = json.loads(out)
         assert (code, cost["texts"], cost["tokens"], cost["money"]) == (0, 60, 360, pytest.approx(0.36))
+        assert cost["gain"] is None
+        queries = [" ".join(text.split()[:3]) for text in texts[:60]]
+        lines = [
+            json.dumps({"text": text, "vector": row, "ids": [i]})
+            for i, (text, row) in enumerate(zip(queries, old(queries).tolist(), strict=True))
+        ]
+        (fast_path / "judged").write_text("\n".join([*lines, ""]))
+        code, out, err = run("--dry-run", "--judged", str(fast_path / "judged"))
+        cost = json.loads(out)
+        new = OnnxEmbedder(folder / "new.onnx", threads=1)
+        sides = [(model(texts[:60]), model(queries)) for model in (old, new)]
+        figures = [ndcg(exact_search(*side, 10, Metric.COSINE)[0], np.arange(60), 10).mean() for side in sides]
+        assert (cost["old"]["mean"], cost["new"]["mean"]) == pytest.approx(figures)
+        assert cost["gain"]["low"] <= cost["gain"]["mean"] == pytest.approx(figures[1] - figures[0])
+        assert re.search(r"nDCG@10, new model +│ 0\.\d+ \[0\.\d+, [01]\.\d+\]", err)
+        assert re.search(r"gain +│ [+-]0\.\d+ \[[+-]0\.\d+, [+-]0\.\d+\]", err)
+        (fast_path / "judged").write_text('{"text": "a"}\n')
+        code, _, err = run("--dry-run", "--judged", str(fast_path / "judged"))
+        assert (code, "judged, line 1: expected a query such as" in err) == (1, True)
         code, out, err = run("--first-ids", str(fast_path / "first"), "--switch-alias", "live")
         assert (code, out) == (1, "")
         assert re.search(r"embedded +│ 60 texts", err)
@@ -506,6 +622,35 @@ def test_ids_to_embed_first_are_ids_of_points(tmp_path: Path) -> None:
     path.write_bytes(b"7\n\xff\n")
     with pytest.raises(UnusableDataError, match=r"line 2: expected the id of a point, below 2.64 or a UUID, got"):
         read_ids(path)
+
+
+def test_judged_queries_are_read_and_anything_else_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "judged"
+    uuid = "12345678-1234-5678-1234-567812345678"
+    path.write_text(
+        '\ufeff{"text": "a \u2028 b", "vector": [0.5, 1], "ids": [7]}\n\n'
+        f'{{"vector": [1e3, -1], "ids": ["{uuid.upper()}", 3], "text": "c", "clicks": 9}}\r\n'
+    )
+    texts, vectors, ids = read_judged(path)
+    assert (texts, vectors.tolist(), ids) == (["a \u2028 b", "c"], [[0.5, 1], [1000, -1]], [[7], [uuid, 3]])
+    good = '{"text": "a", "vector": [1, 2], "ids": [7]}'
+    for line, message in (
+        ("[1]", "expected a JSON object, got list"),
+        ('{"vector": [1, 2], "ids": [7]}', "got none with 'text'"),
+        ('{"text": " ", "vector": [1, 2], "ids": [7]}', "got text ' '"),
+        ('{"text": "a", "vector": [1, true], "ids": [7]}', "got vector \\[1, True\\]"),
+        ('{"text": "a", "vector": [], "ids": [7]}', "got vector \\[\\]"),
+        ('{"text": "a", "vector": [1, 1e400], "ids": [7]}', "1e400 is too large a number"),
+        ('{"text": "a", "vector": [1, 2], "ids": 7}', "got ids 7"),
+        ('{"text": "a", "vector": [1, 2], "ids": ["x"]}', "expected the id of a point, below 2.64 or a UUID, got 'x'"),
+        ('{"text": "a", "vector": [1, 2, 3], "ids": [7]}', "expected a vector of 2 numbers, as in the lines before"),
+    ):
+        path.write_text(f"{good}\n{line}\n")
+        with pytest.raises(UnusableDataError, match=f"judged, line 2: .*{message}"):
+            read_judged(path)
+    path.write_text("\n")
+    with pytest.raises(UnusableDataError, match="judged: expected a query in each line, got none"):
+        read_judged(path)
 
 
 def test_a_damaged_model_or_tokenizer_is_named(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from vaecodec_integrations.qdrant.reembedding.estimate import Cost, JudgedQueries, estimate
 from vaecodec_integrations.qdrant.reembedding.job import Embed, Reembedding
+from vaecodec_integrations.qdrant.reembedding.judged import read_judged
 from vaecodec_integrations.qdrant.reembedding.request import ReembeddingRequest, estimate_at, reembed_at
 from vaecodec_integrations.qdrant.reembedding.run import ReembeddingOutcome, reembed
 from vaecodec_integrations.qdrant.reembedding.search import AsyncTwoModelSearch, Model, TwoModelSearch
@@ -18,6 +19,7 @@ __all__ = [
     "TwoModelSearch",
     "estimate",
     "estimate_at",
+    "read_judged",
     "reembed",
     "reembed_at",
 ]

@@ -9,8 +9,10 @@ import numpy as np
 from qdrant_client import models
 
 from vaecodec.errors import MigrationError
-from vaecodec.two_models.cost import SAMPLE, Cost, JudgedQueries, check_price, cost_of, with_gain
+from vaecodec.interface import FloatArray
+from vaecodec.two_models.cost import SAMPLE, Cost, JudgedQueries, answered, check_price, cost_of, with_gain
 from vaecodec.two_models.merging import Embedded
+from vaecodec.vectors import as_vectors
 from vaecodec_integrations.qdrant.connection import refusals
 from vaecodec_integrations.qdrant.layout import DISTANCES
 from vaecodec_integrations.qdrant.migration.job import by_name
@@ -40,7 +42,9 @@ def estimate(
         sample: how many points are drawn.
 
     Raises:
-        MigrationError: no point of the sample has a text, or a price is given and nothing counts tokens.
+        MigrationError: no point of the sample has a text, no point with a text answers a query, the queries' old
+            vectors are of another width, or a price is given and nothing counts tokens.
+        InvalidVectorsError: the queries' old vectors hold NaN, or the model returns NaN or zeros.
         StoreError: the server does not answer, refuses the key, or refuses a request.
     """
     check_price(price_per_million, count_tokens)
@@ -53,6 +57,14 @@ def estimate(
             f"collection {job.collection!r}: expected texts in the payload under {job.text!r}, got none in "
             f"{len(records)} points; name the key that holds them"
         )
+    held = {
+        r.id: vector for r in records if r.id in texts and (vector := by_name(r.vector).get(job.vector)) is not None
+    }
+    metric = next(metric for metric, distance in DISTANCES.items() if distance == job.distance)
+    if queries is not None:
+        queries = answered(queries, held, f"points of the collection {job.collection!r}")
+        old = _old(job, queries, len(next(iter(held.values()))))
+        old = as_vectors(old, old.shape[1], metric, name="old vectors of the queries")
     cost, vectors = cost_of(
         list(texts.values()),
         round(points * len(texts) / len(records)),
@@ -63,9 +75,7 @@ def estimate(
     )
     if queries is None:
         return cost
-    held = {r.id: vector for r in records if (vector := by_name(r.vector).get(job.vector)) is not None}
-    asked = Embedded(queries.old, np.asarray((embed_queries or job.embedded)(queries.texts), np.float32))
-    metric = next(metric for metric, distance in DISTANCES.items() if distance == job.distance)
+    asked = Embedded(old, np.asarray((embed_queries or job.embedded)(queries.texts), np.float32))
     new = dict(zip(texts, vectors, strict=True))
     return with_gain(cost, held, new, asked, queries.relevant, (metric, metric))
 
@@ -78,3 +88,14 @@ def _drawn(job: Reembedding, sample: int, queries: JudgedQueries | None) -> list
     if queries is not None:
         ids += [point_id for answers in queries.relevant for point_id in answers]
     return job.client.retrieve(job.collection, list(dict.fromkeys(ids)), with_payload=True, with_vectors=[job.vector])
+
+
+def _old(job: Reembedding, queries: JudgedQueries, width: int) -> FloatArray:
+    """Return the old vectors of the queries, float32 (n, width)."""
+    old = np.asarray(queries.old, np.float32)
+    if old.ndim != 2 or old.shape[1] != width:
+        raise MigrationError(
+            f"queries: expected old vectors ({len(old)}, {width}), as wide as those of the collection "
+            f"{job.collection!r}, got {old.shape}; embed them by the model that filled it"
+        )
+    return old

@@ -80,7 +80,9 @@ class Reembedding:
         """Return the client that writes new vectors, compressed where there is a codec."""
         if self.codec is None:
             return self.client
-        return CompressedQdrantClient(self.client, codecs={self.target: {self.target_vector: self.codec}})
+        # The old vectors, and any others, may be latents of another codec: they pass as they are stored.
+        others = dict.fromkeys(dense_params(collection_info(self.client, self.collection)))
+        return CompressedQdrantClient(self.client, codecs={self.target: {**others, self.target_vector: self.codec}})
 
     @cached_property
     def distance(self) -> models.Distance:
@@ -150,10 +152,11 @@ def read_ids(path: str | os.PathLike[str]) -> list[int | str]:
         OSError: the file cannot be read.
     """
     lines = Path(path).read_text(encoding="utf-8-sig", errors="backslashreplace").splitlines()
-    return [_point_id(line.strip(), f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    return [point_id(line.strip(), f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def _point_id(text: str, where: str) -> int | str:
+def point_id(text: str, where: str) -> int | str:
+    """Return the id of a point, an integer or a UUID; raise ``UnusableDataError`` with the place if it is neither."""
     try:
         number = int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else None
         if number is None or number >= 2**64:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from vaecodec_integrations.qdrant.connection import open_client
 from vaecodec_integrations.qdrant.layout import UNNAMED
 from vaecodec_integrations.qdrant.reembedding.estimate import Cost, estimate
 from vaecodec_integrations.qdrant.reembedding.job import Reembedding, read_ids
+from vaecodec_integrations.qdrant.reembedding.judged import read_judged
 from vaecodec_integrations.qdrant.reembedding.run import ReembeddingOutcome, reembed
 
 
@@ -25,7 +27,8 @@ class ReembeddingRequest:
     Attributes:
         collection: holds the old model's vectors, and the texts in its payload.
         model: the new model: an ONNX file with ``tokenizer.json`` beside it.
-        pooling: how the vectors of a text's tokens become one; ``none`` for a model that returns one for each text.
+        pooling, prompt, query_prompt: see :class:`~vaecodec_integrations.embedder.OnnxEmbedder`; queries are embedded
+            only where the gain is estimated.
         url: address of the server; give exactly one of ``url`` and ``path``.
         path: folder of Qdrant's local mode.
         into, named, vector, text, texts_per_second: see :class:`Reembedding`.
@@ -35,7 +38,9 @@ class ReembeddingRequest:
 
     collection: str
     model: Path
-    pooling: Pooling = Pooling.MEAN
+    pooling: Pooling | None = None
+    prompt: str | None = None
+    query_prompt: str | None = None
     url: str | None = None
     path: Path | None = None
     into: str | None = None
@@ -61,15 +66,44 @@ def reembed_at(
         ArtifactError: the codec file cannot be used.
         MigrationError, InvalidVectorsError, StoreError: see :func:`reembed`.
     """
-    with _opened(request, OnnxEmbedder(request.model, pooling=request.pooling)) as job:
+    with _opened(request, _embedder(request)) as job:
         return reembed(job, alias=alias, progress=progress)
 
 
-def estimate_at(request: ReembeddingRequest, *, price_per_million: float | None = None) -> Cost:
-    """Embed a sample, and tell what all texts will cost; see :func:`estimate`. Nothing is written."""
-    embedder = OnnxEmbedder(request.model, pooling=request.pooling)
+def estimate_at(
+    request: ReembeddingRequest,
+    *,
+    price_per_million: float | None = None,
+    judged: str | os.PathLike[str] | None = None,
+) -> Cost:
+    """Embed a sample, and tell what all texts will cost and what is gained; see :func:`estimate`. Nothing is written.
+
+    Args:
+        request: what would be embedded again.
+        price_per_million: see :func:`estimate`.
+        judged: a file of queries whose answers are known, as :func:`read_judged` takes it, to tell the gain.
+
+    Raises:
+        UnusableDataError: see :func:`read_judged`.
+        ArtifactError: the model or the codec file cannot be used.
+        MigrationError, InvalidVectorsError, StoreError: see :func:`estimate`.
+    """
+    queries = None if judged is None else read_judged(judged)
+    embedder = _embedder(request)
     with _opened(request, embedder) as job:
-        return estimate(job, count_tokens=embedder.count_tokens, price_per_million=price_per_million)
+        return estimate(
+            job,
+            count_tokens=embedder.count_tokens,
+            price_per_million=price_per_million,
+            queries=queries,
+            embed_queries=embedder.embed_queries,
+        )
+
+
+def _embedder(request: ReembeddingRequest) -> OnnxEmbedder:
+    return OnnxEmbedder(
+        request.model, pooling=request.pooling, prompt=request.prompt, query_prompt=request.query_prompt
+    )
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from vaecodec.errors import MigrationError
 from vaecodec.interface import FloatArray
 from vaecodec_integrations.pace import Pace
 from vaecodec_integrations.qdrant.connection import collection_info, refusals
+from vaecodec_integrations.qdrant.identity import metadata_key
 from vaecodec_integrations.qdrant.layout import UNNAMED, dense_params
 from vaecodec_integrations.qdrant.migration.alias import check_alias, switch_alias
 from vaecodec_integrations.qdrant.migration.target import MIGRATION_KEY, check_is_not_live, migration_record
@@ -104,6 +105,7 @@ def reembed(
         if job.into is not None and job.client.collection_exists(job.into):
             outcome = replace(outcome, removed=_remove_stray(job, job.into))
             _index_payload(job, job.into)
+            _name_codecs(job, job.into)
         if alias is not None and outcome.settled:
             switch_alias(job.client, job.collection, job.into, alias)
             outcome = replace(outcome, switched_alias=alias)
@@ -261,3 +263,12 @@ def _index_payload(job: Reembedding, into: str) -> None:
     for key, index in job.client.get_collection(job.collection).payload_schema.items():
         if key not in there:
             job.client.create_payload_index(into, key, field_schema=index.params or index.data_type)
+
+
+def _name_codecs(job: Reembedding, into: str) -> None:
+    """Name in the new collection the codecs of the other vectors, where the old one holds latents."""
+    old, new = (collection_info(job.client, name).config.metadata or {} for name in (job.collection, into))
+    keys = [metadata_key(name) for name in job.others]
+    missing = {key: old[key] for key in keys if key in old and key not in new}
+    if missing:
+        job.client.update_collection(into, metadata=missing)
