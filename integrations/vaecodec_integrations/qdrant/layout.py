@@ -83,6 +83,11 @@ def original_name(name: str) -> str:
     return f"{name}_original" if name else "original"
 
 
+def metric_of(distance: models.Distance) -> Metric:
+    """Return the metric of a distance that :data:`DISTANCES` has."""
+    return next(metric for metric, known in DISTANCES.items() if known == distance)
+
+
 def dense_params(info: models.CollectionInfo) -> dict[str, models.VectorParams]:
     """Return the dense vectors of a collection by name, the unnamed one under the empty name."""
     vectors = info.config.params.vectors

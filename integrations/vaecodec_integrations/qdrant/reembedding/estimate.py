@@ -14,7 +14,7 @@ from vaecodec.two_models.cost import SAMPLE, Cost, JudgedQueries, answered, chec
 from vaecodec.two_models.merging import Embedded
 from vaecodec.vectors import as_vectors
 from vaecodec_integrations.qdrant.connection import refusals
-from vaecodec_integrations.qdrant.layout import DISTANCES
+from vaecodec_integrations.qdrant.layout import metric_of
 from vaecodec_integrations.qdrant.migration.job import by_name
 from vaecodec_integrations.qdrant.reembedding.job import Reembedding
 
@@ -60,11 +60,9 @@ def estimate(
     held = {
         r.id: vector for r in records if r.id in texts and (vector := by_name(r.vector).get(job.vector)) is not None
     }
-    metric = next(metric for metric, distance in DISTANCES.items() if distance == job.distance)
     if queries is not None:
         queries = answered(queries, held, f"points of the collection {job.collection!r}")
-        old = _old(job, queries, len(next(iter(held.values()))))
-        old = as_vectors(old, old.shape[1], metric, name="old vectors of the queries")
+        queries = queries._replace(old=_checked_old(job, queries.old, len(next(iter(held.values())))))
     cost, vectors = cost_of(
         list(texts.values()),
         round(points * len(texts) / len(records)),
@@ -75,9 +73,12 @@ def estimate(
     )
     if queries is None:
         return cost
-    asked = Embedded(old, np.asarray((embed_queries or job.embedded)(queries.texts), np.float32))
-    new = dict(zip(texts, vectors, strict=True))
-    return with_gain(cost, held, new, asked, queries.relevant, (metric, metric))
+    asked = np.asarray((embed_queries or job.embedded)(queries.texts), np.float32)
+    metric = metric_of(job.distance)
+    if job.codec is not None:
+        asked, vectors, metric = job.codec.encode_queries(asked), job.codec.encode(vectors), job.codec.latent_metric
+    new, metrics = dict(zip(texts, vectors, strict=True)), (metric_of(job.old_distance), metric)
+    return with_gain(cost, held, new, Embedded(queries.old, asked), queries.relevant, metrics)
 
 
 def _drawn(job: Reembedding, sample: int, queries: JudgedQueries | None) -> list[models.Record]:
@@ -90,12 +91,12 @@ def _drawn(job: Reembedding, sample: int, queries: JudgedQueries | None) -> list
     return job.client.retrieve(job.collection, list(dict.fromkeys(ids)), with_payload=True, with_vectors=[job.vector])
 
 
-def _old(job: Reembedding, queries: JudgedQueries, width: int) -> FloatArray:
+def _checked_old(job: Reembedding, rows: FloatArray, width: int) -> FloatArray:
     """Return the old vectors of the queries, float32 (n, width)."""
-    old = np.asarray(queries.old, np.float32)
+    old = np.asarray(rows, np.float32)
     if old.ndim != 2 or old.shape[1] != width:
         raise MigrationError(
             f"queries: expected old vectors ({len(old)}, {width}), as wide as those of the collection "
             f"{job.collection!r}, got {old.shape}; embed them by the model that filled it"
         )
-    return old
+    return as_vectors(old, width, metric_of(job.old_distance), name="old vectors of the queries")

@@ -18,7 +18,7 @@ from vaecodec.interface import FloatArray, VectorCodec
 from vaecodec.vectors import as_vectors
 from vaecodec_integrations.qdrant.client import CompressedQdrantClient
 from vaecodec_integrations.qdrant.connection import collection_info
-from vaecodec_integrations.qdrant.layout import DISTANCES, UNNAMED, dense_params
+from vaecodec_integrations.qdrant.layout import DISTANCES, UNNAMED, dense_params, metric_of
 
 Embed = Callable[[list[str]], Any]
 """Embeds texts: a list of n strings to float (n, d)."""
@@ -87,8 +87,11 @@ class Reembedding:
     @cached_property
     def distance(self) -> models.Distance:
         """Return how the new vectors are compared: as the codec says, or as the old ones are."""
-        if self.codec is not None:
-            return DISTANCES[self.codec.metric]
+        return self.old_distance if self.codec is None else DISTANCES[self.codec.metric]
+
+    @cached_property
+    def old_distance(self) -> models.Distance:
+        """Return how the old vectors are compared; raise ``MigrationError`` if there are none of that name."""
         params = dense_params(collection_info(self.client, self.collection))
         if self.vector not in params:
             names = ", ".join(map(repr, params)) or "none"
@@ -118,7 +121,7 @@ class Reembedding:
             raise MigrationError(
                 f"embed: expected one vector for each of {len(texts)} texts, got an array of shape {vectors.shape}"
             )
-        metric = next(metric for metric, distance in DISTANCES.items() if distance == self.distance)
+        metric = metric_of(self.distance)
         width = vectors.shape[1] if self.codec is None else self.codec.dim
         return as_vectors(vectors.astype(np.float32, copy=False), width, metric, name="embedded texts")
 
