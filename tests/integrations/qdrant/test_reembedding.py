@@ -472,6 +472,19 @@ class TestEstimate:
         costs = [estimate(make(), queries=queries, sample=N) for queries in (judged, more)]
         assert [(cost.judged, cost.gain, cost.old) for cost in costs] == [(30, costs[0].gain, costs[0].old)] * 2
 
+    def test_the_gain_is_that_of_the_latents_where_a_codec_compresses(
+        self, make: Make, old: OnnxEmbedder, new: OnnxEmbedder, texts: list[str]
+    ) -> None:
+        asked = list(range(0, N, 5))
+        queries = [" ".join(texts[i].split()[:3]) for i in asked]
+        judged = JudgedQueries(queries, old(queries), [[i] for i in asked])
+        codec = fit_linear(new(texts), 4)
+        plain, latents = (estimate(make(codec=each), queries=judged, sample=2 * N) for each in (None, codec))
+        found, _ = exact_search(codec.encode(new(texts)), codec.encode_queries(new(queries)), 10, codec.latent_metric)
+        assert latents.new.mean == pytest.approx(ndcg(found, judged.relevant, 10).mean())
+        assert latents.new.mean < plain.new.mean
+        assert latents.old == plain.old
+
     @pytest.mark.parametrize(
         ("changes", "error", "message"),
         [
