@@ -33,7 +33,11 @@ def part(sample) -> HeldOut:
 def test_linear_maps_hidden_layers_and_noise_are_tried_and_the_recipe_that_was_asked_for() -> None:
     trials = relevance_trials(Recipe(dim=48, seed=3), 40_000)
     assert {(trial.dim, trial.seed, trial.objective) for trial in trials.values()} == {(48, 3, Aim.RELEVANCE)}
-    assert [trial.input_noise > 0 for trial in trials.values()].count(True) == 1
+    assert {name: trial.input_noise > 0 for name, trial in trials.items()} == {
+        "relevance": True,
+        "relevance mlp": False,
+        "relevance mlp noise": True,
+    }
     assert [trial.hidden > 0 for trial in trials.values()].count(True) == 2
     asked = Recipe.for_relevance(rows=40_000, weight=0.6, dim=48)
     assert relevance_trials(asked, 40_000) == {

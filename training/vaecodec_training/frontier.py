@@ -10,7 +10,7 @@ from typing import Any
 from vaecodec.charts import LIGHT, MARKERS, Name, chart, rendered, write_names
 from vaecodec.files import write_atomically
 from vaecodec_training.data.held_out import HeldOut, QueryFigures
-from vaecodec_training.recipe import WEIGHT_FOR_CODES, Aim, Recipe, choose_recipe
+from vaecodec_training.recipe import NOISE_ON_PAIRS, WEIGHT_FOR_CODES, Aim, Recipe, choose_recipe
 from vaecodec_training.validation import intervals
 
 UNCOMPRESSED = "uncompressed"
@@ -18,7 +18,7 @@ BEST_LINEAR = "best linear by figure"
 FULL_WIDTH = "uncompressed + the same training"
 _FIGURES = ("recall@10", "recall@100", "ndcg@10")
 
-_HIDDEN, _NOISE = 512, 0.3
+_HIDDEN = 512
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,15 @@ def relevance_trials(asked: Recipe, rows: int) -> dict[str, Recipe]:
         rows: how many documents there are to train on.
     """
     shape: dict[str, Any] = {"dim": asked.dim, "seed": asked.seed}
-    linear = Recipe.for_relevance(rows=rows, **shape).replace(hidden=0, input_noise=0.0, **_codes(asked))
+    plain = Recipe.for_relevance(rows=rows, **shape).replace(hidden=0, input_noise=0.0, **_codes(asked))
     trials = {
-        "relevance": linear,
-        "relevance mlp": linear.replace(hidden=_HIDDEN),
-        "relevance mlp noise": linear.replace(hidden=_HIDDEN, input_noise=_NOISE),
+        "relevance": plain if asked.for_codes else plain.replace(input_noise=NOISE_ON_PAIRS),
+        "relevance mlp": plain.replace(hidden=_HIDDEN),
+        "relevance mlp noise": plain.replace(hidden=_HIDDEN, input_noise=NOISE_ON_PAIRS),
     }
     if asked.for_codes:
         heavier = Recipe.for_relevance(rows=rows, weight=WEIGHT_FOR_CODES, **shape)
-        trials["relevance mlp heavier"] = heavier.replace(hidden=_HIDDEN, **_codes(asked))
+        trials["relevance mlp heavier"] = heavier.replace(hidden=_HIDDEN, input_noise=0.0, **_codes(asked))
     own = {"relevance as asked": asked.replace(nested_dims=())} if asked.objective is Aim.RELEVANCE else {}
     return {**own, **{name: trial for name, trial in trials.items() if trial not in own.values()}}
 

@@ -9,7 +9,7 @@ the moment it ends, so that an interrupted search goes on where it was:
 3. autoencoder, then vae: is the pipeline sound, and what is the prior worth on this data; not for codes, whose noise
    takes the place of the prior;
 4. alignment, deep lists, then queue: similarity distillation, at more than one temperature, and with a queue of past
-   documents. For relevance steps 3 and 4 try linear maps, a hidden layer, and noise on its inputs instead;
+   documents. For relevance steps 3 and 4 try linear maps, and a hidden layer without and with noise, instead;
 5. sweep: the best of these at every width; the knee of the figure against bytes is chosen;
 6. tune: learning rate, for relevance the weight decay, then whether a longer run is a better one, at that width only;
 7. final: one run of the recipe, now locked, long if there is time for that; default: one of the recipe that was asked
