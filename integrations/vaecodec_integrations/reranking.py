@@ -44,7 +44,9 @@ class OriginalsColumn:
 
     def record(self) -> dict[str, Any]:
         """Return what is stored of the form of the bytes, to be compared when they are read again."""
-        return {"codec_id": self.codec.codec_id if self.codec else None, "code_bytes": self.code_bytes}
+        if self.codec is None:
+            return {"codec_id": None, "code_bytes": None}
+        return {"codec_id": self.codec.codec_id, "code_bytes": self.code_bytes, "code_dim": self.codec.code_dim}
 
     def vectors(self, values: Sequence[bytes], dim: int) -> FloatArray:
         """Restore float32 (n, dim) vectors from the column's values."""

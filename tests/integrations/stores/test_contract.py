@@ -232,6 +232,13 @@ def test_another_codec_is_refused(opener: Opener, base, vae_codec: Codec, other_
         assert len(store) == 0
 
 
+def test_codes_of_fewer_latents_of_the_same_codec_are_refused(opener: Opener, vae_path: Path, vae_codec: Codec) -> None:
+    opener(vae_codec, originals=OriginalsColumn("original", vae_codec, 10)).close()
+    nested = Codec.load(vae_path, dim=vae_codec.metadata.nested_dims[0])
+    with pytest.raises(CodecMismatchError, match="originals"):
+        opener(vae_codec, originals=OriginalsColumn("original", nested, 10))
+
+
 def test_reranking_takes_the_order_of_the_originals(opener: Opener, base, sample, vae_codec: Codec) -> None:
     with opener(vae_codec, originals=OriginalsColumn("original")) as store:
         store.upsert(range(400), base * 50.0)
