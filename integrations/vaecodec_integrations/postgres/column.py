@@ -12,7 +12,13 @@ from vaecodec.interface import FloatArray
 from vaecodec.vectors import as_row
 from vaecodec_integrations.postgres.adapters import register_dumpers
 from vaecodec_integrations.postgres.candidates import originals_for, reranked
-from vaecodec_integrations.postgres.identity import check_record, with_record
+from vaecodec_integrations.postgres.identity import (
+    check_record,
+    has_record,
+    latents_record,
+    originals_record,
+    with_record,
+)
 from vaecodec_integrations.postgres.storage import Storage
 from vaecodec_integrations.reranking import Hit, OriginalsColumn
 
@@ -24,10 +30,10 @@ from psycopg import sql  # noqa: E402
 if TYPE_CHECKING:
     from psycopg import Connection
 
-_COMMENT = """
-SELECT col_description(a.attrelid, a.attnum)
+_COMMENTS = """
+SELECT a.attname, col_description(a.attrelid, a.attnum)
 FROM pg_attribute a
-WHERE a.attrelid = to_regclass(%s) AND a.attname = %s AND NOT a.attisdropped
+WHERE a.attrelid = to_regclass(%s) AND a.attname = ANY(%s) AND NOT a.attisdropped
 """
 
 
@@ -89,47 +95,56 @@ class CompressedColumn:
     def add_to(self, connection: Connection[Any]) -> None:
         """Add the column and that of the originals where they are missing, and record the codec; check what exists.
 
+        A column of originals that exists without a record is recorded if it holds no value yet.
+
         Raises:
-            CodecMismatchError: the column exists and another codec filled it.
+            CodecMismatchError: a column exists and was filled by another codec or in another form, or has values and
+                no record. Nothing has changed then.
         """
-        exists = self._exists(connection)
-        if exists:
-            self.check(connection)
-        else:
-            connection.execute(self.statement("ALTER TABLE {table} ADD COLUMN {column} " + self.sql_type))
-        if self.originals is not None:
-            name = sql.Identifier(self.originals.name)
-            statement = "ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {name} bytea"
-            connection.execute(self.statement(statement, name=name))
-        if not exists:
-            self.record(connection)
+        comments, records = self._comments(connection), self._records()
+        new = [name for name in records if name not in comments or self._is_fresh(connection, name, comments[name])]
+        for name, wanted in records.items():
+            if name not in new:
+                check_record(self._where(name), comments[name], wanted)
+        with connection.transaction():
+            for name in new:
+                if name not in comments:
+                    statement = "ALTER TABLE {table} ADD COLUMN {name} " + self._type(name)
+                    connection.execute(self.statement(statement, name=sql.Identifier(name)))
+                self._write_record(connection, name, comments.get(name))
 
     def record(self, connection: Connection[Any]) -> None:
-        """Write the codec's record into the column's comment; what people wrote there stays.
+        """Write into the comments of the column and of that of the originals how they are filled.
+
+        Call it where the columns were added by other means. What people wrote in the comments stays.
 
         Raises:
-            CodecMismatchError: the comment names another codec already.
+            CodecMismatchError: a comment names another codec or form already. Nothing has changed then.
+            MissingColumnError: the table has no such column.
         """
-        comment = self._comment(connection)
-        if comment is not None and "vaecodec: " in comment:
-            check_record(self._where, comment, self.codec, self.storage)
-            return
-        text = sql.Literal(with_record(comment, self.codec, self.storage))
-        connection.execute(self.statement("COMMENT ON COLUMN {table}.{column} IS {text}", text=text))
+        comments, records = self._existing(connection), self._records()
+        new = [name for name in records if not has_record(comments[name])]
+        for name, wanted in records.items():
+            if name not in new:
+                check_record(self._where(name), comments[name], wanted)
+        for name in new:
+            self._write_record(connection, name, comments[name])
 
     def check(self, connection: Connection[Any]) -> None:
-        """Check that this codec filled the column, and let the connection pass pgvector's types.
+        """Check that this codec filled the column and how that of the originals was filled, and let the connection pass
+        pgvector's types.
 
         Call it once for each new connection, before the first statement; :meth:`search` does so itself.
 
         Raises:
-            CodecMismatchError: another codec filled the column, or none is recorded.
+            CodecMismatchError: another codec filled the column, the originals are of another codec or form, or a column
+                has no record.
             MissingColumnError: the table has no such column.
         """
         register_vector(connection)
-        if not self._exists(connection):
-            raise MissingColumnError(f"{self._where}: expected a column of type {self.sql_type}, got no such column")
-        check_record(self._where, self._comment(connection), self.codec, self.storage)
+        comments = self._existing(connection)
+        for name, wanted in self._records().items():
+            check_record(self._where(name), comments[name], wanted)
         self._checked.add(connection)
 
     def check_once(self, connection: Connection[Any]) -> None:
@@ -144,8 +159,8 @@ class CompressedColumn:
         values are decoded by :meth:`vectors`.
 
         Raises:
-            CodecMismatchError: another codec filled the column, none is recorded, or values of another codec or type
-                are registered with this connection.
+            CodecMismatchError: as :meth:`check` says, or values of another codec or type are registered with this
+                connection.
             MissingColumnError: the table has no such column.
         """
         self.check_once(connection)
@@ -179,7 +194,7 @@ class CompressedColumn:
             At most k hits, the nearest first.
 
         Raises:
-            CodecMismatchError: another codec filled the column, or none is recorded.
+            CodecMismatchError: as :meth:`check` says.
             MissingColumnError: the table has no such column.
             InvalidVectorsError: the query is not a vector that the codec takes.
             ValueError: ``rerank`` is given, but the column has no originals, or the query is a latent.
@@ -201,16 +216,43 @@ class CompressedColumn:
         candidates = [(key, latent, original) for key, _, latent, original in rows]
         return reranked(self.codec, self.storage, originals, vector, candidates)[:k]
 
-    def _exists(self, connection: Connection[Any]) -> bool:
-        return connection.execute(_COMMENT, (self.table, self.column)).fetchone() is not None
+    def _type(self, name: str) -> str:
+        return self.sql_type if name == self.column else "bytea"
 
-    def _comment(self, connection: Connection[Any]) -> str | None:
-        row = connection.execute(_COMMENT, (self.table, self.column)).fetchone()
-        return None if row is None else row[0]
+    def _records(self) -> dict[str, dict[str, Any]]:
+        """Return the record of each column by its name."""
+        records = {self.column: latents_record(self.codec, self.storage)}
+        if self.originals is not None:
+            records[self.originals.name] = originals_record(self.codec, self.originals)
+        return records
 
-    @property
-    def _where(self) -> str:
-        return f"{self.table}.{self.column}"
+    def _comments(self, connection: Connection[Any]) -> dict[str, str | None]:
+        """Return the comment of each column that exists by its name."""
+        return dict(connection.execute(_COMMENTS, (self.table, list(self._records()))).fetchall())
+
+    def _existing(self, connection: Connection[Any]) -> dict[str, str | None]:
+        """Return the comments, or raise ``MissingColumnError``."""
+        comments = self._comments(connection)
+        for name in self._records():
+            if name not in comments:
+                kind = self._type(name)
+                raise MissingColumnError(f"{self._where(name)}: expected a column of type {kind}, got no such column")
+        return comments
+
+    def _is_fresh(self, connection: Connection[Any], name: str, comment: str | None) -> bool:
+        """Return whether a column is one of originals without a record and without a value."""
+        if name == self.column or has_record(comment):
+            return False
+        filled = self.statement("SELECT FROM {table} WHERE {name} IS NOT NULL LIMIT 1", name=sql.Identifier(name))
+        return connection.execute(filled).fetchone() is None
+
+    def _write_record(self, connection: Connection[Any], name: str, comment: str | None) -> None:
+        text = sql.Literal(with_record(comment, self._records()[name]))
+        statement = "COMMENT ON COLUMN {table}.{name} IS {text}"
+        connection.execute(self.statement(statement, name=sql.Identifier(name), text=text))
+
+    def _where(self, name: str) -> str:
+        return f"{self.table}.{name}"
 
     def statement(self, statement: str, **parts: sql.Composable) -> sql.Composed:
         """Compose SQL in which ``{table}`` and ``{column}`` stand for this column, and the names of ``parts`` for

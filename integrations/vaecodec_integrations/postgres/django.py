@@ -12,12 +12,13 @@ from vaecodec.extras import require
 from vaecodec.interface import FloatArray
 from vaecodec.vectors import as_row
 from vaecodec_integrations.postgres.candidates import originals_for, reranked
-from vaecodec_integrations.postgres.identity import check_record, with_record
+from vaecodec_integrations.postgres.identity import check_record, latents_record, originals_record, with_record
 from vaecodec_integrations.postgres.storage import Storage
 from vaecodec_integrations.reranking import OriginalsColumn
 
 require("django", extra="django")
 
+from django.db import connections  # noqa: E402
 from django.db.models import (  # noqa: E402
     BinaryField,
     ExpressionWrapper,
@@ -39,7 +40,36 @@ WHERE a.attrelid = to_regclass(%s) AND a.attname = %s
 _DISTANCE, _LATENT, _ORIGINAL = "vaecodec_distance", "vaecodec_latent", "vaecodec_original"
 
 
-class CompressedVectorField(Field):  # type: ignore[misc]
+class _Recorded(Field):  # type: ignore[misc]
+    """Keep in the column's comment how the column is filled, and compare that before the first statement."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._checked: set[str] = set()
+        kwargs["db_comment"] = with_record(kwargs.get("db_comment"), self.record())
+        super().__init__(*args, **kwargs)
+
+    def record(self) -> dict[str, Any]:
+        """Return what the comment holds."""
+        raise NotImplementedError
+
+    def contribute_to_class(self, cls: Any, name: str, private_only: bool = False) -> None:
+        """Belong to a model; of an abstract one's field each model has a copy, which is compared by itself."""
+        super().contribute_to_class(cls, name, private_only)
+        self._checked = set()
+
+    def check_identity(self, connection: Any) -> None:
+        """Compare the column's comment with the codec, once for each database."""
+        if connection.alias in self._checked:
+            return
+        name = self.model._meta.db_table
+        with connection.cursor() as cursor:
+            cursor.execute(_COMMENT, [connection.ops.quote_name(name), self.column])
+            row = cursor.fetchone()
+        check_record(f"{name}.{self.column}", None if row is None else row[0], self.record())
+        self._checked.add(connection.alias)
+
+
+class CompressedVectorField(_Recorded):
     """Store compressed vectors in a column: vectors of the original width go in and come out.
 
     The codec's id is kept in the column's comment, which Django's migrations write. The first statement on each
@@ -63,9 +93,11 @@ class CompressedVectorField(Field):  # type: ignore[misc]
         self.codec_path = os.fspath(codec)
         self.codec = Codec.load(codec)
         self.storage = Storage(storage)
-        self._checked: set[str] = set()
-        kwargs["db_comment"] = with_record(kwargs.get("db_comment"), self.codec, self.storage)
         super().__init__(*args, **kwargs)
+
+    def record(self) -> dict[str, Any]:
+        """Return what the comment holds."""
+        return latents_record(self.codec, self.storage)
 
     def deconstruct(self) -> tuple[str, str, list[Any], dict[str, Any]]:
         """Describe the field for a migration."""
@@ -90,23 +122,12 @@ class CompressedVectorField(Field):  # type: ignore[misc]
         row: FloatArray = self.storage.vectors(self.codec, [_read(value)])[0]
         return row
 
-    def check_identity(self, connection: Any) -> None:
-        """Compare the column's comment with the codec, once for each database."""
-        if connection.alias in self._checked:
-            return
-        table = connection.ops.quote_name(self.model._meta.db_table)
-        with connection.cursor() as cursor:
-            cursor.execute(_COMMENT, [table, self.column])
-            row = cursor.fetchone()
-        where = f"{self.model._meta.db_table}.{self.column}"
-        check_record(where, None if row is None else row[0], self.codec, self.storage)
-        self._checked.add(connection.alias)
 
-
-class OriginalVectorField(BinaryField):  # type: ignore[misc]
+class OriginalVectorField(_Recorded, BinaryField):  # type: ignore[misc]
     """Keep vectors beside a :class:`CompressedVectorField`, to re-rank by: float16, or trellis codes.
 
-    Give it the same vector as the compressed field. What is loaded is float32 (dim,).
+    Give it the same vector as the compressed field. What is loaded is float32 (dim,). The column's comment keeps the
+    form, and of codes the codec and the size; it is written and compared as that of the compressed field.
 
     Args:
         codec: path of the compressed field's codec file; of codes, of the one whose codes are stored. Migrations name
@@ -114,6 +135,7 @@ class OriginalVectorField(BinaryField):  # type: ignore[misc]
         code_bytes: bytes of each code, which the extra ``packed`` encodes; None for float16 originals.
 
     Raises:
+        CodecMismatchError: by the first statement, when the column was filled by another codec or in another form.
         InvalidBudgetError: there is no code of so many bytes.
         NotCalibratedError: the codec file holds no calibration for codes.
         InvalidVectorsError: when a value is not a vector that the codec takes.
@@ -130,6 +152,10 @@ class OriginalVectorField(BinaryField):  # type: ignore[misc]
         self.originals.check_fits(self.codec)
         super().__init__(*args, **kwargs)
 
+    def record(self) -> dict[str, Any]:
+        """Return what the comment holds."""
+        return originals_record(self.codec, self.originals)
+
     def deconstruct(self) -> tuple[str, str, list[Any], dict[str, Any]]:
         """Describe the field for a migration."""
         name, path, args, kwargs = super().deconstruct()
@@ -138,12 +164,14 @@ class OriginalVectorField(BinaryField):  # type: ignore[misc]
 
     def get_db_prep_value(self, value: Any, connection: Any, prepared: bool = False) -> Any:
         """Encode a vector, float (dim,)."""
+        self.check_identity(connection)
         if value is not None:
             (value,) = self.originals.values(as_row(value), self.codec.dim)
         return super().get_db_prep_value(value, connection, prepared)
 
     def from_db_value(self, value: Any, expression: Any, connection: Any) -> FloatArray | None:  # noqa: ARG002
         """Restore float32 (dim,)."""
+        self.check_identity(connection)
         return None if value is None else self.originals.vectors([bytes(value)], self.codec.dim)[0]
 
 
@@ -206,9 +234,10 @@ def nearest(
     latents, kept = queryset.model._meta.get_field(field), None
     added: dict[str, Any] = {_DISTANCE: LatentDistance(field, query)}
     if rerank is not None:
-        known = None if originals is None else queryset.model._meta.get_field(originals).originals
-        kept = originals_for(latents.codec, known, query)
+        vectors: Any = None if originals is None else queryset.model._meta.get_field(originals)
+        kept = originals_for(latents.codec, getattr(vectors, "originals", None), query)
         kept.check_fits(latents.codec)
+        vectors.check_identity(connections[queryset.db])
         added[_LATENT] = ExpressionWrapper(F(field), output_field=TextField())
         added[_ORIGINAL] = ExpressionWrapper(F(originals), output_field=BinaryField())
     found = queryset.filter(**{f"{field}__isnull": False}).annotate(**added).order_by(_DISTANCE, "pk")

@@ -11,7 +11,7 @@ from vaecodec.extras import require
 from vaecodec.interface import FloatArray
 from vaecodec.vectors import as_row
 from vaecodec_integrations.postgres.candidates import originals_for, reranked
-from vaecodec_integrations.postgres.identity import check_record, with_record
+from vaecodec_integrations.postgres.identity import check_record, latents_record, originals_record, with_record
 from vaecodec_integrations.postgres.storage import Storage
 from vaecodec_integrations.reranking import OriginalsColumn
 
@@ -45,7 +45,7 @@ from sqlalchemy.types import TypeDecorator  # noqa: E402
 _TYPES = {Storage.VECTOR: VECTOR, Storage.HALFVEC: HALFVEC, Storage.BIT: BIT}
 _NAMES = {"<=>": "cosine_distance", "<#>": "max_inner_product", "<->": "l2_distance", "<~>": "hamming_distance"}
 
-# Columns of this type in all tables, and the columns that were checked with each engine.
+# Columns of these types in all tables, and the columns that were checked with each engine.
 _columns: weakref.WeakSet[Column[Any]] = weakref.WeakSet()
 _checked: weakref.WeakKeyDictionary[Engine, weakref.WeakSet[Column[Any]]] = weakref.WeakKeyDictionary()
 
@@ -55,7 +55,21 @@ def _sent(value: Any) -> Any:
     return value.to_text() if isinstance(value, Bit) else value
 
 
-class _Compressed(TypeDecorator[Any]):
+class _Recorded(TypeDecorator[Any]):
+    """Keep in the column's comment how the column is filled, and let the first statement that uses it check that."""
+
+    def record(self) -> dict[str, Any]:
+        """Return what the comment holds."""
+        raise NotImplementedError
+
+    def _set_parent(self, parent: SchemaEventTarget, outer: bool = False, **kw: Any) -> None:
+        super()._set_parent(parent, outer, **kw)
+        assert isinstance(parent, Column)
+        parent.comment = with_record(parent.comment, self.record())
+        _columns.add(parent)
+
+
+class _Compressed(_Recorded):
     """Bind documents as latents in one of pgvector's types."""
 
     impl = VECTOR
@@ -73,6 +87,10 @@ class _Compressed(TypeDecorator[Any]):
 
     def copy(self, **_: Any) -> _Compressed:
         return type(self)(self.codec, storage=self.storage)
+
+    def record(self) -> dict[str, Any]:
+        """Return what the comment holds."""
+        return latents_record(self.codec, self.storage)
 
     def process_bind_param(self, value: Any, dialect: Any) -> Any:  # noqa: ARG002
         """Encode a document, float (dim,)."""
@@ -145,12 +163,6 @@ class CompressedVector(_Compressed):
 
     cache_ok = True
 
-    def _set_parent(self, parent: SchemaEventTarget, outer: bool = False, **kw: Any) -> None:
-        super()._set_parent(parent, outer, **kw)
-        assert isinstance(parent, Column)
-        parent.comment = with_record(parent.comment, self.codec, self.storage)
-        _columns.add(parent)
-
     class Comparator(TypeDecorator.Comparator[Any]):
         """Offer distances to a query; :meth:`distance` takes the operator that fits the codec."""
 
@@ -191,16 +203,18 @@ class CompressedVector(_Compressed):
     comparator_factory = Comparator
 
 
-class OriginalVector(TypeDecorator[Any]):
+class OriginalVector(_Recorded):
     """Keep vectors beside a :class:`CompressedVector`, to re-rank by: float16, or trellis codes.
 
-    Bind the same vector as in the compressed column. What is selected is float32 (dim,).
+    Bind the same vector as in the compressed column. What is selected is float32 (dim,). The column's comment keeps the
+    form, and of codes the codec and the size; it is written and checked as that of :class:`CompressedVector`.
 
     Args:
         codec: that of the compressed column; of codes, the one whose codes are stored.
         code_bytes: bytes of each code, which the extra ``packed`` encodes; None for float16 originals.
 
     Raises:
+        CodecMismatchError: by the first statement on the column, when another codec filled it, or in another form.
         InvalidBudgetError: there is no code of so many bytes.
         NotCalibratedError: the codec file holds no calibration for codes.
         InvalidVectorsError: by a statement whose vectors are not such as the codec takes.
@@ -215,6 +229,10 @@ class OriginalVector(TypeDecorator[Any]):
         self.code_bytes = code_bytes
         self.originals = OriginalsColumn("original", None if code_bytes is None else codec, code_bytes)
         self.originals.check_fits(codec)
+
+    def record(self) -> dict[str, Any]:
+        """Return what the comment holds."""
+        return originals_record(self.codec, self.originals)
 
     def process_bind_param(self, value: Any, dialect: Any) -> bytes | None:  # noqa: ARG002
         """Encode a vector, float (dim,)."""
@@ -287,16 +305,16 @@ def _check_columns(
     params: Any,  # noqa: ARG001
     execution_options: Any,  # noqa: ARG001
 ) -> None:
-    """Check each compressed column once for each engine, before the first statement that uses it."""
+    """Check each column of latents or originals once for each engine, before the first statement that uses it."""
     checked = _checked.setdefault(connection.engine, weakref.WeakSet())
     if len(checked) == len(_columns) or not isinstance(statement, Insert | Update | Select | Delete):
         return
-    for column in _compressed_columns(statement) - set(checked):
+    for column in _recorded_columns(statement) - set(checked):
         _check_column(connection, column)
         checked.add(column)
 
 
-def _compressed_columns(statement: Any) -> set[Column[Any]]:
+def _recorded_columns(statement: Any) -> set[Column[Any]]:
     tables = {element for element in visitors.iterate(statement) if isinstance(element, FromClause)}
     tables |= {statement.table} if hasattr(statement, "table") else set()
     return {column for table in tables for column in table.columns if column in _columns}
@@ -304,7 +322,7 @@ def _compressed_columns(statement: Any) -> set[Column[Any]]:
 
 def _check_column(connection: Connection, column: Column[Any]) -> None:
     kind, table = column.type, column.table
-    assert isinstance(kind, CompressedVector)
+    assert isinstance(kind, _Recorded)
     where = ".".join(filter(None, (table.schema, table.name, column.name)))
     comment = connection.execute(
         text(
@@ -313,4 +331,4 @@ def _check_column(connection: Connection, column: Column[Any]) -> None:
         ),
         {"table": connection.dialect.identifier_preparer.format_table(table), "column": column.name},
     ).scalar()
-    check_record(where, comment, kind.codec, kind.storage)
+    check_record(where, comment, kind.record())

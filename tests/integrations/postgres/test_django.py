@@ -69,6 +69,32 @@ def test_the_first_statement_refuses_another_codec(database, base, vae_path, oth
     assert doc.objects.count() == 1
 
 
+def test_each_model_of_an_abstract_one_is_checked(database, base, vae_path, other_codec_path) -> None:
+    for name in ("first", "second", "other"):
+        apps.all_models["vaecodec_tests"].pop(name, None)
+
+    def fields(table: str, **others: Any) -> dict[str, Any]:
+        options = {"app_label": "vaecodec_tests", "db_table": table, "abstract": not table}
+        return {"__module__": __name__, "Meta": type("Meta", (), options), **others}
+
+    field = CompressedVectorField(codec=vae_path, null=True)
+    abstract = type("Abstract", (models.Model,), fields("", embedding=field))
+    first: Any = type("First", (abstract,), fields("docs"))
+    second: Any = type("Second", (abstract,), fields("others"))
+    create(database, first)
+    create(
+        database,
+        type(
+            "Other",
+            (models.Model,),
+            fields("others", embedding=CompressedVectorField(codec=other_codec_path, null=True)),
+        ),
+    )
+    first.objects.create(embedding=base[1])
+    with pytest.raises(CodecMismatchError, match=r"others\.embedding: expected"):
+        second.objects.create(embedding=base[1])
+
+
 def test_a_migration_names_the_codec_and_the_type(vae_path, vae_codec: Codec) -> None:
     field = CompressedVectorField(codec=vae_path, storage="halfvec")
     text, imports = MigrationWriter.serialize(field)

@@ -228,6 +228,40 @@ def test_the_command_keeps_codes_to_rerank_by(
     assert [hit.key for hit in column.search(connection, sample.queries[0], 5, rerank=60)] == expected[0].tolist()
 
 
+def test_an_interrupted_migration_goes_on_with_the_same_originals_alone(
+    server, schema, connection, table, vae_path, vae_codec, other_codec_path, capsys
+) -> None:
+    migration = migration_of(vae_codec, originals=OriginalsColumn("codes", vae_codec, 40))
+    with pytest.raises(KeyboardInterrupt, match="between two batches"):
+        migrate_column(connection, migration, batch_rows=100, advance=interrupt)
+    statement = "SELECT id, embedding_vae::text, codes FROM docs ORDER BY id"
+    before = connection.execute(statement).fetchall()
+    address = f"{server}{'&' if '?' in server else '?'}options=-csearch_path%3D{schema},public"
+    asked = ["migrate-pg", "--url", address, "--table", "docs", "--column", "embedding", "--codec", str(vae_path)]
+    asked += ["--into", "embedding_vae", "--originals", "codes"]
+    for options in (
+        [],
+        ["--originals-bytes", "32"],
+        ["--originals-bytes", "40", "--originals-codec", str(other_codec_path)],
+    ):
+        assert run_command([*asked, *options]) == 1
+        assert "the column was filled with codes of 40 bytes by" in " ".join(capsys.readouterr().err.split())
+        assert connection.execute(statement).fetchall() == before
+    main_command([*asked, "--originals-bytes", "40", "--json"])
+    assert json.loads(capsys.readouterr().out)["filled"] == 200
+    assert connection.execute("SELECT DISTINCT octet_length(codes) FROM docs").fetchall() == [(40,)]
+
+
+def test_originals_are_not_added_to_values_of_unknown_form(connection, table, vae_codec) -> None:
+    connection.execute("ALTER TABLE docs ADD COLUMN codes bytea")
+    connection.execute("UPDATE docs SET codes = 'abc' WHERE id = 7")
+    with pytest.raises(CodecMismatchError, match=r"docs\.codes: expected the codec's record"):
+        migrate_column(connection, migration_of(vae_codec, originals=OriginalsColumn("codes")))
+    assert column_names(connection) == {"id", "embedding", "codes"}
+    connection.execute("UPDATE docs SET codes = NULL")
+    assert migrate_column(connection, migration_of(vae_codec, originals=OriginalsColumn("codes"))).filled == 300
+
+
 def test_the_command_refuses_codes_that_cannot_be_kept(
     server, schema, connection, table, base, vae_path, tmp_path, capsys
 ) -> None:

@@ -29,27 +29,47 @@ ROWS = 120
 Found = list[tuple[int, float]]
 
 
-class Adapter(NamedTuple):
-    """Make the table ``docs``, fill it with rows (id, part, vector, original), and search one part of it, or all."""
+class Kept(NamedTuple):
+    """Say what the column of originals holds: float16, or codes of a codec and a size."""
 
-    fill: Callable[[list[tuple[int, int, Any, Any]]], None]
+    path: Any
+    code_bytes: int | None
+
+    @property
+    def column(self) -> OriginalsColumn:
+        owner = None if self.code_bytes is None else Codec.load(self.path)
+        return OriginalsColumn("original", owner, self.code_bytes)
+
+
+class Adapter(NamedTuple):
+    """Make the table ``docs``, insert rows (id, part, vector, original), and search one part of it, or all."""
+
+    create: Callable[[], None]
+    insert: Callable[[list[tuple[int, int, Any, Any]]], None]
     search: Callable[..., Found]
 
+    def fill(self, rows: list[tuple[int, int, Any, Any]]) -> None:
+        self.create()
+        self.insert(rows)
 
-def with_psycopg(connection: Any, codec: Codec, storage: str, code_bytes: int | None) -> Adapter:
-    originals = OriginalsColumn("original", None if code_bytes is None else codec, code_bytes)
+
+def with_psycopg(connection: Any, codec: Codec, storage: str, kept: Kept) -> Adapter:
+    originals = kept.column
     column = CompressedColumn(codec, "docs", "embedding", storage=storage, originals=originals)
 
-    def fill(rows: list[tuple[int, int, Any, Any]]) -> None:
+    def create() -> None:
         connection.execute("CREATE TABLE docs (id integer PRIMARY KEY, part integer NOT NULL)")
         column.add_to(connection)
+
+    def insert(rows: list[tuple[int, int, Any, Any]]) -> None:
         column.check(connection)
         for row, part, vector, original in rows:
             values = [
                 None if vector is None else column.documents(vector[None])[0],
                 None if original is None else originals.values(original[None], codec.dim)[0],
             ]
-            connection.execute("INSERT INTO docs VALUES (%s, %s, %s, %s)", (row, part, *values))
+            statement = "INSERT INTO docs (id, part, embedding, original) VALUES (%s, %s, %s, %s)"
+            connection.execute(statement, (row, part, *values))
 
     def search(query: Any, k: int, rerank: int | None, part: int | None = None) -> Found:
         if part is None:
@@ -59,29 +79,28 @@ def with_psycopg(connection: Any, codec: Codec, storage: str, code_bytes: int | 
         view.record(connection)
         return [(hit.key, hit.distance) for hit in view.search(connection, query, k, rerank=rerank)]
 
-    return Adapter(fill, search)
+    return Adapter(create, insert, search)
 
 
-def sqlalchemy_table(codec: Codec, storage: str, code_bytes: int | None) -> Table:
+def sqlalchemy_table(codec: Codec, storage: str, kept: Kept) -> Table:
     return Table(
         "docs",
         MetaData(),
         Column("id", Integer, primary_key=True, autoincrement=False),
         Column("part", Integer, nullable=False),
         Column("embedding", CompressedVector(codec, storage=storage)),
-        Column("original", OriginalVector(codec, code_bytes=code_bytes)),
+        Column("original", OriginalVector(Codec.load(kept.path), code_bytes=kept.code_bytes), comment="to re-rank"),
     )
 
 
-def with_sqlalchemy(engine: Engine, codec: Codec, storage: str, code_bytes: int | None) -> Adapter:
+def with_sqlalchemy(engine: Engine, codec: Codec, storage: str, kept: Kept) -> Adapter:
     class Base(DeclarativeBase):
         pass
 
-    table = sqlalchemy_table(codec, storage, code_bytes)
+    table = sqlalchemy_table(codec, storage, kept)
     Doc: Any = type("Doc", (Base,), {"__table__": table})
 
-    def fill(rows: list[tuple[int, int, Any, Any]]) -> None:
-        table.create(engine)
+    def insert_rows(rows: list[tuple[int, int, Any, Any]]) -> None:
         with engine.begin() as connection:
             names = ("id", "part", "embedding", "original")
             connection.execute(insert(table), [dict(zip(names, row, strict=True)) for row in rows])
@@ -103,10 +122,10 @@ def with_sqlalchemy(engine: Engine, codec: Codec, storage: str, code_bytes: int 
         assert all(len(row) == 2 for row, _ in rows)
         return found
 
-    return Adapter(fill, search)
+    return Adapter(lambda: table.create(engine), insert_rows, search)
 
 
-def django_model(path: Any, storage: str, code_bytes: int | None) -> Any:
+def django_model(path: Any, storage: str, kept: Kept) -> Any:
     apps.all_models["vaecodec_tests"].pop("doc", None)
     fields = {
         "__module__": __name__,
@@ -114,17 +133,21 @@ def django_model(path: Any, storage: str, code_bytes: int | None) -> Any:
         "id": models.IntegerField(primary_key=True),
         "part": models.IntegerField(),
         "embedding": django.CompressedVectorField(codec=path, storage=storage, null=True),
-        "original": django.OriginalVectorField(codec=path, code_bytes=code_bytes, null=True),
+        "original": django.OriginalVectorField(
+            codec=kept.path, code_bytes=kept.code_bytes, null=True, db_comment="to re-rank"
+        ),
     }
     return type("Doc", (models.Model,), fields)
 
 
-def with_django(database: Any, path: Any, storage: str, code_bytes: int | None) -> Adapter:
-    doc = django_model(path, storage, code_bytes)
+def with_django(database: Any, path: Any, storage: str, kept: Kept) -> Adapter:
+    doc = django_model(path, storage, kept)
 
-    def fill(rows: list[tuple[int, int, Any, Any]]) -> None:
+    def create() -> None:
         with database.schema_editor() as editor:
             editor.create_model(doc)
+
+    def insert(rows: list[tuple[int, int, Any, Any]]) -> None:
         doc.objects.bulk_create(
             [doc(id=row, part=part, embedding=vector, original=original) for row, part, vector, original in rows]
         )
@@ -135,7 +158,24 @@ def with_django(database: Any, path: Any, storage: str, code_bytes: int | None) 
         assert not any(name.startswith("vaecodec") for each, _ in found for name in vars(each))
         return [(each.id, distance) for each, distance in found]
 
-    return Adapter(fill, search)
+    return Adapter(create, insert, search)
+
+
+Open = Callable[[Kept], dict[str, Adapter]]
+
+
+@pytest.fixture
+def opened(connection: Any, engine: Engine, database: Any, vae_path: Any, vae_codec: Codec) -> Open:
+    """Return a function that opens the table by each library as if its originals were such."""
+
+    def adapters(kept: Kept, storage: str = "vector") -> dict[str, Adapter]:
+        return {
+            "psycopg": with_psycopg(connection, vae_codec, storage, kept),
+            "sqlalchemy": with_sqlalchemy(engine, vae_codec, storage, kept),
+            "django": with_django(database, vae_path, storage, kept),
+        }
+
+    return adapters
 
 
 @pytest.fixture(params=["vector", "halfvec", "bit"])
@@ -149,13 +189,18 @@ def code_bytes(request: pytest.FixtureRequest) -> int | None:
 
 
 @pytest.fixture
-def adapters(
-    connection: Any, engine: Engine, database: Any, vae_path: Any, vae_codec: Codec, storage: str, code_bytes: Any
-) -> dict[str, Adapter]:
+def adapters(opened: Any, vae_path: Any, storage: str, code_bytes: int | None) -> dict[str, Adapter]:
+    return dict(opened(Kept(vae_path, code_bytes), storage))
+
+
+@pytest.fixture
+def forms(vae_path: Any, other_codec_path: Any) -> dict[str, Kept]:
+    """Return what a column of originals may hold; of the codes two kinds have as many bytes."""
     return {
-        "psycopg": with_psycopg(connection, vae_codec, storage, code_bytes),
-        "sqlalchemy": with_sqlalchemy(engine, vae_codec, storage, code_bytes),
-        "django": with_django(database, vae_path, storage, code_bytes),
+        "float16 originals of 384 dimensions": Kept(vae_path, None),
+        "codes of 32 bytes": Kept(vae_path, 32),
+        "codes of 40 bytes": Kept(vae_path, 40),
+        "codes of 32 bytes by codec": Kept(other_codec_path, 32),
     }
 
 
@@ -191,8 +236,9 @@ def test_all_find_the_same_rows_at_the_same_distances(
 def test_what_cannot_be_reranked_is_refused(
     connection: Any, engine: Engine, database: Any, vae_path: Any, vae_codec: Codec, base: np.ndarray
 ) -> None:
-    with_psycopg(connection, vae_codec, "vector", None).fill([(1, 1, base[1], base[1])])
-    table, doc = sqlalchemy_table(vae_codec, "vector", None), django_model(vae_path, "vector", None)
+    kept = Kept(vae_path, None)
+    with_psycopg(connection, vae_codec, "vector", kept).fill([(1, 1, base[1], base[1])])
+    table, doc = sqlalchemy_table(vae_codec, "vector", kept), django_model(vae_path, "vector", kept)
     latent = vae_codec.encode(base[:1])[0]
     column = CompressedColumn(vae_codec, "docs", "embedding", originals=OriginalsColumn("original"))
     with engine.connect() as opened:
@@ -235,6 +281,93 @@ def test_what_cannot_be_reranked_is_refused(
     assert doc.objects.count() == 1
 
 
+def contents(connection: Any) -> list[Any]:
+    rows = connection.execute("SELECT id, part, embedding::text, original FROM docs ORDER BY id").fetchall()
+    comments = connection.execute("SELECT objsubid, description FROM pg_description WHERE objoid = 'docs'::regclass")
+    return [rows, sorted(comments.fetchall())]
+
+
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("writer", ["psycopg", "sqlalchemy", "django"])
+def test_originals_of_another_form_are_refused_before_anything_is_read_or_written(
+    connection: Any, opened: Open, forms: dict[str, Kept], writer: str, place: int, base: np.ndarray
+) -> None:
+    stored, kept = list(forms.items())[place]
+    opened(kept)[writer].fill([(1, 1, base[1], base[1])])
+    before = contents(connection)
+    for asked, other in forms.items():
+        for name, adapter in opened(other).items():
+            if other == kept:
+                assert [row for row, _ in adapter.search(base[1], 1, 2)] == [1]
+                continue
+            for use in (
+                lambda: adapter.search(base[1], 1, 2),  # noqa: B023 - used at once
+                lambda: adapter.insert([(2, 2, base[2], base[2])]),  # noqa: B023
+            ):
+                with pytest.raises(CodecMismatchError, match=rf"docs\.original: expected {asked}.* with {stored}"):
+                    use()
+            assert contents(connection) == before, name
+
+
+def test_codes_of_fewer_latents_of_the_same_codec_are_refused(
+    connection: Any, vae_path: Any, vae_codec: Codec, base: np.ndarray
+) -> None:
+    with_psycopg(connection, vae_codec, "vector", Kept(vae_path, 10)).fill([(1, 1, base[1], base[1])])
+    nested = OriginalsColumn("original", Codec.load(vae_path, dim=vae_codec.metadata.nested_dims[0]), 10)
+    with pytest.raises(
+        CodecMismatchError, match=r"expected codes of 10 bytes.*, 16 latents, but .* codes of 10 bytes .*, 64"
+    ):
+        CompressedColumn(vae_codec, "docs", "embedding", originals=nested).search(connection, base[1], 1, rerank=2)
+
+
+def test_a_column_of_originals_without_a_record_is_refused_until_it_is_recorded(
+    connection: Any, opened: Open, vae_path: Any, vae_codec: Codec, base: np.ndarray
+) -> None:
+    kept = Kept(vae_path, 32)
+    opened(kept)["psycopg"].fill([(1, 1, base[1], base[1])])
+    connection.execute("COMMENT ON COLUMN docs.original IS 'ours'")
+    before = contents(connection)
+    column = CompressedColumn(vae_codec, "docs", "embedding", originals=kept.column)
+    refused = (
+        r"docs\.original: expected the codec's record .* got none; .* write the record with CompressedColumn.record"
+    )
+    with pytest.raises(CodecMismatchError, match=refused):
+        column.add_to(connection)
+    for adapter in opened(kept).values():
+        with pytest.raises(CodecMismatchError, match=refused):
+            adapter.search(base[1], 1, 2)
+        with pytest.raises(CodecMismatchError, match=refused):
+            adapter.insert([(2, 2, base[2], base[2])])
+    assert contents(connection) == before
+    column.record(connection)
+    for row, adapter in enumerate(opened(kept).values(), 2):
+        adapter.insert([(row, 2, base[row], base[row])])
+        assert [found for found, _ in adapter.search(base[row], 1, 2)] == [row]
+
+
+@pytest.mark.parametrize("writer", ["by hand", "sqlalchemy", "django"])
+def test_a_record_stands_below_what_people_wrote(
+    connection: Any, opened: Open, writer: str, vae_path: Any, vae_codec: Codec
+) -> None:
+    kept = Kept(vae_path, 32)
+    if writer == "by hand":
+        connection.execute("CREATE TABLE docs (id integer PRIMARY KEY, part integer, original bytea)")
+        connection.execute("COMMENT ON COLUMN docs.original IS 'to re-rank'")
+        column = CompressedColumn(vae_codec, "docs", "embedding", originals=kept.column)
+        column.add_to(connection)  # there is no value yet
+        column.add_to(connection)
+    else:
+        opened(kept)[writer].create()
+    statement = (
+        "SELECT col_description(attrelid, attnum) FROM pg_attribute "
+        "WHERE attrelid = 'docs'::regclass AND attname = 'original'"
+    )
+    ((comment,),) = connection.execute(statement).fetchall()
+    assert comment.startswith("to re-rank\nvaecodec: {")
+    assert comment.count("\n") == 1
+    CompressedColumn(vae_codec, "docs", "embedding", originals=kept.column).check(connection)
+
+
 def test_codes_that_a_codec_does_not_have_are_refused_at_once(
     base: np.ndarray, vae_path: Any, vae_codec: Codec, tmp_path: Any
 ) -> None:
@@ -261,8 +394,8 @@ def test_originals_of_other_embeddings_are_refused(vae_codec: Codec, base: np.nd
         CompressedColumn(vae_codec, "docs", "embedding", originals=OriginalsColumn("original", narrow, 32))
 
 
-def test_originals_are_selected_as_vectors(engine: Engine, vae_codec: Codec, base: np.ndarray) -> None:
-    table = sqlalchemy_table(vae_codec, "vector", None)
+def test_originals_are_selected_as_vectors(engine: Engine, vae_path: Any, vae_codec: Codec, base: np.ndarray) -> None:
+    table = sqlalchemy_table(vae_codec, "vector", Kept(vae_path, None))
     table.create(engine)
     with engine.begin() as connection:
         connection.execute(

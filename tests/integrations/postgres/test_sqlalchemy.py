@@ -14,7 +14,7 @@ from vaecodec import Codec
 from vaecodec.errors import BadRowsError, CodecMismatchError
 from vaecodec.evaluation import exact_search
 from vaecodec.interface import Metric
-from vaecodec_integrations.postgres.sqlalchemy import CompressedVector, render_item
+from vaecodec_integrations.postgres.sqlalchemy import CompressedVector, OriginalVector, render_item
 
 
 def docs_table(codec: Codec, storage: str = "vector") -> Table:
@@ -140,6 +140,7 @@ def test_alembic_writes_a_migration_that_makes_the_column(engine: Engine, vae_co
     from alembic.operations import Operations
 
     docs = docs_table(vae_codec, storage)
+    docs.append_column(Column("original", OriginalVector(vae_codec)))
     with engine.begin() as connection:
         context = MigrationContext.configure(connection, opts={"target_metadata": docs.metadata})
         upgrade = autogenerate.produce_migrations(context, docs.metadata).upgrade_ops
@@ -152,9 +153,11 @@ def test_alembic_writes_a_migration_that_makes_the_column(engine: Engine, vae_co
 
         written = autogenerate.render_python_code(upgrade, render_item=rendered)
         assert "CompressedVector" not in written
+        assert "OriginalVector" not in written
         body = written.replace("\n", "\n    ")
         module: dict[str, Any] = {}
         exec("\n".join([*imports, "def upgrade(op):", f"    {body}"]), module)
         module["upgrade"](Operations(context))
         assert autogenerate.compare_metadata(context, docs.metadata) == []
-        connection.execute(insert(docs), [{"id": 1, "embedding": np.ones(vae_codec.dim, np.float32)}])
+        ones = np.ones(vae_codec.dim, np.float32)
+        connection.execute(insert(docs), [{"id": 1, "embedding": ones, "original": ones}])
