@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pgvector.psycopg import register_vector
 from psycopg import sql
 
@@ -13,6 +12,7 @@ from vaecodec.errors import MigrationError
 from vaecodec.interface import Metric
 from vaecodec.two_models.cost import SAMPLE, Cost, JudgedQueries, answered, check_price, cost_of, with_gain
 from vaecodec.two_models.merging import Embedded
+from vaecodec_integrations.pace import Pace
 from vaecodec_integrations.postgres.column import CompressedColumn
 from vaecodec_integrations.postgres.reembedding import ColumnReembedding, check_texts
 from vaecodec_integrations.postgres.tables import count
@@ -34,6 +34,8 @@ def estimate(
     sample: int = SAMPLE,
 ) -> Cost:
     """Embed a random sample of the texts, and tell what all of them will cost; nothing is written.
+
+    It is embedded in the batches and at the rate of the job.
 
     Args:
         connection: to the database.
@@ -65,17 +67,18 @@ def estimate(
     held = {key: value.to_list() for key, _, value in rows if value is not None}
     if queries is not None:
         queries = answered(queries, held, f"rows of {job.table}")
+    pace = Pace(job.texts_per_second)
     cost, vectors = cost_of(
         list(texts.values()),
         count(connection, job.statement("SELECT count(*) FROM {table} WHERE {text} ~ '\\S'")),
-        job.embedded,
+        lambda asked: pace.embedded(job.embedded, asked, job.batch_rows),
         texts_per_second=job.texts_per_second,
         count_tokens=count_tokens,
         price_per_million=price_per_million,
     )
     if queries is None or old is None:
         return cost
-    asked = np.asarray((embed_queries or job.embedded)(queries.texts), np.float32)
+    asked = pace.embedded(embed_queries or job.embedded, queries.texts, job.batch_rows)
     new = vectors
     if isinstance(job.new, CompressedColumn):
         asked, new = job.new.codec.encode_queries(asked), job.new.codec.encode(vectors)

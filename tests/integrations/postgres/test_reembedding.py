@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -174,7 +175,22 @@ def test_cost_and_gain_come_before_the_work(connection: Any, make: Make, base, m
     assert turned.gain.mean == pytest.approx(turned.new.mean - 1)
     assert turned.gain.low <= turned.gain.mean <= turned.gain.high < -0.5
     assert column_type(connection, "docs", job.column) is None
-    assert estimate(connection, make(texts_per_second=0.1)).hours == pytest.approx(ROWS / 0.1 / 3600)
+    slow = make(texts_per_second=0.1, batch_rows=ROWS)
+    assert estimate(connection, slow).hours == pytest.approx(ROWS / 0.1 / 3600)
+
+
+def test_an_estimate_keeps_to_the_batches_and_the_rate(connection: Any, make: Make, base, model: Any) -> None:
+    sizes: list[int] = []
+
+    def embed(texts: list[str]) -> Any:
+        sizes.append(len(texts))
+        return model(texts)
+
+    judged = JudgedQueries([f"text {i}" for i in range(50)], base[:50, 100:300], [[i] for i in range(50)])
+    started = time.monotonic()
+    estimate(connection, make(embed=embed, texts_per_second=2000), old="embedding", queries=judged)
+    assert time.monotonic() - started >= (ROWS + 40) / 2000
+    assert sizes == [40, 40, 40, 30, 40, 10]
 
 
 def test_the_gain_over_latents_of_the_old_model(connection: Any, make: Make, base, svd_path: Path) -> None:

@@ -508,7 +508,19 @@ class TestEstimate:
         assert embedded == []
 
     def test_a_rate_that_is_allowed_counts(self, make: Make) -> None:
-        assert estimate(make(texts_per_second=0.1)).hours == pytest.approx(N / 0.1 / 3600)
+        assert estimate(make(texts_per_second=0.1, batch_size=N)).hours == pytest.approx(N / 0.1 / 3600)
+
+    def test_it_keeps_to_the_batches_and_the_rate(self, make: Make, new: OnnxEmbedder) -> None:
+        sizes: list[int] = []
+
+        def embed(texts: list[str]) -> Any:
+            sizes.append(len(texts))
+            return new(texts)
+
+        started = time.monotonic()
+        estimate(make(embed=embed, texts_per_second=7000, batch_size=100), sample=N)
+        assert time.monotonic() - started >= (N - 100) / 7000
+        assert sizes == [100] * (N // 100)
 
     def test_what_cannot_be_told_is_refused(self, make: Make) -> None:
         with pytest.raises(MigrationError, match="expected count_tokens beside it"):

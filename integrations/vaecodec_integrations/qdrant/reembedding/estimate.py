@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from qdrant_client import models
 
 from vaecodec.errors import MigrationError
@@ -13,6 +12,7 @@ from vaecodec.interface import FloatArray
 from vaecodec.two_models.cost import SAMPLE, Cost, JudgedQueries, answered, check_price, cost_of, with_gain
 from vaecodec.two_models.merging import Embedded
 from vaecodec.vectors import as_vectors
+from vaecodec_integrations.pace import Pace
 from vaecodec_integrations.qdrant.connection import refusals
 from vaecodec_integrations.qdrant.layout import metric_of
 from vaecodec_integrations.qdrant.migration.job import by_name
@@ -31,6 +31,8 @@ def estimate(
     sample: int = SAMPLE,
 ) -> Cost:
     """Embed a random sample of the texts, and tell what all of them will cost; nothing is written.
+
+    It is embedded in the batches and at the rate of the job.
 
     Args:
         job: what would be embedded.
@@ -63,17 +65,18 @@ def estimate(
     if queries is not None:
         queries = answered(queries, held, f"points of the collection {job.collection!r}")
         queries = queries._replace(old=_checked_old(job, queries.old, len(next(iter(held.values())))))
+    pace = Pace(job.texts_per_second)
     cost, vectors = cost_of(
         list(texts.values()),
         round(points * len(texts) / len(records)),
-        job.embedded,
+        lambda asked: pace.embedded(job.embedded, asked, job.batch_size),
         texts_per_second=job.texts_per_second,
         count_tokens=count_tokens,
         price_per_million=price_per_million,
     )
     if queries is None:
         return cost
-    asked = np.asarray((embed_queries or job.embedded)(queries.texts), np.float32)
+    asked = pace.embedded(embed_queries or job.embedded, queries.texts, job.batch_size)
     metric = metric_of(job.distance)
     if job.codec is not None:
         asked, vectors, metric = job.codec.encode_queries(asked), job.codec.encode(vectors), job.codec.latent_metric
