@@ -252,6 +252,23 @@ def test_an_interrupted_migration_goes_on_with_the_same_originals_alone(
     assert connection.execute("SELECT DISTINCT octet_length(codes) FROM docs").fetchall() == [(40,)]
 
 
+def test_a_changed_row_loses_its_original_after_a_run_without_originals_too(connection, table, base, vae_codec) -> None:
+    migrate_column(connection, migration_of(vae_codec, originals=OriginalsColumn("original")), sample=0)
+    migrate_column(connection, migration_of(vae_codec), sample=0)
+    connection.execute("UPDATE docs SET embedding = %s WHERE id = 5", (Vector(base[500]).to_text(),))
+    emptied = connection.execute("SELECT id FROM docs WHERE original IS NULL OR embedding_vae IS NULL").fetchall()
+    assert emptied == [(5,)]
+    assert connection.execute("SELECT original IS NULL, embedding_vae IS NULL FROM docs WHERE id = 5").fetchone() == (
+        True,
+        True,
+    )
+    # A column that was dropped does not stop what the application writes.
+    connection.execute("ALTER TABLE docs DROP COLUMN original")
+    migrate_column(connection, migration_of(vae_codec), sample=0)
+    connection.execute("UPDATE docs SET embedding = %s WHERE id = 6", (Vector(base[500]).to_text(),))
+    assert connection.execute("SELECT id FROM docs WHERE embedding_vae IS NULL").fetchall() == [(6,)]
+
+
 def test_originals_are_not_added_to_values_of_unknown_form(connection, table, vae_codec) -> None:
     connection.execute("ALTER TABLE docs ADD COLUMN codes bytea")
     connection.execute("UPDATE docs SET codes = 'abc' WHERE id = 7")

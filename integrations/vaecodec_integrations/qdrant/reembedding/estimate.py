@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from qdrant_client import models
 
 from vaecodec.errors import MigrationError
