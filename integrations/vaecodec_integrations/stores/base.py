@@ -136,7 +136,7 @@ class CompressedStore(ABC):
     def _read(self, ids: Sequence[int]) -> dict[int, FloatArray]: ...
 
     def _found(self, query: Any, latent: FloatArray, k: int, rerank: int | None) -> list[Hit]:
-        near = self._nearest(latent, k * (rerank or 1)) if len(self) else []
+        near = self._nearest(latent, k * (rerank or 1))
         if rerank is None or self.originals is None or not near:
             return [Hit(each.id, each.distance) for each in near]
         decoded = self.codec.decode(np.stack([each.latent for each in near]))

@@ -68,9 +68,12 @@ class ChromaStore(CompressedStore):
             self.collection.delete(ids=[str(key) for key in ids])
 
     def _nearest(self, latent: FloatArray, k: int) -> list[Near]:
+        results = min(k, len(self))
+        if not results:  # Chroma refuses to look for none
+            return []
         found = self.collection.query(
             query_embeddings=latent[None],
-            n_results=min(k, len(self)),
+            n_results=results,
             include=["distances", "embeddings", "metadatas"],
         )
         columns = (found[name][0] for name in ("ids", "distances", "embeddings", "metadatas"))

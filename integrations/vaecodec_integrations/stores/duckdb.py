@@ -97,14 +97,20 @@ class DuckDbStore(CompressedStore):
         self._connection.execute(f"DELETE FROM {self._table} WHERE id IN (SELECT unnest(?::BIGINT[]))", [list(ids)])
 
     def _nearest(self, latent: FloatArray, k: int) -> list[Near]:
+        rows = self._ordered(latent, k, "distance")
+        # A graph finds deleted and replaced rows, too, which DuckDB then leaves out; the sum is searched without it.
+        if len(rows) < k and len(rows) < len(self):
+            rows = self._ordered(latent, k, "distance + 0")
+        return [Near(row[0], float(row[1]), np.asarray(row[2], np.float32), row[3]) for row in rows]
+
+    def _ordered(self, latent: FloatArray, k: int, order: str) -> list[Any]:
         original = "original" if self.originals else "NULL"
         distance = _DISTANCES[self.codec.latent_metric]
-        rows = self._connection.execute(
+        return self._connection.execute(
             f"SELECT id, {distance}(latent, ?::{self._type}) AS distance, latent, {original} FROM {self._table} "
-            f"ORDER BY distance LIMIT {k:d}",
+            f"ORDER BY {order} LIMIT {k:d}",
             [latent.tolist()],
         ).fetchall()
-        return [Near(row[0], float(row[1]), np.asarray(row[2], np.float32), row[3]) for row in rows]
 
     def _read(self, ids: Sequence[int]) -> dict[int, FloatArray]:
         rows = self._connection.execute(

@@ -75,7 +75,9 @@ class LanceDbStore(CompressedStore):
 
     def _nearest(self, latent: FloatArray, k: int) -> list[Near]:
         metric = _METRICS[self.codec.latent_metric]
-        rows = self.table.search(latent, vector_column_name="latent").distance_type(metric).limit(k).to_list()
+        search = self.table.search(latent, vector_column_name="latent").distance_type(metric).limit(k)
+        # A quantised index has distances of its own kind: twice the cosine's, say. These are of the latents themselves.
+        rows = search.refine_factor(1).to_list()
         return [
             Near(row["id"], float(row["_distance"]), np.asarray(row["latent"], np.float32), row.get("original"))
             for row in rows

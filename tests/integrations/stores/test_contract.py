@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.integrations.stores.vss import connect_with_vss
 
 from vaecodec import Codec, fit_linear
 from vaecodec.errors import (
@@ -63,11 +64,50 @@ def duckdb_store(folder: Path) -> Iterator[Opener]:
         opened.pop().close()
 
 
+def duckdb_hnsw_store(folder: Path) -> Iterator[Opener]:
+    pytest.importorskip("duckdb", reason="the extra duckdb is not installed")
+    from vaecodec_integrations.stores.duckdb import DuckDbStore
+
+    opened: list[Any] = []
+
+    def connect(codec: Codec, name: str = "docs", **options: Any) -> CompressedStore:
+        while opened:
+            opened.pop().close()
+        opened.append(connect_with_vss(folder / "docs.duckdb"))
+        store = DuckDbStore(opened[0], codec, name, **options)
+        metric = {Metric.DOT: "ip", Metric.L2: "l2sq"}.get(codec.latent_metric, "cosine")
+        opened[0].execute(
+            f"CREATE INDEX IF NOT EXISTS {name}_hnsw ON {name} USING HNSW (latent) WITH (metric = '{metric}')"
+        )
+        return store
+
+    yield connect
+    while opened:
+        opened.pop().close()
+
+
 def lancedb_store(folder: Path) -> Iterator[Opener]:
     lancedb = pytest.importorskip("lancedb", reason="the extra lancedb is not installed")
     from vaecodec_integrations.stores.lancedb import LanceDbStore
 
     yield lambda codec, **options: LanceDbStore(lancedb.connect(folder / "lance"), codec, **options)
+
+
+def lancedb_quantised_store(folder: Path) -> Iterator[Opener]:
+    lancedb = pytest.importorskip("lancedb", reason="the extra lancedb is not installed")
+    from vaecodec_integrations.stores.lancedb import LanceDbStore
+
+    class Quantised(LanceDbStore):
+        """Index the first rows, which LanceDB learns the quantiser from; it finds later ones beside the index."""
+
+        def upsert(self, ids: Any, vectors: Any) -> None:
+            super().upsert(ids, vectors)
+            if len(self) and not self.table.list_indices():
+                self.table.create_index(
+                    metric=str(self.codec.latent_metric), vector_column_name="latent", index_type="IVF_SQ"
+                )
+
+    yield lambda codec, **options: Quantised(lancedb.connect(folder / "lance"), codec, **options)
 
 
 def chroma_store(folder: Path) -> Iterator[Opener]:
@@ -101,7 +141,9 @@ def milvus_store(folder: Path) -> Iterator[Opener]:
 ENGINES = {
     "sqlite-vec": sqlite_store,
     "duckdb": duckdb_store,
+    "duckdb, HNSW index": duckdb_hnsw_store,
     "lancedb": lancedb_store,
+    "lancedb, IVF_SQ index": lancedb_quantised_store,
     "chroma": chroma_store,
     "milvus": milvus_store,
 }
@@ -210,6 +252,8 @@ def test_an_update_replaces_and_a_delete_removes(opener: Opener, base, vae_codec
         assert [hits[0].key for hits in store.search(base[[20, 22, 5]], 1)] == [3, 4, 5]
         found = {hit.key for hit in store.search(base[:1], 10)[0]}
         assert found == set(range(2, 10))
+        # Where deleted and replaced rows were the nearest, others come.
+        assert [len(hits) for hits in store.search(base[[0, 1, 3, 21]], 3)] == [3, 3, 3, 3]
 
 
 def test_a_reopened_store_holds_what_was_written(opener: Opener, base, vae_codec: Codec) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.integrations.stores.vss import connect_with_vss
 
 from vaecodec import Codec
 from vaecodec.evaluation import exact_search
@@ -43,16 +44,10 @@ def test_lancedb_quantises_the_latents(codec: Codec, sample: Any, tmp_path: Path
 
 
 def test_duckdb_searches_by_its_graph(codec: Codec, sample: Any, tmp_path: Path) -> None:
-    duckdb = pytest.importorskip("duckdb", reason="the extra duckdb is not installed")
-    wheel = pytest.importorskip("duckdb_extension_vss", reason="the extension's wheel, duckdb-extension-vss, is absent")
+    pytest.importorskip("duckdb", reason="the extra duckdb is not installed")
     from vaecodec_integrations.stores.duckdb import DuckDbStore
 
-    extension = Path(wheel.__file__).parent / "extensions" / f"v{duckdb.__version__}" / "vss.duckdb_extension"
-    if not extension.exists():
-        pytest.skip(f"duckdb-extension-vss is not for DuckDB {duckdb.__version__}")
-    with duckdb.connect(str(tmp_path / "docs.duckdb")) as connection:
-        connection.execute(f"LOAD '{extension}'")
-        connection.execute("SET hnsw_enable_experimental_persistence = true")
+    with connect_with_vss(tmp_path / "docs.duckdb") as connection:
         store = DuckDbStore(connection, codec)
         store.upsert(range(500), sample.base[:500])
         connection.execute("CREATE INDEX docs_hnsw ON docs USING HNSW (latent) WITH (metric = 'cosine')")
