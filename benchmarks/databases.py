@@ -279,6 +279,21 @@ def duckdb_store(folder: Path, codec: VectorCodec) -> Iterator[Any]:
 
 
 @contextmanager
+def duckdb_hnsw_store(folder: Path, codec: VectorCodec) -> Iterator[Any]:
+    import duckdb
+    import duckdb_extension_vss
+
+    from vaecodec_integrations.stores.duckdb import DuckDbStore
+
+    extensions = Path(duckdb_extension_vss.__file__).parent / "extensions"
+    with duckdb.connect(str(folder / "docs.duckdb")) as connection:
+        connection.execute(f"LOAD '{extensions / f'v{duckdb.__version__}' / 'vss.duckdb_extension'}'")
+        connection.execute("SET hnsw_enable_experimental_persistence = true")
+        yield DuckDbStore(connection, codec)
+        connection.execute("CREATE INDEX IF NOT EXISTS docs_hnsw ON docs USING HNSW (latent) WITH (metric = 'cosine')")
+
+
+@contextmanager
 def sqlite_store(folder: Path, codec: VectorCodec) -> Iterator[Any]:
     import pysqlite3
     import sqlite_vec
@@ -302,6 +317,14 @@ def lancedb_store(folder: Path, codec: VectorCodec) -> Iterator[Any]:
 
 
 @contextmanager
+def lancedb_sq_store(folder: Path, codec: VectorCodec) -> Iterator[Any]:
+    with lancedb_store(folder, codec) as store:
+        yield store
+        if not store.table.list_indices():
+            store.table.create_index(metric="cosine", vector_column_name="latent", index_type="IVF_SQ")
+
+
+@contextmanager
 def chroma_store(folder: Path, codec: VectorCodec) -> Iterator[Any]:
     import chromadb
 
@@ -322,12 +345,15 @@ def milvus_store(folder: Path, codec: VectorCodec) -> Iterator[Any]:
     client.close()
 
 
+# Those with an index make it when the process that filled the store leaves it.
 ENGINES: dict[str, Callable[[Path, VectorCodec], Any]] = {
     "sqlite-vec": sqlite_store,
     "lancedb": lancedb_store,
     "chroma": chroma_store,
     "milvus-lite": milvus_store,
     "duckdb": duckdb_store,
+    "duckdb, HNSW index": duckdb_hnsw_store,
+    "lancedb, IVF_SQ index": lancedb_sq_store,
 }
 
 
