@@ -252,8 +252,19 @@ def test_an_update_replaces_and_a_delete_removes(opener: Opener, base, vae_codec
         assert [hits[0].key for hits in store.search(base[[20, 22, 5]], 1)] == [3, 4, 5]
         found = {hit.key for hit in store.search(base[:1], 10)[0]}
         assert found == set(range(2, 10))
-        # Where deleted and replaced rows were the nearest, others come.
-        assert [len(hits) for hits in store.search(base[[0, 1, 3, 21]], 3)] == [3, 3, 3, 3]
+
+
+def test_others_are_found_where_the_nearest_were_deleted_or_replaced(opener: Opener, base, vae_codec: Codec) -> None:
+    with opener(vae_codec) as store:
+        store.upsert(range(400), base)
+    with opener(vae_codec) as store:
+        store.delete(range(150))
+        store.upsert(range(150, 250), base[:100])
+        found = store.search(base[:20], 5)
+        assert [len(hits) for hits in found] == [5] * 20
+        # Chroma's graph misses a row now and then.
+        assert sum(hits[0].key == 150 + row for row, hits in enumerate(found)) >= 18
+        assert {hit.key for hits in found for hit in hits} <= set(range(150, 400))
 
 
 def test_a_reopened_store_holds_what_was_written(opener: Opener, base, vae_codec: Codec) -> None:
