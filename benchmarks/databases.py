@@ -67,7 +67,9 @@ def main(
         f"{data.name}: {len(base):,} x {base.shape[1]}, {len(queries)} queries; {codec.name}, {loaded.code_dim} latents"
     )
     if only in ("", "postgres"):
-        show("postgres", f"HNSW, ef_search {EF}. {title}", postgres(loaded, base, queries, truth), out)
+        with postgres_server() as address:
+            made = f"{server_versions(address)}, HNSW, ef_search {EF}. {title}"
+            show("postgres", made, postgres(address, loaded, base, queries, truth), out)
     if only != "postgres":
         with tempfile.TemporaryDirectory() as folder:
             export_linear(fit_linear(train, base.shape[1]), Path(folder) / "wide.onnx")
@@ -95,7 +97,8 @@ def show(name: str, title: str, rows: Iterator[dict[str, Any]], out: Path | None
 
 
 def versions() -> dict[str, str]:
-    libraries = ("pgvector", "sqlite-vec", "duckdb", "lancedb", "chromadb", "milvus-lite", "pymilvus")
+    """Return the versions of the packages; the server's and its extension's are in the title."""
+    libraries = ("sqlite-vec", "duckdb", "lancedb", "chromadb", "milvus-lite", "pymilvus")
     return {library: version(library) for library in libraries}
 
 
@@ -106,7 +109,18 @@ def cell(value: Any) -> str:
     return f"{value:.3f}" if value < 1 else f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"
 
 
-def postgres(codec: Codec, base: FloatArray, queries: FloatArray, truth: Any) -> Iterator[dict[str, Any]]:
+def server_versions(address: str) -> str:
+    """Return the versions of PostgreSQL and of its extension pgvector."""
+    import psycopg
+
+    with psycopg.connect(address, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        server = connection.execute("SHOW server_version").fetchone()[0].split()[0]
+        extension = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()[0]
+    return f"PostgreSQL {server}, pgvector {extension}"
+
+
+def postgres(address: str, codec: Codec, base: FloatArray, queries: FloatArray, truth: Any) -> Iterator[dict[str, Any]]:
     """Measure one row for each type of column: uncompressed vector and halfvec, then latents.
 
     All tables are filled and indexed first, then each query asks one after the other: what else the machine does
@@ -117,8 +131,7 @@ def postgres(codec: Codec, base: FloatArray, queries: FloatArray, truth: Any) ->
     from pgvector.psycopg import register_vector
 
     dim = base.shape[1]
-    with postgres_server() as address, psycopg.connect(address, autocommit=True) as connection:
-        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+    with psycopg.connect(address, autocommit=True) as connection:
         connection.execute(f"SET hnsw.ef_search = {EF}")
         connection.execute("SET maintenance_work_mem = '1GB'")
         connection.execute("SET max_parallel_maintenance_workers = 0")
