@@ -115,9 +115,9 @@ def server_versions(address: str) -> str:
 
     with psycopg.connect(address, autocommit=True) as connection:
         connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
-        server = connection.execute("SHOW server_version").fetchone()[0].split()[0]
-        extension = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()[0]
-    return f"PostgreSQL {server}, pgvector {extension}"
+        server = connection.info.parameter_status("server_version") or ""
+        ((extension,),) = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchall()
+    return f"PostgreSQL {server.split()[0]}, pgvector {extension}"
 
 
 def postgres(address: str, codec: Codec, base: FloatArray, queries: FloatArray, truth: Any) -> Iterator[dict[str, Any]]:

@@ -123,7 +123,7 @@ def test_the_objective_chooses_the_recipe_and_the_figure_that_chooses_checkpoint
     few, few_coded = (choose_recipe(width=384, rows=10_000, objective="relevance", target=to) for to in ("", "48"))
     assert (recipe.hidden, coded.hidden, few.hidden, few_coded.hidden) == (512, 512, 0, 0)
     assert (recipe.contrastive, coded.contrastive, few.contrastive, few_coded.contrastive) == (0.2, 0.6, 0.2, 0.2)
-    assert (recipe.input_noise, coded.input_noise, few.input_noise, few_coded.input_noise) == (0.2, 0, 0.2, 0)
+    assert (recipe.input_noise, coded.input_noise, few.input_noise, few_coded.input_noise) == (0, 0, 0.2, 0)
     uniform = choose_recipe(width=384, rows=40_000, objective="relevance", target="int8")
     assert (uniform.hidden, uniform.contrastive) == (0, 0.2)
     with pytest.raises(RecipeError, match="objective: expected one of neighbours, relevance, got 'hits'"):

@@ -10,7 +10,7 @@ from typing import Any
 from vaecodec.charts import LIGHT, MARKERS, Name, chart, rendered, write_names
 from vaecodec.files import write_atomically
 from vaecodec_training.data.held_out import HeldOut, QueryFigures
-from vaecodec_training.recipe import NOISE_ON_PAIRS, WEIGHT_FOR_CODES, Aim, Recipe, choose_recipe
+from vaecodec_training.recipe import NOISE_ON_FEW_PAIRS, WEIGHT_FOR_CODES, Aim, Recipe, choose_recipe
 from vaecodec_training.validation import intervals
 
 UNCOMPRESSED = "uncompressed"
@@ -50,9 +50,9 @@ def relevance_trials(asked: Recipe, rows: int) -> dict[str, Recipe]:
     shape: dict[str, Any] = {"dim": asked.dim, "seed": asked.seed}
     plain = Recipe.for_relevance(rows=rows, **shape).replace(hidden=0, input_noise=0.0, **_codes(asked))
     trials = {
-        "relevance": plain if asked.for_codes else plain.replace(input_noise=NOISE_ON_PAIRS),
+        "relevance": plain if asked.for_codes else plain.replace(input_noise=NOISE_ON_FEW_PAIRS),
         "relevance mlp": plain.replace(hidden=_HIDDEN),
-        "relevance mlp noise": plain.replace(hidden=_HIDDEN, input_noise=NOISE_ON_PAIRS),
+        "relevance mlp noise": plain.replace(hidden=_HIDDEN, input_noise=NOISE_ON_FEW_PAIRS),
     }
     if asked.for_codes:
         heavier = Recipe.for_relevance(rows=rows, weight=WEIGHT_FOR_CODES, **shape)

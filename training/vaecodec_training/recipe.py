@@ -77,8 +77,8 @@ _RELEVANCE_BATCH, _RELEVANCE_STEPS = 1536, 1_500
 # With fewer pairs a hidden layer overfits (npm-e5small, 6,000 pairs, 64 latents: nDCG@10 .540 instead of .584).
 _MANY_PAIRS, _MANY_UNITS = 30_000, 512
 # On held-out pairs of npm-e5small (6,000 pairs, 64 latents) this noise gave nDCG@10 .686 and recall@10 .355, none gave
-# .683 and .303, and .4 gave .651 and .389. On debian-minilm (40,000 pairs) it was .893 and .661, and .894 and .653.
-NOISE_ON_PAIRS = 0.2
+# .683 and .303, and .4 gave .651 and .389. With 40,000 pairs (debian-minilm) it gave .893, and none gave .894.
+NOISE_ON_FEW_PAIRS = 0.2
 # Floats shall keep most of the old neighbours, too. Short codes lose many anyway, and find far more right documents at
 # the larger weight (debian-minilm, 256 latents, 32 bytes: nDCG@10 .776 for .727, recall@10 .655 for .747).
 _WEIGHT, WEIGHT_FOR_CODES = 0.2, 0.6
@@ -321,9 +321,9 @@ class Recipe:
     def for_relevance(cls, *, rows: int, weight: float = _WEIGHT, **changes: Any) -> Recipe:
         """Train for relevance, where pairs are known; ``benchmarks/relevance.py`` measures what it gains.
 
-        Documents and queries get a map each, with a hidden layer from 30,000 documents on. Noise on the inputs keeps
-        the maps from learning the pairs by heart. The loss is ``weight`` times InfoNCE over all pairs of a batch plus
-        ``1 - weight`` times the distillation of the original similarities.
+        Documents and queries get a map each, with a hidden layer from 30,000 documents on. With fewer documents, noise
+        on the inputs keeps the maps from learning the pairs by heart. The loss is ``weight`` times InfoNCE over all
+        pairs of a batch plus ``1 - weight`` times the distillation of the original similarities.
 
         Args:
             rows: how many documents there are to train on, which sets the number of epochs: 1,500 steps.
@@ -345,7 +345,7 @@ class Recipe:
             "latent_metric": LatentMetric.COSINE,
             "asymmetric": True,
             "hidden": _MANY_UNITS if rows >= _MANY_PAIRS else 0,
-            "input_noise": NOISE_ON_PAIRS,
+            "input_noise": 0.0 if rows >= _MANY_PAIRS else NOISE_ON_FEW_PAIRS,
             "kl": 0.0,
             "reconstruction": 0.0,
             "alignment": 1 - weight,
@@ -435,10 +435,9 @@ def choose_recipe(
         documents = rows or _UNKNOWN_ROWS
         closely = _in_bytes(target) and documents >= _MANY_PAIRS
         base = Recipe.for_relevance(rows=documents, weight=WEIGHT_FOR_CODES if closely else _WEIGHT)
-        if target:
-            base = base.replace(input_noise=0.0)  # the code's own error is noise enough
         if target and not closely:
-            base = base.replace(hidden=0)  # linear, like all other recipes for codes
+            # Linear, as all other recipes for codes, and without noise: the code's own error is enough.
+            base = base.replace(hidden=0, input_noise=0.0)
     elif objective:
         wanted["objective"] = Aim(objective)
     if not target:
