@@ -286,10 +286,14 @@ def nearest(
         .limit(k * (rerank or 1))
         .offset(None)
     )
-    wanted = len(result.keys()) - len(extra) - 1
     found = result.freeze()
+    whole = found().all()
+    if not whole:
+        return []
+    # The keys of a result are not as many as its columns where an alias of a model is selected: count those of a row.
+    wanted = len(whole[0]) - len(extra) - 1
     rows = found().columns(*range(wanted)).all()
-    added = found().columns(*range(wanted, wanted + 1 + len(extra))).all()
+    added = [tuple(row)[wanted:] for row in whole]
     if kept is None:
         return [(row, float(near)) for row, (near,) in zip(rows, added, strict=True)]
     candidates = [(row, latent, original) for row, (_, latent, original) in zip(rows, added, strict=True)]

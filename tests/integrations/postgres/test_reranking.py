@@ -14,7 +14,7 @@ from django.db import models
 from django.db.migrations.writer import MigrationWriter
 from sqlalchemy import Column, Engine, Integer, MetaData, Table, insert, select
 from sqlalchemy.exc import StatementError
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.orm import DeclarativeBase, Session, aliased
 
 from vaecodec import Codec, fit_linear
 from vaecodec.calibration import CodecCalibration
@@ -392,6 +392,28 @@ def test_originals_of_other_embeddings_are_refused(vae_codec: Codec, base: np.nd
     narrow = Codec.load(tmp_path / "narrow.onnx")
     with pytest.raises(CodecMismatchError, match="expected a codec for 384 dimensions"):
         CompressedColumn(vae_codec, "docs", "embedding", originals=OriginalsColumn("original", narrow, 32))
+
+
+@pytest.mark.parametrize("rerank", [None, 3])
+def test_an_alias_of_a_model_is_searched(
+    engine: Engine, vae_path: Any, vae_codec: Codec, base: np.ndarray, rerank: int | None
+) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    table = sqlalchemy_table(vae_codec, "vector", Kept(vae_path, None))
+    Doc: Any = type("Doc", (Base,), {"__table__": table})
+    table.metadata.create_all(engine)
+    other = aliased(Doc)
+    with Session(engine) as session:
+        search = (session, select(other), other.embedding, base[3], 2)
+        options: dict[str, Any] = {"originals": other.original, "rerank": rerank}
+        assert sqlalchemy.nearest(*search, **options) == []
+        session.add_all(Doc(id=i, part=i // 2, embedding=base[i], original=base[i]) for i in range(10))
+        session.flush()
+        (first, near), (_, far) = sqlalchemy.nearest(*search, **options)
+        assert first[0].id == 3
+    assert near < far
 
 
 def test_originals_are_selected_as_vectors(engine: Engine, vae_path: Any, vae_codec: Codec, base: np.ndarray) -> None:
