@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,21 +43,13 @@ class Query:
     vector: Any
 
 
-class _DocumentDumper(Dumper):
+class _Dumper(Dumper):
     codec: Codec
     storage: Storage
+    encode: Callable[[Codec, Any], list[Any]]
 
-    def dump(self, obj: Document) -> bytes:
-        (value,) = self.storage.documents(self.codec, as_row(obj.vector, name="document"))
-        return str(value.to_text()).encode()
-
-
-class _QueryDumper(Dumper):
-    codec: Codec
-    storage: Storage
-
-    def dump(self, obj: Query) -> bytes:
-        (value,) = self.storage.queries(self.codec, as_row(obj.vector, name="query"))
+    def dump(self, obj: Document | Query) -> bytes:
+        (value,) = self.encode(self.codec, as_row(obj.vector, name=type(obj).__name__.lower()))
         return str(value.to_text()).encode()
 
 
@@ -79,5 +72,5 @@ def register_dumpers(connection: Connection[Any], codec: Codec, storage: Storage
                 "column use CompressedColumn.documents and CompressedColumn.query"
             )
     settings = {"codec": codec, "storage": storage, "oid": adapters.types[str(storage)].oid}
-    adapters.register_dumper(Document, type("DocumentDumper", (_DocumentDumper,), settings))
-    adapters.register_dumper(Query, type("QueryDumper", (_QueryDumper,), settings))
+    for kind, encode in ((Document, storage.documents), (Query, storage.queries)):
+        adapters.register_dumper(kind, type(f"{kind.__name__}Dumper", (_Dumper,), {**settings, "encode": encode}))

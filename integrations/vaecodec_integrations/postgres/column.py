@@ -20,6 +20,7 @@ from vaecodec_integrations.postgres.identity import (
     with_record,
 )
 from vaecodec_integrations.postgres.storage import Storage
+from vaecodec_integrations.postgres.tables import identifier
 from vaecodec_integrations.reranking import Hit, OriginalsColumn
 
 require("psycopg", extra="postgres")
@@ -228,7 +229,8 @@ class CompressedColumn:
 
     def _comments(self, connection: Connection[Any]) -> dict[str, str | None]:
         """Return the comment of each column that exists by its name."""
-        return dict(connection.execute(_COMMENTS, (self.table, list(self._records()))).fetchall())
+        name = identifier(self.table).as_string(connection)
+        return dict(connection.execute(_COMMENTS, (name, list(self._records()))).fetchall())
 
     def _existing(self, connection: Connection[Any]) -> dict[str, str | None]:
         """Return the comments, or raise ``MissingColumnError``."""
@@ -258,5 +260,4 @@ class CompressedColumn:
         """Compose SQL in which ``{table}`` and ``{column}`` stand for this column, and the names of ``parts`` for
         these.
         """
-        table = sql.Identifier(*self.table.split("."))
-        return sql.SQL(statement).format(table=table, column=sql.Identifier(self.column), **parts)
+        return sql.SQL(statement).format(table=identifier(self.table), column=sql.Identifier(self.column), **parts)

@@ -26,7 +26,7 @@ from vaecodec_integrations.pace import Pace
 from vaecodec_integrations.postgres.column import CompressedColumn
 from vaecodec_integrations.postgres.storage import Storage
 from vaecodec_integrations.postgres.switching import give_name_back, take_name
-from vaecodec_integrations.postgres.tables import check_key, column_type, count
+from vaecodec_integrations.postgres.tables import check_key, column_type, count, identifier
 from vaecodec_integrations.postgres.watching import watch
 from vaecodec_integrations.same_model import COMPARED_ROWS, agreement
 
@@ -93,7 +93,7 @@ class ColumnReembedding:
         """Compose SQL in which ``{table}``, ``{new}``, ``{text}`` and ``{key}`` stand for these names."""
         names = {"new": self.column, "text": self.text, "key": self.key}
         identifiers = {name: sql.Identifier(value) for name, value in names.items()}
-        return sql.SQL(statement).format(table=sql.Identifier(*self.table.split(".")), **identifiers, **parts)
+        return sql.SQL(statement).format(table=identifier(self.table), **identifiers, **parts)
 
 
 @dataclass(frozen=True)

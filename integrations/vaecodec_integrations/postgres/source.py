@@ -19,6 +19,7 @@ from vaecodec.extras import require
 from vaecodec.sources import Rows
 from vaecodec.sources.base import choose_column, rows_per_block
 from vaecodec.sources.ids import choose_id_column
+from vaecodec_integrations.postgres.tables import identifier
 
 require("psycopg", extra="postgres")
 
@@ -90,9 +91,10 @@ class PostgresSource:
 
     def __init__(self, server: str, table: str, column: str | None = None) -> None:
         self.name = f"table {table!r}"
-        self._server, self._table = server, sql.Identifier(*table.split("."))
+        self._server, self._table = server, identifier(table)
         with _connected(server) as connection:
-            found = {name: (kind, width) for name, kind, width in connection.execute(_COLUMNS, (table,)).fetchall()}
+            name = self._table.as_string(connection)
+            found = {name: (kind, width) for name, kind, width in connection.execute(_COLUMNS, (name,)).fetchall()}
             if not found:
                 raise SourceNotFoundError(f"the database has no table {table!r} that this user may see")
             vectors = [name for name, (kind, _) in found.items() if kind in _NUMBERS]
@@ -102,7 +104,7 @@ class PostgresSource:
                 raise MalformedSourceError(
                     f"{self.name}: expected the column {self.column!r} to be a vector or halfvec, got {kind}"
                 )
-            row = connection.execute(_KEY, (table,)).fetchone()
+            row = connection.execute(_KEY, (name,)).fetchone()
             self.key: str | None = None if row is None else row[0]
             self._columns, self._type = list(found), kind
             self.dim = width if width > 0 else self._first_width(connection)

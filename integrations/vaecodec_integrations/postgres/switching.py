@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vaecodec.errors import MigrationError
 from vaecodec.extras import require
-from vaecodec_integrations.postgres.tables import column_type, count, rename_column
+from vaecodec_integrations.postgres.tables import column_type, count, identifier, rename_column
 from vaecodec_integrations.postgres.watching import unwatch
 
 require("psycopg", extra="postgres")
@@ -73,7 +73,7 @@ def give_name_back(connection: Connection[Any], table: str, old: str, new: str, 
     with connection.transaction():
         _lock(connection, table)
         statement = sql.SQL("SELECT count(*) FROM {} WHERE {} IS NULL AND {} IS NOT NULL")
-        names = sql.Identifier(*table.split(".")), sql.Identifier(kept), sql.Identifier(old)
+        names = identifier(table), sql.Identifier(kept), sql.Identifier(old)
         lost = count(connection, statement.format(*names))
         if lost:
             raise MigrationError(
@@ -86,4 +86,4 @@ def give_name_back(connection: Connection[Any], table: str, old: str, new: str, 
 
 def _lock(connection: Connection[Any], table: str) -> None:
     statement = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE")
-    connection.execute(statement.format(sql.Identifier(*table.split("."))))
+    connection.execute(statement.format(identifier(table)))

@@ -25,15 +25,20 @@ WHERE i.indrelid = to_regclass(%s) AND a.attname = %s AND i.indisunique AND i.in
 """
 
 
+def identifier(table: str) -> sql.Identifier:
+    """Return a table's name, with its schema where it names one, as SQL writes it."""
+    return sql.Identifier(*table.split("."))
+
+
 def column_type(connection: Connection[Any], table: str, column: str) -> str | None:
     """Return the type of a column in SQL, such as ``vector(384)``; None where there is none."""
-    row = connection.execute(_COLUMN, (table, column)).fetchone()
+    row = connection.execute(_COLUMN, (identifier(table).as_string(connection), column)).fetchone()
     return None if row is None else str(row[0])
 
 
 def check_key(connection: Connection[Any], table: str, key: str) -> None:
     """Raise ``MigrationError`` unless this column is unique and not null."""
-    if connection.execute(_UNIQUE, (table, key)).fetchone() is None:
+    if connection.execute(_UNIQUE, (identifier(table).as_string(connection), key)).fetchone() is None:
         raise MigrationError(f"{table}.{key}: expected a column with a unique index and NOT NULL, got another")
 
 
@@ -46,5 +51,5 @@ def count(connection: Connection[Any], statement: sql.Composed) -> int:
 def rename_column(connection: Connection[Any], table: str, before: str, after: str) -> None:
     """Give a column another name."""
     statement = sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}")
-    names = sql.Identifier(*table.split(".")), sql.Identifier(before), sql.Identifier(after)
+    names = identifier(table), sql.Identifier(before), sql.Identifier(after)
     connection.execute(statement.format(*names))

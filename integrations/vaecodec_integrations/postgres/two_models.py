@@ -13,6 +13,7 @@ from vaecodec.interface import FloatArray, Metric
 from vaecodec.two_models.merging import Embedded, Merger
 from vaecodec_integrations.postgres.column import CompressedColumn
 from vaecodec_integrations.postgres.storage import Storage
+from vaecodec_integrations.postgres.tables import identifier
 
 require("psycopg", extra="postgres")
 
@@ -113,7 +114,10 @@ class TwoModelColumns:
 
         Raises:
             CodecMismatchError: another codec filled a compressed column, or none is recorded.
+            ValueError: ``k`` or ``offset`` is negative.
         """
+        if k < 0 or offset < 0:
+            raise ValueError(f"k, offset: expected numbers from 0 on, got {k} and {offset}")
         queries, wanted = self._asked(connection, old_query, new_query), offset + k
         nearest = (
             "SELECT {key}, {distance} AS distance, NULL FROM {table} WHERE {condition} "
@@ -146,7 +150,10 @@ class TwoModelColumns:
 
         Raises:
             CodecMismatchError: another codec filled a compressed column, or none is recorded.
+            ValueError: ``limit`` or ``group_size`` is negative.
         """
+        if limit < 0 or group_size < 0:
+            raise ValueError(f"limit, group_size: expected numbers from 0 on, got {limit} and {group_size}")
         queries, column = self._asked(connection, old_query, new_query), sql.Identifier(by)
         nearest = (
             "SELECT {key}, {distance} AS distance, {by} FROM {table} WHERE {condition} AND {by} IS NOT NULL{others} "
@@ -211,7 +218,7 @@ class TwoModelColumns:
             )
             composed = sql.SQL(statement).format(
                 key=sql.Identifier(self._key),
-                table=sql.Identifier(*self._table.split(".")),
+                table=identifier(self._table),
                 condition=condition,
                 distance=distance,
                 **parts,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vaecodec.extras import require
-from vaecodec_integrations.postgres.tables import column_type
+from vaecodec_integrations.postgres.tables import column_type, identifier
 
 require("psycopg", extra="postgres")
 
@@ -59,7 +59,8 @@ def unwatch(connection: Connection[Any], table: str, target: str) -> None:
 def _emptied_before(connection: Connection[Any], table: str, target: str) -> list[str]:
     """Return the columns that the trigger empties already, of those that are still there: they are its arguments."""
     statement = "SELECT tgargs FROM pg_trigger WHERE tgrelid = to_regclass(%s) AND tgname = %s"
-    row = connection.execute(statement, (table, _trigger(table, target))).fetchone()
+    name = identifier(table).as_string(connection)
+    row = connection.execute(statement, (name, _trigger(table, target))).fetchone()
     names = [] if row is None else [name.decode() for name in bytes(row[0]).split(b"\0") if name]
     return [name for name in names if column_type(connection, table, name) is not None]
 

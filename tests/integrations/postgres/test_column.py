@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
+from pgvector import Vector
 
 from vaecodec import Codec, LinearKind, fit_linear
 from vaecodec.errors import BadRowsError, CodecMismatchError, InvalidVectorsError, MissingColumnError
@@ -16,6 +17,8 @@ from vaecodec.interface import Metric
 from vaecodec_exporters.linear import export_linear
 from vaecodec_integrations.postgres.adapters import Document, Query
 from vaecodec_integrations.postgres.column import CompressedColumn
+from vaecodec_integrations.postgres.migration import ColumnMigration, migrate_column
+from vaecodec_integrations.postgres.source import PostgresSource
 from vaecodec_integrations.reranking import OriginalsColumn
 
 
@@ -35,6 +38,30 @@ def filled(connection: Any, column: CompressedColumn, base: np.ndarray) -> Compr
             [(row, *each) for row, each in enumerate(zip(*values, strict=True))],
         )
     return column
+
+
+def test_a_table_whose_name_needs_quotes_is_not_another_one(
+    connection: Any, vae_codec: Codec, base: np.ndarray
+) -> None:
+    connection.execute('CREATE SCHEMA "App"; CREATE TABLE "App"."My docs" (id integer PRIMARY KEY, old vector(384))')
+    connection.execute("CREATE TABLE docs (id integer PRIMARY KEY)")
+    connection.execute('CREATE TABLE "Docs" (id integer PRIMARY KEY)')
+    for table in ("App.My docs", "docs", "Docs"):
+        column = CompressedColumn(vae_codec, table, "embedding")
+        with pytest.raises(MissingColumnError):
+            column.check(connection)
+        column.add_to(connection)
+        column.add_to(connection)
+        column.check(connection)
+    name = '"App"."My docs"'
+    connection.execute(f"INSERT INTO {name} (id, old) VALUES (1, %s)", (Vector(base[0]).to_text(),))
+    migration = ColumnMigration(CompressedColumn(vae_codec, "App.My docs", "embedding"), "old")
+    assert migrate_column(connection, migration, sample=0).filled == 1
+    connection.execute(f"UPDATE {name} SET old = %s", (Vector(base[1]).to_text(),))
+    assert migrate_column(connection, migration, sample=0).filled == 1  # the trigger emptied it
+    source = PostgresSource(connection.info.dsn, "App.My docs", "old")
+    assert (source.key, [rows.shape for rows in source.blocks()]) == ("id", [(1, 384)])
+    connection.execute('DROP SCHEMA "App" CASCADE; DROP TABLE "Docs"')
 
 
 @pytest.mark.parametrize("storage", ["vector", "halfvec"])
