@@ -137,6 +137,21 @@ def test_a_group_that_one_model_finds_late_is_before_what_the_other_finds_later(
         assert [group.value for group in found] == list(expected)[:2]
 
 
+@pytest.mark.parametrize(("k", "offset"), [(-1, 0), (5, -3)])
+def test_negative_pages_and_groups_are_refused(
+    half: tuple[TwoModelColumns, Merger, Embedded],
+    connection: psycopg.Connection,
+    documents: Embedded,
+    k: int,
+    offset: int,
+) -> None:
+    search, old, new = half[0], documents.old[0], documents.new[0]
+    with pytest.raises(ValueError, match=f"expected numbers from 0 on, got {k} and {offset}"):
+        search.search(connection, old, new, k, offset=offset)
+    with pytest.raises(ValueError, match=f"expected numbers from 0 on, got {k} and {offset}"):
+        search.search_groups(connection, old, new, "part", k, group_size=offset)
+
+
 def test_groups_of_a_table_without_values_are_none(
     half: tuple[TwoModelColumns, Merger, Embedded], connection: psycopg.Connection, documents: Embedded
 ) -> None:
