@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
@@ -18,6 +19,7 @@ from vaecodec_integrations.reranking import OriginalsColumn
 
 require("django", extra="django")
 
+from django.core.exceptions import ValidationError  # noqa: E402
 from django.db import connections  # noqa: E402
 from django.db.models import (  # noqa: E402
     BinaryField,
@@ -43,6 +45,9 @@ _DISTANCE, _LATENT, _ORIGINAL = "vaecodec_distance", "vaecodec_latent", "vaecode
 class _Recorded(Field):  # type: ignore[misc]
     """Keep in the column's comment how the column is filled, and compare that before the first statement."""
 
+    # Django asks whether a value is one of these, which an array cannot answer. None has a check of its own.
+    empty_values = ()
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._checked: set[str] = set()
         kwargs["db_comment"] = with_record(kwargs.get("db_comment"), self.record())
@@ -56,6 +61,19 @@ class _Recorded(Field):  # type: ignore[misc]
         """Belong to a model; of an abstract one's field each model has a copy, which is compared by itself."""
         super().contribute_to_class(cls, name, private_only)
         self._checked = set()
+
+    def value_to_string(self, obj: Any) -> str:
+        """Write the vector of a model as JSON numbers, for ``dumpdata``."""
+        return json.dumps(np.asarray(self.value_from_object(obj), np.float32).tolist())
+
+    def to_python(self, value: Any) -> Any:
+        """Read what :meth:`value_to_string` wrote: float32 (dim,)."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return np.asarray(json.loads(value), np.float32)
+        except (ValueError, TypeError) as error:
+            raise ValidationError(f"expected a list of numbers, got {value[:40]!r}") from error
 
     def check_identity(self, connection: Any) -> None:
         """Compare the column's comment with the codec, once for each database."""

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("django", reason="the extra django is not installed")
 from django.apps import apps
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.migrations.writer import MigrationWriter
 
@@ -16,7 +17,7 @@ from vaecodec import Codec
 from vaecodec.errors import BadRowsError, CodecMismatchError
 from vaecodec.evaluation import exact_search
 from vaecodec.interface import Metric
-from vaecodec_integrations.postgres.django import CompressedVectorField, LatentDistance
+from vaecodec_integrations.postgres.django import CompressedVectorField, LatentDistance, OriginalVectorField
 
 
 def new_model(path: Any, name: str, storage: str = "vector") -> type[models.Model]:
@@ -53,6 +54,30 @@ def test_models_save_search_and_load(database, base, sample, vae_path, vae_codec
     restored = vae_codec.decode(vae_codec.encode(base[7:8], **codes), **codes)[0]
     np.testing.assert_allclose(doc.objects.get(id=7).embedding, restored, atol=2e-2)
     assert doc.objects.get(id=9999).embedding is None
+
+
+def test_vectors_are_dumped_and_loaded_as_they_were(database, base, vae_path) -> None:
+    name = "Dumped"
+    apps.all_models["vaecodec_tests"].pop(name.lower(), None)
+    fields = {
+        "__module__": __name__,
+        "Meta": type("Meta", (), {"app_label": "vaecodec_tests", "db_table": "docs"}),
+        "id": models.IntegerField(primary_key=True),
+        "embedding": CompressedVectorField(codec=vae_path, null=True),
+        "original": OriginalVectorField(codec=vae_path, null=True),
+    }
+    doc: Any = type(name, (models.Model,), fields)
+    create(database, doc)
+    doc(id=0, embedding=base[0], original=base[0]).full_clean()
+    doc.objects.create(id=1, embedding=base[1], original=base[1])
+    doc.objects.create(id=2)
+    for row in doc.objects.all():
+        for field in doc._meta.fields[1:]:
+            value = field.value_from_object(row)
+            if value is not None:
+                np.testing.assert_array_equal(field.to_python(field.value_to_string(row)), value)
+    with pytest.raises(ValidationError, match="expected a list of numbers, got 'words'"):
+        doc(id=3, embedding="words").full_clean()
 
 
 def test_the_first_statement_refuses_another_codec(database, base, vae_path, other_codec_path) -> None:
